@@ -1,0 +1,3 @@
+//! The one binary: arguments become settings, settings become a room.
+
+fn main() {}

@@ -1,0 +1,6 @@
+//! Rooms with a loop each. What comes in are settings and sockets; what goes out is traffic that `decide` let
+//! through. Rooms never import each other: they meet in `door` (who may pass, who is still inside) and `run`.
+
+pub mod door;
+pub mod run;
+pub mod tunnel;

@@ -1,0 +1,1 @@
+//! Tasks with owners, readiness, drain, reload.

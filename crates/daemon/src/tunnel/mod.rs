@@ -1,0 +1,3 @@
+//! The tunnel room: the edge (public side), the client (private side), and the planes between them.
+
+pub mod http;

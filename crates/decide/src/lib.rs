@@ -1,0 +1,5 @@
+//! Verbs, all pure. What comes in are values of `model`; what goes out are verdicts and effects. No IO, no clock.
+
+mod admit;
+
+pub use admit::{Ask, Verdict, Why, admit, explain};

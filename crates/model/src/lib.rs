@@ -1,0 +1,14 @@
+//! Nouns. What comes in is text or `std::net` types; what goes out are values that are proof of their own
+//! validity: a folded address, a normal prefix, an immutable set, a view. No IO, no clock, no runtime.
+
+mod addr;
+mod list;
+mod prefix;
+mod set;
+mod view;
+
+pub use addr::{Addr, AddrError};
+pub use list::{ListError, ListText, ListWarning, parse_list};
+pub use prefix::{AddrRange, Prefix, PrefixError};
+pub use set::AddrSet;
+pub use view::{List, ListId, Now, View, ViewBuilder};

@@ -1,0 +1,1 @@
+//! Hands: sockets, TLS, copying. Told what to do; decides nothing.

@@ -1,0 +1,1 @@
+//! Bytes. Decode is `TryFrom` into `model`. No IO.

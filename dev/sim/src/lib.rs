@@ -1,0 +1,1 @@
+//! A false network and clock, and slow reference models that share no nouns with what they check.

@@ -1,0 +1,3 @@
+//! `cargo xtask test|bench|check`.
+
+fn main() {}
