@@ -1,1 +1,6 @@
-//! Bytes. Decode is `TryFrom` into `model`. No IO.
+//! Bytes and texts that cross a border: tunnel frames, hellos, PROXY lines, connect strings, upstream forms. In: bytes
+//! a peer or a person sent. Out: values that are proof of their own validity. No IO. Fuzzed.
+
+pub mod connect;
+pub mod secret;
+pub mod upstream;
