@@ -2,5 +2,8 @@
 //! a peer or a person sent. Out: values that are proof of their own validity. No IO. Fuzzed.
 
 pub mod connect;
+pub mod frame;
+pub mod hello;
 pub mod secret;
 pub mod upstream;
+pub mod ws;
