@@ -1,1 +1,8 @@
-//! Hands: sockets, TLS, copying. Told what to do; decides nothing.
+//! Hands: sockets, TLS, links, dialling. In: addresses and settings that were decided elsewhere. Out: connections that
+//! move bytes. Decides nothing, judges nobody.
+
+pub mod buffers;
+pub mod dial;
+pub mod link;
+pub mod sockets;
+pub mod tls;
