@@ -2,5 +2,6 @@
 //! through. Rooms never import each other: they meet in `door` (who may pass, who is still inside) and `run`.
 
 pub mod door;
+pub mod lists;
 pub mod run;
 pub mod tunnel;

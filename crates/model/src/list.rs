@@ -41,25 +41,37 @@ pub struct ListError {
     pub reason: String,
 }
 
-/// Reads a list: items parted by commas, spaces or line ends; `#` starts a comment.
+/// Reads a list: items parted by commas, semicolons, spaces or line ends; `#` starts a comment. An item is an address,
+/// a prefix, a range `FIRST-LAST`, or one of two words: `all` (`0.0.0.0/0` and `::/0`) and `none`, which stands alone.
 ///
 /// # Errors
-/// The first item that is no address, prefix or range. An empty text is an empty list, which lets nobody in.
+/// The first item that is none of these. An empty text is an empty list, which lets nobody in.
 pub fn parse_list(text: &str) -> Result<ListText, ListError> {
     let mut out = ListText::default();
-    for (n, line) in text.lines().enumerate() {
+    let mut items_read = 0;
+    let mut none: Option<(usize, usize)> = None;
+    // Windows editors open a text with a byte order mark; it is no part of the first item.
+    for (n, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
         let body = line.split('#').next().unwrap_or_default();
         for (at, item) in items(body) {
-            let column = body[..at].chars().count() + 1;
-            read_item(item, &mut out, n + 1, column).map_err(|reason| ListError {
-                line: n + 1,
-                column,
-                text: item.to_string(),
-                reason,
-            })?;
+            let (line, column) = (n + 1, body[..at].chars().count() + 1);
+            let fail = |reason: String| ListError { line, column, text: item.to_string(), reason };
+            read_item(item, &mut out, line, column).map_err(fail)?;
+            items_read += 1;
+            if item.eq_ignore_ascii_case("none") {
+                none = none.or(Some((line, column)));
+            }
         }
     }
-    Ok(out)
+    match none {
+        Some((line, column)) if items_read > 1 => Err(ListError {
+            line,
+            column,
+            text: "none".to_string(),
+            reason: "`none` means nobody and stands alone; remove it or the other entries".to_string(),
+        }),
+        _ => Ok(out),
+    }
 }
 
 impl fmt::Display for ListError {
@@ -76,24 +88,21 @@ impl fmt::Display for ListWarning {
     }
 }
 
-/// The items of a line with their byte offsets. `a - b` with spaces is one item.
+/// The items of a line with their byte offsets. A range keeps together around its `-`: `a - b`, `a- b`, `a -b`.
 fn items(line: &str) -> Vec<(usize, &str)> {
-    let mut out = Vec::new();
-    for part in split_keep(line, |c| c == ',' || c == ';') {
-        let (mut at, text) = part;
-        let lead = text.len() - text.trim_start().len();
-        at += lead;
-        let text = text.trim();
-        if text.is_empty() {
-            continue;
-        }
-        if text.contains(" - ") {
-            out.push((at, text));
-            continue;
-        }
-        for (o, word) in split_keep(text, char::is_whitespace) {
-            if !word.is_empty() {
-                out.push((at + o, word));
+    let mut out: Vec<(usize, &str)> = Vec::new();
+    for (from, part) in split_keep(line, |c| c == ',' || c == ';') {
+        let first_of_part = out.len();
+        for (o, word) in split_keep(part, char::is_whitespace) {
+            if word.is_empty() {
+                continue;
+            }
+            let end = from + o + word.len();
+            let joins = out.len() > first_of_part
+                && (word.starts_with('-') || out.last().is_some_and(|(_, before)| before.ends_with('-')));
+            match out.last_mut() {
+                Some((at, text)) if joins => *text = &line[*at..end],
+                _ => out.push((from + o, word)),
             }
         }
     }
@@ -114,11 +123,24 @@ fn split_keep(text: &str, is: impl Fn(char) -> bool) -> Vec<(usize, &str)> {
 }
 
 fn read_item(item: &str, out: &mut ListText, line: usize, column: usize) -> Result<(), String> {
+    if item.eq_ignore_ascii_case("all") {
+        out.prefixes.extend([Prefix::ALL_V4, Prefix::ALL_V6]);
+        return Ok(());
+    }
+    if item.eq_ignore_ascii_case("none") {
+        return Ok(());
+    }
     if let Some((a, b)) = item.split_once('-') {
-        let first: Addr = a.parse().map_err(|e: crate::AddrError| format!("the start of the range {e}"))?;
-        let last: Addr = b.parse().map_err(|e: crate::AddrError| format!("the end of the range {e}"))?;
+        let (a, b) = (a.trim(), b.trim());
+        let first: Addr = a.parse().map_err(|e: crate::AddrError| format!("the start of the range, {e}"))?;
+        let last: Addr = b
+            .parse()
+            .map_err(|e: crate::AddrError| format!("the end of the range, {e}; write both ends in full"))?;
+        if first.is_v4() != last.is_v4() {
+            return Err("one end of the range is IPv4 and the other is IPv6".to_string());
+        }
         let range = AddrRange::new(first, last)
-            .ok_or("a range runs from the lower to the higher address of one family".to_string())?;
+            .ok_or_else(|| format!("the range runs backwards; did you mean `{last}-{first}`?"))?;
         out.prefixes.extend(range.prefixes());
         return Ok(());
     }
@@ -128,4 +150,74 @@ fn read_item(item: &str, out: &mut ListText, line: usize, column: usize) -> Resu
     }
     out.prefixes.push(prefix);
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Vec<String> {
+        parse_list(text).unwrap().prefixes.iter().map(|p| format!("{p:?}")).collect()
+    }
+
+    fn refused(text: &str) -> (usize, usize, String) {
+        let e = parse_list(text).unwrap_err();
+        (e.line, e.column, e.reason)
+    }
+
+    #[test]
+    fn accepts_what_people_write() {
+        assert_eq!(read("10.0.0.1"), ["10.0.0.1/32"]);
+        assert_eq!(
+            read(" 10.0.0.0/8 ,, 2001:db8::/32;192.0.2.1\t198.51.100.0/24"),
+            ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32", "198.51.100.0/24"]
+        );
+        assert_eq!(read("192.0.2.10-192.0.2.12"), ["192.0.2.10/31", "192.0.2.12/32"]);
+        for spaced in ["10.0.0.1 - 10.0.0.1", "10.0.0.1- 10.0.0.1", "10.0.0.1 -10.0.0.1"] {
+            assert_eq!(read(&format!("10.9.9.9 {spaced} 10.8.8.8")), ["10.9.9.9/32", "10.0.0.1/32", "10.8.8.8/32"]);
+        }
+        assert_eq!(read("\u{feff}# office\r\n10.0.0.1 # desk\r\n\r\n10.0.0.2\r\n"), ["10.0.0.1/32", "10.0.0.2/32"]);
+        assert_eq!(read("::ffff:192.0.2.0/120"), ["192.0.2.0/24"]);
+        assert_eq!(read("[2001:db8::1]"), ["2001:db8::1/128"]);
+    }
+
+    #[test]
+    fn words_are_never_an_absence() {
+        assert_eq!(read("all"), ["0.0.0.0/0", "::/0"]);
+        assert_eq!(read("None"), Vec::<String>::new());
+        assert_eq!(read(" # nothing yet\n"), Vec::<String>::new());
+        assert_eq!(refused("10.0.0.1,none").1, 10);
+    }
+
+    #[test]
+    fn host_bits_get_a_warning_with_the_normal_form() {
+        let list = parse_list("10.0.0.1\n 192.0.2.17/24").unwrap();
+        assert_eq!(list.warnings.len(), 1);
+        assert_eq!(list.warnings[0].to_string(), "line 2, column 2: `192.0.2.17/24` has host bits, read as `192.0.2.0/24`");
+    }
+
+    #[test]
+    fn refuses_with_position_and_reason() {
+        for (text, line, column, word) in [
+            ("10.0.0.0/33", 1, 1, "0 to 32"),
+            ("10.0.0.1, 10.0.0.256", 1, 11, "not an IPv4 or IPv6"),
+            ("10.0.0.1\n\n  office", 3, 3, "not an IPv4 or IPv6"),
+            ("ü, 10.0.0.0/x", 1, 1, "not an IPv4 or IPv6"),
+            ("10.0.0.9-10.0.0.1", 1, 1, "backwards"),
+            ("10.0.0.9-2001:db8::1", 1, 1, "IPv6"),
+            ("192.0.2.10-99", 1, 1, "in full"),
+            ("fe80::1%eth0", 1, 1, "zone"),
+            ("::ffff:10.0.0.0/8", 1, 1, "96 or more"),
+            ("10.0.0.0/255.255.255.0", 1, 1, "write `/24`"),
+            ("10.0.0.0/", 1, 1, "0 to 32"),
+            ("10.0.0.1 - ", 1, 1, "end of the range"),
+            ("- 10.0.0.1", 1, 1, "start of the range"),
+            ("010.0.0.1", 1, 1, "not an IPv4 or IPv6"),
+        ] {
+            let (l, c, reason) = refused(text);
+            assert_eq!((l, c), (line, column), "{text}");
+            assert!(reason.contains(word), "{text}: {reason}");
+        }
+    }
 }

@@ -106,6 +106,9 @@ impl Prefix {
         let raw_v6_mapped = addr.trim().parse::<std::net::Ipv6Addr>().ok().is_some_and(|a| a.to_ipv4_mapped().is_some());
         let addr: Addr = addr.parse().map_err(|e: crate::addr::AddrError| fail(e.to_string()))?;
         let Some(len) = len else { return Ok((Prefix::host(addr), false)) };
+        if let Some(bits) = len.parse().ok().and_then(netmask) {
+            return Err(fail(format!("a netmask is written as its length: write `/{bits}`")));
+        }
         if len.is_empty() || len.len() > 3 || !len.bytes().all(|b| b.is_ascii_digit()) {
             return Err(fail(format!("the length after `/` must be a number from 0 to {}, not `{len}`", addr.width())));
         }
@@ -198,6 +201,12 @@ impl std::error::Error for PrefixError {}
 
 const ZERO_V4: Addr = Addr::UNSPECIFIED_V4;
 const ZERO_V6: Addr = Addr::UNSPECIFIED_V6;
+
+/// The length of a netmask such as 255.255.255.0.
+fn netmask(mask: std::net::Ipv4Addr) -> Option<u32> {
+    let bits = u32::from(mask);
+    (bits.leading_ones() + bits.trailing_zeros() == 32).then(|| bits.leading_ones())
+}
 
 fn full(width: u8) -> u128 {
     if width == 128 { u128::MAX } else { (1u128 << width) - 1 }
