@@ -1,0 +1,145 @@
+//! House checks that need no build: which crate uses which, what every file opens with, words that do not belong here.
+//! In: the files git knows. Out: one line for each breach.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Which rooms a crate may use. Development dependencies are free among `stage` and `sim`.
+const ARROWS: [(&str, &[&str]); 10] = [
+    ("model", &[]),
+    ("wire", &["model"]),
+    ("decide", &["wire", "model"]),
+    ("net", &["model"]),
+    ("store", &["model"]),
+    ("daemon", &["decide", "wire", "model", "net", "store"]),
+    ("portcullis", &["daemon", "decide", "wire", "model"]),
+    ("sim", &["decide", "wire", "model"]),
+    ("stage", &[]),
+    ("xtask", &["stage", "decide", "wire", "model"]),
+];
+
+/// Rooms of `daemon`; none may name another.
+const ROOMS: [&str; 6] = ["tunnel", "gate", "control", "node", "files", "api"];
+
+/// Crates that must not do IO, tell the time or depend on a runtime.
+const PURE: [&str; 3] = ["model", "wire", "decide"];
+
+/// What a pure crate must not name.
+const IMPURE: [&str; 7] = ["tokio::", "std::fs", "std::net::Tcp", "std::net::Udp", "Instant::now", "SystemTime::now", "std::env::"];
+
+/// Runs every check.
+///
+/// # Errors
+/// Each breach with its place.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    if let Some(other) = args.first() {
+        bail!("unknown argument `{other}`; usage: cargo xtask check");
+    }
+    let root = root();
+    let files = tracked(&root)?;
+    let mut breaches = arrows(&root)?;
+    for file in &files {
+        let Ok(text) = std::fs::read_to_string(root.join(file)) else { continue };
+        if file.extension().is_some_and(|e| e == "rs") {
+            header(file, &text, &mut breaches);
+            rooms(file, &text, &mut breaches);
+            purity(file, &text, &mut breaches);
+        }
+        words(file, &text, &mut breaches);
+    }
+    if breaches.is_empty() {
+        println!("check: {} files, arrows and words are in order", files.len());
+        return Ok(());
+    }
+    for b in &breaches {
+        println!("{b}");
+    }
+    bail!("{} house rules are broken", breaches.len())
+}
+
+/// The workspace's directory.
+pub(crate) fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().and_then(Path::parent).unwrap_or(own).to_path_buf()
+}
+
+fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
+    let out = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root).output();
+    let out = out.context("cannot run git")?;
+    Ok(String::from_utf8_lossy(&out.stdout).lines().map(PathBuf::from).collect())
+}
+
+fn arrows(root: &Path) -> Result<Vec<String>> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    let out = command.args(["metadata", "--format-version=1", "--no-deps", "--offline"]).current_dir(root).output()?;
+    let metadata: serde_json::Value = serde_json::from_slice(&out.stdout).context("cannot read `cargo metadata`")?;
+    let allowed: BTreeMap<&str, &[&str]> = ARROWS.into_iter().collect();
+    let mut breaches = vec![];
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let name = package["name"].as_str().unwrap_or_default();
+        let Some(may) = allowed.get(name) else {
+            breaches.push(format!("crate `{name}` stands in no arrow: add it to ARCHITECTURE.md and to dev/xtask/src/check.rs"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let to = dependency["name"].as_str().unwrap_or_default();
+            let for_tests = dependency["kind"] == "dev" && ["stage", "sim"].contains(&to);
+            if allowed.contains_key(to) && !may.contains(&to) && !for_tests {
+                breaches.push(format!("crate `{name}` must not use `{to}` (ARCHITECTURE.md, section 2)"));
+            }
+        }
+    }
+    Ok(breaches)
+}
+
+fn header(file: &Path, text: &str, breaches: &mut Vec<String>) {
+    if !text.trim_start().starts_with("//!") && !text.starts_with("#!") {
+        breaches.push(format!("{}:1: a file opens with `//!`: what room this is, what comes in, what goes out", file.display()));
+    }
+}
+
+/// Rooms of `daemon` never import each other.
+fn rooms(file: &Path, text: &str, breaches: &mut Vec<String>) {
+    let Ok(inner) = file.strip_prefix("crates/daemon/src") else { return };
+    let own = inner.components().next().and_then(|c| c.as_os_str().to_str()).unwrap_or_default().trim_end_matches(".rs");
+    if !ROOMS.contains(&own) {
+        return;
+    }
+    for (n, line) in text.lines().enumerate() {
+        for other in ROOMS.iter().filter(|r| **r != own) {
+            if line.contains(&format!("crate::{other}::")) {
+                breaches.push(format!("{}:{}: room `{own}` must not import room `{other}`", file.display(), n + 1));
+            }
+        }
+    }
+}
+
+fn purity(file: &Path, text: &str, breaches: &mut Vec<String>) {
+    if !PURE.iter().any(|c| file.starts_with(format!("crates/{c}/src"))) {
+        return;
+    }
+    // Tests stand last in a file and may do what they need.
+    let code = text.lines().take_while(|l| !l.contains("#[cfg(test)]"));
+    for (n, line) in code.enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
+        for word in IMPURE.iter().filter(|w| line.contains(**w)) {
+            breaches.push(format!("{}:{}: `{word}` in a pure crate: time, files and sockets come in as arguments", file.display(), n + 1));
+        }
+    }
+}
+
+/// Paths of one machine and hosts of package registries do not belong in the tree.
+fn words(file: &Path, text: &str, breaches: &mut Vec<String>) {
+    if file.ends_with("Cargo.lock") {
+        return;
+    }
+    // Written in two parts, or this file would name them itself.
+    let forbidden = [["/work", "/"], ["/root", "/"], ["proxy.golang", ".org"], ["static.crates", ".io"], ["index.crates", ".io"], ["pypi", ".org"], ["deb.debian", ".org"], ["registry.npmjs", ".org"]];
+    for word in forbidden.map(|parts| parts.concat()) {
+        for (n, _) in text.lines().enumerate().filter(|(_, l)| l.contains(&word)) {
+            breaches.push(format!("{}:{}: `{word}` does not belong in the tree", file.display(), n + 1));
+        }
+    }
+}

