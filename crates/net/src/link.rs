@@ -43,7 +43,7 @@ pub struct LinkRead {
 pub struct LinkWrite {
     shared: Arc<Shared>,
     /// Bytes on their way to the socket, from `at`.
-    out: Option<Lease>,
+    out: Lease,
     at: usize,
 }
 
@@ -101,7 +101,7 @@ impl Link {
         let shared = Arc::new(Shared { socket, tls: tls.map(Mutex::new) });
         Link {
             read: LinkRead { shared: shared.clone(), plain, ended: false },
-            write: LinkWrite { shared, out: None, at: 0 },
+            write: LinkWrite { shared, out: Lease::new(), at: 0 },
         }
     }
 
@@ -125,12 +125,11 @@ impl LinkRead {
     ///
     /// # Errors
     /// The connection broke, or the peer broke TLS.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, out: &mut Lease) -> Poll<io::Result<usize>> {
         if !self.plain.is_empty() {
-            let n = self.plain.len();
-            out.append(&mut self.plain);
-            self.plain = Vec::new();
-            return Poll::Ready(Ok(n));
+            let plain = std::mem::take(&mut self.plain);
+            out.extend(&plain);
+            return Poll::Ready(Ok(plain.len()));
         }
         if self.ended {
             return Poll::Ready(Ok(0));
@@ -158,7 +157,7 @@ impl LinkRead {
     ///
     /// # Errors
     /// The connection broke, or the peer broke TLS.
-    pub async fn fill(&mut self, out: &mut Vec<u8>) -> io::Result<usize> {
+    pub async fn fill(&mut self, out: &mut Lease) -> io::Result<usize> {
         std::future::poll_fn(|cx| self.poll_fill(cx, out)).await
     }
 
@@ -171,31 +170,27 @@ impl LinkRead {
 }
 
 impl LinkWrite {
-    /// Takes bytes to send: all of them under TLS, as many as the socket takes without it. Never takes any while
-    /// earlier ones are under way.
+    /// Takes all of `bytes`: what the socket does not take now is sent by [`LinkWrite::poll_flush`], which must have
+    /// been `Ready` before.
     ///
     /// # Errors
     /// The connection broke.
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_flush(cx))?;
-        let Some(tls) = &self.shared.tls else {
-            loop {
-                ready!(self.shared.socket.poll_write_ready(cx))?;
-                match self.shared.socket.try_write(bytes) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    done => return Poll::Ready(done),
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &self.shared.tls {
+            Some(tls) => tls.lock().encrypt(bytes, &mut self.out)?,
+            None if self.out.is_empty() => {
+                let n = match self.shared.socket.try_write(bytes) {
+                    Ok(n) => n,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+                    Err(e) => return Err(e),
+                };
+                if n < bytes.len() {
+                    self.out.extend(&bytes[n..]);
                 }
             }
-        };
-        let mut out = Lease::take();
-        let taken = tls.lock().encrypt(bytes, out.vec())?;
-        self.out = Some(out);
-        self.at = 0;
-        // What the socket does not take now is sent by the next flush or write.
-        match self.poll_flush(cx) {
-            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
-            _ => Poll::Ready(Ok(taken)),
+            None => self.out.extend(bytes),
         }
+        self.try_flush().map(drop)
     }
 
     /// Sends what was taken.
@@ -203,47 +198,55 @@ impl LinkWrite {
     /// # Errors
     /// The connection broke.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(out) = &self.out {
-            let left = &out.bytes()[self.at..];
-            if left.is_empty() {
-                self.out = None;
-                break;
-            }
+        while !self.try_flush()? {
             ready!(self.shared.socket.poll_write_ready(cx))?;
-            match self.shared.socket.try_write(left) {
-                Ok(n) => self.at += n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
-            }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Sends what the socket takes now; true if that was all.
+    fn try_flush(&mut self) -> io::Result<bool> {
+        while !self.out.is_empty() {
+            match self.shared.socket.try_write(&self.out.filled()[self.at..]) {
+                Ok(n) => self.at += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+            if self.at == self.out.filled().len() {
+                self.out.release();
+                self.at = 0;
+            }
+        }
+        Ok(true)
     }
 
     /// Sends everything.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let n = std::future::poll_fn(|cx| self.poll_write(cx, bytes)).await?;
-            if n == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            bytes = &bytes[n..];
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for chunk in bytes.chunks(BULK) {
+            self.flush().await?;
+            self.send(chunk)?;
         }
+        self.flush().await
+    }
+
+    /// [`LinkWrite::poll_flush`] as a future; may be dropped at any time.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn flush(&mut self) -> io::Result<()> {
         std::future::poll_fn(|cx| self.poll_flush(cx)).await
     }
 
     /// Says goodbye in TLS and ends the writing direction. Best effort: the peer may be gone.
     pub async fn close(&mut self) {
-        if let Some(tls) = &self.shared.tls {
-            let mut out = Lease::take();
-            tls.lock().close(out.vec());
-            if self.out.is_none() {
-                self.out = Some(out);
-                self.at = 0;
-                let _ = std::future::poll_fn(|cx| self.poll_flush(cx)).await;
-            }
+        if self.flush().await.is_ok()
+            && let Some(tls) = &self.shared.tls
+        {
+            tls.lock().close(&mut self.out);
+            let _ = self.flush().await;
         }
         let _ = crate::sockets::half_close(&self.shared.socket);
     }
@@ -261,15 +264,13 @@ enum Got {
     End,
 }
 
-fn read_plain(socket: &TcpStream, out: &mut Vec<u8>) -> io::Result<Got> {
-    buffers::with_scratch(|scratch| {
-        let n = socket.try_read(scratch)?;
-        out.extend_from_slice(&scratch[..n]);
-        Ok(if n == 0 { Got::End } else { Got::Bytes(n) })
-    })
+fn read_plain(socket: &TcpStream, out: &mut Lease) -> io::Result<Got> {
+    let n = socket.try_read(&mut out.space(BULK / 2)[..])?;
+    out.advance(n);
+    Ok(if n == 0 { Got::End } else { Got::Bytes(n) })
 }
 
-fn read_tls(socket: &TcpStream, tls: &mut Tls, out: &mut Vec<u8>) -> io::Result<Got> {
+fn read_tls(socket: &TcpStream, tls: &mut Tls, out: &mut Lease) -> io::Result<Got> {
     buffers::with_scratch(|scratch| {
         let left = tls.cipher.len();
         let room = scratch.get_mut(left..).filter(|r| !r.is_empty()).ok_or(io::ErrorKind::InvalidData)?;
@@ -280,7 +281,7 @@ fn read_tls(socket: &TcpStream, tls: &mut Tls, out: &mut Vec<u8>) -> io::Result<
             return Ok(Got::End);
         }
         scratch[..left].copy_from_slice(&tls.cipher);
-        let before = out.len();
+        let before = out.filled().len();
         let (used, closed) = tls.decrypt(&mut scratch[..left + n], out)?;
         tls.cipher.clear();
         if used == left + n {
@@ -288,7 +289,7 @@ fn read_tls(socket: &TcpStream, tls: &mut Tls, out: &mut Vec<u8>) -> io::Result<
         } else {
             tls.cipher.extend_from_slice(&scratch[used..left + n]);
         }
-        let got = out.len() - before;
+        let got = out.filled().len() - before;
         Ok(if got == 0 && closed { Got::End } else { Got::Bytes(got) })
     })
 }
@@ -308,7 +309,7 @@ enum Step {
 impl Tls {
     /// Decrypts whole records from the front of `cipher`; returns how many bytes are used up and whether the peer
     /// closed.
-    fn decrypt(&mut self, cipher: &mut [u8], out: &mut Vec<u8>) -> io::Result<(usize, bool)> {
+    fn decrypt(&mut self, cipher: &mut [u8], out: &mut Lease) -> io::Result<(usize, bool)> {
         let mut used = 0;
         loop {
             let (discard, step) = self.machine.step(&mut cipher[used..], out, &mut self.pending, None)?;
@@ -322,23 +323,23 @@ impl Tls {
     }
 
     /// Encrypts all of `bytes` behind whatever TLS itself wants sent.
-    fn encrypt(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
-        let mut none = Vec::new();
+    fn encrypt(&mut self, bytes: &[u8], out: &mut Lease) -> io::Result<()> {
+        let mut none = Lease::new();
         loop {
             let send = Some((bytes, &mut *out));
             let (discard, step) = self.machine.step(&mut self.cipher, &mut none, &mut self.pending, send)?;
             self.cipher.drain(..discard);
             match step {
                 Step::Again => {}
-                Step::Ready => break,
+                Step::Ready => return Ok(()),
                 Step::Blocked | Step::Closed => return Err(io::ErrorKind::BrokenPipe.into()),
             }
         }
-        Ok(bytes.len())
     }
 
-    fn close(&mut self, out: &mut Vec<u8>) {
-        out.append(&mut self.pending);
+    fn close(&mut self, out: &mut Lease) {
+        out.extend(&self.pending);
+        self.pending.clear();
         self.machine.close(&mut self.cipher, out);
     }
 }
@@ -347,9 +348,9 @@ impl Machine {
     fn step(
         &mut self,
         cipher: &mut [u8],
-        plain: &mut Vec<u8>,
+        plain: &mut Lease,
         pending: &mut Vec<u8>,
-        send: Option<(&[u8], &mut Vec<u8>)>,
+        send: Option<(&[u8], &mut Lease)>,
     ) -> io::Result<(usize, Step)> {
         match self {
             Machine::Client(c) => step(c.process_tls_records(cipher), plain, pending, send),
@@ -357,13 +358,11 @@ impl Machine {
         }
     }
 
-    fn close(&mut self, cipher: &mut [u8], out: &mut Vec<u8>) {
-        fn notify<D>(status: UnbufferedStatus<'_, '_, D>, out: &mut Vec<u8>) {
+    fn close(&mut self, cipher: &mut [u8], out: &mut Lease) {
+        fn notify<D>(status: UnbufferedStatus<'_, '_, D>, out: &mut Lease) {
             if let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state {
-                let from = out.len();
-                out.resize(from + 64, 0);
-                let n = traffic.queue_close_notify(&mut out[from..]).unwrap_or(0);
-                out.truncate(from + n);
+                let n = traffic.queue_close_notify(out.space(64)).unwrap_or(0);
+                out.advance(n);
             }
         }
         match self {
@@ -376,15 +375,15 @@ impl Machine {
 /// Handles one state of the machine. Handshake records and other bytes that TLS itself wants sent go to `pending`.
 fn step<D>(
     status: UnbufferedStatus<'_, '_, D>,
-    plain: &mut Vec<u8>,
+    plain: &mut Lease,
     pending: &mut Vec<u8>,
-    send: Option<(&[u8], &mut Vec<u8>)>,
+    send: Option<(&[u8], &mut Lease)>,
 ) -> io::Result<(usize, Step)> {
     let UnbufferedStatus { discard, state } = status;
     let step = match state.map_err(invalid)? {
         ConnectionState::ReadTraffic(mut traffic) => {
             while let Some(record) = traffic.next_record() {
-                plain.extend_from_slice(record.map_err(invalid)?.payload);
+                plain.extend(record.map_err(invalid)?.payload);
             }
             Step::Again
         }
@@ -412,15 +411,14 @@ fn step<D>(
         ConnectionState::BlockedHandshake => Step::Blocked,
         ConnectionState::WriteTraffic(mut traffic) => {
             if let Some((bytes, out)) = send {
-                out.append(pending);
-                let from = out.len();
+                out.extend(pending);
+                pending.clear();
                 let records = bytes.len() / (16 * 1024) + 1;
                 let mut room = bytes.len() + records * RECORD_EXTRA;
                 loop {
-                    out.resize(from + room, 0);
-                    match traffic.encrypt(bytes, &mut out[from..]) {
+                    match traffic.encrypt(bytes, out.space(room)) {
                         Ok(n) => {
-                            out.truncate(from + n);
+                            out.advance(n);
                             break;
                         }
                         Err(EncryptError::InsufficientSize(need)) => room = need.required_size,
@@ -441,7 +439,7 @@ fn invalid(e: rustls::Error) -> io::Error {
 }
 
 async fn handshake(socket: TcpStream, mut machine: Machine) -> io::Result<Link> {
-    let (mut cipher, mut plain, mut pending) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cipher, mut plain, mut pending) = (Vec::new(), Lease::new(), Vec::new());
     let mut used = 0;
     loop {
         let stepped = machine.step(&mut cipher[used..], &mut plain, &mut pending, None);
@@ -449,7 +447,7 @@ async fn handshake(socket: TcpStream, mut machine: Machine) -> io::Result<Link> 
             Ok(done) => done,
             Err(e) => {
                 // The alert that tells the peer why is queued; one more step encodes it.
-                let _ = machine.step(&mut cipher[used..], &mut Vec::new(), &mut pending, None);
+                let _ = machine.step(&mut cipher[used..], &mut Lease::new(), &mut pending, None);
                 let _ = write_all(&socket, &pending).await;
                 return Err(e);
             }
@@ -473,7 +471,8 @@ async fn handshake(socket: TcpStream, mut machine: Machine) -> io::Result<Link> 
             Step::Ready => {
                 write_all(&socket, &pending).await?;
                 cipher.drain(..used);
-                return Ok(Link::from_parts(socket, Some(Tls { machine, pending: Vec::new(), cipher }), plain));
+                let tls = Tls { machine, pending: Vec::new(), cipher };
+                return Ok(Link::from_parts(socket, Some(tls), plain.filled().to_vec()));
             }
             Step::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
@@ -548,8 +547,11 @@ mod tests {
                     from.close().await;
                 };
                 let take = async {
-                    let mut got = Vec::new();
-                    while to.fill(&mut got).await.unwrap() > 0 {}
+                    let (mut got, mut part) = (Vec::new(), Lease::new());
+                    while to.fill(&mut part).await.unwrap() > 0 {
+                        got.extend_from_slice(part.filled());
+                        part.release();
+                    }
                     got
                 };
                 let ((), got) = tokio::join!(send, take);
