@@ -1,0 +1,335 @@
+//! Bulk links: connections that carry one stream at a time, for streams that turned bulk. In: idle links that clients
+//! dialled ahead of need. Out: streams that no longer share anything, and links that come back when a stream is over.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
+
+use net::buffers::Lease;
+use net::link::{Link, LinkRead, LinkWrite};
+use parking_lot::Mutex;
+use wire::frame::{FRAME_HEAD, FrameReader, Head, Kind, Part};
+use wire::ws::{self, HEAD_MAX, Role, WsItem, WsReader};
+
+use super::mux::{Carrier, Core, HEADS};
+
+/// A stream with this many bytes on its carrier is bulk: past the size of most pages, before the size where sharing
+/// costs throughput.
+pub(super) const BULK_AFTER: usize = 256 * 1024;
+
+/// Bulk links a client dials ahead of need.
+pub(super) const WARM: u32 = 2;
+
+/// Bulk links of one session, busy and idle: each costs both ends a socket and TLS state. Further bulk streams stay
+/// on the carriers.
+pub(super) const LINKS_MAX: u32 = 64;
+
+/// Idle links kept when a burst is over.
+const IDLE_KEEP: usize = 8;
+
+/// A bulk link with its readers' state.
+#[derive(Debug)]
+pub(super) struct BulkLink {
+    pub(super) read: BulkRead,
+    pub(super) write: BulkWrite,
+}
+
+/// The reading half.
+#[derive(Debug)]
+pub(super) struct BulkRead {
+    link: LinkRead,
+    ws: WsReader,
+    frames: FrameReader,
+    plain: Lease,
+    /// Bytes of `plain` not yet cut into messages, from here.
+    at: usize,
+    /// Websocket payload not yet cut into frames.
+    payload: (usize, usize),
+    /// Stream data not yet taken.
+    data: (usize, usize),
+}
+
+/// The writing half.
+#[derive(Debug)]
+pub(super) struct BulkWrite {
+    link: LinkWrite,
+    role: Role,
+}
+
+/// What comes next on a bulk link.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Data of this stream is ready in [`BulkRead::data`].
+    Data(u32),
+    /// A control frame.
+    Control(Kind, u32, Vec<u8>),
+    /// The connection ended.
+    Gone,
+}
+
+/// Idle bulk links of a session (edge).
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    idle: Mutex<Vec<BulkLink>>,
+    /// Links that exist or were asked for.
+    known: AtomicU32,
+    /// Links asked for that have not come.
+    asked: AtomicU32,
+    /// Carrier that requests for more go to.
+    main: Mutex<Option<std::sync::Weak<Carrier>>>,
+}
+
+impl BulkLink {
+    pub(super) fn new(link: Link, role: Role, ws: WsReader) -> BulkLink {
+        let Link { read, write } = link;
+        let read = BulkRead {
+            link: read,
+            ws,
+            frames: FrameReader::default(),
+            plain: Lease::new(),
+            at: 0,
+            payload: (0, 0),
+            data: (0, 0),
+        };
+        BulkLink { read, write: BulkWrite { link: write, role } }
+    }
+
+    /// Reads what arrived while idle: pings. False if the link is of no more use.
+    fn is_alive(&mut self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        loop {
+            match self.read.poll_next(&mut cx) {
+                Poll::Pending => return true,
+                Poll::Ready(Ok(Next::Control(Kind::Ping | Kind::Pong, ..))) => {}
+                Poll::Ready(_) => return false,
+            }
+        }
+    }
+}
+
+impl BulkRead {
+    /// The data that [`Next::Data`] announced.
+    pub(super) fn data(&self) -> &[u8] {
+        self.plain.filled().get(self.data.0..self.data.1).unwrap_or_default()
+    }
+
+    /// Takes `n` bytes from the front of [`BulkRead::data`].
+    pub(super) fn consume(&mut self, n: usize) {
+        self.data.0 = (self.data.0 + n).min(self.data.1);
+    }
+
+    /// The next frame, or part of a `Data` frame. Earlier data must have been consumed.
+    ///
+    /// # Errors
+    /// The connection or the protocol broke.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
+        loop {
+            if self.payload.0 < self.payload.1 {
+                if let Some(next) = self.next_frame()? {
+                    return Poll::Ready(Ok(next));
+                }
+                continue;
+            }
+            if self.at < self.plain.filled().len() {
+                if !self.next_message()? {
+                    return Poll::Ready(Ok(Next::Gone));
+                }
+                continue;
+            }
+            self.plain.clear();
+            self.at = 0;
+            match self.link.poll_fill(cx, &mut self.plain) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Next::Gone)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => {
+                    self.plain.release();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn next_frame(&mut self) -> io::Result<Option<Next>> {
+        let (from, to) = self.payload;
+        let mut input = &self.plain.filled()[from..to];
+        let part = self.frames.next(&mut input).map_err(broken)?;
+        let left = input.len();
+        self.payload.0 = to - left;
+        Ok(match part {
+            Some(Part::Data(stream, bytes)) => {
+                self.data = (self.payload.0 - bytes.len(), self.payload.0);
+                Some(Next::Data(stream))
+            }
+            Some(Part::Control(kind, stream, payload)) => Some(Next::Control(kind, stream, payload)),
+            None => None,
+        })
+    }
+
+    fn next_message(&mut self) -> io::Result<bool> {
+        let all = self.plain.filled().len();
+        let mut input = &mut self.plain.filled_mut()[self.at..];
+        let item = self.ws.next(&mut input).map_err(broken)?;
+        let payload = match item {
+            Some(WsItem::Payload(bytes)) => bytes.len(),
+            Some(WsItem::Close) => return Ok(false),
+            Some(WsItem::Ping(..)) | None => 0,
+        };
+        self.at = all - input.len();
+        self.payload = (self.at - payload, self.at);
+        Ok(true)
+    }
+}
+
+impl BulkWrite {
+    /// True when another frame may be sent.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.link.poll_flush(cx)
+    }
+
+    /// Sends a `Data` frame whose bytes stand in `buf` from [`HEADS`] on; the heads are written before them.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) fn send_data(&mut self, stream: u32, buf: &mut [u8], len: usize) -> io::Result<()> {
+        let start = write_heads(&mut buf[..HEADS], self.role, Head { kind: Kind::Data, len, stream });
+        self.link.send(&buf[start..HEADS + len])
+    }
+
+    /// Sends a control frame.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) fn send(&mut self, kind: Kind, stream: u32, payload: &[u8]) -> io::Result<()> {
+        let mut buf = vec![0; HEADS];
+        buf.extend_from_slice(payload);
+        let start = write_heads(&mut buf[..HEADS], self.role, Head { kind, len: payload.len(), stream });
+        self.link.send(&buf[start..])
+    }
+
+    /// Sends a control frame and waits until it is out.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) async fn say(&mut self, kind: Kind) -> io::Result<()> {
+        self.link.flush().await?;
+        self.send(kind, 0, &[])?;
+        self.link.flush().await
+    }
+}
+
+impl Pool {
+    pub(super) fn new() -> Arc<Pool> {
+        Arc::new(Pool { known: AtomicU32::new(WARM), asked: AtomicU32::new(WARM), ..Pool::default() })
+    }
+
+    /// Requests for more links go to this carrier.
+    pub(super) fn set_main(&self, carrier: &Arc<Carrier>) {
+        *self.main.lock() = Some(Arc::downgrade(carrier));
+    }
+
+    /// A link that the client dialled. False if there are too many.
+    pub(super) fn arrived(&self, link: BulkLink) -> bool {
+        if self.asked.load(Ordering::Relaxed) == 0 {
+            // Dialled again after one was lost.
+            if self.known.fetch_add(1, Ordering::Relaxed) >= LINKS_MAX {
+                self.known.fetch_sub(1, Ordering::Relaxed);
+                return false;
+            }
+        } else {
+            self.asked.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.idle.lock().push(link);
+        true
+    }
+
+    /// Gives a link to a stream, or asks the client for more.
+    pub(super) fn assign(self: &Arc<Pool>, core: &Arc<Core>) {
+        loop {
+            let Some(mut link) = self.idle.lock().pop() else {
+                self.ask_for_more();
+                return;
+            };
+            if core.settled.swap(true, Ordering::AcqRel) {
+                self.idle.lock().push(link);
+                return;
+            }
+            // A direction that ended on the carrier leaves nothing to move.
+            let over = core.inn.lock().ended || core.out.lock().reset;
+            if over {
+                self.idle.lock().push(link);
+                return;
+            }
+            let payload = [core.carrier.no];
+            if !link.is_alive() || link.write.send(Kind::Bind, core.id, &payload).is_err() {
+                self.known.fetch_sub(1, Ordering::Relaxed);
+                core.settled.store(false, Ordering::Release);
+                continue;
+            }
+            let pool = Arc::downgrade(self);
+            core.bind(
+                link,
+                Box::new(move |link| {
+                    let Some(pool) = pool.upgrade() else { return };
+                    match link {
+                        Some(link) => pool.idle.lock().push(link),
+                        None => pool.lost(),
+                    }
+                }),
+            );
+            return;
+        }
+    }
+
+    /// A link that was given out will not come back.
+    fn lost(&self) {
+        let _ = self.known.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    }
+
+    /// Drops links that died or that nobody needs any more. Call it every half minute.
+    pub(super) fn sweep(&self) {
+        let mut idle = self.idle.lock();
+        let before = idle.len();
+        idle.retain_mut(BulkLink::is_alive);
+        idle.truncate(IDLE_KEEP);
+        let gone = (before - idle.len()) as u32;
+        let _ = self.known.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(gone)));
+    }
+
+    /// Idle links now.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.lock().len()
+    }
+
+    fn ask_for_more(&self) {
+        if self.asked.load(Ordering::Relaxed) >= 4 || self.known.load(Ordering::Relaxed) >= LINKS_MAX {
+            return;
+        }
+        let Some(main) = self.main.lock().as_ref().and_then(std::sync::Weak::upgrade) else { return };
+        self.known.fetch_add(1, Ordering::Relaxed);
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        main.push(Kind::Dial, 0, &1u32.to_be_bytes());
+    }
+}
+
+fn write_heads(room: &mut [u8], role: Role, head: Head) -> usize {
+    let mut ws_room = [0; HEAD_MAX];
+    let start = ws::write_head(&mut ws_room, role, FRAME_HEAD + head.len);
+    room[..HEAD_MAX].copy_from_slice(&ws_room);
+    room[HEAD_MAX..].copy_from_slice(&head.bytes());
+    start
+}
+
+fn broken(e: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, e.to_string())
+}
+
+/// Polls until another frame may be sent, then says it; for pings on a link that a silent stream holds.
+pub(super) fn poll_say(write: &mut BulkWrite, cx: &mut Context<'_>, kind: Kind) -> Poll<io::Result<()>> {
+    ready!(write.poll_ready(cx))?;
+    Poll::Ready(write.send(kind, 0, &[]))
+}
