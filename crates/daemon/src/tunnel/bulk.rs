@@ -205,10 +205,7 @@ impl BulkWrite {
     /// # Errors
     /// The connection broke.
     pub(super) fn send(&mut self, kind: Kind, stream: u32, payload: &[u8]) -> io::Result<()> {
-        let mut buf = vec![0; HEADS];
-        buf.extend_from_slice(payload);
-        let start = write_heads(&mut buf[..HEADS], self.role, Head { kind, len: payload.len(), stream });
-        self.link.send(&buf[start..])
+        self.link.send(&message(self.role, kind, stream, payload))
     }
 
     /// Sends a control frame and waits until it is out.
@@ -314,6 +311,19 @@ impl Pool {
         self.asked.fetch_add(1, Ordering::Relaxed);
         main.push(Kind::Dial, 0, &1u32.to_be_bytes());
     }
+}
+
+/// A frame of the session as a websocket message of its own; for words before a carrier runs.
+pub(super) fn whole_message(role: Role, kind: Kind, payload: &[u8]) -> Vec<u8> {
+    message(role, kind, 0, payload)
+}
+
+fn message(role: Role, kind: Kind, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut buf = vec![0; HEADS];
+    buf.extend_from_slice(payload);
+    let start = write_heads(&mut buf[..HEADS], role, Head { kind, len: payload.len(), stream });
+    buf.drain(..start);
+    buf
 }
 
 fn write_heads(room: &mut [u8], role: Role, head: Head) -> usize {

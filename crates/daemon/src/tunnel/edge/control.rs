@@ -1,0 +1,397 @@
+//! The control plane of an edge. In: connections of clients and of people with the token. Out: sessions, `/status`,
+//! `/metrics`. The address is judged before a byte is read; behind a trusted proxy, when the head names it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Result;
+use model::Addr;
+use net::buffers::Lease;
+use net::link::{Link, LinkRead};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, info, warn};
+use wire::frame::{FrameReader, Kind, Part};
+use wire::hello::{AskFor, Hello, Reject, Welcome};
+use wire::ws::{Role, WsItem, WsReader};
+
+use super::super::bulk::{BulkLink, WARM, whole_message};
+use super::super::mux::Carrier;
+use super::super::upgrade::{self, H_CLIENT, H_LINK, H_SESSION, LinkKind, RequestHead};
+use super::sessions::EdgeSession;
+use super::{Edge, accept_failed, log_refused};
+use crate::door::Pass;
+
+/// TLS, the request and the hello must be there by then.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Handshakes at the same time. Each may hold some 100 KiB; more than this is a flood, and waits in the kernel's queue
+/// are better than in ours.
+const HANDSHAKES_MAX: usize = 512;
+
+/// Handshakes of one address at the same time: a client dials up to 16 carriers and some bulk links at once; one
+/// address cannot take all the places.
+const HANDSHAKES_PER_ADDRESS: usize = 64;
+
+/// A wrong token is answered after this long: guessing stays slow, and a person does not notice.
+const WRONG_TOKEN_PAUSE: Duration = Duration::from_millis(300);
+
+/// Accepts until the run stops.
+pub(super) async fn accept(edge: Arc<Edge>, listener: TcpListener) -> Result<()> {
+    let stopping = edge.run.stopping();
+    tokio::pin!(stopping);
+    let places = Arc::new(Places::default());
+    loop {
+        let (socket, peer) = tokio::select! {
+            () = &mut stopping => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(e) => {
+                    accept_failed("control plane", &e).await;
+                    continue;
+                }
+            },
+        };
+        edge.stats.control_requests.fetch_add(1, Ordering::Relaxed);
+        let pass = if edge.trusts(peer) {
+            None
+        } else {
+            match edge.control_door.admit(Addr::of(peer)) {
+                Ok(pass) => Some(pass),
+                Err(_) => {
+                    edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+                    log_refused("control plane", &edge.control_door.explain(Addr::of(peer)));
+                    continue;
+                }
+            }
+        };
+        let Some(place) = places.take(Addr::of(peer)) else {
+            debug!("control plane: {peer} closed, too many handshakes at once");
+            continue;
+        };
+        let served = serve(edge.clone(), socket, peer, pass, place);
+        edge.run.visit("control connection", served);
+    }
+    for session in edge.table.sessions() {
+        session.go_away();
+    }
+    Ok(())
+}
+
+/// Places for handshakes, in all and for each address.
+#[derive(Default)]
+struct Places {
+    by_address: Mutex<HashMap<Addr, usize>>,
+}
+
+struct Place {
+    places: Arc<Places>,
+    addr: Addr,
+}
+
+impl Places {
+    fn take(self: &Arc<Places>, addr: Addr) -> Option<Place> {
+        let mut by_address = self.by_address.lock();
+        if by_address.values().sum::<usize>() >= HANDSHAKES_MAX {
+            return None;
+        }
+        let n = by_address.entry(addr).or_default();
+        if *n >= HANDSHAKES_PER_ADDRESS {
+            return None;
+        }
+        *n += 1;
+        Some(Place { places: self.clone(), addr })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_address = self.places.by_address.lock();
+        if let Some(n) = by_address.get_mut(&self.addr) {
+            *n -= 1;
+            if *n == 0 {
+                by_address.remove(&self.addr);
+            }
+        }
+    }
+}
+
+/// What a connection turned out to be.
+enum Became {
+    /// Answered and closed, or gone.
+    Nothing,
+    Carrier(Link, WsReader, FrameReader, Arc<EdgeSession>, Arc<Carrier>, Pass),
+    Bulk(BulkLink, Arc<EdgeSession>),
+}
+
+async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Option<Pass>, place: Place) {
+    net::sockets::tune_link(&socket);
+    let became = match tokio::time::timeout(HANDSHAKE, begin(&edge, socket, peer, pass)).await {
+        Err(_) => {
+            debug!("control plane: {peer} did not finish its handshake in 10 s");
+            return;
+        }
+        Ok(Err(e)) => {
+            debug!("control plane: {peer}: {e:#}");
+            return;
+        }
+        Ok(Ok(became)) => became,
+    };
+    drop(place);
+    match became {
+        Became::Nothing => {}
+        Became::Bulk(link, session) => {
+            if !session.is_alive() || !session.pool.arrived(link) {
+                debug!("control plane: a bulk link of {peer} is not needed");
+            }
+        }
+        Became::Carrier(link, ws, frames, session, carrier, pass) => {
+            let why = tokio::select! {
+                why = carrier.run(link, ws, frames) => why,
+                () = pass.cut() => {
+                    info!("client {} is cut: {}", session.hello.host, edge.control_door.explain(pass.addr()));
+                    session.end("the client's address is no longer allowed");
+                    "its address is no longer allowed".to_string()
+                }
+            };
+            super::super::mux::log_gone("a carrier", &why);
+            if session.detach(&carrier) || !session.is_alive() {
+                left(&edge, &session, &why);
+            }
+        }
+    }
+}
+
+fn left(edge: &Arc<Edge>, session: &Arc<EdgeSession>, why: &str) {
+    edge.table.leave(session);
+    if let Some(plane) = edge.plane.get() {
+        plane.forget(session.id);
+    }
+    info!("client {} is gone: {why}", session.hello.host);
+}
+
+async fn begin(edge: &Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Option<Pass>) -> Result<Became> {
+    let mut link = match edge.tls() {
+        None => Link::plain(socket),
+        Some(tls) => Link::accept(socket, tls).await?,
+    };
+    let head = match upgrade::read_request(&mut link.read).await {
+        Ok(Some(head)) => head,
+        Ok(None) => return Ok(Became::Nothing),
+        Err(e) => {
+            upgrade::answer(&mut link, "400 Bad Request", TEXT, "", "400: not a request this port understands\n").await;
+            return Err(e);
+        }
+    };
+    let pass = match pass {
+        Some(pass) => pass,
+        None => match judge_behind_proxy(edge, &head, peer) {
+            Ok(pass) => pass,
+            Err((status, words)) => {
+                edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+                log_refused("control plane", &words);
+                upgrade::answer(&mut link, status, TEXT, "", &format!("{words}\n")).await;
+                return Ok(Became::Nothing);
+            }
+        },
+    };
+    let Some(token) = proved_token(edge, &head) else {
+        edge.stats.tokens_refused.fetch_add(1, Ordering::Relaxed);
+        info!("control plane: {} sent {} token", pass.addr(), if head.bearer().is_some() { "a wrong" } else { "no" });
+        tokio::time::sleep(WRONG_TOKEN_PAUSE).await;
+        let words = "401: the token is wrong or missing (Authorization: Bearer TOKEN)\n";
+        upgrade::answer(&mut link, "401 Unauthorized", TEXT, "WWW-Authenticate: Bearer\r\n", words).await;
+        return Ok(Became::Nothing);
+    };
+    match (head.method.as_str(), head.path(), head.websocket_key()) {
+        ("GET", _, Some(key)) => attach(edge, link, &head, key, token, pass).await,
+        ("GET", path, None) if path.ends_with("/status") => {
+            upgrade::answer(&mut link, "200 OK", "application/json", "", &format!("{}\n", edge.status())).await;
+            Ok(Became::Nothing)
+        }
+        ("GET", path, None) if path.ends_with("/metrics") => {
+            upgrade::answer(&mut link, "200 OK", "text/plain; version=0.0.4", "", &edge.metrics()).await;
+            Ok(Became::Nothing)
+        }
+        ("GET", _, None) => {
+            let words = "426: this is the control plane of a Portcullis edge; clients connect here by websocket. A proxy in between must pass `Upgrade` and `Connection`.\n";
+            upgrade::answer(&mut link, "426 Upgrade Required", TEXT, "Upgrade: websocket\r\n", words).await;
+            Ok(Became::Nothing)
+        }
+        _ => {
+            upgrade::answer(&mut link, "405 Method Not Allowed", TEXT, "Allow: GET\r\n", "405: only GET\n").await;
+            Ok(Became::Nothing)
+        }
+    }
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn judge_behind_proxy(edge: &Edge, head: &RequestHead, peer: SocketAddr) -> Result<Pass, (&'static str, String)> {
+    let xff: Vec<&[u8]> = head.values("x-forwarded-for").collect();
+    let forwarded: Vec<&[u8]> = head.values("forwarded").collect();
+    let traced = decide::visitor::trace(Addr::of(peer), &xff, &forwarded, &edge.settings.trusted_proxies)
+        .map_err(|e| ("400 Bad Request", format!("400: the proxy {peer} names no visitor: {e}")))?;
+    edge.control_door
+        .admit(traced.addr)
+        .map_err(|_| ("403 Forbidden", format!("403: {}", edge.control_door.explain(traced.addr))))
+}
+
+fn proved_token(edge: &Edge, head: &RequestHead) -> Option<usize> {
+    let token = head.bearer().unwrap_or_default();
+    // Every hash is compared, so that time does not tell which token came close.
+    let mut found = None;
+    for (i, hash) in edge.settings.tokens.iter().enumerate() {
+        if hash.matches(token) {
+            found = Some(i);
+        }
+    }
+    found.filter(|_| !token.is_empty())
+}
+
+async fn attach(
+    edge: &Arc<Edge>,
+    mut link: Link,
+    head: &RequestHead,
+    key: &str,
+    token: usize,
+    pass: Pass,
+) -> Result<Became> {
+    let kind = head.header(H_LINK).and_then(LinkKind::parse);
+    let name_ok = |n: &&str| (1..=64).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_graphic());
+    let (session, client) = (head.header(H_SESSION).filter(name_ok), head.header(H_CLIENT).filter(name_ok));
+    let (Some(kind), Some(session), Some(client)) = (kind, session, client) else {
+        let words = "400: not a Portcullis client (its headers are missing)\n";
+        upgrade::answer(&mut link, "400 Bad Request", TEXT, "", words).await;
+        return Ok(Became::Nothing);
+    };
+    if edge.run.is_stopping() {
+        upgrade::answer(&mut link, "503 Service Unavailable", TEXT, "", "503: this edge is going away\n").await;
+        return Ok(Became::Nothing);
+    }
+    let known = edge.table.by_key(session).filter(|s| s.is_of_token(token));
+    if kind != LinkKind::Carrier(0) && known.is_none() {
+        upgrade::answer(&mut link, "404 Not Found", TEXT, "", "404: no such session\n").await;
+        return Ok(Became::Nothing);
+    }
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+        upgrade::accept_key(key)
+    );
+    link.write.write_all(head.as_bytes()).await?;
+    match (kind, known) {
+        (LinkKind::Bulk, Some(session)) => {
+            Ok(Became::Bulk(BulkLink::new(link, Role::Server, WsReader::default()), session))
+        }
+        (LinkKind::Carrier(no), Some(session)) => {
+            let carrier = Carrier::new(no, Role::Server, session.clone());
+            if !session.attach(&carrier) {
+                return Ok(Became::Nothing);
+            }
+            Ok(Became::Carrier(link, WsReader::default(), FrameReader::default(), session, carrier, pass))
+        }
+        (_, None) => first_carrier(edge, link, session, client, token, pass).await,
+    }
+}
+
+/// The first carrier of a session: the hello decides whether there is one.
+async fn first_carrier(
+    edge: &Arc<Edge>,
+    mut link: Link,
+    key: &str,
+    client: &str,
+    token: usize,
+    pass: Pass,
+) -> Result<Became> {
+    let (mut ws, mut frames) = (WsReader::default(), FrameReader::default());
+    let hello = read_hello(&mut link.read, &mut ws, &mut frames).await?;
+    let hello = match Hello::parse(&hello).map_err(|reason| Reject { reason, is_final: true }) {
+        Ok(hello) => hello,
+        Err(reject) => return refuse(link, &reject).await,
+    };
+    if let Err(reject) = may_publish(edge, &hello) {
+        warn!("client {} ({}) is refused: {}", hello.host, pass.addr(), reject.reason);
+        return refuse(link, &reject).await;
+    }
+    let session = EdgeSession::new(key.to_string(), client.to_string(), token, hello, pass.addr());
+    let carrier = Carrier::new(0, Role::Server, session.clone());
+    session.attach(&carrier);
+    let welcome = Welcome {
+        program: env!("CARGO_PKG_VERSION").to_string(),
+        bulk: WARM,
+        published: session.hello.upstreams.iter().map(|u| reached_at(edge, &u.ask, &u.name)).collect(),
+    };
+    carrier.push(Kind::Welcome, 0, &wire::hello::bytes(&welcome));
+    if let Some(old) = edge.table.join(session.clone()) {
+        info!("client {} is back: its old session is replaced", session.hello.host);
+        old.end("replaced by a new session of the same client");
+        if let Some(plane) = edge.plane.get() {
+            plane.forget(old.id);
+        }
+    } else {
+        session.log_joined();
+    }
+    edge.stats.sessions.fetch_add(1, Ordering::Relaxed);
+    Ok(Became::Carrier(link, ws, frames, session, carrier, pass))
+}
+
+async fn refuse(mut link: Link, reject: &Reject) -> Result<Became> {
+    let bytes = whole_message(Role::Server, Kind::Reject, &wire::hello::bytes(reject));
+    link.write.write_all(&bytes).await?;
+    link.write.close().await;
+    Ok(Became::Nothing)
+}
+
+/// Reads frames until the hello is whole; nothing else may come before it.
+async fn read_hello(link: &mut LinkRead, ws: &mut WsReader, frames: &mut FrameReader) -> Result<Vec<u8>> {
+    let mut plain = Lease::new();
+    loop {
+        if link.fill(&mut plain).await? == 0 {
+            anyhow::bail!("the client left before its hello");
+        }
+        let mut input = plain.filled_mut();
+        while let Some(item) = ws.next(&mut input)? {
+            let WsItem::Payload(mut payload) = item else { anyhow::bail!("a websocket control frame before the hello") };
+            match frames.next(&mut payload)? {
+                None => {}
+                Some(Part::Control(Kind::Hello, _, hello)) if payload.is_empty() && input.is_empty() => return Ok(hello),
+                Some(part) => anyhow::bail!("{part:?} where a hello belongs"),
+            }
+        }
+        plain.clear();
+    }
+}
+
+/// Whether this edge may do what the client asks; ports are opened here.
+fn may_publish(edge: &Arc<Edge>, hello: &Hello) -> Result<(), Reject> {
+    for upstream in &hello.upstreams {
+        match &upstream.ask {
+            AskFor::Http { .. } if edge.settings.http.is_none() => {
+                return Err(Reject {
+                    reason: "this edge has no HTTP plane; it was started as `tcp server`: use `portcullis tcp client --ports …`".to_string(),
+                    is_final: true,
+                });
+            }
+            AskFor::Http { .. } => {}
+            AskFor::Port(port) => super::ports::open(edge, *port)?,
+        }
+    }
+    Ok(())
+}
+
+fn reached_at(edge: &Edge, ask: &AskFor, name: &str) -> String {
+    match ask {
+        AskFor::Port(port) => {
+            let addr = edge.settings.tcp.as_ref().map_or_else(String::new, |t| SocketAddr::new(t.addr, *port).to_string());
+            format!("tcp {addr} -> {name}")
+        }
+        AskFor::Http { host, path } => {
+            let port = edge.settings.http.map_or(0, |a| a.port());
+            let host = if host.is_empty() { "any host" } else { host };
+            format!("http {host}{path} (port {port}) -> {name}")
+        }
+    }
+}

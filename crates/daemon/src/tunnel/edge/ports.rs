@@ -1,0 +1,215 @@
+//! TCP ports of an edge. In: ports that clients publish, visitors. Out: visitors on streams. The address is judged on
+//! accept, before a byte is read or written; a listener outlives its client for the grace time and holds visitors.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use model::Addr;
+use net::sockets;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+use wire::frame::ResetCode;
+use wire::hello::Reject;
+
+use super::super::relay::relay;
+use super::super::settings::TcpPlane;
+use super::super::stream::Stream;
+use super::{Edge, accept_failed, log_refused};
+use crate::door::{Door, Pass};
+
+/// A balancer must have sent its PROXY line by then.
+const PROXY_LINE: Duration = Duration::from_secs(5);
+
+/// A port stays bound this long before it is looked at as unused: a session is joined right after its ports are open.
+const OPEN_GRACE: Duration = Duration::from_secs(5);
+
+/// Listening ports of all edges of this process, by edge.
+#[derive(Default)]
+pub(super) struct Ports {
+    open: Mutex<BTreeMap<u16, Opened>>,
+}
+
+struct Opened {
+    close: CancellationToken,
+    at: std::time::Instant,
+}
+
+/// Listens on a port for a client, if the edge allows it. Already open is fine: clients share the load.
+///
+/// # Errors
+/// What to tell the client.
+pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
+    let Some(TcpPlane { addr, allow_ports }) = &edge.settings.tcp else {
+        let reason = "this edge opens no TCP ports; it was started as `http server`: use `portcullis http client`";
+        return Err(Reject { reason: reason.to_string(), is_final: true });
+    };
+    if !allow_ports.contains(port) {
+        let reason = format!("port {port} is not among the ports that clients may open here (--allow-ports {allow_ports})");
+        return Err(Reject { reason, is_final: true });
+    }
+    let mut open = edge.ports.open.lock();
+    if open.contains_key(&port) {
+        return Ok(());
+    }
+    let at = SocketAddr::new(*addr, port);
+    let listener = sockets::listen(at).map_err(|e| Reject {
+        reason: format!("the edge cannot listen on {at}: {e}"),
+        // Another process may let go of the port; a port that needs privileges never comes.
+        is_final: e.kind() == std::io::ErrorKind::PermissionDenied,
+    })?;
+    let close = CancellationToken::new();
+    open.insert(port, Opened { close: close.clone(), at: std::time::Instant::now() });
+    drop(open);
+    info!("listening on {at} for visitors");
+    let door = edge.doors.door(&[&format!("port:{port}"), "data"]);
+    let edge = edge.clone();
+    let run = edge.run.clone();
+    run.spawn("tcp port", async move {
+        accept(&edge, port, listener, &door, &close).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Closes ports that nobody publishes and nobody is expected back for.
+pub(super) fn close_unused(edge: &Edge) {
+    let wanted = edge.table.ports();
+    edge.ports.open.lock().retain(|port, opened| {
+        let keep = wanted.contains(port) || opened.at.elapsed() < OPEN_GRACE;
+        if !keep {
+            info!("port {port} is closed: no client publishes it");
+            opened.close.cancel();
+        }
+        keep
+    });
+}
+
+async fn accept(edge: &Arc<Edge>, port: u16, listener: TcpListener, door: &Door, close: &CancellationToken) {
+    let stopping = edge.run.stopping();
+    tokio::pin!(stopping);
+    loop {
+        let (socket, peer) = tokio::select! {
+            () = &mut stopping => return,
+            () = close.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(e) => {
+                    accept_failed("tcp port", &e).await;
+                    continue;
+                }
+            },
+        };
+        // Behind a balancer its PROXY line names the visitor; whoever else connects is judged as itself.
+        let balanced = edge.settings.lb_proxy_protocol.is_some() && edge.trusts(peer);
+        let pass = if balanced { None } else { Some(door.admit(Addr::of(peer))) };
+        if let Some(Err(_)) = pass {
+            refused(edge, door, Addr::of(peer));
+            continue;
+        }
+        let Ok(place) = edge.visitors.clone().try_acquire_owned() else {
+            debug!("port {port}: {peer} closed, --max-visitors is reached");
+            continue;
+        };
+        edge.stats.tcp_visitors.fetch_add(1, Ordering::Relaxed);
+        let visit = Visit { edge: edge.clone(), port, peer, door: door.clone(), _place: place };
+        edge.run.visit("tcp visitor", visit.serve(socket, pass.and_then(Result::ok)));
+    }
+}
+
+fn refused(edge: &Edge, door: &Door, addr: Addr) {
+    edge.stats.tcp_refused.fetch_add(1, Ordering::Relaxed);
+    log_refused("tcp port", &door.explain(addr));
+}
+
+struct Visit {
+    edge: Arc<Edge>,
+    port: u16,
+    /// The visitor, or its balancer until the PROXY line is read.
+    peer: SocketAddr,
+    door: Door,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Visit {
+    async fn serve(mut self, socket: TcpStream, pass: Option<Pass>) {
+        sockets::tune(&socket);
+        let mut early = Vec::new();
+        let pass = match pass {
+            Some(pass) => pass,
+            None => match self.read_proxy_line(&socket, &mut early).await {
+                Some(pass) => pass,
+                None => return,
+            },
+        };
+        let mut stream = tokio::select! {
+            found = self.find() => match found {
+                Some(stream) => stream,
+                None => return,
+            },
+            () = pass.cut() => return,
+        };
+        let socket = Arc::new(socket);
+        let moved = tokio::select! {
+            moved = self.carry(&socket, &mut stream, &early) => moved,
+            () = pass.cut() => {
+                stream.reset(ResetCode::Cut, "the visitor's address is no longer allowed");
+                sockets::reset_on_close(&socket);
+                info!("port {}: cut: {}", self.port, self.door.explain(pass.addr()));
+                return;
+            }
+        };
+        if let Err(e) = moved {
+            debug!("port {}: {}: {e}", self.port, self.peer);
+        }
+    }
+
+    /// A stream to a client that publishes the port; waits for one that is reconnecting.
+    async fn find(&self) -> Option<Stream> {
+        // A session may die between being found and being used.
+        for _ in 0..3 {
+            let (session, upstream, _) = self.edge.table.find(|routes| routes.port(self.port)).await?;
+            if let Some(stream) = session.open(upstream, self.peer) {
+                return Some(stream);
+            }
+            tokio::task::yield_now().await;
+        }
+        debug!("port {}: {} closed, no client has room for another stream", self.port, self.peer);
+        None
+    }
+
+    async fn carry(&self, socket: &Arc<TcpStream>, stream: &mut Stream, early: &[u8]) -> std::io::Result<()> {
+        use tokio::io::AsyncWriteExt as _;
+        if let Some(version) = self.edge.settings.proxy_protocol {
+            let to = socket.local_addr()?;
+            let line = super::super::proxy_line(version, self.peer, to);
+            stream.write_all(&line).await?;
+        }
+        stream.write_all(early).await?;
+        relay(socket, stream).await
+    }
+
+    /// Reads the balancer's PROXY line and judges the visitor that it names.
+    async fn read_proxy_line(&mut self, socket: &TcpStream, early: &mut Vec<u8>) -> Option<Pass> {
+        let read = super::super::read_proxy_line(socket, self.edge.settings.lb_proxy_protocol, early);
+        match tokio::time::timeout(PROXY_LINE, read).await {
+            Ok(Ok(Some(source))) => self.peer = source,
+            Ok(Ok(None)) => {} // The balancer's own health check (LOCAL, UNKNOWN).
+            Ok(Err(e)) => {
+                debug!("port {}: the balancer {} sent no PROXY line: {e}", self.port, self.peer);
+                return None;
+            }
+            Err(_) => {
+                debug!("port {}: the balancer {} sent no PROXY line in 5 s", self.port, self.peer);
+                return None;
+            }
+        }
+        let addr = Addr::of(self.peer);
+        self.door.admit(addr).map_err(|_| refused(&self.edge, &self.door, addr)).ok()
+    }
+}

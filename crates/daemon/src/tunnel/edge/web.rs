@@ -1,0 +1,112 @@
+//! The HTTP plane's door to the sessions: finds targets, opens streams, accepts visitors.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use model::Addr;
+use net::sockets;
+use tokio::net::{TcpListener, TcpStream};
+use tracing::debug;
+
+use super::super::http::{HttpPlane, Io, Router, Target, Visitor, serve_connection};
+use super::{Edge, accept_failed};
+
+/// Sessions as the HTTP plane sees them.
+pub(super) struct Web {
+    edge: Arc<Edge>,
+}
+
+impl Web {
+    pub(super) fn new(edge: Arc<Edge>) -> Web {
+        Web { edge }
+    }
+}
+
+impl Router for Web {
+    fn route<'a>(&'a self, host: &'a str, path: &'a str) -> Pin<Box<dyn Future<Output = Option<Target>> + Send + 'a>> {
+        Box::pin(async move {
+            let (session, upstream, prefix) = self.edge.table.find(|routes| routes.http(host, path)).await?;
+            let name = session.name(upstream).into();
+            Some(Target { session: session.id, upstream: u32::from(upstream), name, prefix })
+        })
+    }
+
+    fn open<'a>(
+        &'a self,
+        target: &'a Target,
+        visitor: Visitor,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>> {
+        Box::pin(async move {
+            let gone = || io::Error::new(io::ErrorKind::ConnectionReset, "its client has just left");
+            let session = self.edge.table.sessions().into_iter().find(|s| s.id == target.session).ok_or_else(gone)?;
+            let upstream = u16::try_from(target.upstream).map_err(io::Error::other)?;
+            let from = SocketAddr::new(visitor.addr.ip(), visitor.peer.port());
+            let stream = session.open(upstream, from).ok_or_else(gone)?;
+            Ok(Box::new(stream) as Box<dyn Io>)
+        })
+    }
+}
+
+/// Accepts visitors until the run stops.
+pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener: TcpListener) -> Result<()> {
+    let stopping = edge.run.stopping();
+    tokio::pin!(stopping);
+    loop {
+        let (socket, peer) = tokio::select! {
+            () = &mut stopping => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(e) => {
+                    accept_failed("http plane", &e).await;
+                    continue;
+                }
+            },
+        };
+        let Ok(place) = edge.visitors.clone().try_acquire_owned() else {
+            debug!("http plane: {peer} closed, --max-visitors is reached");
+            continue;
+        };
+        let (edge, plane) = (edge.clone(), plane.clone());
+        let run = edge.run.clone();
+        run.visit("http visitor", async move {
+            sockets::tune(&socket);
+            if let Some((peer, socket)) = behind_balancer(&edge, socket, peer).await {
+                serve_connection(&plane, socket, peer).await;
+            }
+            drop(place);
+        });
+    }
+    plane.drain();
+    Ok(())
+}
+
+/// Takes the PROXY line of a trusted balancer off the connection.
+async fn behind_balancer(edge: &Edge, socket: TcpStream, peer: SocketAddr) -> Option<(SocketAddr, Rewound)> {
+    if edge.settings.lb_proxy_protocol.is_none() || !edge.settings.trusted_proxies.contains(Addr::of(peer)) {
+        return Some((peer, Rewound { early: Vec::new(), socket }));
+    }
+    let mut early = Vec::new();
+    let read = super::super::read_proxy_line(&socket, edge.settings.lb_proxy_protocol, &mut early);
+    match tokio::time::timeout(Duration::from_secs(5), read).await {
+        Ok(Ok(source)) => Some((source.unwrap_or(peer), Rewound { early, socket })),
+        Ok(Err(e)) => {
+            debug!("http plane: the balancer {peer} sent no PROXY line: {e}");
+            None
+        }
+        Err(_) => {
+            debug!("http plane: the balancer {peer} sent no PROXY line in 5 s");
+            None
+        }
+    }
+}
+
+/// A socket with bytes that were read ahead.
+struct Rewound {
+    early: Vec<u8>,
+    socket: TcpStream,
+}

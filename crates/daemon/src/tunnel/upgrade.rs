@@ -1,0 +1,195 @@
+//! The HTTP around the tunnel: the request that becomes a link, and the few others the control plane answers. In:
+//! bytes before the upgrade. Out: parsed heads, answers. Strict: one request, no body, then upgrade or close.
+
+use std::io;
+
+use anyhow::{Context as _, Result, bail};
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use net::buffers::Lease;
+use net::link::{Link, LinkRead};
+
+/// Longest head of a request or an answer. Proxies add headers; 16 KiB is what nginx and Caddy allow at the most.
+const HEAD_MAX: usize = 16 * 1024;
+
+/// Most headers in a head.
+const HEADERS_MAX: usize = 96;
+
+/// RFC 6455, section 1.3.
+const WS_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A request's head.
+#[derive(Debug)]
+pub(super) struct RequestHead {
+    pub(super) method: String,
+    /// As sent, query included.
+    pub(super) target: String,
+    headers: Vec<(String, Vec<u8>)>,
+}
+
+/// What a link is for; the client says it in a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkKind {
+    /// Shared by many streams; carrier 0 begins the session.
+    Carrier(u8),
+    /// For one bulk stream at a time.
+    Bulk,
+}
+
+/// Headers of the upgrade beyond RFC 6455.
+pub(super) const H_SESSION: &str = "x-portcullis-session";
+pub(super) const H_CLIENT: &str = "x-portcullis-client";
+pub(super) const H_LINK: &str = "x-portcullis-link";
+
+impl RequestHead {
+    /// The only value of a header; `None` if it is absent or came twice.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.values(name);
+        let first = values.next()?;
+        if values.next().is_some() {
+            return None;
+        }
+        std::str::from_utf8(first).ok().map(str::trim)
+    }
+
+    /// All values of a header.
+    pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
+        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_slice())
+    }
+
+    /// Path without query.
+    pub(super) fn path(&self) -> &str {
+        self.target.split(['?', '#']).next().unwrap_or_default()
+    }
+
+    /// `Authorization: Bearer TOKEN`.
+    pub(super) fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
+    /// The websocket key, if this asks for a websocket (RFC 6455, section 4.2.1).
+    pub(super) fn websocket_key(&self) -> Option<&str> {
+        let lists = |name: &str, want: &str| {
+            self.values(name).any(|v| {
+                String::from_utf8_lossy(v).split(',').any(|t| t.trim().eq_ignore_ascii_case(want))
+            })
+        };
+        if self.method != "GET" || !lists("upgrade", "websocket") || !lists("connection", "upgrade") {
+            return None;
+        }
+        self.header("sec-websocket-key").filter(|k| STANDARD.decode(k).is_ok_and(|k| k.len() == 16))
+    }
+}
+
+impl LinkKind {
+    pub(super) fn parse(text: &str) -> Option<LinkKind> {
+        match text.split_once('/') {
+            None if text == "bulk" => Some(LinkKind::Bulk),
+            Some(("carrier", no)) => no.parse().ok().filter(|n| *n < CARRIERS_MAX).map(LinkKind::Carrier),
+            _ => None,
+        }
+    }
+}
+
+/// Most carriers of a session.
+pub(super) const CARRIERS_MAX: u8 = 16;
+
+impl std::fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LinkKind::Carrier(no) => write!(f, "carrier/{no}"),
+            LinkKind::Bulk => f.write_str("bulk"),
+        }
+    }
+}
+
+/// Reads a request's head; what was read beyond it goes back to the link. `None`: the peer left without a word.
+///
+/// # Errors
+/// What came is no HTTP/1.1 request, or too long.
+pub(super) async fn read_request(link: &mut LinkRead) -> Result<Option<RequestHead>> {
+    let Some(head) = read_head(link).await? else { return Ok(None) };
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    request.parse(&head).context("not an HTTP/1.1 request")?;
+    let own = |h: &httparse::Header<'_>| (h.name.to_string(), h.value.to_vec());
+    Ok(Some(RequestHead {
+        method: request.method.unwrap_or_default().to_string(),
+        target: request.path.unwrap_or_default().to_string(),
+        headers: request.headers.iter().map(own).collect(),
+    }))
+}
+
+/// Reads an answer's head: status, reason, and what follows the head of a refused upgrade, for the person.
+///
+/// # Errors
+/// What came is no HTTP/1.1 answer, or the peer left.
+pub(super) async fn read_answer(link: &mut LinkRead) -> Result<(u16, Vec<(String, String)>)> {
+    let Some(head) = read_head(link).await? else {
+        bail!("the other side closed the connection without an answer");
+    };
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut answer = httparse::Response::new(&mut headers);
+    answer.parse(&head).context("the other side does not speak HTTP/1.1")?;
+    let own = |h: &httparse::Header<'_>| (h.name.to_ascii_lowercase(), String::from_utf8_lossy(h.value).trim().to_string());
+    let headers = answer.headers.iter().map(own).collect();
+    Ok((answer.code.unwrap_or_default(), headers))
+}
+
+/// The answer to a websocket key (RFC 6455, section 4.2.2).
+pub(super) fn accept_key(key: &str) -> String {
+    STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{WS_GUID}").as_bytes()))
+}
+
+/// Sends a short answer and ends the connection.
+pub(super) async fn answer(link: &mut Link, status: &str, content_type: &str, extra: &str, body: &str) {
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n{extra}Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // The asker may be gone; there is nobody to tell.
+    let _ = link.write.write_all(head.as_bytes()).await;
+    link.write.close().await;
+}
+
+/// Reads everything up to the peer's end, at most `max` bytes.
+pub(super) async fn read_rest(link: &mut LinkRead, max: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut part = Lease::new();
+    while out.len() < max && link.fill(&mut part).await.unwrap_or(0) > 0 {
+        out.extend_from_slice(part.filled());
+        part.clear();
+    }
+    out.truncate(max);
+    out
+}
+
+async fn read_head(link: &mut LinkRead) -> Result<Option<Vec<u8>>> {
+    let mut head: Vec<u8> = Vec::new();
+    let mut part = Lease::new();
+    loop {
+        let n = link.fill(&mut part).await.context("the connection broke")?;
+        if n == 0 {
+            if head.is_empty() {
+                return Ok(None);
+            }
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof)).context("the connection ended inside a head");
+        }
+        head.extend_from_slice(part.filled());
+        part.clear();
+        if let Some(at) = head.windows(4).position(|w| w == b"\r\n\r\n") {
+            link.unread(&head[at + 4..]);
+            head.truncate(at + 4);
+            return Ok(Some(head));
+        }
+        // What cannot become a head is refused before more of it is read.
+        if head.len() > HEAD_MAX {
+            bail!("a head of more than {HEAD_MAX} bytes");
+        }
+        if !head[0].is_ascii_uppercase() {
+            bail!("not HTTP");
+        }
+    }
+}
