@@ -4,6 +4,7 @@
 pub mod connect;
 pub mod frame;
 pub mod hello;
+pub mod proxy_line;
 pub mod secret;
 pub mod upstream;
 pub mod ws;
