@@ -1,0 +1,731 @@
+//! Heads of HTTP/1.1 messages, pure. In: the bytes of a head, whole. Out: what it means (host, framing, visitor) and
+//! the head to send on. What two readers could understand differently is refused here (RFC 9112, section 11.2).
+
+use std::fmt::Write as _;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use decide::visitor::{Traced, trace};
+use model::{Addr, AddrSet};
+
+/// Longest head, in bytes. Go and nginx allow less by default; a cookie jar rarely passes 16 KiB.
+pub(super) const HEAD_MAX: usize = 64 * 1024;
+
+/// Most header fields in one head. Apache's default; 100 of them take 3 KiB of stack.
+const FIELDS_MAX: usize = 100;
+
+/// How a message's body ends (RFC 9112, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    None,
+    Length(u64),
+    Chunked,
+    /// With the connection; responses only.
+    Eof,
+}
+
+/// A request that is refused, and with what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reject {
+    pub(super) status: u16,
+    pub(super) reason: String,
+}
+
+/// The methods that matter to framing, retries and counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Patch,
+    Trace,
+    Other,
+}
+
+/// A request that may go on.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) method: Method,
+    /// The visitor speaks HTTP/1.0.
+    pub(super) http10: bool,
+    /// Normal form: lower case, without port and final dot; empty if none was given.
+    pub(super) host: String,
+    pub(super) body: Body,
+    /// The visitor wants the connection to live on.
+    pub(super) keep_alive: bool,
+    /// Asks for another protocol (RFC 9110, section 7.8).
+    pub(super) upgrade: bool,
+    pub(super) visitor: Addr,
+    /// The head to send to the upstream.
+    pub(super) head: Vec<u8>,
+    path: Range<usize>,
+}
+
+/// A response that may go on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Response {
+    pub(super) status: u16,
+    pub(super) body: Body,
+    /// The upstream keeps the connection.
+    pub(super) keep_alive: bool,
+    /// For how long, in seconds, if it said so.
+    pub(super) idle: Option<u64>,
+    /// The visitor was told that the connection ends.
+    pub(super) close: bool,
+}
+
+/// How the visitor is to be answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reply {
+    pub(super) method: Method,
+    pub(super) http10: bool,
+    /// The connection ends after this response.
+    pub(super) close: bool,
+}
+
+/// Looks for the end of a head as its bytes come in.
+#[derive(Debug, Default)]
+pub(super) struct HeadScan {
+    at: usize,
+    line: usize,
+}
+
+impl HeadScan {
+    /// The length of the head with its empty line, once it is whole. `strict`: a line ends with CR LF and nothing else.
+    ///
+    /// # Errors
+    /// A bare line feed, or a head above [`HEAD_MAX`].
+    pub(super) fn end(&mut self, buf: &[u8], strict: bool) -> Result<Option<usize>, Reject> {
+        while let Some(found) = buf.get(self.at..).and_then(|rest| rest.iter().position(|b| *b == b'\n')) {
+            let lf = self.at + found;
+            let line = buf.get(self.line..lf).unwrap_or_default();
+            if strict && line.last() != Some(&b'\r') {
+                return Err(Reject::bad("a line of the head ends without a carriage return"));
+            }
+            self.at = lf + 1;
+            self.line = self.at;
+            if line.is_empty() || line == b"\r" {
+                return if self.at > HEAD_MAX { Err(Reject::too_large()) } else { Ok(Some(self.at)) };
+            }
+        }
+        self.at = buf.len();
+        if buf.len() > HEAD_MAX { Err(Reject::too_large()) } else { Ok(None) }
+    }
+}
+
+impl Request {
+    /// Reads a whole head.
+    ///
+    /// # Errors
+    /// With the status to answer; the connection must end after it, since what follows cannot be told apart.
+    pub(super) fn read(bytes: &[u8], peer: SocketAddr, trusted: &AddrSet, proto: &str) -> Result<Request, Reject> {
+        let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
+        let mut parsed = httparse::Request::new(&mut []);
+        match parsed.parse_with_uninit_headers(bytes, &mut fields) {
+            Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
+            Ok(_) => return Err(Reject::bad("the head is cut short")),
+            Err(e) => return Err(Reject::of(e, bytes)),
+        }
+        let method = parsed.method.unwrap_or_default();
+        let facts = Facts::collect(parsed.headers)?;
+        let http10 = parsed.version == Some(0);
+        let line = Line::read(method, parsed.path.unwrap_or_default(), &facts, http10)?;
+        let body = facts.request_body(http10)?;
+        let peer_addr = Addr::of(peer);
+        let traced =
+            trace(peer_addr, &facts.x_forwarded_for, &facts.forwarded, trusted).map_err(|e| Reject::bad(e.to_string()))?;
+        let trusted_peer = trusted.contains(peer_addr);
+        let upgrade = facts.wants_upgrade() && !http10 && body == Body::None;
+        let mut out = HeadWriter::new(bytes.len());
+        let path = out.request_line(method, line.target);
+        out.field("Host", line.host_as_sent);
+        for h in parsed.headers.iter() {
+            if passes(h, &facts, trusted_peer) {
+                out.field(h.name, h.value);
+            }
+        }
+        if facts.te_trailers {
+            out.field("TE", b"trailers");
+        }
+        if upgrade {
+            out.field("Connection", b"Upgrade");
+            for v in &facts.upgrade {
+                out.field("Upgrade", v);
+            }
+        }
+        out.body(body, facts.content_length.is_some());
+        let shown = Shown { peer: peer_addr, traced: &traced, proto, trusted: trusted_peer, host: line.host_as_sent };
+        out.forwarded(&shown, &facts)?;
+        Ok(Request {
+            method: Method::of(method),
+            http10,
+            host: line.host,
+            body,
+            keep_alive: if http10 { facts.keep_alive && !facts.close } else { !facts.close },
+            upgrade,
+            visitor: traced.addr,
+            head: out.finish(),
+            path,
+        })
+    }
+
+    /// The path without the query.
+    pub(super) fn path(&self) -> &str {
+        self.head.get(self.path.clone()).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or("/")
+    }
+}
+
+impl Response {
+    /// Reads a whole head of the upstream and writes the one for the visitor to `out`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(super) fn read(bytes: &[u8], reply: Reply, out: &mut bytes::BytesMut) -> Result<Response, &'static str> {
+        let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
+        let mut parsed = httparse::Response::new(&mut []);
+        match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields) {
+            Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
+            Err(httparse::Error::TooManyHeaders) => return Err("its answer has too many header fields"),
+            Ok(_) | Err(_) => return Err("its answer is not HTTP"),
+        }
+        let status = parsed.code.unwrap_or(0);
+        if status < 100 {
+            return Err("its answer is not HTTP");
+        }
+        let facts = Facts::collect(parsed.headers).map_err(|_| "the framing of its answer is contradictory")?;
+        let http10 = parsed.version == Some(0);
+        let body = facts.response_body(status, reply.method)?;
+        let mut head = HeadWriter::on(std::mem::take(out));
+        head.status_line(status, parsed.reason.unwrap_or_default());
+        for h in parsed.headers.iter() {
+            if kind(h.name).passes_in_response() && !facts.nominates(h.name) {
+                head.field(h.name, h.value);
+            }
+        }
+        if status == 101 || status == 426 {
+            for v in &facts.upgrade {
+                head.field("Upgrade", v);
+            }
+        }
+        let mut close = reply.close;
+        if status >= 200 {
+            close = head.response_framing(body, &facts, reply, status);
+        } else if status == 101 {
+            head.field("Connection", b"Upgrade");
+        }
+        *out = head.finish_bytes();
+        Ok(Response {
+            status,
+            body,
+            keep_alive: (if http10 { facts.keep_alive } else { !facts.close }) && body != Body::Eof,
+            idle: facts.idle,
+            close,
+        })
+    }
+}
+
+impl Reject {
+    pub(super) fn bad(reason: impl Into<String>) -> Reject {
+        Reject { status: 400, reason: reason.into() }
+    }
+
+    fn too_large() -> Reject {
+        Reject { status: 431, reason: format!("the head is longer than {} KiB", HEAD_MAX / 1024) }
+    }
+
+    fn of(e: httparse::Error, bytes: &[u8]) -> Reject {
+        match e {
+            httparse::Error::TooManyHeaders => {
+                Reject { status: 431, reason: format!("the head has more than {FIELDS_MAX} fields") }
+            }
+            httparse::Error::Version if names_a_version(bytes) => Reject { status: 505, reason: "only HTTP/1.0, HTTP/1.1 and HTTP/2 are spoken".into() },
+            e => Reject::bad(format!("the head is malformed ({e})")),
+        }
+    }
+}
+
+impl Method {
+    pub(super) fn of(name: &str) -> Method {
+        match name {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" => Method::Post,
+            "PUT" => Method::Put,
+            "DELETE" => Method::Delete,
+            "OPTIONS" => Method::Options,
+            "PATCH" => Method::Patch,
+            "TRACE" => Method::Trace,
+            _ => Method::Other,
+        }
+    }
+
+    /// As counted; methods that are not in RFC 9110 and 5789 are one.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+            Method::Options => "OPTIONS",
+            Method::Patch => "PATCH",
+            Method::Trace => "TRACE",
+            Method::Other => "OTHER",
+        }
+    }
+
+    /// May be sent again when nothing came back (RFC 9110, section 9.2.1): the safe ones.
+    pub(super) fn is_safe(self) -> bool {
+        matches!(self, Method::Get | Method::Head | Method::Options | Method::Trace)
+    }
+}
+
+/// True if the request line has three words of which the last is a version, only not one that is spoken here.
+fn names_a_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|b| *b == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|b| *b == b' ');
+    words.nth(2).is_some_and(|v| v.starts_with(b"HTTP/") && v.len() == 8) && words.next().is_none()
+}
+
+/// The normal form of a `Host` value or of an authority: lower case, without port and final dot, IPv6 without
+/// brackets. `None` if it is neither a name nor an address (RFC 3986, section 3.2.2).
+pub(super) fn normal_host(value: &str) -> Option<String> {
+    let (host, port) = match value.strip_prefix('[') {
+        Some(rest) => {
+            let (inner, after) = rest.split_once(']')?;
+            let literal: std::net::Ipv6Addr = inner.parse().ok()?;
+            let port = if after.is_empty() { None } else { Some(after.strip_prefix(':')?) };
+            (literal.to_string(), port)
+        }
+        None => {
+            let (name, port) = value.split_once(':').map_or((value, None), |(n, p)| (n, Some(p)));
+            let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b);
+            if !name.bytes().all(known) {
+                return None;
+            }
+            (name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase(), port)
+        }
+    };
+    if host.is_empty() && port.is_some() {
+        return None;
+    }
+    port.is_none_or(|p| p.bytes().all(|b| b.is_ascii_digit()) && p.len() <= 5).then_some(host)
+}
+
+/// Fields that say who a visitor is. Frameworks read them in either spelling: CGI turns `-` into `_`.
+fn says_who(name: &str) -> bool {
+    const EXACT: [&str; 7] = [
+        "forwarded",
+        "x-real-ip",
+        "x-client-ip",
+        "client-ip",
+        "true-client-ip",
+        "x-cluster-client-ip",
+        "cf-connecting-ip",
+    ];
+    like(name.get(..12).unwrap_or_default(), "x-forwarded-") || EXACT.iter().any(|e| like(name, e))
+}
+
+/// Equal but for case, with `_` counting as `-`.
+fn like(name: &str, dashed: &str) -> bool {
+    name.len() == dashed.len()
+        && name.bytes().zip(dashed.bytes()).all(|(a, b)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-'))
+}
+
+/// True for a field that must not come in a request's trailer, where it would slip past what was checked in the head
+/// (RFC 9110, section 6.5.1).
+pub(super) fn forbidden_in_trailer(name: &str) -> bool {
+    says_who(name)
+        || kind(name) != Kind::Plain
+        || ["authorization", "cookie", "set-cookie", "content-type", "content-encoding", "content-range", "trailer"]
+            .iter()
+            .any(|f| name.eq_ignore_ascii_case(f))
+}
+
+/// What a field is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    KeepAlive,
+    Upgrade,
+    Te,
+    /// Concerns this hop only and is read by nobody.
+    Hop,
+    XForwardedFor,
+    XForwardedProto,
+    XForwardedHost,
+    Forwarded,
+    /// Says who a visitor is, or how it came.
+    Who,
+}
+
+impl Kind {
+    fn passes_in_response(self) -> bool {
+        !matches!(
+            self,
+            Kind::ContentLength | Kind::TransferEncoding | Kind::Connection | Kind::KeepAlive | Kind::Upgrade | Kind::Hop
+        )
+    }
+}
+
+fn kind(name: &str) -> Kind {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    match name.len() {
+        2 if is("te") => Kind::Te,
+        4 if is("host") => Kind::Host,
+        7 if is("upgrade") => Kind::Upgrade,
+        10 if is("connection") => Kind::Connection,
+        10 if is("keep-alive") => Kind::KeepAlive,
+        14 if is("content-length") => Kind::ContentLength,
+        14 if is("http2-settings") => Kind::Hop,
+        15 if is("x-forwarded-for") => Kind::XForwardedFor,
+        16 if is("x-forwarded-host") => Kind::XForwardedHost,
+        16 if is("proxy-connection") => Kind::Hop,
+        17 if is("x-forwarded-proto") => Kind::XForwardedProto,
+        17 if is("transfer-encoding") => Kind::TransferEncoding,
+        18 if is("proxy-authenticate") => Kind::Hop,
+        19 if is("proxy-authorization") => Kind::Hop,
+        9 if is("forwarded") => Kind::Forwarded,
+        9.. if matches!(name.as_bytes().first(), Some(b'x' | b'X' | b'f' | b'F' | b't' | b'T' | b'c' | b'C')) && says_who(name) => {
+            Kind::Who
+        }
+        _ => Kind::Plain,
+    }
+}
+
+fn passes(h: &httparse::Header<'_>, facts: &Facts<'_>, trusted_peer: bool) -> bool {
+    match kind(h.name) {
+        Kind::Plain => !facts.nominates(h.name),
+        // What a trusted proxy says beside the address (`X-Forwarded-Prefix`, `X-Forwarded-Port`) is passed on; in the
+        // other spelling no proxy sends it.
+        Kind::Who => trusted_peer && like(h.name.get(..12).unwrap_or_default(), "x-forwarded-") && !h.name.contains('_'),
+        _ => false,
+    }
+}
+
+/// What the fields of a head say together.
+#[derive(Default)]
+struct Facts<'b> {
+    host: Option<&'b [u8]>,
+    content_length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    connection_upgrade: bool,
+    te_trailers: bool,
+    idle: Option<u64>,
+    upgrade: Vec<&'b [u8]>,
+    nominated: Vec<&'b str>,
+    x_forwarded_for: Vec<&'b [u8]>,
+    forwarded: Vec<&'b [u8]>,
+    x_forwarded_proto: Vec<&'b [u8]>,
+    x_forwarded_host: Vec<&'b [u8]>,
+}
+
+impl<'b> Facts<'b> {
+    fn collect(headers: &[httparse::Header<'b>]) -> Result<Facts<'b>, Reject> {
+        let mut f = Facts::default();
+        for h in headers {
+            match kind(h.name) {
+                Kind::Host if f.host.replace(h.value).is_some() => return Err(Reject::bad("there are two Host fields")),
+                Kind::ContentLength => f.length(h.value)?,
+                Kind::TransferEncoding => f.transfer_encoding(h.value)?,
+                Kind::Connection => f.connection(h.value)?,
+                Kind::KeepAlive => f.idle = keep_alive_timeout(h.value),
+                Kind::Upgrade => f.upgrade.push(h.value),
+                Kind::Te => f.te_trailers |= tokens(h.value).any(|t| t.eq_ignore_ascii_case("trailers")),
+                Kind::XForwardedFor => f.x_forwarded_for.push(h.value),
+                Kind::Forwarded => f.forwarded.push(h.value),
+                Kind::XForwardedProto => f.x_forwarded_proto.push(h.value),
+                Kind::XForwardedHost => f.x_forwarded_host.push(h.value),
+                _ => {}
+            }
+        }
+        if f.chunked && f.content_length.is_some() {
+            return Err(Reject::bad("there are both Content-Length and Transfer-Encoding"));
+        }
+        Ok(f)
+    }
+
+    /// Exactly one number (RFC 9112, section 6.3): no sign, no list, no second field, even an equal one.
+    fn length(&mut self, value: &[u8]) -> Result<(), Reject> {
+        let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+        let n = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|t| t.parse().ok());
+        let n = n.ok_or_else(|| Reject::bad("Content-Length is no number"))?;
+        match self.content_length.replace(n) {
+            Some(_) => Err(Reject::bad("there are two Content-Length fields")),
+            None => Ok(()),
+        }
+    }
+
+    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Reject> {
+        if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+            return Err(Reject::bad("Transfer-Encoding is something else than chunked"));
+        }
+        self.chunked = true;
+        Ok(())
+    }
+
+    fn connection(&mut self, value: &'b [u8]) -> Result<(), Reject> {
+        for token in tokens(value) {
+            if token.eq_ignore_ascii_case("close") {
+                self.close = true;
+            } else if token.eq_ignore_ascii_case("keep-alive") {
+                self.keep_alive = true;
+            } else if token.eq_ignore_ascii_case("upgrade") {
+                self.connection_upgrade = true;
+            } else if self.nominated.len() < FIELDS_MAX {
+                self.nominated.push(token);
+            } else {
+                return Err(Reject::bad("Connection names too many fields"));
+            }
+        }
+        Ok(())
+    }
+
+    fn nominates(&self, name: &str) -> bool {
+        self.nominated.iter().any(|n| n.eq_ignore_ascii_case(name))
+    }
+
+    /// `Upgrade: h2c` is not passed on: HTTP/2 frames would then run past everything that is checked here.
+    fn wants_upgrade(&self) -> bool {
+        self.connection_upgrade
+            && !self.upgrade.is_empty()
+            && !self.upgrade.iter().any(|v| tokens(v).any(|t| t.get(..2).is_some_and(|p| p.eq_ignore_ascii_case("h2"))))
+    }
+
+    fn request_body(&self, http10: bool) -> Result<Body, Reject> {
+        match (self.chunked, self.content_length) {
+            (true, _) if http10 => Err(Reject::bad("Transfer-Encoding does not exist in HTTP/1.0")),
+            (true, _) => Ok(Body::Chunked),
+            (false, None | Some(0)) => Ok(Body::None),
+            (false, Some(n)) => Ok(Body::Length(n)),
+        }
+    }
+
+    fn response_body(&self, status: u16, method: Method) -> Result<Body, &'static str> {
+        if method == Method::Head || status < 200 || status == 204 || status == 304 {
+            return Ok(Body::None);
+        }
+        Ok(match (self.chunked, self.content_length) {
+            (true, _) => Body::Chunked,
+            (false, Some(0)) => Body::None,
+            (false, Some(n)) => Body::Length(n),
+            (false, None) => Body::Eof,
+        })
+    }
+}
+
+/// The request line and the host, which belong together.
+struct Line<'b> {
+    /// `/path?query` or `*`.
+    target: &'b str,
+    host: String,
+    host_as_sent: &'b [u8],
+}
+
+impl<'b> Line<'b> {
+    fn read(method: &str, target: &'b str, facts: &Facts<'b>, http10: bool) -> Result<Line<'b>, Reject> {
+        if method == "CONNECT" {
+            return Err(Reject { status: 405, reason: "CONNECT is not served: this is no forward proxy".into() });
+        }
+        if !target.bytes().all(|b| (0x21..=0x7e).contains(&b)) {
+            return Err(Reject::bad("the request target has characters that must be encoded"));
+        }
+        let (target, host) = if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+            (target, facts.host)
+        } else {
+            // The absolute form wins over `Host` (RFC 9112, section 3.2.2), which must be there all the same.
+            let rest = strip_scheme(target).ok_or_else(|| Reject::bad("the request target is neither a path nor a URL"))?;
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(end);
+            if authority.is_empty() {
+                return Err(Reject::bad("the request target names no host"));
+            }
+            (if path.is_empty() { "/" } else { path }, facts.host.map(|_| authority.as_bytes()))
+        };
+        if !target.starts_with(['/', '*']) {
+            return Err(Reject::bad("the request target has a query but no path"));
+        }
+        if host.is_none() && !http10 {
+            return Err(Reject::bad("there is no Host field"));
+        }
+        let host_as_sent = host.unwrap_or_default();
+        let text = std::str::from_utf8(host_as_sent).ok();
+        let host = text.and_then(normal_host).ok_or_else(|| Reject::bad("the Host field is no host"))?;
+        Ok(Line { target, host, host_as_sent })
+    }
+}
+
+fn strip_scheme(target: &str) -> Option<&str> {
+    ["http://", "https://"].iter().find_map(|s| {
+        let head = target.get(..s.len())?;
+        head.eq_ignore_ascii_case(s).then(|| target.get(s.len()..))?
+    })
+}
+
+fn tokens(value: &[u8]) -> impl Iterator<Item = &str> {
+    std::str::from_utf8(value).unwrap_or_default().split(',').map(|t| t.trim_matches([' ', '\t'])).filter(|t| !t.is_empty())
+}
+
+fn keep_alive_timeout(value: &[u8]) -> Option<u64> {
+    tokens(value).find_map(|t| t.strip_prefix("timeout=")?.parse().ok())
+}
+
+/// What is shown of the visitor to the upstream.
+struct Shown<'a> {
+    peer: Addr,
+    traced: &'a Traced,
+    proto: &'a str,
+    trusted: bool,
+    host: &'a [u8],
+}
+
+struct HeadWriter<B>(B);
+
+impl HeadWriter<Vec<u8>> {
+    /// Room for what is added: the fields about the visitor take some 200 bytes.
+    fn new(len: usize) -> HeadWriter<Vec<u8>> {
+        HeadWriter(Vec::with_capacity(len + 320))
+    }
+
+    /// Returns where the path (without query) stands.
+    fn request_line(&mut self, method: &str, target: &str) -> Range<usize> {
+        self.put(method.as_bytes());
+        self.put(b" ");
+        let start = self.0.len();
+        self.put(target.as_bytes());
+        self.put(b" HTTP/1.1\r\n");
+        start..start + target.find(['?', '#']).unwrap_or(target.len())
+    }
+
+    fn body(&mut self, body: Body, length_given: bool) {
+        match body {
+            Body::Length(n) => self.number("Content-Length", n),
+            Body::Chunked => self.field("Transfer-Encoding", b"chunked"),
+            Body::None if length_given => self.number("Content-Length", 0),
+            Body::None | Body::Eof => {}
+        }
+    }
+
+    /// `X-Forwarded-For`, `X-Real-IP`, `X-Forwarded-Proto`, `X-Forwarded-Host` and `Forwarded` (RFC 7239).
+    fn forwarded(&mut self, shown: &Shown<'_>, facts: &Facts<'_>) -> Result<(), Reject> {
+        let hops = shown.traced.hops.iter().chain([&shown.peer]);
+        let mut list = String::new();
+        for (i, hop) in hops.clone().enumerate() {
+            let _ = write!(list, "{}{hop}", if i == 0 { "" } else { ", " });
+        }
+        self.field("X-Forwarded-For", list.as_bytes());
+        list.clear();
+        let _ = write!(list, "{}", shown.traced.addr);
+        self.field("X-Real-IP", list.as_bytes());
+        let believed = |values: &[&[u8]], name: &str| match values {
+            [] => Ok(None),
+            _ if !shown.trusted => Ok(None),
+            [one] => Ok(Some(one.to_vec())),
+            _ => Err(Reject::bad(format!("the header {name} came more than once"))),
+        };
+        let proto = believed(&facts.x_forwarded_proto, "X-Forwarded-Proto")?;
+        let proto = proto.as_deref().unwrap_or(shown.proto.as_bytes());
+        if !["http", "https", "ws", "wss"].iter().any(|p| proto.eq_ignore_ascii_case(p.as_bytes())) {
+            return Err(Reject::bad("the header X-Forwarded-Proto is neither http nor https"));
+        }
+        self.field("X-Forwarded-Proto", proto);
+        let host = believed(&facts.x_forwarded_host, "X-Forwarded-Host")?;
+        let host = host.as_deref().unwrap_or(shown.host);
+        if !host.is_empty() {
+            self.field("X-Forwarded-Host", host);
+        }
+        list.clear();
+        for (i, hop) in hops.enumerate() {
+            list.push_str(if i == 0 { "for=" } else { ", for=" });
+            let _ = if hop.is_v4() { write!(list, "{hop}") } else { write!(list, "\"[{hop}]\"") };
+            if i == 0 {
+                // In quotes: a host may carry a port, and characters that a token may not.
+                let host = String::from_utf8_lossy(host);
+                if !host.is_empty() && !host.contains(['"', '\\']) {
+                    let _ = write!(list, ";host=\"{host}\"");
+                }
+                let _ = write!(list, ";proto={}", String::from_utf8_lossy(proto));
+            }
+        }
+        self.field("Forwarded", list.as_bytes());
+        Ok(())
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.put(b"\r\n");
+        self.0
+    }
+}
+
+impl HeadWriter<bytes::BytesMut> {
+    fn on(out: bytes::BytesMut) -> HeadWriter<bytes::BytesMut> {
+        HeadWriter(out)
+    }
+
+    fn status_line(&mut self, status: u16, reason: &str) {
+        self.put(b"HTTP/1.1 ");
+        self.put(status.to_string().as_bytes());
+        self.put(b" ");
+        self.put(reason.as_bytes());
+        self.put(b"\r\n");
+    }
+
+    /// Returns whether the visitor was told that the connection ends.
+    fn response_framing(&mut self, body: Body, facts: &Facts<'_>, reply: Reply, status: u16) -> bool {
+        match body {
+            Body::Length(n) => self.number("Content-Length", n),
+            Body::Chunked | Body::Eof if !reply.http10 => self.field("Transfer-Encoding", b"chunked"),
+            Body::Chunked | Body::Eof => {}
+            // To HEAD, and with 304, these say what GET would bring; 204 has neither (RFC 9110, section 8.6).
+            Body::None if status == 204 => {}
+            Body::None => match facts.content_length {
+                Some(n) => self.number("Content-Length", n),
+                None if facts.chunked && !reply.http10 => self.field("Transfer-Encoding", b"chunked"),
+                None => {}
+            },
+        }
+        // HTTP/1.0 knows no chunks: such a body ends with the connection.
+        let close = reply.close || (reply.http10 && matches!(body, Body::Chunked | Body::Eof));
+        let upgrade = if status == 426 { "Upgrade" } else { "" };
+        match (close, reply.http10, upgrade) {
+            (true, _, "") => self.field("Connection", b"close"),
+            (true, _, _) => self.field("Connection", b"Upgrade, close"),
+            (false, true, _) => self.field("Connection", b"keep-alive"),
+            (false, false, "") => {}
+            (false, false, _) => self.field("Connection", b"Upgrade"),
+        }
+        close
+    }
+
+    fn finish_bytes(mut self) -> bytes::BytesMut {
+        self.put(b"\r\n");
+        self.0
+    }
+}
+
+impl<B: bytes::BufMut> HeadWriter<B> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.0.put_slice(bytes);
+    }
+
+    fn field(&mut self, name: &str, value: &[u8]) {
+        self.put(name.as_bytes());
+        self.put(b": ");
+        self.put(value);
+        self.put(b"\r\n");
+    }
+
+    fn number(&mut self, name: &str, n: u64) {
+        self.field(name, n.to_string().as_bytes());
+    }
+}
