@@ -6,5 +6,6 @@ pub mod frame;
 pub mod hello;
 pub mod proxy_line;
 pub mod secret;
+pub mod tailcfg;
 pub mod upstream;
 pub mod ws;

@@ -1,0 +1,447 @@
+//! From a policy and who exists to what each node is told. In: a [`Policy`] and a [`Topology`]. Out: a [`Compiled`],
+//! which answers for one node or for all: packet filter, visible peers, routes, capabilities.
+//!
+//! Resolved once: names to sets. Reduced per node: of every rule, the destinations that this node answers for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use model::{Addr, Prefix};
+use wire::tailcfg::{self, NetPortRange, PortRange};
+
+use super::bits::{Bits, make_symmetric};
+use super::caps;
+use super::language::Policy;
+use super::ranges::Ranges;
+use super::resolve::Resolver;
+use super::routes::{Reach, Routing};
+use super::rules::{Dest, Origin, Rule, Rules, Sources, Target};
+use super::topology::{Topology, is_exit};
+use super::who::{Ports, Proto, Who};
+
+/// Capabilities that come with another one: who may use the first on a node, is told the second about that node
+/// (tailcfg: drive and its sharer, relay and its target).
+const COMPANIONS: [(&str, &str); 2] = [
+    ("tailscale.com/cap/drive", "tailscale.com/cap/drive-sharer"),
+    ("tailscale.com/cap/relay", "tailscale.com/cap/relay-target"),
+];
+
+/// A policy applied to a network.
+pub struct Compiled<'a> {
+    pub(crate) resolver: Resolver<'a>,
+    pub(crate) rules: Rules,
+    pub(crate) routing: Routing,
+    reach: Reach,
+    /// For every node, the places of the rules that may concern it, in order.
+    rules_of: OnceLock<Vec<Vec<u32>>>,
+    /// Who sees whom, for all nodes at once.
+    peers: OnceLock<Vec<Bits>>,
+}
+
+/// What one node is told.
+#[derive(Debug, Clone)]
+pub struct NodeView {
+    /// Place in [`Topology::nodes`].
+    pub node: usize,
+    /// Its packet filter; none lets nothing in.
+    pub filter: Vec<Filter>,
+    /// Places of the nodes it sees.
+    pub peers: Vec<usize>,
+}
+
+/// One rule of a packet filter, its sources shared with other nodes.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Who may.
+    pub src: Arc<SourcesRef>,
+    /// Which protocol.
+    pub proto: Proto,
+    /// Where to; `None` is `*`.
+    pub dst: Vec<(Option<Prefix>, Ports)>,
+    /// Capabilities on destinations.
+    pub caps: Vec<(Vec<Prefix>, Arc<BTreeMap<String, serde_json::Value>>)>,
+}
+
+/// Sources of a filter rule: those of a rule of the policy, or texts of their own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SourcesRef {
+    /// Place among the sources of the policy.
+    Shared(usize),
+    /// Written out.
+    Own(Vec<String>),
+}
+
+impl<'a> Compiled<'a> {
+    /// Resolves every name and reads every rule. Work for single nodes is done when it is asked for.
+    #[must_use]
+    pub fn new(policy: &'a Policy, topology: &'a Topology) -> Compiled<'a> {
+        Compiled::after(policy, topology, &BTreeMap::new())
+    }
+
+    /// The same, where these routers (by name) have been the primary ones of their routes: they stay, as long as they
+    /// are candidates.
+    #[must_use]
+    pub fn after(policy: &'a Policy, topology: &'a Topology, primaries: &BTreeMap<Prefix, String>) -> Compiled<'a> {
+        let resolver = Resolver::new(policy, topology);
+        let rules = Rules::new(&resolver);
+        let routing = Routing::new(&resolver, primaries);
+        let reach = Reach::new(&resolver, &rules);
+        Compiled { resolver, rules, routing, reach, rules_of: OnceLock::new(), peers: OnceLock::new() }
+    }
+
+    /// The nodes and users it was compiled for.
+    #[must_use]
+    pub fn topology(&self) -> &'a Topology {
+        self.resolver.topology
+    }
+
+    /// What one node is told. `None` if there is no such node.
+    #[must_use]
+    pub fn for_node(&self, node: usize) -> Option<NodeView> {
+        if node >= self.resolver.net.len {
+            return None;
+        }
+        let peers = match self.peers.get() {
+            Some(rows) => rows.get(node)?.iter().collect(),
+            None => self.reach.row(&self.resolver, node).iter().collect(),
+        };
+        Some(NodeView { node, filter: self.filter(node), peers })
+    }
+
+    /// What every node is told, in the order of the nodes. Cheaper than asking for each.
+    pub fn for_all(&self) -> impl Iterator<Item = NodeView> + '_ {
+        self.peers.get_or_init(|| self.reach.rows(&self.resolver));
+        self.rules_of.get_or_init(|| self.index());
+        (0..self.resolver.net.len).filter_map(|n| self.for_node(n))
+    }
+
+    /// The prefixes that `viewer` reaches through `peer`: its addresses, and the routes it may use there.
+    #[must_use]
+    pub fn allowed_ips(&self, viewer: usize, peer: usize) -> Vec<Prefix> {
+        let mut out = self.own_addrs(peer);
+        let mut routes = self.routing.for_peer(&self.resolver, &self.rules, &self.reach, viewer, peer);
+        routes.sort_unstable_by_key(|p| (is_exit(*p), *p));
+        routes.dedup();
+        out.extend(routes);
+        out
+    }
+
+    /// The node's own prefixes: its addresses and its approved routes.
+    #[must_use]
+    pub fn own_allowed_ips(&self, node: usize) -> Vec<Prefix> {
+        let mut out = self.own_addrs(node);
+        out.extend(self.approved(node));
+        out
+    }
+
+    /// The routes a node advertises that an administrator or `autoApprovers` have approved.
+    #[must_use]
+    pub fn approved(&self, node: usize) -> &[Prefix] {
+        self.resolver.net.approved.get(node).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The router that answers for a subnet route now.
+    #[must_use]
+    pub fn primary(&self, route: Prefix) -> Option<usize> {
+        self.routing.primary(&self.resolver.net, route)
+    }
+
+    /// The node's capabilities and attributes; `null` where there is nothing more to say.
+    #[must_use]
+    pub fn capabilities(&self, node: usize) -> BTreeMap<String, serde_json::Value> {
+        caps::capabilities(&self.resolver, node)
+    }
+
+    /// The sources of a filter rule as the protocol writes them.
+    #[must_use]
+    pub fn source_texts<'s>(&'s self, src: &'s SourcesRef) -> &'s [String] {
+        match src {
+            SourcesRef::Shared(i) => self.rules.sources.get(*i).map(Sources::texts).unwrap_or_default(),
+            SourcesRef::Own(texts) => texts,
+        }
+    }
+
+    /// A filter rule in the protocol's form.
+    #[must_use]
+    pub fn to_wire(&self, filter: &Filter) -> tailcfg::FilterRule {
+        let long = |p: &Prefix| format!("{}/{}", p.first(), p.bits());
+        tailcfg::FilterRule {
+            src_ips: self.source_texts(&filter.src).to_vec(),
+            dst_ports: filter
+                .dst
+                .iter()
+                .map(|(to, ports)| NetPortRange {
+                    ip: to.map_or_else(|| "*".to_string(), |p| p.to_string()),
+                    ports: PortRange { first: ports.first, last: ports.last },
+                })
+                .collect(),
+            ip_proto: filter.proto.into_iter().collect(),
+            cap_grant: filter
+                .caps
+                .iter()
+                .map(|(dsts, map)| tailcfg::CapGrant { dsts: dsts.iter().map(long).collect(), cap_map: (**map).clone() })
+                .collect(),
+        }
+    }
+
+    fn own_addrs(&self, node: usize) -> Vec<Prefix> {
+        let Some(n) = self.resolver.topology.nodes.get(node) else { return Vec::new() };
+        let without_v4 = caps::ipv4_disabled(&self.resolver, node);
+        n.addrs().filter(|a| !(without_v4 && a.is_v4())).map(Prefix::host).collect()
+    }
+
+    /// For every node the rules that may concern it.
+    fn index(&self) -> Vec<Vec<u32>> {
+        let len = self.resolver.net.len;
+        let mut out: Vec<Vec<u32>> = vec![Vec::new(); len];
+        for (i, rule) in self.rules.rules.iter().enumerate() {
+            let mut concerned = Bits::new(len);
+            let everyone = rule.dst.iter().any(|d| d.who == Who::Own || d.who == Who::Any)
+                || !rule.via.is_empty()
+                || COMPANIONS.iter().any(|(c, _)| rule.app.contains_key(*c));
+            if everyone {
+                (0..len).for_each(|n| concerned.set(n));
+            }
+            for target in rule.dst.iter().filter_map(|d| self.rules.targets.get(d.set?)) {
+                concerned.add(&target.set.nodes);
+                concerned.add(&target.set.routers);
+                if target.set.internet {
+                    concerned.add(&self.resolver.net.exits);
+                }
+            }
+            for n in concerned.iter() {
+                out[n].push(i as u32);
+            }
+        }
+        out
+    }
+
+    /// The packet filter of a node: destinations it answers for. Rules with the same sources and protocol become one.
+    fn filter(&self, node: usize) -> Vec<Filter> {
+        let mut out = Merge::default();
+        match self.rules_of.get().and_then(|r| r.get(node)) {
+            Some(list) => list.iter().for_each(|i| self.reduce(&self.rules.rules[*i as usize], node, &mut out)),
+            None => self.rules.rules.iter().for_each(|rule| self.reduce(rule, node, &mut out)),
+        }
+        out.done
+    }
+
+    fn reduce(&self, rule: &Rule, node: usize, out: &mut Merge) {
+        let Some(sources) = self.rules.sources.get(rule.src) else { return };
+        if !rule.via.is_empty() {
+            if !sources.is_empty() && rule.via.iter().any(|t| self.resolver.topology.nodes[node].has_tag(t)) {
+                self.reduce_via(rule, node, out);
+            }
+            return;
+        }
+        let own: Vec<&Dest> = rule.dst.iter().filter(|d| d.set.is_none()).collect();
+        // A rule among autogroups keeps the order written; otherwise one's own devices come last.
+        let own_first = rule.dst.first().is_some_and(|d| d.set.is_none()) && rule.dst.iter().all(|d| d.who.to_string().starts_with("autogroup:"));
+        if own_first {
+            self.reduce_own(rule, &own, node, out);
+        }
+        if !sources.is_empty() {
+            for proto in protos(rule) {
+                let mut dst = Vec::new();
+                for d in &rule.dst {
+                    let Some(target) = d.set.and_then(|i| self.rules.targets.get(i)) else { continue };
+                    for to in self.answers(target, node) {
+                        dst.extend(ports_of(d, proto).map(|p| (to, p)));
+                    }
+                }
+                out.push(rule.origin, SourcesRef::Shared(rule.src), proto, dst);
+            }
+        }
+        self.reduce_app(rule, node, out);
+        if !own_first {
+            self.reduce_own(rule, &own, node, out);
+        }
+    }
+
+    /// The parts of a destination that a node answers for: its own addresses, its approved subnet routes, and, as an
+    /// exit node, the internet.
+    fn answers(&self, target: &Target, node: usize) -> Vec<Option<Prefix>> {
+        if target.any {
+            return vec![None];
+        }
+        let net = &self.resolver.net;
+        let set = &target.set;
+        let exit = set.internet && net.exits.has(node);
+        if !set.nodes.has(node) && !set.routers.has(node) && !exit {
+            return Vec::new();
+        }
+        if exit {
+            // Whatever lies in the internet passes here; the rest as below.
+            let internet = super::ipset::internet();
+            let mine = self.resolver.topology.nodes[node].addrs().map(Prefix::host).collect::<Vec<_>>();
+            let routes: Vec<Prefix> = self.approved(node).iter().copied().filter(|r| !is_exit(*r)).collect();
+            let touches = |p: &Prefix| mine.iter().chain(&routes).any(|m| p.covers(*m) || m.covers(*p)) || internet.covers(*p);
+            return target.prefixes.iter().filter(|p| touches(p)).map(|p| Some(*p)).collect();
+        }
+        let mut at: Vec<usize> = Vec::new();
+        let mut find = |first: Addr, last: Addr| {
+            let from = target.prefixes.partition_point(|p| p.last() < first);
+            let hits = target.prefixes[from..].iter().take_while(|p| p.first() <= last).count();
+            at.extend(from..from + hits);
+        };
+        for a in self.resolver.topology.nodes[node].addrs() {
+            find(a, a);
+        }
+        if set.routers.has(node) {
+            for r in net.routes_of[node].iter() {
+                find(net.routes[r].first(), net.routes[r].last());
+            }
+        }
+        at.sort_unstable();
+        at.dedup();
+        at.into_iter().map(|i| Some(target.prefixes[i])).collect()
+    }
+
+    /// A rule that must go through routers with a tag: they let in what they route, as the rule words it.
+    fn reduce_via(&self, rule: &Rule, node: usize, out: &mut Merge) {
+        let routes: Vec<Prefix> = self.approved(node).iter().copied().filter(|r| !is_exit(*r)).collect();
+        for proto in protos(rule) {
+            let mut dst = Vec::new();
+            for d in &rule.dst {
+                let Some(target) = d.set.and_then(|i| self.rules.targets.get(i)) else { continue };
+                let internet = target.set.internet && !target.any && self.resolver.net.exits.has(node);
+                let routed = |p: &&Prefix| internet || routes.iter().any(|r| r.covers(**p) || p.covers(*r));
+                for p in target.prefixes.iter().filter(routed) {
+                    dst.extend(ports_of(d, proto).map(|ports| (Some(*p), ports)));
+                }
+            }
+            out.push(rule.origin, SourcesRef::Shared(rule.src), proto, dst);
+        }
+    }
+
+    fn reduce_app(&self, rule: &Rule, node: usize, out: &mut Merge) {
+        if rule.app.is_empty() {
+            return;
+        }
+        let map = Arc::new(rule.app.clone());
+        let mut caps = Vec::new();
+        for target in rule.dst.iter().filter_map(|d| self.rules.targets.get(d.set?)) {
+            let dsts = self.narrow(&target.prefixes, node);
+            if !dsts.is_empty() {
+                caps.push((dsts, Arc::clone(&map)));
+            }
+        }
+        if !caps.is_empty() {
+            out.caps(rule.origin, SourcesRef::Shared(rule.src), caps);
+        }
+        let Some(sources) = self.rules.sources.get(rule.src) else { return };
+        for (_, companion) in COMPANIONS.iter().filter(|(c, _)| rule.app.contains_key(*c)) {
+            let dsts = self.narrow(&sources.parts, node);
+            if dsts.is_empty() || rule.dst.iter().all(|d| d.set.is_none()) {
+                continue;
+            }
+            let targets = rule.dst.iter().filter_map(|d| self.rules.targets.get(d.set?));
+            let texts: Vec<String> = targets.flat_map(|t| t.texts(&self.resolver.net.routes)).collect();
+            let map = Arc::new(BTreeMap::from([((*companion).to_string(), serde_json::Value::Null)]));
+            out.caps(rule.origin, SourcesRef::Own(texts), vec![(dsts, map)]);
+        }
+    }
+
+    /// Of these prefixes, what concerns a node: its own addresses, one by one, and prefixes that touch what it routes.
+    fn narrow(&self, prefixes: &[Prefix], node: usize) -> Vec<Prefix> {
+        let net = &self.resolver.net;
+        let addrs: Vec<Addr> = self.resolver.topology.nodes[node].addrs().collect();
+        let mut out = Vec::new();
+        for p in prefixes {
+            out.extend(addrs.iter().filter(|a| p.contains(**a)).map(|a| Prefix::host(*a)));
+            if net.routes_of[node].iter().any(|r| net.routes[r].covers(*p) || p.covers(net.routes[r])) {
+                out.push(*p);
+            }
+        }
+        out.sort_unstable();
+        out.dedup();
+        out
+    }
+
+    /// `autogroup:self`: devices of one user among themselves; tagged nodes have no user.
+    fn reduce_own(&self, rule: &Rule, own: &[&Dest], node: usize, out: &mut Merge) {
+        if own.is_empty() {
+            return;
+        }
+        let Some(from) = self.reach.own_sources(&self.resolver, &self.rules, rule.src, node) else { return };
+        let addrs: Vec<Addr> = self.resolver.topology.nodes[node].addrs().collect();
+        let ranges: Ranges = from.iter().flat_map(|n| self.resolver.topology.nodes[*n].addrs()).map(Prefix::host).collect();
+        let src = || self.reach.shared(&ranges).map_or_else(|| SourcesRef::Own(ranges.texts().collect()), SourcesRef::Shared);
+        for proto in protos(rule) {
+            let mut dst = Vec::new();
+            for a in &addrs {
+                for d in own {
+                    dst.extend(ports_of(d, proto).map(|p| (Some(Prefix::host(*a)), p)));
+                }
+            }
+            out.push(rule.origin, src(), proto, dst);
+        }
+        if rule.app.is_empty() {
+            return;
+        }
+        let own_prefixes: Vec<Prefix> = addrs.iter().map(|a| Prefix::host(*a)).collect();
+        out.caps(rule.origin, src(), vec![(own_prefixes.clone(), Arc::new(rule.app.clone()))]);
+        if from.contains(&node) {
+            for (_, companion) in COMPANIONS.iter().filter(|(c, _)| rule.app.contains_key(*c)) {
+                let user = self.resolver.topology.nodes[node].owner();
+                let devices = self.resolver.topology.nodes.iter().filter(|n| n.owner() == user);
+                let texts = devices.flat_map(|n| n.addrs()).map(|a| a.to_string()).collect();
+                let map = Arc::new(BTreeMap::from([((*companion).to_string(), serde_json::Value::Null)]));
+                out.caps(rule.origin, SourcesRef::Own(texts), vec![(own_prefixes.clone(), map)]);
+            }
+        }
+    }
+}
+
+/// Filter rules as they come, those with the same sources and protocol joined.
+#[derive(Default)]
+struct Merge {
+    done: Vec<Filter>,
+    by_key: BTreeMap<(SourcesRef, Proto), usize>,
+}
+
+impl Merge {
+    fn push(&mut self, origin: Origin, src: SourcesRef, proto: Proto, dst: Vec<(Option<Prefix>, Ports)>) {
+        if dst.is_empty() {
+            return;
+        }
+        let key = (src, proto);
+        if let Some(f) = self.by_key.get(&key).and_then(|i| self.done.get_mut(*i)) {
+            f.dst.extend(dst);
+            return;
+        }
+        self.done.push(Filter { origin, src: Arc::new(key.0.clone()), proto, dst, caps: Vec::new() });
+        self.by_key.insert(key, self.done.len() - 1);
+    }
+
+    fn caps(&mut self, origin: Origin, src: SourcesRef, caps: Vec<(Vec<Prefix>, Arc<BTreeMap<String, serde_json::Value>>)>) {
+        self.done.push(Filter { origin, src: Arc::new(src), proto: None, dst: Vec::new(), caps });
+    }
+}
+
+/// The different protocols of a rule, in the order written.
+fn protos(rule: &Rule) -> Vec<Proto> {
+    let mut out = Vec::new();
+    for (proto, _) in rule.dst.iter().flat_map(|d| &d.nets) {
+        if !out.contains(proto) {
+            out.push(*proto);
+        }
+    }
+    out
+}
+
+/// The ports of a destination under a protocol.
+fn ports_of(d: &Dest, proto: Proto) -> impl Iterator<Item = Ports> + '_ {
+    d.nets.iter().filter(move |(p, _)| *p == proto).flat_map(|(_, ports)| ports.iter().copied())
+}
+
+/// Rows of who sees whom, made symmetric: a node that may be reached must know who asks.
+pub(crate) fn symmetric(mut rows: Vec<Bits>) -> Vec<Bits> {
+    make_symmetric(&mut rows);
+    for (i, row) in rows.iter_mut().enumerate() {
+        row.unset(i);
+    }
+    rows
+}

@@ -1,0 +1,50 @@
+//! Policy: one HuJSON document that says who reaches what. In: the document and who exists. Out: what each node is
+//! told, whether the policy keeps its own promises, why something passes or does not, and what a change would change.
+//!
+//! ```text
+//! text -> hujson -> read -> Policy -> check -> resolve -> rules -> compile -> NodeView
+//! ```
+
+mod bits;
+mod caps;
+mod check;
+mod compile;
+mod hujson;
+pub mod ipset;
+pub mod language;
+pub mod posture;
+mod problem;
+mod ranges;
+mod read;
+mod resolve;
+mod routes;
+mod rules;
+mod tests;
+mod topology;
+mod view;
+mod who;
+
+pub use compile::{Compiled, Filter, NodeView, SourcesRef};
+pub use language::Policy;
+pub use problem::{Pos, Problem};
+pub use ranges::Ranges;
+pub use rules::Origin;
+pub use tests::Outcome;
+pub use topology::{Node, Topology, User};
+pub use who::{Ports, Proto, Role, Who, WhoPorts};
+
+impl Policy {
+    /// Reads and checks a document.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, in the order of the text. What the hosted service refuses is refused; whether
+    /// its own tests hold needs a topology and is another question.
+    pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
+        let (policy, mut problems) = read::read(text);
+        // Names are looked up even when the form is wrong somewhere: one run shows all there is to mend.
+        problems.extend(check::check(&policy));
+        problems.sort_by(|a, b| (a.pos, &a.message).cmp(&(b.pos, &b.message)));
+        problems.dedup();
+        if problems.is_empty() { Ok(policy) } else { Err(problems) }
+    }
+}

@@ -1,0 +1,227 @@
+//! The promises a policy makes about itself: `tests` and `sshTests`. In: a compiled policy. Out: each assertion with
+//! whether it holds. A policy of which one fails is refused, and the old one stays.
+
+use std::collections::BTreeMap;
+
+use model::{Addr, Prefix};
+
+use super::compile::Compiled;
+use super::language::{Ssh, SshTest, Test};
+use super::posture::Value;
+use super::problem::Pos;
+use super::resolve::{fits, users};
+use super::rules::{Origin, Rule};
+use super::who::{Ports, Proto, Who, proto_name};
+
+/// Protocols a test without `proto` asks about: TCP, UDP and both ICMPs, what filters mean by no protocol.
+const DEFAULT_PROTOS: [u8; 4] = [6, 17, 1, 58];
+
+/// One assertion and its outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// `tests` or `sshTests`, and the place in it.
+    pub section: &'static str,
+    /// Place in the section, from 0.
+    pub index: usize,
+    /// Where it stands.
+    pub pos: Pos,
+    /// What was asserted, in words: `thor@example.org -> tag:server:22 accept`.
+    pub asserted: String,
+    /// `None` if it holds, else why not.
+    pub failure: Option<String>,
+}
+
+impl Outcome {
+    /// True if the assertion holds.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.failure.is_none()
+    }
+}
+
+impl Compiled<'_> {
+    /// Runs every assertion of the policy, in order.
+    #[must_use]
+    pub fn run_tests(&self) -> Vec<Outcome> {
+        let mut out = Vec::new();
+        for (i, t) in self.resolver.policy.tests.iter().enumerate() {
+            self.run_test(i, t, &mut out);
+        }
+        for (i, t) in self.resolver.policy.ssh_tests.iter().enumerate() {
+            self.run_ssh_test(i, t, &mut out);
+        }
+        out
+    }
+
+    fn run_test(&self, index: usize, t: &Test, out: &mut Vec<Outcome>) {
+        let proto = t.proto.map(|p| format!(" over {}", proto_name(p))).unwrap_or_default();
+        let src = self.resolver.set(&t.src.it);
+        let from = src.ranges.prefixes();
+        for (wanted, d) in t.accept.iter().map(|d| (true, d)).chain(t.deny.iter().map(|d| (false, d))) {
+            let ports: Vec<String> = d.it.ports.iter().map(ToString::to_string).collect();
+            let word = if wanted { "accept" } else { "deny" };
+            let asserted = format!("{} -> {}:{}{proto} {word}", t.src.it, d.it.who, ports.join(","));
+            let failure = self.test_failure(t, &from, &d.it.who, &d.it.ports, wanted);
+            out.push(Outcome { section: "tests", index, pos: d.pos, asserted, failure });
+        }
+    }
+
+    fn test_failure(&self, t: &Test, from: &[Prefix], to: &Who, ports: &[Ports], wanted: bool) -> Option<String> {
+        if from.is_empty() {
+            return Some(format!("`{}` has no address here", t.src.it));
+        }
+        if *to == Who::Own {
+            return Some("autogroup:self is a different place for everybody; name one".to_string());
+        }
+        let dst = self.resolver.set(to).ranges.prefixes();
+        if dst.is_empty() {
+            return Some(format!("`{to}` has no address here"));
+        }
+        let attributes = (!t.posture.is_empty()).then_some(&t.posture);
+        // Every address of the source must get through; one that does not is a way that is closed.
+        let closed = from.iter().find(|f| {
+            !dst.iter().any(|d| ports.iter().any(|p| self.first_rule(**f, *d, t.proto, p.first, attributes).is_some()))
+        });
+        match (wanted, closed) {
+            (true, None) | (false, Some(_)) => None,
+            (true, Some(addr)) => Some(format!("it is refused: no rule lets {addr} through")),
+            (false, None) => {
+                let by = from.first().zip(dst.first());
+                let by = by.and_then(|(f, d)| self.first_rule(*f, *d, t.proto, ports.first()?.first, attributes));
+                Some(match by {
+                    Some(o) => format!("it is let through by {} {} (line {})", o.section, o.index + 1, o.pos.line),
+                    None => "it is let through".to_string(),
+                })
+            }
+        }
+    }
+
+    /// The first rule that lets a packet pass from one prefix to part of another.
+    pub(crate) fn first_rule(
+        &self,
+        from: Prefix,
+        to: Prefix,
+        proto: Proto,
+        port: u16,
+        attributes: Option<&BTreeMap<String, Value>>,
+    ) -> Option<Origin> {
+        let passes = |rule: &&Rule| self.src_matches(rule, from, attributes) && self.dst_matches(rule, to, proto, Some(port));
+        self.rules.rules.iter().find(passes).map(|r| r.origin)
+    }
+
+    /// True if the rule has the prefix among its sources. With attributes given, they decide about postures.
+    pub(crate) fn src_matches(&self, rule: &Rule, from: Prefix, attributes: Option<&BTreeMap<String, Value>>) -> bool {
+        if let (Some(attributes), false) = (attributes, rule.posture.is_empty()) {
+            let named = rule.names.iter().any(|w| self.resolver.set(w).ranges.overlaps(from));
+            return named && rule.posture.iter().any(|p| fits(self.resolver.policy, p, attributes));
+        }
+        self.rules.sources.get(rule.src).is_some_and(|s| s.set.ranges.overlaps(from))
+    }
+
+    /// True if the rule reaches part of the prefix under the protocol, at the port if one is given.
+    pub(crate) fn dst_matches(&self, rule: &Rule, to: Prefix, proto: Proto, port: Option<u16>) -> bool {
+        rule.dst.iter().any(|d| {
+            let Some(target) = d.set.and_then(|i| self.rules.targets.get(i)) else { return false };
+            (target.any || target.set.ranges.overlaps(to)) && nets_match(&d.nets, proto, port)
+        })
+    }
+
+    fn run_ssh_test(&self, index: usize, t: &SshTest, out: &mut Vec<Outcome>) {
+        let addrs: Vec<Addr> = self.resolver.set(&t.src.it).ranges.iter().flat_map(|r| [r.first(), r.last()]).collect();
+        let src_nodes = self.resolver.set(&t.src.it).nodes;
+        let asked = [(&t.accept, "accept"), (&t.deny, "deny"), (&t.check, "check")];
+        for d in &t.dst {
+            let places = self.ssh_places(&t.src.it, &d.it);
+            for (names, word) in asked {
+                for login in names {
+                    let asserted = format!("{} -> {login}@{} {word}", t.src.it, d.it);
+                    let failure = if addrs.is_empty() || src_nodes.is_empty() {
+                        Some(format!("`{}` is no node here", t.src.it))
+                    } else if places.is_empty() {
+                        Some(format!("`{}` is no node here", d.it))
+                    } else {
+                        self.ssh_failure(src_nodes.iter(), &places, login, word)
+                    };
+                    out.push(Outcome { section: "sshTests", index, pos: d.pos, asserted, failure });
+                }
+            }
+        }
+    }
+
+    fn ssh_failure(&self, from: impl Iterator<Item = usize>, places: &[usize], login: &str, word: &str) -> Option<String> {
+        let name = |n: usize| self.topology().nodes.get(n).map_or("?", |n| n.name.as_str());
+        for f in from {
+            for p in places {
+                let (let_in, checked) = self.ssh(f, *p, login);
+                let wrong = match word {
+                    "accept" if !let_in => "is refused",
+                    "deny" if let_in => "is let in",
+                    "check" if let_in && !checked => "is let in without a check",
+                    "check" if !checked => "is refused",
+                    _ => continue,
+                };
+                return Some(format!("`{login}` from {} {wrong} at {}", name(f), name(*p)));
+            }
+        }
+        None
+    }
+
+    /// The nodes that a destination of SSH means to a source.
+    fn ssh_places(&self, src: &Who, dst: &Who) -> Vec<usize> {
+        if *dst != Who::Own {
+            return self.resolver.set(dst).nodes.iter().collect();
+        }
+        let Who::User(_) = src else { return Vec::new() };
+        let owners = users(self.resolver.policy, self.topology(), src);
+        owners.iter().flat_map(|u| self.resolver.devices_of(*u).unwrap_or_default().to_vec()).collect()
+    }
+
+    /// Whether `from` may log in at `to` under this name: by any rule, and by one that asks for a check.
+    #[must_use]
+    pub fn ssh(&self, from: usize, to: usize, login: &str) -> (bool, bool) {
+        let (mut let_in, mut checked) = (false, false);
+        for rule in &self.resolver.policy.ssh {
+            if self.ssh_matches(rule, from, to) && self.login_matches(rule, from, login) {
+                let_in = true;
+                checked |= rule.check;
+            }
+        }
+        (let_in, checked)
+    }
+
+    fn ssh_matches(&self, rule: &Ssh, from: usize, to: usize) -> bool {
+        let has = |whos: &Who, node: usize| self.resolver.nodes_of(whos).is_some_and(|n| n.contains(&node));
+        let owner = |n: usize| self.topology().nodes.get(n).and_then(|n| n.owner());
+        rule.src.iter().any(|s| has(&s.it, from))
+            && rule.dst.iter().any(|d| match &d.it {
+                Who::Own => owner(to).is_some() && owner(from) == owner(to),
+                who => has(who, to),
+            })
+    }
+
+    fn login_matches(&self, rule: &Ssh, from: usize, login: &str) -> bool {
+        let user = self.topology().nodes.get(from).and_then(|n| n.owner()).and_then(|u| self.topology().users.get(u));
+        let local = user.and_then(|u| u.email.rsplit_once('@'));
+        !login.is_empty()
+            && rule.users.iter().any(|u| match u.it.as_str() {
+                "autogroup:nonroot" => login != "root",
+                name => match (name.strip_prefix("localpart:*@"), local) {
+                    (Some(domain), Some((part, d))) if !domain.is_empty() => d.eq_ignore_ascii_case(domain) && part == login,
+                    _ => name == login,
+                },
+            })
+    }
+}
+
+/// True if one of these protocols and ports covers what is asked. No protocol stands for the usual ones on both sides.
+pub(crate) fn nets_match(nets: &[(Proto, Vec<Ports>)], proto: Proto, port: Option<u16>) -> bool {
+    nets.iter().any(|(p, ports)| {
+        let protocol = match (p, proto) {
+            (None, None) => true,
+            (None, Some(asked)) => DEFAULT_PROTOS.contains(&asked),
+            (Some(p), None) => DEFAULT_PROTOS.contains(p),
+            (Some(p), Some(asked)) => *p == asked,
+        };
+        protocol && port.is_none_or(|port| ports.iter().any(|r| r.contains(port)))
+    })
+}
