@@ -8,8 +8,12 @@ use std::path::PathBuf;
 use decide::policy::{Compiled, Policy, Topology};
 use serde_json::Value;
 
-/// Cases that cannot be right for a server of one's own, by name and reason. There is none.
-const NOT_OURS: [(&str, &str); 0] = [];
+/// Fields of a capture that cannot be right for any one state of a network, by case, field and reason. Everything else
+/// of the case is compared.
+const IN_FLUX: [(&str, &str, &str); 2] = [
+    ("acl-k03", "peer_allowed_ips", "taken while 10.33.0.0/16 was being approved: four nodes have the route, three not yet"),
+    ("acl-k03", "self_allowed_ips", "the router itself has not heard of the approval that its peers already show"),
+];
 
 #[test]
 fn every_capture_of_the_hosted_service() {
@@ -28,12 +32,12 @@ fn every_capture_of_the_hosted_service() {
             continue;
         }
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        if only.as_ref().is_some_and(|o| !name.contains(o.as_str())) || NOT_OURS.iter().any(|(n, _)| *n == name) {
+        if only.as_ref().is_some_and(|o| !name.contains(o.as_str())) {
             continue;
         }
         seen += 1;
         let case: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-        if let Err(why) = judge(&case) {
+        if let Err(why) = judge(&name, &case) {
             failures.insert(name, why);
         }
     }
@@ -44,7 +48,7 @@ fn every_capture_of_the_hosted_service() {
     assert!(failures.is_empty(), "{} of {seen} captures differ: {:?}", failures.len(), failures.keys());
 }
 
-fn judge(case: &Value) -> Result<(), String> {
+fn judge(name: &str, case: &Value) -> Result<(), String> {
     let policy = match &case["policy"] {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -68,6 +72,9 @@ fn judge(case: &Value) -> Result<(), String> {
     let mut out = Vec::new();
     for (node, want) in case["expect"].as_object().into_iter().flatten() {
         for (field, want) in want.as_object().unwrap() {
+            if IN_FLUX.iter().any(|(n, f, _)| *n == name && f == field) {
+                continue;
+            }
             let got = &got["nodes"][node][field];
             let (g, w) = (canonical(field, got), canonical(field, want));
             if g != w {
