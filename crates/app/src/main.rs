@@ -1,3 +1,169 @@
-//! The one binary: arguments become settings, settings become a room.
+//! The one binary. In: arguments, environment, files. Out: a room that runs, or an answer of one that does.
 
-fn main() {}
+mod admin;
+mod args;
+mod config;
+mod demo;
+mod fail;
+mod files;
+mod logs;
+mod meant;
+mod proxy;
+mod say;
+mod status;
+mod token;
+mod tunnel;
+mod unit;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::CommandFactory;
+use wire::upstream::Plane;
+
+use crate::args::{Cli, ClientArgs, Command, EdgeArgs, Generate, Given, GlobalArgs, LogFormat, ServeArgs, Side};
+use crate::fail::{Done, Fail};
+use crate::meant::Kind;
+
+fn main() -> ExitCode {
+    let (cli, given) = args::parse();
+    // Fails only if a provider is installed already, and nothing runs before this.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match start(cli, &given) {
+        Ok(code) => code,
+        Err(fail) => fail.report(),
+    }
+}
+
+fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
+    let global = &cli.global;
+    if !matches!(cli.command, Command::Serve(_)) {
+        log(global, None);
+    }
+    match &cli.command {
+        Command::Http(Side::Server(a)) => edge(Kind::Http, a, global, given),
+        Command::Tcp(Side::Server(a)) => edge(Kind::Tcp, a, global, given),
+        Command::Server(a) => edge(Kind::Classic, &classic_token(a.clone()), global, given),
+        Command::Serve(a) => serve(a, global, given),
+        Command::Http(Side::Client(a)) => client(Plane::Http, a, given),
+        Command::Tcp(Side::Client(a)) => client(Plane::Tcp, a, given),
+        Command::Client(a) => {
+            let mut a = a.clone();
+            classic_env(&mut a.token);
+            client(Plane::Http, &a, given)
+        }
+        Command::Fileserver(a) => files::run(a, given),
+        Command::Status(a) => status::run(a, given),
+        Command::Demo(a) => block_on(demo::run(a.once.unwrap_or(false))),
+        Command::Explain(a) => return admin::explain(a, global),
+        Command::Lists(a) => return admin::lists(a, global),
+        Command::Reload(a) => return admin::reload(a, global),
+        Command::Completions { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut out);
+            say::raw(&String::from_utf8_lossy(&out));
+            Ok(())
+        }
+        Command::Man => man(),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
+    let file = match meant::load_config(a.config.as_deref()) {
+        Ok(file) => file,
+        Err(fail) => {
+            log(global, None);
+            return Err(fail.or_hint("docs/manual/edge.toml explains every key"));
+        }
+    };
+    log(global, file.as_ref().map(|f| &f.edge));
+    if a.edge.limits.generate.is_some() {
+        return generate("Portcullis edge", &a.edge);
+    }
+    let plan = meant::edge(Kind::Serve, &a.edge, global, file.as_ref(), given)?;
+    block_on(tunnel::edge(plan))
+}
+
+fn edge(kind: Kind, a: &EdgeArgs, global: &GlobalArgs, given: &Given) -> Done {
+    if a.limits.generate.is_some() {
+        return generate("Portcullis edge", a);
+    }
+    let plan = meant::edge(kind, a, global, None, given)?;
+    block_on(tunnel::edge(plan))
+}
+
+fn client(plane: Plane, a: &ClientArgs, given: &Given) -> Done {
+    if let Some(Generate::Systemd) = a.link.generate {
+        say::raw(&unit::systemd(&unit::Unit { what: "Portcullis client", low_ports: false }));
+        return Ok(());
+    }
+    let plan = meant::client(plane, a, given)?;
+    block_on(tunnel::client(plan))
+}
+
+fn generate(what: &'static str, a: &EdgeArgs) -> Done {
+    let low = |p: Option<u16>| p.is_some_and(|p| p != 0 && p < 1024);
+    let opened = a.listen.allow_ports.as_ref().is_some_and(|p| p.iter().next().is_some_and(|p| p < 1024));
+    let low_ports = opened || low(a.listen.port) || low(a.listen.control_port);
+    say::raw(&unit::systemd(&unit::Unit { what, low_ports }));
+    Ok(())
+}
+
+/// The open-source inlets reads `TOKEN`; here it counts after every other way.
+fn classic_env(token: &mut args::TokenArgs) {
+    if token.token.is_none() && token.token_file.is_none() && token.token_env.is_none() && token.token_from.is_none() && std::env::var_os("TOKEN").is_some() {
+        token.token_env = Some("TOKEN".to_string());
+    }
+}
+
+fn classic_token(mut a: EdgeArgs) -> EdgeArgs {
+    classic_env(&mut a.token);
+    a
+}
+
+fn log(global: &GlobalArgs, file: Option<&config::EdgeFile>) {
+    let form = global.log_format.or(file.and_then(|f| f.log_format)).unwrap_or(LogFormat::Text);
+    let debug = global.debug.or(file.and_then(|f| f.debug)).unwrap_or(false);
+    logs::start(form, debug);
+}
+
+fn man() -> Done {
+    let mut out = Vec::new();
+    let write = |out: &mut Vec<u8>| -> std::io::Result<()> {
+        let mut command = Cli::command();
+        command.build();
+        clap_mangen::Man::new(command.clone()).render(out)?;
+        // One page holds every command, so that `man` needs no folder of pages.
+        let mut all: Vec<(String, clap::Command)> = Vec::new();
+        below("portcullis", &command, &mut all);
+        for (name, sub) in all {
+            let man = clap_mangen::Man::new(sub.clone().display_name(name.clone()));
+            writeln!(out, ".SH \"{}\"", name.to_uppercase())?;
+            writeln!(out, "{}", sub.get_about().map(ToString::to_string).unwrap_or_default())?;
+            man.render_options_section(out)?;
+        }
+        Ok(())
+    };
+    use std::io::Write;
+    write(&mut out).context("cannot write the manual page")?;
+    say::raw(&String::from_utf8_lossy(&out));
+    Ok(())
+}
+
+fn below(name: &str, command: &clap::Command, out: &mut Vec<(String, clap::Command)>) {
+    for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
+        let name = format!("{name} {}", sub.get_name());
+        out.push((name.clone(), sub.clone()));
+        below(&name, sub, out);
+    }
+}
+
+fn block_on(room: impl Future<Output = Done>) -> Done {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let done = runtime.block_on(room);
+    // What is still on a blocking thread (a name lookup) must not hold up the end.
+    runtime.shutdown_background();
+    done
+}

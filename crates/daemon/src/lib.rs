@@ -1,7 +1,9 @@
 //! Rooms with a loop each. What comes in are settings and sockets; what goes out is traffic that `decide` let
 //! through. Rooms never import each other: they meet in `door` (who may pass, who is still inside) and `run`.
 
+pub mod api;
 pub mod door;
+pub mod hint;
 pub mod lists;
 pub mod run;
 pub mod tunnel;

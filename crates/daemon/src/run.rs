@@ -276,6 +276,12 @@ impl NotReady {
     }
 }
 
+/// True if the process runs as root.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 struct Alive {
     inner: Arc<Inner>,
     name: &'static str,

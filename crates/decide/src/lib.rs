@@ -2,6 +2,8 @@
 
 mod admit;
 pub mod policy;
+mod service;
 pub mod visitor;
 
 pub use admit::{Ask, Verdict, Why, admit, explain};
+pub use service::{Guard, Service};

@@ -15,6 +15,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::hello::UPSTREAMS_MAX;
+
 /// One published service: what visitors ask for, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
@@ -85,9 +87,6 @@ pub enum UpstreamError {
     },
 }
 
-/// One client opens at most this many ports: each costs the edge a listener, and a mistyped range must not take all.
-pub const MAX_PORTS: usize = 1024;
-
 /// Reads the values of `--upstream` and `--ports`, in every form of the table above.
 ///
 /// # Errors
@@ -120,8 +119,8 @@ pub fn parse_upstreams(values: &[String], ports: Option<&PortRanges>, plane: Pla
             }
         }
     }
-    if out.len() > MAX_PORTS {
-        let why = format!("these are {}; one client opens at most {MAX_PORTS}", out.len());
+    if out.len() > UPSTREAMS_MAX {
+        let why = format!("these are {}; one client publishes at most {UPSTREAMS_MAX}", out.len());
         return Err(UpstreamError::Upstream { text: values.join(","), why });
     }
     if out.is_empty() {

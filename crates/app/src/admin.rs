@@ -1,0 +1,72 @@
+//! Commands to a running edge. In: what was typed. Out: the edge's answer, as words, a table or JSON.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::args::{AdminArgs, ExplainArgs, GlobalArgs};
+use crate::fail::Fail;
+use crate::{meant, say};
+
+/// `explain`: exit 0 if every answer is `allow`, 1 if one is `refuse`, so that scripts can ask.
+pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    let answer = ask(&args.admin, global, "explain", json!({ "address": args.address.to_string(), "service": args.service }))?;
+    let answers = answer["answers"].as_array().cloned().unwrap_or_default();
+    if args.admin.json.unwrap_or(false) {
+        say::line(serde_json::to_string_pretty(&answer).context("cannot print the answer")?);
+    } else {
+        for a in &answers {
+            if let Some(guard) = a["guard"].as_str() {
+                say::line(guard);
+            }
+            say::line(a["text"].as_str().unwrap_or("?"));
+        }
+    }
+    let allowed = !answers.is_empty() && answers.iter().all(|a| a["verdict"] == "allow");
+    Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
+}
+
+/// Exit code of `explain` for a refused address: neither success (0), failure to find out (1) nor wrong usage (2).
+const REFUSED: u8 = 3;
+
+/// `lists`.
+pub(crate) fn lists(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    let answer = ask(args, global, "lists", Value::Null)?;
+    if args.json.unwrap_or(false) {
+        say::line(serde_json::to_string_pretty(&answer).context("cannot print the answer")?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
+    let rows: Vec<Vec<String>> = answer["lists"].as_array().into_iter().flatten().map(|l| {
+        let first: Vec<String> = l["first"].as_array().into_iter().flatten().take(3).map(text).collect();
+        let total = l["entries"].as_u64().unwrap_or(0);
+        let more = if total > first.len() as u64 { ", …" } else { "" };
+        vec![text(&l["name"]), total.to_string(), format!("{}{more}", first.join(", ")), text(&l["source"])]
+    }).collect();
+    say::raw(&say::table(&["LIST", "ENTRIES", "FIRST", "WRITTEN IN"], &rows));
+    if say::to_person() {
+        say::line(format!("generation {}, {} connections inside", answer["generation"], answer["inside"]));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `reload`.
+pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    let answer = ask(args, global, "reload", Value::Null)?;
+    if args.json.unwrap_or(false) {
+        say::line(&answer);
+    } else {
+        for said in answer["reloaded"].as_array().into_iter().flatten() {
+            say::line(said.as_str().unwrap_or("?"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask(args: &AdminArgs, global: &GlobalArgs, verb: &str, what: Value) -> Result<Value, Fail> {
+    let dir = meant::data_dir(global.data_dir.clone())?;
+    let socket = daemon::api::find(&dir, args.control_port)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    Ok(runtime.block_on(daemon::api::ask(&socket, verb, what))?)
+}

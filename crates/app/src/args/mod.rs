@@ -1,0 +1,211 @@
+//! What was typed. In: the command line and the environment. Out: [`Cli`], with every flag as it was given and nothing
+//! decided; `meant` gives it its meaning. Help, man page and completions come from here.
+
+mod client;
+mod edge;
+pub(crate) mod values;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+pub(crate) use client::{ClientArgs, Generate, StatusArgs, TrustArgs};
+pub(crate) use edge::{EdgeArgs, ListArgs, ProxyLine, ServeArgs, proxy_version};
+
+/// Decides which addresses may reach which services, and keeps that answer true by itself.
+///
+/// Publish a private HTTP or TCP service through your own edge, to the right addresses only.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "portcullis", version, max_term_width = 110, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct GlobalArgs {
+    /// Where state lives: the edge's CA, admin sockets [default: /var/lib/portcullis for root, otherwise $XDG_STATE_HOME/portcullis or ~/.local/state/portcullis]
+    #[arg(long, global = true, value_name = "DIR", env = "PORTCULLIS_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Log every connection [default: false]
+    #[arg(long, global = true, value_name = "BOOL", env = "PORTCULLIS_DEBUG", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) debug: Option<bool>,
+    /// Form of the log on standard error [default: text]
+    #[arg(long, global = true, value_name = "FORM", env = "PORTCULLIS_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object on each line
+    Json,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Command {
+    /// Publish HTTP services: requests are routed by host and path
+    #[command(subcommand)]
+    Http(Side),
+    /// Publish TCP services: ports of the edge are forwarded
+    #[command(subcommand)]
+    Tcp(Side),
+    /// Serve a folder of files
+    Fileserver(FilesArgs),
+    /// Show who is connected to an edge
+    Status(StatusArgs),
+    /// Run an edge as the open-source inlets does: HTTP on 8000, plain control plane on 8001
+    Server(EdgeArgs),
+    /// Connect as the open-source inlets does
+    Client(ClientArgs),
+    /// Run an edge from a TOML file, HTTP and TCP in one process
+    Serve(ServeArgs),
+    /// See it work: a service, an edge and a client on this machine, with real requests
+    Demo(DemoArgs),
+    /// Say whether a running edge lets an address in, and why
+    Explain(ExplainArgs),
+    /// Show the lists of a running edge
+    Lists(AdminArgs),
+    /// Make a running edge read its lists and certificate again
+    Reload(AdminArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff
+    Man,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Side {
+    /// The public side: takes visitors and clients
+    Server(EdgeArgs),
+    /// The private side: connects services to an edge
+    Client(ClientArgs),
+}
+
+/// How the shared secret is given.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Token")]
+pub(crate) struct TokenArgs {
+    /// The shared secret; every user of this machine can see it in the process list, so prefer a file
+    #[arg(long, short = 't', value_name = "TOKEN", env = "PORTCULLIS_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// File that holds the token; the newline at its end does not count
+    #[arg(long, short = 'f', value_name = "FILE", env = "PORTCULLIS_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Name of the environment variable that holds the token
+    #[arg(long, value_name = "NAME", env = "PORTCULLIS_TOKEN_ENV")]
+    pub(crate) token_env: Option<String>,
+    /// Old name of --token-file
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) token_from: Option<PathBuf>,
+    /// Accepted for old scripts; the token is never printed
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) print_token: Option<bool>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FilesArgs {
+    /// Folder to serve [default: the current one]
+    #[arg(long, short = 'w', value_name = "DIR", env = "PORTCULLIS_WEBROOT")]
+    pub(crate) webroot: Option<PathBuf>,
+    /// Show the contents of folders [default: false]
+    #[arg(long, short = 'a', value_name = "BOOL", env = "PORTCULLIS_ALLOW_BROWSING", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) allow_browsing: Option<bool>,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS", env = "PORTCULLIS_ADDR", value_parser = values::bind_addr)]
+    pub(crate) addr: Option<IpAddr>,
+    /// Port to listen on [default: 8080]
+    #[arg(long, short = 'p', value_name = "PORT", env = "PORTCULLIS_PORT")]
+    pub(crate) port: Option<u16>,
+    /// Who may come: addresses, prefixes, ranges, @FILE, `all`, `none`; repeatable [default: 0.0.0.0/0,::/0]
+    #[arg(long, value_name = "LIST", env = "PORTCULLIS_ALLOW_IPS")]
+    pub(crate) allow_ips: Vec<String>,
+    /// Proxies in front whose X-Forwarded-For or Forwarded is believed: addresses, prefixes, @FILE [default: none]
+    #[arg(long, value_name = "LIST", env = "PORTCULLIS_TRUSTED_PROXIES")]
+    pub(crate) trusted_proxies: Vec<String>,
+    /// How long downloads may go on after a stop, such as 10s [default: 10s]
+    #[arg(long, value_name = "TIME", env = "PORTCULLIS_DRAIN", value_parser = values::duration)]
+    pub(crate) drain: Option<std::time::Duration>,
+    #[command(flatten)]
+    pub(crate) token: TokenArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DemoArgs {
+    /// End after the tour; exit 0 only if every step came out as it should [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", env = "PORTCULLIS_ONCE", hide_possible_values = true)]
+    pub(crate) once: Option<bool>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExplainArgs {
+    /// The visitor's address
+    #[arg(value_parser = values::addr)]
+    pub(crate) address: model::Addr,
+    /// What it wants to reach: `control`, `data`, `port:2222`, `host:app.example.com`, a port or a host [default: every list]
+    #[arg(long, value_name = "NAME", env = "PORTCULLIS_SERVICE")]
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// How a running edge is found.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AdminArgs {
+    /// Which edge, if several run from one data directory [default: the only one]
+    #[arg(long, short = 'c', value_name = "PORT", env = "PORTCULLIS_CONTROL_PORT")]
+    pub(crate) control_port: Option<u16>,
+    /// Print JSON [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", env = "PORTCULLIS_JSON", hide_possible_values = true)]
+    pub(crate) json: Option<bool>,
+}
+
+/// Which flags stood on the command line; all others came from the environment, a file, or nowhere.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Given(BTreeSet<String>);
+
+impl Given {
+    /// True if this flag (`token_file`) was typed.
+    pub(crate) fn typed(&self, id: &str) -> bool {
+        self.0.contains(id)
+    }
+
+    /// What a person calls the place where a value was given: `--allow-ips` or `PORTCULLIS_ALLOW_IPS`.
+    pub(crate) fn place(&self, id: &str) -> String {
+        if self.typed(id) { format!("--{}", id.replace('_', "-")) } else { format!("PORTCULLIS_{}", id.to_uppercase()) }
+    }
+
+    fn collect(&mut self, matches: &ArgMatches) {
+        for id in matches.ids() {
+            let id = id.as_str();
+            if matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine) {
+                self.0.insert(id.to_string());
+            }
+        }
+        if let Some((_, sub)) = matches.subcommand() {
+            self.collect(sub);
+        }
+    }
+}
+
+/// Parses the process's arguments; prints and exits by itself for `--help`, `--version` and wrong usage (exit 2).
+pub(crate) fn parse() -> (Cli, Given) {
+    let matches = Cli::command().get_matches();
+    let mut given = Given::default();
+    given.collect(&matches);
+    match Cli::from_arg_matches(&matches) {
+        Ok(cli) => (cli, given),
+        Err(e) => e.exit(),
+    }
+}

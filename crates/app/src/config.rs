@@ -1,0 +1,190 @@
+//! The edge's TOML file. In: `edge.toml`. Out: what it says, each value typed, each list entry with its line; unknown
+//! keys and bad values are errors with line and column. Keys are the names of the flags with `_` for `-`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::Deserialize;
+use toml::Spanned;
+use wire::upstream::PortRanges;
+
+use crate::args::{LogFormat, ProxyLine};
+
+/// Read when `serve` is given no other file and this one exists.
+pub(crate) const DEFAULT_FILE: &str = "/etc/portcullis/edge.toml";
+
+/// Every key of the file. `docs/manual/edge.toml` explains them, and a test keeps the two equal.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EdgeFile {
+    pub(crate) http: Option<bool>,
+    pub(crate) port: Option<u16>,
+    pub(crate) control_port: Option<u16>,
+    #[serde(default, deserialize_with = "bind_addr")]
+    pub(crate) control_addr: Option<IpAddr>,
+    #[serde(default, deserialize_with = "bind_addr")]
+    pub(crate) data_addr: Option<IpAddr>,
+    #[serde(default, deserialize_with = "ports")]
+    pub(crate) allow_ports: Option<PortRanges>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) token_files: Option<Vec<PathBuf>>,
+    pub(crate) token_env: Option<String>,
+    pub(crate) auto_tls: Option<bool>,
+    pub(crate) auto_tls_san: Option<Vec<String>>,
+    pub(crate) auto_tls_path: Option<PathBuf>,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
+    pub(crate) allow_ips: Option<ListValue>,
+    pub(crate) allow_ips_control: Option<ListValue>,
+    pub(crate) allow_ips_data: Option<ListValue>,
+    pub(crate) trusted_proxies: Option<ListValue>,
+    #[serde(default, deserialize_with = "proxy_version")]
+    pub(crate) proxy_protocol: Option<ProxyLine>,
+    #[serde(default, deserialize_with = "proxy_version")]
+    pub(crate) lb_proxy_protocol: Option<ProxyLine>,
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) grace: Option<Duration>,
+    pub(crate) max_visitors: Option<u32>,
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) drain: Option<Duration>,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) debug: Option<bool>,
+    pub(crate) log_format: Option<LogFormat>,
+    /// Lists of single TCP ports.
+    #[serde(default)]
+    pub(crate) port_lists: BTreeMap<String, Guard>,
+    /// Lists of single hosts.
+    #[serde(default)]
+    pub(crate) host_lists: BTreeMap<String, Guard>,
+}
+
+/// A list of its own for one port or host.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Guard {
+    pub(crate) allow_ips: ListValue,
+}
+
+/// One string or an array of strings, each with its place in the file.
+#[derive(Debug, Clone)]
+pub(crate) struct ListValue(Spanned<Vec<Spanned<String>>>);
+
+/// A file that was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Read {
+    pub(crate) path: PathBuf,
+    pub(crate) edge: EdgeFile,
+    text: String,
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// It cannot be read, or is no valid configuration: with line, column and the line itself.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Read> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    let edge: EdgeFile =
+        toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
+    let read = Read { path: path.to_path_buf(), edge, text };
+    for (name, guard) in &read.edge.port_lists {
+        if name.parse::<u16>().is_err() || name == "0" || name.starts_with(['+', '0']) {
+            let line = read.line(guard.allow_ips.0.span().start);
+            anyhow::bail!("{}:{line}: `port_lists` needs a port from 1 to 65535, not `{name}`", path.display());
+        }
+    }
+    Ok(read)
+}
+
+impl Read {
+    /// The entries of a list with the place of each: `edge.toml:12`.
+    ///
+    /// # Errors
+    /// The list is empty; `none` must be said.
+    pub(crate) fn entries<'a>(&'a self, list: &'a ListValue) -> anyhow::Result<Vec<(&'a str, String)>> {
+        let place = |at: usize| format!("{}:{}", self.path.display(), self.line(at));
+        let items = list.0.get_ref();
+        if items.is_empty() {
+            anyhow::bail!("{}: an empty list lets nobody in; write [\"none\"] if that is meant", place(list.0.span().start));
+        }
+        Ok(items.iter().map(|i| (i.get_ref().as_str(), place(i.span().start))).collect())
+    }
+
+    /// The folder of the file: paths in it start there.
+    pub(crate) fn dir(&self) -> PathBuf {
+        match self.path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
+            _ => PathBuf::from("."),
+        }
+    }
+
+    fn line(&self, at: usize) -> usize {
+        self.text.get(..at).unwrap_or_default().matches('\n').count() + 1
+    }
+}
+
+impl<'de> Deserialize<'de> for ListValue {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<ListValue, D::Error> {
+        #[derive(Deserialize)]
+        struct Inner(#[serde(deserialize_with = "one_or_many")] Vec<Spanned<String>>);
+        let spanned = Spanned::<Inner>::deserialize(from)?;
+        let span = spanned.span();
+        let mut items = spanned.into_inner().0;
+        // A single string has no span of its own; it is that of the value.
+        if let [only] = items.as_mut_slice()
+            && only.span().is_empty()
+        {
+            *only = Spanned::new(span.clone(), std::mem::take(only.as_mut()));
+        }
+        Ok(ListValue(Spanned::new(span, items)))
+    }
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Spanned<String>>, D::Error> {
+    struct Items;
+    impl<'de> Visitor<'de> for Items {
+        type Value = Vec<Spanned<String>>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list such as [\"198.51.100.0/24\", \"@office.txt\"]")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(vec![Spanned::new(0..0, text.to_string())])
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut out = Vec::new();
+            while let Some(item) = seq.next_element::<Spanned<String>>()? {
+                out.push(item);
+            }
+            Ok(out)
+        }
+    }
+    from.deserialize_any(Items)
+}
+
+fn parsed<'de, D, T>(from: D, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(from)?;
+    parse(&text).map(Some).map_err(|why| de::Error::custom(format!("`{text}`: {why}")))
+}
+
+fn bind_addr<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpAddr>, D::Error> {
+    parsed(from, crate::args::values::bind_addr)
+}
+
+fn ports<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PortRanges>, D::Error> {
+    parsed(from, |t| t.parse().map_err(|e: wire::upstream::UpstreamError| e.to_string()))
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    parsed(from, crate::args::values::duration)
+}
+
+fn proxy_version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ProxyLine>, D::Error> {
+    parsed(from, crate::args::proxy_version)
+}

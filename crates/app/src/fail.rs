@@ -1,0 +1,87 @@
+//! How the program fails. In: an error of any floor. Out: `error:`, the cause chain, `hint:` on standard error, and an
+//! exit code: 2 for wrong usage, 1 for failure.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use daemon::hint::Hinted;
+
+/// Why the program ends, and how.
+#[derive(Debug)]
+pub(crate) struct Fail {
+    code: u8,
+    error: anyhow::Error,
+    hint: Option<String>,
+}
+
+/// What every command returns.
+pub(crate) type Done = Result<(), Fail>;
+
+impl Fail {
+    /// Wrong usage: exit 2.
+    pub(crate) fn usage(what: impl Display, hint: impl Display) -> Fail {
+        Fail { code: 2, error: anyhow::anyhow!("{what}"), hint: Some(hint.to_string()) }
+    }
+
+    /// A failure with advice: exit 1.
+    pub(crate) fn hinted(what: impl Display, hint: impl Display) -> Fail {
+        Fail { code: 1, error: anyhow::anyhow!("{what}"), hint: Some(hint.to_string()) }
+    }
+
+    /// Wrong usage from an error that says enough.
+    pub(crate) fn misused(error: anyhow::Error) -> Fail {
+        Fail { code: 2, error, hint: None }
+    }
+
+    /// The same failure with advice, unless it has some.
+    pub(crate) fn or_hint(mut self, hint: impl Display) -> Fail {
+        self.hint.get_or_insert_with(|| hint.to_string());
+        self
+    }
+
+    /// Prints it and gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprint!("{}", self.text());
+        ExitCode::from(self.code)
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("error: {}\n", self.error);
+        let mut before = self.error.to_string();
+        for cause in self.error.chain().skip(1) {
+            let cause = cause.to_string();
+            // Some libraries repeat their cause in their own words.
+            if !before.ends_with(&cause) {
+                text.push_str(&format!("  because: {cause}\n"));
+            }
+            before = cause;
+        }
+        let lower = || self.error.chain().find_map(|e| e.downcast_ref::<Hinted>()).map(|h| h.hint.clone());
+        if let Some(hint) = self.hint.clone().or_else(lower) {
+            text.push_str(&format!("hint: {hint}\n"));
+        }
+        text
+    }
+}
+
+impl From<anyhow::Error> for Fail {
+    fn from(error: anyhow::Error) -> Fail {
+        Fail { code: 1, error, hint: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn chain_and_hint_from_any_floor() {
+        let deep = Err::<(), _>(Hinted::error("the edge is not trusted", "pin it with --ca-fingerprint"));
+        let fail = Fail::from(deep.context("cannot connect to wss://e").map_err(|e| e.context("client failed")).err().unwrap_or_else(|| anyhow::anyhow!("")));
+        assert_eq!(
+            fail.text(),
+            "error: client failed\n  because: cannot connect to wss://e\n  because: the edge is not trusted\nhint: pin it with --ca-fingerprint\n"
+        );
+    }
+}

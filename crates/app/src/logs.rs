@@ -1,0 +1,25 @@
+//! The log, on standard error. In: the form and level asked for. Out: lines for people on a terminal, the same without
+//! colours elsewhere, or JSON.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::args::LogFormat;
+
+/// Starts the log. `RUST_LOG` refines what is shown, for developers.
+pub(crate) fn start(form: LogFormat, debug: bool) {
+    let default = if debug { "debug,hyper=info,rustls=info,h2=info,mio=info,notify=info" } else { "info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(debug)
+        .with_span_events(FmtSpan::NONE)
+        .with_writer(std::io::stderr);
+    // A second start (in tests of this process) is no error.
+    let _ = match form {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+}

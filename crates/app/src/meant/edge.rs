@@ -1,0 +1,253 @@
+//! An edge's arguments and file become its settings. Precedence: flag, variable, file, default.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::lists::{self, Find, ListPart, ListSource, Sources};
+use daemon::tunnel::settings::{EdgeSettings, EdgeTls, TcpPlane};
+use model::AddrSet;
+use tracing::{info, warn};
+use wire::connect::TokenPlace;
+use wire::secret::TokenHash;
+use wire::upstream::PortRanges;
+
+use crate::args::{EdgeArgs, Given, GlobalArgs, ListArgs, TokenArgs};
+use crate::config::{self, ListValue, Read};
+use crate::fail::Fail;
+use crate::token;
+
+/// Which command was typed; they differ in their defaults only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `http server`.
+    Http,
+    /// `tcp server`.
+    Tcp,
+    /// `server`, as the open-source inlets.
+    Classic,
+    /// `serve`.
+    Serve,
+}
+
+/// Everything an edge needs.
+pub(crate) struct EdgePlan {
+    pub(crate) settings: EdgeSettings,
+    /// Finds the lists, at the start and at every reload.
+    pub(crate) find: Find,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) drain: Duration,
+    /// Where the token lies here, as a hint for the connect string.
+    pub(crate) token_place: Option<TokenPlace>,
+}
+
+/// Port of the control plane, as inlets-pro.
+const CONTROL_PORT: u16 = 8123;
+/// The same of the open-source inlets.
+const CLASSIC_CONTROL_PORT: u16 = 8001;
+/// Port of the HTTP plane, as both.
+const HTTP_PORT: u16 = 8000;
+/// Survives a client's restart and a laptop's change of network (field: reconnects take 100 ms to 10 s).
+const GRACE: Duration = Duration::from_secs(30);
+/// As many as one public address has ports: more visitors than that need more than one edge.
+const MAX_VISITORS: u32 = 65_536;
+
+/// The configuration file of `serve`: the one told, or the default one if it exists.
+pub(crate) fn load_config(told: Option<&Path>) -> Result<Option<Read>, Fail> {
+    let path = match told {
+        Some(path) => path,
+        None if Path::new(config::DEFAULT_FILE).exists() => Path::new(config::DEFAULT_FILE),
+        None => return Ok(None),
+    };
+    Ok(Some(config::read(path)?))
+}
+
+/// Resolves everything.
+///
+/// # Errors
+/// Contradictions and bad values, with the flag, variable or line they stand in.
+pub(crate) fn edge(kind: Kind, args: &EdgeArgs, global: &GlobalArgs, file: Option<&Read>, given: &Given) -> Result<EdgePlan, Fail> {
+    let none = config::EdgeFile::default();
+    let f = file.map_or(&none, |r| &r.edge);
+    let in_dir = |p: &PathBuf| file.map_or_else(|| p.clone(), |r| r.dir().join(p));
+    let data_dir = super::data_dir(global.data_dir.clone().or_else(|| f.data_dir.as_ref().map(in_dir)))?;
+
+    let default_control = if kind == Kind::Classic { CLASSIC_CONTROL_PORT } else { CONTROL_PORT };
+    let control_port = args.listen.control_port.or(f.control_port).unwrap_or(default_control);
+    let control = SocketAddr::new(args.listen.control_addr.or(f.control_addr).unwrap_or_else(every_address), control_port);
+    let data_addr = args.listen.data_addr.or(f.data_addr).unwrap_or_else(every_address);
+    let http_port = args.listen.port.or(f.port).unwrap_or(HTTP_PORT);
+    let http = (kind != Kind::Tcp && f.http.unwrap_or(true)).then(|| SocketAddr::new(data_addr, http_port));
+    if http.is_some() && http_port == control_port && http_port != 0 {
+        return Err(Fail::usage(format!("the HTTP plane and the control plane both want port {http_port}"), "give another `--port` or `--control-port`"));
+    }
+    let default_ports = if kind == Kind::Tcp { PortRanges::all() } else { PortRanges::none() };
+    let allow_ports = args.listen.allow_ports.clone().or_else(|| f.allow_ports.clone()).unwrap_or(default_ports);
+    let tcp = (allow_ports.count() > 0).then_some(TcpPlane { addr: data_addr, allow_ports });
+    if http.is_none() && tcp.is_none() {
+        return Err(Fail::usage("this edge would serve nothing: HTTP is off and no TCP port is allowed", "give `--allow-ports`, or turn `http` on"));
+    }
+
+    let (tokens, token_place) = tokens(&args.token, file, given)?;
+    let trusted_proxies = set_of("trusted-proxies", &args.front.trusted_proxies, f.trusted_proxies.as_ref().zip(file), &given.place("trusted_proxies"))?;
+    let lb = args.front.lb_proxy_protocol.or(f.lb_proxy_protocol).and_then(|p| p.0);
+    if lb.is_some() && trusted_proxies.is_empty() {
+        info!("a PROXY line is believed from loopback and private addresses only; name the balancer with --trusted-proxies if it has another");
+    }
+    let settings = EdgeSettings {
+        control,
+        http,
+        tcp,
+        tokens,
+        tls: tls(kind, args, f, &in_dir, &data_dir, control)?,
+        trusted_proxies,
+        proxy_protocol: args.front.proxy_protocol.or(f.proxy_protocol).and_then(|p| p.0),
+        lb_proxy_protocol: lb,
+        grace: args.limits.grace.or(f.grace).unwrap_or(GRACE),
+        max_visitors: args.limits.max_visitors.or(f.max_visitors).unwrap_or(MAX_VISITORS) as usize,
+    };
+    if args.limits.disable_transport_wrapping.is_some() {
+        info!("--disable-transport-wrapping is accepted for old scripts; nothing is wrapped here");
+    }
+    let find = find(args.lists.clone(), given.clone(), file.map(|r| r.path.clone()));
+    let drain = args.limits.drain.or(f.drain).unwrap_or(daemon::run::DRAIN);
+    Ok(EdgePlan { settings, find, data_dir, drain, token_place })
+}
+
+/// A set that is read once, at the start: `--trusted-proxies`. Nothing given is nobody.
+pub(crate) fn set_of(name: &str, flags: &[String], file: Option<(&ListValue, &Read)>, place: &str) -> Result<AddrSet, Fail> {
+    let parts = if flags.is_empty() {
+        match file {
+            None => return Ok(AddrSet::default()),
+            Some((value, read)) => from_file(value, read)?,
+        }
+    } else {
+        from_flags(flags, place).map_err(Fail::misused)?
+    };
+    let sources = Sources { lists: vec![ListSource { name: name.to_string(), parts }], also_watch: Vec::new() };
+    let mut loaded = lists::load(&sources)?;
+    for w in &loaded.warnings {
+        warn!("{w}");
+    }
+    Ok(loaded.lists.pop().map(|l| l.set).unwrap_or_default())
+}
+
+fn tokens(args: &TokenArgs, file: Option<&Read>, given: &Given) -> Result<(Vec<TokenHash>, Option<TokenPlace>), Fail> {
+    if let Some(t) = token::find(args, given)? {
+        return Ok((vec![TokenHash::of(t.secret.reveal())], t.place));
+    }
+    let Some(read) = file else { return Err(token::missing()) };
+    let f = &read.edge;
+    let mut places: Vec<TokenPlace> = Vec::new();
+    let path = |p: &PathBuf| TokenPlace::File(read.dir().join(p).display().to_string());
+    places.extend(f.token_file.iter().map(path));
+    places.extend(f.token_files.iter().flatten().map(path));
+    places.extend(f.token_env.clone().map(TokenPlace::Env));
+    let ways = usize::from(f.token_file.is_some()) + usize::from(f.token_files.is_some()) + usize::from(f.token_env.is_some());
+    if ways > 1 {
+        return Err(Fail::hinted(format!("{}: the token is given twice", read.path.display()), "keep one of `token_file`, `token_files` and `token_env`"));
+    }
+    if places.is_empty() {
+        return Err(token::missing());
+    }
+    let from = read.path.display().to_string();
+    let hashes = places.iter().map(|p| token::at(p, &from).map(|t| TokenHash::of(t.secret.reveal()))).collect::<Result<Vec<_>, Fail>>()?;
+    let only = if let [one] = places.as_slice() { Some(one.clone()) } else { None };
+    Ok((hashes, only))
+}
+
+fn tls(kind: Kind, args: &EdgeArgs, f: &config::EdgeFile, in_dir: &dyn Fn(&PathBuf) -> PathBuf, data_dir: &Path, control: SocketAddr) -> Result<EdgeTls, Fail> {
+    let cert = args.tls.tls_cert.clone().or_else(|| f.tls_cert.as_ref().map(in_dir));
+    let key = args.tls.tls_key.clone().or_else(|| f.tls_key.as_ref().map(in_dir));
+    let told = args.tls.auto_tls.or(f.auto_tls);
+    match (cert, key) {
+        (Some(_), Some(_)) if told == Some(true) => {
+            Err(Fail::usage("--auto-tls and --tls-cert contradict each other", "leave --auto-tls out to use your own certificate"))
+        }
+        (Some(cert), Some(key)) => Ok(EdgeTls::Own { cert, key }),
+        (Some(_), None) => Err(Fail::usage("--tls-cert needs --tls-key", "give the private key of the certificate")),
+        (None, Some(_)) => Err(Fail::usage("--tls-key needs --tls-cert", "give the certificate chain of the key")),
+        (None, None) if !told.unwrap_or(kind != Kind::Classic) => {
+            if !control.ip().is_loopback() {
+                info!("the control plane is not encrypted; put a proxy with TLS in front of it, or use --auto-tls");
+            }
+            Ok(EdgeTls::Off)
+        }
+        (None, None) => {
+            let sans = if args.tls.auto_tls_san.is_empty() { f.auto_tls_san.clone().unwrap_or_default() } else { args.tls.auto_tls_san.clone() };
+            let sans: Vec<String> = sans.iter().map(|s| s.trim().to_string()).filter(|s| !s.is_empty()).collect();
+            if let Some(bad) = sans.iter().find(|s| !s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:*".contains(&b))) {
+                return Err(Fail::usage(format!("`{bad}` is not a name or address for a certificate"), "give a host name or an IP address to --auto-tls-san, without scheme and port"));
+            }
+            let dir = args.tls.auto_tls_path.clone().or_else(|| f.auto_tls_path.as_ref().map(in_dir));
+            Ok(EdgeTls::Auto { sans, dir: dir.unwrap_or_else(|| data_dir.join(format!("tls-{}", control.port()))) })
+        }
+    }
+}
+
+/// Reads flags and file anew at every call: a reload sees a changed configuration file and changed `@` files.
+fn find(args: ListArgs, given: Given, config: Option<PathBuf>) -> Find {
+    Arc::new(move || {
+        let file = config.as_deref().map(config::read).transpose()?;
+        let f = file.as_ref().map(|r| &r.edge);
+        // A plane's own list, wherever it stands, before the list for both.
+        let plane = |flags: &[String], id: &str, value: Option<&ListValue>| -> anyhow::Result<Option<Vec<ListPart>>> {
+            if !flags.is_empty() {
+                return from_flags(flags, &given.place(id)).map(Some);
+            }
+            value.zip(file.as_ref()).map(|(v, r)| from_file(v, r)).transpose()
+        };
+        let both = plane(&args.allow_ips, "allow_ips", f.and_then(|f| f.allow_ips.as_ref()))?.unwrap_or_else(|| vec![ListPart::Default]);
+        let control = plane(&args.allow_ips_control, "allow_ips_control", f.and_then(|f| f.allow_ips_control.as_ref()))?;
+        let data = plane(&args.allow_ips_data, "allow_ips_data", f.and_then(|f| f.allow_ips_data.as_ref()))?;
+        let mut lists = vec![
+            ListSource { name: "control".to_string(), parts: control.unwrap_or_else(|| both.clone()) },
+            ListSource { name: "data".to_string(), parts: data.unwrap_or(both) },
+        ];
+        if let Some(read) = &file {
+            for (port, guard) in &read.edge.port_lists {
+                lists.push(ListSource { name: format!("port:{port}"), parts: from_file(&guard.allow_ips, read)? });
+            }
+            for (host, guard) in &read.edge.host_lists {
+                let host = host.trim_end_matches('.').to_ascii_lowercase();
+                lists.push(ListSource { name: format!("host:{host}"), parts: from_file(&guard.allow_ips, read)? });
+            }
+        }
+        Ok(Sources { lists, also_watch: config.iter().cloned().collect() })
+    })
+}
+
+fn from_flags(values: &[String], place: &str) -> anyhow::Result<Vec<ListPart>> {
+    let mut out = Vec::new();
+    for value in values {
+        out.extend(lists::parts(value, place, None)?);
+    }
+    none_stands_alone(&out, place)?;
+    Ok(out)
+}
+
+fn from_file(value: &ListValue, read: &Read) -> anyhow::Result<Vec<ListPart>> {
+    let mut out = Vec::new();
+    for (text, place) in read.entries(value)? {
+        out.extend(lists::parts(text, &place, Some(&read.dir()))?);
+    }
+    none_stands_alone(&out, &read.path.display().to_string())?;
+    Ok(out)
+}
+
+/// `none` beside other values would look like a lock and be none.
+fn none_stands_alone(parts: &[ListPart], place: &str) -> anyhow::Result<()> {
+    let is_none = |p: &ListPart| matches!(p, ListPart::Text { text, .. } if text.trim().eq_ignore_ascii_case("none"));
+    anyhow::ensure!(parts.len() < 2 || !parts.iter().any(is_none), "{place}: `none` means nobody and stands alone; remove it or the other entries");
+    Ok(())
+}
+
+/// `[::]` takes IPv4 too; a system without IPv6 gets `0.0.0.0`.
+fn every_address() -> IpAddr {
+    if Path::new("/proc/net/if_inet6").exists() || !cfg!(target_os = "linux") {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::from([0, 0, 0, 0])
+    }
+}

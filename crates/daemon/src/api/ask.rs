@@ -1,0 +1,83 @@
+//! The asking side of the admin socket. In: a data directory and a verb. Out: the answer of the process that runs there.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use super::{Reply, Request};
+use crate::hint::Hinted;
+
+/// Longer than any verb needs; a reload of a million entries takes a second.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The socket of the edge that runs from this data directory, the only one or the one of this control port.
+///
+/// # Errors
+/// None runs, or several and none was named.
+pub fn find(data_dir: &Path, control_port: Option<u16>) -> anyhow::Result<PathBuf> {
+    if let Some(port) = control_port {
+        return Ok(super::edge_socket(data_dir, port));
+    }
+    let mut ports: Vec<u16> = Vec::new();
+    if let Ok(entries) = std::fs::read_dir(data_dir) {
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let port = name.to_str().and_then(|n| n.strip_prefix("edge-")?.strip_suffix(".sock")?.parse().ok());
+            // A socket of a process that was killed is no running edge.
+            if let Some(port) = port
+                && std::os::unix::net::UnixStream::connect(entry.path()).is_ok()
+            {
+                ports.push(port);
+            }
+        }
+    }
+    ports.sort_unstable();
+    match ports.as_slice() {
+        [one] => Ok(super::edge_socket(data_dir, *one)),
+        [] => Err(Hinted::error(
+            format!("no edge runs from {}", data_dir.display()),
+            "start one, or name its data directory with `--data-dir DIR`; an edge of another user needs that user or root",
+        )),
+        many => {
+            let list: Vec<String> = many.iter().map(ToString::to_string).collect();
+            Err(Hinted::error(
+                format!("{} edges run from {}: control ports {}", many.len(), data_dir.display(), list.join(", ")),
+                format!("say which with `--control-port {}`", list[0]),
+            ))
+        }
+    }
+}
+
+/// Asks and waits for the answer.
+///
+/// # Errors
+/// Nobody listens, or the process says that it failed.
+pub async fn ask(socket: &Path, verb: &str, args: Value) -> anyhow::Result<Value> {
+    let stream = UnixStream::connect(socket).await.map_err(|e| {
+        Hinted::error(
+            format!("cannot reach a running edge at {}: {e}", socket.display()),
+            "is it running, from this data directory and under this user?",
+        )
+    })?;
+    let (read, mut write) = stream.into_split();
+    let mut text = serde_json::to_vec(&Request { verb: verb.to_string(), args })?;
+    text.push(b'\n');
+    write.write_all(&text).await.context("the edge does not take the request")?;
+    let mut line = String::new();
+    tokio::time::timeout(PATIENCE, BufReader::new(read).read_line(&mut line))
+        .await
+        .context("the edge does not answer")?
+        .context("the edge does not answer")?;
+    if line.is_empty() {
+        bail!("the edge closed the admin socket without an answer; it may belong to another user");
+    }
+    match serde_json::from_str(&line).context("the edge's answer is not understood; is it another version?")? {
+        Reply::Done { ok } => Ok(ok),
+        Reply::Failed { error, hint: Some(hint) } => Err(Hinted::error(error, hint)),
+        Reply::Failed { error, hint: None } => bail!("{error}"),
+    }
+}

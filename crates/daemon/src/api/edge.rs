@@ -1,0 +1,109 @@
+//! The verbs of a running edge: `explain`, `lists`, `reload`, `status`. In: the doors and the run. Out: JSON that the
+//! command line prints.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use decide::{Ask, Service, Verdict, admit, explain};
+use model::{Addr, ListId, View};
+use serde_json::{Value, json};
+
+use super::Verbs;
+use crate::door::Doors;
+use crate::run::Run;
+
+/// Where the edge with this control port listens for commands.
+#[must_use]
+pub fn edge_socket(data_dir: &Path, control_port: u16) -> PathBuf {
+    data_dir.join(format!("edge-{control_port}.sock"))
+}
+
+/// The verbs every edge has; `status` is what the edge says of itself.
+#[must_use]
+pub fn edge_verbs(run: &Run, doors: &Arc<Doors>, status: impl Fn() -> Value + Send + Sync + 'static) -> Verbs {
+    let (for_explain, for_lists, run) = (doors.clone(), doors.clone(), run.clone());
+    Verbs::default()
+        .on("explain", move |args| {
+            let answer = explain_verb(&for_explain.view(), &args);
+            async move { answer }
+        })
+        .on("lists", move |_| {
+            let answer = lists_verb(&for_lists);
+            async move { Ok(answer) }
+        })
+        .on("reload", move |_| {
+            let run = run.clone();
+            async move { reload_verb(&run).await }
+        })
+        .on("status", move |_| {
+            let answer = status();
+            async move { Ok(answer) }
+        })
+}
+
+fn explain_verb(view: &View, args: &Value) -> anyhow::Result<Value> {
+    let text = |key: &str| args.get(key).and_then(Value::as_str);
+    let addr: Addr = text("address").context("`address` is missing")?.parse().map_err(|e| anyhow!("{e}"))?;
+    let mut answers = Vec::new();
+    match text("service") {
+        Some(name) => {
+            let service: Service = name.parse().map_err(|e: String| anyhow!(e))?;
+            let guard = service.guard(view);
+            let list = guard.list.unwrap_or(ListId(u32::MAX));
+            let mut answer = judged(view, Ask { addr, list });
+            answer["service"] = json!(service.to_string());
+            answer["guard"] = json!(guard.explain(view, &service));
+            answers.push(answer);
+        }
+        None => answers.extend((0..view.lists().len()).map(|i| judged(view, Ask { addr, list: ListId(i as u32) }))),
+    }
+    Ok(json!({ "address": addr.to_string(), "generation": view.generation, "answers": answers }))
+}
+
+fn judged(view: &View, ask: Ask) -> Value {
+    let verdict = admit(view, ask);
+    let list = view.list(ask.list);
+    let entry = match verdict.why() {
+        decide::Why::Entry(_, prefix) => Some(prefix.to_string()),
+        decide::Why::NotListed(_) | decide::Why::EmptyList(_) | decide::Why::NoList(_) => None,
+    };
+    json!({
+        "list": list.map(|l| l.name.clone()),
+        "source": list.map(|l| l.source.clone()),
+        "verdict": match verdict { Verdict::Allow(_) => "allow", Verdict::Refuse(_) => "refuse" },
+        "entry": entry,
+        "text": explain(view, ask),
+    })
+}
+
+fn lists_verb(doors: &Doors) -> Value {
+    let view = doors.view();
+    let lists: Vec<Value> = view
+        .lists()
+        .iter()
+        .map(|l| {
+            let first: Vec<String> = l.set.prefixes().iter().take(SHOWN).map(ToString::to_string).collect();
+            json!({ "name": l.name, "source": l.source, "entries": l.set.len(), "first": first })
+        })
+        .collect();
+    json!({ "generation": view.generation, "inside": doors.inside(), "lists": lists })
+}
+
+/// Entries of each list that are shown; the files hold them all.
+const SHOWN: usize = 20;
+
+async fn reload_verb(run: &Run) -> anyhow::Result<Value> {
+    let mut said = Vec::new();
+    let mut failed = Vec::new();
+    for (name, result) in run.reload().await {
+        match result {
+            Ok(text) => said.push(format!("{name}: {text}")),
+            Err(e) => failed.push(format!("{name}: {e:#}")),
+        }
+    }
+    if failed.is_empty() {
+        return Ok(json!({ "reloaded": said }));
+    }
+    Err(anyhow!("{}; what failed stays as it was", failed.join("; ")))
+}

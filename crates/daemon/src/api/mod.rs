@@ -1,0 +1,185 @@
+//! The admin socket: how commands reach a running process. In: one line of JSON, `{"verb": …, "args": {…}}`, on a Unix
+//! socket that only its owner and root may use. Out: one line, `{"ok": …}` or `{"error": …, "hint": …}`.
+//!
+//! Rooms add verbs to a [`Verbs`] table before [`serve`]; nothing here knows what a verb does.
+
+mod ask;
+mod edge;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+pub use ask::{ask, find};
+pub use edge::{edge_socket, edge_verbs};
+
+use crate::hint::Hinted;
+use crate::run::Run;
+
+/// What a verb returns.
+pub type Answer = Pin<Box<dyn Future<Output = anyhow::Result<Value>> + Send>>;
+
+type Handler = Arc<dyn Fn(Value) -> Answer + Send + Sync>;
+
+/// The verbs of a process.
+#[derive(Clone, Default)]
+pub struct Verbs {
+    table: BTreeMap<&'static str, Handler>,
+}
+
+impl Verbs {
+    /// Adds a verb; the handler gets the request's `args`. Two verbs of one name: the later counts.
+    #[must_use]
+    pub fn on<F>(mut self, name: &'static str, handler: impl Fn(Value) -> F + Send + Sync + 'static) -> Verbs
+    where
+        F: Future<Output = anyhow::Result<Value>> + Send + 'static,
+    {
+        self.table.insert(name, Arc::new(move |args| Box::pin(handler(args))));
+        self
+    }
+}
+
+/// One request.
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    verb: String,
+    #[serde(default)]
+    args: Value,
+}
+
+/// One answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Reply {
+    Failed {
+        error: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
+    },
+    Done {
+        ok: Value,
+    },
+}
+
+/// Longest request: a policy text fits later, a flood does not.
+const MAX_REQUEST: u64 = 4 << 20;
+/// A request is written by a program at once; who takes longer is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Commands at a time.
+const AT_ONCE: usize = 16;
+
+/// Listens on a Unix socket at this path, mode 0600, in a folder that is made with mode 0700 if it is not there. A
+/// socket that nobody listens on any more is replaced.
+///
+/// # Errors
+/// Somebody listens there already, or the system refuses.
+pub fn serve(run: &Run, path: &Path, verbs: Verbs) -> anyhow::Result<()> {
+    let listener = bind(path).with_context(|| format!("cannot open the admin socket {}", path.display()))?;
+    let (stopping, visits, gone) = (run.stopping(), run.clone(), path.to_path_buf());
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    run.spawn("admin socket", async move {
+        tokio::pin!(stopping);
+        loop {
+            let permit = tokio::select! {
+                () = &mut stopping => break,
+                permit = room.clone().acquire_owned() => permit?,
+            };
+            let stream = tokio::select! {
+                () = &mut stopping => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(e) => {
+                        warn!("the admin socket: {e}");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let verbs = verbs.clone();
+            visits.visit("admin command", async move {
+                let _permit = permit;
+                if let Err(e) = answer(stream, &verbs).await {
+                    debug!("an admin command: {e:#}");
+                }
+            });
+        }
+        // At the start of the drain: a process that takes our place may open its own meanwhile.
+        let _ = std::fs::remove_file(gone);
+        Ok(())
+    });
+    Ok(())
+}
+
+async fn answer(stream: UnixStream, verbs: &Verbs) -> anyhow::Result<()> {
+    let peer = stream.peer_cred()?;
+    let own = rustix::process::geteuid().as_raw();
+    if peer.uid() != own && peer.uid() != 0 {
+        bail!("user {} may not use it", peer.uid());
+    }
+    let (read, mut write) = stream.into_split();
+    let mut line = Vec::new();
+    let mut read = BufReader::new(read.take(MAX_REQUEST));
+    tokio::time::timeout(PATIENCE, read.read_until(b'\n', &mut line)).await.context("no request in time")??;
+    let reply = match run_verb(&line, verbs).await {
+        Ok(ok) => Reply::Done { ok },
+        Err(e) => {
+            let hint = e.chain().find_map(|c| c.downcast_ref::<Hinted>()).map(|h| h.hint.clone());
+            Reply::Failed { error: format!("{e:#}"), hint }
+        }
+    };
+    let mut text = serde_json::to_vec(&reply)?;
+    text.push(b'\n');
+    tokio::time::timeout(PATIENCE, write.write_all(&text)).await.context("nobody reads the answer")??;
+    Ok(())
+}
+
+async fn run_verb(line: &[u8], verbs: &Verbs) -> anyhow::Result<Value> {
+    let request: Request = serde_json::from_slice(line).context("the request is not one line of JSON with a `verb`")?;
+    let handler = verbs.table.get(request.verb.as_str()).ok_or_else(|| {
+        let known: Vec<&str> = verbs.table.keys().copied().collect();
+        anyhow!("there is no verb `{}` here; there are {}", request.verb, known.join(", "))
+    })?;
+    handler(request.args).await
+}
+
+fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    let dir = path.parent().ok_or_else(|| anyhow!("it has no folder"))?;
+    if !dir.exists() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|e| Hinted::error(format!("cannot make the folder {}: {e}", dir.display()), "choose another with `--data-dir DIR`"))?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Hinted::error(
+            "another process listens there",
+            "stop it, or give this one another `--control-port` or `--data-dir`",
+        ));
+    }
+    // Bound beside and moved into place: nobody meets a socket with the wrong mode, and a stale one is replaced whole.
+    let temp = temp_beside(path);
+    let _ = std::fs::remove_file(&temp);
+    let listener = UnixListener::bind(&temp).map_err(|e| {
+        Hinted::error(e.to_string(), format!("is {} writable, and its path shorter than 100 characters? choose another with `--data-dir DIR`", dir.display()))
+    })?;
+    std::fs::set_permissions(&temp, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&temp, path)?;
+    Ok(listener)
+}
+
+fn temp_beside(path: &Path) -> PathBuf {
+    path.with_extension(format!("{}.tmp", std::process::id()))
+}
