@@ -1,4 +1,12 @@
 //! The tunnel room: the edge (public side), the client (private side), and the planes between them.
 
+mod balancer;
+mod bulk;
+pub mod client;
+pub mod edge;
 pub mod http;
+mod mux;
+mod relay;
 pub mod settings;
+mod stream;
+mod upgrade;

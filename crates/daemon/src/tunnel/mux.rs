@@ -428,7 +428,8 @@ impl Out {
 
 impl Core {
     fn new(carrier: Arc<Carrier>, id: u32, want_bulk: bool) -> Arc<Core> {
-        let inn = In { window: WINDOW_FIRST, full: WINDOW_FIRST, ..In::default() };
+        let mut inn = In::default();
+        (inn.window, inn.full) = (WINDOW_FIRST, WINDOW_FIRST);
         let credit = Credit { left: WINDOW_FIRST, ..Credit::default() };
         let core = Arc::new(Core {
             carrier,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use model::AddrSet;
 use wire::connect::{EdgeUrl, Fingerprint};
+use wire::proxy_line::Version;
 use wire::secret::{Secret, TokenHash};
 use wire::upstream::{PortRanges, Upstream};
 
@@ -26,9 +27,9 @@ pub struct EdgeSettings {
     /// Proxies whose `X-Forwarded-For`, `Forwarded` or PROXY line is believed.
     pub trusted_proxies: AddrSet,
     /// PROXY line sent to TCP upstreams.
-    pub proxy_protocol: Option<ProxyVersion>,
+    pub proxy_protocol: Option<Version>,
     /// PROXY line expected from a balancer in front of the TCP ports and the HTTP port.
-    pub lb_proxy_protocol: Option<ProxyVersion>,
+    pub lb_proxy_protocol: Option<Version>,
     /// How long listeners and waiting visitors survive the loss of their client. 30 s by default.
     pub grace: Duration,
     /// Most visitors at once, all planes together.
@@ -63,15 +64,6 @@ pub enum EdgeTls {
         /// Private key.
         key: PathBuf,
     },
-}
-
-/// Versions of the PROXY protocol (HAProxy, proxy-protocol.txt).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProxyVersion {
-    /// Text.
-    V1,
-    /// Binary.
-    V2,
 }
 
 /// The private side.

@@ -61,11 +61,6 @@ impl Stream {
     pub(super) fn direct(&self, sink: &Arc<TcpStream>) {
         self.rx.core.direct(sink.clone());
     }
-
-    /// What the peer said when it reset the stream.
-    pub(super) fn reset_of_peer(&self) -> Option<Reset> {
-        self.rx.core.inn.lock().reset.clone()
-    }
 }
 
 impl StreamRx {

@@ -324,7 +324,9 @@ async fn first_carrier(
         bulk: WARM,
         published: session.hello.upstreams.iter().map(|u| reached_at(edge, &u.ask, &u.name)).collect(),
     };
-    carrier.push(Kind::Welcome, 0, &wire::hello::bytes(&welcome));
+    // A message of its own, sent before any visitor can find the session.
+    let message = whole_message(Role::Server, Kind::Welcome, &wire::hello::bytes(&welcome));
+    link.write.write_all(&message).await?;
     if let Some(old) = edge.table.join(session.clone()) {
         info!("client {} is back: its old session is replaced", session.hello.host);
         old.end("replaced by a new session of the same client");

@@ -47,6 +47,7 @@ pub(super) struct Edge {
     run: Run,
     tls: Option<parking_lot::RwLock<Arc<ServerConfig>>>,
     table: Arc<Table>,
+    ports: ports::Ports,
     visitors: Arc<Semaphore>,
     plane: std::sync::OnceLock<Arc<HttpPlane<web::Web>>>,
     since: SystemTime,
@@ -88,6 +89,7 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
     let edge = Arc::new(Edge {
         control_door: doors.door(&["control"]),
         table: Table::new(settings.grace),
+        ports: ports::Ports::default(),
         visitors: Arc::new(Semaphore::new(settings.max_visitors)),
         plane: std::sync::OnceLock::new(),
         tls: tls.map(parking_lot::RwLock::new),

@@ -16,15 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use wire::frame::ResetCode;
 use wire::hello::Reject;
+use wire::proxy_line;
 
+use super::super::balancer;
 use super::super::relay::relay;
 use super::super::settings::TcpPlane;
 use super::super::stream::Stream;
 use super::{Edge, accept_failed, log_refused};
 use crate::door::{Door, Pass};
-
-/// A balancer must have sent its PROXY line by then.
-const PROXY_LINE: Duration = Duration::from_secs(5);
 
 /// A port stays bound this long before it is looked at as unused: a session is joined right after its ports are open.
 const OPEN_GRACE: Duration = Duration::from_secs(5);
@@ -139,10 +138,9 @@ struct Visit {
 impl Visit {
     async fn serve(mut self, socket: TcpStream, pass: Option<Pass>) {
         sockets::tune(&socket);
-        let mut early = Vec::new();
         let pass = match pass {
             Some(pass) => pass,
-            None => match self.read_proxy_line(&socket, &mut early).await {
+            None => match self.behind_balancer(&socket).await {
                 Some(pass) => pass,
                 None => return,
             },
@@ -156,7 +154,7 @@ impl Visit {
         };
         let socket = Arc::new(socket);
         let moved = tokio::select! {
-            moved = self.carry(&socket, &mut stream, &early) => moved,
+            moved = self.carry(&socket, &mut stream) => moved,
             () = pass.cut() => {
                 stream.reset(ResetCode::Cut, "the visitor's address is no longer allowed");
                 sockets::reset_on_close(&socket);
@@ -183,29 +181,22 @@ impl Visit {
         None
     }
 
-    async fn carry(&self, socket: &Arc<TcpStream>, stream: &mut Stream, early: &[u8]) -> std::io::Result<()> {
+    async fn carry(&self, socket: &Arc<TcpStream>, stream: &mut Stream) -> std::io::Result<()> {
         use tokio::io::AsyncWriteExt as _;
         if let Some(version) = self.edge.settings.proxy_protocol {
             let to = socket.local_addr()?;
-            let line = super::super::proxy_line(version, self.peer, to);
-            stream.write_all(&line).await?;
+            stream.write_all(&proxy_line::encode(version, self.peer, to)).await?;
         }
-        stream.write_all(early).await?;
         relay(socket, stream).await
     }
 
     /// Reads the balancer's PROXY line and judges the visitor that it names.
-    async fn read_proxy_line(&mut self, socket: &TcpStream, early: &mut Vec<u8>) -> Option<Pass> {
-        let read = super::super::read_proxy_line(socket, self.edge.settings.lb_proxy_protocol, early);
-        match tokio::time::timeout(PROXY_LINE, read).await {
-            Ok(Ok(Some(source))) => self.peer = source,
-            Ok(Ok(None)) => {} // The balancer's own health check (LOCAL, UNKNOWN).
-            Ok(Err(e)) => {
-                debug!("port {}: the balancer {} sent no PROXY line: {e}", self.port, self.peer);
-                return None;
-            }
-            Err(_) => {
-                debug!("port {}: the balancer {} sent no PROXY line in 5 s", self.port, self.peer);
+    async fn behind_balancer(&mut self, socket: &TcpStream) -> Option<Pass> {
+        let version = self.edge.settings.lb_proxy_protocol?;
+        match balancer::take_line(socket, version).await {
+            Ok(source) => self.peer = source.unwrap_or(self.peer),
+            Err(e) => {
+                info!("port {}: the balancer {} is closed: {e}", self.port, self.peer);
                 return None;
             }
         }

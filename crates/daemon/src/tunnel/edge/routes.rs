@@ -133,7 +133,10 @@ impl Table {
         loop {
             let found = match &mut routes {
                 None => ask(&self.routes.borrow()),
-                Some(routes) => ask(&watch::Receiver::borrow_and_update(routes)),
+                Some(routes) => {
+                    let routes: &mut watch::Receiver<Arc<Routes>> = routes;
+                    ask(&routes.borrow_and_update())
+                }
             };
             match found {
                 Found::Here(session, upstream, path) => return Some((session, upstream, path)),

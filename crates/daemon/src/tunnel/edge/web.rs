@@ -5,14 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
-use model::Addr;
 use net::sockets;
 use tokio::net::{TcpListener, TcpStream};
-use tracing::debug;
+use tracing::{debug, info};
 
+use super::super::balancer;
 use super::super::http::{HttpPlane, Io, Router, Target, Visitor, serve_connection};
 use super::{Edge, accept_failed};
 
@@ -75,7 +74,7 @@ pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener
         let run = edge.run.clone();
         run.visit("http visitor", async move {
             sockets::tune(&socket);
-            if let Some((peer, socket)) = behind_balancer(&edge, socket, peer).await {
+            if let Some(peer) = behind_balancer(&edge, &socket, peer).await {
                 serve_connection(&plane, socket, peer).await;
             }
             drop(place);
@@ -85,28 +84,14 @@ pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener
     Ok(())
 }
 
-/// Takes the PROXY line of a trusted balancer off the connection.
-async fn behind_balancer(edge: &Edge, socket: TcpStream, peer: SocketAddr) -> Option<(SocketAddr, Rewound)> {
-    if edge.settings.lb_proxy_protocol.is_none() || !edge.settings.trusted_proxies.contains(Addr::of(peer)) {
-        return Some((peer, Rewound { early: Vec::new(), socket }));
-    }
-    let mut early = Vec::new();
-    let read = super::super::read_proxy_line(&socket, edge.settings.lb_proxy_protocol, &mut early);
-    match tokio::time::timeout(Duration::from_secs(5), read).await {
-        Ok(Ok(source)) => Some((source.unwrap_or(peer), Rewound { early, socket })),
-        Ok(Err(e)) => {
-            debug!("http plane: the balancer {peer} sent no PROXY line: {e}");
-            None
-        }
-        Err(_) => {
-            debug!("http plane: the balancer {peer} sent no PROXY line in 5 s");
+/// The visitor, once the PROXY line of a trusted balancer is taken off the connection.
+async fn behind_balancer(edge: &Edge, socket: &TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+    let Some(version) = edge.settings.lb_proxy_protocol.filter(|_| edge.trusts(peer)) else { return Some(peer) };
+    match balancer::take_line(socket, version).await {
+        Ok(source) => Some(source.unwrap_or(peer)),
+        Err(e) => {
+            info!("http plane: the balancer {peer} is closed: {e}");
             None
         }
     }
-}
-
-/// A socket with bytes that were read ahead.
-struct Rewound {
-    early: Vec<u8>,
-    socket: TcpStream,
 }

@@ -1,0 +1,178 @@
+//! Dialling the edge: TCP, perhaps through a CONNECT proxy, TLS with its trust, the upgrade. In: settings. Out: links,
+//! or an error that says whether trying again can help.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use base64::Engine as _;
+use net::link::Link;
+use net::sockets;
+use rand::random;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use wire::connect::Fingerprint;
+
+use super::super::settings::{ClientSettings, Trust};
+use super::super::upgrade::{self, H_CLIENT, H_LINK, H_SESSION, LinkKind};
+
+/// From the first SYN to the upgrade's answer.
+const DIAL: Duration = Duration::from_secs(15);
+
+/// Dials with one set of settings.
+pub(super) struct Dialler {
+    pub(super) settings: ClientSettings,
+    tls: Option<Arc<ClientConfig>>,
+    /// What this client calls itself.
+    id: String,
+}
+
+/// Why there is no link.
+#[derive(Debug)]
+pub(super) enum DialError {
+    /// Trying again cannot help.
+    Final(anyhow::Error),
+    /// It may.
+    Again(anyhow::Error),
+}
+
+impl From<anyhow::Error> for DialError {
+    fn from(e: anyhow::Error) -> DialError {
+        DialError::Again(e)
+    }
+}
+
+impl Dialler {
+    pub(super) fn new(settings: ClientSettings) -> anyhow::Result<Dialler> {
+        let tls = match &settings.trust {
+            Trust::Plain => None,
+            Trust::System { ca_file } => Some(net::tls::system_roots(ca_file.as_deref())?),
+            Trust::Pin(pin) => Some(net::tls::pinned(pin.0)?),
+        };
+        let id = settings.id.clone().unwrap_or_else(random_name);
+        Ok(Dialler { settings, tls, id })
+    }
+
+    /// Dials a link of a session.
+    pub(super) async fn link(&self, session: &str, kind: LinkKind) -> Result<Link, DialError> {
+        match tokio::time::timeout(DIAL, self.dial(session, kind)).await {
+            Ok(done) => done,
+            Err(_) => Err(DialError::Again(anyhow!("the edge did not answer in 15 s"))),
+        }
+    }
+
+    /// Asks for a path of the control plane: status, metrics.
+    pub(super) async fn get(&self, path: &str) -> Result<Vec<u8>, DialError> {
+        let mut link = self.connect().await?;
+        let url = &self.settings.url;
+        let ask = format!(
+            "GET {}{path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nUser-Agent: {AGENT}\r\nConnection: close\r\n\r\n",
+            url.path,
+            url.authority(),
+            self.settings.token.reveal()
+        );
+        link.write.write_all(ask.as_bytes()).await.map_err(anyhow::Error::from)?;
+        let (status, headers) = upgrade::read_answer(&mut link.read).await?;
+        /// A status page with thousands of clients fits.
+        const ANSWER_MAX: usize = 16 * 1024 * 1024;
+        let body = upgrade::read_rest(&mut link.read, ANSWER_MAX).await;
+        match status {
+            200 => Ok(body),
+            _ => Err(refused(status, &headers, &body)),
+        }
+    }
+
+    async fn dial(&self, session: &str, kind: LinkKind) -> Result<Link, DialError> {
+        let mut link = self.connect().await?;
+        let url = &self.settings.url;
+        let key = base64::engine::general_purpose::STANDARD.encode(random::<[u8; 16]>());
+        let ask = format!(
+            "GET {}/tunnel HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nAuthorization: Bearer {}\r\nUser-Agent: {AGENT}\r\n{H_SESSION}: {session}\r\n{H_CLIENT}: {}\r\n{H_LINK}: {kind}\r\n\r\n",
+            url.path,
+            url.authority(),
+            self.settings.token.reveal(),
+            self.id,
+        );
+        link.write.write_all(ask.as_bytes()).await.map_err(anyhow::Error::from)?;
+        let (status, headers) = upgrade::read_answer(&mut link.read).await.map_err(|e| {
+            e.context("no answer to the upgrade; does the edge refuse this address (--allow-ips)?")
+        })?;
+        if status != 101 {
+            let body = upgrade::read_rest(&mut link.read, 4096).await;
+            return Err(refused(status, &headers, &body));
+        }
+        let accepted = headers.iter().find(|(n, _)| n == "sec-websocket-accept").map(|(_, v)| v.as_str());
+        if accepted != Some(&upgrade::accept_key(&key)) {
+            return Err(DialError::Again(anyhow!("the answer to the upgrade is of another websocket; is {url} a Portcullis edge?")));
+        }
+        Ok(link)
+    }
+
+    async fn connect(&self) -> Result<Link, DialError> {
+        let url = &self.settings.url;
+        let socket = match &self.settings.proxy {
+            Some(proxy) => {
+                let credentials = proxy.credentials.as_ref().map(|c| c.reveal());
+                net::dial::through_proxy((&proxy.host, proxy.port), credentials, &url.host, url.port).await?
+            }
+            None => net::dial::tcp(&url.host, url.port)
+                .await
+                .with_context(|| format!("cannot reach {}:{}", url.host, url.port))?,
+        };
+        sockets::tune_link(&socket);
+        let Some(tls) = &self.tls else { return Ok(Link::plain(socket)) };
+        let name = ServerName::try_from(url.host.clone())
+            .map_err(|_| DialError::Final(anyhow!("`{}` is neither a DNS name nor an address", url.host)))?;
+        Link::connect(socket, tls.clone(), name).await.map_err(|e| self.tls_failed(e))
+    }
+
+    fn tls_failed(&self, e: std::io::Error) -> DialError {
+        let url = &self.settings.url;
+        if let Some(seen) = net::tls::seen_in(&e) {
+            let seen = Fingerprint(seen);
+            let hint = match &self.settings.trust {
+                Trust::Pin(pin) => format!(
+                    "pinned is {pin}, the edge showed {seen}: either the edge has a new CA (compare with what it printed at its start), or somebody is in between"
+                ),
+                _ => format!(
+                    "if the edge itself printed this fingerprint at its start, pin it: --ca-fingerprint {seen}\n      behind a proxy with a public certificate, check that its name is {}",
+                    url.host
+                ),
+            };
+            let words = e.to_string();
+            return DialError::Final(anyhow!("the edge at {url} is not trusted: {words}\nhint: {hint}"));
+        }
+        let ended = matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset);
+        let e = anyhow::Error::from(e);
+        DialError::Again(if ended {
+            e.context(format!("{url} closed the connection during TLS; does the edge refuse this address (--allow-ips)?"))
+        } else {
+            e.context(format!("{url} does not speak TLS as expected; an edge without it is `ws://`"))
+        })
+    }
+}
+
+const AGENT: &str = concat!("portcullis/", env!("CARGO_PKG_VERSION"));
+
+/// A random name: 128 bits in hex.
+pub(super) fn random_name() -> String {
+    format!("{:032x}", random::<u128>())
+}
+
+fn refused(status: u16, headers: &[(String, String)], body: &[u8]) -> DialError {
+    let words = String::from_utf8_lossy(body);
+    let words: String = words.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(300).collect();
+    let server = headers.iter().find(|(n, _)| n == "server").map_or(String::new(), |(_, v)| format!(" (from {v})"));
+    match status {
+        401 => DialError::Final(anyhow!(
+            "the edge refuses the token\nhint: the token must be the one the edge was started with; compare the files, a line end does not count"
+        )),
+        403 => DialError::Again(anyhow!("refused: {words}{server}")),
+        404 if words.contains("no such session") => DialError::Again(anyhow!("the edge has forgotten the session")),
+        301 | 302 | 307 | 308 => {
+            let to = headers.iter().find(|(n, _)| n == "location").map_or("?", |(_, v)| v.as_str());
+            DialError::Final(anyhow!("the URL redirects to {to}\nhint: give the final URL; a tunnel follows no redirects"))
+        }
+        _ => DialError::Again(anyhow!("the upgrade was refused with status {status}{server}: {words}")),
+    }
+}
