@@ -100,7 +100,7 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
         doors,
     });
     let web = Arc::new(web::Web::new(edge.clone()));
-    let plane = HttpPlane::new(web, edge.doors.clone(), HttpSettings::new(edge.settings.trusted_proxies.clone()));
+    let plane = HttpPlane::new(web, edge.doors.clone(), HttpSettings { trusted_proxies: edge.settings.trusted_proxies.clone() });
     let _ = edge.plane.set(plane.clone());
     run.spawn("control plane", control::accept(edge.clone(), control));
     if let Some(listener) = http {
