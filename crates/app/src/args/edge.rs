@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use daemon::tunnel::settings::ProxyVersion;
+use wire::proxy_line::Version as ProxyVersion;
 use wire::upstream::PortRanges;
 
 use super::{TokenArgs, values};
