@@ -2,10 +2,12 @@
 //! It knows nothing of sessions: a [`Router`] finds the target and opens the stream.
 //!
 //! HTTP/1.x is read and written here, head by head, with bodies passed on as they come (`head`, `chunked`, `pump`,
-//! `exchange`, `serve`).
+//! `exchange`, `serve`); HTTP/2 with prior knowledge is hyper's (`h2`).
 
 mod chunked;
 mod exchange;
+mod forwarded;
+mod h2;
 mod head;
 mod page;
 mod pool;
@@ -18,7 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use model::{Addr, AddrSet};
 use parking_lot::RwLock;
@@ -27,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use self::pool::{Pool, Upstream};
+use self::pump::Side;
 use self::serve::Conn;
 use self::stats::Counted;
 pub use self::stats::HttpStats;
@@ -75,6 +78,9 @@ pub struct Visitor {
     pub peer: SocketAddr,
 }
 
+/// What opening a stream comes to.
+pub type Opening<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
+
 /// Finds targets and opens streams; the sessions of the edge, or a fixed upstream in tests.
 pub trait Router: Send + Sync + 'static {
     /// The target for a host (lower case, without port and final dot; IPv6 without brackets; empty if the visitor named
@@ -82,11 +88,7 @@ pub trait Router: Send + Sync + 'static {
     fn route<'a>(&'a self, host: &'a str, path: &'a str) -> Pin<Box<dyn Future<Output = Option<Target>> + Send + 'a>>;
 
     /// Opens a stream to the target's upstream. `ConnectionRefused` and friends carry the client's words.
-    fn open<'a>(
-        &'a self,
-        target: &'a Target,
-        visitor: Visitor,
-    ) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
+    fn open<'a>(&'a self, target: &'a Target, visitor: Visitor) -> Opening<'a>;
 }
 
 /// What the HTTP plane needs to know.
@@ -102,6 +104,7 @@ pub struct HttpPlane<R> {
     doors: Arc<Doors>,
     trusted: RwLock<Arc<AddrSet>>,
     h1: Arc<Pool<Upstream>>,
+    h2: h2::Pools,
     stats: HttpStats,
     drain: CancellationToken,
 }
@@ -115,6 +118,7 @@ impl<R: Router> HttpPlane<R> {
             doors,
             trusted: RwLock::new(Arc::new(settings.trusted_proxies)),
             h1: Pool::new(),
+            h2: h2::Pools::new(),
             stats: HttpStats::default(),
             drain: CancellationToken::new(),
         })
@@ -133,6 +137,7 @@ impl<R: Router> HttpPlane<R> {
     /// Lets go of the idle streams of a session that ended.
     pub fn forget(&self, session: u64) {
         self.h1.forget(session);
+        self.h2.forget(session);
     }
 
     /// What is counted.
@@ -196,29 +201,51 @@ pub async fn serve_connection<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>
         Some(pass)
     };
     let _open = Counted::new(&plane.stats.connections);
-    let mut conn = Conn::new(plane, stream, peer, trusted);
-    let cut = {
-        let refused = std::pin::pin!(async {
-            match guard {
-                Some(pass) => plane.refused(pass).await,
-                None => std::future::pending().await,
+    let mut conn = Conn::new(plane, stream, peer, trusted.clone());
+    let mut refused = std::pin::pin!(async {
+        match guard {
+            Some(pass) => plane.refused(pass).await,
+            None => std::future::pending().await,
+        }
+    });
+    let end = tokio::select! {
+        biased;
+        () = &mut refused => End::Cut,
+        end = conn.run() => end,
+    };
+    let end = match end {
+        End::Over => return,
+        End::Cut => {
+            conn.side.io.reset();
+            End::Cut
+        }
+        End::H2 => {
+            let reset = Arc::new(AtomicBool::new(false));
+            let Side { io, inbuf, .. } = conn.side;
+            let mut serving = Box::pin(h2::serve(plane, h2::Rewound::new(io, inbuf, reset.clone()), peer, trusted));
+            tokio::select! {
+                biased;
+                () = &mut refused => {
+                    reset.store(true, Ordering::Release);
+                    End::Cut
+                }
+                () = &mut serving => End::Over,
             }
-        });
-        let run = std::pin::pin!(conn.run());
-        tokio::select! {
-            biased;
-            () = refused => None,
-            h2 = run => Some(h2),
         }
     };
-    match cut {
-        Some(false) => {}
-        // HTTP/2 is not served yet: it is refused by hanging up.
-        Some(true) => conn.side.io.reset(),
-        None => {
-            plane.stats.cut.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(%peer, "cut: no longer allowed");
-            conn.side.io.reset();
-        }
+    if end == End::Cut {
+        plane.stats.cut.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%peer, "cut: no longer allowed");
     }
+}
+
+/// How a connection left HTTP/1.x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It is over.
+    Over,
+    /// It is HTTP/2.
+    H2,
+    /// The visitor is no longer allowed.
+    Cut,
 }

@@ -3,6 +3,7 @@
 
 mod bodies;
 mod door;
+mod h2;
 mod routing;
 mod smuggling;
 mod world;

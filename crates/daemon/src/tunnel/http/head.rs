@@ -1,13 +1,13 @@
 //! Heads of HTTP/1.1 messages, pure. In: the bytes of a head, whole. Out: what it means (host, framing, visitor) and
 //! the head to send on. What two readers could understand differently is refused here (RFC 9112, section 11.2).
 
-use std::fmt::Write as _;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use decide::visitor::{Traced, trace};
 use model::{Addr, AddrSet};
+
+use super::forwarded::{Came, Claims, passes_from_proxy, says_who};
 
 /// Longest head, in bytes. Go and nginx allow less by default; a cookie jar rarely passes 16 KiB.
 pub(super) const HEAD_MAX: usize = 64 * 1024;
@@ -136,15 +136,13 @@ impl Request {
         let line = Line::read(method, parsed.path.unwrap_or_default(), &facts, http10)?;
         let body = facts.request_body(http10)?;
         let peer_addr = Addr::of(peer);
-        let traced =
-            trace(peer_addr, &facts.x_forwarded_for, &facts.forwarded, trusted).map_err(|e| Reject::bad(e.to_string()))?;
-        let trusted_peer = trusted.contains(peer_addr);
+        let came = Came::read(peer_addr, &facts.claims, trusted, proto, line.host_as_sent)?;
         let upgrade = facts.wants_upgrade() && !http10 && body == Body::None;
         let mut out = HeadWriter::new(bytes.len());
         let path = out.request_line(method, line.target);
         out.field("Host", line.host_as_sent);
         for h in parsed.headers.iter() {
-            if passes(h, &facts, trusted_peer) {
+            if passes(h, &facts, came.trusted) {
                 out.field(h.name, h.value);
             }
         }
@@ -158,8 +156,7 @@ impl Request {
             }
         }
         out.body(body, facts.content_length.is_some());
-        let shown = Shown { peer: peer_addr, traced: &traced, proto, trusted: trusted_peer, host: line.host_as_sent };
-        out.forwarded(&shown, &facts)?;
+        came.tell(|name, value| out.field(name, value));
         Ok(Request {
             method: Method::of(method),
             http10,
@@ -167,7 +164,7 @@ impl Request {
             body,
             keep_alive: if http10 { facts.keep_alive && !facts.close } else { !facts.close },
             upgrade,
-            visitor: traced.addr,
+            visitor: came.addr(),
             head: out.finish(),
             path,
         })
@@ -316,26 +313,6 @@ pub(super) fn normal_host(value: &str) -> Option<String> {
     port.is_none_or(|p| p.bytes().all(|b| b.is_ascii_digit()) && p.len() <= 5).then_some(host)
 }
 
-/// Fields that say who a visitor is. Frameworks read them in either spelling: CGI turns `-` into `_`.
-fn says_who(name: &str) -> bool {
-    const EXACT: [&str; 7] = [
-        "forwarded",
-        "x-real-ip",
-        "x-client-ip",
-        "client-ip",
-        "true-client-ip",
-        "x-cluster-client-ip",
-        "cf-connecting-ip",
-    ];
-    like(name.get(..12).unwrap_or_default(), "x-forwarded-") || EXACT.iter().any(|e| like(name, e))
-}
-
-/// Equal but for case, with `_` counting as `-`.
-fn like(name: &str, dashed: &str) -> bool {
-    name.len() == dashed.len()
-        && name.bytes().zip(dashed.bytes()).all(|(a, b)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-'))
-}
-
 /// True for a field that must not come in a request's trailer, where it would slip past what was checked in the head
 /// (RFC 9110, section 6.5.1).
 pub(super) fn forbidden_in_trailer(name: &str) -> bool {
@@ -404,9 +381,7 @@ fn kind(name: &str) -> Kind {
 fn passes(h: &httparse::Header<'_>, facts: &Facts<'_>, trusted_peer: bool) -> bool {
     match kind(h.name) {
         Kind::Plain => !facts.nominates(h.name),
-        // What a trusted proxy says beside the address (`X-Forwarded-Prefix`, `X-Forwarded-Port`) is passed on; in the
-        // other spelling no proxy sends it.
-        Kind::Who => trusted_peer && like(h.name.get(..12).unwrap_or_default(), "x-forwarded-") && !h.name.contains('_'),
+        Kind::Who => trusted_peer && passes_from_proxy(h.name),
         _ => false,
     }
 }
@@ -424,10 +399,7 @@ struct Facts<'b> {
     idle: Option<u64>,
     upgrade: Vec<&'b [u8]>,
     nominated: Vec<&'b str>,
-    x_forwarded_for: Vec<&'b [u8]>,
-    forwarded: Vec<&'b [u8]>,
-    x_forwarded_proto: Vec<&'b [u8]>,
-    x_forwarded_host: Vec<&'b [u8]>,
+    claims: Claims<'b>,
 }
 
 impl<'b> Facts<'b> {
@@ -442,10 +414,10 @@ impl<'b> Facts<'b> {
                 Kind::KeepAlive => f.idle = keep_alive_timeout(h.value),
                 Kind::Upgrade => f.upgrade.push(h.value),
                 Kind::Te => f.te_trailers |= tokens(h.value).any(|t| t.eq_ignore_ascii_case("trailers")),
-                Kind::XForwardedFor => f.x_forwarded_for.push(h.value),
-                Kind::Forwarded => f.forwarded.push(h.value),
-                Kind::XForwardedProto => f.x_forwarded_proto.push(h.value),
-                Kind::XForwardedHost => f.x_forwarded_host.push(h.value),
+                Kind::XForwardedFor => f.claims.x_forwarded_for.push(h.value),
+                Kind::Forwarded => f.claims.forwarded.push(h.value),
+                Kind::XForwardedProto => f.claims.x_forwarded_proto.push(h.value),
+                Kind::XForwardedHost => f.claims.x_forwarded_host.push(h.value),
                 _ => {}
             }
         }
@@ -580,15 +552,6 @@ fn keep_alive_timeout(value: &[u8]) -> Option<u64> {
     tokens(value).find_map(|t| t.strip_prefix("timeout=")?.parse().ok())
 }
 
-/// What is shown of the visitor to the upstream.
-struct Shown<'a> {
-    peer: Addr,
-    traced: &'a Traced,
-    proto: &'a str,
-    trusted: bool,
-    host: &'a [u8],
-}
-
 struct HeadWriter<B>(B);
 
 impl HeadWriter<Vec<u8>> {
@@ -614,51 +577,6 @@ impl HeadWriter<Vec<u8>> {
             Body::None if length_given => self.number("Content-Length", 0),
             Body::None | Body::Eof => {}
         }
-    }
-
-    /// `X-Forwarded-For`, `X-Real-IP`, `X-Forwarded-Proto`, `X-Forwarded-Host` and `Forwarded` (RFC 7239).
-    fn forwarded(&mut self, shown: &Shown<'_>, facts: &Facts<'_>) -> Result<(), Reject> {
-        let hops = shown.traced.hops.iter().chain([&shown.peer]);
-        let mut list = String::new();
-        for (i, hop) in hops.clone().enumerate() {
-            let _ = write!(list, "{}{hop}", if i == 0 { "" } else { ", " });
-        }
-        self.field("X-Forwarded-For", list.as_bytes());
-        list.clear();
-        let _ = write!(list, "{}", shown.traced.addr);
-        self.field("X-Real-IP", list.as_bytes());
-        let believed = |values: &[&[u8]], name: &str| match values {
-            [] => Ok(None),
-            _ if !shown.trusted => Ok(None),
-            [one] => Ok(Some(one.to_vec())),
-            _ => Err(Reject::bad(format!("the header {name} came more than once"))),
-        };
-        let proto = believed(&facts.x_forwarded_proto, "X-Forwarded-Proto")?;
-        let proto = proto.as_deref().unwrap_or(shown.proto.as_bytes());
-        if !["http", "https", "ws", "wss"].iter().any(|p| proto.eq_ignore_ascii_case(p.as_bytes())) {
-            return Err(Reject::bad("the header X-Forwarded-Proto is neither http nor https"));
-        }
-        self.field("X-Forwarded-Proto", proto);
-        let host = believed(&facts.x_forwarded_host, "X-Forwarded-Host")?;
-        let host = host.as_deref().unwrap_or(shown.host);
-        if !host.is_empty() {
-            self.field("X-Forwarded-Host", host);
-        }
-        list.clear();
-        for (i, hop) in hops.enumerate() {
-            list.push_str(if i == 0 { "for=" } else { ", for=" });
-            let _ = if hop.is_v4() { write!(list, "{hop}") } else { write!(list, "\"[{hop}]\"") };
-            if i == 0 {
-                // In quotes: a host may carry a port, and characters that a token may not.
-                let host = String::from_utf8_lossy(host);
-                if !host.is_empty() && !host.contains(['"', '\\']) {
-                    let _ = write!(list, ";host=\"{host}\"");
-                }
-                let _ = write!(list, ";proto={}", String::from_utf8_lossy(proto));
-            }
-        }
-        self.field("Forwarded", list.as_bytes());
-        Ok(())
     }
 
     fn finish(mut self) -> Vec<u8> {

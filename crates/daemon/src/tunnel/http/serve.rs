@@ -18,7 +18,7 @@ use super::page::Page;
 use super::pool::{Upstream, was_gone};
 use super::pump::Side;
 use super::stats::{Counted, HostStats};
-use super::{HttpPlane, Router, Target, Visitor, VisitorIo};
+use super::{End, HttpPlane, Router, Target, Visitor, VisitorIo};
 use crate::door::Pass;
 
 /// How long a head may take from its first byte, and the first head from accept.
@@ -26,7 +26,7 @@ pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
 
 /// How long a connection may wait for its next request. Longer than what proxies in front keep idle connections
 /// (Traefik and Go 90 s, Caddy 120 s), so that they hang up first and lose no request.
-const KEEP_ALIVE: Duration = Duration::from_secs(150);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(150);
 
 /// How long opening a stream to the upstream may take.
 pub(super) const OPEN_TIME: Duration = Duration::from_secs(30);
@@ -81,14 +81,14 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
         Conn { plane, side: Side::new(stream), peer, trusted, held: None, counters: None }
     }
 
-    /// Serves until the end. Returns `true` if the connection turned out to be HTTP/2.
-    pub(super) async fn run(&mut self) -> bool {
+    /// Serves until the end, or until the connection turns out to be HTTP/2.
+    pub(super) async fn run(&mut self) -> End {
         let mut timer = std::pin::pin!(tokio::time::sleep(HEAD_TIME));
         let mut first = true;
         let after = loop {
             let next = self.next(timer.as_mut(), first).await;
             let after = match next {
-                Ok(Next::H2) => return true,
+                Ok(Next::H2) => return End::H2,
                 Ok(Next::End) => break After::Close,
                 Err(reject) => self.refuse(&reject).await,
                 Ok(Next::Head(len)) => self.request(len).await,
@@ -105,7 +105,7 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
                 let _ = poll_fn(|cx| self.side.poll_close(cx)).await;
             }
         }
-        false
+        End::Over
     }
 
     /// Waits for the next head.
