@@ -160,7 +160,7 @@ fn below(name: &str, command: &clap::Command, out: &mut Vec<(String, clap::Comma
     }
 }
 
-fn block_on(room: impl Future<Output = Done>) -> Done {
+pub(crate) fn block_on(room: impl Future<Output = Done>) -> Done {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let done = runtime.block_on(room);
     // What is still on a blocking thread (a name lookup) must not hold up the end.

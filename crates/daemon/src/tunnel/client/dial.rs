@@ -14,6 +14,8 @@ use rustls_pki_types::ServerName;
 use wire::connect::Fingerprint;
 
 use super::super::settings::{ClientSettings, Trust};
+use crate::hint::Hinted;
+
 use super::super::upgrade::{self, H_CLIENT, H_LINK, H_SESSION, LinkKind};
 
 /// From the first SYN to the upgrade's answer.
@@ -135,12 +137,12 @@ impl Dialler {
                     "pinned is {pin}, the edge showed {seen}: either the edge has a new CA (compare with what it printed at its start), or somebody is in between"
                 ),
                 _ => format!(
-                    "if the edge itself printed this fingerprint at its start, pin it: --ca-fingerprint {seen}\n      behind a proxy with a public certificate, check that its name is {}",
+                    "if the edge itself printed this fingerprint at its start, pin it: --ca-fingerprint {seen}; behind a proxy with a public certificate, check that its name is {}",
                     url.host
                 ),
             };
             let words = e.to_string();
-            return DialError::Final(anyhow!("the edge at {url} is not trusted: {words}\nhint: {hint}"));
+            return DialError::Final(Hinted::error(format!("the edge at {url} is not trusted: {words}"), hint));
         }
         let ended = matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset);
         let e = anyhow::Error::from(e);
@@ -164,14 +166,15 @@ fn refused(status: u16, headers: &[(String, String)], body: &[u8]) -> DialError 
     let words: String = words.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(300).collect();
     let server = headers.iter().find(|(n, _)| n == "server").map_or(String::new(), |(_, v)| format!(" (from {v})"));
     match status {
-        401 => DialError::Final(anyhow!(
-            "the edge refuses the token\nhint: the token must be the one the edge was started with; compare the files, a line end does not count"
+        401 => DialError::Final(Hinted::error(
+            "the edge refuses the token",
+            "the token must be the one the edge was started with; compare the files, a line end does not count",
         )),
         403 => DialError::Again(anyhow!("refused: {words}{server}")),
         404 if words.contains("no such session") => DialError::Again(anyhow!("the edge has forgotten the session")),
         301 | 302 | 307 | 308 => {
             let to = headers.iter().find(|(n, _)| n == "location").map_or("?", |(_, v)| v.as_str());
-            DialError::Final(anyhow!("the URL redirects to {to}\nhint: give the final URL; a tunnel follows no redirects"))
+            DialError::Final(Hinted::error(format!("the URL redirects to {to}"), "give the final URL; a tunnel follows no redirects"))
         }
         _ => DialError::Again(anyhow!("the upgrade was refused with status {status}{server}: {words}")),
     }

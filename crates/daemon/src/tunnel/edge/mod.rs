@@ -195,6 +195,14 @@ impl Edge {
         self.tls.as_ref().map(|t| t.read().clone())
     }
 
+    /// True if this peer is a balancer that sends PROXY lines. Without a list of trusted proxies balancers are
+    /// believed on private addresses only: nobody can claim another address from the internet.
+    fn balances(&self, peer: SocketAddr) -> bool {
+        let trusted = &self.settings.trusted_proxies;
+        let believed = if trusted.is_empty() { Addr::of(peer).is_private() } else { self.trusts(peer) };
+        self.settings.lb_proxy_protocol.is_some() && believed
+    }
+
     /// True if this peer's word about the visitor's address counts.
     fn trusts(&self, peer: SocketAddr) -> bool {
         self.settings.trusted_proxies.contains(Addr::of(peer))

@@ -105,7 +105,7 @@ async fn accept(edge: &Arc<Edge>, port: u16, listener: TcpListener, door: &Door,
             },
         };
         // Behind a balancer its PROXY line names the visitor; whoever else connects is judged as itself.
-        let balanced = edge.settings.lb_proxy_protocol.is_some() && edge.trusts(peer);
+        let balanced = edge.balances(peer);
         let pass = if balanced { None } else { Some(door.admit(Addr::of(peer))) };
         if let Some(Err(_)) = pass {
             refused(edge, door, Addr::of(peer));

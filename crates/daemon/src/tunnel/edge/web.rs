@@ -86,7 +86,7 @@ pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener
 
 /// The visitor, once the PROXY line of a trusted balancer is taken off the connection.
 async fn behind_balancer(edge: &Edge, socket: &TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
-    let Some(version) = edge.settings.lb_proxy_protocol.filter(|_| edge.trusts(peer)) else { return Some(peer) };
+    let Some(version) = edge.settings.lb_proxy_protocol.filter(|_| edge.balances(peer)) else { return Some(peer) };
     match balancer::take_line(socket, version).await {
         Ok(source) => Some(source.unwrap_or(peer)),
         Err(e) => {
