@@ -8,6 +8,7 @@ mod fail;
 mod files;
 mod logs;
 mod meant;
+mod policy;
 mod proxy;
 mod say;
 mod status;
@@ -59,6 +60,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Explain(a) => return admin::explain(a, global),
         Command::Lists(a) => return admin::lists(a, global),
         Command::Reload(a) => return admin::reload(a, global),
+        Command::Policy(a) => return Ok(policy::run(a)),
         Command::Completions { shell } => {
             let mut out = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut out);

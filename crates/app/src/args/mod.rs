@@ -76,6 +76,8 @@ pub(crate) enum Command {
     Lists(AdminArgs),
     /// Make a running edge read its lists and certificate again
     Reload(AdminArgs),
+    /// Check, compile, test, explain, compare and lay out policies; needs no server
+    Policy(crate::policy::PolicyArgs),
     /// Print the completions of a shell
     Completions {
         /// Which shell

@@ -90,6 +90,12 @@ impl Net {
         Net { addrs, approved, routes, routers, routes_of, exits, len: nodes.len() }
     }
 
+    /// The node that has this address.
+    pub(crate) fn node_at(&self, addr: Addr) -> Option<usize> {
+        let i = self.addrs.partition_point(|(a, _)| *a < addr);
+        self.addrs.get(i).filter(|(a, _)| *a == addr).map(|(_, n)| *n)
+    }
+
     /// The nodes with an address in these ranges.
     fn nodes_in(&self, ranges: &Ranges) -> Bits {
         let mut out = Bits::new(self.len);

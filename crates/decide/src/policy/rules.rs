@@ -26,7 +26,7 @@ pub struct Origin {
 
 /// The sources of a rule, resolved.
 #[derive(Debug)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// Addresses as the packet filter matches them: approved routes included where `*` is a source.
     pub(crate) set: Set,
     /// Addresses by name, before routes: what companions of capabilities are addressed to.
@@ -266,8 +266,7 @@ impl Builder<'_, '_> {
 
 impl Sources {
     /// `SrcIPs` of a packet filter.
-    #[must_use]
-    pub fn texts(&self) -> &[String] {
+    pub(crate) fn texts(&self) -> &[String] {
         self.texts.get_or_init(|| {
             if self.everyone {
                 return vec!["*".to_string()];
@@ -286,8 +285,7 @@ impl Sources {
     }
 
     /// True if nobody is among them.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.set.ranges.is_empty()
     }
 

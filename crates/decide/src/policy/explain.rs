@@ -1,0 +1,236 @@
+//! Why something passes or does not. In: who asks, where to, how. Out: the rule that lets it through, or the one that
+//! came nearest and what it lacked, in data that a person's sentence is made from.
+
+use model::{Addr, Prefix};
+
+use super::compile::Compiled;
+use super::resolve::fits;
+use super::rules::{Dest, Origin, Rule};
+use super::tests::nets_match;
+use super::who::{Ports, Proto, Who, WhoPorts, proto_name, read_who, read_who_ports};
+
+/// What somebody asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Who asks, as written.
+    pub src: String,
+    /// Where to, as written, without the port.
+    pub dst: String,
+    /// The port, if one was named.
+    pub port: Option<u16>,
+    /// The protocol; `None` is the default of TCP, UDP and ICMP.
+    pub proto: Proto,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// True if every address of the source gets through.
+    pub allowed: bool,
+    /// The rule that lets it through, or the one that came nearest; none if the policy has no rule.
+    pub rule: Option<Origin>,
+    /// Sentences for a person, the most important first.
+    pub lines: Vec<String>,
+}
+
+/// What a rule has to say to a packet, condition by condition.
+struct Match {
+    src: bool,
+    dst: bool,
+    net: bool,
+    posture: bool,
+}
+
+impl Question {
+    /// Reads `SRC` and `DST[:PORT]`.
+    ///
+    /// # Errors
+    /// The protocol is not known.
+    pub fn read(src: &str, dst: &str, proto: Option<&str>) -> Result<Question, String> {
+        let proto = super::who::read_proto(&proto.unwrap_or_default().to_ascii_lowercase())?;
+        let whole = || Question { src: src.to_string(), dst: dst.to_string(), port: None, proto };
+        // `tag:web` has a colon and no port; an address of IPv6 has many.
+        if dst.parse::<Addr>().is_ok() || dst.parse::<Prefix>().is_ok() {
+            return Ok(whole());
+        }
+        let Ok(WhoPorts { ports, .. }) = read_who_ports(dst) else { return Ok(whole()) };
+        let (name, _) = dst.rsplit_once(':').unwrap_or((dst, ""));
+        let name = name.trim_start_matches('[').replace(']', "");
+        match ports.as_slice() {
+            [Ports { first, last }] if first == last => {
+                Ok(Question { src: src.to_string(), dst: name, port: Some(*first), proto })
+            }
+            _ => Ok(Question { dst: name, ..whole() }),
+        }
+    }
+}
+
+impl Compiled<'_> {
+    /// Says which rule lets it through, or which came nearest.
+    ///
+    /// # Errors
+    /// A name that means nothing here, in words.
+    pub fn explain(&self, q: &Question) -> Result<Answer, String> {
+        let (src, from) = self.place(&q.src)?;
+        let (dst, to) = self.place(&q.dst)?;
+        let mut lines = Vec::new();
+        let mut allowed = true;
+        let mut origin = None;
+        let asked = asked(q);
+        for f in &from {
+            for t in to.iter().filter(|t| t.is_v4() == f.is_v4()) {
+                let found = self.rules.rules.iter().find(|r| self.matches(r, *f, *t, q).all());
+                let (rule, words) = match found {
+                    Some(rule) => (Some(rule.origin), self.passes(rule, *f, *t)),
+                    None => self.nearest(*f, *t, q),
+                };
+                allowed &= found.is_some();
+                let verdict = if found.is_some() { "allowed" } else { "refused" };
+                let line = format!("{src} ({f}) -> {dst} ({t}){asked}: {verdict}, {words}");
+                if !lines.contains(&line) {
+                    lines.push(line);
+                }
+                if origin.is_none() || found.is_none() {
+                    origin = rule;
+                }
+            }
+        }
+        if lines.is_empty() {
+            return Err(format!("{src} and {dst} have no address of the same family"));
+        }
+        Ok(Answer { allowed, rule: origin, lines })
+    }
+
+    /// A name or address as prefixes: nodes by their names first, then everything a policy can name.
+    fn place(&self, text: &str) -> Result<(String, Vec<Prefix>), String> {
+        if let Some(n) = self.topology().node(text).and_then(|i| self.topology().nodes.get(i)) {
+            return Ok((text.to_string(), n.addrs().map(Prefix::host).collect()));
+        }
+        let who = read_who(text)?;
+        if let Who::Host(name) = &who {
+            if !self.resolver.policy.hosts.contains_key(name) {
+                return Err(format!("`{name}` is no node, no host of the policy, no user and no address"));
+            }
+        }
+        if matches!(who, Who::Own | Who::NonRoot) {
+            return Err(format!("`{who}` is a different place for everybody; name a node"));
+        }
+        let prefixes = self.resolver.set(&who).ranges.prefixes();
+        if prefixes.is_empty() {
+            return Err(format!("`{who}` has no address in this topology"));
+        }
+        Ok((text.to_string(), prefixes))
+    }
+
+    fn matches(&self, rule: &Rule, from: Prefix, to: Prefix, q: &Question) -> Match {
+        let named = rule.names.iter().any(|w| *w == Who::DangerAll)
+            || self.rules.sources.get(rule.src).is_some_and(|s| s.set.ranges.overlaps(from))
+            || (!rule.posture.is_empty() && rule.names.iter().any(|w| self.resolver.set(w).ranges.overlaps(from)));
+        let posture = self.rules.sources.get(rule.src).is_some_and(|s| s.set.ranges.overlaps(from));
+        let mut m = Match { src: named, posture, dst: false, net: false };
+        for d in &rule.dst {
+            let here = match d.set.and_then(|i| self.rules.targets.get(i)) {
+                Some(t) => t.any || t.set.ranges.overlaps(to),
+                None => self.same_owner(from.first(), to.first()),
+            };
+            m.dst |= here;
+            m.net |= here && nets_match(&d.nets, q.proto, q.port);
+        }
+        m
+    }
+
+    /// True if both addresses are devices of one user.
+    pub(crate) fn same_owner(&self, a: Addr, b: Addr) -> bool {
+        let owner = |addr| self.resolver.net.node_at(addr).and_then(|n| self.topology().nodes.get(n)?.owner());
+        owner(a).is_some() && owner(a) == owner(b)
+    }
+
+    fn passes(&self, rule: &Rule, from: Prefix, to: Prefix) -> String {
+        let mut words = format!("by {}", place_of(rule.origin));
+        if !rule.via.is_empty() {
+            words += &format!(", through routers with {}", rule.via.join(" or "));
+        }
+        if self.resolver.net.node_at(to.first()).is_none() && self.resolver.net.routes.iter().all(|r| !r.covers(to)) {
+            let exit = super::ipset::internet().covers(to) && !self.resolver.net.exits.is_empty();
+            if !exit {
+                words += "; but no router has an approved route there, so nothing arrives";
+            }
+        }
+        if self.resolver.net.node_at(from.first()).is_none() && self.resolver.net.routes.iter().all(|r| !r.covers(from)) {
+            words += "; no node and no approved route has the source address today";
+        }
+        words
+    }
+
+    /// The rule that lacked least, and what it lacked.
+    fn nearest(&self, from: Prefix, to: Prefix, q: &Question) -> (Option<Origin>, String) {
+        let score = |m: &Match| (u8::from(m.src) + u8::from(m.dst), m.net, m.posture, m.src);
+        let best = self.rules.rules.iter().map(|r| (r, self.matches(r, from, to, q))).rev().max_by_key(|(_, m)| score(m));
+        let Some((rule, m)) = best else {
+            return (None, "the policy has no rule that lets anybody through".to_string());
+        };
+        if !m.src && !m.dst {
+            return (None, "no rule names either of them".to_string());
+        }
+        let mut lacks = Vec::new();
+        if !m.src {
+            let names: Vec<String> = rule.names.iter().map(ToString::to_string).collect();
+            lacks.push(format!("its sources are {}", names.join(", ")));
+        }
+        if m.src && !m.posture && !rule.posture.is_empty() {
+            lacks.push(self.posture_lack(rule, from));
+        }
+        if !m.dst {
+            let names: Vec<String> = rule.dst.iter().map(|d| d.who.to_string()).collect();
+            lacks.push(format!("its destinations are {}", names.join(", ")));
+        } else if !m.net {
+            let here = |d: &&Dest| match d.set.and_then(|i| self.rules.targets.get(i)) {
+                Some(t) => t.any || t.set.ranges.overlaps(to),
+                None => self.same_owner(from.first(), to.first()),
+            };
+            let mut nets: Vec<String> = rule.dst.iter().filter(here).flat_map(|d| &d.nets).map(net_words).collect();
+            nets.dedup();
+            lacks.push(match nets.is_empty() {
+                true => "it grants capabilities only, no traffic".to_string(),
+                false => format!("there it opens {}", nets.join(", ")),
+            });
+        }
+        (Some(rule.origin), format!("no rule lets it through; {} came nearest, but {}", place_of(rule.origin), lacks.join(", and ")))
+    }
+
+    fn posture_lack(&self, rule: &Rule, from: Prefix) -> String {
+        let node = self.resolver.net.node_at(from.first()).and_then(|n| self.topology().nodes.get(n));
+        let Some(node) = node else { return format!("only a node can satisfy {}", rule.posture.join(" or ")) };
+        let unmet: Vec<&str> =
+            rule.posture.iter().map(String::as_str).filter(|p| !fits(self.resolver.policy, p, &node.posture)).collect();
+        format!("{} does not satisfy {}", node.name, unmet.join(" or "))
+    }
+}
+
+impl Match {
+    fn all(&self) -> bool {
+        self.src && self.dst && self.net && self.posture
+    }
+}
+
+fn place_of(o: Origin) -> String {
+    match o.section {
+        "" => "the default of a policy without acls and grants".to_string(),
+        section => format!("rule {} of {section} (line {})", o.index + 1, o.pos.line),
+    }
+}
+
+/// Protocol and ports as a person says them.
+pub(crate) fn net_words((proto, ports): &(Proto, Vec<Ports>)) -> String {
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    match proto {
+        Some(p) => format!("{}:{}", proto_name(*p), ports.join(",")),
+        None => ports.join(","),
+    }
+}
+
+fn asked(q: &Question) -> String {
+    let port = q.port.map(|p| format!(" port {p}")).unwrap_or_default();
+    let proto = q.proto.map(|p| format!(" {}", proto_name(p))).unwrap_or_default();
+    format!("{port}{proto}")
+}
