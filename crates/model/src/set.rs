@@ -1,5 +1,9 @@
 //! An immutable set of prefixes with longest-prefix lookup. In: prefixes, once. Out: the longest that holds an
 //! address. Swapped whole when the list changes; never edited.
+//!
+//! The address space is cut into stretches in which the same length of prefix is the longest; the prefix itself is
+//! then the address cut to that length, so that no table of prefixes is touched by a lookup. Stretches are found by a
+//! table on the first bits and a binary search in a few neighbouring words.
 
 use crate::addr::Addr;
 use crate::prefix::Prefix;
@@ -8,29 +12,24 @@ use crate::prefix::Prefix;
 #[derive(Clone, Default)]
 pub struct AddrSet {
     prefixes: Vec<Prefix>,
-    v4: Segments,
-    v6: Segments,
+    v4: V4,
+    v6: V6,
 }
 
-/// Disjoint stretches of one family in order: stretch `i` runs from `starts[i]` to before `starts[i + 1]`, and
-/// `owner[i]` is 1 + the index of the longest prefix there, or 0 for none.
-#[derive(Clone, Default)]
-struct Segments {
-    starts: Vec<u128>,
-    owner: Vec<u32>,
-}
+/// No prefix holds the stretch. Every length is smaller.
+const NONE: u8 = u8::MAX;
 
 impl AddrSet {
     /// Builds the set; duplicates count once.
     #[must_use]
     pub fn new(prefixes: impl IntoIterator<Item = Prefix>) -> AddrSet {
         let mut prefixes: Vec<Prefix> = prefixes.into_iter().collect();
-        // Order by family, start, then widest first: a parent stands before its children.
+        // By family, start, then widest first: a parent stands before its children.
         prefixes.sort_unstable();
         prefixes.dedup();
         let split = prefixes.partition_point(|p| p.is_v4());
-        let v4 = Segments::new(&prefixes[..split], 0);
-        let v6 = Segments::new(&prefixes[split..], split as u32);
+        let v4 = V4::new(&stretches(&prefixes[..split]));
+        let v6 = V6::new(&stretches(&prefixes[split..]));
         AddrSet { prefixes, v4, v6 }
     }
 
@@ -38,8 +37,12 @@ impl AddrSet {
     #[must_use]
     #[inline]
     pub fn lookup(&self, addr: Addr) -> Option<Prefix> {
-        let segments = if addr.is_v4() { &self.v4 } else { &self.v6 };
-        segments.owner(addr.bits()).map(|i| self.prefixes[i as usize])
+        let len = match addr.ip() {
+            std::net::IpAddr::V4(a) => self.v4.len_at(u32::from(a)),
+            std::net::IpAddr::V6(a) => self.v6.len_at(u128::from(a)),
+        };
+        // `NONE` is wider than any family.
+        Prefix::new(addr, len)
     }
 
     /// True if some prefix holds the address.
@@ -74,43 +77,346 @@ impl std::fmt::Debug for AddrSet {
     }
 }
 
-impl Segments {
-    fn new(sorted: &[Prefix], base: u32) -> Segments {
-        let mut s = Segments { starts: vec![0], owner: vec![0] };
-        let mut open: Vec<(u128, u32)> = Vec::new();
-        for (i, p) in sorted.iter().enumerate() {
-            let (first, last) = (p.first().bits(), p.last().bits());
-            while let Some(&(end, _)) = open.last() {
-                if end >= first {
-                    break;
-                }
-                open.pop();
-                s.push(end + 1, open.last().map_or(0, |o| o.1));
-            }
-            s.push(first, base + i as u32 + 1);
-            open.push((last, base + i as u32 + 1));
+/// From this address on (to the next stretch) prefixes of this length are the longest.
+type Stretch = (u128, u8);
+
+/// The stretches of one family's sorted prefixes, from address 0 on; neighbours differ in length.
+fn stretches(sorted: &[Prefix]) -> Vec<Stretch> {
+    let mut out: Vec<Stretch> = Vec::with_capacity(sorted.len() + 1);
+    let mut push = |start: u128, len: u8| {
+        if out.last().is_some_and(|l| l.0 == start) {
+            out.pop();
         }
-        while let Some((end, _)) = open.pop() {
-            if let Some(next) = end.checked_add(1) {
-                s.push(next, open.last().map_or(0, |o| o.1));
+        if out.last().is_none_or(|l| l.1 != len) {
+            out.push((start, len));
+        }
+    };
+    push(0, NONE);
+    // The prefixes that hold the current address, widest first, with their last addresses.
+    let mut open: Vec<(u128, u8)> = Vec::new();
+    for p in sorted {
+        let (first, last) = (p.first().bits(), p.last().bits());
+        while let Some(&(end, _)) = open.last() {
+            if end >= first {
+                break;
+            }
+            open.pop();
+            push(end + 1, open.last().map_or(NONE, |o| o.1));
+        }
+        push(first, p.bits());
+        open.push((last, p.bits()));
+    }
+    while let Some((end, _)) = open.pop() {
+        // Past the family's end there is nothing: for IPv4 the extra stretch is never reached.
+        if let Some(next) = end.checked_add(1) {
+            push(next, open.last().map_or(NONE, |o| o.1));
+        }
+    }
+    out
+}
+
+/// IPv4: a table on the first `k` bits gives a bucket of words; a word is the rest of a stretch's start (32 − k ≤ 24
+/// bits) above its length (8 bits). A bucket begins with a word for its first address.
+#[derive(Clone)]
+struct V4 {
+    k: u32,
+    /// Where each bucket begins in `words`; one entry more than buckets.
+    table: Vec<u32>,
+    words: Vec<u32>,
+}
+
+/// The rest of an address and a length must fit a word of 32 bits.
+const V4_TABLE_MIN: u32 = 8;
+/// 256 KiB of table, which stays in the second-level cache; a bucket of a million prefixes then has one or two lines.
+const V4_TABLE_MAX: u32 = 16;
+
+impl Default for V4 {
+    fn default() -> V4 {
+        V4::new(&[(0, NONE)])
+    }
+}
+
+impl V4 {
+    fn new(stretches: &[Stretch]) -> V4 {
+        let k = table_bits(stretches.len(), V4_TABLE_MIN, V4_TABLE_MAX);
+        let rest = 32 - k;
+        let mut table = Vec::with_capacity((1 << k) + 1);
+        let mut words = Vec::with_capacity(stretches.len() + (1 << k));
+        let (mut next, mut len) = (0, NONE);
+        for bucket in 0..1u64 << k {
+            let (from, to) = (u128::from(bucket << rest), u128::from((bucket + 1) << rest));
+            table.push(words.len() as u32);
+            if stretches.get(next).is_none_or(|s| s.0 != from) {
+                words.push(u32::from(len));
+            }
+            while let Some(&(start, l)) = stretches.get(next).filter(|s| s.0 < to) {
+                words.push(((start - from) as u32) << 8 | u32::from(l));
+                len = l;
+                next += 1;
             }
         }
-        s
+        table.push(words.len() as u32);
+        V4 { k, table, words }
     }
 
-    fn push(&mut self, start: u128, owner: u32) {
-        if self.starts.last() == Some(&start) {
-            if let Some(o) = self.owner.last_mut() {
-                *o = owner;
+    #[inline]
+    fn len_at(&self, bits: u32) -> u8 {
+        let rest = 32 - self.k;
+        let bucket = (bits >> rest) as usize;
+        let words = &self.words[self.table[bucket] as usize..self.table[bucket + 1] as usize];
+        // The largest word that starts at or before the address, whatever its length.
+        let sought = (bits & ((1 << rest) - 1)) << 8 | 0xff;
+        let i = words.partition_point(|w| *w <= sought);
+        // A bucket's first word starts at 0, so `i` is at least 1.
+        words[i - 1] as u8
+    }
+}
+
+/// IPv6: three levels over bits 0–31, 32–63 and 64–127 of the address. A row of a level whose key is exactly the
+/// address's bits may lead to rows of the next level; all other addresses from its key on share one length.
+#[derive(Clone)]
+struct V6 {
+    k: u32,
+    /// The first row of `top` whose key has these first `k` bits or more; one entry more than there are values.
+    table: Vec<u32>,
+    top: Rows<u32>,
+    mid: Rows<u32>,
+    low: Rows<u64>,
+}
+
+/// The rows of a level, in order; those of one parent stand together and begin with key 0.
+#[derive(Clone)]
+struct Rows<K> {
+    keys: Vec<K>,
+    /// A length, or [`SPLIT`] plus an index of `splits`.
+    values: Vec<u32>,
+    splits: Vec<Split>,
+}
+
+/// A row whose own key leads to rows `from..to` of the next level.
+#[derive(Clone, Copy)]
+struct Split {
+    from: u32,
+    to: u32,
+    /// The length for the addresses after the row's own key, up to the next row.
+    after: u8,
+}
+
+const SPLIT: u32 = 1 << 31;
+/// A small set gets a small table.
+const V6_TABLE_MIN: u32 = 4;
+/// As for IPv4; public IPv6 uses one eighth of it, in few places, and the search goes on from there.
+const V6_TABLE_MAX: u32 = 16;
+
+impl Default for V6 {
+    fn default() -> V6 {
+        V6::new(&[(0, NONE)])
+    }
+}
+
+impl V6 {
+    fn new(stretches: &[Stretch]) -> V6 {
+        let (top, mid, low) = (Rows::default(), Rows::default(), Rows::default());
+        let mut v6 = V6 { k: 0, table: Vec::new(), top, mid, low };
+        let mut before = NONE;
+        for group in stretches.chunk_by(|a, b| a.0 >> 96 == b.0 >> 96) {
+            let value = v6.mid_value(group, before);
+            v6.top.push((group[0].0 >> 96) as u32, value);
+            before = last_len(group);
+        }
+        let k = table_bits(v6.top.keys.len(), V6_TABLE_MIN, V6_TABLE_MAX);
+        v6.k = k;
+        let mut row = 0;
+        for first in 0..=1u64 << k {
+            while v6.top.keys.get(row).is_some_and(|key| u64::from(*key) < first << (32 - k)) {
+                row += 1;
             }
-        } else {
-            self.starts.push(start);
-            self.owner.push(owner);
+            v6.table.push(row as u32);
+        }
+        v6
+    }
+
+    /// The value of the row of `top` for stretches that share their first 32 bits; `before` is the length before them.
+    fn mid_value(&mut self, group: &[Stretch], mut before: u8) -> u32 {
+        if let [(start, len)] = group
+            && start << 32 == 0
+        {
+            return u32::from(*len);
+        }
+        let from = self.mid.keys.len() as u32;
+        if (group[0].0 >> 64) as u32 != 0 {
+            self.mid.push(0, u32::from(before));
+        }
+        for sub in group.chunk_by(|a, b| a.0 >> 64 == b.0 >> 64) {
+            let value = self.low_value(sub, before);
+            self.mid.push((sub[0].0 >> 64) as u32, value);
+            before = last_len(sub);
+        }
+        let to = self.mid.keys.len() as u32;
+        self.top.split(Split { from, to, after: before })
+    }
+
+    /// The same for `mid` and 64 bits.
+    fn low_value(&mut self, group: &[Stretch], before: u8) -> u32 {
+        if let [(start, len)] = group
+            && *start as u64 == 0
+        {
+            return u32::from(*len);
+        }
+        let from = self.low.keys.len() as u32;
+        if group[0].0 as u64 != 0 {
+            self.low.push(0, u32::from(before));
+        }
+        for (start, len) in group {
+            self.low.push(*start as u64, u32::from(*len));
+        }
+        let to = self.low.keys.len() as u32;
+        self.mid.split(Split { from, to, after: last_len(group) })
+    }
+
+    #[inline]
+    fn len_at(&self, bits: u128) -> u8 {
+        let key = (bits >> 96) as u32;
+        let bucket = (key >> (32 - self.k)) as usize;
+        let (from, to) = (self.table[bucket], self.table[bucket + 1]);
+        // The row may stand in an earlier bucket: `find` then takes the one before `from`. Row 0 has key 0.
+        let split = match self.top.find(from, to, key) {
+            Ok(len) => return len,
+            Err(split) => split,
+        };
+        let split = match self.mid.find(split.from, split.to, (bits >> 64) as u32) {
+            Ok(len) => return len,
+            Err(split) => split,
+        };
+        match self.low.find(split.from, split.to, bits as u64) {
+            Ok(len) => len,
+            Err(split) => split.after,
+        }
+    }
+}
+
+impl<K: Ord + Copy> Rows<K> {
+    fn push(&mut self, key: K, value: u32) {
+        self.keys.push(key);
+        self.values.push(value);
+    }
+
+    fn split(&mut self, split: Split) -> u32 {
+        self.splits.push(split);
+        SPLIT | (self.splits.len() - 1) as u32
+    }
+
+    /// The length at this key, or the rows of the next level that know it.
+    #[inline]
+    fn find(&self, from: u32, to: u32, key: K) -> Result<u8, Split> {
+        let at = from as usize + self.keys[from as usize..to as usize].partition_point(|k| *k <= key) - 1;
+        let value = self.values[at];
+        if value & SPLIT == 0 {
+            return Ok(value as u8);
+        }
+        let split = self.splits[(value & !SPLIT) as usize];
+        if self.keys[at] == key { Err(split) } else { Ok(split.after) }
+    }
+}
+
+impl<K> Default for Rows<K> {
+    fn default() -> Rows<K> {
+        Rows { keys: Vec::new(), values: Vec::new(), splits: Vec::new() }
+    }
+}
+
+fn last_len(group: &[Stretch]) -> u8 {
+    group.last().map_or(NONE, |s| s.1)
+}
+
+/// Bits for a table of about as many entries as there are things to find.
+fn table_bits(things: usize, min: u32, max: u32) -> u32 {
+    things.next_power_of_two().trailing_zeros().clamp(min, max)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    /// Knows nothing of `Prefix` and `Addr`: the text of the longest prefix by comparing bits one after the other.
+    fn oracle(list: &[(IpAddr, u8)], addr: IpAddr) -> Option<u8> {
+        let bit = |ip: IpAddr, n: usize| match ip {
+            IpAddr::V4(a) => a.octets()[n / 8] >> (7 - n % 8) & 1,
+            IpAddr::V6(a) => a.octets()[n / 8] >> (7 - n % 8) & 1,
+        };
+        list.iter()
+            .filter(|(ip, len)| ip.is_ipv4() == addr.is_ipv4() && (0..usize::from(*len)).all(|n| bit(*ip, n) == bit(addr, n)))
+            .map(|(_, len)| *len)
+            .max()
+    }
+
+    fn check(list: &[(IpAddr, u8)], probes: impl Iterator<Item = IpAddr>) {
+        let set = AddrSet::new(list.iter().map(|(ip, len)| Prefix::new(Addr::new(*ip), *len).unwrap()));
+        for probe in probes {
+            let addr = Addr::new(probe);
+            let found = set.lookup(addr);
+            assert_eq!(found.map(Prefix::bits), oracle(list, probe), "{probe} in {list:?}");
+            assert!(found.is_none_or(|p| p.contains(addr) && set.prefixes().binary_search(&p).is_ok()));
         }
     }
 
-    fn owner(&self, bits: u128) -> Option<u32> {
-        let i = self.starts.partition_point(|s| *s <= bits).checked_sub(1)?;
-        self.owner[i].checked_sub(1)
+    #[test]
+    fn nobody_and_everybody() {
+        let none = AddrSet::default();
+        let all = AddrSet::new([Prefix::ALL_V4, Prefix::ALL_V6]);
+        for text in ["0.0.0.0", "255.255.255.255", "10.1.2.3", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "2001:db8::1"] {
+            let addr: Addr = text.parse().unwrap();
+            assert!(!none.contains(addr) && !AddrSet::new([]).contains(addr), "{text}");
+            assert!(all.contains(addr), "{text}");
+        }
+        let v4 = AddrSet::new([Prefix::ALL_V4]);
+        assert!(v4.contains("::ffff:192.0.2.1".parse().unwrap()), "folded once");
+        assert!(!v4.contains("2001:db8::1".parse().unwrap()), "a family of its own");
+    }
+
+    /// Addresses that crowd together, so that prefixes nest and touch.
+    fn near_v4() -> impl Strategy<Value = Ipv4Addr> {
+        (0u32..16, 0u32..8, 0u32..8).prop_map(|(a, b, c)| Ipv4Addr::from(a << 28 | b << 15 | c))
+    }
+
+    fn near_v6() -> impl Strategy<Value = Ipv6Addr> {
+        let edge = || prop_oneof![Just(0u128), Just(1), Just(u128::from(u32::MAX)), 0u128..4];
+        // No IPv4-mapped addresses: they are IPv4.
+        (1u128..5, edge(), edge(), edge(), prop_oneof![Just(0u128), Just(0x2001_0db8), Just(0xffff_ffff)])
+            .prop_map(|(d, c, b, a, top)| Ipv6Addr::from(((top ^ a) << 96) | b << 64 | c << 32 | d))
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_comparing_bits_v4(
+            list in proptest::collection::vec((near_v4(), 0u8..=32), 0..40),
+            probes in proptest::collection::vec(near_v4(), 1..40),
+        ) {
+            let list: Vec<(IpAddr, u8)> = list.into_iter().map(|(a, l)| (IpAddr::V4(a), l)).collect();
+            // Both sides of every border, too.
+            let edges: Vec<IpAddr> = list.iter().flat_map(|(ip, len)| {
+                let p = Prefix::new(Addr::new(*ip), *len).unwrap();
+                let (a, z) = (p.first().bits() as u32, p.last().bits() as u32);
+                [a, z, a.wrapping_sub(1), z.wrapping_add(1)].map(|b| IpAddr::V4(Ipv4Addr::from(b)))
+            }).collect();
+            check(&list, probes.into_iter().map(IpAddr::V4).chain(edges));
+        }
+
+        #[test]
+        fn agrees_with_comparing_bits_v6(
+            list in proptest::collection::vec((near_v6(), 0u8..=128), 0..40),
+            probes in proptest::collection::vec(near_v6(), 1..40),
+        ) {
+            let list: Vec<(IpAddr, u8)> = list.into_iter().map(|(a, l)| (IpAddr::V6(a), l)).collect();
+            let edges: Vec<IpAddr> = list.iter().flat_map(|(ip, len)| {
+                let p = Prefix::new(Addr::new(*ip), *len).unwrap();
+                let (a, z) = (p.first().bits(), p.last().bits());
+                [a, z, a.wrapping_sub(1), z.wrapping_add(1)].map(Ipv6Addr::from)
+            }).filter(|ip| ip.to_ipv4_mapped().is_none()).map(IpAddr::V6).collect();
+            check(&list, probes.into_iter().map(IpAddr::V6).chain(edges));
+        }
     }
 }
