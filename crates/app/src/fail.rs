@@ -46,18 +46,26 @@ impl Fail {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("error: {}\n", self.error);
-        let mut before = self.error.to_string();
-        for cause in self.error.chain().skip(1) {
-            let cause = cause.to_string();
+        let mut text = String::new();
+        let mut hint = self.hint.clone();
+        let mut before = String::new();
+        for (n, cause) in self.error.chain().enumerate() {
+            hint = hint.or_else(|| cause.downcast_ref::<Hinted>().map(|h| h.hint.clone()));
+            let mut cause = cause.to_string();
+            // Floors without `Hinted` write the hint below their words.
+            if let Some((words, below)) = cause.split_once("\nhint: ") {
+                hint = hint.or_else(|| Some(below.to_string()));
+                cause = words.to_string();
+            }
             // Some libraries repeat their cause in their own words.
-            if !before.ends_with(&cause) {
+            if n == 0 {
+                text.push_str(&format!("error: {cause}\n"));
+            } else if !before.ends_with(&cause) {
                 text.push_str(&format!("  because: {cause}\n"));
             }
             before = cause;
         }
-        let lower = || self.error.chain().find_map(|e| e.downcast_ref::<Hinted>()).map(|h| h.hint.clone());
-        if let Some(hint) = self.hint.clone().or_else(lower) {
+        if let Some(hint) = hint {
             text.push_str(&format!("hint: {hint}\n"));
         }
         text
@@ -74,6 +82,12 @@ impl From<anyhow::Error> for Fail {
 mod tests {
     use super::*;
     use anyhow::Context;
+
+    #[test]
+    fn a_hint_below_the_words_is_a_hint_too() {
+        let e = anyhow::anyhow!("the edge refuses the token\nhint: compare the files").context("client failed");
+        assert_eq!(Fail::from(e).text(), "error: client failed\n  because: the edge refuses the token\nhint: compare the files\n");
+    }
 
     #[test]
     fn chain_and_hint_from_any_floor() {

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &StatusArgs, given: &Given) -> Done {
 }
 
 fn print(status: &Value, json: bool) -> anyhow::Result<()> {
-    if json || !say::to_person() {
+    if json {
         say::line(serde_json::to_string_pretty(status)?);
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! Where plans become rooms. In: a plan of `meant`. Out: a running edge or client until the process is told to stop.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use daemon::api;
 use daemon::door::Doors;
@@ -8,6 +9,7 @@ use daemon::run::Run;
 use daemon::tunnel::edge::EdgeHandle;
 use daemon::tunnel::settings::EdgeTls;
 use daemon::tunnel::{client as client_room, edge as edge_room};
+use tracing::warn;
 use wire::connect::{ConnectString, EdgeUrl, TokenPlace};
 
 use crate::fail::Done;
@@ -25,8 +27,11 @@ pub(crate) async fn edge(plan: EdgePlan) -> Done {
     let edge = edge_room::start(plan.settings, doors.clone(), &run).await?;
     let socket = api::edge_socket(&plan.data_dir, edge.control_addr.port());
     let for_status = edge.clone();
-    api::serve(&run, &socket, api::edge_verbs(&run, &doors, move || for_status.status()))?;
-    say_where(&edge, &tls, plan.token_place);
+    // In a read-only container there is no admin socket, and the edge serves all the same.
+    if let Err(e) = api::serve(&run, &socket, api::edge_verbs(&run, &doors, move || for_status.status())) {
+        warn!("no `explain` and `reload` from the command line: {e:#}");
+    }
+    say_where(&edge, &tls, plan.token_place.as_ref());
     ready.ready();
     Ok(run.finish().await?)
 }
@@ -40,7 +45,7 @@ pub(crate) async fn client(plan: ClientPlan) -> Done {
 }
 
 /// What the person needs for the other machine, on standard output.
-fn say_where(edge: &EdgeHandle, tls: &EdgeTls, token: Option<TokenPlace>) {
+fn say_where(edge: &EdgeHandle, tls: &EdgeTls, token: Option<&TokenPlace>) {
     say::line(format_args!("control plane: {}", edge.control_addr));
     if let Some(http) = edge.http_addr {
         say::line(format_args!("http visitors: {http}"));
@@ -51,17 +56,41 @@ fn say_where(edge: &EdgeHandle, tls: &EdgeTls, token: Option<TokenPlace>) {
         port: edge.control_addr.port(),
         path: String::new(),
     };
-    let connect = ConnectString { url, pin: edge.fingerprint, token };
+    let connect = ConnectString { url, pin: edge.fingerprint, token: token.and_then(portable) };
     if let Some(pin) = &connect.pin {
         say::line(format_args!("ca fingerprint: {pin}"));
     }
     say::line(format_args!("connect string: {connect}"));
+    let what = if edge.http_addr.is_some() { "http client" } else { "tcp client" };
+    let upstream = if edge.http_addr.is_some() { "--upstream http://127.0.0.1:3000" } else { "--upstream 127.0.0.1 --ports 2222" };
+    let token = if connect.token.is_some() { "" } else { " --token-file FILE" };
+    let insecure = if connect.url.tls { "" } else { " --insecure" };
+    say::line(format_args!("on the other machine: portcullis {what} --connect {connect}{token}{insecure} {upstream}"));
+    match tls {
+        EdgeTls::Auto { sans, .. } if sans.is_empty() => {
+            say::line(format_args!("({} is a guess; say what this edge is called with --auto-tls-san)", connect.url.host));
+        }
+        EdgeTls::Own { .. } => say::line(format_args!("(put the name in your certificate in the place of {})", connect.url.host)),
+        EdgeTls::Off => say::line("(not encrypted: behind a proxy with TLS, clients use its wss:// URL without --insecure)"),
+        EdgeTls::Auto { .. } => {}
+    }
+}
+
+/// The token's place as it may be called on another machine: a file by its name alone.
+fn portable(place: &TokenPlace) -> Option<TokenPlace> {
+    let place = match place {
+        TokenPlace::Env(name) => TokenPlace::Env(name.clone()),
+        TokenPlace::File(path) => TokenPlace::File(Path::new(path).file_name()?.to_str()?.to_string()),
+    };
+    let (TokenPlace::Env(word) | TokenPlace::File(word)) = &place;
+    // A connect string is one word, parted by commas.
+    word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)).then_some(place)
 }
 
 /// The name or address by which clients reach this edge, as far as can be known here.
 fn public_host(edge: &EdgeHandle, tls: &EdgeTls) -> String {
     if let EdgeTls::Auto { sans, .. } = tls
-        && let Some(san) = sans.first()
+        && let Some(san) = sans.iter().find(|s| !s.contains('*'))
     {
         return san.clone();
     }

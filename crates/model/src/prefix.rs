@@ -104,7 +104,10 @@ impl Prefix {
             Some((a, l)) => (a, Some(l.trim())),
         };
         let raw_v6_mapped = addr.trim().parse::<std::net::Ipv6Addr>().ok().is_some_and(|a| a.to_ipv4_mapped().is_some());
-        let addr: Addr = addr.parse().map_err(|e: crate::addr::AddrError| fail(e.to_string()))?;
+        let addr: Addr = addr.parse().map_err(|e: crate::addr::AddrError| {
+            // Without a length the address is the whole text, which stands in the error already.
+            fail(if len.is_none() { format!("it {}", e.reason) } else { e.to_string() })
+        })?;
         let Some(len) = len else { return Ok((Prefix::host(addr), false)) };
         if let Some(bits) = len.parse().ok().and_then(netmask) {
             return Err(fail(format!("a netmask is written as its length: write `/{bits}`")));
