@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod door;
+pub mod files;
 pub mod hint;
 pub mod lists;
 pub mod run;
