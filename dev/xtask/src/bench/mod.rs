@@ -2,11 +2,19 @@
 
 use anyhow::{Result, bail};
 
+mod figures;
+mod link;
+mod load;
+mod pairs;
+mod tunnel;
+mod tunnel_table;
+
 /// A benchmark: its name, what it measures, how it is run.
 type Bench = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
 /// Every benchmark that is built in.
-const BENCHES: &[Bench] = &[];
+const BENCHES: &[Bench] =
+    &[("tunnel", "throughput, CPU, requests, connections and memory beside rathole, bore, frp and chisel", tunnel::run)];
 
 /// Runs one benchmark, or lists them.
 ///
@@ -22,4 +30,22 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         Some((_, _, run)) => run(rest),
         None => bail!("there is no benchmark `{name}`; there are\n{}", list()),
     }
+}
+
+/// The machine that figures come from, in one sentence.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(name));
+        line.map(|l| l.trim_start_matches([' ', '\t', ':']).trim().to_string()).unwrap_or_default()
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kib: u64 = field(&read("/proc/meminfo"), "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0);
+    let load = read("/proc/loadavg").split(' ').next().unwrap_or_default().to_string();
+    format!(
+        "Machine: {cores} cores ({}), {} GiB, Linux {}, load {load} at the end.",
+        field(&read("/proc/cpuinfo"), "model name"),
+        kib / (1 << 20),
+        read("/proc/sys/kernel/osrelease").trim()
+    )
 }
