@@ -25,6 +25,9 @@ pub(crate) const WORDS: &str = "Lossy lines: 25 ms and 1 % loss each way, 100 Mb
 /// The edge's address, on its loopback device, reached over every line.
 const EDGE: [u8; 4] = [10, 77, 0, 1];
 
+/// Linux' default congestion control, whatever this machine has chosen.
+const CUBIC: &[&str] = &["congctl", "cubic"];
+
 /// Seed of the losses: the same packets by number are lost for everyone.
 const SEED: u32 = 20;
 
@@ -135,7 +138,6 @@ impl Net {
         for ns in [&net.edge, &net.client, &net.fast, &net.slow] {
             ip(&["netns", "add", ns])?;
             ip(&["-n", ns, "link", "set", "lo", "up"])?;
-            cubic(ns)?;
         }
         ip(&["-n", &net.edge, "addr", "add", "10.77.0.1/32", "dev", "lo"])?;
         // Two fast lines and two lossy ones, each a subnet of its own: .1 is the far end, .2 the edge.
@@ -157,14 +159,16 @@ impl Net {
                 address(ns, device, i, end)?;
             }
         }
-        ip(&["-n", &net.fast, "route", "add", "10.77.0.1/32", "via", "10.77.1.2"])?;
-        ip(&["-n", &net.slow, "route", "add", "10.77.0.1/32", "via", "10.77.3.2"])?;
+        for (ns, via) in [(&net.fast, "10.77.1.2"), (&net.slow, "10.77.3.2")] {
+            ip(&[&["-n", ns, "route", "add", "10.77.0.1/32", "via", via], CUBIC].concat())?;
+        }
         Ok(net)
     }
 
     /// Over which line the client reaches the edge.
     fn client_line(&self, lossy: bool) -> Result<()> {
-        ip(&["-n", &self.client, "route", "replace", "10.77.0.1/32", "via", if lossy { "10.77.4.2" } else { "10.77.2.2" }])
+        let via = if lossy { "10.77.4.2" } else { "10.77.2.2" };
+        ip(&[&["-n", &self.client, "route", "replace", "10.77.0.1/32", "via", via], CUBIC].concat())
     }
 
     /// This program in a namespace.
@@ -199,13 +203,9 @@ fn exec(ns: &str) -> Vec<String> {
 
 fn address(ns: &str, device: &str, subnet: u32, end: u8) -> Result<()> {
     ip(&["-n", ns, "addr", "add", &format!("10.77.{subnet}.{end}/24"), "dev", device])?;
-    ip(&["-n", ns, "link", "set", device, "up"])
-}
-
-/// Linux' default, whatever this machine has chosen.
-fn cubic(ns: &str) -> Result<()> {
-    let set = "echo cubic > /proc/sys/net/ipv4/tcp_congestion_control";
-    ip(&["netns", "exec", ns, "sh", "-c", set])
+    ip(&["-n", ns, "link", "set", device, "up"])?;
+    let (net, own) = (format!("10.77.{subnet}.0/24"), format!("10.77.{subnet}.{end}"));
+    ip(&[&["-n", ns, "route", "replace", &net, "dev", device, "src", &own], CUBIC].concat())
 }
 
 fn ip(args: &[&str]) -> Result<()> {
