@@ -57,7 +57,7 @@ impl Edge {
         if mode == Mode::Http {
             command.arg("--port").arg(http.port().to_string());
         }
-        command.arg("--token-file").arg(dir.write("token.txt", TOKEN));
+        command.arg("--token-file").arg(dir.secret("token.txt", TOKEN)).arg("--data-dir").arg(dir.path().join("data"));
         if tls {
             command.args(["--auto-tls-san", "127.0.0.1", "--auto-tls-path"]).arg(dir.path().join("tls"));
         } else {

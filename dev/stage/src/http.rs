@@ -2,7 +2,7 @@
 //! Out: the whole answer.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use base64::Engine;
@@ -45,6 +45,22 @@ impl Response {
 /// As the system's.
 pub fn tcp(addr: SocketAddr) -> io::Result<TcpStream> {
     let s = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    s.set_nodelay(true)?;
+    s.set_read_timeout(Some(PATIENCE))?;
+    s.set_write_timeout(Some(PATIENCE))?;
+    Ok(s)
+}
+
+/// The same from a source address of one's own, such as another of 127.0.0.0/8.
+///
+/// # Errors
+/// As the system's.
+pub fn tcp_from(source: Ipv4Addr, addr: SocketAddr) -> io::Result<TcpStream> {
+    use rustix::net;
+    let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None)?;
+    net::bind(&socket, &SocketAddr::from((source, 0)))?;
+    net::connect(&socket, &addr)?;
+    let s = TcpStream::from(socket);
     s.set_nodelay(true)?;
     s.set_read_timeout(Some(PATIENCE))?;
     s.set_write_timeout(Some(PATIENCE))?;

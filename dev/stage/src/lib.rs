@@ -55,6 +55,16 @@ impl Dir {
     }
 }
 
+impl Dir {
+    /// Writes a file that only its owner may read.
+    pub fn secret(&self, name: &str, text: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.write(name, text);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+}
+
 impl Drop for Dir {
     fn drop(&mut self) {
         if !std::thread::panicking() {

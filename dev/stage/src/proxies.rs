@@ -1,9 +1,11 @@
 //! Real proxies in front of both ports of an edge, as in the field's own recipe: one TLS port to the data plane and one
 //! to the control plane. In: the edge's two ports. Out: two TLS ports and the CA that vouches for them.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::process::Process;
 use crate::{Dir, START, peers, ports};
@@ -27,8 +29,7 @@ pub const ALL: [Kind; 4] = [Kind::Caddy, Kind::Nginx, Kind::Haproxy, Kind::Traef
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
-    /// The process.
-    pub process: Process,
+    process: Option<Process>,
     /// TLS, in front of the data plane (9443 in the recipe).
     pub data: SocketAddr,
     /// TLS, in front of the control plane (9444 in the recipe).
@@ -37,7 +38,34 @@ pub struct Proxy {
     pub ca: PathBuf,
     kind: Kind,
     config: String,
+    start: Start,
     dir: Dir,
+}
+
+/// How a command was meant, to start it again.
+#[derive(Debug)]
+struct Start {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, Option<OsString>)>,
+    cwd: Option<PathBuf>,
+}
+
+impl Start {
+    fn of(c: &Command) -> Start {
+        let env = c.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
+        let args = c.get_args().map(ToOwned::to_owned).collect();
+        Start { program: c.get_program().to_owned(), args, env, cwd: c.get_current_dir().map(Path::to_path_buf) }
+    }
+
+    fn command(&self) -> Command {
+        let mut c = Command::new(&self.program);
+        c.args(&self.args).envs(self.env.iter().filter_map(|(k, v)| v.as_ref().map(|v| (k, v))));
+        if let Some(cwd) = &self.cwd {
+            c.current_dir(cwd);
+        }
+        c
+    }
 }
 
 impl Kind {
@@ -67,8 +95,9 @@ impl Proxy {
             Kind::Haproxy => haproxy(&program, &dir, legs),
             Kind::Traefik => traefik(&program, &dir, legs),
         };
+        let start = Start::of(&command);
         let process = Process::start(kind.program(), command);
-        let mut proxy = Proxy { process, data, control, ca, kind, config, dir };
+        let mut proxy = Proxy { process: Some(process), data, control, ca, kind, config, start, dir };
         proxy.wait();
         Some(proxy)
     }
@@ -86,9 +115,9 @@ impl Proxy {
                 let out = out.unwrap_or_else(|e| panic!("caddy reload: {e}"));
                 assert!(out.status.success(), "caddy reload: {}", String::from_utf8_lossy(&out.stderr));
             }
-            Kind::Nginx => self.process.hangup(),
+            Kind::Nginx => self.process.as_ref().unwrap().hangup(),
             // In master-worker mode USR2 starts new workers and lets the old finish (haproxy(1)).
-            Kind::Haproxy => self.process.signal(rustix::process::Signal::USR2),
+            Kind::Haproxy => self.process.as_ref().unwrap().signal(rustix::process::Signal::USR2),
             // The file provider sees the change by itself.
             Kind::Traefik => {
                 self.dir.write("dynamic/routes.yml", self.config.replace("passHostHeader: true", "passHostHeader: true\n        responseForwarding: {flushInterval: 50ms}"));
@@ -96,15 +125,24 @@ impl Proxy {
         }
     }
 
+    /// Kills it, with every connection through it, and starts it again on the same ports after a while.
+    pub fn restart(&mut self, after: Duration) {
+        self.process = None;
+        std::thread::sleep(after);
+        self.process = Some(Process::start(self.kind.program(), self.start.command()));
+        self.wait();
+    }
+
     /// Waits until both ports speak TLS.
     fn wait(&mut self) {
+        let process = self.process.as_mut().unwrap();
         for addr in [self.data, self.control] {
             let up = crate::eventually(START, || {
-                self.process.must_run();
+                process.must_run();
                 crate::tls::connect(addr, "localhost").map(drop)
             });
             if let Err(e) = up {
-                panic!("{} does not speak TLS at {addr}: {e}; it printed:\n{}", self.kind.program(), self.process.output());
+                panic!("{} does not speak TLS at {addr}: {e}; it printed:\n{}", self.kind.program(), process.output());
             }
         }
     }
@@ -158,8 +196,8 @@ map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
 fn haproxy(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (Command, PathBuf, String) {
     let certificate = self_signed(dir);
     let at = dir.path().display();
-    // One hour for tunnels is what HAProxy's own guide advises; `timeout client` rules only what is no tunnel.
-    let mut config = "global\n  maxconn 2000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  timeout tunnel 1h\n  option forwardfor\n".to_string();
+    // No `timeout tunnel`: what is silent for a minute is cut, as in many a configuration.
+    let mut config = "global\n  maxconn 2000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  option forwardfor\n".to_string();
     for (i, (front, back)) in legs.into_iter().enumerate() {
         config.push_str(&format!("frontend f{i}\n  bind {front} ssl crt {at}/both.pem alpn http/1.1\n  default_backend b{i}\nbackend b{i}\n  server s {back}\n"));
     }

@@ -17,7 +17,15 @@ pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 /// # Errors
 /// No connection, or no handshake.
 pub fn connect(addr: SocketAddr, name: &str) -> io::Result<Tls> {
-    let mut stream = start(addr, name)?;
+    over(crate::http::tcp(addr)?, name)
+}
+
+/// The same over a connection that stands.
+///
+/// # Errors
+/// No handshake.
+pub fn over(socket: TcpStream, name: &str) -> io::Result<Tls> {
+    let mut stream = start(socket, name)?;
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }
@@ -33,7 +41,7 @@ pub fn certificates(addr: SocketAddr, name: &str) -> io::Result<Vec<Vec<u8>>> {
     Ok(stream.conn.peer_certificates().unwrap_or_default().iter().map(|c| c.to_vec()).collect())
 }
 
-fn start(addr: SocketAddr, name: &str) -> io::Result<Tls> {
+fn start(socket: TcpStream, name: &str) -> io::Result<Tls> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let builder = builder.map_err(io::Error::other)?;
@@ -41,7 +49,7 @@ fn start(addr: SocketAddr, name: &str) -> io::Result<Tls> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(name.to_string()).map_err(io::Error::other)?;
     let conn = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
-    Ok(StreamOwned::new(conn, crate::http::tcp(addr)?))
+    Ok(StreamOwned::new(conn, socket))
 }
 
 /// Believes every certificate.

@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("net", &["model"]),
     ("store", &["model"]),
     ("daemon", &["decide", "wire", "model", "net", "store"]),
-    ("portcullis", &["daemon", "decide", "wire", "model"]),
+    ("portcullis", &["daemon", "decide", "wire", "model", "net", "store"]),
     ("sim", &["decide", "wire", "model"]),
     ("stage", &[]),
     ("xtask", &["stage", "decide", "wire", "model"]),
