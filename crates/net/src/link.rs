@@ -581,7 +581,9 @@ mod tests {
             };
             let (accepted, dialled) = tokio::join!(accept, dial);
             assert!(accepted.is_err(), "the edge hears that it was refused");
-            assert_eq!(crate::tls::seen_in(&dialled.unwrap_err()), Some(digest));
+            let (seen, why) = crate::tls::seen_in(&dialled.unwrap_err()).unwrap();
+            assert_eq!(seen, digest);
+            assert!(!why.is_empty());
         }
     }
 }

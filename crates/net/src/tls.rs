@@ -150,19 +150,19 @@ pub fn unverified() -> Result<Arc<ClientConfig>> {
     client_config(crypto, Arc::new(Anyone { algorithms }))
 }
 
-/// The fingerprint that would pin an edge whose certificate was refused, from an error of a handshake made with
-/// [`system_roots`] or [`pinned`]: of the last certificate of its chain.
+/// An edge whose certificate was refused, from an error of a handshake made with [`system_roots`] or [`pinned`]: the
+/// fingerprint that would pin it (of the last certificate of its chain) and why it was refused.
 #[must_use]
-pub fn seen_in(error: &(dyn std::error::Error + 'static)) -> Option<Digest> {
+pub fn seen_in(error: &(dyn std::error::Error + 'static)) -> Option<(Digest, String)> {
     let mut at = Some(error);
     while let Some(e) = at {
         if let Some(untrusted) = e.downcast_ref::<Untrusted>() {
-            return Some(untrusted.seen);
+            return Some((untrusted.seen, untrusted.reason.clone()));
         }
         if let Some(TlsError::InvalidCertificate(CertificateError::Other(other))) = e.downcast_ref::<TlsError>()
             && let Some(untrusted) = other.0.downcast_ref::<Untrusted>()
         {
-            return Some(untrusted.seen);
+            return Some((untrusted.seen, untrusted.reason.clone()));
         }
         if let Some(io) = e.downcast_ref::<std::io::Error>()
             && let Some(inner) = io.get_ref()

@@ -257,6 +257,10 @@ impl StreamTx {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        if self.rx.done && !self.tx.reset {
+            // The peer has sent everything and waits for nothing: an end is as good as a reset, and keeps a bulk link.
+            let _ = self.tx.end();
+        }
         let whole = self.rx.done && self.tx.done && !self.tx.reset;
         if !whole {
             self.reset(ResetCode::Broken, "");

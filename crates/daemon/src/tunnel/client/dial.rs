@@ -130,7 +130,7 @@ impl Dialler {
 
     fn tls_failed(&self, e: std::io::Error) -> DialError {
         let url = &self.settings.url;
-        if let Some(seen) = net::tls::seen_in(&e) {
+        if let Some((seen, words)) = net::tls::seen_in(&e) {
             let seen = Fingerprint(seen);
             let hint = match &self.settings.trust {
                 Trust::Pin(pin) => format!(
@@ -141,7 +141,6 @@ impl Dialler {
                     url.host
                 ),
             };
-            let words = e.to_string();
             return DialError::Final(Hinted::error(format!("the edge at {url} is not trusted: {words}"), hint));
         }
         let ended = matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset);
