@@ -39,7 +39,9 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
     let global = &cli.global;
-    if !matches!(cli.command, Command::Serve(_)) {
+    // The demo tells its own story; with --debug the rooms tell theirs beside it.
+    let tells_itself = matches!(cli.command, Command::Demo(_)) && global.debug != Some(true);
+    if !matches!(cli.command, Command::Serve(_)) && !tells_itself {
         log(global, None);
     }
     match &cli.command {

@@ -163,6 +163,8 @@ impl Carrier {
 
     /// Moves frames until the link or the protocol breaks; then every stream on it is broken. Words for the log.
     pub(super) async fn run(self: &Arc<Carrier>, link: Link, ws: WsReader, frames: FrameReader) -> String {
+        // Whoever drops this future ends the streams too.
+        let _ends = Ends(self.clone());
         let Link { read, write } = link;
         let reader = self.read_loop(read, ws, frames);
         let writer = self.write_loop(write);
@@ -415,6 +417,14 @@ impl Carrier {
             Kind::Hello | Kind::Welcome | Kind::Reject | Kind::Dial | Kind::GoAway => self.session.control(kind, payload)?,
         }
         Ok(())
+    }
+}
+
+struct Ends(Arc<Carrier>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.kill("closed");
     }
 }
 

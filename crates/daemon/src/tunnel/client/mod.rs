@@ -56,14 +56,11 @@ async fn keep(dialler: &Arc<Dialler>, run: &Run, ready: crate::run::NotReady) ->
     let mut ready = Some(ready);
     while !run.is_stopping() {
         let started = Instant::now();
-        let session = session::run(dialler, run, &mut ready);
-        let ended = tokio::select! {
-            () = &mut stopping => {
-                // What is under way ends with the drain.
-                return Ok(());
-            }
-            ended = session => ended,
-        };
+        // It ends by itself when the run stops, once nothing is under way.
+        let ended = session::run(dialler, run, &mut ready).await;
+        if run.is_stopping() {
+            return Ok(());
+        }
         if started.elapsed() > GOOD_AFTER {
             retry = Backoff::default();
         }

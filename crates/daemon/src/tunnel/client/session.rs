@@ -71,7 +71,11 @@ impl Session for ClientSession {
 /// Begins a session and keeps it up; the words say why it is over.
 pub(super) async fn run(dialler: &Arc<Dialler>, run: &Run, ready: &mut Option<NotReady>) -> Result<String, DialError> {
     let key = random_name();
-    let mut link = dialler.link(&key, LinkKind::Carrier(0)).await?;
+    let dial = dialler.link(&key, LinkKind::Carrier(0));
+    let mut link = tokio::select! {
+        link = dial => link?,
+        () = run.stopping() => return Ok("stopped".to_string()),
+    };
     let hello = hello(dialler);
     let bytes = whole_message(Role::Client, Kind::Hello, &wire::hello::bytes(&hello));
     link.write.write_all(&bytes).await.map_err(anyhow::Error::from)?;
@@ -188,9 +192,12 @@ async fn keep_up(
     for _ in 0..bulk.min(LINKS_MAX) {
         tasks.spawn(bulk_link(dialler.clone(), session.clone()));
     }
+    let drained = drained(session);
+    tokio::pin!(drained);
     loop {
         tokio::select! {
             Some(why) = is_over.recv() => return why,
+            () = &mut drained => return "stopped".to_string(),
             Some(more) = asked.recv() => {
                 for _ in 0..more.min(LINKS_MAX) {
                     if tasks.len() > LINKS_MAX as usize + usize::from(dialler.settings.carriers) {
@@ -201,13 +208,23 @@ async fn keep_up(
             }
             Some(_) = tasks.join_next() => {}
             () = session.leaving.cancelled() => {
-                // The edge drains: give what runs the time the edge gives it, then start over.
-                while let Some(why) = is_over.recv().await {
-                    return why;
+                // The edge drains: it gives what runs its time and then ends the carriers.
+                tokio::select! {
+                    Some(why) = is_over.recv() => return why,
+                    () = &mut drained => return "stopped".to_string(),
                 }
-                return "the edge went away".to_string();
             }
         }
+    }
+}
+
+/// Ends when the run stops and the session carries nothing any more.
+async fn drained(session: &ClientSession) {
+    /// Often enough that nobody waits for a stop, seldom enough to cost nothing.
+    const LOOK: Duration = Duration::from_millis(50);
+    session.run.stopping().await;
+    while session.carriers.lock().iter().map(|c| c.load()).sum::<usize>() > 0 {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

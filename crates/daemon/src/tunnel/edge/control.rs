@@ -151,6 +151,7 @@ async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Optio
         Became::Carrier(link, ws, frames, session, carrier, pass) => {
             let why = tokio::select! {
                 why = carrier.run(link, ws, frames) => why,
+                () = drained(&edge, &session) => "the edge stops and nothing is under way".to_string(),
                 () = pass.cut() => {
                     info!("client {} is cut: {}", session.hello.host, edge.control_door.explain(pass.addr()));
                     session.end("the client's address is no longer allowed");
@@ -162,6 +163,16 @@ async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Optio
                 left(&edge, &session, &why);
             }
         }
+    }
+}
+
+/// Ends when the run stops and the session carries nothing any more.
+async fn drained(edge: &Edge, session: &EdgeSession) {
+    /// Often enough that nobody waits for a stop, seldom enough to cost nothing.
+    const LOOK: Duration = Duration::from_millis(50);
+    edge.run.stopping().await;
+    while session.streams() > 0 {
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -391,7 +402,7 @@ fn reached_at(edge: &Edge, ask: &AskFor, name: &str) -> String {
             format!("tcp {addr} -> {name}")
         }
         AskFor::Http { host, path } => {
-            let port = edge.settings.http.map_or(0, |a| a.port());
+            let port = edge.http_addr.map_or(0, |a| a.port());
             let host = if host.is_empty() { "any host" } else { host };
             format!("http {host}{path} (port {port}) -> {name}")
         }

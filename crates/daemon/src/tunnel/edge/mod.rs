@@ -44,6 +44,7 @@ pub(super) struct Edge {
     settings: EdgeSettings,
     doors: Arc<Doors>,
     control_door: Door,
+    http_addr: Option<SocketAddr>,
     run: Run,
     tls: Option<parking_lot::RwLock<Arc<ServerConfig>>>,
     table: Arc<Table>,
@@ -88,6 +89,7 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
     let http_addr = http.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
     let edge = Arc::new(Edge {
         control_door: doors.door(&["control"]),
+        http_addr,
         table: Table::new(settings.grace),
         ports: ports::Ports::default(),
         visitors: Arc::new(Semaphore::new(settings.max_visitors)),
