@@ -22,6 +22,18 @@ impl Addr {
     pub(crate) const UNSPECIFIED_V4: Addr = Addr(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     pub(crate) const UNSPECIFIED_V6: Addr = Addr(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
 
+    #[inline]
+    pub(crate) fn v4(bits: u32) -> Addr {
+        Addr(IpAddr::V4(Ipv4Addr::from(bits)))
+    }
+
+    /// `bits` are those of a folded address, cut to a prefix, so they are no IPv4-mapped ones unless cut to `::/80` or
+    /// wider, which names IPv6 all the same.
+    #[inline]
+    pub(crate) fn v6(bits: u128) -> Addr {
+        Addr(IpAddr::V6(Ipv6Addr::from(bits)))
+    }
+
     /// Folds an address into its normal form.
     #[must_use]
     pub fn new(ip: IpAddr) -> Addr {
@@ -36,6 +48,7 @@ impl Addr {
 
     /// The address for `std::net`.
     #[must_use]
+    #[inline]
     pub fn ip(self) -> IpAddr {
         self.0
     }

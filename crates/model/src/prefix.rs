@@ -41,6 +41,22 @@ impl Prefix {
         (len <= addr.width()).then(|| Prefix { addr: addr.with_bits(addr.bits() & mask(addr.width(), len)), len })
     }
 
+    /// [`Prefix::new`] for an IPv4 address as a number, without a detour over 128 bits.
+    #[inline]
+    pub(crate) fn cut_v4(bits: u32, len: u8) -> Option<Prefix> {
+        let host = 32u32.checked_sub(u32::from(len))?;
+        let mask = u32::MAX.checked_shl(host).unwrap_or(0);
+        Some(Prefix { addr: Addr::v4(bits & mask), len })
+    }
+
+    /// [`Prefix::new`] for an IPv6 address as a number.
+    #[inline]
+    pub(crate) fn cut_v6(bits: u128, len: u8) -> Option<Prefix> {
+        let host = 128u32.checked_sub(u32::from(len))?;
+        let mask = u128::MAX.checked_shl(host).unwrap_or(0);
+        Some(Prefix { addr: Addr::v6(bits & mask), len })
+    }
+
     /// The prefix that holds this one address.
     #[must_use]
     pub fn host(addr: Addr) -> Prefix {

@@ -5,6 +5,8 @@
 //! then the address cut to that length, so that no table of prefixes is touched by a lookup. Stretches are found by a
 //! table on the first bits and a binary search in a few neighbouring words.
 
+use std::net::IpAddr;
+
 use crate::addr::Addr;
 use crate::prefix::Prefix;
 
@@ -37,12 +39,16 @@ impl AddrSet {
     #[must_use]
     #[inline]
     pub fn lookup(&self, addr: Addr) -> Option<Prefix> {
-        let len = match addr.ip() {
-            std::net::IpAddr::V4(a) => self.v4.len_at(u32::from(a)),
-            std::net::IpAddr::V6(a) => self.v6.len_at(u128::from(a)),
-        };
-        // `NONE` is wider than any family.
-        Prefix::new(addr, len)
+        match addr.ip() {
+            IpAddr::V4(a) => {
+                let bits = u32::from(a);
+                Prefix::cut_v4(bits, self.v4.len_at(bits))
+            }
+            IpAddr::V6(a) => {
+                let bits = u128::from(a);
+                Prefix::cut_v6(bits, self.v6.len_at(bits))
+            }
+        }
     }
 
     /// True if some prefix holds the address.
@@ -172,34 +178,26 @@ impl V4 {
     }
 }
 
-/// IPv6: three levels over bits 0–31, 32–63 and 64–127 of the address. A row of a level whose key is exactly the
-/// address's bits may lead to rows of the next level; all other addresses from its key on share one length.
+/// IPv6: three levels over bits 0–31, 32–63 and 64–127 of the address. A row whose key is exactly the address's bits
+/// may lead to a block of rows on the next level; all other addresses from its key on share one length.
 #[derive(Clone)]
 struct V6 {
     k: u32,
     /// The first row of `top` whose key has these first `k` bits or more; one entry more than there are values.
     table: Vec<u32>,
-    top: Rows<u32>,
-    mid: Rows<u32>,
-    low: Rows<u64>,
+    top: Vec<Row<u32>>,
+    mid: Vec<Row<u32>>,
+    low: Vec<Row<u64>>,
 }
 
-/// The rows of a level, in order; those of one parent stand together and begin with key 0.
-#[derive(Clone)]
-struct Rows<K> {
-    keys: Vec<K>,
-    /// A length, or [`SPLIT`] plus an index of `splits`.
-    values: Vec<u32>,
-    splits: Vec<Split>,
-}
-
-/// A row whose own key leads to rows `from..to` of the next level.
+/// A key and what holds from it on. Blocks of `mid` and `low` begin with a row that is no key but a head: the number of
+/// rows in the block, and the length for the addresses after the parent's own key, up to the parent's next row. Key,
+/// value and head stand together so that a lookup touches few cache lines.
 #[derive(Clone, Copy)]
-struct Split {
-    from: u32,
-    to: u32,
-    /// The length for the addresses after the row's own key, up to the next row.
-    after: u8,
+struct Row<K> {
+    key: K,
+    /// A length, or [`SPLIT`] plus where the block stands on the next level.
+    value: u32,
 }
 
 const SPLIT: u32 = 1 << 31;
@@ -216,19 +214,17 @@ impl Default for V6 {
 
 impl V6 {
     fn new(stretches: &[Stretch]) -> V6 {
-        let (top, mid, low) = (Rows::default(), Rows::default(), Rows::default());
-        let mut v6 = V6 { k: 0, table: Vec::new(), top, mid, low };
+        let mut v6 = V6 { k: 0, table: Vec::new(), top: Vec::new(), mid: Vec::new(), low: Vec::new() };
         let mut before = NONE;
         for group in stretches.chunk_by(|a, b| a.0 >> 96 == b.0 >> 96) {
             let value = v6.mid_value(group, before);
-            v6.top.push((group[0].0 >> 96) as u32, value);
+            v6.top.push(Row { key: (group[0].0 >> 96) as u32, value });
             before = last_len(group);
         }
-        let k = table_bits(v6.top.keys.len(), V6_TABLE_MIN, V6_TABLE_MAX);
-        v6.k = k;
+        v6.k = table_bits(v6.top.len(), V6_TABLE_MIN, V6_TABLE_MAX);
         let mut row = 0;
-        for first in 0..=1u64 << k {
-            while v6.top.keys.get(row).is_some_and(|key| u64::from(*key) < first << (32 - k)) {
+        for first in 0..=1u64 << v6.k {
+            while v6.top.get(row).is_some_and(|r| u64::from(r.key) < first << (32 - v6.k)) {
                 row += 1;
             }
             v6.table.push(row as u32);
@@ -243,17 +239,18 @@ impl V6 {
         {
             return u32::from(*len);
         }
-        let from = self.mid.keys.len() as u32;
+        let head = self.mid.len();
+        self.mid.push(Row { key: 0, value: u32::from(last_len(group)) });
         if (group[0].0 >> 64) as u32 != 0 {
-            self.mid.push(0, u32::from(before));
+            self.mid.push(Row { key: 0, value: u32::from(before) });
         }
         for sub in group.chunk_by(|a, b| a.0 >> 64 == b.0 >> 64) {
             let value = self.low_value(sub, before);
-            self.mid.push((sub[0].0 >> 64) as u32, value);
+            self.mid.push(Row { key: (sub[0].0 >> 64) as u32, value });
             before = last_len(sub);
         }
-        let to = self.mid.keys.len() as u32;
-        self.top.split(Split { from, to, after: before })
+        self.mid[head].key = (self.mid.len() - head - 1) as u32;
+        SPLIT | head as u32
     }
 
     /// The same for `mid` and 64 bits.
@@ -263,65 +260,44 @@ impl V6 {
         {
             return u32::from(*len);
         }
-        let from = self.low.keys.len() as u32;
+        let head = self.low.len();
+        self.low.push(Row { key: 0, value: u32::from(last_len(group)) });
         if group[0].0 as u64 != 0 {
-            self.low.push(0, u32::from(before));
+            self.low.push(Row { key: 0, value: u32::from(before) });
         }
-        for (start, len) in group {
-            self.low.push(*start as u64, u32::from(*len));
-        }
-        let to = self.low.keys.len() as u32;
-        self.mid.split(Split { from, to, after: last_len(group) })
+        self.low.extend(group.iter().map(|(start, len)| Row { key: *start as u64, value: u32::from(*len) }));
+        self.low[head].key = (self.low.len() - head - 1) as u64;
+        SPLIT | head as u32
     }
 
     #[inline]
     fn len_at(&self, bits: u128) -> u8 {
         let key = (bits >> 96) as u32;
         let bucket = (key >> (32 - self.k)) as usize;
-        let (from, to) = (self.table[bucket], self.table[bucket + 1]);
-        // The row may stand in an earlier bucket: `find` then takes the one before `from`. Row 0 has key 0.
-        let split = match self.top.find(from, to, key) {
-            Ok(len) => return len,
-            Err(split) => split,
-        };
-        let split = match self.mid.find(split.from, split.to, (bits >> 64) as u32) {
-            Ok(len) => return len,
-            Err(split) => split,
-        };
-        match self.low.find(split.from, split.to, bits as u64) {
-            Ok(len) => len,
-            Err(split) => split.after,
+        let (from, to) = (self.table[bucket] as usize, self.table[bucket + 1] as usize);
+        // The row may stand in an earlier bucket, right before `from`. Row 0 has key 0, so there is one.
+        let row = self.top[from + self.top[from..to].partition_point(|r| r.key <= key) - 1];
+        if row.value & SPLIT == 0 {
+            return row.value as u8;
         }
-    }
-}
-
-impl<K: Ord + Copy> Rows<K> {
-    fn push(&mut self, key: K, value: u32) {
-        self.keys.push(key);
-        self.values.push(value);
-    }
-
-    fn split(&mut self, split: Split) -> u32 {
-        self.splits.push(split);
-        SPLIT | (self.splits.len() - 1) as u32
-    }
-
-    /// The length at this key, or the rows of the next level that know it.
-    #[inline]
-    fn find(&self, from: u32, to: u32, key: K) -> Result<u8, Split> {
-        let at = from as usize + self.keys[from as usize..to as usize].partition_point(|k| *k <= key) - 1;
-        let value = self.values[at];
-        if value & SPLIT == 0 {
-            return Ok(value as u8);
+        let head = (row.value & !SPLIT) as usize;
+        let (count, after) = (self.mid[head].key as usize, self.mid[head].value as u8);
+        if row.key != key {
+            return after;
         }
-        let split = self.splits[(value & !SPLIT) as usize];
-        if self.keys[at] == key { Err(split) } else { Ok(split.after) }
-    }
-}
-
-impl<K> Default for Rows<K> {
-    fn default() -> Rows<K> {
-        Rows { keys: Vec::new(), values: Vec::new(), splits: Vec::new() }
+        let key = (bits >> 64) as u32;
+        // A block's first key is 0, so the search finds at least one row.
+        let row = self.mid[head + self.mid[head + 1..=head + count].partition_point(|r| r.key <= key)];
+        if row.value & SPLIT == 0 {
+            return row.value as u8;
+        }
+        let head = (row.value & !SPLIT) as usize;
+        let (count, after) = (self.low[head].key as usize, self.low[head].value as u8);
+        if row.key != key {
+            return after;
+        }
+        let key = bits as u64;
+        self.low[head + self.low[head + 1..=head + count].partition_point(|r| r.key <= key)].value as u8
     }
 }
 
@@ -339,7 +315,7 @@ fn table_bits(things: usize, min: u32, max: u32) -> u32 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     /// Knows nothing of `Prefix` and `Addr`: the text of the longest prefix by comparing bits one after the other.
     fn oracle(list: &[(IpAddr, u8)], addr: IpAddr) -> Option<u8> {
