@@ -188,3 +188,44 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::E
 fn proxy_version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ProxyLine>, D::Error> {
     parsed(from, crate::args::proxy_version)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const MANUAL: &str = include_str!("../../../docs/manual/edge.toml");
+
+    #[test]
+    fn the_manual_is_a_valid_file_and_knows_every_key() {
+        let edge: EdgeFile = toml::from_str(MANUAL).unwrap();
+        assert_eq!(edge.port, Some(8000));
+        assert_eq!(edge.port_lists.len(), 1);
+        // serde names every key it knows when it meets one it does not.
+        let error = toml::from_str::<EdgeFile>("no_such_key = 1").unwrap_err().to_string();
+        let keys: Vec<&str> = error.split('`').skip(1).step_by(2).filter(|k| *k != "no_such_key").collect();
+        assert!(keys.len() > 20, "{error}");
+        for key in keys {
+            let said = |l: &str| l.trim_start_matches("# ").starts_with(&format!("{key} = ")) || l.starts_with(&format!("[{key}."));
+            assert!(MANUAL.lines().any(said), "docs/manual/edge.toml does not explain `{key}`");
+        }
+    }
+
+    #[test]
+    fn what_is_commented_out_in_the_manual_is_valid_too() {
+        for line in MANUAL.lines().filter_map(|l| l.strip_prefix("# ")).filter(|l| l.contains(" = ")) {
+            toml::from_str::<EdgeFile>(line).map_err(|e| format!("{line}: {e}")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_single_string_has_its_line_as_well() {
+        let dir = std::env::temp_dir().join(format!("portcullis-config-{}.toml", std::process::id()));
+        std::fs::write(&dir, "port = 1\nallow_ips = \"10.0.0.1\"\nallow_ips_data = [\n'a',\n'b']\n").unwrap();
+        let file = read(&dir).unwrap();
+        let places = |v: &Option<ListValue>| file.entries(v.as_ref().unwrap()).unwrap().iter().map(|(_, p)| p.rsplit(':').next().unwrap().to_string()).collect::<Vec<_>>();
+        assert_eq!(places(&file.edge.allow_ips), ["2"]);
+        assert_eq!(places(&file.edge.allow_ips_data), ["4", "5"]);
+        std::fs::remove_file(dir).unwrap();
+    }
+}

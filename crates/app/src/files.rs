@@ -1,9 +1,48 @@
 //! `portcullis fileserver`. In: what was typed. Out: a file server until it is told to stop.
 
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use daemon::door::Doors;
+use daemon::files::{self, FilesSettings};
+use daemon::lists::{self, ListPart, ListSource, Sources};
+use daemon::run::Run;
+use wire::secret::TokenHash;
+
 use crate::args::{FilesArgs, Given};
 use crate::fail::{Done, Fail};
+use crate::{meant, say, token};
+
+/// Port that inlets-pro documents.
+const PORT: u16 = 8080;
 
 /// Serves a folder.
-pub(crate) fn run(_args: &FilesArgs, _given: &Given) -> Done {
-    Err(Fail::from(anyhow::anyhow!("this build has no file server")))
+pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
+    let token = token::find(&args.token, given)?;
+    let listen = SocketAddr::new(args.addr.unwrap_or(IpAddr::from([127, 0, 0, 1])), args.port.unwrap_or(PORT));
+    let parts = if args.allow_ips.is_empty() {
+        vec![ListPart::Default]
+    } else {
+        meant::from_flags(&args.allow_ips, &given.place("allow_ips")).map_err(Fail::misused)?
+    };
+    let sources = Sources { lists: vec![ListSource { name: files::LIST.to_string(), parts }], also_watch: Vec::new() };
+    let settings = FilesSettings {
+        webroot: args.webroot.clone().unwrap_or_else(|| PathBuf::from(".")),
+        allow_browsing: args.allow_browsing.unwrap_or(false),
+        token: token.map(|t| TokenHash::of(t.secret.reveal())),
+        listen,
+    };
+    let drain = args.drain.unwrap_or(daemon::run::DRAIN);
+    crate::block_on(async move {
+        let run = Run::new(drain);
+        run.follow_signals()?;
+        let doors = Doors::new();
+        lists::start(&run, &doors, Arc::new(move || Ok(sources.clone())))?;
+        let ready = run.not_ready("file server");
+        let handle = files::start(settings, doors, &run).await?;
+        say::aside(format_args!("files: http://{}", handle.addr));
+        ready.ready();
+        Ok(run.finish().await?)
+    })
 }

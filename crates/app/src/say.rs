@@ -17,6 +17,12 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     raw(&format!("{text}\n"));
 }
 
+/// Writes a line beside the real work: a room goes on serving when nobody reads its greeting any more.
+pub(crate) fn aside(text: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush());
+}
+
 /// True if a person looks at standard output.
 pub(crate) fn to_person() -> bool {
     std::io::stdout().is_terminal()

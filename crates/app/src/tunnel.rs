@@ -46,9 +46,9 @@ pub(crate) async fn client(plan: ClientPlan) -> Done {
 
 /// What the person needs for the other machine, on standard output.
 fn say_where(edge: &EdgeHandle, tls: &EdgeTls, token: Option<&TokenPlace>) {
-    say::line(format_args!("control plane: {}", edge.control_addr));
+    say::aside(format_args!("control plane: {}", edge.control_addr));
     if let Some(http) = edge.http_addr {
-        say::line(format_args!("http visitors: {http}"));
+        say::aside(format_args!("http visitors: {http}"));
     }
     let url = EdgeUrl {
         tls: !matches!(tls, EdgeTls::Off),
@@ -58,20 +58,20 @@ fn say_where(edge: &EdgeHandle, tls: &EdgeTls, token: Option<&TokenPlace>) {
     };
     let connect = ConnectString { url, pin: edge.fingerprint, token: token.and_then(portable) };
     if let Some(pin) = &connect.pin {
-        say::line(format_args!("ca fingerprint: {pin}"));
+        say::aside(format_args!("ca fingerprint: {pin}"));
     }
-    say::line(format_args!("connect string: {connect}"));
+    say::aside(format_args!("connect string: {connect}"));
     let what = if edge.http_addr.is_some() { "http client" } else { "tcp client" };
     let upstream = if edge.http_addr.is_some() { "--upstream http://127.0.0.1:3000" } else { "--upstream 127.0.0.1 --ports 2222" };
     let token = if connect.token.is_some() { "" } else { " --token-file FILE" };
     let insecure = if connect.url.tls { "" } else { " --insecure" };
-    say::line(format_args!("on the other machine: portcullis {what} --connect {connect}{token}{insecure} {upstream}"));
+    say::aside(format_args!("on the other machine: portcullis {what} --connect {connect}{token}{insecure} {upstream}"));
     match tls {
         EdgeTls::Auto { sans, .. } if sans.is_empty() => {
-            say::line(format_args!("({} is a guess; say what this edge is called with --auto-tls-san)", connect.url.host));
+            say::aside(format_args!("({} is a guess; say what this edge is called with --auto-tls-san)", connect.url.host));
         }
-        EdgeTls::Own { .. } => say::line(format_args!("(put the name in your certificate in the place of {})", connect.url.host)),
-        EdgeTls::Off => say::line("(not encrypted: behind a proxy with TLS, clients use its wss:// URL without --insecure)"),
+        EdgeTls::Own { .. } => say::aside(format_args!("(put the name in your certificate in the place of {})", connect.url.host)),
+        EdgeTls::Off => say::aside("(not encrypted: behind a proxy with TLS, clients use its wss:// URL without --insecure)"),
         EdgeTls::Auto { .. } => {}
     }
 }

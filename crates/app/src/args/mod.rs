@@ -133,9 +133,6 @@ pub(crate) struct FilesArgs {
     /// Who may come: addresses, prefixes, ranges, @FILE, `all`, `none`; repeatable [default: 0.0.0.0/0,::/0]
     #[arg(long, value_name = "LIST", env = "PORTCULLIS_ALLOW_IPS")]
     pub(crate) allow_ips: Vec<String>,
-    /// Proxies in front whose X-Forwarded-For or Forwarded is believed: addresses, prefixes, @FILE [default: none]
-    #[arg(long, value_name = "LIST", env = "PORTCULLIS_TRUSTED_PROXIES")]
-    pub(crate) trusted_proxies: Vec<String>,
     /// How long downloads may go on after a stop, such as 10s [default: 10s]
     #[arg(long, value_name = "TIME", env = "PORTCULLIS_DRAIN", value_parser = values::duration)]
     pub(crate) drain: Option<std::time::Duration>,

@@ -116,7 +116,7 @@ pub(crate) fn edge(kind: Kind, args: &EdgeArgs, global: &GlobalArgs, file: Optio
 }
 
 /// A set that is read once, at the start: `--trusted-proxies`. Nothing given is nobody.
-pub(crate) fn set_of(name: &str, flags: &[String], file: Option<(&ListValue, &Read)>, place: &str) -> Result<AddrSet, Fail> {
+fn set_of(name: &str, flags: &[String], file: Option<(&ListValue, &Read)>, place: &str) -> Result<AddrSet, Fail> {
     let parts = if flags.is_empty() {
         match file {
             None => return Ok(AddrSet::default()),
@@ -218,7 +218,11 @@ fn find(args: ListArgs, given: Given, config: Option<PathBuf>) -> Find {
     })
 }
 
-fn from_flags(values: &[String], place: &str) -> anyhow::Result<Vec<ListPart>> {
+/// The parts of a list flag that may be repeated.
+///
+/// # Errors
+/// The first bad entry, with flag and column.
+pub(crate) fn from_flags(values: &[String], place: &str) -> anyhow::Result<Vec<ListPart>> {
     let mut out = Vec::new();
     for value in values {
         out.extend(lists::parts(value, place, None)?);

@@ -52,7 +52,7 @@ pub struct FilesHandle {
 }
 
 /// The list that guards the file server.
-const LIST: &str = "data";
+pub const LIST: &str = "data";
 
 /// How long a request's head may take, and a connection may wait for its next one.
 const HEAD_TIME: Duration = Duration::from_secs(60);

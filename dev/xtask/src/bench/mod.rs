@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+mod admit;
 mod figures;
 mod link;
 mod load;
@@ -14,7 +15,7 @@ type Bench = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
 /// Every benchmark that is built in.
 const BENCHES: &[Bench] =
-    &[("tunnel", "throughput, CPU, requests, connections and memory beside rathole, bore, frp and chisel", tunnel::run)];
+    &[("admit", "nanoseconds of one decision, milliseconds to build a list", admit::run), ("tunnel", "throughput, CPU, requests, connections and memory beside rathole, bore, frp and chisel", tunnel::run)];
 
 /// Runs one benchmark, or lists them.
 ///
