@@ -11,6 +11,11 @@ use crate::{meant, say};
 
 /// `explain`: exit 0 if every answer is `allow`, 1 if one is `refuse`, so that scripts can ask.
 pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    // Where only a gate runs, its lists are meant.
+    if args.admin.control_port.is_none() && crate::gate::runs(global) {
+        let allowed = crate::gate::explain(&args.address.to_string(), args.service.as_deref(), args.admin.json.unwrap_or(false), global)?;
+        return Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) });
+    }
     let answer = ask(&args.admin, global, "explain", json!({ "address": args.address.to_string(), "service": args.service }))?;
     let answers = answer["answers"].as_array().cloned().unwrap_or_default();
     if args.admin.json.unwrap_or(false) {

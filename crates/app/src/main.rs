@@ -6,6 +6,8 @@ mod config;
 mod demo;
 mod fail;
 mod files;
+mod gate;
+mod gatekeeper;
 mod logs;
 mod meant;
 mod policy;
@@ -58,6 +60,11 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         }
         Command::Fileserver(a) => files::run(a, given),
         Command::Status(a) => status::run(a, given),
+        Command::Gatekeeper(a) => block_on(gatekeeper::run(a, global)),
+        Command::List(a) => return gate::list(a, global),
+        Command::Grant(a) => return gate::grant(a, global),
+        Command::Audit(a) => return gate::audit(a, global),
+        Command::Doctor(a) => return gate::doctor(a, global),
         Command::Demo(a) => block_on(demo::run(a.once.unwrap_or(false))),
         Command::Explain(a) => return admin::explain(a, global),
         Command::Lists(a) => return admin::lists(a, global),

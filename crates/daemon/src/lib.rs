@@ -4,6 +4,7 @@
 pub mod api;
 pub mod door;
 pub mod files;
+pub mod gate;
 pub mod hint;
 pub mod lists;
 pub mod run;

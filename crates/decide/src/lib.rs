@@ -3,6 +3,9 @@
 mod admit;
 pub mod policy;
 mod service;
+pub mod clock;
+pub mod grant;
+pub mod publish;
 pub mod visitor;
 
 pub use admit::{Ask, Verdict, Why, admit, explain};

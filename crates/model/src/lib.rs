@@ -2,12 +2,14 @@
 //! validity: a folded address, a normal prefix, an immutable set, a view. No IO, no clock, no runtime.
 
 mod addr;
+mod grant;
 mod list;
 mod prefix;
 mod set;
 mod view;
 
 pub use addr::{Addr, AddrError};
+pub use grant::{Evidence, EvidenceError, Grant, GrantId};
 pub use list::{ListError, ListText, ListWarning, parse_list};
 pub use prefix::{AddrRange, Prefix, PrefixError};
 pub use set::AddrSet;

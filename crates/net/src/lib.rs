@@ -4,5 +4,6 @@
 pub mod buffers;
 pub mod dial;
 pub mod link;
+pub mod replace;
 pub mod sockets;
 pub mod tls;

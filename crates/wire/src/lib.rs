@@ -3,6 +3,7 @@
 
 pub mod connect;
 pub mod frame;
+pub mod grant;
 pub mod hello;
 pub mod proxy_line;
 pub mod secret;

@@ -1,1 +1,3 @@
 //! A false network and clock, and slow reference models that share no nouns with what they check.
+
+pub mod doorbook;

@@ -3,6 +3,7 @@
 
 mod client;
 mod edge;
+pub(crate) mod gate;
 pub(crate) mod values;
 
 use std::collections::BTreeSet;
@@ -68,6 +69,17 @@ pub(crate) enum Command {
     Client(ClientArgs),
     /// Run an edge from a TOML file, HTTP and TCP in one process
     Serve(ServeArgs),
+    /// Run a gate as Gatekeeper does: learn addresses from mirrored requests and share links, write Traefik's list
+    Gatekeeper(Box<gate::GatekeeperArgs>),
+    /// Show a gate's lists: who is on them, by what, until when
+    List(gate::ListArgs),
+    /// Let somebody in by hand, or end what was given
+    #[command(subcommand)]
+    Grant(gate::GrantCommand),
+    /// Show what a gate gave and took, from its audit log
+    Audit(gate::AuditArgs),
+    /// Say what is wrong with a running gate and its surroundings, each with the line that mends it
+    Doctor(gate::JsonArgs),
     /// See it work: a service, an edge and a client on this machine, with real requests
     Demo(DemoArgs),
     /// Say whether a running edge lets an address in, and why

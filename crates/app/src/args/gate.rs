@@ -1,0 +1,252 @@
+//! What is typed for the gate: `gatekeeper`, `list`, `grant`, `audit`, `doctor`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// A number of seconds, or never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) Option<u64>);
+
+/// Who leaves a full list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EvictArg {
+    /// Who came first
+    FirstSeen,
+    /// Who was seen longest ago
+    LeastRecentlySeen,
+}
+
+/// Whom a share link lets in where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScopeArg {
+    /// The guest enters the one list, as Gatekeeper documents
+    List,
+    /// The guest enters `dynamic-whitelist-NAME` of that share only
+    Service,
+}
+
+/// Which key Traefik reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyArg {
+    /// Traefik 2.11 and 3
+    IpAllowList,
+    /// Traefik 2.0 to 2.10
+    IpWhiteList,
+}
+
+/// Run a gate as Gatekeeper does: learn addresses from mirrored requests and share links, and write Traefik's list.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GatekeeperArgs {
+    /// Where mirrored requests and share questions arrive: ADDRESS:PORT or unix:PATH [default: 0.0.0.0:5000]
+    #[arg(long, value_name = "PLACE", env = "PORTCULLIS_LISTEN")]
+    pub(crate) listen: Option<String>,
+    /// A place for share questions alone; then --listen takes only mirrored requests [default: as --listen]
+    #[arg(long, value_name = "PLACE", env = "PORTCULLIS_SHARE_LISTEN")]
+    pub(crate) share_listen: Option<String>,
+    /// Where proxies ask /v1/check/LIST and /v1/learn/LIST, with /metrics and /healthz [default: nowhere]
+    #[arg(long, value_name = "PLACE", env = "PORTCULLIS_CHECK_LISTEN")]
+    pub(crate) check_listen: Option<String>,
+    /// The file that Traefik reads [default: dynamic-whitelist.yml in the working directory]
+    #[arg(long, value_name = "FILE", env = "PORTCULLIS_FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Name of the list and of its middleware [default: dynamic-whitelist]
+    #[arg(long, value_name = "NAME", env = "PORTCULLIS_LIST")]
+    pub(crate) list: Option<String>,
+    /// Most learnt addresses [default: 10]; MAX_ALLOWED_IPS is read too
+    #[arg(long, value_name = "N", env = "MAX_IP_LEN")]
+    pub(crate) max: Option<String>,
+    /// Addresses and prefixes that are always on the list, with commas between them; they do not count [default: none]
+    #[arg(long, value_name = "LIST", env = "DEFAULT_SOURCE_RANGE")]
+    pub(crate) default_source_range: Option<String>,
+    /// Proxies whose X-Forwarded-For is believed [default: loopback and private ranges]
+    #[arg(long, value_name = "LIST", env = "TRUSTED_PROXIES")]
+    pub(crate) trusted_proxies: Option<String>,
+    /// Upstreams whose share links are checked, as http://HOST:PORT or NAME=http://HOST:PORT, with commas [default: none]
+    #[arg(long, value_name = "URLS", env = "SHARE_UPSTREAMS")]
+    pub(crate) share_upstreams: Option<String>,
+    /// Where a share link lets its guest in [default: list]
+    #[arg(long, value_name = "SCOPE", env = "SHARE_SCOPE")]
+    pub(crate) share_scope: Option<ScopeArg>,
+    /// How long a share link's guest stays: 24h, 7d [default: 24h]
+    #[arg(long, value_name = "TIME", env = "SHARE_TTL", value_parser = span)]
+    pub(crate) share_ttl: Option<Span>,
+    /// How long an address stays after its latest proof: 12h, 7d, `never` [default: 7d]
+    #[arg(long, value_name = "TIME", env = "GRANT_TTL", value_parser = span)]
+    pub(crate) ttl: Option<Span>,
+    /// How long an address stays without a request at the check endpoint: 12h, 7d, `never` [default: never]
+    #[arg(long, value_name = "TIME", env = "GRANT_IDLE", value_parser = span)]
+    pub(crate) idle: Option<Span>,
+    /// Who leaves a full list [default: first-seen]
+    #[arg(long, value_name = "WHO", env = "PORTCULLIS_EVICT")]
+    pub(crate) evict: Option<EvictArg>,
+    /// Bits of a learnt IPv6 prefix: 64 is a household, 128 one address [default: 64]
+    #[arg(long, value_name = "BITS", env = "IPV6_PREFIX", value_parser = clap::value_parser!(u8).range(1..=128))]
+    pub(crate) ipv6_prefix: Option<u8>,
+    /// Learn private, loopback and CGN addresses too [default: false]
+    #[arg(long, value_name = "BOOL", env = "LEARN_PRIVATE", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) learn_private: Option<bool>,
+    /// The key in Traefik's file [default: ip-allow-list]
+    #[arg(long, value_name = "KEY", env = "TRAEFIK_KEY")]
+    pub(crate) traefik_key: Option<KeyArg>,
+    /// Write the middlewares for TCP routers too [default: false]
+    #[arg(long, value_name = "BOOL", env = "TRAEFIK_TCP", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) traefik_tcp: Option<bool>,
+    /// Traefik's API, to see when it has read the list, such as http://traefik:8080 [default: not asked]
+    #[arg(long, value_name = "URL", env = "TRAEFIK_API")]
+    pub(crate) traefik_api: Option<String>,
+    #[command(flatten)]
+    pub(crate) also: AlsoArgs,
+}
+
+/// What else is kept equal to the list.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Keep equal too")]
+pub(crate) struct AlsoArgs {
+    /// nginx: a file for `geo $var { default 0; include FILE; }`; tested and reloaded at each change
+    #[arg(long, value_name = "FILE", env = "PORTCULLIS_NGINX_FILE")]
+    pub(crate) nginx_file: Option<PathBuf>,
+    /// How nginx is tested [default: nginx -t -q]
+    #[arg(long, value_name = "COMMAND", env = "PORTCULLIS_NGINX_TEST", requires = "nginx_file")]
+    pub(crate) nginx_test: Option<String>,
+    /// How nginx is reloaded [default: nginx -s reload]
+    #[arg(long, value_name = "COMMAND", env = "PORTCULLIS_NGINX_RELOAD", requires = "nginx_file")]
+    pub(crate) nginx_reload: Option<String>,
+    /// HAProxy: its `stats socket` with level admin
+    #[arg(long, value_name = "SOCKET", env = "PORTCULLIS_HAPROXY_SOCKET", requires = "haproxy_map")]
+    pub(crate) haproxy_socket: Option<PathBuf>,
+    /// HAProxy: the map file as its configuration names it
+    #[arg(long, value_name = "FILE", env = "PORTCULLIS_HAPROXY_MAP", requires = "haproxy_socket")]
+    pub(crate) haproxy_map: Option<PathBuf>,
+    /// Caddy: admin API and path of the ranges; each change closes its open streams
+    #[arg(long, value_name = "URL", env = "PORTCULLIS_CADDY_API")]
+    pub(crate) caddy_api: Option<String>,
+    /// Run this at each change, with the entries on its standard input; words are split at spaces, there is no shell
+    #[arg(long = "exec", value_name = "COMMAND", env = "PORTCULLIS_EXEC")]
+    pub(crate) exec: Option<String>,
+    /// POST the entries as JSON to this URL at each change
+    #[arg(long, value_name = "URL", env = "PORTCULLIS_WEBHOOK")]
+    pub(crate) webhook: Option<String>,
+}
+
+/// How a gate's command prints.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct JsonArgs {
+    /// Print JSON [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", env = "PORTCULLIS_JSON", hide_possible_values = true)]
+    pub(crate) json: Option<bool>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ListArgs {
+    #[command(subcommand)]
+    pub(crate) what: Option<ListCommand>,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ListCommand {
+    /// Who is on a list: from where, since when, until when, by what evidence, and which enforcers have it
+    Show {
+        /// The list
+        name: String,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum GrantCommand {
+    /// Let an address or a prefix in by hand
+    Add {
+        /// Address or prefix
+        prefix: String,
+        /// The list [default: the only one]
+        #[arg(long, value_name = "NAME")]
+        list: Option<String>,
+        /// For how long: 12h, 7d, `never` [default: never]
+        #[arg(long = "for", value_name = "TIME", value_parser = span)]
+        span: Option<Span>,
+        /// Who it is for
+        #[arg(long, value_name = "NAME")]
+        principal: Option<String>,
+        /// Break-glass: no limit of the list removes it
+        #[arg(long)]
+        pin: bool,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
+    /// Show the grants of a list
+    List {
+        /// The list [default: every list]
+        name: Option<String>,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
+    /// End grants now: g17, an address, or a prefix and all within it
+    Revoke {
+        /// Which
+        what: String,
+        /// Only on this list [default: all]
+        #[arg(long, value_name = "NAME")]
+        list: Option<String>,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
+    /// Set when grants end, counted from now
+    Extend {
+        /// Which
+        what: String,
+        /// For how long: 12h, 7d, `never`
+        #[arg(long = "for", value_name = "TIME", value_parser = span)]
+        span: Span,
+        /// Only on this list [default: all]
+        #[arg(long, value_name = "NAME")]
+        list: Option<String>,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AuditArgs {
+    #[command(subcommand)]
+    pub(crate) what: Option<AuditCommand>,
+    /// Only the last N lines [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) last: Option<usize>,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Check that no line was changed, moved or taken out
+    Verify {
+        /// The log [default: audit.jsonl in the data directory]
+        file: Option<PathBuf>,
+    },
+}
+
+/// `90s`, `15m`, `24h`, `7d`, `never`.
+pub(crate) fn span(text: &str) -> Result<Span, String> {
+    let t = text.trim();
+    if matches!(t, "never" | "off" | "none") {
+        return Ok(Span(None));
+    }
+    let wrong = || "wanted a length of time such as `90s`, `24h` or `7d`, or `never`".to_string();
+    let unit_at = t.find(|c: char| !c.is_ascii_digit()).unwrap_or(t.len());
+    let (number, unit) = t.split_at(unit_at);
+    let scale = match unit {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    // A century: longer is a slip of the pen.
+    let secs = number.checked_mul(scale).filter(|s| (1..=3_155_760_000).contains(s));
+    secs.map(|s| Span(Some(s))).ok_or_else(wrong)
+}

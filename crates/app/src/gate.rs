@@ -1,0 +1,249 @@
+//! Commands to a running gate: `list`, `grant`, `audit`, `doctor`, and `explain` where no edge runs. In: what was
+//! typed. Out: the gate's answer, as words, a table or JSON.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::args::GlobalArgs;
+use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, ListArgs, ListCommand, Span};
+use crate::fail::Fail;
+use crate::{meant, say};
+
+/// `list` and `list show NAME`.
+pub(crate) fn list(a: &ListArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    match &a.what {
+        Some(ListCommand::Show { name, json }) => show(name, json, global),
+        None => {
+            let answer = ask(global, "gate-lists", Value::Null)?;
+            if printed(&a.json, &answer)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let rows: Vec<Vec<String>> = each(&answer["lists"])
+                .map(|l| vec![word(&l["name"]), word(&l["static"]), word(&l["learnt"]), enforced(&l["enforcers"])])
+                .collect();
+            say::raw(&say::table(&["LIST", "STATIC", "LEARNT", "ENFORCERS"], &rows));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// `grant …`.
+pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    let secs = |s: &Option<Span>| s.and_then(|s| s.0);
+    let (json_args, args) = match c {
+        GrantCommand::List { name: Some(name), json } => return show(name, json, global),
+        GrantCommand::List { name: None, json } => {
+            let all = ask(global, "gate-lists", Value::Null)?;
+            for l in each(&all["lists"]) {
+                show(&word(&l["name"]), json, global)?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        GrantCommand::Add { prefix, list, span, principal, pin, json } => {
+            let list = match list {
+                Some(l) => l.clone(),
+                None => only_list(global)?,
+            };
+            (json, json!({ "act": "add", "list": list, "prefix": prefix, "for": secs(span), "principal": principal, "pinned": pin }))
+        }
+        GrantCommand::Revoke { what, list, json } => (json, json!({ "act": "revoke", "what": what, "list": list })),
+        GrantCommand::Extend { what, span, list, json } => (json, json!({ "act": "extend", "what": what, "for": span.0, "list": list })),
+    };
+    let answer = ask(global, "gate-grant", args)?;
+    if printed(json_args, &answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    match c {
+        GrantCommand::Revoke { .. } => say::line(format!("ended: {}", each(&answer["ended"]).map(word).collect::<Vec<_>>().join(", "))),
+        GrantCommand::Extend { .. } => {
+            say::line(format!("{} until {}", each(&answer["extended"]).map(word).collect::<Vec<_>>().join(", "), end(&answer["until"])));
+        }
+        GrantCommand::Add { .. } | GrantCommand::List { .. } => say::line(format!("{} until {}", word(&answer["grant"]), end(&answer["until"]))),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `audit` and `audit verify`; both read the file, so they work without a running gate too.
+pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    let default = || Ok::<_, Fail>(meant::data_dir(global.data_dir.clone())?.join("audit.jsonl"));
+    if let Some(AuditCommand::Verify { file }) = &a.what {
+        let path = match file {
+            Some(f) => f.clone(),
+            None => default()?,
+        };
+        let (lines, head) = daemon::gate::audit::verify(&path).with_context(|| format!("{} is not what was written", path.display()))?;
+        say::line(format!("{lines} lines, none changed; the last hash is {head}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let path = default()?;
+    let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut lines: Vec<String> = BufReader::new(file).lines().collect::<std::io::Result<_>>().context("cannot read the audit log")?;
+    if let Some(last) = a.last {
+        lines.drain(..lines.len().saturating_sub(last));
+    }
+    if a.json.json.unwrap_or(false) {
+        for l in lines {
+            say::line(l);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<Vec<String>> = lines
+        .iter()
+        .filter_map(|l| serde_json::from_str::<Value>(l).ok())
+        .map(|l| {
+            let g = &l["grant"];
+            vec![when(&l["at"]), word(&l["what"]), word(&g["prefix"]), word(&g["list"]), word(&g["evidence"]), word(&g["principal"]), word(&l["by"])]
+        })
+        .collect();
+    say::raw(&say::table(&["WHEN", "WHAT", "ADDRESS", "LIST", "EVIDENCE", "WHO", "WHY"], &rows));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `doctor`: exit 0 if nothing is wrong, 1 otherwise.
+pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    let answer = ask(global, "gate-doctor", Value::Null)?;
+    let found: Vec<&Value> = each(&answer["found"]).collect();
+    if !printed(json, &answer)? {
+        for f in &found {
+            say::line(format!("{}\n  fix: {}", word(&f["what"]), word(&f["fix"])));
+        }
+        if found.is_empty() {
+            say::line("nothing wrong was found");
+        }
+    }
+    Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// True if a gate runs from this data directory.
+pub(crate) fn runs(global: &GlobalArgs) -> bool {
+    meant::data_dir(global.data_dir.clone()).is_ok_and(|d| std::os::unix::net::UnixStream::connect(daemon::gate::gate_socket(&d)).is_ok())
+}
+
+/// What the gate says of an address.
+pub(crate) fn explain(address: &str, service: Option<&str>, json: bool, global: &GlobalArgs) -> Result<bool, Fail> {
+    let answer = ask(global, "gate-explain", json!({ "address": address, "service": service }))?;
+    if json {
+        say::line(serde_json::to_string_pretty(&answer).context("cannot print the answer")?);
+    } else {
+        for a in each(&answer["answers"]) {
+            say::line(word(&a["text"]));
+            for g in each(&a["grants"]) {
+                say::line(format!("  g{}: {} since {}, last seen {}, until {}", g["id"], word(&g["prefix"]), when(&g["given_at"]), when(&g["seen_at"]), end(&g["ends_at"])));
+            }
+        }
+    }
+    let mut all = each(&answer["answers"]).peekable();
+    Ok(all.peek().is_some() && all.all(|a| a["verdict"] == "allow"))
+}
+
+fn show(name: &str, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    let answer = ask(global, "gate-show", json!({ "list": name }))?;
+    if printed(json, &answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for g in each(&answer["grants"]) {
+        let pinned = if g["pinned"] == true { "pinned" } else { "" };
+        rows.push(vec![
+            format!("g{}", g["id"]),
+            word(&g["prefix"]),
+            word(&g["principal"]),
+            word(&g["evidence"]),
+            when(&g["given_at"]),
+            when(&g["seen_at"]),
+            end(&g["ends_at"]),
+            pinned.to_string(),
+        ]);
+    }
+    for p in each(&answer["static"]) {
+        rows.push(vec![String::new(), word(p), String::new(), "static".into(), String::new(), String::new(), "never".into(), "pinned".into()]);
+    }
+    say::raw(&say::table(&["GRANT", "FROM", "WHO", "EVIDENCE", "SINCE", "LAST SEEN", "UNTIL", ""], &rows));
+    for e in each(&answer["enforcers"]) {
+        let state = if e["error"].is_string() { word(&e["error"]) } else if e["current"] == true { "has it".to_string() } else { "is behind".to_string() };
+        say::line(format!("{}: {state}", word(&e["name"])));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
+    let all = ask(global, "gate-lists", Value::Null)?;
+    let names: Vec<String> = each(&all["lists"]).map(|l| word(&l["name"])).collect();
+    match names.as_slice() {
+        [one] => Ok(one.clone()),
+        _ => Err(Fail::usage(format!("there are {} lists: {}", names.len(), names.join(", ")), "say which with --list NAME")),
+    }
+}
+
+fn ask(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
+    let dir = meant::data_dir(global.data_dir.clone())?;
+    let socket = daemon::gate::gate_socket(&dir);
+    if !Path::new(&socket).exists() {
+        return Err(Fail::hinted(format!("no gate runs from {}", dir.display()), "start one with `portcullis gatekeeper`, or name its data directory with `--data-dir DIR`"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    Ok(runtime.block_on(daemon::api::ask(&socket, verb, args))?)
+}
+
+fn printed(json: &JsonArgs, answer: &Value) -> Result<bool, Fail> {
+    if json.json.unwrap_or(false) {
+        say::line(serde_json::to_string_pretty(answer).context("cannot print the answer")?);
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+fn each(v: &Value) -> impl Iterator<Item = &Value> {
+    v.as_array().into_iter().flatten()
+}
+
+/// Text for a cell; names come from certificates, so what steers a terminal is taken out.
+fn word(v: &Value) -> String {
+    let text = match v {
+        Value::Null => String::new(),
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    };
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+fn enforced(v: &Value) -> String {
+    each(v).map(|e| format!("{}{}", word(&e["name"]), if e["error"].is_string() { " (failing)" } else { "" })).collect::<Vec<_>>().join(", ")
+}
+
+fn end(v: &Value) -> String {
+    if v.is_u64() { when(v) } else { "ended by hand".to_string() }
+}
+
+/// Seconds since the epoch as `2026-11-21 14:00:00Z`.
+fn when(v: &Value) -> String {
+    let Some(t) = v.as_u64() else { return String::new() };
+    let (days, secs) = (t / 86_400, t % 86_400);
+    // Days to a date, after Howard Hinnant's "chrono-compatible low-level date algorithms" (civil_from_days).
+    let z = days as i64 + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", secs / 3_600, secs / 60 % 60, secs % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (t, text) in [(0u64, "1970-01-01 00:00:00Z"), (951_782_400, "2000-02-29 00:00:00Z"), (1_795_269_600, "2026-11-21 14:00:00Z")] {
+            assert_eq!(when(&json!(t)), text);
+        }
+    }
+}

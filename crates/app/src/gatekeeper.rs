@@ -1,0 +1,251 @@
+//! `portcullis gatekeeper`: a gate that takes Gatekeeper's place. In: its environment variables and ours. Out: settings
+//! of the gate, which then runs until it is told to stop.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use daemon::gate::enforce::Kind;
+use daemon::gate::fetch::Base;
+use daemon::gate::intake::{Listen, Serves};
+use daemon::gate::share::Share;
+use daemon::gate::{self, GateSettings};
+use daemon::run::Run;
+use decide::grant::{Entry, Event, Evict, Rules};
+use decide::publish::{TraefikKey, is_plain_name};
+use model::{AddrSet, Evidence, Prefix};
+use tracing::{info, warn};
+
+use crate::args::gate::{AlsoArgs, EvictArg, GatekeeperArgs, KeyArg, ScopeArg, Span};
+use crate::args::GlobalArgs;
+use crate::fail::{Done, Fail};
+use crate::meant;
+
+/// Gatekeeper's own default.
+const MAX: usize = 10;
+/// A phone that reports to its home every quarter of an hour stays; one that is gone for a week does not.
+const TTL: u64 = 7 * 86_400;
+/// A guest looks at an album today.
+const SHARE_TTL: u64 = 86_400;
+/// Docker's networks, the own host, a home network: where a proxy in front usually is.
+const PRIVATE: [&str; 8] = ["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"];
+
+/// Runs the gate until it is told to stop.
+pub(crate) async fn run(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
+    let plan = plan(a, global)?;
+    let run = Run::new(daemon::run::DRAIN);
+    run.follow_signals()?;
+    let data_dir = plan.data_dir.clone();
+    let gate = gate::start(plan, &run)?;
+    for addr in &gate.addrs {
+        info!("listening on {addr}");
+    }
+    let socket = gate::gate_socket(&data_dir);
+    if let Err(e) = daemon::api::serve(&run, &socket, gate::verbs(daemon::api::Verbs::default(), &gate)) {
+        warn!("no `list`, `grant` and `doctor` from the command line: {e:#}");
+    }
+    Ok(run.finish().await?)
+}
+
+fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
+    let list = a.list.clone().unwrap_or_else(|| "dynamic-whitelist".to_string());
+    if !is_plain_name(&list) {
+        return Err(Fail::usage(format!("`{list}` can not name a middleware"), "use letters, digits, `-`, `_` and `.`"));
+    }
+    let statics = source_range(a.default_source_range.as_deref().unwrap_or_default())?;
+    let trusted = trusted(a.trusted_proxies.as_deref())?;
+    let file = a.file.clone().unwrap_or_else(|| PathBuf::from("dynamic-whitelist.yml"));
+    let shares = shares(a.share_upstreams.as_deref().unwrap_or_default())?;
+    let by_service = a.share_scope == Some(ScopeArg::Service);
+    let rules = Rules {
+        max: Some(max(a)?),
+        evict: match a.evict {
+            Some(EvictArg::LeastRecentlySeen) => Evict::LeastRecentlySeen,
+            Some(EvictArg::FirstSeen) | None => Evict::FirstSeen,
+        },
+        ttl: a.ttl.unwrap_or(Span(Some(TTL))).0,
+        idle: a.idle.and_then(|s| s.0),
+        v6_width: a.ipv6_prefix.unwrap_or(64),
+        learn_private: a.learn_private.unwrap_or(false),
+        statics: statics.clone(),
+        ..Rules::default()
+    };
+    let take_over = earlier(&file, &list, &rules)?;
+    let mut lists = vec![(list.clone(), rules.clone())];
+    let mut middlewares = vec![(list.clone(), vec![list.clone()])];
+    let mut named = Vec::new();
+    for share in shares {
+        let own = format!("{list}-{}", share.name);
+        if by_service {
+            // Guests do not push the household off its list, nor it them.
+            lists.push((own.clone(), Rules { statics: Vec::new(), ..rules.clone() }));
+            middlewares.push((own.clone(), vec![own.clone(), list.clone()]));
+        }
+        named.push((share, if by_service { own } else { list.clone() }));
+    }
+    let mut enforcers = vec![Kind::Traefik {
+        file,
+        middlewares,
+        key: if a.traefik_key == Some(KeyArg::IpWhiteList) { TraefikKey::IpWhiteList } else { TraefikKey::IpAllowList },
+        tcp: a.traefik_tcp.unwrap_or(false),
+        api: a.traefik_api.as_deref().map(|u| url("TRAEFIK_API", u)).transpose()?,
+    }];
+    enforcers.extend(also(&a.also, &list)?);
+    let own = daemon::gate::own_addresses();
+    let share_ttl = a.share_ttl.unwrap_or(Span(Some(SHARE_TTL))).0;
+    Ok(GateSettings {
+        data_dir: meant::data_dir(global.data_dir.clone())?,
+        lists,
+        own,
+        trusted,
+        listeners: listeners(a, &list)?,
+        shares: named,
+        share_ttl: share_ttl.ok_or_else(|| Fail::usage("a share link's guest can not stay for ever", "give SHARE_TTL a length such as 24h or 30d"))?,
+        enforcers,
+        take_over,
+    })
+}
+
+fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
+    // Gatekeeper documents the one and reads the other.
+    let old = std::env::var("MAX_ALLOWED_IPS").ok();
+    let set = |v: &Option<String>| v.as_deref().map(str::trim).filter(|v| !v.is_empty()).map(str::to_string);
+    let (text, name) = match (set(&a.max), set(&old)) {
+        (Some(new), Some(old)) if new != old => {
+            warn!("MAX_IP_LEN={new} counts, MAX_ALLOWED_IPS={old} does not");
+            (new, "MAX_IP_LEN")
+        }
+        (Some(new), _) => (new, "MAX_IP_LEN"),
+        (None, Some(old)) => (old, "MAX_ALLOWED_IPS"),
+        (None, None) => return Ok(MAX),
+    };
+    text.parse().map_err(|_| Fail::usage(format!("{name}={text} is no number of addresses"), "give a whole number such as 10"))
+}
+
+fn source_range(text: &str) -> Result<Vec<Prefix>, Fail> {
+    let mut out: Vec<Prefix> = Vec::new();
+    for item in text.split([',', ' ', ';', '\n']).map(|t| t.trim().trim_matches(['"', '\''])).filter(|t| !t.is_empty()) {
+        let (prefix, host_bits) = Prefix::parse_lenient(item)
+            .map_err(|e| Fail::usage(format!("DEFAULT_SOURCE_RANGE: {e}"), "write prefixes with commas between them, such as 10.0.0.0/8,192.168.0.0/16"))?;
+        if host_bits {
+            info!("DEFAULT_SOURCE_RANGE: {item} is read as {prefix}");
+        }
+        if prefix.bits() == 0 {
+            warn!("DEFAULT_SOURCE_RANGE holds {prefix}: everybody is let in");
+        }
+        if !out.contains(&prefix) {
+            out.push(prefix);
+        }
+    }
+    Ok(out)
+}
+
+fn trusted(text: Option<&str>) -> Result<AddrSet, Fail> {
+    let Some(text) = text.map(str::trim).filter(|t| !t.is_empty()) else {
+        info!("X-Forwarded-For is believed from loopback and private ranges ({}); TRUSTED_PROXIES names others", PRIVATE.join(", "));
+        return Ok(AddrSet::new(PRIVATE.iter().filter_map(|p| p.parse().ok())));
+    };
+    let set = meant::set_of("TRUSTED_PROXIES", &[text.to_string()], None, "TRUSTED_PROXIES")?;
+    let shown: Vec<String> = set.prefixes().iter().take(10).map(ToString::to_string).collect();
+    info!("X-Forwarded-For is believed from {}", shown.join(", "));
+    Ok(set)
+}
+
+fn shares(text: &str) -> Result<Vec<Share>, Fail> {
+    let mut out: Vec<Share> = Vec::new();
+    let mut names = BTreeSet::new();
+    for item in text.split([',', ' ']).map(str::trim).filter(|t| !t.is_empty()) {
+        let (name, at) = match item.split_once('=') {
+            Some((name, at)) if !name.contains(':') => (Some(name), at),
+            _ => (None, item),
+        };
+        let base = url("SHARE_UPSTREAMS", at)?;
+        if base.path != "/" {
+            return Err(Fail::usage(format!("SHARE_UPSTREAMS: {at} has a path"), "name only the scheme, host and port, such as http://immich_server:2283"));
+        }
+        let name = name.map_or_else(|| base.host.trim_matches(['[', ']']).replace(':', "-"), str::to_string);
+        if !is_plain_name(&name) {
+            return Err(Fail::usage(format!("SHARE_UPSTREAMS: `{name}` can not name a middleware"), "put a name in front: photos=http://…"));
+        }
+        if !names.insert(name.clone()) {
+            return Err(Fail::usage(format!("SHARE_UPSTREAMS: two shares are called `{name}`"), "put names in front: photos=http://…,files=http://…"));
+        }
+        out.push(Share { name, base });
+    }
+    Ok(out)
+}
+
+fn listeners(a: &GatekeeperArgs, list: &str) -> Result<Vec<(Listen, Serves)>, Fail> {
+    let place = |flag: &str, text: &str| Listen::parse(text).map_err(|e| Fail::usage(format!("{flag}: {e}"), "such as 0.0.0.0:5000 or unix:/run/portcullis/gate.sock"));
+    let main = place("--listen", a.listen.as_deref().unwrap_or("0.0.0.0:5000"))?;
+    let list = list.to_string();
+    let mut out = match &a.share_listen {
+        None => vec![(main, Serves::Gatekeeper { list })],
+        Some(s) => vec![(main, Serves::Mirror { list }), (place("--share-listen", s)?, Serves::Share)],
+    };
+    if let Some(c) = &a.check_listen {
+        out.push((place("--check-listen", c)?, Serves::Check));
+    }
+    Ok(out)
+}
+
+fn also(a: &AlsoArgs, list: &str) -> Result<Vec<Kind>, Fail> {
+    let words = |text: Option<&str>, default: &str| -> Vec<String> { text.unwrap_or(default).split_whitespace().map(str::to_string).collect() };
+    let list = || list.to_string();
+    let mut out = Vec::new();
+    if let Some(file) = &a.nginx_file {
+        out.push(Kind::Nginx {
+            list: list(),
+            file: file.clone(),
+            test: words(a.nginx_test.as_deref(), "nginx -t -q"),
+            reload: words(a.nginx_reload.as_deref(), "nginx -s reload"),
+        });
+    }
+    if let (Some(socket), Some(map)) = (&a.haproxy_socket, &a.haproxy_map) {
+        out.push(Kind::Haproxy { list: list(), socket: socket.clone(), map: map.clone() });
+    }
+    if let Some(api) = &a.caddy_api {
+        warn!("each change closes every open WebSocket and stream of Caddy; forward_auth to /v1/check/{} does not", list());
+        out.push(Kind::Caddy { list: list(), api: url("--caddy-api", api)? });
+    }
+    if let Some(exec) = &a.exec {
+        out.push(Kind::Command { list: list(), argv: words(Some(exec), "") });
+    }
+    if let Some(to) = &a.webhook {
+        out.push(Kind::Webhook { list: list(), to: url("--webhook", to)? });
+    }
+    Ok(out)
+}
+
+fn url(flag: &str, text: &str) -> Result<Base, Fail> {
+    text.trim().parse().map_err(|e| Fail::usage(format!("{flag}: {e}"), "such as http://immich_server:2283"))
+}
+
+/// What an earlier gate left in the file: addresses that this list could have learnt itself.
+fn earlier(file: &std::path::Path, list: &str, rules: &Rules) -> Result<Vec<Event>, Fail> {
+    let statics = AddrSet::new(rules.statics.iter().copied());
+    let now = gate::keeper::wall();
+    let mut out = Vec::new();
+    for p in gate::read_earlier(file)? {
+        if rules.statics.iter().any(|s| s.covers(p)) || statics.contains(p.first()) {
+            continue;
+        }
+        let learnable = p.bits() >= if p.is_v4() { 32 } else { rules.v6_width };
+        if !learnable && p != rules.learnt(p.first()) {
+            info!("{}: {p} is wider than anything learnt and is not taken over; add it to DEFAULT_SOURCE_RANGE if it should stay", file.display());
+            continue;
+        }
+        if p.first().is_private() && !rules.learn_private {
+            info!("{}: {p} is private and is not taken over; add it to DEFAULT_SOURCE_RANGE if it should stay", file.display());
+            continue;
+        }
+        out.push(Event::Add(Entry {
+            list: list.to_string(),
+            prefix: rules.learnt(p.first()),
+            evidence: Evidence::Manual,
+            principal: Some("taken over from the earlier file".to_string()),
+            until: rules.ttl.map(|t| now.saturating_add(t)),
+            pinned: false,
+        }));
+    }
+    Ok(out)
+}

@@ -1,0 +1,196 @@
+//! A gate, proxies and upstreams for tests: started on free ports, ended with the test.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+pub struct Dir(pub PathBuf);
+
+impl Dir {
+    pub fn new(name: &str) -> Dir {
+        let dir = std::env::temp_dir().join(format!("pc-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        Dir(dir)
+    }
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub struct Proc {
+    pub child: Child,
+    pub log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proc {
+    pub fn start(mut command: Command) -> Proc {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, err) = (log.clone(), child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in BufReader::new(err).lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
+        Proc { child, log }
+    }
+
+    pub fn logged(&self, what: &str) -> Option<String> {
+        self.log.lock().unwrap().iter().find(|l| l.contains(what)).cloned()
+    }
+
+    pub fn text(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+}
+
+impl Drop for Proc {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct Gate {
+    pub proc: Proc,
+    pub addrs: Vec<SocketAddr>,
+    pub dir: PathBuf,
+}
+
+impl Gate {
+    /// A gate whose directory is `dir`: state in `dir/state`, the list in `dir/dynamic-whitelist.yml`.
+    pub fn start(dir: &Path, env: &[(&str, &str)], args: &[&str]) -> Gate {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        c.args(["gatekeeper", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.join("state")).args(args).current_dir(dir);
+        for k in ["MAX_IP_LEN", "MAX_ALLOWED_IPS", "DEFAULT_SOURCE_RANGE", "TRUSTED_PROXIES", "SHARE_UPSTREAMS", "SHARE_SCOPE"] {
+            c.env_remove(k);
+        }
+        c.envs(env.iter().copied()).env("NO_COLOR", "1");
+        let proc = Proc::start(c);
+        let wanted = 1 + args.iter().filter(|a| a.ends_with("-listen")).count();
+        let mut addrs = Vec::new();
+        wait("the gate listens", || {
+            addrs = proc.log.lock().unwrap().iter().filter_map(|l| l.split("listening on ").nth(1)?.trim().parse().ok()).collect();
+            addrs.len() >= wanted
+        });
+        Gate { proc, addrs, dir: dir.to_path_buf() }
+    }
+
+    pub fn mirror(&self, xff: &str) -> (u16, String) {
+        request(self.addrs[0], "GET", "/", &[("X-Forwarded-For", xff)])
+    }
+
+    pub fn file(&self) -> String {
+        std::fs::read_to_string(self.dir.join("dynamic-whitelist.yml")).unwrap_or_default()
+    }
+
+    pub fn entries(&self) -> Vec<String> {
+        self.file().lines().filter_map(|l| Some(l.trim().strip_prefix("- \"")?.strip_suffix('"')?.to_string())).collect()
+    }
+
+    pub fn expect(&self, entries: &[&str]) {
+        wait_or(|| self.entries() == entries, || format!("file has {:?}, wanted {entries:?}\n{}", self.entries(), self.proc.text()));
+    }
+
+    pub fn command(&self, args: &[&str]) -> (i32, String) {
+        let out = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(args).arg("--data-dir").arg(self.dir.join("state")).output().unwrap();
+        (out.status.code().unwrap_or(-1), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
+    }
+}
+
+pub fn wait(what: &str, ok: impl FnMut() -> bool) {
+    wait_or(ok, || what.to_string());
+}
+
+pub fn wait_or(mut ok: impl FnMut() -> bool, what: impl Fn() -> String) {
+    // The machine may be busy; a healthy run needs milliseconds.
+    let until = Instant::now() + Duration::from_secs(30);
+    while !ok() {
+        assert!(Instant::now() < until, "not within 30 s: {}", what());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// One request on a connection of its own: status and body.
+pub fn request(at: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    let (status, _, body) = full(at, method, path, headers);
+    (status, body)
+}
+
+pub fn full(at: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
+    let mut s = TcpStream::connect(at).unwrap();
+    s.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n");
+    for (k, v) in headers {
+        text.push_str(&format!("{k}: {v}\r\n"));
+    }
+    text.push_str("\r\n");
+    s.write_all(text.as_bytes()).unwrap();
+    let mut out = Vec::new();
+    let _ = s.read_to_end(&mut out);
+    let out = String::from_utf8_lossy(&out).into_owned();
+    let (head, body) = out.split_once("\r\n\r\n").unwrap_or((&out, ""));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    (status, head.to_string(), body.to_string())
+}
+
+/// A small HTTP upstream: the answer is a function of the request's first line and headers.
+pub fn upstream(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let answer = Arc::new(answer);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                let mut r = BufReader::new(stream);
+                let mut head = String::new();
+                loop {
+                    let mut line = String::new();
+                    if r.read_line(&mut line).unwrap_or(0) == 0 {
+                        return;
+                    }
+                    if line == "\r\n" {
+                        let (status, body) = answer(&head);
+                        let extra = if status == 302 { "Location: /login\r\n" } else { "" };
+                        let text = format!("HTTP/1.1 {status} X\r\n{extra}Content-Length: {}\r\n\r\n{body}", body.len());
+                        if r.get_mut().write_all(text.as_bytes()).is_err() {
+                            return;
+                        }
+                        head.clear();
+                        continue;
+                    }
+                    head.push_str(&line);
+                }
+            });
+        }
+    });
+    at
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A program that a test needs; says so in one line where it is absent.
+pub fn peer(name: &str, places: &[PathBuf]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let all = places.iter().cloned().chain(std::env::split_paths(&path).map(|d| d.join(name)));
+    let found = all.chain([PathBuf::from("/usr/sbin").join(name)]).find(|p| p.is_file());
+    if found.is_none() {
+        assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{name} is not installed");
+        eprintln!("skipped: {name} is not installed");
+    }
+    found
+}

@@ -1,0 +1,176 @@
+//! The gate: lists that learn from proof, forget with time, and are enforced by whatever stands in front. In:
+//! settings, mirrored requests, proxies' questions, people's commands. Out: lists kept in Traefik, nginx, HAProxy, …,
+//! and verdicts.
+
+pub mod audit;
+pub mod enforce;
+pub mod fetch;
+pub mod intake;
+pub mod keeper;
+pub mod share;
+mod verbs;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use decide::grant::{Event, Rules};
+use model::AddrSet;
+use store::{Sqlite, Store, StoreError};
+
+use crate::hint::Hinted;
+use crate::run::Run;
+use enforce::{Enforcer, Kind};
+use intake::{Desk, Listen, Serves};
+use keeper::Keeper;
+use share::{Share, Shares};
+
+pub use verbs::{gate_socket, verbs};
+
+/// Everything a gate is told.
+#[derive(Debug)]
+pub struct GateSettings {
+    /// Where grants and the audit log live.
+    pub data_dir: PathBuf,
+    /// The lists.
+    pub lists: Vec<(String, Rules)>,
+    /// Addresses of this machine, never learnt.
+    pub own: AddrSet,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted: AddrSet,
+    /// Listeners and what they serve.
+    pub listeners: Vec<(Listen, Serves)>,
+    /// Named shares, each with the list its guests enter.
+    pub shares: Vec<(Share, String)>,
+    /// Seconds a guest stays.
+    pub share_ttl: u64,
+    /// What is kept equal.
+    pub enforcers: Vec<Kind>,
+    /// Events that take over what an earlier gate left, at the first start only.
+    pub take_over: Vec<Event>,
+}
+
+/// A running gate.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    /// The ledger's keeper.
+    pub keeper: Keeper,
+    /// What listeners share.
+    pub desk: Arc<Desk>,
+    /// The addresses of the TCP listeners, in the order of the settings.
+    pub addrs: Vec<SocketAddr>,
+    /// Where the audit log is.
+    pub audit: PathBuf,
+}
+
+/// Opens the store, starts the keeper, the enforcers and the listeners.
+///
+/// # Errors
+/// The data directory can not be used, or an address can not be had; nothing was left running that matters.
+pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
+    let not_ready = run.not_ready("gate");
+    let store: Arc<dyn Store> = Arc::new(open(&settings.data_dir)?);
+    let audit = settings.data_dir.join("audit.jsonl");
+    let keeper = Keeper::start(run, settings.lists, settings.own, store, &audit, settings.take_over)?;
+    let enforcers: Vec<Enforcer> = settings.enforcers.into_iter().map(|k| Enforcer::start(run, &keeper, k)).collect();
+    let (shares, share_lists): (Vec<Share>, Vec<String>) = settings.shares.into_iter().unzip();
+    let desk = Arc::new(Desk {
+        keeper: keeper.clone(),
+        trusted: settings.trusted,
+        shares: Shares::new(shares),
+        share_lists,
+        share_ttl: settings.share_ttl,
+        enforcers,
+        touched: parking_lot::Mutex::default(),
+        said: parking_lot::Mutex::default(),
+        answers: parking_lot::Mutex::default(),
+    });
+    let mut addrs = Vec::new();
+    for (at, serves) in settings.listeners {
+        addrs.extend(intake::listen(run, &desk, &at, serves)?);
+    }
+    not_ready.ready();
+    Ok(Gate { keeper, desk, addrs, audit })
+}
+
+/// The public addresses of this machine: nobody else comes from them, and a proxy's own requests are no visitor's.
+#[must_use]
+pub fn own_addresses() -> AddrSet {
+    AddrSet::new(net::sockets::own_address().map(|ip| model::Prefix::host(model::Addr::new(ip))))
+}
+
+/// Opens the gate's store in a data directory.
+///
+/// # Errors
+/// It can not be used; says why and what to do.
+pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
+    let path = data_dir.join("gate.db");
+    Sqlite::open(&path).map_err(|e| {
+        let hint = match &e {
+            StoreError::Busy(_) => "another gate runs from this directory: stop it, or give this one its own `--data-dir DIR`",
+            StoreError::Full(_) => "make room on the disk; nothing stored is lost",
+            StoreError::ReadOnly(_) => "choose a directory that this user can write with `--data-dir DIR`",
+            StoreError::Damaged(_) => "move the file away to begin anew, or put a backup in its place",
+            _ => "see the message above",
+        };
+        Hinted::error(format!("the gate's store can not be opened: {e}"), hint)
+    })
+}
+
+/// The metrics of a gate, in Prometheus's text format.
+#[must_use]
+pub fn metrics(desk: &Desk) -> String {
+    let mut out = String::new();
+    let name = |out: &mut String, name: &str, kind: &str, help: &str| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    };
+    name(&mut out, "portcullis_gate_grants", "gauge", "Live grants by list.");
+    for (list, grants) in desk.keeper.picture.grants.read().iter() {
+        let _ = writeln!(out, "portcullis_gate_grants{{list=\"{list}\"}} {}", grants.len());
+    }
+    name(&mut out, "portcullis_gate_events_total", "counter", "Events by outcome.");
+    for (what, count) in desk.keeper.picture.counts.lock().iter() {
+        let _ = writeln!(out, "portcullis_gate_events_total{{outcome=\"{what}\"}} {count}");
+    }
+    name(&mut out, "portcullis_gate_answers_total", "counter", "HTTP answers by endpoint and status.");
+    for ((what, status), count) in desk.answers.lock().iter() {
+        let _ = writeln!(out, "portcullis_gate_answers_total{{endpoint=\"{what}\",status=\"{status}\"}} {count}");
+    }
+    let generation = desk.keeper.published.borrow().generation;
+    name(&mut out, "portcullis_gate_generation", "gauge", "Generation of the published lists.");
+    let _ = writeln!(out, "portcullis_gate_generation {generation}");
+    name(&mut out, "portcullis_gate_enforcer_generation", "gauge", "Generation that an enforcer has.");
+    for e in &desk.enforcers {
+        let p = e.progress.lock();
+        let _ = writeln!(out, "portcullis_gate_enforcer_generation{{enforcer=\"{}\"}} {}", quoted(&p.name), p.reached);
+    }
+    name(&mut out, "portcullis_gate_enforcer_failing", "gauge", "1 while an enforcer is not equal to its list.");
+    for e in &desk.enforcers {
+        let p = e.progress.lock();
+        let _ = writeln!(out, "portcullis_gate_enforcer_failing{{enforcer=\"{}\"}} {}", quoted(&p.name), u8::from(p.error.is_some()));
+    }
+    name(&mut out, "portcullis_gate_trouble", "gauge", "1 while the store or the audit log does not save.");
+    let trouble = desk.keeper.picture.trouble.lock();
+    for what in ["store", "audit"] {
+        let _ = writeln!(out, "portcullis_gate_trouble{{part=\"{what}\"}} {}", u8::from(trouble.contains_key(what)));
+    }
+    out
+}
+
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Reads what an earlier gate left in a Traefik file.
+///
+/// # Errors
+/// The file is there but can not be read.
+pub fn read_earlier(file: &Path) -> anyhow::Result<Vec<model::Prefix>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(decide::publish::read_traefik_yaml(&text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e).with_context(|| format!("{} can not be read", file.display())),
+    }
+}

@@ -1,0 +1,233 @@
+//! The gate's verbs on the admin socket: lists, grants, audit, doctor, explain. In: JSON of the command line. Out: JSON
+//! that it prints.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use decide::grant::{Entry, Event};
+use decide::{Ask, admit, explain};
+use model::{Addr, Evidence, Grant, GrantId, ListId, Prefix};
+use serde_json::{Value, json};
+use wire::grant::GrantRecord;
+
+use super::Gate;
+use super::audit;
+use super::keeper::said;
+use crate::api::Verbs;
+use crate::hint::Hinted;
+
+/// Where a gate listens for commands.
+#[must_use]
+pub fn gate_socket(data_dir: &Path) -> PathBuf {
+    data_dir.join("gate.sock")
+}
+
+/// Adds the gate's verbs to a process's.
+#[must_use]
+pub fn verbs(verbs: Verbs, gate: &Gate) -> Verbs {
+    let on = |f: fn(&Gate, &Value) -> anyhow::Result<Value>| {
+        let gate = gate.clone();
+        move |args: Value| {
+            let answer = f(&gate, &args);
+            async move { answer }
+        }
+    };
+    let acting = gate.clone();
+    verbs
+        .on("gate-lists", on(lists))
+        .on("gate-show", on(show))
+        .on("gate-explain", on(explain_verb))
+        .on("gate-audit", on(audit_verb))
+        .on("gate-doctor", on(doctor))
+        .on("gate-grant", move |args| {
+            let gate = acting.clone();
+            async move { act(&gate, &args).await }
+        })
+}
+
+fn text<'a>(args: &'a Value, key: &str) -> Option<&'a str> {
+    args.get(key).and_then(Value::as_str)
+}
+
+fn lists(gate: &Gate, _: &Value) -> anyhow::Result<Value> {
+    let published = gate.keeper.published.borrow().clone();
+    let all: Vec<Value> = published
+        .lists
+        .values()
+        .map(|d| json!({ "name": d.list, "static": d.statics.len(), "learnt": d.learnt.len(), "generation": d.generation, "enforcers": enforcers(gate, &d.list) }))
+        .collect();
+    Ok(json!({ "generation": published.generation, "lists": all }))
+}
+
+fn enforcers(gate: &Gate, list: &str) -> Vec<Value> {
+    let now = gate.keeper.published.borrow().generation;
+    gate.desk
+        .enforcers
+        .iter()
+        .filter(|e| e.holds(list))
+        .map(|e| {
+            let p = e.progress.lock();
+            json!({ "name": p.name, "generation": p.reached, "current": p.reached >= now, "changes": p.changes,
+                    "took_ms": p.took.as_secs_f64() * 1000.0, "error": p.error, "remark": p.remark })
+        })
+        .collect()
+}
+
+fn show(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
+    let name = text(args, "list").context("`list` is missing")?;
+    let published = gate.keeper.published.borrow().clone();
+    let d = published.lists.get(name).ok_or_else(|| no_list(gate, name))?;
+    let mut grants: Vec<Grant> = gate.keeper.picture.grants.read().get(name).map(|g| g.values().cloned().collect()).unwrap_or_default();
+    grants.sort_by_key(|g| g.id);
+    Ok(json!({
+        "name": name,
+        "generation": d.generation,
+        "now": gate.keeper.picture.clock.lock().0,
+        "static": d.statics.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "grants": grants.iter().map(shown).collect::<Vec<_>>(),
+        "enforcers": enforcers(gate, name),
+    }))
+}
+
+fn shown(g: &Grant) -> Value {
+    let mut v = json!(GrantRecord::from(g));
+    v["ends_at"] = json!(g.ends_at());
+    v
+}
+
+fn no_list(gate: &Gate, name: &str) -> anyhow::Error {
+    let known: Vec<String> = gate.keeper.published.borrow().lists.keys().cloned().collect();
+    Hinted::error(format!("there is no list `{name}`"), format!("the lists are {}", known.join(", ")))
+}
+
+/// Why an address is on a list or not, with the grant behind it.
+fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
+    let addr: Addr = text(args, "address").context("`address` is missing")?.parse().map_err(|e| anyhow!("{e}"))?;
+    let published = gate.keeper.published.borrow().clone();
+    let names: Vec<String> = match text(args, "service") {
+        Some(name) if published.lists.contains_key(name) => vec![name.to_string()],
+        Some(name) => return Err(no_list(gate, name)),
+        None => published.lists.keys().cloned().collect(),
+    };
+    let mut answers = Vec::new();
+    for name in names {
+        let ask = Ask { addr, list: published.view.id(&name).unwrap_or(ListId(u32::MAX)) };
+        let verdict = admit(&published.view, ask);
+        let mut said = explain(&published.view, ask);
+        let grants = gate.keeper.holding(&name, addr);
+        if let Some(g) = grants.first() {
+            let who = g.principal.as_deref().unwrap_or("somebody");
+            said.push_str(&format!("; {} was given to {who} on {} evidence", g.id, g.evidence));
+        }
+        answers.push(json!({
+            "list": name,
+            "verdict": if verdict.is_allow() { "allow" } else { "refuse" },
+            "text": said,
+            "grants": grants.iter().map(shown).collect::<Vec<_>>(),
+        }));
+    }
+    Ok(json!({ "address": addr.to_string(), "generation": published.generation, "now": gate.keeper.picture.clock.lock().0, "answers": answers }))
+}
+
+async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
+    let act = text(args, "act").context("`act` is missing")?;
+    let now = gate.keeper.picture.clock.lock().0.max(super::keeper::wall());
+    let until = args.get("for").and_then(Value::as_u64).map(|secs| now.saturating_add(secs));
+    let event = match act {
+        "add" => {
+            let list = text(args, "list").context("`list` is missing")?;
+            if !gate.keeper.published.borrow().lists.contains_key(list) {
+                return Err(no_list(gate, list));
+            }
+            let prefix: Prefix = text(args, "prefix").context("`prefix` is missing")?.parse().map_err(|e| anyhow!("{e}"))?;
+            Event::Add(Entry {
+                list: list.to_string(),
+                prefix,
+                evidence: Evidence::Manual,
+                principal: text(args, "principal").map(str::to_string),
+                until,
+                pinned: args.get("pinned").and_then(Value::as_bool).unwrap_or(false),
+            })
+        }
+        "revoke" => {
+            let ids = found(gate, args)?;
+            let mut ended = Vec::new();
+            for id in ids {
+                said(gate.keeper.tell(Event::Revoke(id, "by hand".to_string())).await)?;
+                ended.push(id.to_string());
+            }
+            return Ok(json!({ "ended": ended }));
+        }
+        "extend" => {
+            let ids = found(gate, args)?;
+            for id in &ids {
+                said(gate.keeper.tell(Event::Extend(*id, until)).await)?;
+            }
+            return Ok(json!({ "extended": ids.iter().map(ToString::to_string).collect::<Vec<_>>(), "until": until }));
+        }
+        other => return Err(anyhow!("there is no `{other}` for grants")),
+    };
+    let done = said(gate.keeper.tell(event).await)?;
+    let id = match done.outcome {
+        decide::grant::Outcome::Given(id) | decide::grant::Outcome::Renewed(id) | decide::grant::Outcome::Ended(id) => id.to_string(),
+        decide::grant::Outcome::Refused(why) => why.to_string(),
+    };
+    Ok(json!({ "grant": id, "generation": done.generation, "until": until }))
+}
+
+/// The grants that a person means: `g17`, or an address or prefix on one list or on all.
+fn found(gate: &Gate, args: &Value) -> anyhow::Result<Vec<GrantId>> {
+    let what = text(args, "what").context("`what` is missing")?;
+    let list = text(args, "list");
+    let grants = gate.keeper.picture.grants.read();
+    let all = || grants.iter().filter(|(l, _)| list.is_none_or(|w| w == l.as_str())).flat_map(|(_, g)| g.values());
+    let ids: Vec<GrantId> = match what.strip_prefix('g').and_then(|n| n.parse().ok()) {
+        Some(n) => all().filter(|g| g.id == GrantId(n)).map(|g| g.id).collect(),
+        None => {
+            let prefix: Prefix = what.parse().map_err(|e| anyhow!("`{what}` is no grant (g17) and no address: {e}"))?;
+            // A person who names an address means the grant that lets it in; one who names a prefix, all within it.
+            all().filter(|g| prefix.covers(g.prefix) || (prefix.is_host() && g.prefix.contains(prefix.first()))).map(|g| g.id).collect()
+        }
+    };
+    if ids.is_empty() {
+        return Err(Hinted::error(format!("no live grant is meant by `{what}`"), "`portcullis list show NAME` shows them; static entries are changed in the configuration"));
+    }
+    Ok(ids)
+}
+
+fn audit_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
+    if args.get("verify").and_then(Value::as_bool).unwrap_or(false) {
+        let (lines, head) = audit::verify(&gate.audit)?;
+        return Ok(json!({ "file": gate.audit.display().to_string(), "lines": lines, "head": head }));
+    }
+    Ok(json!({ "file": gate.audit.display().to_string() }))
+}
+
+fn doctor(gate: &Gate, _: &Value) -> anyhow::Result<Value> {
+    let mut found: Vec<Value> = Vec::new();
+    let mut add = |what: String, fix: &str| found.push(json!({ "what": what, "fix": fix }));
+    let picture = &gate.keeper.picture;
+    for (part, why) in picture.trouble.lock().iter() {
+        add(format!("the {part} does not save: {why}"), "make room on the disk, or make the data directory writable");
+    }
+    let behind = picture.clock.lock().1;
+    if behind > 60 {
+        add(format!("the clock is {behind} s behind the latest time that was saved"), "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile");
+    }
+    for e in &gate.desk.enforcers {
+        let p = e.progress.lock();
+        if let Some(why) = &p.error {
+            add(format!("{} is not equal to its list: {why}", p.name), "the last good state stays; mend the cause, it is tried again by itself");
+        }
+        if let Some(remark) = &p.remark {
+            add(format!("{}: {remark}", p.name), "mount the directory instead of the single file (`./dyn:/app/dyn`, `--file dyn/dynamic-whitelist.yml`), or accept it");
+        }
+    }
+    for (what, fix) in gate.desk.shares.trouble() {
+        add(what, fix);
+    }
+    for (what, fix) in gate.desk.hints() {
+        add(what, &fix);
+    }
+    Ok(json!({ "found": found }))
+}

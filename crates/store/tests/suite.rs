@@ -1,0 +1,243 @@
+//! One suite for every backend.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::time::Duration;
+
+use store::{If, Memory, Sqlite, Step, Store, StoreError};
+
+const NOW: Duration = Duration::ZERO;
+
+fn each(test: impl Fn(&dyn Store)) {
+    test(&Memory::new());
+    let dir = Dir::new();
+    test(&Sqlite::open(&dir.0.join("s.db")).unwrap());
+}
+
+struct Dir(std::path::PathBuf);
+
+impl Dir {
+    fn new() -> Dir {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static N: AtomicU32 = AtomicU32::new(0);
+        let n = N.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("portcullis-store-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Dir(dir)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn what_was_put_is_there_and_ordered_by_key() {
+    each(|s| {
+        assert_eq!(s.get("grants/1").unwrap(), None);
+        let r1 = s.put_if("grants/2", b"two", None, If::Absent).unwrap();
+        let r2 = s.put_if("grants/1", b"one", Some(9), If::Anyway).unwrap();
+        s.put_if("grantsX", b"no", None, If::Anyway).unwrap();
+        assert!(r2 > r1);
+        let (found, at) = s.list("grants/").unwrap();
+        assert_eq!(found.iter().map(|e| e.key.as_str()).collect::<Vec<_>>(), ["grants/1", "grants/2"]);
+        assert_eq!((found[0].value.as_slice(), found[0].revision, found[0].deadline), (&b"one"[..], r2, Some(9)));
+        assert_eq!(at, r2 + 1);
+    });
+}
+
+#[test]
+fn a_wrong_belief_changes_nothing() {
+    each(|s| {
+        let r = s.put_if("policy", b"a", None, If::Absent).unwrap();
+        assert!(matches!(s.put_if("policy", b"b", None, If::Absent), Err(StoreError::Conflict { found: Some(f), .. }) if f == r));
+        assert!(matches!(s.delete_if("policy", If::Revision(r + 1)), Err(StoreError::Conflict { .. })));
+        let steps = [
+            Step::Put { key: "other".into(), value: b"x".to_vec(), deadline: None, when: If::Anyway },
+            Step::Delete { key: "policy".into(), when: If::Revision(r + 1) },
+        ];
+        assert!(s.write(&steps).is_err());
+        assert_eq!(s.get("other").unwrap(), None);
+        let r2 = s.put_if("policy", b"b", None, If::Revision(r)).unwrap();
+        s.delete_if("policy", If::Revision(r2)).unwrap();
+        assert_eq!(s.get("policy").unwrap(), None);
+        assert_eq!(s.delete_if("policy", If::Anyway).unwrap(), s.list("").unwrap().1);
+    });
+}
+
+#[test]
+fn a_watch_from_a_picture_misses_nothing_and_repeats_nothing() {
+    each(|s| {
+        s.put_if("a/1", b"1", None, If::Anyway).unwrap();
+        let (_, at) = s.list("a/").unwrap();
+        s.put_if("a/2", b"2", None, If::Anyway).unwrap();
+        s.put_if("b/1", b"-", None, If::Anyway).unwrap();
+        s.delete_if("a/1", If::Anyway).unwrap();
+        let changes = s.changes("a/", at, 10, NOW).unwrap();
+        let seen: Vec<_> = changes.iter().map(|c| (c.key.as_str(), c.value.as_deref())).collect();
+        assert_eq!(seen, [("a/2", Some(&b"2"[..])), ("a/1", None)]);
+        assert_eq!(s.changes("a/", changes[1].revision, 10, NOW).unwrap(), []);
+        assert_eq!(s.changes("a/", at, 1, NOW).unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_watcher_is_woken_by_a_write() {
+    let s = std::sync::Arc::new(Memory::new());
+    let dir = Dir::new();
+    let q = std::sync::Arc::new(Sqlite::open(&dir.0.join("s.db")).unwrap());
+    for s in [s as std::sync::Arc<dyn Store>, q as std::sync::Arc<dyn Store>] {
+        let w = s.clone();
+        let t = std::thread::spawn(move || w.changes("k", 0, 9, Duration::from_secs(20)).unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+        s.put_if("k", b"v", None, If::Anyway).unwrap();
+        assert_eq!(t.join().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn deadlines_are_tidied_and_watchers_hear_of_it() {
+    each(|s| {
+        s.put_if("x/1", b"", Some(100), If::Anyway).unwrap();
+        s.put_if("x/2", b"", Some(101), If::Anyway).unwrap();
+        s.put_if("x/3", b"", None, If::Anyway).unwrap();
+        let (_, at) = s.list("").unwrap();
+        assert_eq!(s.expire(100).unwrap(), 1);
+        assert_eq!(s.changes("", at, 9, NOW).unwrap()[0].key, "x/1");
+        assert_eq!(s.list("x/").unwrap().0.len(), 2);
+    });
+}
+
+#[test]
+fn who_was_away_too_long_is_told() {
+    each(|s| {
+        for n in 0..11_000u32 / 500 {
+            let steps: Vec<Step> = (0..500)
+                .map(|i| Step::Put { key: format!("k{}", i % 7), value: n.to_le_bytes().to_vec(), deadline: None, when: If::Anyway })
+                .collect();
+            s.write(&steps).unwrap();
+        }
+        let Err(StoreError::Compacted { oldest }) = s.changes("", 1, 9, NOW) else { panic!("not told") };
+        assert!(!s.changes("", oldest, 9, NOW).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn sqlite_keeps_everything_across_a_restart_and_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = Dir::new();
+    let path = dir.0.join("new/s.db");
+    let r = Sqlite::open(&path).unwrap().put_if("k", b"v", None, If::Anyway).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    let s = Sqlite::open(&path).unwrap();
+    assert_eq!(s.get("k").unwrap().unwrap().value, b"v");
+    assert!(s.put_if("k", b"w", None, If::Anyway).unwrap() > r);
+    assert_eq!(s.changes("", r, 9, NOW).unwrap().len(), 1);
+}
+
+#[test]
+fn a_damaged_file_and_a_second_process_are_named() {
+    let dir = Dir::new();
+    let path = dir.0.join("s.db");
+    std::fs::write(&path, [7u8; 4096]).unwrap();
+    assert!(matches!(Sqlite::open(&path), Err(StoreError::Damaged(_))));
+    let path = dir.0.join("t.db");
+    let s = Sqlite::open(&path).unwrap();
+    s.put_if("k", b"v", None, If::Anyway).unwrap();
+    assert!(matches!(Sqlite::open(&path), Err(StoreError::Busy(_))));
+}
+
+/// The child of the next test: writes until it is killed and says each number once it is stored.
+#[test]
+fn child_that_is_killed() {
+    use std::io::Write;
+    let Ok(path) = std::env::var("PORTCULLIS_TEST_KILLED_STORE") else { return };
+    let s = Sqlite::open(std::path::Path::new(&path)).unwrap();
+    for n in 0u64.. {
+        s.put_if(&format!("grants/{n:08}"), &n.to_le_bytes(), None, If::Absent).unwrap();
+        if n >= 10 {
+            s.delete_if(&format!("grants/{:08}", n - 10), If::Anyway).unwrap();
+        }
+        writeln!(std::io::stdout(), "stored {n}").unwrap();
+    }
+}
+
+#[test]
+fn kill_9_loses_no_acknowledged_put_and_no_delete() {
+    use std::io::BufRead;
+    let dir = Dir::new();
+    for round in 0..8u64 {
+        let path = dir.0.join(format!("{round}.db"));
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_is_killed", "--nocapture"])
+            .env("PORTCULLIS_TEST_KILLED_STORE", &path)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut last = None;
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        while let Some(Ok(line)) = lines.next() {
+            if let Some(n) = line.split("stored ").nth(1) {
+                last = Some(n.parse::<u64>().unwrap());
+                if last >= Some(20 + round * 7) {
+                    child.kill().unwrap();
+                    break;
+                }
+            }
+        }
+        // What it still said before it died counts too.
+        for line in lines.map_while(Result::ok) {
+            last = line.split("stored ").nth(1).and_then(|n| n.parse().ok()).or(last);
+        }
+        child.wait().unwrap();
+        let last = last.unwrap();
+        let keys: Vec<String> = Sqlite::open(&path).unwrap().list("grants/").unwrap().0.into_iter().map(|e| e.key).collect();
+        for n in 0..=last {
+            let there = keys.contains(&format!("grants/{n:08}"));
+            // Number `last - 9` may be gone already: its delete belongs to the write that was under way.
+            assert_eq!(there || n + 9 == last, n + 10 > last, "round {round}: {n} of {last}");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_and_a_read_only_one_are_reported_and_lose_nothing() {
+    let dir = Dir::new();
+    let at = dir.0.join("mnt");
+    std::fs::create_dir(&at).unwrap();
+    let mount = |args: &[&str]| std::process::Command::new("mount").args(args).arg(&at).output().is_ok_and(|o| o.status.success());
+    if !mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"]) {
+        let why = "skipped: a small disk can not be mounted here (needs root)";
+        assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");
+        eprintln!("{why}");
+        return;
+    }
+    let path = at.join("s.db");
+    let s = Sqlite::open(&path).unwrap();
+    let mut stored = 0u32;
+    let full = loop {
+        match s.put_if(&format!("k/{stored:05}"), &[1; 4000], None, If::Absent) {
+            Ok(_) => stored += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(full, StoreError::Full(_)), "{full}");
+    assert!(stored > 10);
+    assert_eq!(s.list("k/").unwrap().0.len() as u32, stored);
+    drop(s);
+    assert!(mount(&["-o", "remount,ro"]));
+    let opened = Sqlite::open(&path);
+    let refused = match opened {
+        Err(e) => e,
+        Ok(s) => s.put_if("x", b"", None, If::Anyway).unwrap_err(),
+    };
+    assert!(matches!(refused, StoreError::ReadOnly(_)), "{refused}");
+    assert!(mount(&["-o", "remount,rw,size=8m"]));
+    let s = Sqlite::open(&path).unwrap();
+    assert_eq!(s.list("k/").unwrap().0.len() as u32, stored);
+    s.put_if("x", b"", None, If::Anyway).unwrap();
+    drop(s);
+    let _ = std::process::Command::new("umount").arg(&at).status();
+}
