@@ -116,7 +116,7 @@ pub(crate) fn edge(kind: Kind, args: &EdgeArgs, global: &GlobalArgs, file: Optio
 }
 
 /// A set that is read once, at the start: `--trusted-proxies`. Nothing given is nobody.
-fn set_of(name: &str, flags: &[String], file: Option<(&ListValue, &Read)>, place: &str) -> Result<AddrSet, Fail> {
+pub(crate) fn set_of(name: &str, flags: &[String], file: Option<(&ListValue, &Read)>, place: &str) -> Result<AddrSet, Fail> {
     let parts = if flags.is_empty() {
         match file {
             None => return Ok(AddrSet::default()),
