@@ -1,7 +1,6 @@
 //! `portcullis policy …`. In: files. Out: what is wrong with a policy and where, what each node would be told, whether
 //! the policy keeps its promises, why something passes, what a change would change. Needs no network and no server.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use decide::policy::{Change, Compiled, NodeView, Policy, Problem, Question, Topology, diff, format};
+use decide::policy::{Change, Compiled, Policy, Problem, Question, Topology, diff, format};
 
 /// Largest file that is read. The largest policies known are a few hundred KiB; a topology of 100,000 nodes is 30 MB.
 const MAX_FILE: u64 = 64 << 20;
@@ -135,8 +134,8 @@ fn compile(files: &Files, node: Option<&str>, json: bool) -> Result<bool> {
         return written(out.write_all(b"\n").and_then(|()| out.flush()));
     }
     let text: String = match only {
-        Some(n) => compiled.for_node(n).iter().map(|v| describe(&compiled, v)).collect(),
-        None => compiled.for_all().map(|v| describe(&compiled, &v)).collect(),
+        Some(n) => compiled.for_node(n).iter().map(|v| compiled.describe(v)).collect(),
+        None => compiled.for_all().map(|v| compiled.describe(&v)).collect(),
     };
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
@@ -317,36 +316,6 @@ fn read(file: &Path) -> Result<String> {
         let line = e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
         anyhow!("{name}:{line}: byte {at} is not UTF-8\nhint: save the file as UTF-8")
     })
-}
-
-/// One node for a person.
-fn describe(c: &Compiled<'_>, view: &NodeView) -> String {
-    let nodes = &c.topology().nodes;
-    let name = |n: usize| nodes.get(n).map_or("?", |n| n.name.as_str());
-    let list = |p: Vec<model::Prefix>| p.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let mut out = format!("{}: {}\n", name(view.node), list(c.own_allowed_ips(view.node)));
-    for f in &view.filter {
-        let src = c.source_texts(&f.src).join(" ");
-        let mut by_place: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (to, ports) in &f.dst {
-            by_place.entry(to.map_or_else(|| "*".into(), |p| p.to_string())).or_default().push(ports.to_string());
-        }
-        let proto = f.proto.map(|p| format!(" proto {p}")).unwrap_or_default();
-        for (to, ports) in by_place {
-            let _ = writeln!(out, "  in   {src} -> {to} ports {}{proto}", ports.join(","));
-        }
-        for (dsts, map) in &f.caps {
-            let caps: Vec<String> = map.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            let _ = writeln!(out, "  app  {src} -> {}: {}", list(dsts.clone()), caps.join(" "));
-        }
-    }
-    for p in &view.peers {
-        let _ = writeln!(out, "  peer {} {}", name(*p), list(c.allowed_ips(view.node, *p)));
-    }
-    for (k, v) in c.capabilities(view.node) {
-        let _ = if v.is_null() { writeln!(out, "  cap  {k}") } else { writeln!(out, "  cap  {k}={v}") };
-    }
-    out
 }
 
 fn say(text: &str) -> Result<bool> {

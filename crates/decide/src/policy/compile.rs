@@ -12,7 +12,6 @@ use wire::tailcfg::{self, NetPortRange, PortRange};
 use super::bits::{Bits, make_symmetric};
 use super::caps;
 use super::language::Policy;
-use super::ranges::Ranges;
 use super::resolve::Resolver;
 use super::routes::{Reach, Routing};
 use super::rules::{Dest, Origin, Rule, Rules, Sources, Target};
@@ -367,8 +366,10 @@ impl<'a> Compiled<'a> {
         }
         let Some(from) = self.reach.own_sources(&self.resolver, &self.rules, rule.src, node) else { return };
         let addrs: Vec<Addr> = self.resolver.topology.nodes[node].addrs().collect();
-        let ranges: Ranges = from.iter().flat_map(|n| self.resolver.topology.nodes[*n].addrs()).map(Prefix::host).collect();
-        let src = || self.reach.shared(&ranges).map_or_else(|| SourcesRef::Own(ranges.texts().collect()), SourcesRef::Shared);
+        let mut hosts: Vec<Prefix> = from.iter().flat_map(|n| self.resolver.topology.nodes[*n].addrs()).map(Prefix::host).collect();
+        hosts.sort_unstable();
+        let texts = || SourcesRef::Own(hosts.iter().map(ToString::to_string).collect());
+        let src = || self.reach.shared(&hosts).map_or_else(texts, SourcesRef::Shared);
         for proto in protos(rule) {
             let mut dst = Vec::new();
             for a in &addrs {

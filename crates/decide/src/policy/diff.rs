@@ -92,7 +92,7 @@ fn sources(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<(String, Prefix)> {
         for rule in &c.rules.rules {
             for who in rule.names.iter().filter_map(|w| c.resolver.nodes_of(w).is_none().then_some(w)) {
                 if !matches!(who, super::who::Who::Any | super::who::Who::DangerAll) {
-                    other.extend(c.resolver.set(who).ranges.prefixes());
+                    other.extend(c.resolver.set(who).prefixes());
                 }
             }
         }

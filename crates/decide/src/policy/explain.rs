@@ -115,7 +115,7 @@ impl Compiled<'_> {
         if matches!(who, Who::Own | Who::NonRoot) {
             return Err(format!("`{who}` is a different place for everybody; name a node"));
         }
-        let prefixes = self.resolver.set(&who).ranges.prefixes();
+        let prefixes = self.resolver.set(&who).prefixes();
         if prefixes.is_empty() {
             return Err(format!("`{who}` has no address in this topology"));
         }

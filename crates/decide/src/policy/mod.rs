@@ -53,4 +53,23 @@ impl Policy {
         problems.dedup();
         if problems.is_empty() { Ok(policy) } else { Err(problems) }
     }
+
+    /// The addresses of every IP set, by name.
+    #[must_use]
+    pub fn ip_sets(&self) -> std::collections::BTreeMap<String, Ranges> {
+        ipset::resolve(self).into_iter().map(|(name, set)| (name, set.ranges)).collect()
+    }
+
+    /// The static part of every named allow list, as the set that doors and enforcers look addresses up in. A list
+    /// without entries is an empty set, which lets nobody in.
+    #[must_use]
+    pub fn list_sets(&self) -> std::collections::BTreeMap<String, model::AddrSet> {
+        let sets = ipset::resolve(self);
+        let entries = |list: &language::ListRule| {
+            let mut all = Ranges::new();
+            list.allow.iter().for_each(|w| all.add(&ipset::target(self, &sets, &w.it).ranges));
+            model::AddrSet::new(all.prefixes())
+        };
+        self.lists.iter().map(|(name, list)| (name.clone(), entries(&list.it))).collect()
+    }
 }

@@ -696,7 +696,7 @@ fn duration(text: &str) -> Result<u64, String> {
 fn name_form(prefix: &str, rest: Option<&str>) -> Result<(), String> {
     let Some(rest) = rest else { return Err(format!("must begin with `{prefix}`")) };
     if rest.is_empty() {
-        return Err(format!("has nothing after `{prefix}`"));
+        return Err(if prefix.is_empty() { "is empty".to_string() } else { format!("has nothing after `{prefix}`") });
     }
     if prefix == "tag:" && !rest.starts_with(|c: char| c.is_ascii_alphabetic()) {
         return Err("must go on with a letter after `tag:`".to_string());

@@ -18,6 +18,11 @@ use super::who::{Role, Who};
 pub(crate) struct Set {
     /// Its addresses.
     pub(crate) ranges: Ranges,
+    /// Those that stand one by one, in order: addresses of nodes, and single addresses as written. They are never
+    /// joined into ranges, so that a filter names nodes and not what happens to lie beside them.
+    pub(crate) hosts: Vec<Prefix>,
+    /// The others.
+    pub(crate) wide: Ranges,
     /// Nodes with one of the addresses.
     pub(crate) nodes: Bits,
     /// Nodes that route one of the addresses by an approved subnet route.
@@ -109,13 +114,15 @@ impl Net {
     }
 
     /// Everything known of these addresses.
-    pub(crate) fn set(&self, ranges: Ranges, internet: bool) -> Set {
+    pub(crate) fn set(&self, wide: Ranges, mut hosts: Vec<Prefix>, internet: bool) -> Set {
+        hosts.sort_unstable();
+        hosts.dedup();
+        hosts.retain(|h| !wide.covers(*h));
+        let mut ranges: Ranges = hosts.iter().copied().collect();
+        ranges.add(&wide);
         let nodes = self.nodes_in(&ranges);
-        self.set_of(ranges, nodes, internet)
-    }
-
-    fn set_of(&self, ranges: Ranges, nodes: Bits, internet: bool) -> Set {
-        let mut set = Set { nodes, routers: Bits::new(self.len), routes: Bits::new(self.routes.len()), internet, ranges };
+        let (routers, routes) = (Bits::new(self.len), Bits::new(self.routes.len()));
+        let mut set = Set { ranges, hosts, wide, nodes, routers, routes, internet };
         for (i, route) in self.routes.iter().enumerate() {
             if set.ranges.overlaps(*route) {
                 set.routes.set(i);
@@ -125,6 +132,21 @@ impl Net {
             }
         }
         set
+    }
+}
+
+impl Set {
+    /// Its prefixes in order; addresses that stand one by one stay so.
+    pub(crate) fn prefixes(&self) -> Vec<Prefix> {
+        let mut out = self.wide.prefixes();
+        out.extend(&self.hosts);
+        out.sort_unstable();
+        out
+    }
+
+    /// The same as `SrcIPs` are written.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = String> + '_ {
+        self.wide.texts().chain(self.hosts.iter().map(ToString::to_string))
     }
 }
 
@@ -148,11 +170,13 @@ impl<'a> Resolver<'a> {
     pub(crate) fn set(&self, who: &Who) -> Set {
         if let Some(nodes) = self.nodes_of(who) {
             let addrs = nodes.iter().flat_map(|n| self.topology.nodes[*n].addrs());
-            let ranges = addrs.map(Prefix::host).collect();
-            return self.net.set_of(ranges, Bits::of(self.net.len, nodes), false);
+            return self.net.set(Ranges::new(), addrs.map(Prefix::host).collect(), false);
         }
         let (ranges, internet) = self.addresses(who);
-        self.net.set(ranges, internet)
+        match ranges.prefixes().as_slice() {
+            [one] if one.is_host() => self.net.set(Ranges::new(), vec![*one], internet),
+            _ => self.net.set(ranges, Vec::new(), internet),
+        }
     }
 
     /// The nodes a name of people or machines stands for; `None` for names of addresses.

@@ -12,7 +12,6 @@ use model::Prefix;
 
 use super::bits::Bits;
 use super::compile::symmetric;
-use super::ranges::Ranges;
 use super::resolve::{Net, Resolver};
 use super::rules::Rules;
 use super::topology::Node;
@@ -58,8 +57,8 @@ pub(crate) struct Reach {
     via: Vec<Via>,
     /// Sources of rules on `autogroup:self`.
     own: Vec<usize>,
-    /// Sources that are addresses and nothing else, by those addresses.
-    plain: BTreeMap<Ranges, usize>,
+    /// Sources that are single addresses and nothing else, by those addresses.
+    plain: BTreeMap<Vec<Prefix>, usize>,
     /// For each route the nodes that may use it.
     viewers: OnceLock<Vec<Bits>>,
 }
@@ -189,7 +188,7 @@ impl Reach {
             groups: rules.sources.iter().map(|_| None).collect(),
             via: Vec::new(),
             own: Vec::new(),
-            plain: rules.sources.iter().enumerate().filter_map(|(i, s)| s.plain().map(|p| (p.clone(), i))).collect(),
+            plain: rules.sources.iter().enumerate().filter_map(|(i, s)| s.plain().map(|p| (p.to_vec(), i))).collect(),
             viewers: OnceLock::new(),
         };
         for rule in &rules.rules {
@@ -233,8 +232,8 @@ impl Reach {
     }
 
     /// Sources that are exactly these addresses.
-    pub(crate) fn shared(&self, ranges: &Ranges) -> Option<usize> {
-        self.plain.get(ranges).copied()
+    pub(crate) fn shared(&self, hosts: &[Prefix]) -> Option<usize> {
+        self.plain.get(hosts).copied()
     }
 
     /// The devices of a node's user that are among the sources; `None` for tagged nodes and where there is none.

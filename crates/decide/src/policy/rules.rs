@@ -29,12 +29,12 @@ pub struct Origin {
 pub(crate) struct Sources {
     /// Addresses as the packet filter matches them: approved routes included where `*` is a source.
     pub(crate) set: Set,
-    /// Addresses by name, before routes: what companions of capabilities are addressed to.
-    base: Ranges,
+    /// The same before routes.
+    base: Set,
     /// Approved subnet routes that `*` brings, one by one.
     routes: Vec<Prefix>,
     /// Names beside `*`, which keep their own entries.
-    beside: Vec<Ranges>,
+    beside: Vec<String>,
     /// The prefixes of each name, in the order written.
     pub(crate) parts: Vec<Prefix>,
     /// True for `autogroup:danger-all`.
@@ -86,7 +86,7 @@ pub(crate) struct Rules {
     pub(crate) targets: Vec<Target>,
 }
 
-type SourceKey = (Ranges, Vec<Prefix>, Vec<Ranges>, bool, Bits);
+type SourceKey = (Ranges, Vec<Prefix>, Vec<Prefix>, Vec<String>, bool);
 
 /// Collects rules and keeps each distinct source and destination once.
 struct Builder<'r, 'a> {
@@ -181,7 +181,7 @@ impl Builder<'_, '_> {
         }
         let set = self.set(who);
         let any = *who == Who::Any;
-        let prefixes = set.ranges.prefixes();
+        let prefixes = set.prefixes();
         self.out.targets.push(Target { set, prefixes, any });
         self.by_who.insert(who.clone(), self.out.targets.len() - 1);
         self.out.targets.len() - 1
@@ -194,8 +194,9 @@ impl Builder<'_, '_> {
             return *i;
         }
         let sources = self.resolve_sources(src, posture);
+        let base = &sources.base;
         let key: SourceKey =
-            (sources.base.clone(), sources.routes.clone(), sources.beside.clone(), sources.everyone, sources.set.nodes.clone());
+            (base.wide.clone(), base.hosts.clone(), sources.routes.clone(), sources.beside.clone(), sources.everyone);
         let i = match self.by_key.get(&key) {
             Some(i) => *i,
             None => {
@@ -212,7 +213,7 @@ impl Builder<'_, '_> {
         let any = src.contains(&Who::Any);
         let mut s = Sources {
             set: Set::default(),
-            base: Ranges::new(),
+            base: Set::default(),
             routes: Vec::new(),
             beside: Vec::new(),
             parts: Vec::new(),
@@ -222,20 +223,23 @@ impl Builder<'_, '_> {
         if !posture.is_empty() {
             return self.fit_sources(src, posture, s);
         }
+        let (mut wide, mut hosts) = (Ranges::new(), Vec::new());
         for who in src {
             let set = self.set(who);
-            s.base.add(&set.ranges);
-            s.parts.extend(set.ranges.prefixes());
+            s.parts.extend(set.prefixes());
             if any && *who != Who::Any {
-                s.beside.push(set.ranges);
+                s.beside.extend(set.texts());
             }
+            wide.add(&set.wide);
+            hosts.extend(set.hosts);
         }
         if any {
             s.routes = self.r.net.routes.clone();
         }
-        let mut matched = s.base.clone();
+        let mut matched = wide.clone();
         matched.add(&s.routes.iter().copied().collect());
-        s.set = self.r.net.set(matched, false);
+        s.set = self.r.net.set(matched, hosts.clone(), false);
+        s.base = self.r.net.set(wide, hosts, false);
         s
     }
 
@@ -256,10 +260,10 @@ impl Builder<'_, '_> {
         }
         nodes.keep(&fit);
         let addrs = nodes.iter().flat_map(|n| self.r.topology.nodes[n].addrs()).map(Prefix::host);
-        s.base = addrs.collect();
+        s.base = self.r.net.set(Ranges::new(), addrs.collect(), false);
         s.everyone = false;
         s.parts = s.base.prefixes();
-        s.set = self.r.net.set(s.base.clone(), false);
+        s.set = s.base.clone();
         s
     }
 }
@@ -273,11 +277,7 @@ impl Sources {
             }
             let mut out: Vec<String> = self.base.texts().collect();
             out.extend(self.routes.iter().map(ToString::to_string));
-            for text in self.beside.iter().flat_map(Ranges::texts) {
-                if !out.contains(&text) {
-                    out.push(text);
-                }
-            }
+            out.extend(self.beside.iter().cloned());
             let mut seen = std::collections::BTreeSet::new();
             out.retain(|t| seen.insert(t.clone()));
             out
@@ -289,16 +289,17 @@ impl Sources {
         self.set.ranges.is_empty()
     }
 
-    /// Its addresses, if it is those and nothing else.
-    pub(crate) fn plain(&self) -> Option<&Ranges> {
-        (self.routes.is_empty() && self.beside.is_empty() && !self.everyone).then_some(&self.base)
+    /// Its addresses, if they stand one by one and there is nothing else.
+    pub(crate) fn plain(&self) -> Option<&[Prefix]> {
+        let only = self.routes.is_empty() && self.beside.is_empty() && !self.everyone && self.base.wide.is_empty();
+        only.then_some(&self.base.hosts)
     }
 }
 
 impl Target {
     /// Its addresses as `SrcIPs` of the companion rule that answers a capability; `*` brings the approved routes.
     pub(crate) fn texts(&self, routes: &[Prefix]) -> Vec<String> {
-        let mut out: Vec<String> = self.set.ranges.texts().collect();
+        let mut out: Vec<String> = self.set.texts().collect();
         if self.any {
             out.extend(routes.iter().map(ToString::to_string));
         }

@@ -56,7 +56,7 @@ impl Compiled<'_> {
     fn run_test(&self, index: usize, t: &Test, out: &mut Vec<Outcome>) {
         let proto = t.proto.map(|p| format!(" over {}", proto_name(p))).unwrap_or_default();
         let src = self.resolver.set(&t.src.it);
-        let from = src.ranges.prefixes();
+        let from = src.prefixes();
         for (wanted, d) in t.accept.iter().map(|d| (true, d)).chain(t.deny.iter().map(|d| (false, d))) {
             let ports: Vec<String> = d.it.ports.iter().map(ToString::to_string).collect();
             let word = if wanted { "accept" } else { "deny" };
@@ -73,7 +73,7 @@ impl Compiled<'_> {
         if *to == Who::Own {
             return Some("autogroup:self is a different place for everybody; name one".to_string());
         }
-        let dst = self.resolver.set(to).ranges.prefixes();
+        let dst = self.resolver.set(to).prefixes();
         if dst.is_empty() {
             return Some(format!("`{to}` has no address here"));
         }

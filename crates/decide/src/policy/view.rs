@@ -1,6 +1,10 @@
-//! What a node is told, as JSON. In: a compiled policy. Out: the form in which captures of the hosted service have it,
-//! so that both can be laid side by side.
+//! What a node is told, for machines and for people. In: a compiled policy. Out: JSON in the form in which captures of
+//! the hosted service have it, so that both can be laid side by side; and lines to read.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use model::Prefix;
 use serde_json::{Map, Value, json};
 
 use super::compile::{Compiled, NodeView};
@@ -38,5 +42,43 @@ impl Compiled<'_> {
             "self_allowed_ips": long(self.own_allowed_ips(view.node)),
             "self_cap_map": self.capabilities(view.node),
         })
+    }
+
+    /// What a node is told, in lines: its prefixes, who comes in where, its peers with what goes through them, its
+    /// capabilities.
+    #[must_use]
+    pub fn describe(&self, view: &NodeView) -> String {
+        let name = |n: usize| self.topology().nodes.get(n).map_or("?", |n| n.name.as_str());
+        let list = |p: &[Prefix]| p.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let mut out = format!("{}: {}\n", name(view.node), list(&self.own_allowed_ips(view.node)));
+        for f in &view.filter {
+            let src = self.source_texts(&f.src).join(" ");
+            let mut places: Vec<(String, Vec<String>)> = Vec::new();
+            let mut at: BTreeMap<String, usize> = BTreeMap::new();
+            for (to, ports) in &f.dst {
+                let to = to.map_or_else(|| "*".into(), |p| p.to_string());
+                let i = *at.entry(to.clone()).or_insert_with(|| {
+                    places.push((to, Vec::new()));
+                    places.len() - 1
+                });
+                places[i].1.push(ports.to_string());
+            }
+            let proto = f.proto.map(|p| format!(" {}", super::who::proto_name(p))).unwrap_or_default();
+            for (to, mut ports) in places {
+                ports.dedup();
+                let _ = writeln!(out, "  in   {src} -> {to}{proto} {}", ports.join(","));
+            }
+            for (dsts, map) in &f.caps {
+                let caps: Vec<String> = map.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                let _ = writeln!(out, "  app  {src} -> {}: {}", list(dsts), caps.join(" "));
+            }
+        }
+        for p in &view.peers {
+            let _ = writeln!(out, "  peer {} {}", name(*p), list(&self.allowed_ips(view.node, *p)));
+        }
+        for (k, v) in self.capabilities(view.node) {
+            let _ = if v.is_null() { writeln!(out, "  cap  {k}") } else { writeln!(out, "  cap  {k}={v}") };
+        }
+        out
     }
 }

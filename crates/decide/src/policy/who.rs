@@ -145,7 +145,7 @@ impl Role {
 pub(crate) fn read_who(text: &str) -> Result<Who, String> {
     let text = text.trim();
     if let Some(who) = read_address(text) {
-        return Ok(who);
+        return who;
     }
     if text == "*" {
         return Ok(Who::Any);
@@ -235,19 +235,20 @@ pub(crate) fn proto_name(proto: u8) -> String {
     PROTOCOLS.iter().find(|(_, n)| *n == proto).map_or_else(|| proto.to_string(), |(name, _)| (*name).to_string())
 }
 
-fn read_address(text: &str) -> Option<Who> {
+fn read_address(text: &str) -> Option<Result<Who, String>> {
     let plain = |t: &str| !t.contains([' ', '[', ']', '%']);
     if let Some((first, last)) = text.split_once('-') {
         if !plain(text) {
             return None;
         }
         let (first, last) = (first.parse::<Addr>().ok()?, last.parse::<Addr>().ok()?);
-        return AddrRange::new(first, last).map(Who::Range);
+        let wrong = || format!("`{text}`: a range runs from the lower to the higher address of one family");
+        return Some(AddrRange::new(first, last).map(Who::Range).ok_or_else(wrong));
     }
     if !plain(text) {
         return None;
     }
-    Prefix::parse_lenient(text).ok().map(|(p, _)| Who::Prefix(p, text.contains('/')))
+    Prefix::parse_lenient(text).ok().map(|(p, _)| Ok(Who::Prefix(p, text.contains('/'))))
 }
 
 fn autogroup(name: &str) -> Result<Who, String> {
