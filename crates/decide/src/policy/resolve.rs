@@ -41,6 +41,8 @@ pub(crate) struct Net {
     pub(crate) approved: Vec<Vec<Prefix>>,
     /// The different approved subnet routes, in order.
     pub(crate) routes: Vec<Prefix>,
+    /// All of them together, to see at once that an address is behind no router.
+    routed: Ranges,
     /// The routers of each route.
     pub(crate) routers: Vec<Vec<usize>>,
     /// Subnet routes of each node, by place in `routes`.
@@ -92,7 +94,8 @@ impl Net {
             }
         }
         let exits = Bits::of(nodes.len(), (0..nodes.len()).filter(|i| approved[*i].iter().any(|p| is_exit(*p))));
-        Net { addrs, approved, routes, routers, routes_of, exits, len: nodes.len() }
+        let routed = routes.iter().copied().collect();
+        Net { addrs, routed, approved, routes, routers, routes_of, exits, len: nodes.len() }
     }
 
     /// The node that has this address.
@@ -123,6 +126,9 @@ impl Net {
         let nodes = self.nodes_in(&ranges);
         let (routers, routes) = (Bits::new(self.len), Bits::new(self.routes.len()));
         let mut set = Set { ranges, hosts, wide, nodes, routers, routes, internet };
+        if set.wide.is_empty() && !set.hosts.iter().any(|h| self.routed.overlaps(*h)) {
+            return set;
+        }
         for (i, route) in self.routes.iter().enumerate() {
             if set.ranges.overlaps(*route) {
                 set.routes.set(i);

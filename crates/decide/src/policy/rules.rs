@@ -236,10 +236,14 @@ impl Builder<'_, '_> {
         if any {
             s.routes = self.r.net.routes.clone();
         }
-        let mut matched = wide.clone();
-        matched.add(&s.routes.iter().copied().collect());
-        s.set = self.r.net.set(matched, hosts.clone(), false);
         s.base = self.r.net.set(wide, hosts, false);
+        if s.routes.is_empty() {
+            s.set = s.base.clone();
+        } else {
+            let mut matched = s.base.wide.clone();
+            matched.add(&s.routes.iter().copied().collect());
+            s.set = self.r.net.set(matched, s.base.hosts.clone(), false);
+        }
         s
     }
 
