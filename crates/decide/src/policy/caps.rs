@@ -37,7 +37,7 @@ pub(crate) fn capabilities(r: &Resolver<'_>, node: usize) -> BTreeMap<String, Va
         out.insert("tailnet-display-name".to_string(), json!([name]));
     }
     for (role, cap) in [(Role::Admin, "is-admin"), (Role::Owner, "is-owner")] {
-        if role_reaches(r.policy, r.topology, node, role) {
+        if role_reaches(r, node, role) {
             out.insert(format!("https://tailscale.com/cap/{cap}"), Value::Null);
         }
     }

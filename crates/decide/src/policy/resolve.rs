@@ -10,7 +10,7 @@ use super::ipset::{self, internet, mesh};
 use super::language::*;
 use super::posture;
 use super::ranges::Ranges;
-use super::topology::{Topology, is_exit};
+use super::topology::{People, Topology, is_exit};
 use super::who::{Role, Who};
 
 /// What a name stands for.
@@ -58,6 +58,7 @@ pub(crate) struct Resolver<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) topology: &'a Topology,
     pub(crate) net: Net,
+    pub(crate) people: People,
     pub(crate) sets: BTreeMap<String, ipset::Resolved>,
     /// Nodes by tag, users' nodes by user, users of groups: asked once for every rule.
     tagged: BTreeMap<&'a str, Vec<usize>>,
@@ -65,11 +66,11 @@ pub(crate) struct Resolver<'a> {
 }
 
 impl Net {
-    pub(crate) fn new(policy: &Policy, topology: &Topology) -> Net {
+    pub(crate) fn new(policy: &Policy, topology: &Topology, people: &People) -> Net {
         let nodes = &topology.nodes;
         let mut addrs: Vec<(Addr, usize)> = nodes.iter().enumerate().flat_map(|(i, n)| n.addrs().map(move |a| (a, i))).collect();
         addrs.sort_unstable();
-        let approvers = Approvers::new(policy, topology);
+        let approvers = Approvers::new(policy, topology, people);
         let approved: Vec<Vec<Prefix>> = (0..nodes.len())
             .map(|i| {
                 let node = &nodes[i];
@@ -158,7 +159,8 @@ impl Set {
 
 impl<'a> Resolver<'a> {
     pub(crate) fn new(policy: &'a Policy, topology: &'a Topology) -> Resolver<'a> {
-        let net = Net::new(policy, topology);
+        let people = People::new(topology);
+        let net = Net::new(policy, topology, &people);
         let mut tagged: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         let mut owned = vec![Vec::new(); topology.users.len()];
         for (i, n) in topology.nodes.iter().enumerate() {
@@ -169,7 +171,7 @@ impl<'a> Resolver<'a> {
                 list.push(i);
             }
         }
-        Resolver { policy, topology, net, sets: ipset::resolve(policy), tagged, owned }
+        Resolver { policy, topology, net, people, sets: ipset::resolve(policy), tagged, owned }
     }
 
     /// What a name stands for, everything known about it.
@@ -217,7 +219,7 @@ impl<'a> Resolver<'a> {
 
     /// The users a name stands for.
     pub(crate) fn users(&self, who: &Who) -> Vec<usize> {
-        users(self.policy, self.topology, who)
+        users(self.policy, self.topology, &self.people, who)
     }
 
     /// The addresses of a name of addresses.
@@ -282,18 +284,18 @@ pub(crate) fn is_connector(node: &super::topology::Node, connector: &Connector) 
 }
 
 /// The users a name stands for, in order; none for names that are no users.
-pub(crate) fn users(policy: &Policy, topology: &Topology, who: &Who) -> Vec<usize> {
+pub(crate) fn users(policy: &Policy, topology: &Topology, people: &People, who: &Who) -> Vec<usize> {
     let mut out: Vec<usize> = match who {
-        Who::User(text) => topology.users_named(text).collect(),
+        Who::User(text) => people.named(text),
         Who::Group(name) => {
             let members = policy.groups.get(name).map(|g| g.it.as_slice()).unwrap_or_default();
-            members.iter().flat_map(|m| topology.users_named(&m.it)).collect()
+            members.iter().flat_map(|m| people.named(&m.it)).collect()
         }
         Who::Domain(domain) => {
             let of = |email: &str| email.rsplit_once('@').is_some_and(|(_, d)| d.eq_ignore_ascii_case(domain));
             (0..topology.users.len()).filter(|u| of(&topology.users[*u].email)).collect()
         }
-        Who::Role(role) => (0..topology.users.len()).filter(|u| topology.has_role(*u, *role)).collect(),
+        Who::Role(role) => (0..topology.users.len()).filter(|u| people.has_role(*u, *role)).collect(),
         Who::Member => (0..topology.users.len()).collect(),
         _ => Vec::new(),
     };
@@ -310,12 +312,12 @@ pub(crate) struct Approvers {
 }
 
 impl Approvers {
-    pub(crate) fn new(policy: &Policy, topology: &Topology) -> Approvers {
+    pub(crate) fn new(policy: &Policy, topology: &Topology, people: &People) -> Approvers {
         let len = topology.nodes.len();
         let nodes = |whos: &[At<Who>]| {
             let mut out = Bits::new(len);
             for who in whos {
-                let owners = users(policy, topology, &who.it);
+                let owners = users(policy, topology, people, &who.it);
                 for (i, n) in topology.nodes.iter().enumerate() {
                     let tagged = match &who.it {
                         Who::Tag(t) => n.has_tag(t),
@@ -352,14 +354,15 @@ impl Approvers {
 
 /// True if the node's user has the role. A tagged node takes it from an owner of one of its tags who has exactly this
 /// role: an owner of the network is an administrator on devices of their own only.
-pub(crate) fn role_reaches(policy: &Policy, topology: &Topology, node: usize, role: Role) -> bool {
+pub(crate) fn role_reaches(r: &Resolver<'_>, node: usize, role: Role) -> bool {
+    let (policy, topology, people) = (r.policy, r.topology, &r.people);
     let Some(n) = topology.nodes.get(node) else { return false };
     if let Some(user) = n.owner() {
-        return topology.has_role(user, role);
+        return people.has_role(user, role);
     }
-    let exact = |u: &usize| topology.has_role(*u, role) && (role == Role::Owner || !topology.has_role(*u, Role::Owner));
+    let exact = |u: &usize| people.has_role(*u, role) && (role == Role::Owner || !people.has_role(*u, Role::Owner));
     n.tags.iter().any(|t| {
         let owners = policy.tag_owners.get(t).map(|o| o.it.as_slice()).unwrap_or_default();
-        owners.iter().any(|o| users(policy, topology, &o.it).iter().any(exact))
+        owners.iter().any(|o| users(policy, topology, people, &o.it).iter().any(exact))
     })
 }

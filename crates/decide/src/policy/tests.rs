@@ -9,7 +9,7 @@ use super::compile::Compiled;
 use super::language::{Ssh, SshTest, Test};
 use super::posture::Value;
 use super::problem::Pos;
-use super::resolve::{fits, users};
+use super::resolve::fits;
 use super::rules::{Origin, Rule};
 use super::who::{Ports, Proto, Who, proto_name};
 
@@ -172,7 +172,7 @@ impl Compiled<'_> {
             return self.resolver.set(dst).nodes.iter().collect();
         }
         let Who::User(_) = src else { return Vec::new() };
-        let owners = users(self.resolver.policy, self.topology(), src);
+        let owners = self.resolver.users(src);
         owners.iter().flat_map(|u| self.resolver.devices_of(*u).unwrap_or_default().to_vec()).collect()
     }
 
