@@ -312,8 +312,8 @@ impl Table {
             list.push((r.first().bits(), r.last().bits(), i));
         }
         let mut store = Store::new(width);
-        let (starts4, rows4) = sweep(&v4, &mut store);
-        let (starts6, rows6) = sweep(&v6, &mut store);
+        let (starts4, rows4) = sweep(u128::from(u32::MAX), &v4, &mut store);
+        let (starts6, rows6) = sweep(u128::MAX, &v6, &mut store);
         Table {
             v4: Stretches { starts: starts4.into_iter().map(|s| s as u32).collect(), rows: rows4 },
             v6: Stretches { starts: starts6, rows: rows6 },
@@ -341,7 +341,7 @@ impl Ports {
     fn new(width: usize, list: &[(u16, u16, usize)]) -> Ports {
         let ranges: Vec<(u128, u128, usize)> = list.iter().map(|(a, b, i)| (u128::from(*a), u128::from(*b), *i)).collect();
         let mut store = Store::new(width);
-        let (starts, rows) = sweep(&ranges, &mut store);
+        let (starts, rows) = sweep(u128::from(u16::MAX), &ranges, &mut store);
         let all = list.iter().filter(|(a, b, _)| *a == 0 && *b == u16::MAX).map(|(_, _, i)| (*i, 1)).collect();
         let all = store.place(words(&all));
         Ports { starts: starts.into_iter().map(|s| s as u16).collect(), rows, store: store.rows, all }
@@ -388,12 +388,13 @@ impl Store {
     }
 }
 
-/// Cuts ranges into disjoint stretches, each with the rules that hold there.
-fn sweep(ranges: &[(u128, u128, usize)], store: &mut Store) -> (Vec<u128>, Vec<u32>) {
+/// Cuts ranges into disjoint stretches, each with the rules that hold there. `top` is the highest key there is.
+fn sweep(top: u128, ranges: &[(u128, u128, usize)], store: &mut Store) -> (Vec<u128>, Vec<u32>) {
     let mut events: Vec<(u128, bool, usize)> = Vec::with_capacity(ranges.len() * 2);
     for (first, last, i) in ranges {
         events.push((*first, true, *i));
-        if let Some(after) = last.checked_add(1) {
+        if *last < top {
+            let after = last + 1;
             events.push((after, false, *i));
         }
     }
@@ -471,6 +472,7 @@ mod tests {
             rule(&["100.64.0.2", "fd7a::2"], &[("100.64.0.1", 22, 22), ("fd7a::1", 22, 22)], &[]),
             rule(&["100.64.0.3-100.64.0.9"], &[("192.0.2.0/24", 80, 90)], &[6]),
             rule(&["*"], &[("100.64.0.1", 0, 65535)], &[47]),
+            rule(&["255.255.255.0-255.255.255.255"], &[("100.64.0.1", 0, 65535)], &[]),
             rule(&["nonsense"], &[("*", 0, 65535)], &[]),
             rule(&["100.64.0.66"], &[("nonsense", 0, 65535)], &[]),
         ];
@@ -486,6 +488,9 @@ mod tests {
         assert_eq!(f.incoming(&packet("100.64.0.8", "100.64.0.1", TCP, 23, PacketKind::Plain)), Reason::Established);
         assert_eq!(f.incoming(&packet("100.64.0.9", "192.0.2.7", TCP, 90, PacketKind::TcpSyn)), Reason::Rule);
         assert_eq!(f.incoming(&packet("100.64.0.10", "192.0.2.7", TCP, 90, PacketKind::TcpSyn)), Reason::NoRule);
+        for (src, port) in [("255.255.255.0", 0), ("255.255.255.255", 65535), ("255.255.255.7", 80)] {
+            assert_eq!(f.incoming(&packet(src, "100.64.0.1", TCP, port, PacketKind::TcpSyn)), Reason::Rule, "the edges of the ranges");
+        }
     }
 
     #[test]
