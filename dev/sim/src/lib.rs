@@ -1,3 +1,4 @@
 //! A false network and clock, and slow reference models that share no nouns with what they check.
 
 pub mod doorbook;
+pub mod fuzz;

@@ -1,0 +1,142 @@
+//! What fuzzing calls, as plain functions: one for each reader of bytes or text that strangers send. In: any bytes.
+//! Out: nothing, or a panic if the reader breaks a promise. `fuzz/` drives them; `tests/corpus.rs` replays the corpora.
+
+use std::net::SocketAddr;
+
+use model::{Addr, AddrSet, Prefix, parse_list};
+use wire::connect::ConnectString;
+use wire::frame::{FrameReader, Part};
+use wire::hello::Hello;
+use wire::proxy_line::{self, HEADER_MAX, Version};
+use wire::upstream::{Plane, PortRanges, parse_upstreams};
+use wire::ws::{WsItem, WsReader};
+
+/// A target: its name, which is that of its corpus, and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 5] = [
+    ("prefixes", prefixes),
+    ("connect_strings", connect_strings),
+    ("upstreams", upstreams),
+    ("proxy_lines", proxy_lines),
+    ("frames", frames),
+];
+
+/// Lists: what is read is written back to the same prefixes, and a set of them holds their ends.
+pub fn prefixes(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let list = match parse_list(text) {
+        Ok(list) => list,
+        Err(e) => {
+            let line = text.trim_start_matches('\u{feff}').lines().nth(e.line - 1);
+            assert!(line.is_some_and(|l| e.column <= l.chars().count() + 1), "position {}:{} lies outside", e.line, e.column);
+            return;
+        }
+    };
+    let written: Vec<String> = list.prefixes.iter().map(ToString::to_string).collect();
+    let again = parse_list(&written.join("\n"));
+    assert_eq!(again.as_ref().map(|l| &l.prefixes), Ok(&list.prefixes), "written back");
+    let set = AddrSet::new(list.prefixes.iter().copied());
+    for p in &list.prefixes {
+        for addr in [p.first(), p.last()] {
+            let longest: Option<Prefix> = list.prefixes.iter().filter(|q| q.contains(addr)).max_by_key(|q| q.bits()).copied();
+            assert_eq!(set.lookup(addr), longest, "{addr}");
+        }
+        let normal: Result<Addr, _> = p.first().to_string().parse();
+        assert_eq!(normal.as_ref(), Ok(&p.first()), "an address reads back");
+    }
+}
+
+/// Connect strings: what is read is written back to the same.
+pub fn connect_strings(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(c) = text.parse::<ConnectString>() {
+        assert_eq!(c.to_string().parse(), Ok(c), "written back");
+    }
+}
+
+/// Upstreams and ports: what is read is written back to the same.
+pub fn upstreams(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(ports) = text.parse::<PortRanges>() {
+        assert_eq!(ports.to_string().parse(), Ok(ports), "written back");
+    }
+    for plane in [Plane::Http, Plane::Tcp] {
+        if let Ok(list) = parse_upstreams(&[text.to_string()], None, plane) {
+            let written: Vec<String> = list.iter().map(ToString::to_string).collect();
+            assert_eq!(parse_upstreams(&written, None, plane), Ok(list), "written back");
+        }
+    }
+}
+
+/// PROXY headers: a header is never longer than what came, more bytes never change a header that was read, and what
+/// names a visitor can be written again.
+pub fn proxy_lines(bytes: &[u8]) {
+    for version in [Version::V1, Version::V2] {
+        let Ok(Some(header)) = proxy_line::decode(bytes, version) else { continue };
+        assert!(header.len <= bytes.len() && header.len > 0);
+        let longer = [bytes, b"GET / HTTP/1.1\r\n"].concat();
+        assert_eq!(proxy_line::decode(&longer, version), Ok(Some(header)), "bytes behind a header change nothing");
+        for cut in 0..header.len.min(HEADER_MAX) {
+            assert!(!matches!(proxy_line::decode(&bytes[..cut], version), Ok(Some(_))), "a part is no header");
+        }
+        if let Some(source) = header.source {
+            let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+            let again = proxy_line::encode(version, source, source);
+            assert_eq!(proxy_line::decode(&again, version).ok().flatten().and_then(|h| h.source), Some(source), "written again");
+        }
+    }
+}
+
+/// Websocket and tunnel frames: whole or in pieces, the same comes out. The first byte says how long the pieces are.
+pub fn frames(bytes: &[u8]) {
+    let Some((step, bytes)) = bytes.split_first() else { return };
+    let whole = read_ws(bytes, bytes.len().max(1));
+    assert_eq!(read_ws(bytes, usize::from(*step).max(1)), whole, "websocket frames in pieces");
+    let whole = read_frames(bytes, bytes.len().max(1));
+    assert_eq!(read_frames(bytes, usize::from(*step).max(1)), whole, "tunnel frames in pieces");
+    let _ = Hello::parse(bytes);
+}
+
+/// Payload, control items in words, and whether it ended in an error.
+fn read_ws(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<String>, bool) {
+    let (mut payload, mut control) = (Vec::new(), Vec::new());
+    let mut reader = WsReader::default();
+    let mut bytes = bytes.to_vec();
+    for piece in bytes.chunks_mut(step) {
+        let mut input = piece;
+        loop {
+            match reader.next(&mut input) {
+                Ok(Some(WsItem::Payload(p))) => payload.extend_from_slice(p),
+                Ok(Some(other)) => control.push(format!("{other:?}")),
+                Ok(None) => break,
+                Err(_) => return (payload, control, true),
+            }
+        }
+    }
+    (payload, control, false)
+}
+
+fn read_frames(bytes: &[u8], step: usize) -> (Vec<(u32, Vec<u8>)>, bool) {
+    let mut out: Vec<(u32, Vec<u8>)> = Vec::new();
+    let mut reader = FrameReader::default();
+    for piece in bytes.chunks(step) {
+        let mut input = piece;
+        loop {
+            match reader.next(&mut input) {
+                // Pieces of one stream that follow each other are joined, however they were cut.
+                Ok(Some(Part::Data(stream, data))) => match out.last_mut() {
+                    Some((s, d)) if *s == stream => d.extend_from_slice(data),
+                    _ => out.push((stream, data.to_vec())),
+                },
+                Ok(Some(Part::Control(kind, stream, body))) => {
+                    out.push((u32::MAX, format!("{kind:?} {stream} {body:?}").into_bytes()));
+                }
+                Ok(None) => break,
+                Err(_) => return (out, true),
+            }
+        }
+    }
+    (out, false)
+}
