@@ -6,4 +6,5 @@ mod door;
 mod h2;
 mod routing;
 mod smuggling;
+mod timeouts;
 mod world;

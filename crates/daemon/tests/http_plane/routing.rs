@@ -289,6 +289,17 @@ async fn draining_ends_idle_connections_and_lets_busy_ones_finish() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_client_is_told_when_we_stop() {
+    let world = World::new(&[("never.test", "", mirror().await)]).await;
+    let mut raw = world.visit().await;
+    raw.send("GET /wait HTTP/1.1\r\nHost: waiting.test\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.plane.drain();
+    let got = raw.rest().await;
+    assert!(got.starts_with("HTTP/1.1 503 ") && got.contains("Connection: close"), "{got}");
+}
+
+#[tokio::test]
 async fn counts() {
     let world = World::new(&[("a.test", "", mirror().await)]).await;
     let mut raw = world.visit().await;

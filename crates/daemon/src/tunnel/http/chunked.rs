@@ -230,6 +230,16 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// However it is cut, the same bytes mean the same; and nothing makes it panic.
+        #[test]
+        fn cuts_mean_nothing(text in "([0-9a-f]{1,2}|[;\r\n x]|\r\n|0\r\n\r\n){0,24}", cut in 1_usize..7) {
+            let whole = read(&[text.as_bytes()]).map(|(data, trailer, _)| (data, trailer));
+            let pieces: Vec<&[u8]> = text.as_bytes().chunks(cut).collect();
+            proptest::prop_assert_eq!(read(&pieces).map(|(data, trailer, _)| (data, trailer)), whole);
+        }
+    }
+
     #[test]
     fn extensions_and_trailers_have_an_end() {
         let mut long = b"1;".to_vec();

@@ -27,7 +27,7 @@ use super::forwarded::{Came, Claims, passes_from_proxy, says_who};
 use super::head::{Method, Reject, normal_host};
 use super::page::Page;
 use super::pool::{Idle, Pool};
-use super::serve::{KEEP_ALIVE, no_client, open};
+use super::serve::{KEEP_ALIVE, find, open};
 use super::{HttpPlane, Router, Target, Visitor, VisitorIo};
 use crate::door::Pass;
 
@@ -274,9 +274,7 @@ impl<R: Router> Link<R> {
         request: Request<AnyBody>,
     ) -> Result<(Response<Incoming>, Option<(Target, H1)>), Page> {
         let path = request.uri().path().to_string();
-        let Some(target) = self.plane.router.route(&asked.host, &path).await else {
-            return Err(no_client(&asked.host));
-        };
+        let target = find(&self.plane, &asked.host, &path).await?;
         tracing::debug!(visitor = %asked.visitor.addr, method = asked.method.label(), host = asked.host, path, "request over HTTP/2");
         if asked.grpc { self.forward_h2(&target, asked, request).await } else { self.forward_h1(&target, asked, request).await }
     }

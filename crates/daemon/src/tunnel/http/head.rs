@@ -647,3 +647,80 @@ impl<B: bytes::BufMut> HeadWriter<B> {
         self.field(name, n.to_string().as_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(bytes: &[u8]) -> Result<Request, Reject> {
+        let Some(end) = HeadScan::default().end(bytes, true)? else { return Err(Reject::bad("not whole")) };
+        let peer = "192.0.2.1:1".parse().unwrap();
+        Request::read(&bytes[..end], peer, &AddrSet::default(), "http")
+    }
+
+    #[test]
+    fn hosts_have_one_form() {
+        for (text, want) in [
+            ("App.Example.COM", Some("app.example.com")),
+            ("app.example.com.", Some("app.example.com")),
+            ("app:80", Some("app")),
+            ("app:", Some("app")),
+            ("[2001:DB8::0:1]:443", Some("2001:db8::1")),
+            ("[::1]", Some("::1")),
+            ("192.0.2.1:8000", Some("192.0.2.1")),
+            ("", Some("")),
+            (":80", None),
+            ("a b", None),
+            ("a/b", None),
+            ("u@a", None),
+            ("a:b", None),
+            ("a:123456", None),
+            ("[::1", None),
+            ("[::1]x", None),
+            ("[app]", None),
+            ("a\"b", None),
+            ("ä", None),
+        ] {
+            assert_eq!(normal_host(text).as_deref(), want, "{text}");
+        }
+    }
+
+    /// Text that looks like a request, with what usually breaks one.
+    fn almost() -> impl Strategy<Value = String> {
+        let field = prop_oneof![
+            Just("Host: a\r\n"), Just("Content-Length: 5\r\n"), Just("Transfer-Encoding: chunked\r\n"), Just("Connection: close, X\r\n"),
+            Just("Upgrade: websocket\r\n"), Just("Connection: upgrade\r\n"), Just("X-Forwarded-For: 10.0.0.1\r\n"), Just("X: y\r\n"),
+            Just(" folded\r\n"), Just("X : y\r\n"), Just("X: y\n"), Just("\r"), Just("\0"), Just("Forwarded: for=1.2.3.4\r\n"),
+        ];
+        ("(GET|POST|CONNECT|x) (/|/a\\?b|\\*|http://b/c|b) HTTP/1\\.[012]\r\n", prop::collection::vec(field, 0..8))
+            .prop_map(|(line, fields)| format!("{line}{}\r\n", fields.concat()))
+    }
+
+    proptest! {
+        /// What goes on is one request, read again as the same one, that says of the visitor what we know and nothing else.
+        #[test]
+        fn what_goes_on_is_unambiguous(text in almost()) {
+            if let Ok(request) = read(text.as_bytes()) {
+                let again = read(&request.head).unwrap();
+                prop_assert_eq!(&again.host, &request.host);
+                prop_assert_eq!(again.body, request.body);
+                prop_assert_eq!(again.path(), request.path());
+                let sent = String::from_utf8(request.head).unwrap();
+                prop_assert_eq!(sent.matches("X-Forwarded-For: ").count(), 1);
+                prop_assert!(sent.contains("X-Forwarded-For: 192.0.2.1\r\n") && !sent.contains("10.0.0.1") && !sent.contains("1.2.3.4"));
+                prop_assert!(sent.matches("Content-Length").count() + sent.matches("Transfer-Encoding").count() <= 1);
+            }
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), tail in "(\r\n\r\n)?") {
+            let mut bytes = bytes;
+            bytes.extend_from_slice(tail.as_bytes());
+            let _ = read(&bytes);
+            let reply = Reply { method: Method::Get, http10: false, close: false };
+            let _ = Response::read(&bytes, reply, &mut ::bytes::BytesMut::new());
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! In: a stream that passed the door. Out: answers, until one side has enough.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -228,9 +229,9 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
     async fn answer(&mut self, request: &Request, reply: Reply) -> (After, u16) {
         let plane = self.plane;
         let visitor = Visitor { addr: request.visitor, peer: self.peer };
-        let Some(target) = plane.router.route(&request.host, request.path()).await else {
-            let page = no_client(&request.host);
-            return (self.page(&page, request, reply).await, page.status);
+        let target = match find(plane, &request.host, request.path()).await {
+            Ok(target) => target,
+            Err(page) => return (self.page(&page, request, reply).await, page.status),
         };
         let mut pooled = plane.h1.take(&target);
         loop {
@@ -254,7 +255,7 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
                 Ending::Upgraded => return (After::Close, 101),
                 // The upstream hung up while it was idle and has seen nothing of this request.
                 Ending::Gone(e) if reused && request.method.is_safe() && request.body == Body::None && was_gone(&e) => continue,
-                Ending::Gone(e) => Page::new(502, format!("{} hung up without an answer ({e}).", target.name)),
+                Ending::Gone(e) => gone(&target, &e),
                 Ending::BadAnswer(why) => Page::new(502, format!("{} cannot be understood: {why}.", target.name)),
                 Ending::BadRequest(why) => Page::new(400, format!("The request is refused: {why}.")),
                 Ending::Left => return (After::Reset, 499),
@@ -300,7 +301,7 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
             loop {
                 self.side.inbuf.clear();
                 if ready!(self.side.poll_fill(cx))? == 0 {
-                    return Poll::Ready(std::io::Result::Ok(()));
+                    return Poll::Ready(io::Result::Ok(()));
                 }
             }
         });
@@ -312,16 +313,34 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
 pub(super) async fn open<R: Router>(plane: &HttpPlane<R>, target: &Target, visitor: Visitor) -> Result<Upstream, Page> {
     match tokio::time::timeout(OPEN_TIME, plane.router.open(target, visitor)).await {
         Ok(Ok(stream)) => Ok(Side::new(stream)),
-        Ok(Err(e)) if e.kind() == std::io::ErrorKind::TimedOut => {
-            Err(Page::new(504, format!("{} did not answer in time ({e}).", target.name)))
-        }
-        Ok(Err(e)) => Err(Page::new(502, format!("{} cannot be reached ({e}).", target.name))),
+        Ok(Err(e)) => Err(gone(target, &e)),
         Err(_) => Err(Page::new(504, format!("{} did not answer in {} s.", target.name, OPEN_TIME.as_secs()))),
     }
 }
 
-/// Says that nobody serves a host.
-pub(super) fn no_client(host: &str) -> Page {
+/// Finds the target. Who would wait for a client that is reconnecting is told at once when we are stopping.
+pub(super) async fn find<R: Router>(plane: &HttpPlane<R>, host: &str, path: &str) -> Result<Target, Page> {
+    let found = tokio::select! {
+        biased;
+        found = plane.router.route(host, path) => found,
+        () = plane.draining() => None,
+    };
+    found.ok_or_else(|| no_client(host))
+}
+
+/// Says that a target cannot be had. Streams may be opened before the upstream was reached, so that what kept it from
+/// being reached is only seen when reading.
+fn gone(target: &Target, e: &io::Error) -> Page {
+    if e.kind() == io::ErrorKind::UnexpectedEof {
+        return Page::new(502, format!("{} hung up without an answer.", target.name));
+    }
+    let status = if e.kind() == io::ErrorKind::TimedOut { 504 } else { 502 };
+    let why = e.to_string();
+    let why = why.split(" (os error").next().unwrap_or_default();
+    Page::new(status, format!("{} cannot be reached: {why}.", target.name))
+}
+
+fn no_client(host: &str) -> Page {
     let what = if host.is_empty() { "requests without a host name".to_string() } else { format!("`{host}`") };
     Page::new(503, format!("No client serves {what} at the moment."))
 }
