@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use model::{Addr, AddrSet};
 use tokio::time::Sleep;
 
@@ -113,6 +113,8 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
     async fn next(&mut self, mut timer: std::pin::Pin<&mut Sleep>, first: bool) -> Result<Next, Reject> {
         let mut scan = HeadScan::default();
         let side = &mut self.side;
+        // An idle connection holds no buffer.
+        side.out = BytesMut::new();
         let mut begun = first || !side.inbuf.is_empty();
         let wait = if begun { HEAD_TIME } else { KEEP_ALIVE };
         timer.as_mut().reset(tokio::time::Instant::now() + wait);
