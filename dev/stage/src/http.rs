@@ -101,7 +101,7 @@ pub fn post_on(s: &mut impl Stream, host: &str, path: &str, body: &[u8]) -> io::
 /// No answer, or not HTTP.
 pub fn upgrade_on(s: &mut impl Stream, host: &str, path: &str, fields: &[(&str, &str)]) -> io::Result<Response> {
     let fields: String = fields.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
-    let fixed = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==\r\n";
+    let fixed = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==\r\n";
     s.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{fixed}{fields}\r\n").as_bytes())?;
     read_response(s)
 }

@@ -31,6 +31,7 @@ impl Process {
     #[must_use]
     pub fn start(name: &str, mut command: Command) -> Process {
         use std::os::unix::process::CommandExt;
+        more_files();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name} ({command:?}): {e}"));
         let output = Arc::new(Output::default());
@@ -159,6 +160,15 @@ pub fn cpu(pid: u32) -> Duration {
     let ticks: u64 = fields.get(11..15).map_or(0, |f| f.iter().filter_map(|t| t.parse::<u64>().ok()).sum());
     // USER_HZ is 100 on every Linux platform that this runs on (time(7)).
     Duration::from_millis(ticks * 10)
+}
+
+/// Floods need more files than a login shell gives; children inherit what this process has.
+fn more_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
 }
 
 fn collect(stream: impl Read + Send + 'static, output: Arc<Output>) {

@@ -136,7 +136,7 @@ fn words(file: &Path, text: &str, breaches: &mut Vec<String>) {
         return;
     }
     // Written in two parts, or this file would name them itself.
-    let forbidden = [["/work", "/"], ["/root", "/"], ["proxy.golang", ".org"], ["static.crates", ".io"], ["index.crates", ".io"], ["pypi", ".org"], ["deb.debian", ".org"], ["registry.npmjs", ".org"]];
+    let forbidden = [["/work", "/"], ["/root", "/."], ["proxy.golang", ".org"], ["static.crates", ".io"], ["index.crates", ".io"], ["pypi", ".org"], ["deb.debian", ".org"], ["registry.npmjs", ".org"]];
     for word in forbidden.map(|parts| parts.concat()) {
         for (n, _) in text.lines().enumerate().filter(|(_, l)| l.contains(&word)) {
             breaches.push(format!("{}:{}: `{word}` does not belong in the tree", file.display(), n + 1));
