@@ -85,7 +85,7 @@ impl Run {
     /// Starts a task the process cannot do without: an accept loop, a session loop. It ends by itself after
     /// [`Run::stopping`]; an error or a panic stops the run, which then ends with that error.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
-        let run = self.clone();
+        let (run, task) = (self.clone(), Box::pin(task));
         self.start(name, async move {
             match std::panic::AssertUnwindSafe(task).catch_unwind().await {
                 Ok(Ok(())) => {}
@@ -97,6 +97,9 @@ impl Run {
 
     /// Starts a task that comes and goes: one visitor, one connection. Its end, even by a panic, ends nothing else.
     pub fn visit(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        // Boxed before it is wrapped: each wrapper would hold it twice, once as an argument and once as it runs, and an
+        // idle visitor is little more than this.
+        let task = Box::pin(task);
         self.start(name, async move {
             if std::panic::AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 error!("{name} panicked; this is a bug");

@@ -42,7 +42,8 @@ impl Upstreams {
 
     /// Joins a stream to an upstream; a failure is told to the edge in words.
     pub(super) async fn serve(&self, to: Arc<UpstreamTo>, visitor: SocketAddr, mut stream: Stream) {
-        let socket = match net::dial::tcp(&to.host, to.port).await {
+        // What happens once is boxed: it would stay part of every visitor.
+        let socket = match Box::pin(net::dial::tcp(&to.host, to.port)).await {
             Ok(socket) => socket,
             Err(e) => {
                 debug!("visitor {visitor}: cannot reach {to}: {e}");
@@ -51,7 +52,11 @@ impl Upstreams {
             }
         };
         sockets::tune(&socket);
-        let moved = if to.tls { self.with_tls(&to, socket, &mut stream).await } else { relay(&Arc::new(socket), &mut stream).await };
+        let moved = if to.tls {
+            Box::pin(self.with_tls(&to, socket, &mut stream)).await
+        } else {
+            relay(&Arc::new(socket), &mut stream).await
+        };
         if let Err(e) = moved {
             debug!("visitor {visitor} of {to}: {e}");
         }

@@ -140,13 +140,14 @@ impl Visit {
         sockets::tune(&socket);
         let pass = match pass {
             Some(pass) => pass,
-            None => match self.behind_balancer(&socket).await {
+            // Boxed: its buffer would stay part of every visitor.
+            None => match Box::pin(self.behind_balancer(&socket)).await {
                 Some(pass) => pass,
                 None => return,
             },
         };
         let mut stream = tokio::select! {
-            found = self.find() => match found {
+            found = Box::pin(self.find()) => match found {
                 Some(stream) => stream,
                 None => return,
             },
