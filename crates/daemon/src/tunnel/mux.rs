@@ -39,6 +39,10 @@ const BUFFERED_MAX: u64 = 256 * 1024 * 1024;
 /// Frames waiting to be sent on one carrier; beyond it senders wait for room.
 const OUT_MAX: usize = 256 * 1024;
 
+/// Frames that wait for a peer that does not read: answers and grants do not wait for room, so there must be an end.
+/// 10,000 streams that all grant at once make 120 KiB.
+const OUT_END: usize = 4 * 1024 * 1024;
+
 /// Most bytes of one `Data` frame on a carrier: what a stream may put in front of others at a time.
 pub(super) const QUANTUM: usize = 32 * 1024;
 
@@ -205,7 +209,11 @@ impl Carrier {
         for core in streams {
             core.reset(Reset { code: ResetCode::Broken, words: format!("the link to the other side was lost: {why}") });
         }
-        let waiters = std::mem::take(&mut self.out.lock().waiters);
+        let waiters = {
+            let mut out = self.out.lock();
+            out.buf = Vec::new();
+            std::mem::take(&mut out.waiters)
+        };
         waiters.into_iter().for_each(Waker::wake);
     }
 
@@ -258,12 +266,17 @@ impl Carrier {
         self.streams.lock().remove(&id);
     }
 
-    /// Queues a frame that does not wait for room: its number is bounded by the peer's own frames.
+    /// Queues a frame that does not wait for room. A peer that makes us answer and does not read loses the carrier.
+    /// Call it without holding a stream's locks.
     pub(super) fn push(&self, kind: Kind, stream: u32, payload: &[u8]) {
         let mut out = self.out.lock();
         out.begin();
         frame::push(&mut out.buf, kind, stream, payload);
+        let len = out.buf.len();
         drop(out);
+        if len > OUT_END {
+            self.kill("the other side does not read what it is sent");
+        }
         self.wake.notify_one();
     }
 

@@ -11,6 +11,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tracing::debug;
 use wire::frame::ResetCode;
 use wire::upstream::UpstreamTo;
@@ -23,7 +24,11 @@ use super::super::stream::Stream;
 pub(super) struct Upstreams {
     list: Vec<Arc<UpstreamTo>>,
     tls: Option<Arc<ClientConfig>>,
+    dials: Semaphore,
 }
+
+/// Dials at the same time. A burst of visitors fits; an edge that opens streams without end is told to wait.
+const DIALS_MAX: usize = 1024;
 
 impl Upstreams {
     pub(super) fn new(settings: &ClientSettings) -> Result<Upstreams> {
@@ -33,7 +38,7 @@ impl Upstreams {
             (true, true) => Some(net::tls::unverified()?),
             (true, false) => Some(net::tls::system_roots(None)?),
         };
-        Ok(Upstreams { list, tls })
+        Ok(Upstreams { list, tls, dials: Semaphore::new(DIALS_MAX) })
     }
 
     pub(super) fn get(&self, number: u16) -> Option<Arc<UpstreamTo>> {
@@ -42,6 +47,10 @@ impl Upstreams {
 
     /// Joins a stream to an upstream; a failure is told to the edge in words.
     pub(super) async fn serve(&self, to: Arc<UpstreamTo>, visitor: SocketAddr, mut stream: Stream) {
+        let Ok(place) = self.dials.try_acquire() else {
+            stream.reset(ResetCode::Busy, "this client is dialling as many upstream connections as it may");
+            return;
+        };
         // What happens once is boxed: it would stay part of every visitor.
         let socket = match Box::pin(net::dial::tcp(&to.host, to.port)).await {
             Ok(socket) => socket,
@@ -51,6 +60,7 @@ impl Upstreams {
                 return;
             }
         };
+        drop(place);
         sockets::tune(&socket);
         let moved = if to.tls {
             Box::pin(self.with_tls(&to, socket, &mut stream)).await

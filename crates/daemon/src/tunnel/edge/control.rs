@@ -39,6 +39,9 @@ const HANDSHAKES_PER_ADDRESS: usize = 64;
 /// A wrong token is answered after this long: guessing stays slow, and a person does not notice.
 const WRONG_TOKEN_PAUSE: Duration = Duration::from_millis(300);
 
+/// Wrong tokens that wait for their answer; further ones are answered at once, so that guessers hold no more than this.
+pub(super) const WRONG_TOKENS_WAIT: usize = 256;
+
 /// Accepts until the run stops.
 pub(super) async fn accept(edge: Arc<Edge>, listener: TcpListener) -> Result<()> {
     let stopping = edge.run.stopping();
@@ -68,7 +71,9 @@ pub(super) async fn accept(edge: Arc<Edge>, listener: TcpListener) -> Result<()>
                 }
             }
         };
-        let Some(place) = places.take(Addr::of(peer)) else {
+        // One proxy speaks for many clients: only the limit for all counts for it.
+        let most = if pass.is_some() { HANDSHAKES_PER_ADDRESS } else { HANDSHAKES_MAX };
+        let Some(place) = places.take(Addr::of(peer), most) else {
             debug!("control plane: {peer} closed, too many handshakes at once");
             continue;
         };
@@ -93,13 +98,13 @@ struct Place {
 }
 
 impl Places {
-    fn take(self: &Arc<Places>, addr: Addr) -> Option<Place> {
+    fn take(self: &Arc<Places>, addr: Addr, most: usize) -> Option<Place> {
         let mut by_address = self.by_address.lock();
         if by_address.values().sum::<usize>() >= HANDSHAKES_MAX {
             return None;
         }
         let n = by_address.entry(addr).or_default();
-        if *n >= HANDSHAKES_PER_ADDRESS {
+        if *n >= most {
             return None;
         }
         *n += 1;
@@ -129,7 +134,7 @@ enum Became {
 
 async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Option<Pass>, place: Place) {
     net::sockets::tune_link(&socket);
-    let became = match tokio::time::timeout(HANDSHAKE, begin(&edge, socket, peer, pass)).await {
+    let became = match tokio::time::timeout(HANDSHAKE, begin(&edge, socket, peer, pass, place)).await {
         Err(_) => {
             debug!("control plane: {peer} did not finish its handshake in 10 s");
             return;
@@ -140,7 +145,6 @@ async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Optio
         }
         Ok(Ok(became)) => became,
     };
-    drop(place);
     match became {
         Became::Nothing => {}
         Became::Bulk(link, session) => {
@@ -184,7 +188,13 @@ fn left(edge: &Arc<Edge>, session: &Arc<EdgeSession>, why: &str) {
     info!("client {} is gone: {why}", session.hello.host);
 }
 
-async fn begin(edge: &Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Option<Pass>) -> Result<Became> {
+async fn begin(
+    edge: &Arc<Edge>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    pass: Option<Pass>,
+    place: Place,
+) -> Result<Became> {
     let mut link = match edge.tls() {
         None => Link::plain(socket),
         Some(tls) => Link::accept(socket, tls).await?,
@@ -212,7 +222,11 @@ async fn begin(edge: &Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Opti
     let Some(token) = proved_token(edge, &head) else {
         edge.stats.tokens_refused.fetch_add(1, Ordering::Relaxed);
         info!("control plane: {} sent {} token", pass.addr(), if head.bearer().is_some() { "a wrong" } else { "no" });
-        tokio::time::sleep(WRONG_TOKEN_PAUSE).await;
+        // Whoever guesses takes no place of those who know.
+        drop(place);
+        if let Ok(_waits) = edge.wrong_tokens.try_acquire() {
+            tokio::time::sleep(WRONG_TOKEN_PAUSE).await;
+        }
         let words = "401: the token is wrong or missing (Authorization: Bearer TOKEN)\n";
         upgrade::answer(&mut link, "401 Unauthorized", TEXT, "WWW-Authenticate: Bearer\r\n", words).await;
         return Ok(Became::Nothing);
