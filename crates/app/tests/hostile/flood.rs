@@ -74,7 +74,7 @@ fn slow_readers() {
         while s.write_all(&chunk).is_ok() {}
     });
     let (p_echo, p_source) = (ports::free(), ports::free());
-    for extra in [&[][..], &["--carriers", "1"]] {
+    for extra in [&[][..], &["--demux"], &["--carriers", "1"]] {
         let mut edge = Edge::start(BIN, Mode::Tcp, true, &[]);
         let map = format!("{p_echo}={},{p_source}={}", echo.addr(), source.addr());
         let client = edge.client(&[&["--upstream", &map], extra].concat());

@@ -20,6 +20,7 @@ const DATA: u8 = 5;
 const END: u8 = 6;
 const RESET: u8 = 7;
 const WINDOW: u8 = 8;
+const PING: u8 = 11;
 
 /// One frame: type, length, stream, payload.
 fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -161,6 +162,7 @@ fn a_client_that_opens_a_million_streams() {
 fn a_client_that_never_reads() {
     let mut site = Site::start(Upstream::site("private"), &[]);
     for (what, one) in [
+        ("pings", frame(PING, 0, &[])),
         ("data for streams that are not", frame(DATA, 77, &[])),
         ("resets for streams that are not", frame(RESET, 77, &[1])),
         ("windows for streams that are not", frame(WINDOW, 77, &[0, 0, 0, 1])),
@@ -178,6 +180,16 @@ fn a_client_that_never_reads() {
         site.edge.process.must_run();
         let grown = site.edge.process.rss_kib().saturating_sub(site.before);
         assert!(grown < MEMORY, "{what}: the edge grew by {grown} KiB");
+    }
+    // The same at the level below.
+    let mut s = session(&site.edge, "deaf");
+    s.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
+    let batch = [0x89, 0x80, 0, 0, 0, 0].repeat(10_000);
+    let end = Instant::now() + Duration::from_secs(6);
+    for _ in 0..2000 {
+        if s.write_all(&batch).is_err() || Instant::now() > end {
+            break;
+        }
     }
     site.unharmed();
 }
@@ -200,6 +212,52 @@ fn a_client_that_ignores_its_visitors() {
     assert!(begin.elapsed() < Duration::from_secs(2), "others waited {:?}", begin.elapsed());
     drop(waiting);
     site.unharmed();
+}
+
+/// An edge that went bad: it welcomes a client, then opens streams without end. The client dials only what it
+/// publishes, keeps within its memory, and comes back to a good edge.
+#[test]
+fn an_edge_that_opens_a_million_streams() {
+    // Nobody accepts there: dials of the client wait in the system, and this process does not run out of files.
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let bad = Upstream::serve(|s| {
+        let _ = bad_edge(s);
+    });
+    let dir = Dir::new("bad-edge");
+    let token = dir.secret("token.txt", TOKEN);
+    let map = format!("9={}", upstream.local_addr().unwrap());
+    let url = format!("ws://{}", bad.addr());
+    let mut client = Client::start(BIN.as_ref(), Mode::Tcp, &url, &token, &["--insecure", "--upstream", &map]);
+    stage::eventually(stage::START, || if bad.total() > 0 { Ok(()) } else { Err("the client never came") }).unwrap();
+    let end = Instant::now() + Duration::from_secs(8);
+    let mut most = 0;
+    while Instant::now() < end {
+        client.process.must_run();
+        most = most.max(client.process.rss_kib());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(most < 2 * MEMORY, "the client grew to {most} KiB");
+}
+
+fn bad_edge(mut s: TcpStream) -> io::Result<()> {
+    s.set_write_timeout(Some(Duration::from_secs(2)))?;
+    let head = http::read_head(&mut s)?.unwrap_or_default();
+    let accept = http::websocket_accept(&http::header(&head, "sec-websocket-key").unwrap_or_default());
+    write!(s, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n")?;
+    if http::header(&head, "x-portcullis-link").as_deref() != Some("carrier/0") {
+        std::thread::sleep(Duration::from_secs(8));
+        return Ok(());
+    }
+    read_frame(&mut s)?;
+    s.write_all(&message(false, &frame(WELCOME, 0, br#"{"program":"bad","bulk":2,"published":[]}"#)))?;
+    let open = |upstream: u16| [&upstream.to_be_bytes()[..], &65536u32.to_be_bytes(), &80u16.to_be_bytes(), &[127, 0, 0, 1]].concat();
+    let (right, wrong) = (open(0), open(999));
+    for batch in 0..1000u32 {
+        let frames: Vec<u8> = (0..1000).flat_map(|i| frame(OPEN, batch * 1000 + i + 1, if i % 2 == 0 { &right } else { &wrong })).collect();
+        s.write_all(&message(false, &frames))?;
+    }
+    std::thread::sleep(Duration::from_secs(8));
+    Ok(())
 }
 
 /// A client whose edge sends noise after the upgrade comes back again and again, slower and slower, and stays small.

@@ -88,6 +88,7 @@ pub(super) struct Carrier {
     wake: Notify,
     dead: AtomicBool,
     died: Notify,
+    opened: Notify,
 }
 
 /// Frames waiting to be sent, behind room for a websocket head.
@@ -162,6 +163,7 @@ impl Carrier {
             wake: Notify::new(),
             dead: AtomicBool::new(false),
             died: Notify::new(),
+            opened: Notify::new(),
         })
     }
 
@@ -235,11 +237,14 @@ impl Carrier {
                     break id;
                 }
             };
-            let core = Core::new(self.clone(), id, want_bulk);
+            let core = Core::new(self.clone(), id);
             streams.insert(id, core.clone());
             core
         };
         self.push(Kind::Open, core.id, payload);
+        if want_bulk {
+            core.maybe_bulk(super::bulk::BULK_AFTER);
+        }
         Some(Stream::new(core))
     }
 
@@ -252,9 +257,32 @@ impl Carrier {
             self.push(Kind::Reset, id, &Reset { code: ResetCode::Busy, words }.bytes());
             return None;
         }
-        let core = Core::new(self.clone(), id, false);
+        let core = Core::new(self.clone(), id);
         streams.insert(id, core.clone());
+        drop(streams);
+        self.opened.notify_waiters();
         Some(Stream::new(core))
+    }
+
+    /// A stream that the peer has opened or is about to: its bulk link may overtake the carrier (client only).
+    pub(super) async fn stream_soon(&self, id: u32) -> Option<Arc<Core>> {
+        /// Longer than any carrier is behind a link that was dialled at the same time.
+        const SOON: Duration = Duration::from_secs(10);
+        let wait = async {
+            loop {
+                let opened = self.opened.notified();
+                tokio::pin!(opened);
+                opened.as_mut().enable();
+                if let Some(core) = self.stream(id) {
+                    return Some(core);
+                }
+                if self.is_dead() {
+                    return None;
+                }
+                opened.await;
+            }
+        };
+        tokio::time::timeout(SOON, wait).await.ok().flatten()
     }
 
     /// A stream by its number.
@@ -450,22 +478,18 @@ impl Out {
 }
 
 impl Core {
-    fn new(carrier: Arc<Carrier>, id: u32, want_bulk: bool) -> Arc<Core> {
+    fn new(carrier: Arc<Carrier>, id: u32) -> Arc<Core> {
         let mut inn = In::default();
         (inn.window, inn.full) = (WINDOW_FIRST, WINDOW_FIRST);
         let credit = Credit { left: WINDOW_FIRST, ..Credit::default() };
-        let core = Arc::new(Core {
+        Arc::new(Core {
             carrier,
             id,
             inn: Mutex::new(inn),
             out: Mutex::new(credit),
             total: AtomicU64::new(0),
             settled: AtomicBool::new(false),
-        });
-        if want_bulk {
-            core.maybe_bulk(super::bulk::BULK_AFTER);
-        }
-        core
+        })
     }
 
     /// Sends stream data on the carrier; the caller has credit and room.

@@ -293,10 +293,12 @@ async fn bulk_link(dialler: Arc<Dialler>, session: Arc<ClientSession>) {
             }
         };
         let carrier = session.carriers.lock().iter().find(|c| c.no == carrier).cloned();
-        let Some(core) = carrier.and_then(|c| c.stream(stream)) else {
+        let Some(carrier) = carrier else { return };
+        let Some(core) = carrier.stream_soon(stream).await else {
             // The stream was reset meanwhile; the edge drops its half too.
             return;
         };
+        drop(carrier);
         let (home, back) = oneshot::channel();
         core.bind(link, Box::new(move |link| drop(home.send(link))));
         drop(core);
