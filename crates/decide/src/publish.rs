@@ -145,6 +145,50 @@ pub fn haproxy_map(entries: &[Prefix]) -> String {
     out
 }
 
+/// A table of our own for `nft -f`, as one transaction that replaces the one before. `learnt`: entries with the seconds
+/// they have left; the kernel takes them out when these are over, even if nobody else does. Only the listed may reach
+/// these TCP and UDP ports of this machine, container ports that are published on it included (the hook stands before
+/// their destination is rewritten). No packet is let through for belonging to a known flow, so an address that
+/// leaves the list is cut, not only refused.
+#[must_use]
+pub fn nft_table(statics: &[Prefix], learnt: &[(Prefix, Option<u64>)], ports: &[u16]) -> String {
+    let mut out = String::from("table inet portcullis\ndelete table inet portcullis\ntable inet portcullis {\n");
+    let kept = uncovered(learnt.iter().map(|(p, _)| *p).collect());
+    let left: std::collections::BTreeMap<Prefix, Option<u64>> = learnt.iter().copied().collect();
+    let mut set = |name: &str, family: &str, flags: &str, elements: Vec<String>| {
+        let _ = write!(out, "  set {name} {{\n    type {family}\n    flags {flags}\n");
+        if flags == "interval" {
+            out.push_str("    auto-merge\n");
+        }
+        if !elements.is_empty() {
+            let _ = writeln!(out, "    elements = {{ {} }}", elements.join(", "));
+        }
+        out.push_str("  }\n");
+    };
+    let timed = |v4: bool, host: bool| -> Vec<String> {
+        let those = kept.iter().filter(|p| p.is_v4() == v4 && (p.is_host() && v4) == host);
+        those
+            .map(|p| match left.get(p).copied().flatten() {
+                Some(secs) => format!("{p} timeout {}s", secs.max(1)),
+                None => p.to_string(),
+            })
+            .collect()
+    };
+    let fixed = |v4: bool| statics.iter().filter(|p| p.is_v4() == v4).map(ToString::to_string).collect();
+    set("host4", "ipv4_addr", "timeout", timed(true, true));
+    set("net4", "ipv4_addr", "interval,timeout", timed(true, false));
+    set("net6", "ipv6_addr", "interval,timeout", timed(false, false));
+    set("static4", "ipv4_addr", "interval", fixed(true));
+    set("static6", "ipv6_addr", "interval", fixed(false));
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    let ports = ports.join(", ");
+    let _ = write!(
+        out,
+        "  chain before {{\n    type filter hook prerouting priority mangle; policy accept;\n    iif \"lo\" return\n    fib daddr type != local return\n    tcp dport {{ {ports} }} jump guard\n    udp dport {{ {ports} }} jump guard\n  }}\n  chain guard {{\n    ip saddr @host4 return\n    ip saddr @net4 return\n    ip saddr @static4 return\n    ip6 saddr @net6 return\n    ip6 saddr @static6 return\n    counter drop\n  }}\n}}\n"
+    );
+    out
+}
+
 /// One prefix a line.
 #[must_use]
 pub fn lines(entries: &[Prefix]) -> String {

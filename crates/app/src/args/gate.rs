@@ -121,6 +121,9 @@ pub(crate) struct AlsoArgs {
     /// Caddy: admin API and path of the ranges; each change closes its open streams
     #[arg(long, value_name = "URL", env = "PORTCULLIS_CADDY_API")]
     pub(crate) caddy_api: Option<String>,
+    /// nftables: TCP and UDP ports that only the list may reach, with commas; needs root or CAP_NET_ADMIN
+    #[arg(long, value_name = "PORTS", env = "PORTCULLIS_NFT_PORTS", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) nft_ports: Vec<u16>,
     /// Run this at each change, with the entries on its standard input; words are split at spaces, there is no shell
     #[arg(long = "exec", value_name = "COMMAND", env = "PORTCULLIS_EXEC")]
     pub(crate) exec: Option<String>,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use decide::publish::{Desired, Middleware, TraefikKey, haproxy_map, lines, merge, nginx_geo, traefik_yaml};
+use decide::publish::{Desired, Middleware, TraefikKey, haproxy_map, lines, merge, nft_table, nginx_geo, traefik_yaml};
 use http::{HeaderMap, HeaderValue, Method, header};
 use model::Prefix;
 use net::replace::{How, replace};
@@ -68,6 +68,13 @@ pub enum Kind {
         list: String,
         /// The admin API with the path of the ranges: `http://127.0.0.1:2019/id/gate/remote_ip/ranges`.
         api: Base,
+    },
+    /// nftables: a table of our own, given to the program `nft` as one transaction.
+    Nftables {
+        /// The list.
+        list: String,
+        /// TCP and UDP ports that only the list may reach.
+        ports: Vec<u16>,
     },
     /// Any program: the entries on its standard input, one a line.
     Command {
@@ -166,6 +173,7 @@ impl Kind {
             Kind::Nginx { file, .. } => format!("nginx {}", file.display()),
             Kind::Haproxy { socket, .. } => format!("haproxy {}", socket.display()),
             Kind::Caddy { api, .. } => format!("caddy {api}"),
+            Kind::Nftables { .. } => "nftables".to_string(),
             Kind::Command { argv, .. } => format!("command {}", argv.first().map_or("", String::as_str)),
             Kind::Webhook { to, .. } => format!("webhook {}://{}:{}", if to.https { "https" } else { "http" }, to.host, to.port),
         }
@@ -182,6 +190,7 @@ impl Kind {
             Kind::Nginx { list, .. }
             | Kind::Haproxy { list, .. }
             | Kind::Caddy { list, .. }
+            | Kind::Nftables { list, .. }
             | Kind::Command { list, .. }
             | Kind::Webhook { list, .. } => vec![list.clone()],
         }
@@ -253,6 +262,8 @@ struct Memory {
     reloaded: Option<Instant>,
     sent: Option<Vec<Prefix>>,
     warned_long: bool,
+    /// The learnt entries with their ends, as the kernel has them.
+    timed: Option<(Vec<Prefix>, Vec<(Prefix, Option<u64>)>)>,
 }
 
 fn of<'a>(now: &'a Published, list: &str) -> anyhow::Result<&'a Arc<Desired>> {
@@ -266,6 +277,7 @@ async fn apply(kind: &Kind, now: &Published, memory: &mut Memory) -> anyhow::Res
         Kind::Nginx { list, file, test, reload } => nginx(of(now, list)?, file, test, reload, memory).await,
         Kind::Haproxy { list, socket, map } => haproxy(of(now, list)?, socket, map).await,
         Kind::Caddy { list, api } => caddy(of(now, list)?, api, memory).await,
+        Kind::Nftables { list, ports } => nftables(of(now, list)?, ports, memory).await,
         Kind::Command { list, argv } => command(of(now, list)?, argv, memory).await,
         Kind::Webhook { list, to } => webhook(of(now, list)?, to, memory).await,
     }
@@ -453,6 +465,21 @@ async fn caddy(d: &Desired, api: &Base, memory: &mut Memory) -> anyhow::Result<b
     if status != 200 {
         bail!("Caddy answers {status}: {}", String::from_utf8_lossy(&body));
     }
+    Ok(true)
+}
+
+async fn nftables(d: &Desired, ports: &[u16], memory: &mut Memory) -> anyhow::Result<bool> {
+    let state = (d.statics.clone(), d.learnt.clone());
+    let nft = |args: &[&str]| -> Vec<String> { std::iter::once("nft").chain(args.iter().copied()).map(str::to_string).collect() };
+    // Somebody who flushed the ruleset took our table with it.
+    let there = program(&nft(&["-t", "list", "table", "inet", "portcullis"]), None).await.is_ok();
+    if there && memory.timed.as_ref() == Some(&state) {
+        return Ok(false);
+    }
+    let now = super::keeper::wall();
+    let learnt: Vec<(Prefix, Option<u64>)> = d.learnt.iter().map(|(p, end)| (*p, end.map(|e| e.saturating_sub(now)))).collect();
+    program(&nft(&["-f", "-"]), Some(nft_table(&d.statics, &learnt, ports))).await.context("nft refuses the table; it needs root or CAP_NET_ADMIN")?;
+    memory.timed = Some(state);
     Ok(true)
 }
 
