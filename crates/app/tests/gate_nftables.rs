@@ -15,12 +15,15 @@ fn ip(args: &[&str]) -> Output {
 struct Names {
     gate: String,
     out: String,
+    /// A container: its port is published by the machine of the gate, as Docker does, by rewriting the destination.
+    inner: String,
 }
 
 impl Drop for Names {
     fn drop(&mut self) {
         ip(&["netns", "del", &self.gate]);
         ip(&["netns", "del", &self.out]);
+        ip(&["netns", "del", &self.inner]);
     }
 }
 
@@ -47,7 +50,7 @@ fn a_proof_opens_a_port_and_a_revocation_cuts_what_is_open() {
         }
     }
     let n = std::process::id();
-    let names = Names { gate: format!("pcg{n}"), out: format!("pco{n}") };
+    let names = Names { gate: format!("pcg{n}"), out: format!("pco{n}"), inner: format!("pci{n}") };
     if !ip(&["netns", "add", &names.gate]).status.success() {
         let why = "skipped: network namespaces can not be made here (needs root)";
         assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");
@@ -59,14 +62,20 @@ fn a_proof_opens_a_port_and_a_revocation_cuts_what_is_open() {
         assert!(out.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&out.stderr));
     };
     ok(&["netns", "add", &names.out]);
+    ok(&["netns", "add", &names.inner]);
+    ok(&["-n", &names.gate, "link", "add", "w0", "type", "veth", "peer", "name", "w1", "netns", &names.inner]);
     ok(&["-n", &names.gate, "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", &names.out]);
-    for (ns, dev, addrs) in [(&names.gate, "v0", vec!["203.0.113.1/24"]), (&names.out, "v1", vec!["203.0.113.7/24", "203.0.113.8/24"])] {
+    for (ns, dev, addrs) in [(&names.gate, "v0", vec!["203.0.113.1/24"]), (&names.out, "v1", vec!["203.0.113.7/24", "203.0.113.8/24"]), (&names.gate, "w0", vec!["172.30.0.1/24"]), (&names.inner, "w1", vec!["172.30.0.2/24"])] {
         for a in addrs {
             ok(&["-n", ns, "addr", "add", a, "dev", dev]);
         }
         ok(&["-n", ns, "link", "set", dev, "up"]);
         ok(&["-n", ns, "link", "set", "lo", "up"]);
     }
+    ok(&["-n", &names.inner, "route", "add", "default", "via", "172.30.0.1"]);
+    let within = |ns: &str, program: &str, args: &[&str]| assert!(names.within(ns, program).args(args).status().unwrap().success(), "{program} {args:?}");
+    within(&names.gate, "sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+    within(&names.gate, "nft", &["add table ip docker; add chain ip docker pre { type nat hook prerouting priority dstnat; }; add rule ip docker pre tcp dport 8080 dnat to 172.30.0.2:8080"]);
     let dir = Dir::new("nft");
     // A service that says a line every tenth of a second for as long as it is listened to.
     std::fs::write(
@@ -74,7 +83,7 @@ fn a_proof_opens_a_port_and_a_revocation_cuts_what_is_open() {
         "import http.server,time\nclass H(http.server.BaseHTTPRequestHandler):\n def do_GET(s):\n  s.send_response(200); s.end_headers()\n  if s.path=='/long':\n   while True:\n    s.wfile.write(b'tick\\n'); s.wfile.flush(); time.sleep(.1)\nhttp.server.ThreadingHTTPServer(('',8080),H).serve_forever()\n",
     )
     .unwrap();
-    let mut c = names.within(&names.gate, "python3");
+    let mut c = names.within(&names.inner, "python3");
     c.arg(dir.at("serve.py"));
     let _service = Proc::start(c);
     wait("the service answers", || names.reaches("203.0.113.7"));
