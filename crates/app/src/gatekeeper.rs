@@ -207,6 +207,9 @@ fn also(a: &AlsoArgs, list: &str) -> Result<Vec<Kind>, Fail> {
         warn!("each change closes every open WebSocket and stream of Caddy; forward_auth to /v1/check/{} does not", list());
         out.push(Kind::Caddy { list: list(), api: url("--caddy-api", api)? });
     }
+    if let Some(file) = &a.list_file {
+        out.push(Kind::File { list: list(), file: file.clone() });
+    }
     if !a.nft_ports.is_empty() {
         out.push(Kind::Nftables { list: list(), ports: a.nft_ports.clone() });
     }

@@ -121,6 +121,9 @@ pub(crate) struct AlsoArgs {
     /// Caddy: admin API and path of the ranges; each change closes its open streams
     #[arg(long, value_name = "URL", env = "PORTCULLIS_CADDY_API")]
     pub(crate) caddy_api: Option<String>,
+    /// A plain file, one prefix a line, which an edge follows as `--allow-ips @FILE`
+    #[arg(long, value_name = "FILE", env = "PORTCULLIS_LIST_FILE")]
+    pub(crate) list_file: Option<PathBuf>,
     /// nftables: TCP and UDP ports that only the list may reach, with commas; needs root or CAP_NET_ADMIN
     #[arg(long, value_name = "PORTS", env = "PORTCULLIS_NFT_PORTS", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) nft_ports: Vec<u16>,

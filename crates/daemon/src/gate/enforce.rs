@@ -76,6 +76,13 @@ pub enum Kind {
         /// TCP and UDP ports that only the list may reach.
         ports: Vec<u16>,
     },
+    /// A plain file, one prefix a line: what an edge follows as `--allow-ips @FILE`.
+    File {
+        /// The list.
+        list: String,
+        /// The file.
+        file: PathBuf,
+    },
     /// Any program: the entries on its standard input, one a line.
     Command {
         /// The list.
@@ -174,6 +181,7 @@ impl Kind {
             Kind::Haproxy { socket, .. } => format!("haproxy {}", socket.display()),
             Kind::Caddy { api, .. } => format!("caddy {api}"),
             Kind::Nftables { .. } => "nftables".to_string(),
+            Kind::File { file, .. } => format!("file {}", file.display()),
             Kind::Command { argv, .. } => format!("command {}", argv.first().map_or("", String::as_str)),
             Kind::Webhook { to, .. } => format!("webhook {}://{}:{}", if to.https { "https" } else { "http" }, to.host, to.port),
         }
@@ -191,6 +199,7 @@ impl Kind {
             | Kind::Haproxy { list, .. }
             | Kind::Caddy { list, .. }
             | Kind::Nftables { list, .. }
+            | Kind::File { list, .. }
             | Kind::Command { list, .. }
             | Kind::Webhook { list, .. } => vec![list.clone()],
         }
@@ -278,6 +287,11 @@ async fn apply(kind: &Kind, now: &Published, memory: &mut Memory) -> anyhow::Res
         Kind::Haproxy { list, socket, map } => haproxy(of(now, list)?, socket, map).await,
         Kind::Caddy { list, api } => caddy(of(now, list)?, api, memory).await,
         Kind::Nftables { list, ports } => nftables(of(now, list)?, ports, memory).await,
+        Kind::File { list, file } => {
+            let text = lines(&of(now, list)?.merged());
+            let how = replace(file, text.as_bytes()).with_context(|| format!("{} can not be written", file.display()))?;
+            Ok(how != How::Same)
+        }
         Kind::Command { list, argv } => command(of(now, list)?, argv, memory).await,
         Kind::Webhook { list, to } => webhook(of(now, list)?, to, memory).await,
     }
