@@ -21,7 +21,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("xtask", &["stage", "decide", "wire", "model"]),
 ];
 
-/// Rooms of `daemon`; none may name another.
+/// Rooms of `daemon`; none may name another, but for `api`, where rooms put the verbs that commands reach them by.
 const ROOMS: [&str; 6] = ["tunnel", "gate", "control", "node", "files", "api"];
 
 /// Crates that must not do IO, tell the time or depend on a runtime.
@@ -109,7 +109,7 @@ fn rooms(file: &Path, text: &str, breaches: &mut Vec<String>) {
         return;
     }
     for (n, line) in text.lines().enumerate() {
-        for other in ROOMS.iter().filter(|r| **r != own) {
+        for other in ROOMS.iter().filter(|r| **r != own && **r != "api") {
             if line.contains(&format!("crate::{other}::")) {
                 breaches.push(format!("{}:{}: room `{own}` must not import room `{other}`", file.display(), n + 1));
             }
