@@ -135,10 +135,12 @@ fn measure(o: &Options, who: Who, round: usize, up: &Upstream, bin: Option<&Path
         }
     }
     drop(pair);
-    // Memory hardly varies: the first two rounds are enough.
+    // Memory hardly varies: the first two rounds are enough, one for the many.
     if o.memory && round < 2 && who != Who::Direct && !who.only_http() {
         held(who, round, bin, 1_000, (Figure::Held1kEdge, Figure::Held1kClient), f)?;
-        held(who, round, bin, 10_000, (Figure::Held10kEdge, Figure::Held10kClient), f)?;
+        if round == 0 {
+            held(who, round, bin, 10_000, (Figure::Held10kEdge, Figure::Held10kClient), f)?;
+        }
     }
     Ok(())
 }
