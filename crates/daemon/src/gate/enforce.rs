@@ -264,6 +264,9 @@ async fn keep_equal(kind: Kind, mut published: watch::Receiver<Arc<Published>>, 
     }
 }
 
+/// Static entries, and learnt ones with their ends.
+type Timed = (Vec<Prefix>, Vec<(Prefix, Option<u64>)>);
+
 /// What an enforcer remembers between two changes.
 #[derive(Debug, Default)]
 struct Memory {
@@ -272,7 +275,7 @@ struct Memory {
     sent: Option<Vec<Prefix>>,
     warned_long: bool,
     /// The learnt entries with their ends, as the kernel has them.
-    timed: Option<(Vec<Prefix>, Vec<(Prefix, Option<u64>)>)>,
+    timed: Option<Timed>,
 }
 
 fn of<'a>(now: &'a Published, list: &str) -> anyhow::Result<&'a Arc<Desired>> {

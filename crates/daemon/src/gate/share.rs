@@ -167,6 +167,7 @@ impl Shares {
         }
     }
 
+    #[allow(clippy::too_many_arguments)]
     async fn ask(&self, at: usize, share: &Share, place: &str, token: &str, path: &str, host: Option<&HeaderValue>, guest: Addr) -> Result<bool, No> {
         self.spend(guest)?;
         if !self.canary(at, share, place, token, host).await? {
