@@ -211,7 +211,7 @@ fn lay_out(file: &Path, check: bool) -> Result<bool> {
     let text = read(file)?;
     let laid_out = match format(&text) {
         Ok(t) => t,
-        Err(p) => return refuse(file, &[p]),
+        Err(p) => return refuse(file, &p),
     };
     if check {
         if laid_out != text {
@@ -313,8 +313,13 @@ fn read(file: &Path) -> Result<String> {
     }
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        let line = e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
-        anyhow!("{name}:{line}: byte {at} is not UTF-8\nhint: save the file as UTF-8")
+        let good = String::from_utf8_lossy(e.as_bytes().get(..at).unwrap_or_default());
+        let (line, column) = (good.matches('\n').count() + 1, good.chars().rev().take_while(|c| *c != '\n').count() + 1);
+        let what = match e.as_bytes() {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "the file is UTF-16, UTF-8 was expected".to_string(),
+            _ => format!("byte {at} is not UTF-8"),
+        };
+        anyhow!("{name}:{line}:{column}: {what}\nhint: save the file as UTF-8")
     })
 }
 

@@ -220,3 +220,42 @@ fn standard_input_and_early_readers() {
     let out = child.wait_with_output().unwrap();
     assert!(!String::from_utf8_lossy(&out.stderr).contains("panicked"));
 }
+
+#[test]
+fn every_syntax_error_is_told_in_one_run() {
+    let f = Files::new("syntax");
+    f.write("bad.hujson", "{\n  \"groups\": { \"group:a\": [\"x@example.com\" \"y@example.com\"] },\n  \"acls\" [],\n  hosts: {},\n  \"tests\": nil,\n}\n");
+    let (code, out, err) = f.run(&["check", "bad.hujson"]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    for place in ["bad.hujson:2:44:", "bad.hujson:3:10:", "bad.hujson:4:3:", "bad.hujson:5:12:"] {
+        assert!(err.contains(place), "{place} in {err}");
+    }
+    assert_eq!(err.matches("error: ").count(), 4, "{err}");
+    // A key that stands twice does not hide what else is wrong.
+    f.write("twice.hujson", "{ \"acls\": [], \"acls\": [], \"grnts\": [] }");
+    let (_, _, err) = f.run(&["check", "twice.hujson"]);
+    assert!(err.contains("twice.hujson:1:15: the key `acls` stands twice") && err.contains("did you mean `grants`?"), "{err}");
+}
+
+#[test]
+fn other_encodings_are_named() {
+    let f = Files::new("encodings");
+    let utf16: Vec<u8> = [0xfeffu16].into_iter().chain("{}".encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    f.write("utf16.hujson", utf16);
+    f.write("latin.hujson", b"{\n// \xc3\xa9 caf\xe9\n}");
+    let (code, _, err) = f.run(&["check", "utf16.hujson"]);
+    assert!(code == 1 && err.contains("utf16.hujson:1:1: the file is UTF-16") && err.contains("hint: save the file as UTF-8"), "{err}");
+    let (code, _, err) = f.run(&["check", "latin.hujson"]);
+    assert!(code == 1 && err.contains("latin.hujson:2:9: byte 12 is not UTF-8"), "{err}");
+}
+
+#[test]
+fn a_policy_on_one_long_line_is_read_in_its_own_time() {
+    let f = Files::new("long-line");
+    let rule = "{\"action\":\"accept\",\"src\":[\"10.0.0.0/8\"],\"dst\":[\"10.1.0.0/16:22\"]},";
+    f.write("long.hujson", format!("{{\"acls\":[{}]}}", rule.repeat(30_000)));
+    let begun = std::time::Instant::now();
+    assert_eq!(f.run(&["check", "long.hujson"]), (0, String::new(), String::new()));
+    // Two megabytes; when the place of each value was counted from the start of the line, this took minutes.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+}

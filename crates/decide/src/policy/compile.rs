@@ -222,9 +222,21 @@ impl<'a> Compiled<'a> {
         let mut out = Merge::default();
         match self.rules_of.get().and_then(|r| r.get(node)) {
             Some(list) => list.iter().for_each(|i| self.reduce(&self.rules.rules[*i as usize], node, &mut out)),
-            None => self.rules.rules.iter().for_each(|rule| self.reduce(rule, node, &mut out)),
+            None => self.rules.rules.iter().filter(|r| self.concerns(r, node)).for_each(|r| self.reduce(r, node, &mut out)),
         }
         out.done
+    }
+
+    /// False if the rule surely says nothing to this node; asked for one node, it spares most rules a closer look.
+    fn concerns(&self, rule: &Rule, node: usize) -> bool {
+        let touches = |d: &Dest| match d.set.and_then(|i| self.rules.targets.get(i)) {
+            None => true,
+            Some(t) => {
+                let set = &t.set;
+                t.any || set.nodes.has(node) || set.routers.has(node) || (set.internet && self.resolver.net.exits.has(node))
+            }
+        };
+        !rule.via.is_empty() || COMPANIONS.iter().any(|(c, _)| rule.app.contains_key(*c)) || rule.dst.iter().any(touches)
     }
 
     fn reduce(&self, rule: &Rule, node: usize, out: &mut Merge) {

@@ -10,10 +10,13 @@ const WIDTH: usize = 100;
 /// Lays a document out.
 ///
 /// # Errors
-/// The text is no HuJSON.
-pub fn format(text: &str) -> Result<String, Problem> {
+/// The text is no HuJSON: every place where it is not.
+pub fn format(text: &str) -> Result<String, Vec<Problem>> {
     // The parser judges; what follows may then take the shape for granted.
-    parse(text)?;
+    let (_, problems) = parse(text);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     let mut reader = Reader { text, lexer: Lexer::new(text), peeked: None, last_end: 0 };
     let mut lead = Vec::new();
     reader.comments(&mut lead);

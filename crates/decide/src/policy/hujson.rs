@@ -1,5 +1,5 @@
 //! HuJSON: JSON with comments and trailing commas. In: text. Out: a tree in which every value knows where it stands,
-//! or the place and reason of the first thing that is no HuJSON. Strict everywhere else: no single quotes, no bare
+//! or the place and reason of everything that is no HuJSON. Strict everywhere else: no single quotes, no bare
 //! keys, no duplicate keys, no raw control characters, no half surrogates.
 //!
 //! Our own and small, because the formatter needs the same tokens with their comments, and because the lenient
@@ -60,6 +60,8 @@ pub(crate) enum Kind {
     LineComment,
     BlockComment,
     End,
+    /// What the lexer could not read; it was told when it came.
+    Broken,
 }
 
 /// A token: what it is and its bytes.
@@ -73,13 +75,18 @@ pub(crate) struct Token {
 /// What is wrong and where.
 pub(crate) type Fault = (usize, String);
 
-/// Reads one document.
-pub(crate) fn parse(text: &str) -> Result<Item, Problem> {
-    let mut parser = Parser { lexer: Lexer::new(text), depth: 0 };
-    parser.document().map_err(|(at, message)| {
-        let problem = Lines::new(text).problem(at, message);
-        problem.hint("the file is HuJSON: JSON with // and /* */ comments and trailing commas")
-    })
+/// Faults after which reading stops: as many as a person is shown.
+const MAX_FAULTS: usize = 50;
+
+/// Reads one document; after a fault it goes on where the next value or key begins, so that one run shows all there is
+/// to mend. With the faults comes the tree if its shape is sound, which keys that stand twice leave it.
+pub(crate) fn parse(text: &str) -> (Option<Item>, Vec<Problem>) {
+    let mut parser = Parser { lexer: Lexer::new(text), depth: 0, back: None, faults: Vec::new(), broken: false, lost: false };
+    let item = parser.document().ok().filter(|_| !parser.broken);
+    let lines = Lines::new(text);
+    let hint = "the file is HuJSON: JSON with // and /* */ comments and trailing commas";
+    let problems = parser.faults.into_iter().map(|(at, message)| lines.problem(at, message).hint(hint));
+    (item, problems.collect())
 }
 
 impl Item {
@@ -142,6 +149,21 @@ impl<'a> Lexer<'a> {
         Ok(Token { kind, start, end })
     }
 
+    /// After a fault: passes over what could not be read, a text up to its end on the same line, a comment to the end.
+    fn skip(&mut self) -> Token {
+        let start = self.at;
+        let rest = &self.text[start..];
+        let line = rest.find('\n').unwrap_or(rest.len());
+        let first = rest.chars().next().unwrap_or(' ');
+        let len = match first {
+            '"' | '\'' => rest[1..line.max(1)].find(first).map_or(line, |n| n + 2),
+            '/' if rest.starts_with("/*") => rest.len(),
+            c => c.len_utf8().min(rest.len()),
+        };
+        self.at = start + len;
+        Token { kind: Kind::Broken, start, end: self.at }
+    }
+
     fn text_end(&self, start: usize) -> Result<usize, Fault> {
         let bytes = self.text.as_bytes();
         let mut at = start + 1;
@@ -185,95 +207,205 @@ impl<'a> Lexer<'a> {
     }
 }
 
+/// There is nothing more to read, or nothing that would make sense.
+struct Stop;
+
 struct Parser<'a> {
     lexer: Lexer<'a>,
     depth: usize,
+    /// A token that was taken too early.
+    back: Option<Token>,
+    faults: Vec<Fault>,
+    /// True if the shape of the document is wrong somewhere.
+    broken: bool,
+    /// True right after something unreadable: what is missing behind it is no fault of its own.
+    lost: bool,
 }
 
 impl Parser<'_> {
-    fn document(&mut self) -> Result<Item, Fault> {
+    fn document(&mut self) -> Result<Item, Stop> {
         let first = self.token()?;
         if first.kind == Kind::End {
-            return Err((first.start, "the document is empty; at least `{}` was expected".into()));
+            return self.stop((first.start, "the document is empty; at least `{}` was expected".into()));
         }
         let item = self.value(first)?;
         let rest = self.token()?;
-        if rest.kind == Kind::End { Ok(item) } else { Err((rest.start, "nothing may follow the document".into())) }
+        if rest.kind != Kind::End && !self.broken {
+            self.fault((rest.start, "nothing may follow the document".into()))?;
+        }
+        Ok(item)
+    }
+
+    fn fault(&mut self, fault: Fault) -> Result<(), Stop> {
+        self.broken = true;
+        self.faults.push(fault);
+        if self.faults.len() < MAX_FAULTS { Ok(()) } else { Err(Stop) }
+    }
+
+    fn stop<T>(&mut self, fault: Fault) -> Result<T, Stop> {
+        self.fault(fault)?;
+        Err(Stop)
     }
 
     /// The next token that is no comment.
-    fn token(&mut self) -> Result<Token, Fault> {
+    fn token(&mut self) -> Result<Token, Stop> {
+        if let Some(t) = self.back.take() {
+            return Ok(t);
+        }
         loop {
-            let t = self.lexer.next()?;
-            if !matches!(t.kind, Kind::LineComment | Kind::BlockComment) {
-                return Ok(t);
+            match self.lexer.next() {
+                Ok(t) if matches!(t.kind, Kind::LineComment | Kind::BlockComment) => {}
+                Ok(t) => return Ok(t),
+                Err(fault) => {
+                    self.fault(fault)?;
+                    return Ok(self.lexer.skip());
+                }
             }
         }
     }
 
-    fn value(&mut self, token: Token) -> Result<Item, Fault> {
+    /// Says what should have been here. The end of the file ends it all; brackets and commas are left to whom they
+    /// belong to.
+    fn miss(&mut self, token: Token, wanted: &str) -> Result<(), Stop> {
+        if !self.lost || token.kind == Kind::End {
+            let fault = self.unexpected(token, wanted);
+            self.fault(fault)?;
+        }
+        match token.kind {
+            Kind::End => return Err(Stop),
+            Kind::Close(_) | Kind::Comma => self.back = Some(token),
+            _ => {}
+        }
+        self.lost = true;
+        Ok(())
+    }
+
+    fn value(&mut self, token: Token) -> Result<Item, Stop> {
         let at = token.start;
+        self.lost = false;
         let value = match token.kind {
             Kind::Text => Json::Text(self.unescape(token)?),
-            Kind::Word => word(&self.lexer.text[token.start..token.end]).ok_or_else(|| self.unexpected(token, "a value"))?,
+            Kind::Word => match word(&self.lexer.text[token.start..token.end]) {
+                Some(value) => value,
+                None => {
+                    let fault = self.unexpected(token, "a value");
+                    self.fault(fault)?;
+                    Json::Null
+                }
+            },
             Kind::Open(bracket) => {
                 self.depth += 1;
                 if self.depth > MAX_DEPTH {
-                    return Err((at, format!("nested deeper than {MAX_DEPTH} levels")));
+                    return self.stop((at, format!("nested deeper than {MAX_DEPTH} levels")));
                 }
                 let inner = if bracket == b'{' { self.object()? } else { self.list()? };
                 self.depth -= 1;
                 inner
             }
-            _ => return Err(self.unexpected(token, "a value")),
+            Kind::Broken => {
+                self.lost = true;
+                Json::Null
+            }
+            _ => {
+                self.miss(token, "a value")?;
+                Json::Null
+            }
         };
         Ok(Item { at, value })
     }
 
-    fn list(&mut self) -> Result<Json, Fault> {
+    fn list(&mut self) -> Result<Json, Stop> {
         let mut out = Vec::new();
         loop {
             let t = self.token()?;
-            if t.kind == Kind::Close(b']') {
-                return Ok(Json::List(out));
-            }
-            out.push(self.value(t)?);
-            let t = self.token()?;
             match t.kind {
-                Kind::Comma => {}
-                Kind::Close(b']') => return Ok(Json::List(out)),
-                _ => return Err(self.unexpected(t, "`,` or `]`")),
+                Kind::Close(b']') => break,
+                Kind::Close(_) => {
+                    self.miss(t, "a value or `]`")?;
+                    break;
+                }
+                _ => out.push(self.value(t)?),
+            }
+            if self.closed(b']', "`,` or `]`")? {
+                break;
             }
         }
+        Ok(Json::List(out))
     }
 
-    fn object(&mut self) -> Result<Json, Fault> {
+    /// After a value: a comma, or the end of the list or object, which makes it true.
+    fn closed(&mut self, bracket: u8, wanted: &str) -> Result<bool, Stop> {
+        let t = self.token()?;
+        match t.kind {
+            Kind::Comma => {}
+            Kind::Close(b) if b == bracket => {
+                self.lost = false;
+                return Ok(true);
+            }
+            Kind::Close(_) => {
+                self.miss(t, wanted)?;
+                return Ok(true);
+            }
+            Kind::Colon => self.miss(t, wanted)?,
+            _ => {
+                self.miss(t, wanted)?;
+                // Only the comma was forgotten.
+                self.back = Some(t);
+            }
+        }
+        self.lost = false;
+        Ok(false)
+    }
+
+    fn object(&mut self) -> Result<Json, Stop> {
         let mut out: Vec<Member> = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
         loop {
             let t = self.token()?;
+            let mut key = None;
             match t.kind {
-                Kind::Close(b'}') => return Ok(Json::Object(out)),
-                Kind::Text => {}
-                _ => return Err(self.unexpected(t, "a key between double quotes, or `}`")),
+                Kind::Close(b'}') => break,
+                Kind::Text => key = Some(self.unescape(t)?),
+                Kind::Broken => self.lost = true,
+                _ => {
+                    self.miss(t, "a key between double quotes, or `}`")?;
+                    match t.kind {
+                        Kind::Close(_) => break,
+                        Kind::Open(_) | Kind::Colon => self.back = Some(t),
+                        _ => {}
+                    }
+                }
             }
-            let key = self.unescape(t)?;
-            if !seen.insert(key.clone()) {
-                return Err((t.start, format!("the key `{key}` stands twice in this object")));
+            let item = self.after_key()?;
+            if let (Some(key), Some(item)) = (key, item) {
+                if seen.insert(key.clone()) {
+                    out.push(Member { at: t.start, key, item });
+                } else {
+                    self.faults.push((t.start, format!("the key `{key}` stands twice in this object")));
+                }
             }
-            let colon = self.token()?;
-            if colon.kind != Kind::Colon {
-                return Err(self.unexpected(colon, "`:`"));
+            if self.closed(b'}', "`,` or `}`")? {
+                break;
             }
+        }
+        Ok(Json::Object(out))
+    }
+
+    /// `: value`; `None` where there is none.
+    fn after_key(&mut self) -> Result<Option<Item>, Stop> {
+        let t = self.token()?;
+        if t.kind == Kind::Colon {
             let first = self.token()?;
-            let item = self.value(first)?;
-            out.push(Member { at: t.start, key, item });
-            let t = self.token()?;
-            match t.kind {
-                Kind::Comma => {}
-                Kind::Close(b'}') => return Ok(Json::Object(out)),
-                _ => return Err(self.unexpected(t, "`,` or `}`")),
-            }
+            return self.value(first).map(Some);
+        }
+        if self.lost && !matches!(t.kind, Kind::Open(_)) {
+            self.back = Some(t);
+            return Ok(None);
+        }
+        self.miss(t, "`:`")?;
+        match t.kind {
+            Kind::Close(_) | Kind::Comma => Ok(None),
+            _ => self.value(t).map(Some),
         }
     }
 
@@ -285,8 +417,9 @@ impl Parser<'_> {
         (token.start, format!("{wanted} was expected, {came} came"))
     }
 
-    fn unescape(&self, token: Token) -> Result<String, Fault> {
-        let raw = &self.lexer.text[token.start + 1..token.end - 1];
+    fn unescape(&mut self, token: Token) -> Result<String, Stop> {
+        let text = self.lexer.text;
+        let raw = &text[token.start + 1..token.end - 1];
         if !raw.contains('\\') {
             return Ok(raw.to_string());
         }
@@ -295,7 +428,13 @@ impl Parser<'_> {
         while let Some(i) = rest.find('\\') {
             out.push_str(&rest[..i]);
             let at = token.start + 1 + (raw.len() - rest.len()) + i;
-            let (c, used) = escape(&rest[i..]).ok_or((at, "this escape is not one of JSON's".to_string()))?;
+            let (c, used) = match escape(&rest[i..]) {
+                Some(known) => known,
+                None => {
+                    self.fault((at, "this escape is not one of JSON's".to_string()))?;
+                    ('\u{fffd}', 1)
+                }
+            };
             out.push(c);
             rest = &rest[i + used..];
         }
@@ -389,13 +528,13 @@ mod tests {
     use super::*;
 
     fn fault(text: &str) -> (u32, u32, String) {
-        let p = parse(text).unwrap_err();
+        let p = parse(text).1.remove(0);
         (p.pos.line, p.pos.column, p.message)
     }
 
     #[test]
     fn comments_and_trailing_commas_are_read() {
-        let item = parse("// a\n{ /* b */ \"x\": [1, true, null, \"\\u00e9\\ud83d\\ude00\",], // c\n}").unwrap();
+        let item = parse("// a\n{ /* b */ \"x\": [1, true, null, \"\\u00e9\\ud83d\\ude00\",], // c\n}").0.unwrap();
         let Json::Object(o) = item.value else { panic!() };
         let Json::List(l) = &o[0].item.value else { panic!() };
         assert_eq!(l.len(), 4);
@@ -411,13 +550,25 @@ mod tests {
         assert_eq!(fault("{'a': 1}").1, 2);
         assert_eq!(fault("{\"a\": \"x\ny\"}").1, 7);
         for bad in ["{", "[1 2]", "{\"a\" 1}", "{} {}", "\"\\ud800\"", "\"\\x\"", "/* ", "nul", "-", "1.", "\"\u{1}\"", "[,]"] {
-            assert!(parse(bad).is_err(), "{bad}");
+            assert!(!parse(bad).1.is_empty(), "{bad}");
         }
     }
 
     #[test]
+    fn several_faults_are_told_at_once() {
+        let places = |text: &str| parse(text).1.iter().map(|p| (p.pos.line, p.pos.column)).collect::<Vec<_>>();
+        let text = "{\n\"a\": [1 2],\n\"b\" 3,\nc: 4,\n\"d\": tru,\n\"e\": 'x',\n\"f\": \"open,\n\"g\": [1,,2],\n\"h\": \"\\q\",\n\"i\": }";
+        assert_eq!(places(text), [(2, 9), (3, 5), (4, 1), (5, 6), (6, 6), (7, 6), (8, 9), (9, 7), (10, 6)]);
+        assert_eq!(places("[1, {\"a\": 1], 2]"), [(1, 12)], "one bracket, one fault");
+        assert_eq!(places("{\"a\": 1, \"a\": 2, \"b\": 1, \"b\": 1}"), [(1, 10), (1, 26)]);
+        assert!(parse("{\"a\": 1, \"a\": 2}").0.is_some() && parse("{\"a\" 1}").0.is_none());
+        assert_eq!(parse(&"'".repeat(1000)).1.len(), 2, "where a value was expected, and after it");
+        assert_eq!(parse(&format!("[{}]", "x y ".repeat(1000))).1.len(), MAX_FAULTS);
+    }
+
+    #[test]
     fn depth_is_bounded() {
-        assert!(parse(&"[".repeat(200_000)).is_err());
-        assert!(parse(&format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH))).is_ok());
+        assert_eq!(parse(&"[".repeat(200_000)).1.len(), 1);
+        assert!(parse(&format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH))).1.is_empty());
     }
 }

@@ -49,12 +49,23 @@ impl std::error::Error for Problem {}
 pub(crate) struct Lines<'a> {
     text: &'a str,
     starts: Vec<usize>,
+    /// Characters before every `STEP`th byte: a policy on one line of megabytes is counted once.
+    counts: Vec<usize>,
 }
+
+/// Bytes between two counts: few to walk over, little to keep.
+const STEP: usize = 256;
 
 impl<'a> Lines<'a> {
     pub(crate) fn new(text: &'a str) -> Lines<'a> {
         let starts = std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1));
-        Lines { text, starts: starts.collect() }
+        let mut sum = 0;
+        let counts = text.as_bytes().chunks(STEP).map(|chunk| {
+            let before = sum;
+            sum += characters(chunk);
+            before
+        });
+        Lines { text, starts: starts.collect(), counts: counts.collect() }
     }
 
     /// The place of an offset; an offset past the end is the end.
@@ -62,11 +73,46 @@ impl<'a> Lines<'a> {
         let at = at.min(self.text.len());
         let line = self.starts.partition_point(|s| *s <= at).max(1);
         let start = self.starts.get(line - 1).copied().unwrap_or(0);
-        let column = self.text.get(start..at).map_or(at - start, |t| t.chars().count());
+        let column = self.before(at) - self.before(start);
         Pos { line: line as u32, column: column as u32 + 1 }
+    }
+
+    /// Characters before an offset.
+    fn before(&self, at: usize) -> usize {
+        let from = at / STEP;
+        let Some(count) = self.counts.get(from) else { return self.counts.last().map_or(0, |c| c + self.rest(self.counts.len() - 1, at)) };
+        count + self.rest(from, at)
+    }
+
+    fn rest(&self, step: usize, at: usize) -> usize {
+        characters(self.text.as_bytes().get(step * STEP..at).unwrap_or_default())
     }
 
     pub(crate) fn problem(&self, at: usize, message: impl Into<String>) -> Problem {
         Problem { pos: self.pos(at), message: message.into(), hint: None }
+    }
+}
+
+/// Characters that begin in these bytes of UTF-8.
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|b| **b & 0xc0 != 0x80).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_count_characters() {
+        let text = "aé\n".repeat(100) + &"é😀x".repeat(500) + "\nz";
+        let lines = Lines::new(&text);
+        for (at, _) in text.char_indices().chain([(text.len(), ' ')]) {
+            let before = &text[..at];
+            let start = before.rfind('\n').map_or(0, |i| i + 1);
+            let want = Pos { line: before.matches('\n').count() as u32 + 1, column: before[start..].chars().count() as u32 + 1 };
+            assert_eq!(lines.pos(at), want, "{at}");
+        }
+        assert_eq!(Lines::new("").pos(7), Pos { line: 1, column: 1 });
+        assert_eq!(Lines::new(&"x".repeat(512)).pos(512).column, 513);
     }
 }

@@ -31,9 +31,10 @@ const MAX_CHECK_PERIOD: u64 = 168 * 3600;
 pub(crate) fn read(text: &str) -> (Policy, Vec<Problem>) {
     let mut reader = Reader { lines: Lines::new(text), problems: Vec::new() };
     let mut policy = Policy::default();
-    match parse(text) {
-        Ok(root) => reader.document(&root, &mut policy),
-        Err(problem) => reader.problems.push(problem),
+    let (root, problems) = parse(text);
+    reader.problems = problems;
+    if let Some(root) = root {
+        reader.document(&root, &mut policy);
     }
     (policy, reader.problems)
 }

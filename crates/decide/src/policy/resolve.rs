@@ -37,6 +37,8 @@ pub(crate) struct Set {
 pub(crate) struct Net {
     /// Addresses of nodes in order, with the node's place.
     addrs: Vec<(Addr, usize)>,
+    /// True if no two nodes have the same address.
+    unique: bool,
     /// Approved routes of each node, exit routes included, in order.
     pub(crate) approved: Vec<Vec<Prefix>>,
     /// The different approved subnet routes, in order.
@@ -96,7 +98,8 @@ impl Net {
         }
         let exits = Bits::of(nodes.len(), (0..nodes.len()).filter(|i| approved[*i].iter().any(|p| is_exit(*p))));
         let routed = routes.iter().copied().collect();
-        Net { addrs, routed, approved, routes, routers, routes_of, exits, len: nodes.len() }
+        let unique = addrs.windows(2).all(|w| w[0].0 != w[1].0);
+        Net { addrs, unique, routed, approved, routes, routers, routes_of, exits, len: nodes.len() }
     }
 
     /// The node that has this address.
@@ -118,13 +121,26 @@ impl Net {
     }
 
     /// Everything known of these addresses.
-    pub(crate) fn set(&self, wide: Ranges, mut hosts: Vec<Prefix>, internet: bool) -> Set {
+    pub(crate) fn set(&self, wide: Ranges, hosts: Vec<Prefix>, internet: bool) -> Set {
+        self.complete(wide, hosts, internet, None)
+    }
+
+    /// The addresses of these nodes.
+    fn set_of(&self, topology: &Topology, nodes: &[usize]) -> Set {
+        let hosts = nodes.iter().filter_map(|n| topology.nodes.get(*n)).flat_map(super::topology::Node::addrs).map(Prefix::host);
+        // Without an address a node is in no set of addresses; where two share one, both are.
+        let known = |n: &&usize| topology.nodes.get(**n).is_some_and(|n| n.addrs().next().is_some());
+        let bits = self.unique.then(|| Bits::of(self.len, nodes.iter().filter(known).copied()));
+        self.complete(Ranges::new(), hosts.collect(), false, bits)
+    }
+
+    fn complete(&self, wide: Ranges, mut hosts: Vec<Prefix>, internet: bool, nodes: Option<Bits>) -> Set {
         hosts.sort_unstable();
         hosts.dedup();
         hosts.retain(|h| !wide.covers(*h));
         let mut ranges: Ranges = hosts.iter().copied().collect();
         ranges.add(&wide);
-        let nodes = self.nodes_in(&ranges);
+        let nodes = nodes.unwrap_or_else(|| self.nodes_in(&ranges));
         let (routers, routes) = (Bits::new(self.len), Bits::new(self.routes.len()));
         let mut set = Set { ranges, hosts, wide, nodes, routers, routes, internet };
         if set.wide.is_empty() && !set.hosts.iter().any(|h| self.routed.overlaps(*h)) {
@@ -143,6 +159,22 @@ impl Net {
 }
 
 impl Set {
+    /// Both together. What either touches, both touch: nothing is looked up again.
+    pub(crate) fn with(mut self, other: Set) -> Set {
+        self.ranges.add(&other.ranges);
+        self.wide.add(&other.wide);
+        self.hosts.extend(other.hosts);
+        self.hosts.sort_unstable();
+        self.hosts.dedup();
+        let wide = &self.wide;
+        self.hosts.retain(|h| !wide.covers(*h));
+        self.nodes.add(&other.nodes);
+        self.routers.add(&other.routers);
+        self.routes.add(&other.routes);
+        self.internet |= other.internet;
+        self
+    }
+
     /// Its prefixes in order; addresses that stand one by one stay so.
     pub(crate) fn prefixes(&self) -> Vec<Prefix> {
         let mut out = self.wide.prefixes();
@@ -177,8 +209,7 @@ impl<'a> Resolver<'a> {
     /// What a name stands for, everything known about it.
     pub(crate) fn set(&self, who: &Who) -> Set {
         if let Some(nodes) = self.nodes_of(who) {
-            let addrs = nodes.iter().flat_map(|n| self.topology.nodes[*n].addrs());
-            return self.net.set(Ranges::new(), addrs.map(Prefix::host).collect(), false);
+            return self.net.set_of(self.topology, &nodes);
         }
         let (ranges, internet) = self.addresses(who);
         match ranges.prefixes().as_slice() {

@@ -223,20 +223,22 @@ impl Builder<'_, '_> {
         if !posture.is_empty() {
             return self.fit_sources(src, posture, s);
         }
-        let (mut wide, mut hosts) = (Ranges::new(), Vec::new());
+        let mut all = None;
         for who in src {
             let set = self.set(who);
             s.parts.extend(set.prefixes());
             if any && *who != Who::Any {
                 s.beside.extend(set.texts());
             }
-            wide.add(&set.wide);
-            hosts.extend(set.hosts);
+            all = Some(match all {
+                None => set,
+                Some(all) => Set::with(all, set),
+            });
         }
+        s.base = Set { internet: false, ..all.unwrap_or_default() };
         if any {
             s.routes = self.r.net.routes.clone();
         }
-        s.base = self.r.net.set(wide, hosts, false);
         if s.routes.is_empty() {
             s.set = s.base.clone();
         } else {

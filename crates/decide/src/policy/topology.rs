@@ -97,8 +97,10 @@ impl Topology {
     /// # Errors
     /// Everything in it that has the wrong form, with its place.
     pub fn read(text: &str) -> Result<Topology, Vec<Problem>> {
-        let root = parse(text).map_err(|p| vec![p])?;
+        let (root, problems) = parse(text);
+        let Some(root) = root else { return Err(problems) };
         let mut r = Reader::new(text);
+        r.problems = problems;
         let mut out = Topology::default();
         match field(&root, "users") {
             Some(users) => out.users = r.items(users, "users").iter().filter_map(|u| user(&mut r, u)).collect(),
