@@ -100,7 +100,7 @@ fn bad_files_are_said_in_words() {
     for (args, code, part) in [
         (vec!["check", "none.hujson"], 1, "error: cannot read none.hujson: No such file"),
         (vec!["check", "."], 1, "error: cannot read ."),
-        (vec!["check", "latin.hujson"], 1, "error: latin.hujson:2: byte 16 is not UTF-8\nhint: "),
+        (vec!["check", "latin.hujson"], 1, "error: latin.hujson:2:15: byte 16 is not UTF-8\nhint: "),
         (vec!["check", "empty.hujson"], 1, "error: empty.hujson:1:1: the document is empty"),
         (vec!["check", "deep.hujson"], 1, "nested deeper than"),
         (vec!["check", "list.hujson"], 1, "error: list.hujson:1:1: an object `{…}` was expected, a list came"),
@@ -227,7 +227,7 @@ fn every_syntax_error_is_told_in_one_run() {
     f.write("bad.hujson", "{\n  \"groups\": { \"group:a\": [\"x@example.com\" \"y@example.com\"] },\n  \"acls\" [],\n  hosts: {},\n  \"tests\": nil,\n}\n");
     let (code, out, err) = f.run(&["check", "bad.hujson"]);
     assert_eq!((code, out.as_str()), (1, ""));
-    for place in ["bad.hujson:2:44:", "bad.hujson:3:10:", "bad.hujson:4:3:", "bad.hujson:5:12:"] {
+    for place in ["bad.hujson:2:43:", "bad.hujson:3:10:", "bad.hujson:4:3:", "bad.hujson:5:12:"] {
         assert!(err.contains(place), "{place} in {err}");
     }
     assert_eq!(err.matches("error: ").count(), 4, "{err}");
@@ -246,7 +246,7 @@ fn other_encodings_are_named() {
     let (code, _, err) = f.run(&["check", "utf16.hujson"]);
     assert!(code == 1 && err.contains("utf16.hujson:1:1: the file is UTF-16") && err.contains("hint: save the file as UTF-8"), "{err}");
     let (code, _, err) = f.run(&["check", "latin.hujson"]);
-    assert!(code == 1 && err.contains("latin.hujson:2:9: byte 12 is not UTF-8"), "{err}");
+    assert!(code == 1 && err.contains("latin.hujson:2:9: byte 11 is not UTF-8"), "{err}");
 }
 
 #[test]

@@ -128,6 +128,8 @@ impl<'p> Checker<'p> {
             Who::Tag(_) => ("tagOwners", keys(&p.tag_owners)),
             Who::Host(_) => ("hosts", keys(&p.hosts)),
             Who::IpSet(_) => ("ipsets", keys(&p.ipsets)),
+            // A document of the hosted service names services that it defines elsewhere; here they have no address.
+            Who::Service(_) if p.services.is_empty() => return,
             Who::Service(_) => ("services", keys(&p.services)),
             Who::App(_) => ("the app connectors of nodeAttrs", apps(p)),
             _ => return,

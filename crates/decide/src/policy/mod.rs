@@ -73,3 +73,25 @@ impl Policy {
         self.lists.iter().map(|(name, list)| (name.clone(), entries(&list.it))).collect()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod names {
+    use super::*;
+
+    #[test]
+    fn services_of_elsewhere_are_accepted_and_stand_for_nobody() {
+        let policy = Policy::parse(r#"{"grants": [{"src": ["*"], "dst": ["svc:web"], "ip": ["443"]}]}"#).unwrap();
+        let topology = Topology::read(r#"{"users": [], "nodes": {"a": {"tags": ["tag:a"], "ipv4": "100.64.0.1"}}}"#).unwrap();
+        assert!(Compiled::new(&policy, &topology).for_all().all(|v| v.filter.is_empty() && v.peers.is_empty()));
+        // Whoever defines services here may slip with the pen.
+        let text = r#"{"services": {"svc:git": {"addrs": ["192.0.2.5"]}}, "grants": [{"src": ["*"], "dst": ["svc:gti"], "ip": ["443"]}]}"#;
+        assert!(Policy::parse(text).unwrap_err()[0].hint.as_deref().is_some_and(|h| h.contains("svc:git")));
+    }
+
+    #[test]
+    fn logins_are_no_people() {
+        let text = r#"{"grants": [{"src": ["localpart:*@example.com"], "dst": ["*"], "ip": ["22"]}]}"#;
+        assert!(Policy::parse(text).unwrap_err()[0].message.contains("names logins"));
+    }
+}

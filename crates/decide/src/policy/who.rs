@@ -156,6 +156,9 @@ pub(crate) fn read_who(text: &str) -> Result<Who, String> {
             _ => Err(format!("`{text}` is no user: write `user:*@DOMAIN` or an address like `odin@example.com`")),
         };
     }
+    if text.starts_with("localpart:") {
+        return Err(format!("`{text}` names logins, under `users` of an SSH rule only; people of a domain are `user:*@DOMAIN`"));
+    }
     if let Some(group) = text.strip_prefix("autogroup:") {
         return autogroup(group);
     }
