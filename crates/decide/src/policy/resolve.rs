@@ -397,3 +397,41 @@ pub(crate) fn role_reaches(r: &Resolver<'_>, node: usize, role: Role) -> bool {
         owners.iter().any(|o| users(policy, topology, people, &o.it).iter().any(exact))
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::who::read_who;
+    use super::*;
+
+    const NODES: &str = r#"{"users": [{"id": 1, "name": "ada", "email": "ada@example.com"}], "nodes": {
+        "a": {"user": "ada", "ipv4": "100.64.0.1", "ipv6": "fd7a::1"}, "b": {"user": "ada", "ipv4": "100.64.0.2"},
+        "c": {"tags": ["tag:x"], "ipv4": "100.64.0.3", "routable_ips": ["10.0.0.0/16"], "approved_routes": ["10.0.0.0/16"]},
+        "none": {"tags": ["tag:x"]},
+        "twin": {"tags": ["tag:y"], "ipv4": "TWIN", "routable_ips": ["10.0.0.0/24", "10.9.0.0/16", "0.0.0.0/0"],
+                 "approved_routes": ["10.0.0.0/24", "10.9.0.0/16", "0.0.0.0/0"]}}}"#;
+
+    /// What is looked up once and joined is what a look-up of everything finds, also where two nodes share an address.
+    #[test]
+    fn joined_sets_are_sets_of_the_joined() {
+        let policy = Policy::parse(r#"{"tagOwners": {"tag:x": [], "tag:y": []}}"#).unwrap();
+        let fields = |s: &Set| (s.ranges.clone(), s.hosts.clone(), s.wide.clone(), s.nodes.clone(), s.routers.clone(), s.routes.clone());
+        for twin in ["100.64.0.9", "100.64.0.1"] {
+            let topology = Topology::read(&NODES.replace("TWIN", twin)).unwrap();
+            let r = Resolver::new(&policy, &topology);
+            let names = ["ada@example.com", "tag:x", "tag:y", "autogroup:member", "100.64.0.1", "100.64.0.0/30", "10.0.0.0/8", "10.0.0.7", "*"];
+            for a in names {
+                let one = r.set(&read_who(a).unwrap());
+                assert_eq!(fields(&one), fields(&r.net.set(one.wide.clone(), one.hosts.clone(), false)), "{a} with twin {twin}");
+                for b in names {
+                    let two = r.set(&read_who(b).unwrap());
+                    let (mut wide, mut hosts) = (one.wide.clone(), one.hosts.clone());
+                    wide.add(&two.wide);
+                    hosts.extend(two.hosts.iter().copied());
+                    let want = r.net.set(wide, hosts, false);
+                    assert_eq!(fields(&one.clone().with(two)), fields(&want), "{a} and {b} with twin {twin}");
+                }
+            }
+        }
+    }
+}
