@@ -84,7 +84,8 @@ pub struct PacketFilter {
 /// Rules by port, under one protocol.
 #[derive(Debug, Default)]
 struct Ports {
-    stretches: Stretches<u16>,
+    starts: Vec<u16>,
+    rows: Vec<u32>,
     store: Rows,
     /// Rules that open every port: for protocols without ports.
     all: u32,
@@ -98,25 +99,11 @@ struct Table {
     store: Rows,
 }
 
-/// Stretches in order. Searching counts within blocks of [`FAN`] keys from the top level down: a few steps through
-/// neighbouring memory, where halving the whole list would take a far jump for each.
 #[derive(Debug, Default)]
 struct Stretches<K> {
-    /// The first key of every block of the level below, from the level of one block down to where each stretch begins.
-    levels: Vec<Level<K>>,
+    starts: Vec<K>,
     rows: Vec<u32>,
 }
-
-/// Keys in blocks; the last block is filled up with the last key.
-#[derive(Debug)]
-struct Level<K> {
-    blocks: Vec<[K; FAN]>,
-    /// Place of the last key.
-    last: usize,
-}
-
-/// Keys of a block: 16 IPv4 addresses are one line of a processor's cache.
-const FAN: usize = 16;
 
 /// A set of rules: the words of bits that are not zero, in order; and all words, where many are not.
 #[derive(Debug, Default, Clone, Copy)]
@@ -328,8 +315,8 @@ impl Table {
         let (starts4, rows4) = sweep(u128::from(u32::MAX), &v4, &mut store);
         let (starts6, rows6) = sweep(u128::MAX, &v6, &mut store);
         Table {
-            v4: Stretches::new(starts4.into_iter().map(|s| s as u32).collect(), rows4),
-            v6: Stretches::new(starts6, rows6),
+            v4: Stretches { starts: starts4.into_iter().map(|s| s as u32).collect(), rows: rows4 },
+            v6: Stretches { starts: starts6, rows: rows6 },
             store: store.rows,
         }
     }
@@ -343,28 +330,10 @@ impl Table {
 }
 
 impl<K: Ord + Copy> Stretches<K> {
-    fn new(mut starts: Vec<K>, rows: Vec<u32>) -> Stretches<K> {
-        let mut levels = Vec::new();
-        while let Some(last) = starts.last().copied() {
-            let block = |keys: &[K]| std::array::from_fn(|i| keys.get(i).copied().unwrap_or(last));
-            let above = if starts.len() > FAN { starts.iter().step_by(FAN).copied().collect() } else { Vec::new() };
-            levels.push(Level { blocks: starts.chunks(FAN).map(block).collect(), last: starts.len() - 1 });
-            starts = above;
-        }
-        levels.reverse();
-        Stretches { levels, rows }
-    }
-
-    /// The row of the last stretch that begins at the key or before it.
     #[inline]
     fn find(&self, key: K) -> Option<u32> {
-        let mut at = 0;
-        for level in &self.levels {
-            // A block has a fixed size, so that its keys are compared side by side.
-            let before = level.blocks.get(at)?.iter().fold(0u32, |n, s| n + u32::from(*s <= key)).checked_sub(1)?;
-            at = (at * FAN + before as usize).min(level.last);
-        }
-        self.rows.get(at).copied()
+        let i = self.starts.partition_point(|s| *s <= key).checked_sub(1)?;
+        self.rows.get(i).copied()
     }
 }
 
@@ -375,12 +344,13 @@ impl Ports {
         let (starts, rows) = sweep(u128::from(u16::MAX), &ranges, &mut store);
         let all = list.iter().filter(|(a, b, _)| *a == 0 && *b == u16::MAX).map(|(_, _, i)| (*i, 1)).collect();
         let all = store.place(words(&all));
-        Ports { stretches: Stretches::new(starts.into_iter().map(|s| s as u16).collect(), rows), store: store.rows, all }
+        Ports { starts: starts.into_iter().map(|s| s as u16).collect(), rows, store: store.rows, all }
     }
 
     #[inline]
     fn row(&self, port: u16) -> Option<Row<'_>> {
-        Some(self.store.get(self.stretches.find(port)?))
+        let i = self.starts.partition_point(|s| *s <= port).checked_sub(1)?;
+        Some(self.store.get(*self.rows.get(i)?))
     }
 }
 
@@ -554,20 +524,6 @@ mod tests {
         assert_eq!(f.incoming(&packet("9.9.9.9", "100.64.0.1", 47, 0, PacketKind::Plain)), Reason::Rule);
         assert_eq!(f.incoming(&packet("9.9.9.9", "100.64.0.1", 50, 0, PacketKind::Plain)), Reason::NoRule);
         assert_eq!(f.incoming(&packet("100.64.0.2", "100.64.0.1", 132, 22, PacketKind::Plain)), Reason::NoRule);
-    }
-
-    #[test]
-    fn the_search_by_blocks_finds_what_a_walk_finds() {
-        for len in [1u32, 2, 15, 16, 17, 255, 256, 257, 4097] {
-            let starts: Vec<u32> = (0..len).map(|i| i * 3).collect();
-            let s = Stretches::new(starts.clone(), (0..len).collect());
-            for key in 0..len * 3 + 5 {
-                let walk = starts.iter().rposition(|s| *s <= key).map(|i| i as u32);
-                assert_eq!(s.find(key), walk, "{key} of {len}");
-            }
-        }
-        assert_eq!(Stretches::new(vec![5u32], vec![7]).find(4), None);
-        assert_eq!(Stretches::<u32>::default().find(4), None);
     }
 
     #[test]
