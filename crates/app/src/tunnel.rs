@@ -33,6 +33,7 @@ pub(crate) async fn edge(plan: EdgePlan) -> Done {
     }
     say_where(&edge, &tls, plan.token_place.as_ref());
     ready.ready();
+    net::memory::forget_startup_code();
     Ok(run.finish().await?)
 }
 
@@ -41,6 +42,14 @@ pub(crate) async fn client(plan: ClientPlan) -> Done {
     let run = Run::new(plan.drain);
     run.follow_signals()?;
     client_room::start(plan.settings, &run).await?;
+    let running = run.clone();
+    run.visit("start-up memory", async move {
+        // Until the first session the client still runs through start-up code.
+        tokio::select! {
+            () = running.ready() => net::memory::forget_startup_code(),
+            () = running.stopping() => {}
+        }
+    });
     Ok(run.finish().await?)
 }
 

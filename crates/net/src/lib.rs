@@ -5,5 +5,6 @@ pub mod buffers;
 pub mod dial;
 pub mod link;
 pub mod replace;
+pub mod memory;
 pub mod sockets;
 pub mod tls;
