@@ -104,7 +104,8 @@ pub fn start(run: &Run, doors: &Arc<Doors>, find: Find) -> anyhow::Result<()> {
 /// # Errors
 /// A text that is no list, with its column; an empty value. Files are only named here, [`load`] reads them.
 pub fn parts(value: &str, from: &str, dir: Option<&Path>) -> anyhow::Result<Vec<ListPart>> {
-    if value.trim().is_empty() {
+    // Commas alone are as empty as nothing.
+    if value.replace(',', " ").trim().is_empty() {
         anyhow::bail!("{from} is empty; write `none` to let nobody in, or `all`");
     }
     let mut files = Vec::new();
@@ -151,6 +152,9 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
         }
         out.lists.push(list);
     }
+    // One flag may make two lists; what is odd about it is said once.
+    let mut said = std::collections::BTreeSet::new();
+    out.warnings.retain(|w| said.insert(w.clone()));
     Ok(out)
 }
 

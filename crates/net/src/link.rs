@@ -29,6 +29,10 @@ pub struct Link {
     pub write: LinkWrite,
 }
 
+/// Ends a link from outside.
+#[derive(Debug, Clone)]
+pub struct Closer(std::sync::Weak<Shared>);
+
 /// The reading half.
 #[derive(Debug)]
 pub struct LinkRead {
@@ -113,10 +117,32 @@ impl Link {
         self.read.shared.socket.peer_addr()
     }
 
+    /// Ends this link later, when its halves are elsewhere.
+    #[must_use]
+    pub fn closer(&self) -> Closer {
+        Closer(Arc::downgrade(&self.read.shared))
+    }
+
     /// Puts two halves together again; `None` if they are of different links.
     #[must_use]
     pub fn join(read: LinkRead, write: LinkWrite) -> Option<Link> {
         Arc::ptr_eq(&read.shared, &write.shared).then_some(Link { read, write })
+    }
+}
+
+impl Closer {
+    /// Ends the link in both directions, whoever is using it; whoever reads sees the end.
+    pub fn close(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            // A connection that is already gone has nothing left to end.
+            let _ = socket2::SockRef::from(&shared.socket).shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// True once nobody holds the link any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
     }
 }
 

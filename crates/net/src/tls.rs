@@ -69,7 +69,7 @@ pub fn own_ca(dir: &Path, sans: &[String]) -> Result<(Arc<ServerConfig>, Digest)
     let ca_pem = fs::read_to_string(&ca_path).with_context(|| format!("cannot read {}", ca_path.display()))?;
     let key_pem = fs::read_to_string(&key_path).with_context(|| format!("cannot read {}", key_path.display()))?;
     let ca_der = CertificateDer::from_pem_slice(ca_pem.as_bytes())
-        .map_err(|e| anyhow::anyhow!("{} holds no certificate in PEM: {e:?}", ca_path.display()))?;
+        .map_err(|e| anyhow::anyhow!("{} holds no certificate in PEM: {e}", ca_path.display()))?;
     let ca_key = KeyPair::from_pem(&key_pem).with_context(|| format!("{} holds no key in PEM", key_path.display()))?;
     let issuer = Issuer::from_ca_cert_der(&ca_der, ca_key)
         .with_context(|| format!("{} and {} do not belong together", ca_path.display(), key_path.display()))?;
@@ -85,14 +85,14 @@ pub fn own_ca(dir: &Path, sans: &[String]) -> Result<(Arc<ServerConfig>, Digest)
 /// A file cannot be read, holds no PEM, or the key is not the certificate's.
 pub fn own_certificate(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
-        .map_err(|e| anyhow::anyhow!("cannot read {}: {e:?}", cert.display()))?
+        .map_err(|e| anyhow::anyhow!("cannot read {}: {e}", cert.display()))?
         .collect::<Result<_, _>>()
-        .map_err(|e| anyhow::anyhow!("{} is not PEM: {e:?}", cert.display()))?;
+        .map_err(|e| anyhow::anyhow!("{} is not PEM: {e}", cert.display()))?;
     if chain.is_empty() {
         bail!("{} holds no certificate", cert.display());
     }
     let key_der = PrivateKeyDer::from_pem_file(key)
-        .map_err(|e| anyhow::anyhow!("{} holds no private key in PEM: {e:?}", key.display()))?;
+        .map_err(|e| anyhow::anyhow!("{} holds no private key in PEM: {e}", key.display()))?;
     server_config(chain, key_der)
         .with_context(|| format!("cannot use {} with the key {}", cert.display(), key.display()))
 }
@@ -121,9 +121,9 @@ pub fn system_roots(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>> {
     if let Some(path) = ca_file {
         let before = roots.len();
         let certs = CertificateDer::pem_file_iter(path)
-            .map_err(|e| anyhow::anyhow!("cannot read {}: {e:?}", path.display()))?;
+            .map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
         for cert in certs {
-            let cert = cert.map_err(|e| anyhow::anyhow!("{} is not PEM: {e:?}", path.display()))?;
+            let cert = cert.map_err(|e| anyhow::anyhow!("{} is not PEM: {e}", path.display()))?;
             roots.add(cert).with_context(|| format!("{} holds a certificate that is no CA", path.display()))?;
         }
         if roots.len() == before {

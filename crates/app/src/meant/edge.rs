@@ -127,7 +127,8 @@ pub(crate) fn set_of(name: &str, flags: &[String], file: Option<(&ListValue, &Re
     };
     let sources = Sources { lists: vec![ListSource { name: name.to_string(), parts }], also_watch: Vec::new() };
     let mut loaded = lists::load(&sources)?;
-    for w in &loaded.warnings {
+    // `none` is this set's default; only what its entries look like deserves a word.
+    for w in loaded.warnings.iter().filter(|w| !w.contains("lets nobody in")) {
         warn!("{w}");
     }
     Ok(loaded.lists.pop().map(|l| l.set).unwrap_or_default())

@@ -3,11 +3,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use net::buffers::Lease;
-use net::link::{Link, LinkRead, LinkWrite};
+use net::link::{Closer, Link, LinkRead, LinkWrite};
 use parking_lot::Mutex;
 use wire::frame::{FRAME_HEAD, FrameReader, Head, Kind, Part};
 use wire::ws::{self, HEAD_MAX, Role, WsItem, WsReader};
@@ -72,13 +73,31 @@ pub(super) enum Next {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     idle: Mutex<Vec<BulkLink>>,
-    /// Links that exist or were asked for.
-    known: AtomicU32,
-    /// Links asked for that have not come.
-    asked: AtomicU32,
+    counts: Mutex<Counts>,
+    /// Every link that lives, to end them with the session.
+    all: Mutex<Vec<Closer>>,
     /// Carrier that requests for more go to.
     main: Mutex<Option<std::sync::Weak<Carrier>>>,
 }
+
+/// How many links there are and will be.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Links that live or were asked for.
+    known: u32,
+    /// Links asked for that have not come.
+    asked: u32,
+    /// When the last one was asked for.
+    asked_at: Option<Instant>,
+    /// The session is over: no link is wanted.
+    over: bool,
+}
+
+/// A link that was asked for and has not come by then will not come: a dial takes 15 s at the most.
+const COMES_WITHIN: Duration = Duration::from_secs(20);
+
+/// Links asked for at the same time.
+const ASKED_MAX: u32 = 4;
 
 impl BulkLink {
     pub(super) fn new(link: Link, role: Role, ws: WsReader) -> BulkLink {
@@ -221,7 +240,8 @@ impl BulkWrite {
 
 impl Pool {
     pub(super) fn new() -> Arc<Pool> {
-        Arc::new(Pool { known: AtomicU32::new(WARM), asked: AtomicU32::new(WARM), ..Pool::default() })
+        let counts = Counts { known: WARM, asked: WARM, asked_at: Some(Instant::now()), over: false };
+        Arc::new(Pool { counts: Mutex::new(counts), ..Pool::default() })
     }
 
     /// Requests for more links go to this carrier.
@@ -229,19 +249,33 @@ impl Pool {
         *self.main.lock() = Some(Arc::downgrade(carrier));
     }
 
-    /// A link that the client dialled. False if there are too many.
-    pub(super) fn arrived(&self, link: BulkLink) -> bool {
-        if self.asked.load(Ordering::Relaxed) == 0 {
-            // Dialled again after one was lost.
-            if self.known.fetch_add(1, Ordering::Relaxed) >= LINKS_MAX {
-                self.known.fetch_sub(1, Ordering::Relaxed);
-                return false;
-            }
-        } else {
-            self.asked.fetch_sub(1, Ordering::Relaxed);
+    /// A link that the client dialled. False if there are too many, or the session is over.
+    pub(super) fn arrived(&self, link: BulkLink, closer: Closer) -> bool {
+        let mut counts = self.counts.lock();
+        if counts.over {
+            return false;
         }
+        if counts.asked > 0 {
+            counts.asked -= 1;
+        } else if counts.known < LINKS_MAX {
+            // Dialled again after one was lost.
+            counts.known += 1;
+        } else {
+            return false;
+        }
+        let mut all = self.all.lock();
+        all.retain(|c| !c.is_gone());
+        all.push(closer);
+        drop(all);
         self.idle.lock().push(link);
         true
+    }
+
+    /// Ends every link, whoever uses it: the session is over.
+    pub(super) fn end(&self) {
+        self.counts.lock().over = true;
+        self.idle.lock().clear();
+        self.all.lock().drain(..).for_each(|c| c.close());
     }
 
     /// Gives a link to a stream, or asks the client for more.
@@ -263,7 +297,7 @@ impl Pool {
             }
             let payload = [core.carrier.no];
             if !link.is_alive() || link.write.send(Kind::Bind, core.id, &payload).is_err() {
-                self.known.fetch_sub(1, Ordering::Relaxed);
+                self.lost(1);
                 core.settled.store(false, Ordering::Release);
                 continue;
             }
@@ -274,7 +308,7 @@ impl Pool {
                     let Some(pool) = pool.upgrade() else { return };
                     match link {
                         Some(link) => pool.idle.lock().push(link),
-                        None => pool.lost(),
+                        None => pool.lost(1),
                     }
                 }),
             );
@@ -282,19 +316,27 @@ impl Pool {
         }
     }
 
-    /// A link that was given out will not come back.
-    fn lost(&self) {
-        let _ = self.known.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    /// Links that will not come back.
+    fn lost(&self, n: u32) {
+        let mut counts = self.counts.lock();
+        counts.known = counts.known.saturating_sub(n);
     }
 
     /// Drops links that died or that nobody needs any more. Call it every half minute.
     pub(super) fn sweep(&self) {
-        let mut idle = self.idle.lock();
-        let before = idle.len();
-        idle.retain_mut(BulkLink::is_alive);
-        idle.truncate(IDLE_KEEP);
-        let gone = (before - idle.len()) as u32;
-        let _ = self.known.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(gone)));
+        let gone = {
+            let mut idle = self.idle.lock();
+            let before = idle.len();
+            idle.retain_mut(BulkLink::is_alive);
+            idle.truncate(IDLE_KEEP);
+            (before - idle.len()) as u32
+        };
+        self.lost(gone);
+        let mut counts = self.counts.lock();
+        if counts.asked > 0 && counts.asked_at.is_none_or(|at| at.elapsed() > COMES_WITHIN) {
+            counts.known = counts.known.saturating_sub(counts.asked);
+            counts.asked = 0;
+        }
     }
 
     /// Idle links now.
@@ -303,12 +345,16 @@ impl Pool {
     }
 
     fn ask_for_more(&self) {
-        if self.asked.load(Ordering::Relaxed) >= 4 || self.known.load(Ordering::Relaxed) >= LINKS_MAX {
-            return;
-        }
         let Some(main) = self.main.lock().as_ref().and_then(std::sync::Weak::upgrade) else { return };
-        self.known.fetch_add(1, Ordering::Relaxed);
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut counts = self.counts.lock();
+            if counts.asked >= ASKED_MAX || counts.known >= LINKS_MAX || counts.over {
+                return;
+            }
+            counts.known += 1;
+            counts.asked += 1;
+            counts.asked_at = Some(Instant::now());
+        }
         main.push(Kind::Dial, 0, &1u32.to_be_bytes());
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use model::Addr;
 use net::buffers::Lease;
-use net::link::{Link, LinkRead};
+use net::link::{Closer, Link, LinkRead};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
@@ -129,7 +129,7 @@ enum Became {
     /// Answered and closed, or gone.
     Nothing,
     Carrier(Link, WsReader, FrameReader, Arc<EdgeSession>, Arc<Carrier>, Pass),
-    Bulk(BulkLink, Arc<EdgeSession>),
+    Bulk(BulkLink, Closer, Arc<EdgeSession>),
 }
 
 async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Option<Pass>, place: Place) {
@@ -147,8 +147,8 @@ async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Optio
     };
     match became {
         Became::Nothing => {}
-        Became::Bulk(link, session) => {
-            if !session.is_alive() || !session.pool.arrived(link) {
+        Became::Bulk(link, closer, session) => {
+            if !session.pool.arrived(link, closer) {
                 debug!("control plane: a bulk link of {peer} is not needed");
             }
         }
@@ -309,7 +309,8 @@ async fn attach(
     link.write.write_all(head.as_bytes()).await?;
     match (kind, known) {
         (LinkKind::Bulk, Some(session)) => {
-            Ok(Became::Bulk(BulkLink::new(link, Role::Server, WsReader::default()), session))
+            let closer = link.closer();
+            Ok(Became::Bulk(BulkLink::new(link, Role::Server, WsReader::default()), closer, session))
         }
         (LinkKind::Carrier(no), Some(session)) => {
             let carrier = Carrier::new(no, Role::Server, session.clone());

@@ -102,7 +102,12 @@ impl EdgeSession {
             self.pool.set_main(first);
             return false;
         }
-        self.alive.swap(false, Ordering::AcqRel)
+        let last = self.alive.swap(false, Ordering::AcqRel);
+        drop(carriers);
+        if last {
+            self.pool.end();
+        }
+        last
     }
 
     /// Ends the session with all its streams.
@@ -110,6 +115,8 @@ impl EdgeSession {
         self.alive.store(false, Ordering::Release);
         let carriers = std::mem::take(&mut *self.carriers.lock());
         carriers.iter().for_each(|c| c.kill(why));
+        // Streams on bulk links end with the session too: nobody would judge their client any more.
+        self.pool.end();
     }
 
     /// Asks the client to finish what runs and come back.

@@ -23,6 +23,9 @@ const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// What a visitor may send ahead of its next turn before it is no longer read.
 const PIPELINE_MAX: usize = 16 * 1024;
 
+/// Interim answers (1xx) that wait for a visitor to read; a few heads.
+const INTERIM_MAX: usize = 64 * 1024;
+
 /// How an exchange ended.
 #[derive(Debug)]
 pub(super) enum Ending {
@@ -196,8 +199,11 @@ fn poll_head<S: VisitorIo>(
         return Poll::Ready(Err(Ending::Left));
     }
     // Interim answers go out at once.
-    if let Poll::Ready(Err(_)) = visitor.poll_drain(cx) {
-        return Poll::Ready(Err(Ending::Left));
+    match visitor.poll_drain(cx) {
+        Poll::Ready(Err(_)) => return Poll::Ready(Err(Ending::Left)),
+        // A visitor that does not take them makes the upstream wait: nobody fills our memory with interim answers.
+        Poll::Pending if visitor.out.len() >= INTERIM_MAX => return Poll::Pending,
+        _ => {}
     }
     let mut scan = HeadScan::default();
     loop {
