@@ -97,7 +97,27 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Read> {
             anyhow::bail!("{}:{line}: `port_lists` needs a port from 1 to 65535, not `{name}`", path.display());
         }
     }
+    for (name, guard) in &read.edge.host_lists {
+        if !is_host(name) {
+            let line = read.line(guard.allow_ips.0.span().start);
+            // A list that can never be asked would look like a guard and be none.
+            anyhow::bail!(
+                "{}:{line}: `host_lists` needs one host name without port or wildcard, not `{name}`",
+                path.display()
+            );
+        }
+    }
     Ok(read)
+}
+
+/// A host as requests name it: a DNS name or an address, no port, no wildcard.
+fn is_host(name: &str) -> bool {
+    if name.parse::<std::net::IpAddr>().is_ok() {
+        return true;
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let label = |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    name.len() <= 253 && name.split('.').all(label)
 }
 
 impl Read {
@@ -227,5 +247,15 @@ mod tests {
         assert_eq!(places(&file.edge.allow_ips), ["2"]);
         assert_eq!(places(&file.edge.allow_ips_data), ["4", "5"]);
         std::fs::remove_file(dir).unwrap();
+    }
+
+    #[test]
+    fn host_lists_guard_hosts_that_requests_can_name() {
+        for good in ["app.example.com", "localhost", "a_b.example", "192.0.2.1", "2001:db8::1", "example.com."] {
+            assert!(is_host(good), "{good}");
+        }
+        for bad in ["b.com:28002", "*.c.com", "bad host", "", ".", "a..b", "http://a"] {
+            assert!(!is_host(bad), "{bad}");
+        }
     }
 }

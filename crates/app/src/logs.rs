@@ -16,6 +16,9 @@ pub(crate) fn start(form: LogFormat, debug: bool) {
         .with_env_filter(filter)
         .with_target(debug)
         .with_span_events(FmtSpan::NONE)
+        // Nobody reads standard error any more: the room goes on without a log. The library's own complaint about it
+        // would go to the same place, and panic.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // A second start (in tests of this process) is no error.
     let _ = match form {

@@ -84,17 +84,30 @@ pub fn own_ca(dir: &Path, sans: &[String]) -> Result<(Arc<ServerConfig>, Digest)
 /// # Errors
 /// A file cannot be read, holds no PEM, or the key is not the certificate's.
 pub fn own_certificate(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
-        .map_err(|e| anyhow::anyhow!("cannot read {}: {e}", cert.display()))?
-        .collect::<Result<_, _>>()
-        .map_err(|e| anyhow::anyhow!("{} is not PEM: {e}", cert.display()))?;
-    if chain.is_empty() {
-        bail!("{} holds no certificate", cert.display());
-    }
+    let chain = read_chain(cert)?;
     let key_der = PrivateKeyDer::from_pem_file(key)
         .map_err(|e| anyhow::anyhow!("{} holds no private key in PEM: {e}", key.display()))?;
     server_config(chain, key_der)
         .with_context(|| format!("cannot use {} with the key {}", cert.display(), key.display()))
+}
+
+/// The fingerprint that clients of an edge with this certificate must pin: of the last certificate of its chain.
+/// `None` if this system trusts the chain, as it does for certificates of public CAs.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn pin_of(cert: &Path) -> Result<Option<Digest>> {
+    let chain = read_chain(cert)?;
+    let Some((end, rest)) = chain.split_first() else { return Ok(None) };
+    let natives = rustls_native_certs::load_native_certs().certs;
+    let anchors: Vec<_> = natives.iter().filter_map(|c| webpki::anchor_from_trusted_cert(c).ok()).collect();
+    let leaf = webpki::EndEntityCert::try_from(end);
+    let algorithms = crypto().signature_verification_algorithms.all;
+    let usage = webpki::KeyUsage::server_auth();
+    let trusted = leaf.is_ok_and(|leaf| {
+        leaf.verify_for_usage(algorithms, &anchors, rest, UnixTime::now(), usage, None, None).is_ok()
+    });
+    Ok((!trusted).then(|| fingerprint(rest.last().unwrap_or(end))))
 }
 
 /// A client that believes an edge because a certificate of its chain has this fingerprint. Names are not compared:
@@ -280,6 +293,11 @@ impl ServerCertVerifier for System {
         };
         inner.verify_server_cert(end, chain, name, ocsp, now).map_err(|e| match e {
             TlsError::InvalidCertificate(why) => {
+                let why = match why {
+                    CertificateError::Other(other) => other.to_string(),
+                    CertificateError::UnknownIssuer => "nobody whom this system trusts has signed it".to_string(),
+                    why => why.to_string(),
+                };
                 untrusted(end, chain, format!("the certificate for `{}` is not trusted: {why}", name.to_str()))
             }
             other => other,
@@ -302,6 +320,17 @@ impl ServerCertVerifier for Anyone {
     }
 
     signatures!();
+}
+
+fn read_chain(cert: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
+        .map_err(|e| anyhow::anyhow!("cannot read {}: {e}", cert.display()))?
+        .collect::<Result<_, _>>()
+        .map_err(|e| anyhow::anyhow!("{} is not PEM: {e}", cert.display()))?;
+    if chain.is_empty() {
+        bail!("{} holds no certificate", cert.display());
+    }
+    Ok(chain)
 }
 
 fn client_config(crypto: Arc<CryptoProvider>, verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>> {

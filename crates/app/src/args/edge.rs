@@ -92,7 +92,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "In front and behind")]
 pub(crate) struct FrontArgs {
-    /// Proxies in front whose X-Forwarded-For, Forwarded or PROXY line is believed: addresses, prefixes, @FILE [default: none]
+    /// Proxies in front whose X-Forwarded-For, Forwarded or PROXY line is believed: addresses, prefixes, @FILE [default: none; with --lb-proxy-protocol, PROXY lines from loopback and private addresses]
     #[arg(long, value_name = "LIST", env = "PORTCULLIS_TRUSTED_PROXIES")]
     pub(crate) trusted_proxies: Vec<String>,
     /// PROXY line sent to TCP upstreams, v1 or v2 [default: none]

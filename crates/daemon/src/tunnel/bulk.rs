@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use wire::frame::{FRAME_HEAD, FrameReader, Head, Kind, Part};
 use wire::ws::{self, HEAD_MAX, Role, WsItem, WsReader};
 
-use super::mux::{Carrier, Core, HEADS};
+use super::mux::{Carrier, Core, HEADS, Home};
 
 /// A stream with this many bytes on its carrier is bulk: past the size of most pages, before the size where sharing
 /// costs throughput.
@@ -114,6 +114,11 @@ impl BulkLink {
         BulkLink { read, write: BulkWrite { link: write, role } }
     }
 
+    /// True if nothing is under way: the link may serve another stream.
+    pub(super) fn is_at_rest(&mut self) -> bool {
+        self.write.is_flushed()
+    }
+
     /// Reads what arrived while idle: pings. False if the link is of no more use.
     fn is_alive(&mut self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -202,6 +207,11 @@ impl BulkRead {
 }
 
 impl BulkWrite {
+    /// True if nothing is under way.
+    fn is_flushed(&mut self) -> bool {
+        matches!(self.link.poll_flush(&mut Context::from_waker(std::task::Waker::noop())), Poll::Ready(Ok(())))
+    }
+
     /// True when another frame may be sent.
     ///
     /// # Errors
@@ -290,8 +300,12 @@ impl Pool {
                 return;
             }
             // A direction that ended on the carrier leaves nothing to move.
-            let over = core.inn.lock().ended || core.out.lock().reset;
-            if over {
+            let ended = core.inn.lock().ended;
+            let over = {
+                let out = core.out.lock();
+                out.reset || out.gone
+            };
+            if ended || over {
                 self.idle.lock().push(link);
                 return;
             }
@@ -304,7 +318,7 @@ impl Pool {
             let pool = Arc::downgrade(self);
             core.bind(
                 link,
-                Box::new(move |link| {
+                Home::new(move |link| {
                     let Some(pool) = pool.upgrade() else { return };
                     match link {
                         Some(link) => pool.idle.lock().push(link),

@@ -187,8 +187,22 @@ const DATA: &str = "data";
 /// Serves one connection until it ends. `peer` is the visitor, or the proxy in front; a PROXY line has been taken off
 /// and `peer` is whom it named. A visitor that no list knows is hung up on before a byte is read or written.
 pub async fn serve_connection<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, peer: SocketAddr) {
-    let addr = Addr::of(peer);
     let trusted = plane.trusted.read().clone();
+    serve(plane, stream, peer, trusted).await;
+}
+
+/// The same for a peer that speaks for itself only: no header of it names a visitor, trusted or not.
+pub async fn serve_as_peer<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, peer: SocketAddr) {
+    serve(plane, stream, peer, Arc::default()).await;
+}
+
+async fn serve<R: Router, S: VisitorIo>(
+    plane: &Arc<HttpPlane<R>>,
+    stream: S,
+    peer: SocketAddr,
+    trusted: Arc<AddrSet>,
+) {
+    let addr = Addr::of(peer);
     let guard = if trusted.contains(addr) {
         // A trusted proxy is judged request by request, by the visitor that it names.
         None

@@ -46,6 +46,9 @@ const OUT_END: usize = 4 * 1024 * 1024;
 /// Most bytes of one `Data` frame on a carrier: what a stream may put in front of others at a time.
 pub(super) const QUANTUM: usize = 32 * 1024;
 
+/// Waiting bytes are collected in pieces up to this size: one TLS record.
+const PIECE_MAX: usize = 16 * 1024;
+
 /// Streams on one carrier; the edge stops opening, the client answers `Busy`.
 const STREAMS_MAX: usize = 32 * 1024;
 
@@ -142,14 +145,37 @@ pub(super) struct Credit {
     /// Bytes that may still be sent.
     pub(super) left: u32,
     pub(super) reset: bool,
+    /// The stream was dropped.
+    pub(super) gone: bool,
     pub(super) link: Option<BulkWrite>,
     /// Where the bulk link goes when both directions are over.
     pub(super) home: Option<Home>,
     pub(super) waker: Option<Waker>,
 }
 
-/// Takes a bulk link back, or hears that it was lost.
-pub(super) type Home = Box<dyn FnOnce(Option<BulkLink>) + Send>;
+/// Takes a bulk link back; one that is dropped unused says that the link was lost.
+pub(super) struct Home(Option<Box<dyn FnOnce(Option<BulkLink>) + Send>>);
+
+impl Home {
+    pub(super) fn new(take: impl FnOnce(Option<BulkLink>) + Send + 'static) -> Home {
+        Home(Some(Box::new(take)))
+    }
+
+    /// The link comes back, or is lost.
+    pub(super) fn give(mut self, link: Option<BulkLink>) {
+        if let Some(take) = self.0.take() {
+            take(link);
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(take) = self.0.take() {
+            take(None);
+        }
+    }
+}
 
 impl Carrier {
     pub(super) fn new(no: u8, role: Role, session: Arc<dyn Session>) -> Arc<Carrier> {
@@ -251,6 +277,9 @@ impl Carrier {
     /// Accepts a stream of the peer (client only). `None` if it is refused; the peer was told.
     pub(super) fn accept(self: &Arc<Carrier>, id: u32) -> Option<Stream> {
         let mut streams = self.streams.lock();
+        if self.is_dead() {
+            return None;
+        }
         if streams.len() >= STREAMS_MAX || streams.contains_key(&id) {
             drop(streams);
             let words = "too many streams at once".to_string();
@@ -537,7 +566,11 @@ impl Core {
                 return Ok(());
             }
             inn.queued += bytes.len();
-            inn.queue.push_back(bytes.to_vec());
+            // Small pieces share one: each piece of its own would cost far more memory than its bytes.
+            match inn.queue.back_mut() {
+                Some(last) if last.len() + bytes.len() <= PIECE_MAX => last.extend_from_slice(bytes),
+                _ => inn.queue.push_back(bytes.to_vec()),
+            }
             wake(&mut inn.waker);
         }
         drop(inn);
@@ -621,8 +654,12 @@ impl Core {
     pub(super) fn bind(&self, link: BulkLink, home: Home) {
         self.settled.store(true, Ordering::Relaxed);
         let BulkLink { read, write } = link;
-        self.wake_in(|inn| inn.link = Some(read));
         let mut out = self.out.lock();
+        if out.gone {
+            // Its stream was dropped a moment ago: the link is lost with `home`.
+            return;
+        }
+        self.wake_in(|inn| inn.link = Some(read));
         out.link = Some(write);
         out.home = Some(home);
         wake(&mut out.waker);

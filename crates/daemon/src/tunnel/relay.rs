@@ -8,10 +8,10 @@ use std::task::{Context, Poll, ready};
 use net::buffers;
 use net::sockets;
 use tokio::net::TcpStream;
-use tokio::time::{Interval, MissedTickBehavior};
 
-use super::mux::{HEADS, PING_EVERY};
+use super::mux::HEADS;
 use super::stream::Stream;
+use wire::frame::ResetCode;
 
 /// Joins socket and stream. Ends when both directions ended; an error is the first thing that broke, and the other
 /// side is reset when the stream is dropped.
@@ -20,11 +20,12 @@ use super::stream::Stream;
 /// The socket or the stream broke.
 pub(super) async fn relay(socket: &Arc<TcpStream>, stream: &mut Stream) -> io::Result<()> {
     stream.direct(socket);
-    let mut state = Relay { up: Way::Open, down: Way::Open, ping: None };
+    let mut state = Relay { up: Way::Open, down: Way::Open };
     let done = std::future::poll_fn(|cx| state.poll(cx, socket, stream)).await;
     if done.is_err() {
-        // The socket's peer must not take this for a regular end.
+        // Neither side may take this for a regular end.
         sockets::reset_on_close(socket);
+        stream.reset(ResetCode::Broken, "");
     }
     done
 }
@@ -42,8 +43,6 @@ struct Relay {
     up: Way,
     /// Stream to socket.
     down: Way,
-    /// Ticks while a bulk link carries the stream, which may be silent for longer than a proxy waits.
-    ping: Option<Interval>,
 }
 
 /// Turns of one direction before the other one and other tasks get theirs.
@@ -53,7 +52,7 @@ impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>, socket: &TcpStream, stream: &mut Stream) -> Poll<io::Result<()>> {
         let down = self.poll_down(cx, socket, stream)?;
         let up = self.poll_up(cx, socket, stream)?;
-        self.poll_ping(cx, stream);
+        stream.tx.poll_ping(cx);
         if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
@@ -107,19 +106,5 @@ impl Relay {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-
-    fn poll_ping(&mut self, cx: &mut Context<'_>, stream: &mut Stream) {
-        if !stream.tx.is_bulk() {
-            return;
-        }
-        let ping = self.ping.get_or_insert_with(|| {
-            let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
-            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            tick
-        });
-        while ping.poll_tick(cx).is_ready() {
-            stream.tx.ping(cx);
-        }
     }
 }

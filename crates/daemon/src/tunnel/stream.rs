@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use wire::frame::{Kind, Reset, ResetCode};
 
 use super::bulk::{BulkLink, BulkRead, BulkWrite, Next};
-use super::mux::{Core, HEADS, QUANTUM};
+use super::mux::{Core, HEADS, PING_EVERY, QUANTUM};
 
 /// Both directions of a stream.
 pub(super) struct Stream {
@@ -38,13 +38,15 @@ pub(super) struct StreamTx {
     done: bool,
     /// The peer was told that the stream is over, or told us.
     reset: bool,
+    /// When to say a ping on the bulk link.
+    tick: Option<Box<tokio::time::Interval>>,
 }
 
 impl Stream {
     pub(super) fn new(core: Arc<Core>) -> Stream {
         Stream {
             rx: StreamRx { core: core.clone(), piece: Vec::new(), at: 0, bulk: None, done: false },
-            tx: StreamTx { core, bulk: None, done: false, reset: false },
+            tx: StreamTx { core, bulk: None, done: false, reset: false, tick: None },
         }
     }
 
@@ -230,17 +232,18 @@ impl StreamTx {
         }
     }
 
-    /// Says a ping on a bulk link that has been silent.
-    pub(super) fn ping(&mut self, cx: &mut Context<'_>) {
-        if let Some(bulk) = &mut self.bulk {
+    /// Says a ping on a bulk link every now and then: the stream may be silent for longer than a proxy waits.
+    pub(super) fn poll_ping(&mut self, cx: &mut Context<'_>) {
+        let Some(bulk) = &mut self.bulk else { return };
+        let tick = self.tick.get_or_insert_with(|| {
+            let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            Box::new(tick)
+        });
+        while tick.poll_tick(cx).is_ready() {
             // A link that cannot take a ping is busy, or fails at the next read.
             let _ = super::bulk::poll_say(bulk, cx, Kind::Ping);
         }
-    }
-
-    /// True if a bulk link carries it.
-    pub(super) fn is_bulk(&self) -> bool {
-        self.bulk.is_some()
     }
 
     /// Moves to the bulk link if one was assigned: what follows goes there.
@@ -268,19 +271,21 @@ impl Drop for Stream {
         let core = &self.tx.core;
         core.carrier.forget(core.id);
         let mut out = core.out.lock();
+        out.gone = true;
         let write = self.tx.bulk.take().or_else(|| out.link.take());
         let home = out.home.take();
         drop(out);
         let read = self.rx.bulk.take().or_else(|| core.inn.lock().link.take());
         if let Some(home) = home {
-            let link = read.zip(write).map(|(read, write)| BulkLink { read, write });
-            home(link.filter(|_| whole));
+            let mut link = read.zip(write).map(|(read, write)| BulkLink { read, write });
+            home.give(link.take_if(|link| whole && link.is_at_rest()));
         }
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.tx.poll_ping(cx);
         let data = ready!(self.rx.poll_data(cx))?;
         let n = data.len().min(buf.remaining());
         buf.put_slice(&data[..n]);

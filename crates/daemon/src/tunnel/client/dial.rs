@@ -97,7 +97,10 @@ impl Dialler {
         );
         link.write.write_all(ask.as_bytes()).await.map_err(anyhow::Error::from)?;
         let (status, headers) = upgrade::read_answer(&mut link.read).await.map_err(|e| {
-            e.context("no answer to the upgrade; does the edge refuse this address (--allow-ips)?")
+            e.context(match self.tls {
+                None => "no answer to the upgrade; an edge with TLS is `wss://`, and one that refuses this address (--allow-ips) does not answer",
+                Some(_) => "no answer to the upgrade; does the edge refuse this address (--allow-ips)?",
+            })
         })?;
         if status != 101 {
             let body = upgrade::read_rest(&mut link.read, 4096).await;
@@ -146,9 +149,9 @@ impl Dialler {
         let ended = matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset);
         let e = anyhow::Error::from(e);
         DialError::Again(if ended {
-            e.context(format!("{url} closed the connection during TLS; does the edge refuse this address (--allow-ips)?"))
+            e.context("the connection was closed during TLS; does the edge refuse this address (--allow-ips)?")
         } else {
-            e.context(format!("{url} does not speak TLS as expected; an edge without it is `ws://`"))
+            e.context("the other side does not speak TLS as expected; an edge without it is `ws://`")
         })
     }
 }

@@ -67,8 +67,8 @@ async fn keep(dialler: &Arc<Dialler>, run: &Run, ready: crate::run::NotReady) ->
         let pause = retry.next();
         match ended {
             Err(DialError::Final(e)) => return Err(e),
-            Err(DialError::Again(e)) => warn!("{}: {e:#}; again in {pause:?}", dialler.settings.url),
-            Ok(why) => info!("the session ended: {why}; back in {pause:?}"),
+            Err(DialError::Again(e)) => warn!("{}: {e:#}; again in {pause:.1?}", dialler.settings.url),
+            Ok(why) => info!("the session ended: {why}; back in {pause:.1?}"),
         }
         tokio::select! {
             () = &mut stopping => return Ok(()),

@@ -15,7 +15,7 @@ use wire::upstream::UpstreamAsk;
 use wire::ws::{Role, WsItem, WsReader};
 
 use super::super::bulk::{BulkLink, LINKS_MAX, Next, whole_message};
-use super::super::mux::{Carrier, PING_EVERY, Session};
+use super::super::mux::{Carrier, Home, PING_EVERY, Session};
 use super::super::upgrade::LinkKind;
 use super::Backoff;
 use super::dial::{DialError, Dialler, random_name};
@@ -95,14 +95,17 @@ pub(super) async fn run(dialler: &Arc<Dialler>, run: &Run, ready: &mut Option<No
         carriers: Mutex::default(),
         leaving: tokio_util::sync::CancellationToken::new(),
     });
-    info!("connected to {} (edge {})", dialler.settings.url, welcome.program);
-    for line in &welcome.published {
-        info!("published: {line}");
+    info!("connected to {} (edge {})", dialler.settings.url, printable(&welcome.program));
+    for line in welcome.published.iter().take(wire::hello::UPSTREAMS_MAX) {
+        info!("published: {}", printable(line));
     }
     if let Some(ready) = ready.take() {
         ready.ready();
     }
-    Ok(keep_up(dialler, &session, link, ws, frames, welcome.bulk, asked).await)
+    let why = keep_up(dialler, &session, link, ws, frames, welcome.bulk, asked).await;
+    // Carriers know their session and the session its carriers: the circle is opened here.
+    session.carriers.lock().clear();
+    Ok(why)
 }
 
 fn hello(dialler: &Dialler) -> Hello {
@@ -154,8 +157,7 @@ async fn read_welcome(link: &mut Link, ws: &mut WsReader, frames: &mut FrameRead
                 Some(Part::Control(Kind::Reject, _, bytes)) => {
                     let reject: Reject = serde_json::from_slice(&bytes)
                         .map_err(|e| DialError::Again(anyhow!("the edge's refusal is not understood: {e}")))?;
-                    let words: String = reject.reason.chars().filter(|c| !c.is_control()).take(600).collect();
-                    let e = anyhow!("the edge refuses: {words}");
+                    let e = anyhow!("the edge refuses: {}", printable(&reject.reason));
                     return Err(if reject.is_final { DialError::Final(e) } else { DialError::Again(e) });
                 }
                 Some(part) => return Err(DialError::Again(anyhow!("{part:?} where a welcome belongs"))),
@@ -218,11 +220,20 @@ async fn keep_up(
     }
 }
 
+/// What an edge says, fit for a log: one line, of a length.
+fn printable(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control()).take(600).collect()
+}
+
 /// Ends when the run stops and the session carries nothing any more.
 async fn drained(session: &ClientSession) {
     /// Often enough that nobody waits for a stop, seldom enough to cost nothing.
     const LOOK: Duration = Duration::from_millis(50);
     session.run.stopping().await;
+    if let Some(carrier) = session.carriers.lock().first() {
+        // The edge lets go of idle streams and sends no new visitors.
+        carrier.push(Kind::GoAway, 0, &[]);
+    }
     while session.carriers.lock().iter().map(|c| c.load()).sum::<usize>() > 0 {
         tokio::time::sleep(LOOK).await;
     }
@@ -300,7 +311,7 @@ async fn bulk_link(dialler: Arc<Dialler>, session: Arc<ClientSession>) {
         };
         drop(carrier);
         let (home, back) = oneshot::channel();
-        core.bind(link, Box::new(move |link| drop(home.send(link))));
+        core.bind(link, Home::new(move |link| drop(home.send(link))));
         drop(core);
         match back.await {
             Ok(Some(returned)) => link = returned,

@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::debug;
 use wire::frame::ResetCode;
 use wire::upstream::UpstreamTo;
@@ -60,11 +60,11 @@ impl Upstreams {
                 return;
             }
         };
-        drop(place);
         sockets::tune(&socket);
         let moved = if to.tls {
-            Box::pin(self.with_tls(&to, socket, &mut stream)).await
+            Box::pin(self.with_tls(&to, socket, &mut stream, place)).await
         } else {
+            drop(place);
             relay(&Arc::new(socket), &mut stream).await
         };
         if let Err(e) = moved {
@@ -72,18 +72,33 @@ impl Upstreams {
         }
     }
 
-    async fn with_tls(&self, to: &UpstreamTo, socket: TcpStream, stream: &mut Stream) -> io::Result<()> {
+    async fn with_tls(
+        &self,
+        to: &UpstreamTo,
+        socket: TcpStream,
+        stream: &mut Stream,
+        place: SemaphorePermit<'_>,
+    ) -> io::Result<()> {
         let (Some(tls), Ok(name)) = (&self.tls, ServerName::try_from(to.host.clone())) else {
             return Err(io::Error::other("no TLS name"));
         };
-        let mut upstream = match tokio_rustls::TlsConnector::from(tls.clone()).connect(name, socket).await {
+        let connect = tokio_rustls::TlsConnector::from(tls.clone()).connect(name, socket);
+        let connected = tokio::time::timeout(net::dial::DIAL_TIMEOUT, connect)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in 10 s")));
+        drop(place);
+        let mut upstream = match connected {
             Ok(upstream) => upstream,
             Err(e) => {
                 stream.reset(ResetCode::Unreachable, &format!("TLS with {to}: {e}"));
                 return Err(e);
             }
         };
-        tokio::io::copy_bidirectional(stream, &mut upstream).await?;
+        let copied = tokio::io::copy_bidirectional(stream, &mut upstream).await;
+        if copied.is_err() {
+            stream.reset(ResetCode::Broken, "");
+        }
+        copied?;
         stream.shutdown().await
     }
 }

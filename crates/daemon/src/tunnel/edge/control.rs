@@ -153,8 +153,17 @@ async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Optio
             }
         }
         Became::Carrier(link, ws, frames, session, carrier, pass) => {
+            let forget = async {
+                session.leaving.cancelled().await;
+                info!("client {} says goodbye; visitors wait for it to come back", session.hello.host);
+                if let Some(plane) = edge.plane.get() {
+                    plane.forget(session.id);
+                }
+                std::future::pending::<()>().await;
+            };
             let why = tokio::select! {
                 why = carrier.run(link, ws, frames) => why,
+                () = forget => "goodbye".to_string(),
                 () = drained(&edge, &session) => "the edge stops and nothing is under way".to_string(),
                 () = pass.cut() => {
                     info!("client {} is cut: {}", session.hello.host, edge.control_door.explain(pass.addr()));
@@ -344,7 +353,6 @@ async fn first_carrier(
     }
     let session = EdgeSession::new(key.to_string(), client.to_string(), token, hello, pass.addr());
     let carrier = Carrier::new(0, Role::Server, session.clone());
-    session.attach(&carrier);
     let welcome = Welcome {
         program: env!("CARGO_PKG_VERSION").to_string(),
         bulk: WARM,
@@ -353,8 +361,12 @@ async fn first_carrier(
     // A message of its own, sent before any visitor can find the session.
     let message = whole_message(Role::Server, Kind::Welcome, &wire::hello::bytes(&welcome));
     link.write.write_all(&message).await?;
+    session.attach(&carrier);
     if let Some(old) = edge.table.join(session.clone()) {
-        info!("client {} is back: its old session is replaced", session.hello.host);
+        info!(
+            "client {} is back: its old session is replaced; if this goes on and on, two clients have the same --id",
+            session.hello.host
+        );
         old.end("replaced by a new session of the same client");
         if let Some(plane) = edge.plane.get() {
             plane.forget(old.id);

@@ -35,7 +35,7 @@ pub struct EdgeHandle {
     pub control_addr: SocketAddr,
     /// Where HTTP visitors connect.
     pub http_addr: Option<SocketAddr>,
-    /// The CA to pin, if the edge made its own.
+    /// What clients pin: the edge's own CA, or the last certificate of a chain that systems do not trust.
     pub fingerprint: Option<Fingerprint>,
 }
 
@@ -220,7 +220,10 @@ fn load_tls(tls: &EdgeTls) -> Result<(Option<Arc<ServerConfig>>, Option<Fingerpr
             let (config, digest) = net::tls::own_ca(dir, sans)?;
             (Some(config), Some(Fingerprint(digest)))
         }
-        EdgeTls::Own { cert, key } => (Some(net::tls::own_certificate(cert, key)?), None),
+        EdgeTls::Own { cert, key } => {
+            let config = net::tls::own_certificate(cert, key)?;
+            (Some(config), net::tls::pin_of(cert)?.map(Fingerprint))
+        }
     })
 }
 

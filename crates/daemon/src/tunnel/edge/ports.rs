@@ -53,7 +53,8 @@ pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
         return Err(Reject { reason, is_final: true });
     }
     let mut open = edge.ports.open.lock();
-    if open.contains_key(&port) {
+    if let Some(opened) = open.get_mut(&port) {
+        opened.at = std::time::Instant::now();
         return Ok(());
     }
     let at = SocketAddr::new(*addr, port);

@@ -211,7 +211,7 @@ impl Share {
         // A session whose carriers are all gone is about to leave the table; the next one in turn serves.
         for i in 0..self.serves.len() {
             let (session, upstream) = &self.serves[(turn + i) % self.serves.len()];
-            if session.is_alive() {
+            if session.takes_visitors() {
                 return Found::Here(session.clone(), *upstream, path);
             }
         }

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use model::Addr;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 use wire::frame::{Kind, Open};
 use wire::hello::{AskFor, Hello};
@@ -33,6 +34,8 @@ pub(super) struct EdgeSession {
     carriers: Mutex<Vec<Arc<Carrier>>>,
     next: AtomicUsize,
     alive: AtomicBool,
+    /// The client said goodbye: what runs is finished, nothing new goes to it.
+    pub(super) leaving: CancellationToken,
     pub(super) pool: Arc<Pool>,
 }
 
@@ -50,6 +53,7 @@ impl EdgeSession {
             carriers: Mutex::default(),
             next: AtomicUsize::new(0),
             alive: AtomicBool::new(true),
+            leaving: CancellationToken::new(),
             pool: Pool::new(),
         })
     }
@@ -66,6 +70,11 @@ impl EdgeSession {
 
     pub(super) fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
+    }
+
+    /// True if new visitors may go to it.
+    pub(super) fn takes_visitors(&self) -> bool {
+        self.is_alive() && !self.leaving.is_cancelled()
     }
 
     /// What it publishes, in the order of its upstream numbers.
@@ -169,6 +178,10 @@ impl EdgeSession {
 
 impl Session for EdgeSession {
     fn control(&self, kind: Kind, _payload: &[u8]) -> Result<(), String> {
+        if kind == Kind::GoAway {
+            self.leaving.cancel();
+            return Ok(());
+        }
         Err(format!("a {kind:?} frame that a client must not send"))
     }
 

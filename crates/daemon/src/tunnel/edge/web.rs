@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info};
 
 use super::super::balancer;
-use super::super::http::{HttpPlane, Io, Router, Target, Visitor, serve_connection};
+use super::super::http::{HttpPlane, Io, Router, Target, Visitor, serve_as_peer, serve_connection};
 use super::{Edge, accept_failed};
 
 /// Sessions as the HTTP plane sees them.
@@ -74,8 +74,10 @@ pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener
         let run = edge.run.clone();
         run.visit("http visitor", async move {
             sockets::tune(&socket);
-            if let Some(peer) = behind_balancer(&edge, &socket, peer).await {
-                serve_connection(&plane, socket, peer).await;
+            match behind_balancer(&edge, &socket, peer).await {
+                Some(Came::Straight(peer)) => serve_connection(&plane, socket, peer).await,
+                Some(Came::OfBalancer) => serve_as_peer(&plane, socket, peer).await,
+                None => {}
             }
             drop(place);
         });
@@ -84,11 +86,22 @@ pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener
     Ok(())
 }
 
+/// How a connection came.
+enum Came {
+    /// From this visitor, or this proxy that speaks for visitors.
+    Straight(SocketAddr),
+    /// From a balancer that named nobody. It passes on what strangers send: no header of theirs is believed.
+    OfBalancer,
+}
+
 /// The visitor, once the PROXY line of a trusted balancer is taken off the connection.
-async fn behind_balancer(edge: &Edge, socket: &TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
-    let Some(version) = edge.settings.lb_proxy_protocol.filter(|_| edge.balances(peer)) else { return Some(peer) };
+async fn behind_balancer(edge: &Edge, socket: &TcpStream, peer: SocketAddr) -> Option<Came> {
+    let Some(version) = edge.settings.lb_proxy_protocol.filter(|_| edge.balances(peer)) else {
+        return Some(Came::Straight(peer));
+    };
     match balancer::take_line(socket, version).await {
-        Ok(source) => Some(source.unwrap_or(peer)),
+        Ok(Some(source)) => Some(Came::Straight(source)),
+        Ok(None) => Some(Came::OfBalancer),
         Err(e) => {
             info!("http plane: the balancer {peer} is closed: {e}");
             None

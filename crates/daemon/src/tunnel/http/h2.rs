@@ -479,6 +479,18 @@ impl<R: Router> Guarded<R> {
     }
 }
 
+/// Trailers say nothing about who asks or how the message is framed, as in HTTP/1.1.
+fn without_claims(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            let claims: Vec<_> = trailers.keys().filter(|n| super::head::forbidden_in_trailer(n.as_str())).cloned().collect();
+            claims.iter().for_each(|name| drop(trailers.remove(name)));
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}
+
 impl<R: Router> Body for Guarded<R> {
     type Data = Bytes;
     type Error = BoxError;
@@ -502,7 +514,7 @@ impl<R: Router> Body for Guarded<R> {
         {
             this.counter.plane().h2.h1.put(&target, sender, None);
         }
-        Poll::Ready(frame.map(|f| f.map_err(Into::into)))
+        Poll::Ready(frame.map(|f| f.map(without_claims).map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
