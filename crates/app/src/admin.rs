@@ -13,10 +13,16 @@ use crate::{meant, say};
 pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     // Where only a gate runs, its lists are meant.
     if args.admin.control_port.is_none() && crate::gate::runs(global) {
-        let allowed = crate::gate::explain(&args.address.to_string(), args.service.as_deref(), args.admin.json.unwrap_or(false), global)?;
+        let allowed = crate::gate::explain(
+            &args.address.to_string(),
+            args.service.as_deref(),
+            args.admin.json.unwrap_or(false),
+            global,
+        )?;
         return Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) });
     }
-    let answer = ask(&args.admin, global, "explain", json!({ "address": args.address.to_string(), "service": args.service }))?;
+    let answer =
+        ask(&args.admin, global, "explain", json!({ "address": args.address.to_string(), "service": args.service }))?;
     let answers = answer["answers"].as_array().cloned().unwrap_or_default();
     if args.admin.json.unwrap_or(false) {
         say::line(serde_json::to_string_pretty(&answer).context("cannot print the answer")?);
@@ -43,12 +49,17 @@ pub(crate) fn lists(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, F
         return Ok(ExitCode::SUCCESS);
     }
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
-    let rows: Vec<Vec<String>> = answer["lists"].as_array().into_iter().flatten().map(|l| {
-        let first: Vec<String> = l["first"].as_array().into_iter().flatten().take(3).map(text).collect();
-        let total = l["entries"].as_u64().unwrap_or(0);
-        let more = if total > first.len() as u64 { ", …" } else { "" };
-        vec![text(&l["name"]), total.to_string(), format!("{}{more}", first.join(", ")), text(&l["source"])]
-    }).collect();
+    let rows: Vec<Vec<String>> = answer["lists"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|l| {
+            let first: Vec<String> = l["first"].as_array().into_iter().flatten().take(3).map(text).collect();
+            let total = l["entries"].as_u64().unwrap_or(0);
+            let more = if total > first.len() as u64 { ", …" } else { "" };
+            vec![text(&l["name"]), total.to_string(), format!("{}{more}", first.join(", ")), text(&l["source"])]
+        })
+        .collect();
     say::raw(&say::table(&["LIST", "ENTRIES", "FIRST", "WRITTEN IN"], &rows));
     if say::to_person() {
         say::line(format!("generation {}, {} connections inside", answer["generation"], answer["inside"]));
@@ -72,6 +83,7 @@ pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, 
 fn ask(args: &AdminArgs, global: &GlobalArgs, verb: &str, what: Value) -> Result<Value, Fail> {
     let dir = meant::data_dir(global.data_dir.clone())?;
     let socket = daemon::api::find(&dir, args.control_port)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     Ok(runtime.block_on(daemon::api::ask(&socket, verb, what))?)
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
 use wire::upstream::PortRanges;
 
@@ -87,7 +87,8 @@ pub(crate) struct Read {
 /// # Errors
 /// It cannot be read, or is no valid configuration: with line, column and the line itself.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Read> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
     let edge: EdgeFile =
         toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
     let read = Read { path: path.to_path_buf(), edge, text };
@@ -116,7 +117,8 @@ fn is_host(name: &str) -> bool {
         return true;
     }
     let name = name.strip_suffix('.').unwrap_or(name);
-    let label = |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let label =
+        |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     name.len() <= 253 && name.split('.').all(label)
 }
 
@@ -129,7 +131,10 @@ impl Read {
         let place = |at: usize| format!("{}:{}", self.path.display(), self.line(at));
         let items = list.0.get_ref();
         if items.is_empty() {
-            anyhow::bail!("{}: an empty list lets nobody in; write [\"none\"] if that is meant", place(list.0.span().start));
+            anyhow::bail!(
+                "{}: an empty list lets nobody in; write [\"none\"] if that is meant",
+                place(list.0.span().start)
+            );
         }
         Ok(items.iter().map(|i| (i.get_ref().as_str(), place(i.span().start))).collect())
     }
@@ -226,7 +231,9 @@ mod tests {
         let keys: Vec<&str> = error.split('`').skip(1).step_by(2).filter(|k| *k != "no_such_key").collect();
         assert!(keys.len() > 20, "{error}");
         for key in keys {
-            let said = |l: &str| l.trim_start_matches("# ").starts_with(&format!("{key} = ")) || l.starts_with(&format!("[{key}."));
+            let said = |l: &str| {
+                l.trim_start_matches("# ").starts_with(&format!("{key} = ")) || l.starts_with(&format!("[{key}."))
+            };
             assert!(MANUAL.lines().any(said), "docs/manual/edge.toml does not explain `{key}`");
         }
     }
@@ -243,7 +250,13 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("portcullis-config-{}.toml", std::process::id()));
         std::fs::write(&dir, "port = 1\nallow_ips = \"10.0.0.1\"\nallow_ips_data = [\n'a',\n'b']\n").unwrap();
         let file = read(&dir).unwrap();
-        let places = |v: &Option<ListValue>| file.entries(v.as_ref().unwrap()).unwrap().iter().map(|(_, p)| p.rsplit(':').next().unwrap().to_string()).collect::<Vec<_>>();
+        let places = |v: &Option<ListValue>| {
+            file.entries(v.as_ref().unwrap())
+                .unwrap()
+                .iter()
+                .map(|(_, p)| p.rsplit(':').next().unwrap().to_string())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(places(&file.edge.allow_ips), ["2"]);
         assert_eq!(places(&file.edge.allow_ips_data), ["4", "5"]);
         std::fs::remove_file(dir).unwrap();

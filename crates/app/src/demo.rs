@@ -56,9 +56,16 @@ async fn tour(run: &Run, folder: &Folder, once: bool) -> Result<()> {
     let world = World::start(run, folder).await?;
     say::line("Portcullis demo: a private service, published through an edge, to the right addresses only.\n");
     let mut steps = Steps::default();
-    say::line(format_args!("  private service   http://{}   (a folder of files; reachable on this machine only)", world.private));
+    say::line(format_args!(
+        "  private service   http://{}   (a folder of files; reachable on this machine only)",
+        world.private
+    ));
     say::line(format_args!("  edge              http://{}   visitors", world.http));
-    say::line(format_args!("                    wss://{}    clients, certificate pinned by {}…", world.control, &world.pin[..19]));
+    say::line(format_args!(
+        "                    wss://{}    clients, certificate pinned by {}…",
+        world.control,
+        &world.pin[..19]
+    ));
     say::line(format_args!("  allow list        {}   ({FRIEND}, {COLLEAGUE})\n", world.list.display()));
 
     steps.title("Who gets in");
@@ -73,7 +80,11 @@ async fn tour(run: &Run, folder: &Folder, once: bool) -> Result<()> {
     let answer = visitor::get(STRANGER, world.http, "/", &format!("X-Forwarded-For: {FRIEND}\r\n")).await;
     steps.check(&format!("{STRANGER} claims to be {FRIEND}"), &answer.to_string(), matches!(answer, Answer::Closed));
     let answer = visitor::get(FRIEND, SocketAddr::from(([127, 0, 0, 1], world.port)), "/", "").await;
-    steps.check(&format!("{FRIEND} on TCP port {}", world.port), &answer.to_string(), matches!(answer, Answer::Page(200, _)));
+    steps.check(
+        &format!("{FRIEND} on TCP port {}", world.port),
+        &answer.to_string(),
+        matches!(answer, Answer::Page(200, _)),
+    );
 
     say::line("");
     steps.title("A list that changes while a download runs");
@@ -88,13 +99,22 @@ async fn tour(run: &Run, folder: &Folder, once: bool) -> Result<()> {
     let took = changed.elapsed();
     steps.check(
         &format!("{COLLEAGUE} is taken off the list"),
-        &format!("{} {} ms later, after {} MiB", if cut { "cut" } else { "NOT cut" }, took.as_millis(), goes.read >> 20),
+        &format!(
+            "{} {} ms later, after {} MiB",
+            if cut { "cut" } else { "NOT cut" },
+            took.as_millis(),
+            goes.read >> 20
+        ),
         cut,
     );
     steps.why(&world.explain(COLLEAGUE)?);
     let before = stays.read;
     stays.read_some(8 << 20).await?;
-    steps.check(&format!("{FRIEND} notices nothing"), &format!("{} MiB more arrived", (stays.read - before) >> 20), true);
+    steps.check(
+        &format!("{FRIEND} notices nothing"),
+        &format!("{} MiB more arrived", (stays.read - before) >> 20),
+        true,
+    );
     drop((stays, goes));
     std::fs::write(&world.list, "")?;
     let alone = world.wait_refused(FRIEND).await;
@@ -151,11 +171,15 @@ impl World {
             max_visitors: 1024,
         };
         let file = list.clone();
-        lists::start(run, &doors, Arc::new(move || {
-            let control = ListSource { name: "control".to_string(), parts: vec![ListPart::Default] };
-            let data = ListSource { name: "data".to_string(), parts: vec![ListPart::File(file.clone())] };
-            Ok(Sources { lists: vec![control, data], also_watch: Vec::new() })
-        }))?;
+        lists::start(
+            run,
+            &doors,
+            Arc::new(move || {
+                let control = ListSource { name: "control".to_string(), parts: vec![ListPart::Default] };
+                let data = ListSource { name: "data".to_string(), parts: vec![ListPart::File(file.clone())] };
+                Ok(Sources { lists: vec![control, data], also_watch: Vec::new() })
+            }),
+        )?;
         let handle = edge::start(settings, doors.clone(), run).await?;
         let pin = handle.fingerprint.context("the edge made no certificate")?;
         let to = UpstreamTo { tls: false, host: private.ip().to_string(), port: private.port() };
@@ -172,7 +196,9 @@ impl World {
             upstream_insecure: false,
         };
         client::start(client_settings.clone(), run).await?;
-        tokio::time::timeout(Duration::from_secs(10), handle.published()).await.context("the client did not connect in 10 s")?;
+        tokio::time::timeout(Duration::from_secs(10), handle.published())
+            .await
+            .context("the client did not connect in 10 s")?;
         Ok(World {
             doors,
             private,
@@ -208,7 +234,8 @@ impl World {
     }
 
     async fn with_wrong_pin(&self) -> String {
-        self.refused(ClientSettings { trust: Trust::Pin(wire::connect::Fingerprint([7; 32])), ..self.client.clone() }).await
+        self.refused(ClientSettings { trust: Trust::Pin(wire::connect::Fingerprint([7; 32])), ..self.client.clone() })
+            .await
     }
 
     /// Asks with other settings and says what went wrong.
@@ -227,9 +254,18 @@ impl World {
         say::line(format_args!("  echo 127.0.0.9 >> {list}      and again: let in"));
         say::line(format_args!("  http://{http}/ in a browser                    the page\n"));
         say::line("The same on two machines:\n");
-        say::line("  edge    portcullis http server --token-file token --auto-tls-san YOUR.ADDRESS --allow-ips @allow.txt");
-        say::line(format_args!("  client  portcullis http client --connect 'wss://YOUR.ADDRESS:8123#sha256:…' --token-file token --upstream http://{private}"));
-        say::line(format_args!("\nThis demo's token is in {}, its edge is wss://{}#{}", self.token.display(), self.control, self.pin));
+        say::line(
+            "  edge    portcullis http server --token-file token --auto-tls-san YOUR.ADDRESS --allow-ips @allow.txt",
+        );
+        say::line(format_args!(
+            "  client  portcullis http client --connect 'wss://YOUR.ADDRESS:8123#sha256:…' --token-file token --upstream http://{private}"
+        ));
+        say::line(format_args!(
+            "\nThis demo's token is in {}, its edge is wss://{}#{}",
+            self.token.display(),
+            self.control,
+            self.pin
+        ));
     }
 }
 
@@ -292,7 +328,10 @@ impl Folder {
     fn new() -> Result<Folder> {
         use std::os::unix::fs::DirBuilderExt as _;
         let path = std::env::temp_dir().join(format!("portcullis-demo-{:08x}", rand_u128() as u32));
-        std::fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Folder(path))
     }
 }

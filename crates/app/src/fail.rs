@@ -86,13 +86,21 @@ mod tests {
     #[test]
     fn a_hint_below_the_words_is_a_hint_too() {
         let e = anyhow::anyhow!("the edge refuses the token\nhint: compare the files").context("client failed");
-        assert_eq!(Fail::from(e).text(), "error: client failed\n  because: the edge refuses the token\nhint: compare the files\n");
+        assert_eq!(
+            Fail::from(e).text(),
+            "error: client failed\n  because: the edge refuses the token\nhint: compare the files\n"
+        );
     }
 
     #[test]
     fn chain_and_hint_from_any_floor() {
         let deep = Err::<(), _>(Hinted::error("the edge is not trusted", "pin it with --ca-fingerprint"));
-        let fail = Fail::from(deep.context("cannot connect to wss://e").map_err(|e| e.context("client failed")).err().unwrap_or_else(|| anyhow::anyhow!("")));
+        let fail = Fail::from(
+            deep.context("cannot connect to wss://e")
+                .map_err(|e| e.context("client failed"))
+                .err()
+                .unwrap_or_else(|| anyhow::anyhow!("")),
+        );
         assert_eq!(
             fail.text(),
             "error: client failed\n  because: cannot connect to wss://e\n  because: the edge is not trusted\nhint: pin it with --ca-fingerprint\n"

@@ -48,21 +48,34 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
                 Some(l) => l.clone(),
                 None => only_list(global)?,
             };
-            (json, json!({ "act": "add", "list": list, "prefix": prefix, "for": secs(span), "principal": principal, "pinned": pin }))
+            (
+                json,
+                json!({ "act": "add", "list": list, "prefix": prefix, "for": secs(span), "principal": principal, "pinned": pin }),
+            )
         }
         GrantCommand::Revoke { what, list, json } => (json, json!({ "act": "revoke", "what": what, "list": list })),
-        GrantCommand::Extend { what, span, list, json } => (json, json!({ "act": "extend", "what": what, "for": span.0, "list": list })),
+        GrantCommand::Extend { what, span, list, json } => {
+            (json, json!({ "act": "extend", "what": what, "for": span.0, "list": list }))
+        }
     };
     let answer = ask(global, "gate-grant", args)?;
     if printed(json_args, &answer)? {
         return Ok(ExitCode::SUCCESS);
     }
     match c {
-        GrantCommand::Revoke { .. } => say::line(format!("ended: {}", each(&answer["ended"]).map(word).collect::<Vec<_>>().join(", "))),
-        GrantCommand::Extend { .. } => {
-            say::line(format!("{} until {}", each(&answer["extended"]).map(word).collect::<Vec<_>>().join(", "), end(&answer["until"])));
+        GrantCommand::Revoke { .. } => {
+            say::line(format!("ended: {}", each(&answer["ended"]).map(word).collect::<Vec<_>>().join(", ")))
         }
-        GrantCommand::Add { .. } | GrantCommand::List { .. } => say::line(format!("{} until {}", word(&answer["grant"]), end(&answer["until"]))),
+        GrantCommand::Extend { .. } => {
+            say::line(format!(
+                "{} until {}",
+                each(&answer["extended"]).map(word).collect::<Vec<_>>().join(", "),
+                end(&answer["until"])
+            ));
+        }
+        GrantCommand::Add { .. } | GrantCommand::List { .. } => {
+            say::line(format!("{} until {}", word(&answer["grant"]), end(&answer["until"])))
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -75,13 +88,15 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
             Some(f) => f.clone(),
             None => default()?,
         };
-        let (lines, head) = daemon::gate::audit::verify(&path).with_context(|| format!("{} is not what was written", path.display()))?;
+        let (lines, head) = daemon::gate::audit::verify(&path)
+            .with_context(|| format!("{} is not what was written", path.display()))?;
         say::line(format!("{lines} lines, none changed; the last hash is {head}"));
         return Ok(ExitCode::SUCCESS);
     }
     let path = default()?;
     let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut lines: Vec<String> = BufReader::new(file).lines().collect::<std::io::Result<_>>().context("cannot read the audit log")?;
+    let mut lines: Vec<String> =
+        BufReader::new(file).lines().collect::<std::io::Result<_>>().context("cannot read the audit log")?;
     if let Some(last) = a.last {
         lines.drain(..lines.len().saturating_sub(last));
     }
@@ -96,7 +111,15 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
         .filter_map(|l| serde_json::from_str::<Value>(l).ok())
         .map(|l| {
             let g = &l["grant"];
-            vec![when(&l["at"]), word(&l["what"]), word(&g["prefix"]), word(&g["list"]), word(&g["evidence"]), word(&g["principal"]), word(&l["by"])]
+            vec![
+                when(&l["at"]),
+                word(&l["what"]),
+                word(&g["prefix"]),
+                word(&g["list"]),
+                word(&g["evidence"]),
+                word(&g["principal"]),
+                word(&l["by"]),
+            ]
         })
         .collect();
     say::raw(&say::table(&["WHEN", "WHAT", "ADDRESS", "LIST", "EVIDENCE", "WHO", "WHY"], &rows));
@@ -120,7 +143,8 @@ pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, F
 
 /// True if a gate runs from this data directory.
 pub(crate) fn runs(global: &GlobalArgs) -> bool {
-    meant::data_dir(global.data_dir.clone()).is_ok_and(|d| std::os::unix::net::UnixStream::connect(daemon::gate::gate_socket(&d)).is_ok())
+    meant::data_dir(global.data_dir.clone())
+        .is_ok_and(|d| std::os::unix::net::UnixStream::connect(daemon::gate::gate_socket(&d)).is_ok())
 }
 
 /// What the gate says of an address.
@@ -132,7 +156,14 @@ pub(crate) fn explain(address: &str, service: Option<&str>, json: bool, global: 
         for a in each(&answer["answers"]) {
             say::line(word(&a["text"]));
             for g in each(&a["grants"]) {
-                say::line(format!("  g{}: {} since {}, last seen {}, until {}", g["id"], word(&g["prefix"]), when(&g["given_at"]), when(&g["seen_at"]), end(&g["ends_at"])));
+                say::line(format!(
+                    "  g{}: {} since {}, last seen {}, until {}",
+                    g["id"],
+                    word(&g["prefix"]),
+                    when(&g["given_at"]),
+                    when(&g["seen_at"]),
+                    end(&g["ends_at"])
+                ));
             }
         }
     }
@@ -160,11 +191,26 @@ fn show(name: &str, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fa
         ]);
     }
     for p in each(&answer["static"]) {
-        rows.push(vec![String::new(), word(p), String::new(), "static".into(), String::new(), String::new(), "never".into(), "pinned".into()]);
+        rows.push(vec![
+            String::new(),
+            word(p),
+            String::new(),
+            "static".into(),
+            String::new(),
+            String::new(),
+            "never".into(),
+            "pinned".into(),
+        ]);
     }
     say::raw(&say::table(&["GRANT", "FROM", "WHO", "EVIDENCE", "SINCE", "LAST SEEN", "UNTIL", ""], &rows));
     for e in each(&answer["enforcers"]) {
-        let state = if e["error"].is_string() { word(&e["error"]) } else if e["current"] == true { "has it".to_string() } else { "is behind".to_string() };
+        let state = if e["error"].is_string() {
+            word(&e["error"])
+        } else if e["current"] == true {
+            "has it".to_string()
+        } else {
+            "is behind".to_string()
+        };
         say::line(format!("{}: {state}", word(&e["name"])));
     }
     Ok(ExitCode::SUCCESS)
@@ -175,7 +221,10 @@ fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
     let names: Vec<String> = each(&all["lists"]).map(|l| word(&l["name"])).collect();
     match names.as_slice() {
         [one] => Ok(one.clone()),
-        _ => Err(Fail::usage(format!("there are {} lists: {}", names.len(), names.join(", ")), "say which with --list NAME")),
+        _ => Err(Fail::usage(
+            format!("there are {} lists: {}", names.len(), names.join(", ")),
+            "say which with --list NAME",
+        )),
     }
 }
 
@@ -183,9 +232,13 @@ fn ask(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
     let dir = meant::data_dir(global.data_dir.clone())?;
     let socket = daemon::gate::gate_socket(&dir);
     if !Path::new(&socket).exists() {
-        return Err(Fail::hinted(format!("no gate runs from {}", dir.display()), "start one with `portcullis gatekeeper`, or name its data directory with `--data-dir DIR`"));
+        return Err(Fail::hinted(
+            format!("no gate runs from {}", dir.display()),
+            "start one with `portcullis gatekeeper`, or name its data directory with `--data-dir DIR`",
+        ));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     Ok(runtime.block_on(daemon::api::ask(&socket, verb, args))?)
 }
 
@@ -212,7 +265,10 @@ fn word(v: &Value) -> String {
 }
 
 fn enforced(v: &Value) -> String {
-    each(v).map(|e| format!("{}{}", word(&e["name"]), if e["error"].is_string() { " (failing)" } else { "" })).collect::<Vec<_>>().join(", ")
+    each(v)
+        .map(|e| format!("{}{}", word(&e["name"]), if e["error"].is_string() { " (failing)" } else { "" }))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn end(v: &Value) -> String {
@@ -242,7 +298,11 @@ mod tests {
 
     #[test]
     fn dates() {
-        for (t, text) in [(0u64, "1970-01-01 00:00:00Z"), (951_782_400, "2000-02-29 00:00:00Z"), (1_795_269_600, "2026-11-21 14:00:00Z")] {
+        for (t, text) in [
+            (0u64, "1970-01-01 00:00:00Z"),
+            (951_782_400, "2000-02-29 00:00:00Z"),
+            (1_795_269_600, "2026-11-21 14:00:00Z"),
+        ] {
             assert_eq!(when(&json!(t)), text);
         }
     }

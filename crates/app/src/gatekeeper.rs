@@ -15,8 +15,8 @@ use decide::publish::{TraefikKey, is_plain_name};
 use model::{AddrSet, Evidence, Prefix};
 use tracing::{info, warn};
 
-use crate::args::gate::{AlsoArgs, EvictArg, GatekeeperArgs, KeyArg, ScopeArg, Span};
 use crate::args::GlobalArgs;
+use crate::args::gate::{AlsoArgs, EvictArg, GatekeeperArgs, KeyArg, ScopeArg, Span};
 use crate::fail::{Done, Fail};
 use crate::meant;
 
@@ -27,7 +27,8 @@ const TTL: u64 = 7 * 86_400;
 /// A guest looks at an album today.
 const SHARE_TTL: u64 = 86_400;
 /// Docker's networks, the own host, a home network: where a proxy in front usually is.
-const PRIVATE: [&str; 8] = ["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"];
+const PRIVATE: [&str; 8] =
+    ["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"];
 
 /// Runs the gate until it is told to stop.
 pub(crate) async fn run(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
@@ -49,7 +50,10 @@ pub(crate) async fn run(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
 fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
     let list = a.list.clone().unwrap_or_else(|| "dynamic-whitelist".to_string());
     if !is_plain_name(&list) {
-        return Err(Fail::usage(format!("`{list}` can not name a middleware"), "use letters, digits, `-`, `_` and `.`"));
+        return Err(Fail::usage(
+            format!("`{list}` can not name a middleware"),
+            "use letters, digits, `-`, `_` and `.`",
+        ));
     }
     let statics = source_range(a.default_source_range.as_deref().unwrap_or_default())?;
     let trusted = trusted(a.trusted_proxies.as_deref())?;
@@ -99,7 +103,9 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         trusted,
         listeners: listeners(a, &list)?,
         shares: named,
-        share_ttl: share_ttl.ok_or_else(|| Fail::usage("a share link's guest can not stay for ever", "give SHARE_TTL a length such as 24h or 30d"))?,
+        share_ttl: share_ttl.ok_or_else(|| {
+            Fail::usage("a share link's guest can not stay for ever", "give SHARE_TTL a length such as 24h or 30d")
+        })?,
         enforcers,
         take_over,
     })
@@ -118,14 +124,20 @@ fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
         (None, Some(old)) => (old, "MAX_ALLOWED_IPS"),
         (None, None) => return Ok(MAX),
     };
-    text.parse().map_err(|_| Fail::usage(format!("{name}={text} is no number of addresses"), "give a whole number such as 10"))
+    text.parse()
+        .map_err(|_| Fail::usage(format!("{name}={text} is no number of addresses"), "give a whole number such as 10"))
 }
 
 fn source_range(text: &str) -> Result<Vec<Prefix>, Fail> {
     let mut out: Vec<Prefix> = Vec::new();
-    for item in text.split([',', ' ', ';', '\n']).map(|t| t.trim().trim_matches(['"', '\''])).filter(|t| !t.is_empty()) {
-        let (prefix, host_bits) = Prefix::parse_lenient(item)
-            .map_err(|e| Fail::usage(format!("DEFAULT_SOURCE_RANGE: {e}"), "write prefixes with commas between them, such as 10.0.0.0/8,192.168.0.0/16"))?;
+    for item in text.split([',', ' ', ';', '\n']).map(|t| t.trim().trim_matches(['"', '\''])).filter(|t| !t.is_empty())
+    {
+        let (prefix, host_bits) = Prefix::parse_lenient(item).map_err(|e| {
+            Fail::usage(
+                format!("DEFAULT_SOURCE_RANGE: {e}"),
+                "write prefixes with commas between them, such as 10.0.0.0/8,192.168.0.0/16",
+            )
+        })?;
         if host_bits {
             info!("DEFAULT_SOURCE_RANGE: {item} is read as {prefix}");
         }
@@ -141,7 +153,10 @@ fn source_range(text: &str) -> Result<Vec<Prefix>, Fail> {
 
 fn trusted(text: Option<&str>) -> Result<AddrSet, Fail> {
     let Some(text) = text.map(str::trim).filter(|t| !t.is_empty()) else {
-        info!("X-Forwarded-For is believed from loopback and private ranges ({}); TRUSTED_PROXIES names others", PRIVATE.join(", "));
+        info!(
+            "X-Forwarded-For is believed from loopback and private ranges ({}); TRUSTED_PROXIES names others",
+            PRIVATE.join(", ")
+        );
         return Ok(AddrSet::new(PRIVATE.iter().filter_map(|p| p.parse().ok())));
     };
     let set = meant::set_of("TRUSTED_PROXIES", &[text.to_string()], None, "TRUSTED_PROXIES")?;
@@ -160,14 +175,23 @@ fn shares(text: &str) -> Result<Vec<Share>, Fail> {
         };
         let base = url("SHARE_UPSTREAMS", at)?;
         if base.path != "/" {
-            return Err(Fail::usage(format!("SHARE_UPSTREAMS: {at} has a path"), "name only the scheme, host and port, such as http://immich_server:2283"));
+            return Err(Fail::usage(
+                format!("SHARE_UPSTREAMS: {at} has a path"),
+                "name only the scheme, host and port, such as http://immich_server:2283",
+            ));
         }
         let name = name.map_or_else(|| base.host.trim_matches(['[', ']']).replace(':', "-"), str::to_string);
         if !is_plain_name(&name) {
-            return Err(Fail::usage(format!("SHARE_UPSTREAMS: `{name}` can not name a middleware"), "put a name in front: photos=http://…"));
+            return Err(Fail::usage(
+                format!("SHARE_UPSTREAMS: `{name}` can not name a middleware"),
+                "put a name in front: photos=http://…",
+            ));
         }
         if !names.insert(name.clone()) {
-            return Err(Fail::usage(format!("SHARE_UPSTREAMS: two shares are called `{name}`"), "put names in front: photos=http://…,files=http://…"));
+            return Err(Fail::usage(
+                format!("SHARE_UPSTREAMS: two shares are called `{name}`"),
+                "put names in front: photos=http://…,files=http://…",
+            ));
         }
         out.push(Share { name, base });
     }
@@ -175,7 +199,10 @@ fn shares(text: &str) -> Result<Vec<Share>, Fail> {
 }
 
 fn listeners(a: &GatekeeperArgs, list: &str) -> Result<Vec<(Listen, Serves)>, Fail> {
-    let place = |flag: &str, text: &str| Listen::parse(text).map_err(|e| Fail::usage(format!("{flag}: {e}"), "such as 0.0.0.0:5000 or unix:/run/portcullis/gate.sock"));
+    let place = |flag: &str, text: &str| {
+        Listen::parse(text)
+            .map_err(|e| Fail::usage(format!("{flag}: {e}"), "such as 0.0.0.0:5000 or unix:/run/portcullis/gate.sock"))
+    };
     let main = place("--listen", a.listen.as_deref().unwrap_or("0.0.0.0:5000"))?;
     let list = list.to_string();
     let mut out = match &a.share_listen {
@@ -189,7 +216,9 @@ fn listeners(a: &GatekeeperArgs, list: &str) -> Result<Vec<(Listen, Serves)>, Fa
 }
 
 fn also(a: &AlsoArgs, list: &str) -> Result<Vec<Kind>, Fail> {
-    let words = |text: Option<&str>, default: &str| -> Vec<String> { text.unwrap_or(default).split_whitespace().map(str::to_string).collect() };
+    let words = |text: Option<&str>, default: &str| -> Vec<String> {
+        text.unwrap_or(default).split_whitespace().map(str::to_string).collect()
+    };
     let list = || list.to_string();
     let mut out = Vec::new();
     if let Some(file) = &a.nginx_file {
@@ -204,7 +233,10 @@ fn also(a: &AlsoArgs, list: &str) -> Result<Vec<Kind>, Fail> {
         out.push(Kind::Haproxy { list: list(), socket: socket.clone(), map: map.clone() });
     }
     if let Some(api) = &a.caddy_api {
-        warn!("each change closes every open WebSocket and stream of Caddy; forward_auth to /v1/check/{} does not", list());
+        warn!(
+            "each change closes every open WebSocket and stream of Caddy; forward_auth to /v1/check/{} does not",
+            list()
+        );
         out.push(Kind::Caddy { list: list(), api: url("--caddy-api", api)? });
     }
     if let Some(file) = &a.list_file {
@@ -237,11 +269,17 @@ fn earlier(file: &std::path::Path, list: &str, rules: &Rules) -> Result<Vec<Even
         }
         let learnable = p.bits() >= if p.is_v4() { 32 } else { rules.v6_width };
         if !learnable && p != rules.learnt(p.first()) {
-            info!("{}: {p} is wider than anything learnt and is not taken over; add it to DEFAULT_SOURCE_RANGE if it should stay", file.display());
+            info!(
+                "{}: {p} is wider than anything learnt and is not taken over; add it to DEFAULT_SOURCE_RANGE if it should stay",
+                file.display()
+            );
             continue;
         }
         if p.first().is_private() && !rules.learn_private {
-            info!("{}: {p} is private and is not taken over; add it to DEFAULT_SOURCE_RANGE if it should stay", file.display());
+            info!(
+                "{}: {p} is private and is not taken over; add it to DEFAULT_SOURCE_RANGE if it should stay",
+                file.display()
+            );
             continue;
         }
         out.push(Event::Add(Entry {

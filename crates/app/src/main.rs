@@ -124,7 +124,12 @@ fn generate(what: &'static str, a: &EdgeArgs) -> Done {
 
 /// The open-source inlets reads `TOKEN`; here it counts after every other way.
 fn classic_env(token: &mut args::TokenArgs) {
-    if token.token.is_none() && token.token_file.is_none() && token.token_env.is_none() && token.token_from.is_none() && std::env::var_os("TOKEN").is_some() {
+    if token.token.is_none()
+        && token.token_file.is_none()
+        && token.token_env.is_none()
+        && token.token_from.is_none()
+        && std::env::var_os("TOKEN").is_some()
+    {
         token.token_env = Some("TOKEN".to_string());
     }
 }
@@ -172,7 +177,8 @@ fn below(name: &str, command: &clap::Command, out: &mut Vec<(String, clap::Comma
 }
 
 pub(crate) fn block_on(room: impl Future<Output = Done>) -> Done {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let done = runtime.block_on(room);
     // What is still on a blocking thread (a name lookup) must not hold up the end.
     runtime.shutdown_background();

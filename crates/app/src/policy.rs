@@ -130,7 +130,9 @@ fn compile(files: &Files, node: Option<&str>, json: bool) -> Result<bool> {
     };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if json {
-        serde_json::to_writer_pretty(&mut out, &compiled.to_json(only)).map_err(std::io::Error::from).or_else(quiet_pipe)?;
+        serde_json::to_writer_pretty(&mut out, &compiled.to_json(only))
+            .map_err(std::io::Error::from)
+            .or_else(quiet_pipe)?;
         return written(out.write_all(b"\n").and_then(|()| out.flush()));
     }
     let text: String = match only {
@@ -142,7 +144,11 @@ fn compile(files: &Files, node: Option<&str>, json: bool) -> Result<bool> {
 
 fn no_node(name: &str, topology: &Topology) -> anyhow::Error {
     let names: Vec<&str> = topology.nodes.iter().map(|n| n.name.as_str()).take(10).collect();
-    anyhow!("there is no node `{name}` in the topology\nhint: its nodes are {}{}", names.join(", "), if topology.nodes.len() > 10 { ", …" } else { "" })
+    anyhow!(
+        "there is no node `{name}` in the topology\nhint: its nodes are {}{}",
+        names.join(", "),
+        if topology.nodes.len() > 10 { ", …" } else { "" }
+    )
 }
 
 fn test(files: &Files) -> Result<bool> {
@@ -215,7 +221,11 @@ fn lay_out(file: &Path, check: bool) -> Result<bool> {
     };
     if check {
         if laid_out != text {
-            eprintln!("error: {} has another layout\nhint: `portcullis policy fmt {}` changes it", file.display(), file.display());
+            eprintln!(
+                "error: {} has another layout\nhint: `portcullis policy fmt {}` changes it",
+                file.display(),
+                file.display()
+            );
         }
         return Ok(laid_out == text);
     }
@@ -292,7 +302,9 @@ fn keeps_promises(file: &Path, compiled: &Compiled<'_>) -> bool {
         eprintln!("error: {}:{}: {} {} fails: {}: {why}", file.display(), o.pos, o.section, o.index + 1, o.asserted);
     }
     if !failed.is_empty() {
-        eprintln!("hint: the policy's own tests must hold before it is used; `portcullis policy test` shows all of them");
+        eprintln!(
+            "hint: the policy's own tests must hold before it is used; `portcullis policy test` shows all of them"
+        );
     }
     failed.is_empty()
 }
@@ -314,7 +326,8 @@ fn read(file: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         let good = String::from_utf8_lossy(e.as_bytes().get(..at).unwrap_or_default());
-        let (line, column) = (good.matches('\n').count() + 1, good.chars().rev().take_while(|c| *c != '\n').count() + 1);
+        let (line, column) =
+            (good.matches('\n').count() + 1, good.chars().rev().take_while(|c| *c != '\n').count() + 1);
         let what = match e.as_bytes() {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "the file is UTF-16, UTF-8 was expected".to_string(),
             _ => format!("byte {at} is not UTF-8"),

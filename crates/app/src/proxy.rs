@@ -28,7 +28,10 @@ pub(crate) fn choose(url: &EdgeUrl, var: impl Fn(&str) -> Option<String>) -> Res
         return Ok(None);
     }
     read(&value).map(Some).map_err(|why| {
-        Fail::hinted(format!("the variable {name} holds no usable proxy: {why}"), format!("wanted `http://[user:password@]host:port`; or except the edge: `NO_PROXY={}`", url.host))
+        Fail::hinted(
+            format!("the variable {name} holds no usable proxy: {why}"),
+            format!("wanted `http://[user:password@]host:port`; or except the edge: `NO_PROXY={}`", url.host),
+        )
     })
 }
 
@@ -56,7 +59,9 @@ fn excepted(url: &EdgeUrl, list: &str) -> bool {
         }
         let name = name.trim_start_matches("*.").trim_start_matches('.').trim_end_matches('.').to_ascii_lowercase();
         // A suffix counts at a dot only, and never for an address.
-        !name.is_empty() && addr.is_none() && (host == name || host.strip_suffix(&name).is_some_and(|h| h.ends_with('.')))
+        !name.is_empty()
+            && addr.is_none()
+            && (host == name || host.strip_suffix(&name).is_some_and(|h| h.ends_with('.')))
     })
 }
 
@@ -102,7 +107,9 @@ mod tests {
     fn chosen(url: &str, vars: &[(&str, &str)]) -> Result<Option<String>, Fail> {
         let var = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_string());
         let proxy = choose(&url.parse().unwrap(), var)?;
-        Ok(proxy.map(|p| format!("{}{}:{}", p.credentials.map(|c| format!("{}@", c.reveal())).unwrap_or_default(), p.host, p.port)))
+        Ok(proxy.map(|p| {
+            format!("{}{}:{}", p.credentials.map(|c| format!("{}@", c.reveal())).unwrap_or_default(), p.host, p.port)
+        }))
     }
 
     #[test]
@@ -115,7 +122,10 @@ mod tests {
         assert_eq!(chosen("ws://edge", &[("HTTP_PROXY", "p:1")]).unwrap().unwrap(), "p:1");
         assert_eq!(chosen("ws://edge", &[("HTTP_PROXY", "p:1"), ("REQUEST_METHOD", "GET")]).unwrap(), None);
         assert_eq!(chosen("wss://edge", &[("ALL_PROXY", "p:1"), ("HTTPS_PROXY", "")]).unwrap().unwrap(), "p:1");
-        assert_eq!(chosen("wss://edge", &[("https_proxy", "http://u%40x:p%3Aw@[2001:db8::1]:8/")]).unwrap().unwrap(), "u@x:p:w@2001:db8::1:8");
+        assert_eq!(
+            chosen("wss://edge", &[("https_proxy", "http://u%40x:p%3Aw@[2001:db8::1]:8/")]).unwrap().unwrap(),
+            "u@x:p:w@2001:db8::1:8"
+        );
         for bad in ["socks5://p:1", "https://p:1", "http://", "http://p:x", "http://u%4:p@p:1"] {
             assert!(chosen("wss://edge", &[("HTTPS_PROXY", bad)]).is_err(), "{bad}");
         }

@@ -26,7 +26,8 @@ pub(crate) fn run(args: &StatusArgs, given: &Given) -> Done {
     };
     crate::block_on(async move {
         let body = client::get(settings, "/status").await?;
-        let status: Value = serde_json::from_slice(&body).context("the edge's status is not JSON; is it a Portcullis edge?")?;
+        let status: Value =
+            serde_json::from_slice(&body).context("the edge's status is not JSON; is it a Portcullis edge?")?;
         print(&status, args.json == Some(true)).map_err(Fail::from)
     })
 }
@@ -41,10 +42,21 @@ fn print(status: &Value, json: bool) -> anyhow::Result<()> {
     for (name, key) in [("Hostname", "hostname"), ("Started", "startTime"), ("Mode", "mode"), ("Version", "version")] {
         say::line(format_args!("{name:<10} {}", text(&info[key])));
     }
-    let rows: Vec<Vec<String>> = status["clients"].as_array().into_iter().flatten().map(|c| {
-        let upstreams: Vec<String> = c["upstreams"].as_array().into_iter().flatten().map(text).collect();
-        vec![text(&c["clientID"]), text(&c["hostname"]), text(&c["remoteAddr"]), text(&c["since"]), upstreams.join(", ")]
-    }).collect();
+    let rows: Vec<Vec<String>> = status["clients"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|c| {
+            let upstreams: Vec<String> = c["upstreams"].as_array().into_iter().flatten().map(text).collect();
+            vec![
+                text(&c["clientID"]),
+                text(&c["hostname"]),
+                text(&c["remoteAddr"]),
+                text(&c["since"]),
+                upstreams.join(", "),
+            ]
+        })
+        .collect();
     say::line("");
     if rows.is_empty() {
         say::line("No client is connected.");

@@ -84,14 +84,20 @@ fn read(way: &Way, from: &str) -> Result<Token, Fail> {
         Way::File(path) => (read_file(path, from)?, Some(TokenPlace::File(path.display().to_string()))),
         Way::Env(name) => {
             let text = std::env::var(name).map_err(|_| {
-                Fail::hinted(format!("{from} names the variable `{name}`, which is not set or not text"), format!("set it: `export {name}=…`"))
+                Fail::hinted(
+                    format!("{from} names the variable `{name}`, which is not set or not text"),
+                    format!("set it: `export {name}=…`"),
+                )
             })?;
             (text, Some(TokenPlace::Env(name.clone())))
         }
     };
     let token = text.trim();
     if token.is_empty() {
-        return Err(Fail::hinted(format!("the token of {from} is empty"), "an empty token would let everybody in; give a long random one"));
+        return Err(Fail::hinted(
+            format!("the token of {from} is empty"),
+            "an empty token would let everybody in; give a long random one",
+        ));
     }
     // It travels in a header line.
     if token.len() > MAX_TOKEN || token.chars().any(|c| c.is_control() || !c.is_ascii()) {

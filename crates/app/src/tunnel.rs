@@ -71,16 +71,24 @@ fn say_where(edge: &EdgeHandle, tls: &EdgeTls, token: Option<&TokenPlace>) {
     }
     say::aside(format_args!("connect string: {connect}"));
     let what = if edge.http_addr.is_some() { "http client" } else { "tcp client" };
-    let upstream = if edge.http_addr.is_some() { "--upstream http://127.0.0.1:3000" } else { "--upstream 127.0.0.1 --ports 2222" };
+    let upstream =
+        if edge.http_addr.is_some() { "--upstream http://127.0.0.1:3000" } else { "--upstream 127.0.0.1 --ports 2222" };
     let token = if connect.token.is_some() { "" } else { " --token-file FILE" };
     let insecure = if connect.url.tls { "" } else { " --insecure" };
     say::aside(format_args!("on the other machine: portcullis {what} --connect {connect}{token}{insecure} {upstream}"));
     match tls {
         EdgeTls::Auto { sans, .. } if sans.is_empty() => {
-            say::aside(format_args!("({} is a guess; say what this edge is called with --auto-tls-san)", connect.url.host));
+            say::aside(format_args!(
+                "({} is a guess; say what this edge is called with --auto-tls-san)",
+                connect.url.host
+            ));
         }
-        EdgeTls::Own { .. } => say::aside(format_args!("(put the name in your certificate in the place of {})", connect.url.host)),
-        EdgeTls::Off => say::aside("(not encrypted: behind a proxy with TLS, clients use its wss:// URL without --insecure)"),
+        EdgeTls::Own { .. } => {
+            say::aside(format_args!("(put the name in your certificate in the place of {})", connect.url.host))
+        }
+        EdgeTls::Off => {
+            say::aside("(not encrypted: behind a proxy with TLS, clients use its wss:// URL without --insecure)")
+        }
         EdgeTls::Auto { .. } => {}
     }
 }

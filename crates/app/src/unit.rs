@@ -13,7 +13,8 @@ pub(crate) struct Unit {
 /// The unit for this process's own arguments, without `--generate`. Relative paths in them are made absolute, since a
 /// service starts elsewhere.
 pub(crate) fn systemd(unit: &Unit) -> String {
-    let program = std::env::current_exe().map_or_else(|_| "/usr/local/bin/portcullis".to_string(), |p| p.display().to_string());
+    let program =
+        std::env::current_exe().map_or_else(|_| "/usr/local/bin/portcullis".to_string(), |p| p.display().to_string());
     let mut words = vec![program];
     let mut args = std::env::args().skip(1).peekable();
     let mut notes = Vec::new();
@@ -39,7 +40,11 @@ pub(crate) fn systemd(unit: &Unit) -> String {
         let _ = writeln!(out, "# {note}");
     }
     let credential = if notes.is_empty() { "" } else { "LoadCredential=token:/etc/portcullis/token\n" };
-    let capabilities = if unit.low_ports { "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n" } else { "CapabilityBoundingSet=\n" };
+    let capabilities = if unit.low_ports {
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n"
+    } else {
+        "CapabilityBoundingSet=\n"
+    };
     let _ = write!(
         out,
         "[Unit]
@@ -102,7 +107,9 @@ fn absolute_paths(words: Vec<String>) -> Vec<String> {
     words
         .into_iter()
         .map(|word| match word.split_once('=') {
-            Some((flag, value)) if flag.starts_with("--") => absolute(value).map_or_else(|| word.clone(), |v| format!("{flag}={v}")),
+            Some((flag, value)) if flag.starts_with("--") => {
+                absolute(value).map_or_else(|| word.clone(), |v| format!("{flag}={v}"))
+            }
             _ => absolute(&word).unwrap_or(word),
         })
         .collect()

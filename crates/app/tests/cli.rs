@@ -82,7 +82,10 @@ fn wrong_usage_is_exit_2_and_says_what_to_do() {
         (&["http", "server", "--token", "a", "--tls-cert", "c", "--tls-key", "k", "--auto-tls"], &["contradict"]),
         (&["http", "server", "--token", "a", "--auto-tls-san", "https://x/"], &["--auto-tls-san"]),
         (&["http", "server", "--token", "a", "--proxy-protocol", "v3"], &["v1", "v2"]),
-        (&["http", "server", "--token", "a", "--trusted-proxies", "10.0.0.0/33"], &["--trusted-proxies, column 1", "0 to 32"]),
+        (
+            &["http", "server", "--token", "a", "--trusted-proxies", "10.0.0.0/33"],
+            &["--trusted-proxies, column 1", "0 to 32"],
+        ),
         (&["tcp", "server", "--token", "a", "--allow-ports", "5-1"], &["backwards"]),
         (&["tcp", "server", "--token", "a", "--allow-ports", "none"], &["serve nothing"]),
         (&["http", "client", "--token", "a"], &["no edge given", "--connect"]),
@@ -90,7 +93,10 @@ fn wrong_usage_is_exit_2_and_says_what_to_do() {
         (&["http", "client", "--token", "a", "--url", "wss://e"], &["nothing to publish", "--upstream http"]),
         (&["http", "client", "--token", "a", "--url", "wss://e", "--upstream", "3000"], &["127.0.0.1:3000"]),
         (&["tcp", "client", "--token", "a", "--url", "wss://e", "--upstream", "10.0.0.1"], &["--ports 22"]),
-        (&["http", "client", "--token", "a", "--url", "wss://e", "--connect", "wss://f", "--upstream", "a:1"], &["different edges"]),
+        (
+            &["http", "client", "--token", "a", "--url", "wss://e", "--connect", "wss://f", "--upstream", "a:1"],
+            &["different edges"],
+        ),
         (&["http", "client", "--token", "a", "--connect", "wss://e#sha256:12", "--upstream", "a:1"], &["64 hex"]),
         (&["explain", "10.0.0"], &["not an IPv4 or IPv6"]),
         (&["nonsense"], &["nonsense"]),
@@ -104,14 +110,25 @@ fn failures_are_exit_1_with_cause_and_hint() {
     let dir = Dir::new("fail");
     let empty = dir.write("empty", "\n");
     let two = dir.write("two", "one\ntwo\n");
-    fails(&["client", "--url", "ws://e", "--token", "a", "--upstream", "a:1"], 1, &["not encrypted", "hint:", "--insecure"]);
+    fails(
+        &["client", "--url", "ws://e", "--token", "a", "--upstream", "a:1"],
+        1,
+        &["not encrypted", "hint:", "--insecure"],
+    );
     fails(&["http", "server", "--token", ""], 1, &["empty"]);
     fails(&["http", "server", "--token-file", &empty], 1, &["empty"]);
     fails(&["http", "server", "--token-file", &two], 1, &["one line"]);
     fails(&["http", "server", "--token-file", "/nonexistent/token"], 1, &["/nonexistent/token", "because:"]);
     fails(&["http", "server", "--token-env", "PORTCULLIS_TEST_UNSET"], 1, &["PORTCULLIS_TEST_UNSET", "export"]);
-    fails(&["explain", "10.0.0.1", "--data-dir", &dir.path().display().to_string()], 1, &["no edge runs", "--data-dir"]);
-    let out = command(&["http", "client", "--token", "a", "--url", "wss://e", "--upstream", "a:1"]).env("HTTPS_PROXY", "socks5://p").output().unwrap();
+    fails(
+        &["explain", "10.0.0.1", "--data-dir", &dir.path().display().to_string()],
+        1,
+        &["no edge runs", "--data-dir"],
+    );
+    let out = command(&["http", "client", "--token", "a", "--url", "wss://e", "--upstream", "a:1"])
+        .env("HTTPS_PROXY", "socks5://p")
+        .output()
+        .unwrap();
     let (code, _, err) = words(out);
     assert!(code == 1 && err.contains("HTTPS_PROXY") && err.contains("NO_PROXY=e"), "{err}");
 }
@@ -143,7 +160,11 @@ fn bad_files_are_refused_with_line() {
         ("prot = 8000\n", 1, &["edge.toml", "line 1, column 1", "prot"][..]),
         ("token_file = \"token\"\nport = \"x\"\n", 1, &["line 2"]),
         ("token_file = \"token\"\ngrace = \"10 parsecs\"\n", 1, &["line 2", "10s"]),
-        ("token_file = \"token\"\nallow_ips = [\n  \"10.0.0.1\",\n  \"10.0.0.0/99\",\n]\n", 1, &["edge.toml:4", "0 to 32"]),
+        (
+            "token_file = \"token\"\nallow_ips = [\n  \"10.0.0.1\",\n  \"10.0.0.0/99\",\n]\n",
+            1,
+            &["edge.toml:4", "0 to 32"],
+        ),
         ("token_file = \"token\"\nallow_ips = []\n", 1, &["edge.toml:2", "none"]),
         ("token_file = \"token\"\nallow_ips = \"bad\"\n", 1, &["edge.toml:2", "`bad`"]),
         ("token_file = \"token\"\n[port_lists.0]\nallow_ips = [\"all\"]\n", 1, &["edge.toml:3", "1 to 65535"]),
@@ -162,13 +183,30 @@ fn bad_files_are_refused_with_line() {
 
 #[test]
 fn help_says_defaults_units_and_variables() {
-    for sub in [&["http", "server"][..], &["tcp", "client"], &["fileserver"], &["serve"], &["server"], &["client"], &["status"], &["explain"], &["demo"]] {
+    for sub in [
+        &["http", "server"][..],
+        &["tcp", "client"],
+        &["fileserver"],
+        &["serve"],
+        &["server"],
+        &["client"],
+        &["status"],
+        &["explain"],
+        &["demo"],
+    ] {
         let (code, out, _) = run(&[sub, &["--help"]].concat());
         assert_eq!(code, 0);
         assert!(out.contains("PORTCULLIS_"), "{sub:?}: {out}");
     }
     let (_, out, _) = run(&["http", "server", "--help"]);
-    for wanted in ["[default: 8000]", "[default: 8123", "[default: 0.0.0.0/0,::/0]", "such as 10s [default: 10s]", "--auto-tls[=<BOOL>]", "PORTCULLIS_ALLOW_IPS"] {
+    for wanted in [
+        "[default: 8000]",
+        "[default: 8123",
+        "[default: 0.0.0.0/0,::/0]",
+        "such as 10s [default: 10s]",
+        "--auto-tls[=<BOOL>]",
+        "PORTCULLIS_ALLOW_IPS",
+    ] {
         let flat = out.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(flat.contains(wanted), "{wanted}: {out}");
     }
@@ -200,10 +238,27 @@ fn a_reader_that_goes_away_is_no_failure() {
 
 #[test]
 fn a_unit_keeps_the_token_out() {
-    let (code, out, _) = run(&["tcp", "server", "--token", "hidden-secret", "--port", "80", "--allow-ips", "10.0.0.0/8", "--generate=systemd"]);
+    let (code, out, _) = run(&[
+        "tcp",
+        "server",
+        "--token",
+        "hidden-secret",
+        "--port",
+        "80",
+        "--allow-ips",
+        "10.0.0.0/8",
+        "--generate=systemd",
+    ]);
     assert_eq!(code, 0);
     assert!(!out.contains("hidden-secret") && !out.contains("--generate"), "{out}");
-    for wanted in ["tcp server --token-file", "--allow-ips 10.0.0.0/8", "Type=notify-reload", "CAP_NET_BIND_SERVICE", "NoNewPrivileges=yes", "WantedBy="] {
+    for wanted in [
+        "tcp server --token-file",
+        "--allow-ips 10.0.0.0/8",
+        "Type=notify-reload",
+        "CAP_NET_BIND_SERVICE",
+        "NoNewPrivileges=yes",
+        "WantedBy=",
+    ] {
         assert!(out.contains(wanted), "{wanted}: {out}");
     }
 }
@@ -244,11 +299,17 @@ fn a_running_edge_explains_reloads_and_ends_well() {
     );
     let port = free_port();
     let (mut edge, connect) = edge(&["serve", "--config", &file, "--data-dir", &data, "--control-port", &port]);
-    assert!(connect.starts_with(&format!("wss://127.0.0.1:{port}#sha256:")) && connect.ends_with(",token-file=token.txt"), "{connect}");
+    assert!(
+        connect.starts_with(&format!("wss://127.0.0.1:{port}#sha256:")) && connect.ends_with(",token-file=token.txt"),
+        "{connect}"
+    );
 
     let explain = |addr: &str, service: &str| run(&["explain", addr, "--service", service, "--data-dir", &data]);
     let (code, out, err) = explain("127.0.0.9", "data");
-    assert!(code == 0 && out.contains("is allowed: `127.0.0.0/8` on list `data`") && out.contains("office"), "{out}{err}");
+    assert!(
+        code == 0 && out.contains("is allowed: `127.0.0.0/8` on list `data`") && out.contains("office"),
+        "{out}{err}"
+    );
     let (code, out, _) = explain("127.0.0.9", "2222");
     assert!(code == 3 && out.contains("list `port:2222` guards port 2222") && out.contains("is refused"), "{out}");
     let (code, out, _) = explain("127.0.0.9", "app.example.com");
@@ -268,7 +329,14 @@ fn a_running_edge_explains_reloads_and_ends_well() {
     assert_eq!(explain("127.0.0.1", "data").0, 0);
 
     // The same token and pin, from outside.
-    let (code, out, err) = run(&["status", "--connect", connect.split(",token-file").next().unwrap(), "--token-file", &dir.path().join("token.txt").display().to_string(), "--json"]);
+    let (code, out, err) = run(&[
+        "status",
+        "--connect",
+        connect.split(",token-file").next().unwrap(),
+        "--token-file",
+        &dir.path().join("token.txt").display().to_string(),
+        "--json",
+    ]);
     let status: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {code} {out} {err}"));
     assert_eq!(status["clients"].as_array().unwrap().len(), 0);
 
@@ -292,7 +360,19 @@ fn a_flag_counts_before_a_variable_before_the_file() {
     let data = dir.path().join("state").display().to_string();
     let token = dir.write("token.txt", "secret-of-the-test");
     let file = dir.write("edge.toml", "port = 0\nallow_ips = \"10.0.0.1\"\ntoken_file = \"missing\"\n");
-    let base = ["serve", "--config", &file, "--data-dir", &data, "--token-file", &token, "--control-addr", "127.0.0.1", "--data-addr", "127.0.0.1"];
+    let base = [
+        "serve",
+        "--config",
+        &file,
+        "--data-dir",
+        &data,
+        "--token-file",
+        &token,
+        "--control-addr",
+        "127.0.0.1",
+        "--data-addr",
+        "127.0.0.1",
+    ];
     for (flags, variable, holds) in [
         (&[][..], None, "10.0.0.1"),
         (&[][..], Some("10.0.0.2"), "10.0.0.2"),
@@ -308,7 +388,8 @@ fn a_flag_counts_before_a_variable_before_the_file() {
         let up = out.lines().map_while(Result::ok).any(|l| l.starts_with("connect string: "));
         let running = Running(child);
         assert!(up, "{flags:?}");
-        let (code, said, err) = run(&["explain", holds, "--service", "data", "--data-dir", &data, "--control-port", &port]);
+        let (code, said, err) =
+            run(&["explain", holds, "--service", "data", "--data-dir", &data, "--control-port", &port]);
         assert_eq!(code, 0, "{said}{err}");
         drop(running);
     }

@@ -15,7 +15,16 @@ fn a_proof_opens_an_edge_and_its_end_closes_it() {
     wait("the list is written", || list.exists());
     let (http, control) = (free_port(), free_port());
     let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    c.args(["http", "server", "--token", "abcdefghijklmnopqrstuvwx", "--port", &http.to_string(), "--control-port", &control.to_string()]);
+    c.args([
+        "http",
+        "server",
+        "--token",
+        "abcdefghijklmnopqrstuvwx",
+        "--port",
+        &http.to_string(),
+        "--control-port",
+        &control.to_string(),
+    ]);
     c.arg("--allow-ips").arg(format!("@{}", list.display())).arg("--data-dir").arg(dir.at("edge"));
     let edge = Proc::start(c);
     let explain = || {

@@ -65,7 +65,12 @@ fn a_proof_opens_a_port_and_a_revocation_cuts_what_is_open() {
     ok(&["netns", "add", &names.inner]);
     ok(&["-n", &names.gate, "link", "add", "w0", "type", "veth", "peer", "name", "w1", "netns", &names.inner]);
     ok(&["-n", &names.gate, "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", &names.out]);
-    for (ns, dev, addrs) in [(&names.gate, "v0", vec!["203.0.113.1/24"]), (&names.out, "v1", vec!["203.0.113.7/24", "203.0.113.8/24"]), (&names.gate, "w0", vec!["172.30.0.1/24"]), (&names.inner, "w1", vec!["172.30.0.2/24"])] {
+    for (ns, dev, addrs) in [
+        (&names.gate, "v0", vec!["203.0.113.1/24"]),
+        (&names.out, "v1", vec!["203.0.113.7/24", "203.0.113.8/24"]),
+        (&names.gate, "w0", vec!["172.30.0.1/24"]),
+        (&names.inner, "w1", vec!["172.30.0.2/24"]),
+    ] {
         for a in addrs {
             ok(&["-n", ns, "addr", "add", a, "dev", dev]);
         }
@@ -73,9 +78,17 @@ fn a_proof_opens_a_port_and_a_revocation_cuts_what_is_open() {
         ok(&["-n", ns, "link", "set", "lo", "up"]);
     }
     ok(&["-n", &names.inner, "route", "add", "default", "via", "172.30.0.1"]);
-    let within = |ns: &str, program: &str, args: &[&str]| assert!(names.within(ns, program).args(args).status().unwrap().success(), "{program} {args:?}");
+    let within = |ns: &str, program: &str, args: &[&str]| {
+        assert!(names.within(ns, program).args(args).status().unwrap().success(), "{program} {args:?}")
+    };
     within(&names.gate, "sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
-    within(&names.gate, "nft", &["add table ip docker; add chain ip docker pre { type nat hook prerouting priority dstnat; }; add rule ip docker pre tcp dport 8080 dnat to 172.30.0.2:8080"]);
+    within(
+        &names.gate,
+        "nft",
+        &[
+            "add table ip docker; add chain ip docker pre { type nat hook prerouting priority dstnat; }; add rule ip docker pre tcp dport 8080 dnat to 172.30.0.2:8080",
+        ],
+    );
     let dir = Dir::new("nft");
     // A service that says a line every tenth of a second for as long as it is listened to.
     std::fs::write(
@@ -88,7 +101,10 @@ fn a_proof_opens_a_port_and_a_revocation_cuts_what_is_open() {
     let _service = Proc::start(c);
     wait("the service answers", || names.reaches("203.0.113.7"));
     let mut c = names.within(&names.gate, env!("CARGO_BIN_EXE_portcullis"));
-    c.args(["gatekeeper", "--listen", "127.0.0.1:5000", "--nft-ports", "8080", "--data-dir"]).arg(dir.at("state")).current_dir(&dir.0).env("NO_COLOR", "1");
+    c.args(["gatekeeper", "--listen", "127.0.0.1:5000", "--nft-ports", "8080", "--data-dir"])
+        .arg(dir.at("state"))
+        .current_dir(&dir.0)
+        .env("NO_COLOR", "1");
     let gate = Proc::start(c);
     wait_or(|| !names.reaches("203.0.113.7"), || gate.text());
     let mut proof = names.within(&names.gate, "curl");

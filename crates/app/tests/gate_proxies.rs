@@ -67,10 +67,20 @@ http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fast
         c
     });
     ready(geo, &p);
-    let g = Gate::start(&dir.0, &ENV, &[
-        "--nginx-file", dir.at("list.geo").to_str().unwrap(), "--nginx-test", &test, "--nginx-reload", &reload,
-        "--check-listen", &format!("127.0.0.1:{check}"),
-    ]);
+    let g = Gate::start(
+        &dir.0,
+        &ENV,
+        &[
+            "--nginx-file",
+            dir.at("list.geo").to_str().unwrap(),
+            "--nginx-test",
+            &test,
+            "--nginx-reload",
+            &reload,
+            "--check-listen",
+            &format!("127.0.0.1:{check}"),
+        ],
+    );
     round(&g, geo);
     round(&g, ask);
     // A configuration that nginx refuses: the file goes back, the old workers serve on, and it is said.
@@ -109,14 +119,26 @@ fn haproxy_by_its_runtime_socket_and_its_map_file() {
     };
     let p = start();
     ready(port, &p);
-    let g = Gate::start(&dir.0, &[("LEARN_PRIVATE", "true"), ("MAX_IP_LEN", "5000")], &["--haproxy-socket", sock.to_str().unwrap(), "--haproxy-map", map.to_str().unwrap()]);
+    let g = Gate::start(
+        &dir.0,
+        &[("LEARN_PRIVATE", "true"), ("MAX_IP_LEN", "5000")],
+        &["--haproxy-socket", sock.to_str().unwrap(), "--haproxy-map", map.to_str().unwrap()],
+    );
     round(&g, port);
     // Thousands, far over the buffer of one command, and counted back.
     let text: String = (0..3_000).map(|n| format!("        - \"198.18.{}.{}\"\n", n / 250, n % 250)).collect();
     drop(g);
     let bulk = Dir::new("haproxybulk");
-    std::fs::write(bulk.at("dynamic-whitelist.yml"), format!("http:\n  middlewares:\n    dynamic-whitelist:\n      ipAllowList:\n        sourceRange:\n{text}")).unwrap();
-    let g = Gate::start(&bulk.0, &[("LEARN_PRIVATE", "true"), ("MAX_IP_LEN", "5000")], &["--haproxy-socket", sock.to_str().unwrap(), "--haproxy-map", map.to_str().unwrap()]);
+    std::fs::write(
+        bulk.at("dynamic-whitelist.yml"),
+        format!("http:\n  middlewares:\n    dynamic-whitelist:\n      ipAllowList:\n        sourceRange:\n{text}"),
+    )
+    .unwrap();
+    let g = Gate::start(
+        &bulk.0,
+        &[("LEARN_PRIVATE", "true"), ("MAX_IP_LEN", "5000")],
+        &["--haproxy-socket", sock.to_str().unwrap(), "--haproxy-map", map.to_str().unwrap()],
+    );
     g.mirror("127.0.1.1");
     wait_or(|| from("127.0.1.1", port) == 200, || g.proc.text());
     assert_eq!(from("127.0.1.2", port), 403);
@@ -152,11 +174,24 @@ fn caddy_by_forward_auth_and_by_its_admin_api() {
     std::fs::write(&conf, config.to_string()).unwrap();
     let p = Proc::start({
         let mut c = Command::new(&caddy);
-        c.args(["run", "--config"]).arg(&conf).env("HOME", &dir.0).env("XDG_CONFIG_HOME", &dir.0).env("XDG_DATA_HOME", &dir.0);
+        c.args(["run", "--config"])
+            .arg(&conf)
+            .env("HOME", &dir.0)
+            .env("XDG_CONFIG_HOME", &dir.0)
+            .env("XDG_DATA_HOME", &dir.0);
         c
     });
     ready(ranges, &p);
-    let g = Gate::start(&dir.0, &ENV, &["--check-listen", &format!("127.0.0.1:{check}"), "--caddy-api", &format!("http://127.0.0.1:{admin}/id/gate/remote_ip/ranges")]);
+    let g = Gate::start(
+        &dir.0,
+        &ENV,
+        &[
+            "--check-listen",
+            &format!("127.0.0.1:{check}"),
+            "--caddy-api",
+            &format!("http://127.0.0.1:{admin}/id/gate/remote_ip/ranges"),
+        ],
+    );
     round(&g, ask);
     round(&g, ranges);
 }
@@ -165,7 +200,8 @@ fn caddy_by_forward_auth_and_by_its_admin_api() {
 fn any_program_and_any_service_get_the_whole_list_and_are_tried_again() {
     let dir = Dir::new("hooks");
     let tool = dir.at("tool.sh");
-    std::fs::write(&tool, format!("#!/bin/sh\ntest -e {0}/broken && exit 3\ncat > {0}/got\n", dir.0.display())).unwrap();
+    std::fs::write(&tool, format!("#!/bin/sh\ntest -e {0}/broken && exit 3\ncat > {0}/got\n", dir.0.display()))
+        .unwrap();
     std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let posts: Arc<Mutex<u32>> = Arc::default();
     let count = posts.clone();

@@ -30,14 +30,38 @@ fn certificates(dir: &Path) {
     let mut ca = vec!["req", "-x509", "-days", "2", "-subj", "/CN=test ca", "-keyout", "ca.key", "-out", "ca.pem"];
     ca.extend(ec);
     run(dir, "openssl", &ca);
-    for (name, extra) in [("site", "subjectAltName=DNS:ha.example.com,DNS:photos.example.com,DNS:cloud.example.com"), ("phone", "extendedKeyUsage=clientAuth")] {
-        let (key, csr, pem, ext) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"), format!("{name}.ext"));
+    for (name, extra) in [
+        ("site", "subjectAltName=DNS:ha.example.com,DNS:photos.example.com,DNS:cloud.example.com"),
+        ("phone", "extendedKeyUsage=clientAuth"),
+    ] {
+        let (key, csr, pem, ext) =
+            (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"), format!("{name}.ext"));
         std::fs::write(dir.join(&ext), extra).unwrap();
         let subject = format!("/CN={name}");
         let mut req = vec!["req", "-subj", &subject, "-keyout", &key, "-out", &csr];
         req.extend(ec);
         run(dir, "openssl", &req);
-        run(dir, "openssl", &["x509", "-req", "-days", "2", "-in", &csr, "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", &ext, "-out", &pem]);
+        run(
+            dir,
+            "openssl",
+            &[
+                "x509",
+                "-req",
+                "-days",
+                "2",
+                "-in",
+                &csr,
+                "-CA",
+                "ca.pem",
+                "-CAkey",
+                "ca.key",
+                "-CAcreateserial",
+                "-extfile",
+                &ext,
+                "-out",
+                &pem,
+            ],
+        );
     }
 }
 
@@ -51,7 +75,19 @@ struct Site {
 /// A request from an address of the loopback network: Traefik's list looks at who connects, not at headers.
 fn get(s: &Site, host: &str, path: &str, from: &str, cert: bool) -> u16 {
     let mut c = Command::new("curl");
-    c.args(["-sk", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20", "--resolve", &format!("{host}:{}:127.0.0.1", s.https), "--interface", from]);
+    c.args([
+        "-sk",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        "--max-time",
+        "20",
+        "--resolve",
+        &format!("{host}:{}:127.0.0.1", s.https),
+        "--interface",
+        from,
+    ]);
     if cert {
         c.arg("--cert").arg(s.dir.join("phone.pem")).arg("--key").arg(s.dir.join("phone.key"));
     }
@@ -65,18 +101,31 @@ fn site(name: &str, dir: &Dir, env: &[(&str, &str)]) -> Option<Site> {
     peer("curl", &[])?;
     certificates(&dir.0);
     let ha = upstream(|_| (200, "ha".into()));
-    let photos = upstream(|h| if h.contains("/share/") && !h.contains(IMMICH) { (404, String::new()) } else { (200, "photos".into()) });
-    let cloud = upstream(|h| if h.contains("/s/") && !h.contains(NEXTCLOUD) { (404, String::new()) } else { (200, "cloud".into()) });
+    let photos = upstream(|h| {
+        if h.contains("/share/") && !h.contains(IMMICH) { (404, String::new()) } else { (200, "photos".into()) }
+    });
+    let cloud = upstream(|h| {
+        if h.contains("/s/") && !h.contains(NEXTCLOUD) { (404, String::new()) } else { (200, "cloud".into()) }
+    });
     let (https, api) = (free_port(), free_port());
     let dynamic = dir.at("dyn");
     std::fs::create_dir_all(&dynamic).unwrap();
     let shares = format!("immich=http://{photos},nextcloud=http://{cloud}");
     let file = dynamic.join("dynamic-whitelist.yml");
     let api_url = format!("http://127.0.0.1:{api}");
-    let mut all = vec![("SHARE_UPSTREAMS", shares.as_str()), ("TRAEFIK_API", api_url.as_str()), ("DEFAULT_SOURCE_RANGE", "127.0.2.200/32"), ("LEARN_PRIVATE", "true")];
+    let mut all = vec![
+        ("SHARE_UPSTREAMS", shares.as_str()),
+        ("TRAEFIK_API", api_url.as_str()),
+        ("DEFAULT_SOURCE_RANGE", "127.0.2.200/32"),
+        ("LEARN_PRIVATE", "true"),
+    ];
     all.extend(env);
     let gate = Gate::start(&dir.0, &all, &["--file", file.to_str().unwrap()]);
-    std::fs::write(dynamic.join("http.yml"), config(dir, gate.addrs[0], ha, photos, cloud, env.iter().any(|(k, _)| *k == "SHARE_SCOPE"))).unwrap();
+    std::fs::write(
+        dynamic.join("http.yml"),
+        config(dir, gate.addrs[0], ha, photos, cloud, env.iter().any(|(k, _)| *k == "SHARE_SCOPE")),
+    )
+    .unwrap();
     let mut t = Command::new(binary);
     t.args([
         &format!("--entryPoints.https.address=127.0.0.1:{https}"),
@@ -90,14 +139,27 @@ fn site(name: &str, dir: &Dir, env: &[(&str, &str)]) -> Option<Site> {
         "--global.sendAnonymousUsage=false",
     ]);
     let s = Site { _traefik: Proc::start(t), https, gate, dir: dir.0.clone() };
-    wait_or(|| get(&s, "photos.example.com", "/", "127.0.2.200", false) == 200, || format!("{name}: Traefik serves; {} {}", s._traefik.text(), std::fs::read_to_string(dir.at("traefik.log")).unwrap_or_default()));
+    wait_or(
+        || get(&s, "photos.example.com", "/", "127.0.2.200", false) == 200,
+        || {
+            format!(
+                "{name}: Traefik serves; {} {}",
+                s._traefik.text(),
+                std::fs::read_to_string(dir.at("traefik.log")).unwrap_or_default()
+            )
+        },
+    );
     Some(s)
 }
 
 fn config(dir: &Dir, gate: SocketAddr, ha: SocketAddr, photos: SocketAddr, cloud: SocketAddr, scoped: bool) -> String {
     let d = dir.0.display();
     // With a scope, each site uses its own middleware.
-    let (mp, mc) = if scoped { ("dynamic-whitelist-immich", "dynamic-whitelist-nextcloud") } else { ("dynamic-whitelist", "dynamic-whitelist") };
+    let (mp, mc) = if scoped {
+        ("dynamic-whitelist-immich", "dynamic-whitelist-nextcloud")
+    } else {
+        ("dynamic-whitelist", "dynamic-whitelist")
+    };
     format!(
         r#"
 http:
@@ -131,7 +193,16 @@ fn a_certificate_opens_the_other_sites_and_a_revocation_and_a_restart_are_kept()
     let photos = |s: &Site, from: &str| get(s, "photos.example.com", "/", from, false);
     assert_eq!(photos(&s, "127.0.1.1"), 403);
     assert_eq!(get(&s, "ha.example.com", "/", "127.0.1.1", false), 0, "no certificate, no handshake");
-    assert_eq!(get(&s, "ha.example.com", "/verify_share_request?protocol=http&container_name_port=127.0.0.1:1", "127.0.1.1", true), 200);
+    assert_eq!(
+        get(
+            &s,
+            "ha.example.com",
+            "/verify_share_request?protocol=http&container_name_port=127.0.0.1:1",
+            "127.0.1.1",
+            true
+        ),
+        200
+    );
     wait("the phone is let in elsewhere", || photos(&s, "127.0.1.1") == 200);
     assert_eq!(photos(&s, "127.0.1.2"), 403);
     assert_eq!(s.gate.command(&["grant", "revoke", "127.0.1.1"]).0, 0);
@@ -143,7 +214,11 @@ fn a_certificate_opens_the_other_sites_and_a_revocation_and_a_restart_are_kept()
     s.gate.proc.child.wait().unwrap();
     assert_eq!(photos(&s, "127.0.1.7"), 200);
     let file = dir.at("dyn/dynamic-whitelist.yml");
-    s.gate = Gate::start(&dir.0, &[("DEFAULT_SOURCE_RANGE", "127.0.2.200/32"), ("LEARN_PRIVATE", "true")], &["--file", file.to_str().unwrap()]);
+    s.gate = Gate::start(
+        &dir.0,
+        &[("DEFAULT_SOURCE_RANGE", "127.0.2.200/32"), ("LEARN_PRIVATE", "true")],
+        &["--file", file.to_str().unwrap()],
+    );
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(photos(&s, "127.0.1.7"), 200);
     assert_eq!(photos(&s, "127.0.1.1"), 403);
@@ -173,5 +248,8 @@ fn with_a_scope_the_guest_sees_one_site_only() {
     wait("the album's pictures load", || get(&s, "photos.example.com", "/api/assets/1", guest, false) == 200);
     assert_eq!(get(&s, "cloud.example.com", "/", guest, false), 403);
     get(&s, "ha.example.com", "/", "127.0.1.1", true);
-    wait("the household sees both", || get(&s, "photos.example.com", "/", "127.0.1.1", false) == 200 && get(&s, "cloud.example.com", "/", "127.0.1.1", false) == 200);
+    wait("the household sees both", || {
+        get(&s, "photos.example.com", "/", "127.0.1.1", false) == 200
+            && get(&s, "cloud.example.com", "/", "127.0.1.1", false) == 200
+    });
 }

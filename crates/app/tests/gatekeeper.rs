@@ -17,14 +17,29 @@ fn every_method_on_every_path_learns_and_says_ok() {
     let g = Gate::start(&dir.0, &[("MAX_IP_LEN", "100")], &[]);
     for (n, method) in ["GET", "POST", "PUT", "PATCH", "DELETE", "PROPFIND", "OPTIONS", "REPORT"].iter().enumerate() {
         let ip = format!("198.51.100.{}", n + 1);
-        assert_eq!(request(g.addrs[0], method, &format!("/api/x?n={n}"), &[("X-Forwarded-For", &ip)]), (200, "OK".to_string()), "{method}");
+        assert_eq!(
+            request(g.addrs[0], method, &format!("/api/x?n={n}"), &[("X-Forwarded-For", &ip)]),
+            (200, "OK".to_string()),
+            "{method}"
+        );
     }
     assert_eq!(request(g.addrs[0], "HEAD", "/", &[("X-Forwarded-For", "198.51.100.9")]), (200, String::new()));
     // A mirrored request of a client that happens to ask for this path is one like any other.
-    assert_eq!(request(g.addrs[0], "GET", "/verify_share_request?protocol=http&container_name_port=127.0.0.1:22", &[("X-Forwarded-For", "198.51.100.10")]).0, 200);
+    assert_eq!(
+        request(
+            g.addrs[0],
+            "GET",
+            "/verify_share_request?protocol=http&container_name_port=127.0.0.1:22",
+            &[("X-Forwarded-For", "198.51.100.10")]
+        )
+        .0,
+        200
+    );
     let want: Vec<String> = (1..=10).map(|n| format!("198.51.100.{n}")).collect();
     g.expect(&want.iter().map(String::as_str).collect::<Vec<_>>());
-    assert!(g.file().contains("http:\n  middlewares:\n    dynamic-whitelist:\n      ipAllowList:\n        sourceRange:\n"));
+    assert!(
+        g.file().contains("http:\n  middlewares:\n    dynamic-whitelist:\n      ipAllowList:\n        sourceRange:\n")
+    );
 }
 
 #[test]
@@ -57,10 +72,23 @@ fn source_ranges_forgive_spaces_host_bits_and_absence_and_the_file_is_never_empt
 fn one_address_is_one_entry_in_every_spelling_and_private_ones_are_not_learnt() {
     let dir = Dir::new("spelling");
     let g = Gate::start(&dir.0, &[("IPV6_PREFIX", "128"), ("DEFAULT_SOURCE_RANGE", "203.0.113.0/24")], &[]);
-    for xff in ["2001:db8::1", "2001:DB8::1", "2001:db8:0::1", "::ffff:198.51.100.7", "198.51.100.7", "198.51.100.7:4711"] {
+    for xff in
+        ["2001:db8::1", "2001:DB8::1", "2001:db8:0::1", "::ffff:198.51.100.7", "198.51.100.7", "198.51.100.7:4711"]
+    {
         assert_eq!(g.mirror(xff).0, 200);
     }
-    for xff in ["10.0.0.5", "::ffff:10.0.0.5", "100.64.1.1", "fd00::1", "127.0.0.1", "203.0.113.9", "::ffff:203.0.113.9", "fe80::1%eth0", "nonsense", ""] {
+    for xff in [
+        "10.0.0.5",
+        "::ffff:10.0.0.5",
+        "100.64.1.1",
+        "fd00::1",
+        "127.0.0.1",
+        "203.0.113.9",
+        "::ffff:203.0.113.9",
+        "fe80::1%eth0",
+        "nonsense",
+        "",
+    ] {
         assert_eq!(g.mirror(xff), (200, "OK".to_string()), "{xff}");
     }
     g.expect(&["2001:db8::1", "198.51.100.7", "203.0.113.0/24"]);
@@ -136,7 +164,13 @@ fn share(path: &str, up: std::net::SocketAddr) -> String {
 }
 
 fn ask(g: &Gate, up: std::net::SocketAddr, uri: &str, guest: &str) -> u16 {
-    request(g.addrs[0], "GET", &share("", up), &[("X-Forwarded-For", guest), ("X-Forwarded-Uri", uri), ("X-Forwarded-Host", "photos.example.com")]).0
+    request(
+        g.addrs[0],
+        "GET",
+        &share("", up),
+        &[("X-Forwarded-For", guest), ("X-Forwarded-Uri", uri), ("X-Forwarded-Host", "photos.example.com")],
+    )
+    .0
 }
 
 #[test]
@@ -149,10 +183,14 @@ fn share_links_are_checked_at_named_upstreams_only_and_fast() {
         assert!(head.to_lowercase().contains("host: photos.example.com"), "{head}");
         if head.starts_with(&format!("GET /share/{IMMICH} ")) { (200, "album".into()) } else { (404, String::new()) }
     });
-    let redirects = upstream(|head| if head.starts_with("GET /login") { (200, String::new()) } else { (302, String::new()) });
+    let redirects =
+        upstream(|head| if head.starts_with("GET /login") { (200, String::new()) } else { (302, String::new()) });
     let anything = upstream(|_| (200, "app".into()));
     let unnamed = upstream(|_| panic!("an upstream that is not named was asked"));
-    let named = format!("http://{immich},redirects=http://{redirects},anything=http://{anything}").replace("http://127.0.0.1", "immich=http://127.0.0.1").replace("redirects=immich=", "redirects=").replace("anything=immich=", "anything=");
+    let named = format!("http://{immich},redirects=http://{redirects},anything=http://{anything}")
+        .replace("http://127.0.0.1", "immich=http://127.0.0.1")
+        .replace("redirects=immich=", "redirects=")
+        .replace("anything=immich=", "anything=");
     let g = Gate::start(&dir.0, &[("SHARE_UPSTREAMS", &named)], &[]);
     let link = format!("/share/{IMMICH}");
     let began = Instant::now();
@@ -170,7 +208,11 @@ fn share_links_are_checked_at_named_upstreams_only_and_fast() {
     }
     assert_eq!(asked.load(Ordering::SeqCst) - before, 1, "a dead link is asked for once");
     assert_eq!(ask(&g, redirects, "/s/aBcDeFgHiJkLmNo", "198.51.100.3"), 403, "a redirect to a login is no live link");
-    assert_eq!(ask(&g, anything, "/s/aBcDeFgHiJkLmNo", "198.51.100.3"), 403, "an upstream that accepts anything proves nothing");
+    assert_eq!(
+        ask(&g, anything, "/s/aBcDeFgHiJkLmNo", "198.51.100.3"),
+        403,
+        "an upstream that accepts anything proves nothing"
+    );
     wait("it is loud", || g.proc.logged("links that do not exist").is_some());
     assert_eq!(ask(&g, unnamed, &link, "198.51.100.3"), 403);
     wait("the line to add is logged", || g.proc.logged("SHARE_UPSTREAMS=http://").is_some());
@@ -200,7 +242,13 @@ fn a_slow_upstream_blocks_nobody_and_is_given_up() {
     let at = g.addrs[0];
     let waits = std::thread::spawn(move || {
         let began = Instant::now();
-        let status = request(at, "GET", &share("", slow), &[("X-Forwarded-For", "198.51.100.1"), ("X-Forwarded-Uri", "/s/aBcDeFgHiJkLmNo")]).0;
+        let status = request(
+            at,
+            "GET",
+            &share("", slow),
+            &[("X-Forwarded-For", "198.51.100.1"), ("X-Forwarded-Uri", "/s/aBcDeFgHiJkLmNo")],
+        )
+        .0;
         (status, began.elapsed())
     });
     std::thread::sleep(Duration::from_millis(100));
@@ -216,13 +264,24 @@ fn a_slow_upstream_blocks_nobody_and_is_given_up() {
 fn with_a_scope_a_guest_enters_one_service_and_not_the_others() {
     let dir = Dir::new("scope");
     let up = upstream(|head| if head.contains(IMMICH) { (200, String::new()) } else { (404, String::new()) });
-    let g = Gate::start(&dir.0, &[("SHARE_UPSTREAMS", &format!("immich=http://{up}")), ("SHARE_SCOPE", "service"), ("DEFAULT_SOURCE_RANGE", "10.0.0.0/8")], &[]);
+    let g = Gate::start(
+        &dir.0,
+        &[
+            ("SHARE_UPSTREAMS", &format!("immich=http://{up}")),
+            ("SHARE_SCOPE", "service"),
+            ("DEFAULT_SOURCE_RANGE", "10.0.0.0/8"),
+        ],
+        &[],
+    );
     g.mirror("198.51.100.1");
     assert_eq!(ask(&g, up, &format!("/share/{IMMICH}"), "198.51.100.9"), 200);
     let file = g.file();
     let (all, photos) = file.split_once("dynamic-whitelist-immich:").unwrap();
     assert!(all.contains("198.51.100.1") && !all.contains("198.51.100.9"), "{file}");
-    assert!(photos.contains("198.51.100.1") && photos.contains("198.51.100.9") && photos.contains("10.0.0.0/8"), "{file}");
+    assert!(
+        photos.contains("198.51.100.1") && photos.contains("198.51.100.9") && photos.contains("10.0.0.0/8"),
+        "{file}"
+    );
 }
 
 #[test]
@@ -262,7 +321,10 @@ fn people_add_show_extend_and_revoke_and_the_audit_log_finds_changes() {
     g.expect(&["203.0.113.0/28", "198.51.100.1"]);
     wait("the enforcer has it", || ok(&["list", "show", "dynamic-whitelist"]).contains("has it"));
     let shown = ok(&["list", "show", "dynamic-whitelist"]);
-    assert!(shown.contains("office") && shown.contains("mtls") && shown.contains("pinned") && shown.contains("has it"), "{shown}");
+    assert!(
+        shown.contains("office") && shown.contains("mtls") && shown.contains("pinned") && shown.contains("has it"),
+        "{shown}"
+    );
     assert!(ok(&["list"]).contains("dynamic-whitelist"));
     ok(&["grant", "extend", "198.51.100.1", "--for", "never"]);
     let (code, said) = g.command(&["explain", "203.0.113.3"]);
@@ -304,15 +366,38 @@ fn a_second_gate_on_the_same_directory_is_refused() {
 fn the_check_endpoint_answers_by_the_list_and_forgets_at_once() {
     let dir = Dir::new("check");
     let g = Gate::start(&dir.0, &[("DEFAULT_SOURCE_RANGE", "192.0.2.0/24")], &["--check-listen", "127.0.0.1:0"]);
-    let check = |ip: &str, list: &str| full(g.addrs[1], "GET", &format!("/v1/check/{list}"), &[("X-Forwarded-For", ip)]);
+    let check =
+        |ip: &str, list: &str| full(g.addrs[1], "GET", &format!("/v1/check/{list}"), &[("X-Forwarded-For", ip)]);
     let (status, _, why) = check("198.51.100.1", "dynamic-whitelist");
     assert!(status == 403 && why.contains("no entry"), "{status} {why}");
     // A certificate that the proxy reports is a proof, with a name; none is none.
-    let learn = |headers: &[(&str, &str)], query: &str| full(g.addrs[1], "GET", &format!("/v1/learn/dynamic-whitelist{query}"), headers);
+    let learn = |headers: &[(&str, &str)], query: &str| {
+        full(g.addrs[1], "GET", &format!("/v1/learn/dynamic-whitelist{query}"), headers)
+    };
     assert_eq!(learn(&[("X-Forwarded-For", "198.51.100.1")], "").0, 403);
-    assert_eq!(learn(&[("X-Forwarded-For", "198.51.100.1"), ("X-Gate-Cert-Subject", "CN=mallory")], "?cert=traefik").0, 403);
-    assert_eq!(learn(&[("X-Forwarded-For", "198.51.100.1"), ("X-Gate-Cert-Subject", "CN=anna"), ("X-Gate-Cert-Fp", "ab12")], "").0, 200);
-    assert_eq!(learn(&[("X-Forwarded-For", "198.51.100.2"), ("X-Forwarded-Tls-Client-Cert-Info", "Subject%3D%22CN%3Dbert%22%3BSerialNumber%3D%2217%22")], "?cert=traefik").0, 200);
+    assert_eq!(
+        learn(&[("X-Forwarded-For", "198.51.100.1"), ("X-Gate-Cert-Subject", "CN=mallory")], "?cert=traefik").0,
+        403
+    );
+    assert_eq!(
+        learn(
+            &[("X-Forwarded-For", "198.51.100.1"), ("X-Gate-Cert-Subject", "CN=anna"), ("X-Gate-Cert-Fp", "ab12")],
+            ""
+        )
+        .0,
+        200
+    );
+    assert_eq!(
+        learn(
+            &[
+                ("X-Forwarded-For", "198.51.100.2"),
+                ("X-Forwarded-Tls-Client-Cert-Info", "Subject%3D%22CN%3Dbert%22%3BSerialNumber%3D%2217%22")
+            ],
+            "?cert=traefik"
+        )
+        .0,
+        200
+    );
     let (status, head, _) = check("198.51.100.1", "dynamic-whitelist");
     assert!(status == 200 && head.contains("x-gate-user: CN=anna") && head.contains("mtls"), "{head}");
     assert!(check("198.51.100.2", "dynamic-whitelist").1.contains("x-gate-user: CN=bert"));

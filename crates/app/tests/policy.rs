@@ -84,10 +84,17 @@ fn mistakes_have_line_column_and_hint() {
     let (code, out, err) = f.run(&["check", "bad.hujson"]);
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("error: bad.hujson:4:35: tag not found: `tag:wbe`\nhint: did you mean `tag:web`?"), "{err}");
-    assert!(err.contains("error: bad.hujson:4:55: ") && err.contains("error: bad.hujson:6:3: the policy has no key `gruops`\nhint: did you mean `groups`?"), "{err}");
+    assert!(
+        err.contains("error: bad.hujson:4:55: ")
+            && err.contains("error: bad.hujson:6:3: the policy has no key `gruops`\nhint: did you mean `groups`?"),
+        "{err}"
+    );
     f.write("syntax.hujson", "{\n  \"acls\": [\n    { \"action\" \"accept\" }\n");
     let (code, _, err) = f.run(&["check", "syntax.hujson"]);
-    assert!(code == 1 && err.starts_with("error: syntax.hujson:3:16: `:` was expected, `\"accept\"` came\nhint: "), "{err}");
+    assert!(
+        code == 1 && err.starts_with("error: syntax.hujson:3:16: `:` was expected, `\"accept\"` came\nhint: "),
+        "{err}"
+    );
 }
 
 #[test]
@@ -106,7 +113,11 @@ fn bad_files_are_said_in_words() {
         (vec!["check", "list.hujson"], 1, "error: list.hujson:1:1: an object `{…}` was expected, a list came"),
         (vec!["check"], 2, "Usage"),
         (vec!["compile", "--policy", "policy.hujson"], 2, "--topology"),
-        (vec!["check", "policy.hujson", "--topology", "list.hujson"], 1, "error: list.hujson:1:1: a topology has `users`"),
+        (
+            vec!["check", "policy.hujson", "--topology", "list.hujson"],
+            1,
+            "error: list.hujson:1:1: a topology has `users`",
+        ),
     ] {
         let (got, out, err) = f.run(&args);
         assert!(got == code && err.contains(part) && out.is_empty(), "{args:?}: {got} {out}{err}");
@@ -122,7 +133,10 @@ fn compile_prints_what_each_node_is_told() {
     let all: serde_json::Value = serde_json::from_str(&out).unwrap();
     let web = &all["nodes"]["web"];
     assert_eq!(web["packet_filter_rules"][0]["SrcIPs"], serde_json::json!(["100.64.0.1", "fd7a:115c:a1e0::1"]));
-    assert_eq!(web["packet_filter_rules"][0]["DstPorts"][0], serde_json::json!({"IP": "100.64.0.3", "Ports": {"First": 443, "Last": 443}}));
+    assert_eq!(
+        web["packet_filter_rules"][0]["DstPorts"][0],
+        serde_json::json!({"IP": "100.64.0.3", "Ports": {"First": 443, "Last": 443}})
+    );
     assert_eq!(web["peers"], serde_json::json!(["laptop"]));
     assert_eq!(web["self_allowed_ips"], serde_json::json!(["100.64.0.3/32", "fd7a:115c:a1e0::3/128", "192.0.2.0/24"]));
     assert_eq!(all["nodes"]["laptop"]["packet_filter_rules"], serde_json::Value::Null);
@@ -133,7 +147,10 @@ fn compile_prints_what_each_node_is_told() {
     assert_eq!(one["nodes"].as_object().unwrap().len(), 1);
     assert_eq!(one["nodes"]["web"], *web);
     let (code, _, err) = f.with(&["compile", "--node", "wbe"]);
-    assert!(code == 1 && err.contains("there is no node `wbe`") && err.contains("hint: its nodes are laptop, phone, web"), "{err}");
+    assert!(
+        code == 1 && err.contains("there is no node `wbe`") && err.contains("hint: its nodes are laptop, phone, web"),
+        "{err}"
+    );
     let (code, text, _) = f.with(&["compile", "--node", "web"]);
     assert!(code == 0 && text.contains("in   100.64.0.1 fd7a:115c:a1e0::1 -> 100.64.0.3 443"), "{text}");
 }
@@ -144,24 +161,52 @@ fn a_policy_that_breaks_its_promise_is_refused() {
     let broken = POLICY.replace("tag:web:443\", \"ipset", "tag:web:22\", \"ipset");
     f.write("policy.hujson", &broken);
     assert_eq!(f.run(&["check", "policy.hujson"]).0, 0, "without a topology nothing can be tested");
-    for args in [vec!["check", "policy.hujson", "--topology", "topology.json"], vec!["compile", "--policy", "policy.hujson", "--topology", "topology.json", "--json"]] {
+    for args in [
+        vec!["check", "policy.hujson", "--topology", "topology.json"],
+        vec!["compile", "--policy", "policy.hujson", "--topology", "topology.json", "--json"],
+    ] {
         let (code, out, err) = f.run(&args);
         assert!(code == 1 && out.is_empty(), "{args:?} {out}");
-        assert!(err.contains("error: policy.hujson:8:") && err.contains("tests 1 fails: odin@example.com -> tag:web:443 accept: it is refused"), "{err}");
+        assert!(
+            err.contains("error: policy.hujson:8:")
+                && err.contains("tests 1 fails: odin@example.com -> tag:web:443 accept: it is refused"),
+            "{err}"
+        );
     }
     let (code, out, _) = f.with(&["test"]);
-    assert!(code == 1 && out.contains("FAIL  tests 1 (line 8): odin@example.com -> tag:web:22 deny: it is let through by acls 1 (line 6)") && out.ends_with("0 of 2 hold\n"), "{out}");
+    assert!(
+        code == 1
+            && out.contains(
+                "FAIL  tests 1 (line 8): odin@example.com -> tag:web:22 deny: it is let through by acls 1 (line 6)"
+            )
+            && out.ends_with("0 of 2 hold\n"),
+        "{out}"
+    );
     f.write("policy.hujson", POLICY);
-    assert_eq!(f.with(&["test"]).1, "ok    tests 1: odin@example.com -> tag:web:443 accept\nok    tests 1: odin@example.com -> tag:web:22 deny\n2 of 2 hold\n");
+    assert_eq!(
+        f.with(&["test"]).1,
+        "ok    tests 1: odin@example.com -> tag:web:443 accept\nok    tests 1: odin@example.com -> tag:web:22 deny\n2 of 2 hold\n"
+    );
 }
 
 #[test]
 fn explain_names_the_rule_or_the_nearest() {
     let f = Files::new("explain");
     let (code, out, _) = f.with(&["explain", "laptop", "web:443", "--proto", "tcp"]);
-    assert!(code == 0 && out.contains("laptop (100.64.0.1) -> web (100.64.0.3) port 443 tcp: allowed, by rule 1 of acls (line 6)"), "{out}");
+    assert!(
+        code == 0
+            && out
+                .contains("laptop (100.64.0.1) -> web (100.64.0.3) port 443 tcp: allowed, by rule 1 of acls (line 6)"),
+        "{out}"
+    );
     let (code, out, _) = f.with(&["explain", "laptop", "web:22"]);
-    assert!(code == 0 && out.contains("refused, no rule lets it through; rule 1 of acls (line 6) came nearest, but there it opens 443"), "{out}");
+    assert!(
+        code == 0
+            && out.contains(
+                "refused, no rule lets it through; rule 1 of acls (line 6) came nearest, but there it opens 443"
+            ),
+        "{out}"
+    );
     let (_, out, _) = f.with(&["explain", "phone", "192.0.2.9:80"]);
     assert!(out.contains("refused") && out.contains("its sources are odin@example.com"), "{out}");
     let (_, out, _) = f.with(&["explain", "odin@example.com", "192.0.2.7:80"]);
@@ -177,12 +222,21 @@ fn diff_says_who_gains_and_who_loses() {
     f.write("old.hujson", POLICY);
     let (code, out, _) = f.with(&["diff", "--against", "old.hujson"]);
     assert_eq!((code, out.as_str()), (0, "nobody gains and nobody loses anything\n"));
-    let new = POLICY.replace("\"src\": [\"odin@example.com\"], \"dst\"", "\"src\": [\"odin@example.com\", \"thor@example.org\"], \"dst\"").replace("ipset:net:80", "ipset:net:8080");
+    let new = POLICY
+        .replace(
+            "\"src\": [\"odin@example.com\"], \"dst\"",
+            "\"src\": [\"odin@example.com\", \"thor@example.org\"], \"dst\"",
+        )
+        .replace("ipset:net:80", "ipset:net:8080");
     f.write("policy.hujson", new);
     let (code, out, err) = f.with(&["diff", "--against", "old.hujson"]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.contains("+ phone -> web: tcp+udp+icmp:443\n"), "{out}");
-    assert!(out.contains("- laptop -> 192.0.2.8/29: tcp+udp+icmp:80\n") && out.contains("+ laptop, phone -> 192.0.2.8/29: tcp+udp+icmp:8080\n"), "{out}");
+    assert!(
+        out.contains("- laptop -> 192.0.2.8/29: tcp+udp+icmp:80\n")
+            && out.contains("+ laptop, phone -> 192.0.2.8/29: tcp+udp+icmp:8080\n"),
+        "{out}"
+    );
 }
 
 #[test]
@@ -199,14 +253,19 @@ fn fmt_keeps_comments_and_is_done_once() {
     f.write("bad.hujson", "{");
     assert_eq!(f.run(&["fmt", "bad.hujson"]).0, 1);
     assert_eq!(std::fs::read_to_string(f.0.join("bad.hujson")).unwrap(), "{", "what cannot be read is not touched");
-    let left: Vec<_> = std::fs::read_dir(&f.0).unwrap().map(|e| e.unwrap().file_name()).filter(|n| n.to_string_lossy().starts_with('.')).collect();
+    let left: Vec<_> = std::fs::read_dir(&f.0)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .filter(|n| n.to_string_lossy().starts_with('.'))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
 fn standard_input_and_early_readers() {
     let f = Files::new("pipes");
-    let mut child = portcullis(&f.0).args(["policy", "fmt", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        portcullis(&f.0).args(["policy", "fmt", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"{\"acls\":[]}").unwrap();
     let out = child.wait_with_output().unwrap();
     assert_eq!(words(&out), (0, "{ \"acls\": [] }\n".to_string(), String::new()));
@@ -234,7 +293,10 @@ fn every_syntax_error_is_told_in_one_run() {
     // A key that stands twice does not hide what else is wrong.
     f.write("twice.hujson", "{ \"acls\": [], \"acls\": [], \"grnts\": [] }");
     let (_, _, err) = f.run(&["check", "twice.hujson"]);
-    assert!(err.contains("twice.hujson:1:15: the key `acls` stands twice") && err.contains("did you mean `grants`?"), "{err}");
+    assert!(
+        err.contains("twice.hujson:1:15: the key `acls` stands twice") && err.contains("did you mean `grants`?"),
+        "{err}"
+    );
 }
 
 #[test]
@@ -244,7 +306,12 @@ fn other_encodings_are_named() {
     f.write("utf16.hujson", utf16);
     f.write("latin.hujson", b"{\n// \xc3\xa9 caf\xe9\n}");
     let (code, _, err) = f.run(&["check", "utf16.hujson"]);
-    assert!(code == 1 && err.contains("utf16.hujson:1:1: the file is UTF-16") && err.contains("hint: save the file as UTF-8"), "{err}");
+    assert!(
+        code == 1
+            && err.contains("utf16.hujson:1:1: the file is UTF-16")
+            && err.contains("hint: save the file as UTF-8"),
+        "{err}"
+    );
     let (code, _, err) = f.run(&["check", "latin.hujson"]);
     assert!(code == 1 && err.contains("latin.hujson:2:9: byte 11 is not UTF-8"), "{err}");
 }

@@ -97,7 +97,13 @@ impl Doors {
     /// How many are inside.
     #[must_use]
     pub fn inside(&self) -> usize {
-        self.inside.iter().map(|s| { let s = s.lock(); s.entries.len() - s.free.len() }).sum()
+        self.inside
+            .iter()
+            .map(|s| {
+                let s = s.lock();
+                s.entries.len() - s.free.len()
+            })
+            .sum()
     }
 }
 
@@ -107,7 +113,8 @@ impl Door {
     /// # Errors
     /// The reason why it must not pass.
     pub fn admit(&self, addr: Addr) -> Result<Pass, Why> {
-        let entry = Arc::new(Entry { addr, lists: self.lists.clone(), cut: AtomicBool::new(false), wake: Notify::new() });
+        let entry =
+            Arc::new(Entry { addr, lists: self.lists.clone(), cut: AtomicBool::new(false), wake: Notify::new() });
         let shard = Arc::as_ptr(&entry) as usize / size_of::<Entry>() % SHARDS;
         let slot = self.doors.inside[shard].lock().insert(entry.clone());
         let pass = Pass { doors: self.doors.clone(), entry, shard, slot };

@@ -179,9 +179,11 @@ impl Live {
         let old = self.doors.view();
         let same = old.generation > 0
             && old.lists().len() == loaded.lists.len()
-            && old.lists().iter().zip(&loaded.lists).all(|(a, b)| {
-                a.name == b.name && a.source == b.source && a.set.prefixes() == b.set.prefixes()
-            });
+            && old
+                .lists()
+                .iter()
+                .zip(&loaded.lists)
+                .all(|(a, b)| a.name == b.name && a.source == b.source && a.set.prefixes() == b.set.prefixes());
         if same {
             return Ok(Read { said: "nothing changed".to_string(), files });
         }

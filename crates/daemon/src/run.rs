@@ -383,7 +383,10 @@ mod tests {
     async fn ready_only_when_every_part_is() {
         let run = Run::new(Duration::from_millis(20));
         let (a, b) = (run.not_ready("a"), run.not_ready("b"));
-        let waiting = tokio::spawn({ let run = run.clone(); async move { run.finish().await } });
+        let waiting = tokio::spawn({
+            let run = run.clone();
+            async move { run.finish().await }
+        });
         a.ready();
         assert!(tokio::time::timeout(Duration::from_millis(20), run.ready()).await.is_err());
         b.ready();

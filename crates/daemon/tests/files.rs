@@ -171,7 +171,9 @@ fn parts_and_conditions() {
 fn folders() {
     let server = Server::new(true, None);
     let page = server.text("/");
-    for seen in ["Index of /", "./digits.txt\"", "./sub%20dir/\"", "?sort=size&amp;order=asc", "10 B", "2 folders, 4 files"] {
+    for seen in
+        ["Index of /", "./digits.txt\"", "./sub%20dir/\"", "?sort=size&amp;order=asc", "10 B", "2 folders, 4 files"]
+    {
         assert!(page.contains(seen), "{seen} in {page}");
     }
     assert!(!page.contains(".hidden\"") && !page.contains("Parent folder"), "{page}");
@@ -264,7 +266,8 @@ fn nothing_leads_out() {
 fn asks_for_the_password() {
     use base64::Engine as _;
     let server = Server::new(true, Some("p:ss wörd"));
-    let basic = |pair: &str| format!("Authorization: Basic {}\r\n", base64::engine::general_purpose::STANDARD.encode(pair));
+    let basic =
+        |pair: &str| format!("Authorization: Basic {}\r\n", base64::engine::general_purpose::STANDARD.encode(pair));
     for fields in [
         String::new(),
         basic("user:wrong"),

@@ -174,7 +174,8 @@ impl PacketFilter {
             }
         }
         let width = entries.len();
-        let src = Table::new(width, entries.iter().enumerate().flat_map(|(i, e)| sources[e.0].iter().map(move |r| (*r, i))));
+        let src =
+            Table::new(width, entries.iter().enumerate().flat_map(|(i, e)| sources[e.0].iter().map(move |r| (*r, i))));
         let dst = Table::new(width, entries.iter().enumerate().flat_map(|(i, e)| e.1.iter().map(move |r| (*r, i))));
         let mut by_proto: BTreeMap<u8, Vec<(u16, u16, usize)>> = BTreeMap::new();
         for (i, (_, _, first, last, protos)) in entries.iter().enumerate() {
@@ -339,7 +340,8 @@ impl<K: Ord + Copy> Stretches<K> {
 
 impl Ports {
     fn new(width: usize, list: &[(u16, u16, usize)]) -> Ports {
-        let ranges: Vec<(u128, u128, usize)> = list.iter().map(|(a, b, i)| (u128::from(*a), u128::from(*b), *i)).collect();
+        let ranges: Vec<(u128, u128, usize)> =
+            list.iter().map(|(a, b, i)| (u128::from(*a), u128::from(*b), *i)).collect();
         let mut store = Store::new(width);
         let (starts, rows) = sweep(u128::from(u16::MAX), &ranges, &mut store);
         let all = list.iter().filter(|(a, b, _)| *a == 0 && *b == u16::MAX).map(|(_, _, i)| (*i, 1)).collect();
@@ -456,7 +458,10 @@ mod tests {
             src_ips: src.iter().map(|s| (*s).to_string()).collect(),
             dst_ports: dst
                 .iter()
-                .map(|(ip, first, last)| NetPortRange { ip: (*ip).to_string(), ports: PortRange { first: *first, last: *last } })
+                .map(|(ip, first, last)| NetPortRange {
+                    ip: (*ip).to_string(),
+                    ports: PortRange { first: *first, last: *last },
+                })
                 .collect(),
             ip_proto: proto.to_vec(),
             cap_grant: Vec::new(),
@@ -489,7 +494,11 @@ mod tests {
         assert_eq!(f.incoming(&packet("100.64.0.9", "192.0.2.7", TCP, 90, PacketKind::TcpSyn)), Reason::Rule);
         assert_eq!(f.incoming(&packet("100.64.0.10", "192.0.2.7", TCP, 90, PacketKind::TcpSyn)), Reason::NoRule);
         for (src, port) in [("255.255.255.0", 0), ("255.255.255.255", 65535), ("255.255.255.7", 80)] {
-            assert_eq!(f.incoming(&packet(src, "100.64.0.1", TCP, port, PacketKind::TcpSyn)), Reason::Rule, "the edges of the ranges");
+            assert_eq!(
+                f.incoming(&packet(src, "100.64.0.1", TCP, port, PacketKind::TcpSyn)),
+                Reason::Rule,
+                "the edges of the ranges"
+            );
         }
     }
 
@@ -530,6 +539,9 @@ mod tests {
     fn an_empty_filter_lets_nothing_in() {
         let f = PacketFilter::new(&[], [Prefix::ALL_V4]);
         assert_eq!(f.incoming(&packet("1.2.3.4", "5.6.7.8", TCP, 80, PacketKind::TcpSyn)), Reason::NoRule);
-        assert_eq!(PacketFilter::default().incoming(&packet("1.2.3.4", "5.6.7.8", TCP, 80, PacketKind::Plain)), Reason::NotLocal);
+        assert_eq!(
+            PacketFilter::default().incoming(&packet("1.2.3.4", "5.6.7.8", TCP, 80, PacketKind::Plain)),
+            Reason::NotLocal
+        );
     }
 }

@@ -430,7 +430,12 @@ impl Ledger {
         let g = Grant { until, idle: None, seen_at: self.now, ..g.clone() };
         self.effects.push_back(Effect::Persist(g.clone()));
         self.effects.push_back(Effect::Changed(g.list.clone()));
-        self.effects.push_back(Effect::Audit(Audit { at: self.now, what: "extended", grant: g.clone(), by: String::new() }));
+        self.effects.push_back(Effect::Audit(Audit {
+            at: self.now,
+            what: "extended",
+            grant: g.clone(),
+            by: String::new(),
+        }));
         self.put(g, true);
         self.handle_timeout(self.now);
         Outcome::Renewed(id)
@@ -558,7 +563,9 @@ impl Ledger {
             page.saved_seen.remove(&id);
             if let Some(ids) = g.principal.as_ref().and_then(|p| page.by_principal.get_mut(p)) {
                 ids.remove(&id);
-                if ids.is_empty() && let Some(p) = &g.principal {
+                if ids.is_empty()
+                    && let Some(p) = &g.principal
+                {
                     page.by_principal.remove(p);
                 }
             }

@@ -1,12 +1,12 @@
 //! Verbs, all pure. What comes in are values of `model`; what goes out are verdicts and effects. No IO, no clock.
 
 mod admit;
-pub mod filter;
-pub mod policy;
-mod service;
 pub mod clock;
+pub mod filter;
 pub mod grant;
+pub mod policy;
 pub mod publish;
+mod service;
 pub mod visitor;
 
 pub use admit::{Ask, Verdict, Why, admit, explain};

@@ -289,16 +289,22 @@ mod tests {
     #[test]
     fn a_list_of_nobody_is_never_an_empty_list() {
         let d = Desired::default();
-        let yaml = traefik_yaml(&[Middleware { name: "x".into(), entries: Vec::new(), tcp: true }], TraefikKey::default());
+        let yaml =
+            traefik_yaml(&[Middleware { name: "x".into(), entries: Vec::new(), tcp: true }], TraefikKey::default());
         assert_eq!(d.entries(), ps(&[NOBODY]));
-        assert!(yaml.contains("tcp:\n  middlewares:\n    x:\n      ipAllowList:\n        sourceRange:\n        - \"255.255.255.255\"\n"));
+        assert!(yaml.contains(
+            "tcp:\n  middlewares:\n    x:\n      ipAllowList:\n        sourceRange:\n        - \"255.255.255.255\"\n"
+        ));
     }
 
     #[test]
     fn the_file_of_gatekeeper_is_read() {
         let text = "http:\n  middlewares:\n    dynamic-whitelist:\n      IPAllowList:\n        sourceRange:\n        - 203.0.113.7\n        - 2001:DB8::1\n        - ''\n        - 10.0.0.0/8\n";
         assert_eq!(read_traefik_yaml(text), ps(&["203.0.113.7", "2001:db8::1", "10.0.0.0/8"]));
-        assert_eq!(read_traefik_yaml("a:\n  sourceRange: [\"192.0.2.1\", '192.0.2.0/24']\nb:\n - 192.0.2.9"), ps(&["192.0.2.1", "192.0.2.0/24"]));
+        assert_eq!(
+            read_traefik_yaml("a:\n  sourceRange: [\"192.0.2.1\", '192.0.2.0/24']\nb:\n - 192.0.2.9"),
+            ps(&["192.0.2.1", "192.0.2.0/24"])
+        );
     }
 
     #[test]

@@ -80,7 +80,8 @@ impl FromStr for Service {
     /// Reads `control`, `data`, `port:2222`, `host:app.example.com`, a port alone or a host alone (a port behind it
     /// does not count).
     fn from_str(text: &str) -> Result<Service, String> {
-        let wanted = || format!("`{text}` is not a service; wanted `control`, `data`, `port:2222` or `host:app.example.com`");
+        let wanted =
+            || format!("`{text}` is not a service; wanted `control`, `data`, `port:2222` or `host:app.example.com`");
         let t = text.trim().to_ascii_lowercase();
         let port = |p: &str| p.parse::<u16>().ok().filter(|n| *n != 0 && p.bytes().all(|b| b.is_ascii_digit()));
         match t.split_once(':') {
@@ -147,8 +148,10 @@ mod tests {
 
     #[test]
     fn its_own_list_stands_in_the_place_of_the_planes() {
-        let v = view(&[("control", "none"), ("data", "10.0.0.0/8"), ("port:22", "192.0.2.1"), ("host:a.example", "none")]);
-        let judge = |service: &str, addr: &str| service.parse::<Service>().unwrap().admit(&v, addr.parse().unwrap()).is_allow();
+        let v =
+            view(&[("control", "none"), ("data", "10.0.0.0/8"), ("port:22", "192.0.2.1"), ("host:a.example", "none")]);
+        let judge =
+            |service: &str, addr: &str| service.parse::<Service>().unwrap().admit(&v, addr.parse().unwrap()).is_allow();
         assert!(judge("data", "10.1.1.1") && judge("80", "10.1.1.1") && judge("b.example", "10.1.1.1"));
         assert!(judge("22", "192.0.2.1") && !judge("22", "10.1.1.1"), "the port's list replaces the plane's");
         assert!(!judge("a.example", "10.1.1.1"), "an empty list lets nobody in");
@@ -160,7 +163,10 @@ mod tests {
     #[test]
     fn says_which_list_and_why() {
         let v = view(&[("data", "all"), ("port:22", "none")]);
-        let say = |s: &str| { let s: Service = s.parse().unwrap(); s.guard(&v).explain(&v, &s) };
+        let say = |s: &str| {
+            let s: Service = s.parse().unwrap();
+            s.guard(&v).explain(&v, &s)
+        };
         assert_eq!(say("data"), "list `data` guards the data plane");
         assert_eq!(say("22"), "list `port:22` guards port 22 in the place of the plane's");
         assert_eq!(say("23"), "list `data` guards port 23, which has no list `port:23` of its own");

@@ -46,9 +46,12 @@ pub fn trace(
     if !trusted.contains(peer) {
         return Ok(Traced { addr: peer, hops: Vec::new() });
     }
-    let by_list = single(XFF, x_forwarded_for)?.map(|v| walk(XFF, trusted, &v.split(',').collect::<Vec<_>>(), list_entry)).transpose()?;
-    let by_forwarded =
-        single(FORWARDED, forwarded)?.map(|v| walk(FORWARDED, trusted, &split_forwarded(v)?, forwarded_entry)).transpose()?;
+    let by_list = single(XFF, x_forwarded_for)?
+        .map(|v| walk(XFF, trusted, &v.split(',').collect::<Vec<_>>(), list_entry))
+        .transpose()?;
+    let by_forwarded = single(FORWARDED, forwarded)?
+        .map(|v| walk(FORWARDED, trusted, &split_forwarded(v)?, forwarded_entry))
+        .transpose()?;
     match (by_list, by_forwarded) {
         (None, None) => Ok(Traced { addr: peer, hops: Vec::new() }),
         (Some(t), None) | (None, Some(t)) => Ok(t),
@@ -227,7 +230,12 @@ mod tests {
             // Forwarded.
             ("10.0.0.1", &[], &["for=203.0.113.9"], ok("203.0.113.9")),
             ("10.0.0.1", &[], &["proto=https;FOR=\"203.0.113.9:99\";by=10.0.0.1"], ok("203.0.113.9")),
-            ("10.0.0.1", &[], &["for=192.0.2.1, for=\"[2001:db8::1]:80\";host=\"a,b\", for=10.0.0.2"], ok("2001:db8::1")),
+            (
+                "10.0.0.1",
+                &[],
+                &["for=192.0.2.1, for=\"[2001:db8::1]:80\";host=\"a,b\", for=10.0.0.2"],
+                ok("2001:db8::1"),
+            ),
             ("10.0.0.1", &[], &["for=\"_x, for=203.0.113.9"], badf.clone()),
             ("10.0.0.1", &[], &["for=2001:db8::1"], badf.clone()),
             ("10.0.0.1", &[], &["for=\"2001:db8::1\""], badf.clone()),
@@ -247,7 +255,8 @@ mod tests {
 
     #[test]
     fn hops_run_from_the_visitor_to_the_peer() {
-        let t = trace(addr("10.0.0.1"), &[b"1.1.1.1, 203.0.113.9, 10.0.0.3, 10.0.0.2"], &[], &set("10.0.0.0/8")).unwrap();
+        let t =
+            trace(addr("10.0.0.1"), &[b"1.1.1.1, 203.0.113.9, 10.0.0.3, 10.0.0.2"], &[], &set("10.0.0.0/8")).unwrap();
         assert_eq!(t.hops, ["203.0.113.9", "10.0.0.3", "10.0.0.2"].map(addr));
     }
 

@@ -11,7 +11,8 @@ use decide::policy::{Compiled, Policy, Topology};
 fn every_golden_case() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let topology = Topology::read(&std::fs::read_to_string(dir.join("topology.json")).unwrap()).unwrap();
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    let mut cases: Vec<PathBuf> =
+        std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     cases.sort();
     assert!(cases.len() >= 12, "the golden cases are missing");
     let mut wrong = Vec::new();
@@ -60,7 +61,11 @@ fn outcome(text: &str, topology: &Topology) -> String {
     let plain = Compiled::new(&plain, topology);
     for view in compiled.for_all() {
         let common = plain.capabilities(view.node);
-        let known = |l: &str| common.keys().any(|k| l.trim_start().strip_prefix("cap  ").is_some_and(|c| c == k || c.starts_with(&format!("{k}="))));
+        let known = |l: &str| {
+            common.keys().any(|k| {
+                l.trim_start().strip_prefix("cap  ").is_some_and(|c| c == k || c.starts_with(&format!("{k}=")))
+            })
+        };
         for line in compiled.describe(&view).lines().filter(|l| !known(l)) {
             writeln!(out, "{line}").unwrap();
         }

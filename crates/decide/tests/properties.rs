@@ -20,13 +20,32 @@ const NODES: [(&str, Option<&str>, &[&str], &str, &[&str]); 6] = [
 ];
 
 const SRC: [&str; 12] = [
-    "*", "ada@example.com", "ben@example.com", "group:eng", "group:none", "tag:web", "tag:rt", "autogroup:member", "autogroup:tagged",
-    "100.64.0.0/29", "10.1.2.0/24", "ipset:mix",
+    "*",
+    "ada@example.com",
+    "ben@example.com",
+    "group:eng",
+    "group:none",
+    "tag:web",
+    "tag:rt",
+    "autogroup:member",
+    "autogroup:tagged",
+    "100.64.0.0/29",
+    "10.1.2.0/24",
+    "ipset:mix",
 ];
 
 const DST: [&str; 11] = [
-    "*", "ada@example.com", "group:eng", "tag:web", "tag:db", "autogroup:member", "autogroup:self", "10.1.0.0/24", "10.0.0.0/8",
-    "100.64.0.10", "ipset:mix",
+    "*",
+    "ada@example.com",
+    "group:eng",
+    "tag:web",
+    "tag:db",
+    "autogroup:member",
+    "autogroup:self",
+    "10.1.0.0/24",
+    "10.0.0.0/8",
+    "100.64.0.10",
+    "ipset:mix",
 ];
 
 const PORTS: [&str; 4] = ["*", "22", "80,443", "1000-2000"];
@@ -83,7 +102,10 @@ fn topology() -> Topology {
     let nodes: serde_json::Map<String, Value> = NODES
         .iter()
         .map(|(name, user, tags, ip, routes)| {
-            (name.to_string(), json!({ "user": user, "tags": tags, "ipv4": ip, "routable_ips": routes, "approved_routes": routes }))
+            (
+                name.to_string(),
+                json!({ "user": user, "tags": tags, "ipv4": ip, "routable_ips": routes, "approved_routes": routes }),
+            )
         })
         .collect();
     let users = json!([
@@ -95,7 +117,8 @@ fn topology() -> Topology {
 
 /// Does this name mean this address? `asking` is the source, for `autogroup:self`.
 fn means(name: &str, ip: u32, asking: u32) -> bool {
-    let of = |f: &dyn Fn(Option<&str>, &[&str]) -> bool| NODES.iter().any(|(_, u, t, a, _)| number(a) == ip && f(*u, t));
+    let of =
+        |f: &dyn Fn(Option<&str>, &[&str]) -> bool| NODES.iter().any(|(_, u, t, a, _)| number(a) == ip && f(*u, t));
     let owner = |ip: u32| NODES.iter().find(|n| number(n.3) == ip).and_then(|n| n.1);
     let within = |net: &str, len: u32| ip >> (32 - len) == number(net) >> (32 - len);
     match name {
@@ -144,10 +167,25 @@ fn oracle(rules: &[Rule], src: u32, dst: u32, port: u16, proto: u8) -> bool {
 }
 
 const SOURCES: [&str; 10] = [
-    "100.64.0.1", "100.64.0.2", "100.64.0.3", "100.64.0.10", "100.64.0.11", "100.64.0.20", "10.1.2.3", "10.1.5.9", "10.9.9.9", "8.8.8.8",
+    "100.64.0.1",
+    "100.64.0.2",
+    "100.64.0.3",
+    "100.64.0.10",
+    "100.64.0.11",
+    "100.64.0.20",
+    "10.1.2.3",
+    "10.1.5.9",
+    "10.9.9.9",
+    "8.8.8.8",
 ];
 const PLACES: [(usize, &str); 8] = [
-    (0, "100.64.0.1"), (1, "100.64.0.2"), (2, "100.64.0.3"), (3, "100.64.0.10"), (4, "100.64.0.11"), (5, "100.64.0.20"), (5, "10.1.0.7"),
+    (0, "100.64.0.1"),
+    (1, "100.64.0.2"),
+    (2, "100.64.0.3"),
+    (3, "100.64.0.10"),
+    (4, "100.64.0.11"),
+    (5, "100.64.0.20"),
+    (5, "10.1.0.7"),
     (5, "10.1.5.5"),
 ];
 const TRIES: [u16; 5] = [22, 80, 443, 1500, 9999];

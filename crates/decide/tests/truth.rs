@@ -11,7 +11,11 @@ use serde_json::Value;
 /// Fields of a capture that cannot be right for any one state of a network, by case, field and reason. Everything else
 /// of the case is compared.
 const IN_FLUX: [(&str, &str, &str); 2] = [
-    ("acl-k03", "peer_allowed_ips", "taken while 10.33.0.0/16 was being approved: four nodes have the route, three not yet"),
+    (
+        "acl-k03",
+        "peer_allowed_ips",
+        "taken while 10.33.0.0/16 was being approved: four nodes have the route, three not yet",
+    ),
     ("acl-k03", "self_allowed_ips", "the router itself has not heard of the approval that its peers already show"),
 ];
 

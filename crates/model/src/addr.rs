@@ -96,9 +96,7 @@ impl Addr {
                     || a.is_unspecified()
                     || (a.octets()[0] == 100 && (64..128).contains(&a.octets()[1]))
             }
-            IpAddr::V6(a) => {
-                a.is_loopback() || a.is_unspecified() || a.is_unique_local() || a.is_unicast_link_local()
-            }
+            IpAddr::V6(a) => a.is_loopback() || a.is_unspecified() || a.is_unique_local() || a.is_unicast_link_local(),
         }
     }
 }

@@ -120,7 +120,11 @@ impl fmt::Display for Evidence {
 
 impl fmt::Display for EvidenceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is no evidence; the words are mtls, share, login, knock, tunnel, node, dns, manual, static", self.0)
+        write!(
+            f,
+            "`{}` is no evidence; the words are mtls, share, login, knock, tunnel, node, dns, manual, static",
+            self.0
+        )
     }
 }
 

@@ -84,7 +84,11 @@ impl std::error::Error for ListError {}
 
 impl fmt::Display for ListWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}, column {}: `{}` has host bits, read as `{}`", self.line, self.column, self.text, self.normal)
+        write!(
+            f,
+            "line {}, column {}: `{}` has host bits, read as `{}`",
+            self.line, self.column, self.text, self.normal
+        )
     }
 }
 
@@ -133,9 +137,8 @@ fn read_item(item: &str, out: &mut ListText, line: usize, column: usize) -> Resu
     if let Some((a, b)) = item.split_once('-') {
         let (a, b) = (a.trim(), b.trim());
         let first: Addr = a.parse().map_err(|e: crate::AddrError| format!("the start of the range, {e}"))?;
-        let last: Addr = b
-            .parse()
-            .map_err(|e: crate::AddrError| format!("the end of the range, {e}; write both ends in full"))?;
+        let last: Addr =
+            b.parse().map_err(|e: crate::AddrError| format!("the end of the range, {e}; write both ends in full"))?;
         if first.is_v4() != last.is_v4() {
             return Err("one end of the range is IPv4 and the other is IPv6".to_string());
         }
@@ -194,7 +197,10 @@ mod tests {
     fn host_bits_get_a_warning_with_the_normal_form() {
         let list = parse_list("10.0.0.1\n 192.0.2.17/24").unwrap();
         assert_eq!(list.warnings.len(), 1);
-        assert_eq!(list.warnings[0].to_string(), "line 2, column 2: `192.0.2.17/24` has host bits, read as `192.0.2.0/24`");
+        assert_eq!(
+            list.warnings[0].to_string(),
+            "line 2, column 2: `192.0.2.17/24` has host bits, read as `192.0.2.0/24`"
+        );
     }
 
     #[test]

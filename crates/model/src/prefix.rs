@@ -119,7 +119,8 @@ impl Prefix {
             None => (text, None),
             Some((a, l)) => (a, Some(l.trim())),
         };
-        let raw_v6_mapped = addr.trim().parse::<std::net::Ipv6Addr>().ok().is_some_and(|a| a.to_ipv4_mapped().is_some());
+        let raw_v6_mapped =
+            addr.trim().parse::<std::net::Ipv6Addr>().ok().is_some_and(|a| a.to_ipv4_mapped().is_some());
         let addr: Addr = addr.parse().map_err(|e: crate::addr::AddrError| {
             // Without a length the address is the whole text, which stands in the error already.
             fail(if len.is_none() { format!("it {}", e.reason) } else { e.to_string() })

@@ -324,7 +324,9 @@ mod tests {
             IpAddr::V6(a) => a.octets()[n / 8] >> (7 - n % 8) & 1,
         };
         list.iter()
-            .filter(|(ip, len)| ip.is_ipv4() == addr.is_ipv4() && (0..usize::from(*len)).all(|n| bit(*ip, n) == bit(addr, n)))
+            .filter(|(ip, len)| {
+                ip.is_ipv4() == addr.is_ipv4() && (0..usize::from(*len)).all(|n| bit(*ip, n) == bit(addr, n))
+            })
             .map(|(_, len)| *len)
             .max()
     }
@@ -343,7 +345,9 @@ mod tests {
     fn nobody_and_everybody() {
         let none = AddrSet::default();
         let all = AddrSet::new([Prefix::ALL_V4, Prefix::ALL_V6]);
-        for text in ["0.0.0.0", "255.255.255.255", "10.1.2.3", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "2001:db8::1"] {
+        for text in
+            ["0.0.0.0", "255.255.255.255", "10.1.2.3", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "2001:db8::1"]
+        {
             let addr: Addr = text.parse().unwrap();
             assert!(!none.contains(addr) && !AddrSet::new([]).contains(addr), "{text}");
             assert!(all.contains(addr), "{text}");

@@ -34,12 +34,7 @@ pub async fn tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
 ///
 /// # Errors
 /// The proxy cannot be reached or refuses; its status line is in the error.
-pub async fn through_proxy(
-    proxy: (&str, u16),
-    credentials: Option<&str>,
-    host: &str,
-    port: u16,
-) -> Result<TcpStream> {
+pub async fn through_proxy(proxy: (&str, u16), credentials: Option<&str>, host: &str, port: u16) -> Result<TcpStream> {
     let name = format!("{}:{}", proxy.0, proxy.1);
     let mut socket = tcp(proxy.0, proxy.1).await.with_context(|| format!("cannot reach the proxy {name}"))?;
     let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
@@ -58,7 +53,9 @@ pub async fn through_proxy(
     let status = head.lines().next().unwrap_or_default();
     match status.split(' ').nth(1) {
         Some("200") => Ok(socket),
-        Some("407") => bail!("the proxy {name} wants other credentials: `{status}`\nhint: HTTPS_PROXY=http://user:password@host:port"),
+        Some("407") => bail!(
+            "the proxy {name} wants other credentials: `{status}`\nhint: HTTPS_PROXY=http://user:password@host:port"
+        ),
         _ => bail!("the proxy {name} refused to connect to {target}: `{status}`"),
     }
 }

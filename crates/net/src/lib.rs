@@ -4,7 +4,7 @@
 pub mod buffers;
 pub mod dial;
 pub mod link;
-pub mod replace;
 pub mod memory;
+pub mod replace;
 pub mod sockets;
 pub mod tls;

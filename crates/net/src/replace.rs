@@ -42,7 +42,10 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<How> {
     // Only what says that the place, not the disk, forbids a new file.
     let place = matches!(
         why.kind(),
-        ErrorKind::ResourceBusy | ErrorKind::CrossesDevices | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+        ErrorKind::ResourceBusy
+            | ErrorKind::CrossesDevices
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
     );
     let Some(before) = before.filter(|_| place) else { return Err(why) };
     in_place(&target, bytes, before.len())?;

@@ -133,8 +133,8 @@ pub fn system_roots(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>> {
     }
     if let Some(path) = ca_file {
         let before = roots.len();
-        let certs = CertificateDer::pem_file_iter(path)
-            .map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
+        let certs =
+            CertificateDer::pem_file_iter(path).map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
         for cert in certs {
             let cert = cert.map_err(|e| anyhow::anyhow!("{} is not PEM: {e}", path.display()))?;
             roots.add(cert).with_context(|| format!("{} holds a certificate that is no CA", path.display()))?;
@@ -260,19 +260,12 @@ impl ServerCertVerifier for Pin {
         let Some(anchor) = chain.iter().find(|c| fingerprint(c) == self.pin) else {
             return Err(untrusted(end, chain, "no certificate of the edge has the pinned fingerprint".to_string()));
         };
-        let refused = |e: webpki::Error| untrusted(end, chain, format!("the pinned CA did not sign the edge's certificate: {e}"));
+        let refused =
+            |e: webpki::Error| untrusted(end, chain, format!("the pinned CA did not sign the edge's certificate: {e}"));
         let anchor = webpki::anchor_from_trusted_cert(anchor).map_err(refused)?;
         let leaf = webpki::EndEntityCert::try_from(end).map_err(refused)?;
-        leaf.verify_for_usage(
-            self.algorithms.all,
-            &[anchor],
-            chain,
-            now,
-            webpki::KeyUsage::server_auth(),
-            None,
-            None,
-        )
-        .map_err(refused)?;
+        leaf.verify_for_usage(self.algorithms.all, &[anchor], chain, now, webpki::KeyUsage::server_auth(), None, None)
+            .map_err(refused)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -368,7 +361,10 @@ fn make_ca(ca_path: &Path, key_path: &Path) -> Result<()> {
     write_private(ca_path, cert.pem().as_bytes())
 }
 
-fn make_leaf(issuer: &Issuer<'_, KeyPair>, sans: &[String]) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>)> {
+fn make_leaf(
+    issuer: &Issuer<'_, KeyPair>,
+    sans: &[String],
+) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>)> {
     let key = KeyPair::generate().context("cannot make a key")?;
     let names = if sans.is_empty() { vec!["localhost".to_string()] } else { sans.to_vec() };
     let mut params = CertificateParams::new(names)
@@ -378,7 +374,8 @@ fn make_leaf(issuer: &Issuer<'_, KeyPair>, sans: &[String]) -> Result<(Certifica
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     set_life(&mut params);
     let cert = params.signed_by(&key, issuer).context("cannot sign the edge's certificate")?;
-    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| anyhow::anyhow!("cannot use the new key: {e}"))?;
+    let key =
+        PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| anyhow::anyhow!("cannot use the new key: {e}"))?;
     Ok((cert.der().clone(), key))
 }
 

@@ -81,12 +81,8 @@ impl Store for Memory {
 
     fn expire(&self, now: u64) -> Result<usize> {
         let mut s = self.state.lock();
-        let due: Vec<String> = s
-            .entries
-            .values()
-            .filter(|e| e.deadline.is_some_and(|d| d <= now))
-            .map(|e| e.key.clone())
-            .collect();
+        let due: Vec<String> =
+            s.entries.values().filter(|e| e.deadline.is_some_and(|d| d <= now)).map(|e| e.key.clone()).collect();
         for key in &due {
             s.step(&Step::Delete { key: key.clone(), when: crate::If::Anyway });
         }

@@ -99,16 +99,17 @@ impl Store for Sqlite {
         let mut db = self.db.lock();
         loop {
             let read = || -> rusqlite::Result<(u64, Vec<Change>)> {
-                let oldest: u64 =
-                    db.query_row("SELECT value FROM marks WHERE name = 'compacted'", [], |r| r.get::<_, i64>(0))? as u64;
+                let oldest: u64 = db
+                    .query_row("SELECT value FROM marks WHERE name = 'compacted'", [], |r| r.get::<_, i64>(0))?
+                    as u64;
                 let mut q = db.prepare_cached(
                     "SELECT revision, key, value FROM changes WHERE revision > ?1 AND substr(key, 1, ?3) = ?2
                      ORDER BY revision LIMIT ?4",
                 )?;
-                let rows = q.query_map(
-                    params![from as i64, prefix, prefix.chars().count() as i64, limit as i64],
-                    |r| Ok(Change { revision: r.get::<_, i64>(0)? as u64, key: r.get(1)?, value: r.get(2)? }),
-                )?;
+                let rows = q
+                    .query_map(params![from as i64, prefix, prefix.chars().count() as i64, limit as i64], |r| {
+                        Ok(Change { revision: r.get::<_, i64>(0)? as u64, key: r.get(1)?, value: r.get(2)? })
+                    })?;
                 Ok((oldest, rows.collect::<rusqlite::Result<_>>()?))
             };
             let (oldest, found) = read().map_err(|e| error(&self.path, e))?;
@@ -173,7 +174,9 @@ fn entry(r: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
 }
 
 fn revision(db: &Connection) -> rusqlite::Result<u64> {
-    db.prepare_cached("SELECT value FROM marks WHERE name = 'revision'")?.query_row([], |r| r.get::<_, i64>(0)).map(|r| r as u64)
+    db.prepare_cached("SELECT value FROM marks WHERE name = 'revision'")?
+        .query_row([], |r| r.get::<_, i64>(0))
+        .map(|r| r as u64)
 }
 
 fn stands(db: &Connection, key: &str) -> rusqlite::Result<Option<u64>> {
@@ -223,7 +226,9 @@ fn error(path: &Path, e: rusqlite::Error) -> StoreError {
     match e.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full(text),
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => StoreError::ReadOnly(text),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => StoreError::Busy(text),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
+            StoreError::Busy(text)
+        }
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged(text),
         // SQLite calls a full disk an I/O error where it meets it while growing its log: ask the disk itself.
         Some(ErrorCode::SystemIoFailure) => match probe(path) {

@@ -51,7 +51,9 @@ fn what_was_put_is_there_and_ordered_by_key() {
 fn a_wrong_belief_changes_nothing() {
     each(|s| {
         let r = s.put_if("policy", b"a", None, If::Absent).unwrap();
-        assert!(matches!(s.put_if("policy", b"b", None, If::Absent), Err(StoreError::Conflict { found: Some(f), .. }) if f == r));
+        assert!(
+            matches!(s.put_if("policy", b"b", None, If::Absent), Err(StoreError::Conflict { found: Some(f), .. }) if f == r)
+        );
         assert!(matches!(s.delete_if("policy", If::Revision(r + 1)), Err(StoreError::Conflict { .. })));
         let steps = [
             Step::Put { key: "other".into(), value: b"x".to_vec(), deadline: None, when: If::Anyway },
@@ -114,7 +116,12 @@ fn who_was_away_too_long_is_told() {
     each(|s| {
         for n in 0..11_000u32 / 500 {
             let steps: Vec<Step> = (0..500)
-                .map(|i| Step::Put { key: format!("k{}", i % 7), value: n.to_le_bytes().to_vec(), deadline: None, when: If::Anyway })
+                .map(|i| Step::Put {
+                    key: format!("k{}", i % 7),
+                    value: n.to_le_bytes().to_vec(),
+                    deadline: None,
+                    when: If::Anyway,
+                })
                 .collect();
             s.write(&steps).unwrap();
         }
@@ -193,7 +200,8 @@ fn kill_9_loses_no_acknowledged_put_and_no_delete() {
         }
         child.wait().unwrap();
         let last = last.unwrap();
-        let keys: Vec<String> = Sqlite::open(&path).unwrap().list("grants/").unwrap().0.into_iter().map(|e| e.key).collect();
+        let keys: Vec<String> =
+            Sqlite::open(&path).unwrap().list("grants/").unwrap().0.into_iter().map(|e| e.key).collect();
         for n in 0..=last {
             let there = keys.contains(&format!("grants/{n:08}"));
             // Number `last - 9` may be gone already: its delete belongs to the write that was under way.
@@ -207,7 +215,9 @@ fn a_full_disk_and_a_read_only_one_are_reported_and_lose_nothing() {
     let dir = Dir::new();
     let at = dir.0.join("mnt");
     std::fs::create_dir(&at).unwrap();
-    let mount = |args: &[&str]| std::process::Command::new("mount").args(args).arg(&at).output().is_ok_and(|o| o.status.success());
+    let mount = |args: &[&str]| {
+        std::process::Command::new("mount").args(args).arg(&at).output().is_ok_and(|o| o.status.success())
+    };
     if !mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"]) {
         let why = "skipped: a small disk can not be mounted here (needs root)";
         assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");

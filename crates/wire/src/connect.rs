@@ -89,7 +89,12 @@ impl FromStr for EdgeUrl {
         if !path.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(fail("the path must be plain ASCII; write other characters as %XX"));
         }
-        Ok(EdgeUrl { tls, host: host.to_string(), port: port.unwrap_or(if tls { 443 } else { 80 }), path: path.to_string() })
+        Ok(EdgeUrl {
+            tls,
+            host: host.to_string(),
+            port: port.unwrap_or(if tls { 443 } else { 80 }),
+            path: path.to_string(),
+        })
     }
 }
 
@@ -255,7 +260,12 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ConnectString>().unwrap().to_string(), text);
         }
-        let colons: String = HEX.as_bytes().chunks(2).map(|c| std::str::from_utf8(c).unwrap().to_uppercase()).collect::<Vec<_>>().join(":");
+        let colons: String = HEX
+            .as_bytes()
+            .chunks(2)
+            .map(|c| std::str::from_utf8(c).unwrap().to_uppercase())
+            .collect::<Vec<_>>()
+            .join(":");
         let c: ConnectString = format!("wss://e#token-env=T,sha256:{colons}").parse().unwrap();
         assert_eq!(c.to_string(), format!("wss://e#sha256:{HEX},token-env=T"));
     }

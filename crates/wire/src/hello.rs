@@ -87,7 +87,8 @@ impl Hello {
             return Err(format!("{} upstreams, wanted 1 to {UPSTREAMS_MAX}", hello.upstreams.len()));
         }
         let long = |s: &str| s.len() > 512 || s.chars().any(char::is_control);
-        let bad = |u: &Published| long(&u.name) || matches!(&u.ask, AskFor::Http { host, path } if long(host) || long(path));
+        let bad =
+            |u: &Published| long(&u.name) || matches!(&u.ask, AskFor::Http { host, path } if long(host) || long(path));
         if long(&hello.host) || long(&hello.program) || hello.upstreams.iter().any(bad) {
             return Err("a name in the hello is longer than 512 bytes or has control characters".to_string());
         }

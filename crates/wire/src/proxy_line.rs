@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use proxy_header::{ParseConfig, ProxiedAddress, Protocol, ProxyHeader};
+use proxy_header::{ParseConfig, Protocol, ProxiedAddress, ProxyHeader};
 use thiserror::Error;
 
 /// Which version of the protocol.

@@ -91,7 +91,11 @@ pub enum UpstreamError {
 ///
 /// # Errors
 /// The first value that fits no form, with what was wanted; no upstream at all; ports that no upstream uses.
-pub fn parse_upstreams(values: &[String], ports: Option<&PortRanges>, plane: Plane) -> Result<Vec<Upstream>, UpstreamError> {
+pub fn parse_upstreams(
+    values: &[String],
+    ports: Option<&PortRanges>,
+    plane: Plane,
+) -> Result<Vec<Upstream>, UpstreamError> {
     let mut out: Vec<Upstream> = Vec::new();
     let mut ports_used = false;
     for text in values.iter().flat_map(|v| v.split(',')) {
@@ -110,7 +114,9 @@ pub fn parse_upstreams(values: &[String], ports: Option<&PortRanges>, plane: Pla
                 };
                 ports_used = true;
                 if port.is_some() && ports.count() != 1 {
-                    return Err(fail("one port cannot serve several of `--ports`; write `PORT=HOST:PORT` for each".to_string()));
+                    return Err(fail(
+                        "one port cannot serve several of `--ports`; write `PORT=HOST:PORT` for each".to_string(),
+                    ));
                 }
                 out.extend(ports.iter().map(|p| Upstream {
                     ask: UpstreamAsk::Port(p),
@@ -175,7 +181,11 @@ impl PortRanges {
 
 impl fmt::Display for UpstreamTo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -214,7 +224,11 @@ impl FromStr for PortRanges {
         }
         let mut ranges = Vec::new();
         for item in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|i| !i.is_empty()) {
-            let port = |p: &str| read_port(p).ok_or_else(|| fail(format!("`{item}` is not a port from 1 to 65535 or a range such as `8000-8100`")));
+            let port = |p: &str| {
+                read_port(p).ok_or_else(|| {
+                    fail(format!("`{item}` is not a port from 1 to 65535 or a range such as `8000-8100`"))
+                })
+            };
             let (a, b) = item.split_once('-').map_or((item, item), |(a, b)| (a, b));
             let (a, b) = (port(a)?, port(b)?);
             if a > b {
@@ -254,7 +268,10 @@ impl fmt::Display for PortRanges {
 enum Form {
     Whole(Upstream),
     /// A TCP client's upstream without a left side.
-    Host { host: String, port: Option<u16> },
+    Host {
+        host: String,
+        port: Option<u16>,
+    },
 }
 
 impl Form {
@@ -325,7 +342,14 @@ impl To {
                 if host.parse::<std::net::Ipv6Addr>().is_err() {
                     return Err(format!("`{host}` is not an IPv6 address"));
                 }
-                (host, if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or("after `]` comes `:` and a port")?) })
+                (
+                    host,
+                    if after.is_empty() {
+                        None
+                    } else {
+                        Some(after.strip_prefix(':').ok_or("after `]` comes `:` and a port")?)
+                    },
+                )
             }
             None if rest.parse::<std::net::Ipv6Addr>().is_ok() => (rest, None),
             None => rest.split_once(':').map_or((rest, None), |(h, p)| (h, Some(p))),
@@ -423,17 +447,30 @@ mod tests {
         }
         let many = ["a.example.com=http://127.0.0.1:1,b.example.com=http://127.0.0.1:2", "http://127.0.0.1:3"];
         assert_eq!(read(&many, "", Plane::Http).unwrap().len(), 3);
-        assert_eq!(read(&["127.0.0.1:1,http://127.0.0.1:1"], "", Plane::Http).unwrap().len(), 1, "the same twice is once");
+        assert_eq!(
+            read(&["127.0.0.1:1,http://127.0.0.1:1"], "", Plane::Http).unwrap().len(),
+            1,
+            "the same twice is once"
+        );
         assert_eq!(read(&["80=10.0.0.1:1,80=10.0.0.2:1"], "", Plane::Http).unwrap().len(), 2, "two share the load");
     }
 
     #[test]
     fn tcp_forms() {
-        assert_eq!(read(&["192.168.0.10"], "2222,5432", Plane::Tcp).unwrap(), ["2222=192.168.0.10:2222", "5432=192.168.0.10:5432"]);
+        assert_eq!(
+            read(&["192.168.0.10"], "2222,5432", Plane::Tcp).unwrap(),
+            ["2222=192.168.0.10:2222", "5432=192.168.0.10:5432"]
+        );
         assert_eq!(read(&["raspberrypi.local"], "2222", Plane::Tcp).unwrap(), ["2222=raspberrypi.local:2222"]);
         assert_eq!(read(&["10.0.0.1:22"], "2222", Plane::Tcp).unwrap(), ["2222=10.0.0.1:22"]);
-        assert_eq!(read(&["10.0.0.1:22", "8080=10.0.0.2:80"], "", Plane::Tcp).unwrap(), ["22=10.0.0.1:22", "8080=10.0.0.2:80"]);
-        assert_eq!(read(&["10.0.0.1,8080=10.0.0.2:80"], "22", Plane::Tcp).unwrap(), ["22=10.0.0.1:22", "8080=10.0.0.2:80"]);
+        assert_eq!(
+            read(&["10.0.0.1:22", "8080=10.0.0.2:80"], "", Plane::Tcp).unwrap(),
+            ["22=10.0.0.1:22", "8080=10.0.0.2:80"]
+        );
+        assert_eq!(
+            read(&["10.0.0.1,8080=10.0.0.2:80"], "22", Plane::Tcp).unwrap(),
+            ["22=10.0.0.1:22", "8080=10.0.0.2:80"]
+        );
         assert_eq!(read(&["2001:db8::1"], "22", Plane::Tcp).unwrap(), ["22=[2001:db8::1]:22"]);
     }
 

@@ -124,7 +124,11 @@ fn outside(view: &View, random: fn(&mut Dice) -> Prefix) -> Vec<Addr> {
     while out.len() < PROBES {
         tries += 1;
         let p = random(&mut dice).first();
-        let addr = if tries > 4 * PROBES && !p.is_v4() { p.with_bits(p.bits() ^ 1 << 125 ^ u128::from(dice.roll()) << 61 >> 4) } else { p };
+        let addr = if tries > 4 * PROBES && !p.is_v4() {
+            p.with_bits(p.bits() ^ 1 << 125 ^ u128::from(dice.roll()) << 61 >> 4)
+        } else {
+            p
+        };
         if !view.list(ListId(0)).unwrap().set.contains(addr) {
             out.push(addr);
         }

@@ -79,7 +79,8 @@ pub fn inside(notes: &[Note], book: &str, habit: Habit, now: u64) -> Vec<String>
         lines.retain(|l| clock < l.good_until && clock < l.seen + habit.silence_lasts);
     };
     for note in notes {
-        let (Note::Struck { at } | Note::Showed { at, .. } | Note::SentAway { at, .. } | Note::Passed { at, .. }) = note;
+        let (Note::Struck { at } | Note::Showed { at, .. } | Note::SentAway { at, .. } | Note::Passed { at, .. }) =
+            note;
         clock = clock.max(*at);
         tidy(&mut lines, clock);
         match note {

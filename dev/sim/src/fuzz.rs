@@ -30,7 +30,12 @@ pub fn prefixes(bytes: &[u8]) {
         Ok(list) => list,
         Err(e) => {
             let line = text.trim_start_matches('\u{feff}').lines().nth(e.line - 1);
-            assert!(line.is_some_and(|l| e.column <= l.chars().count() + 1), "position {}:{} lies outside", e.line, e.column);
+            assert!(
+                line.is_some_and(|l| e.column <= l.chars().count() + 1),
+                "position {}:{} lies outside",
+                e.line,
+                e.column
+            );
             return;
         }
     };
@@ -40,7 +45,8 @@ pub fn prefixes(bytes: &[u8]) {
     let set = AddrSet::new(list.prefixes.iter().copied());
     for p in &list.prefixes {
         for addr in [p.first(), p.last()] {
-            let longest: Option<Prefix> = list.prefixes.iter().filter(|q| q.contains(addr)).max_by_key(|q| q.bits()).copied();
+            let longest: Option<Prefix> =
+                list.prefixes.iter().filter(|q| q.contains(addr)).max_by_key(|q| q.bits()).copied();
             assert_eq!(set.lookup(addr), longest, "{addr}");
         }
         let normal: Result<Addr, _> = p.first().to_string().parse();
@@ -84,7 +90,11 @@ pub fn proxy_lines(bytes: &[u8]) {
         if let Some(source) = header.source {
             let source = SocketAddr::new(source.ip().to_canonical(), source.port());
             let again = proxy_line::encode(version, source, source);
-            assert_eq!(proxy_line::decode(&again, version).ok().flatten().and_then(|h| h.source), Some(source), "written again");
+            assert_eq!(
+                proxy_line::decode(&again, version).ok().flatten().and_then(|h| h.source),
+                Some(source),
+                "written again"
+            );
         }
     }
 }

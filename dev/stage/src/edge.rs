@@ -152,7 +152,9 @@ impl Client {
     pub fn start_with(bin: &Path, mode: Mode, url: &str, token: &Path, args: &[&str], env: &[(&str, &str)]) -> Client {
         let mut command = Command::new(bin);
         command.args([mode.word(), "client", "--url", url, "--token-file"]).arg(token).args(args);
-        for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"] {
+        for name in
+            ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"]
+        {
             command.env_remove(name);
         }
         command.envs(env.iter().copied());

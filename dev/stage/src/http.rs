@@ -123,7 +123,12 @@ pub fn read_head(s: &mut impl Read) -> io::Result<Option<String>> {
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
         if s.read(&mut byte)? == 0 {
-            let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("the head was cut: {:?}", String::from_utf8_lossy(&head)));
+            let cut = || {
+                io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("the head was cut: {:?}", String::from_utf8_lossy(&head)),
+                )
+            };
             return if head.is_empty() { Ok(None) } else { Err(cut()) };
         }
         head.push(byte[0]);
@@ -140,9 +145,12 @@ pub fn read_head(s: &mut impl Read) -> io::Result<Option<String>> {
 /// No answer, a body that ends early, or as the stream.
 pub fn read_response(s: &mut impl Read) -> io::Result<Response> {
     loop {
-        let head = read_head(s)?.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "closed without an answer"))?;
+        let head =
+            read_head(s)?.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "closed without an answer"))?;
         let status = head.split_whitespace().nth(1).and_then(|w| w.parse().ok());
-        let status: u16 = status.filter(|_| head.starts_with("HTTP/1.")).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, head.clone()))?;
+        let status: u16 = status
+            .filter(|_| head.starts_with("HTTP/1."))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, head.clone()))?;
         match status {
             101 | 204 | 304 => return Ok(Response { status, head, body: vec![] }),
             100..200 => {}
@@ -171,7 +179,8 @@ pub fn header(head: &str, name: &str) -> Option<String> {
 /// Every field of that name in a head.
 #[must_use]
 pub fn headers(head: &str, name: &str) -> Vec<String> {
-    let field = |l: &str| l.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim().to_string());
+    let field =
+        |l: &str| l.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim().to_string());
     head.lines().skip(1).filter_map(field).collect()
 }
 

@@ -40,6 +40,8 @@ pub fn local(port: u16) -> SocketAddr {
 /// The last reason why not.
 pub fn wait(addr: SocketAddr, limit: Duration) -> Result<(), String> {
     crate::eventually(limit, || {
-        TcpStream::connect_timeout(&addr, Duration::from_secs(1)).map(drop).map_err(|e| format!("nobody accepts at {addr}: {e}"))
+        TcpStream::connect_timeout(&addr, Duration::from_secs(1))
+            .map(drop)
+            .map_err(|e| format!("nobody accepts at {addr}: {e}"))
     })
 }

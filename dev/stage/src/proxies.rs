@@ -111,7 +111,10 @@ impl Proxy {
                 let changed = self.config.replacen("{\n", "{\n\tgrace_period 1s\n", 1);
                 let file = self.dir.write("Caddyfile", changed);
                 let admin = admin_of(&self.config);
-                let out = Command::new(program).args(["reload", "--adapter", "caddyfile", "--address", &admin, "--config"]).arg(file).output();
+                let out = Command::new(program)
+                    .args(["reload", "--adapter", "caddyfile", "--address", &admin, "--config"])
+                    .arg(file)
+                    .output();
                 let out = out.unwrap_or_else(|e| panic!("caddy reload: {e}"));
                 assert!(out.status.success(), "caddy reload: {}", String::from_utf8_lossy(&out.stderr));
             }
@@ -120,7 +123,13 @@ impl Proxy {
             Kind::Haproxy => self.process.as_ref().unwrap().signal(rustix::process::Signal::USR2),
             // The file provider sees the change by itself.
             Kind::Traefik => {
-                self.dir.write("dynamic/routes.yml", self.config.replace("passHostHeader: true", "passHostHeader: true\n        responseForwarding: {flushInterval: 50ms}"));
+                self.dir.write(
+                    "dynamic/routes.yml",
+                    self.config.replace(
+                        "passHostHeader: true",
+                        "passHostHeader: true\n        responseForwarding: {flushInterval: 50ms}",
+                    ),
+                );
             }
         }
     }
@@ -153,7 +162,10 @@ fn caddy(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (Com
     let admin = ports::local(ports::free());
     let mut config = format!("{{\n\tadmin {admin}\n\tauto_https disable_redirects\n\tskip_install_trust\n}}\n");
     for (front, back) in legs {
-        config.push_str(&format!("https://127.0.0.1:{0}, https://localhost:{0} {{\n\ttls internal\n\treverse_proxy {back}\n}}\n", front.port()));
+        config.push_str(&format!(
+            "https://127.0.0.1:{0}, https://localhost:{0} {{\n\ttls internal\n\treverse_proxy {back}\n}}\n",
+            front.port()
+        ));
     }
     let file = dir.write("Caddyfile", &config);
     let mut command = Command::new(program);
@@ -213,8 +225,12 @@ fn traefik(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (C
     let (mut points, mut routers, mut services) = (String::new(), String::new(), String::new());
     for (i, (front, back)) in legs.into_iter().enumerate() {
         // Traefik ends request bodies after 60 s unless told otherwise; a recipe for big uploads says 0.
-        points.push_str(&format!("  p{i}:\n    address: \"{front}\"\n    transport: {{respondingTimeouts: {{readTimeout: 0}}}}\n"));
-        routers.push_str(&format!("    r{i}: {{entryPoints: [p{i}], rule: \"PathPrefix(`/`)\", service: s{i}, tls: {{}}}}\n"));
+        points.push_str(&format!(
+            "  p{i}:\n    address: \"{front}\"\n    transport: {{respondingTimeouts: {{readTimeout: 0}}}}\n"
+        ));
+        routers.push_str(&format!(
+            "    r{i}: {{entryPoints: [p{i}], rule: \"PathPrefix(`/`)\", service: s{i}, tls: {{}}}}\n"
+        ));
         services.push_str(&format!("    s{i}:\n      loadBalancer:\n        passHostHeader: true\n        servers: [{{url: \"http://{back}\"}}]\n"));
     }
     let config = format!(
@@ -235,9 +251,27 @@ fn traefik(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (C
 pub fn self_signed(dir: &Dir) -> PathBuf {
     let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
     let mut command = Command::new("openssl");
-    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=stage"]);
-    command.args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"]);
-    let out = command.arg("-keyout").arg(&key).arg("-out").arg(&cert).output().unwrap_or_else(|e| panic!("openssl: {e}"));
+    command.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=stage",
+    ]);
+    command.args([
+        "-addext",
+        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+    ]);
+    let out =
+        command.arg("-keyout").arg(&key).arg("-out").arg(&cert).output().unwrap_or_else(|e| panic!("openssl: {e}"));
     assert!(out.status.success(), "openssl: {}", String::from_utf8_lossy(&out.stderr));
     let both = [std::fs::read(&cert).unwrap(), std::fs::read(&key).unwrap()].concat();
     dir.write("both.pem", both);
@@ -249,6 +283,7 @@ pub fn self_signed(dir: &Dir) -> PathBuf {
 pub fn der_of(pem: &Path) -> Vec<u8> {
     use base64::Engine;
     let text = std::fs::read_to_string(pem).unwrap_or_else(|e| panic!("{}: {e}", pem.display()));
-    let body: String = text.lines().skip_while(|l| !l.contains("BEGIN CERT")).skip(1).take_while(|l| !l.contains("END")).collect();
+    let body: String =
+        text.lines().skip_while(|l| !l.contains("BEGIN CERT")).skip(1).take_while(|l| !l.contains("END")).collect();
     base64::engine::general_purpose::STANDARD.decode(body).unwrap()
 }

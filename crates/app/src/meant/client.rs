@@ -30,10 +30,12 @@ pub(crate) fn client(plane: Plane, args: &ClientArgs, given: &Given) -> Result<C
     let token = token_for(&args.token, &args.trust, given)?;
     let ports = ports(&args.publish.ports)?;
     if args.publish.upstream.is_empty() {
-        let example = if plane == Plane::Http { "--upstream http://127.0.0.1:3000" } else { "--upstream 127.0.0.1 --ports 2222" };
+        let example =
+            if plane == Plane::Http { "--upstream http://127.0.0.1:3000" } else { "--upstream 127.0.0.1 --ports 2222" };
         return Err(Fail::usage("nothing to publish", format!("say what: `{example}`")));
     }
-    let upstreams = parse_upstreams(&args.publish.upstream, ports.as_ref(), plane).map_err(|e| Fail::misused(e.into()))?;
+    let upstreams =
+        parse_upstreams(&args.publish.upstream, ports.as_ref(), plane).map_err(|e| Fail::misused(e.into()))?;
     if args.publish.strict_forwarding == Some(false) {
         warn!("--strict-forwarding=false is accepted for old scripts; only the given upstreams are ever reached");
     }
@@ -66,9 +68,22 @@ pub(crate) fn trust(args: &TrustArgs, given: &Given) -> Result<(EdgeUrl, Trust),
         (Some(_), Some(c)) if only_connect => c.url.clone(),
         (Some(url), Some(c)) if *url == c.url => url.clone(),
         (Some(url), Some(c)) => {
-            return Err(Fail::usage(format!("{} and {} name different edges: {url} and {}", given.place("url"), given.place("connect"), c.url), "keep one of them"));
+            return Err(Fail::usage(
+                format!(
+                    "{} and {} name different edges: {url} and {}",
+                    given.place("url"),
+                    given.place("connect"),
+                    c.url
+                ),
+                "keep one of them",
+            ));
         }
-        (None, None) => return Err(Fail::usage("no edge given", "take the connect string that the edge printed: `--connect wss://…#sha256:…`")),
+        (None, None) => {
+            return Err(Fail::usage(
+                "no edge given",
+                "take the connect string that the edge printed: `--connect wss://…#sha256:…`",
+            ));
+        }
     };
     if !url.tls {
         if args.insecure != Some(true) {
@@ -84,12 +99,17 @@ pub(crate) fn trust(args: &TrustArgs, given: &Given) -> Result<(EdgeUrl, Trust),
     }
     let pin = match (args.ca_fingerprint, connect.and_then(|c| c.pin)) {
         (Some(a), Some(b)) if a != b => {
-            return Err(Fail::usage("--ca-fingerprint and the connect string name different fingerprints", "keep the one that the edge printed"));
+            return Err(Fail::usage(
+                "--ca-fingerprint and the connect string name different fingerprints",
+                "keep the one that the edge printed",
+            ));
         }
         (a, b) => a.or(b),
     };
     match (pin, &args.ca_file) {
-        (Some(_), Some(_)) => Err(Fail::usage("a fingerprint and --ca-file are two ways to trust an edge", "keep one of them")),
+        (Some(_), Some(_)) => {
+            Err(Fail::usage("a fingerprint and --ca-file are two ways to trust an edge", "keep one of them"))
+        }
         (Some(pin), None) => Ok((url, Trust::Pin(pin))),
         (None, ca_file) => Ok((url, Trust::System { ca_file: ca_file.clone() })),
     }

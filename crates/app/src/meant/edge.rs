@@ -67,7 +67,13 @@ pub(crate) fn load_config(told: Option<&Path>) -> Result<Option<Read>, Fail> {
 ///
 /// # Errors
 /// Contradictions and bad values, with the flag, variable or line they stand in.
-pub(crate) fn edge(kind: Kind, args: &EdgeArgs, global: &GlobalArgs, file: Option<&Read>, given: &Given) -> Result<EdgePlan, Fail> {
+pub(crate) fn edge(
+    kind: Kind,
+    args: &EdgeArgs,
+    global: &GlobalArgs,
+    file: Option<&Read>,
+    given: &Given,
+) -> Result<EdgePlan, Fail> {
     let none = config::EdgeFile::default();
     let f = file.map_or(&none, |r| &r.edge);
     let in_dir = |p: &PathBuf| file.map_or_else(|| p.clone(), |r| r.dir().join(p));
@@ -75,25 +81,39 @@ pub(crate) fn edge(kind: Kind, args: &EdgeArgs, global: &GlobalArgs, file: Optio
 
     let default_control = if kind == Kind::Classic { CLASSIC_CONTROL_PORT } else { CONTROL_PORT };
     let control_port = args.listen.control_port.or(f.control_port).unwrap_or(default_control);
-    let control = SocketAddr::new(args.listen.control_addr.or(f.control_addr).unwrap_or_else(every_address), control_port);
+    let control =
+        SocketAddr::new(args.listen.control_addr.or(f.control_addr).unwrap_or_else(every_address), control_port);
     let data_addr = args.listen.data_addr.or(f.data_addr).unwrap_or_else(every_address);
     let http_port = args.listen.port.or(f.port).unwrap_or(HTTP_PORT);
     let http = (kind != Kind::Tcp && f.http.unwrap_or(true)).then(|| SocketAddr::new(data_addr, http_port));
     if http.is_some() && http_port == control_port && http_port != 0 {
-        return Err(Fail::usage(format!("the HTTP plane and the control plane both want port {http_port}"), "give another `--port` or `--control-port`"));
+        return Err(Fail::usage(
+            format!("the HTTP plane and the control plane both want port {http_port}"),
+            "give another `--port` or `--control-port`",
+        ));
     }
     let default_ports = if kind == Kind::Tcp { PortRanges::all() } else { PortRanges::none() };
     let allow_ports = args.listen.allow_ports.clone().or_else(|| f.allow_ports.clone()).unwrap_or(default_ports);
     let tcp = (allow_ports.count() > 0).then_some(TcpPlane { addr: data_addr, allow_ports });
     if http.is_none() && tcp.is_none() {
-        return Err(Fail::usage("this edge would serve nothing: HTTP is off and no TCP port is allowed", "give `--allow-ports`, or turn `http` on"));
+        return Err(Fail::usage(
+            "this edge would serve nothing: HTTP is off and no TCP port is allowed",
+            "give `--allow-ports`, or turn `http` on",
+        ));
     }
 
     let (tokens, token_place) = tokens(&args.token, file, given)?;
-    let trusted_proxies = set_of("trusted-proxies", &args.front.trusted_proxies, f.trusted_proxies.as_ref().zip(file), &given.place("trusted_proxies"))?;
+    let trusted_proxies = set_of(
+        "trusted-proxies",
+        &args.front.trusted_proxies,
+        f.trusted_proxies.as_ref().zip(file),
+        &given.place("trusted_proxies"),
+    )?;
     let lb = args.front.lb_proxy_protocol.or(f.lb_proxy_protocol).and_then(|p| p.0);
     if lb.is_some() && trusted_proxies.is_empty() {
-        info!("a PROXY line is believed from loopback and private addresses only; name the balancer with --trusted-proxies if it has another");
+        info!(
+            "a PROXY line is believed from loopback and private addresses only; name the balancer with --trusted-proxies if it has another"
+        );
     }
     let settings = EdgeSettings {
         control,
@@ -116,7 +136,12 @@ pub(crate) fn edge(kind: Kind, args: &EdgeArgs, global: &GlobalArgs, file: Optio
 }
 
 /// A set that is read once, at the start: `--trusted-proxies`. Nothing given is nobody.
-pub(crate) fn set_of(name: &str, flags: &[String], file: Option<(&ListValue, &Read)>, place: &str) -> Result<AddrSet, Fail> {
+pub(crate) fn set_of(
+    name: &str,
+    flags: &[String],
+    file: Option<(&ListValue, &Read)>,
+    place: &str,
+) -> Result<AddrSet, Fail> {
     let parts = if flags.is_empty() {
         match file {
             None => return Ok(AddrSet::default()),
@@ -145,27 +170,42 @@ fn tokens(args: &TokenArgs, file: Option<&Read>, given: &Given) -> Result<(Vec<T
     places.extend(f.token_file.iter().map(path));
     places.extend(f.token_files.iter().flatten().map(path));
     places.extend(f.token_env.clone().map(TokenPlace::Env));
-    let ways = usize::from(f.token_file.is_some()) + usize::from(f.token_files.is_some()) + usize::from(f.token_env.is_some());
+    let ways =
+        usize::from(f.token_file.is_some()) + usize::from(f.token_files.is_some()) + usize::from(f.token_env.is_some());
     if ways > 1 {
-        return Err(Fail::hinted(format!("{}: the token is given twice", read.path.display()), "keep one of `token_file`, `token_files` and `token_env`"));
+        return Err(Fail::hinted(
+            format!("{}: the token is given twice", read.path.display()),
+            "keep one of `token_file`, `token_files` and `token_env`",
+        ));
     }
     if places.is_empty() {
         return Err(token::missing());
     }
     let from = read.path.display().to_string();
-    let hashes = places.iter().map(|p| token::at(p, &from).map(|t| TokenHash::of(t.secret.reveal()))).collect::<Result<Vec<_>, Fail>>()?;
+    let hashes = places
+        .iter()
+        .map(|p| token::at(p, &from).map(|t| TokenHash::of(t.secret.reveal())))
+        .collect::<Result<Vec<_>, Fail>>()?;
     let only = if let [one] = places.as_slice() { Some(one.clone()) } else { None };
     Ok((hashes, only))
 }
 
-fn tls(kind: Kind, args: &EdgeArgs, f: &config::EdgeFile, in_dir: &dyn Fn(&PathBuf) -> PathBuf, data_dir: &Path, control: SocketAddr) -> Result<EdgeTls, Fail> {
+fn tls(
+    kind: Kind,
+    args: &EdgeArgs,
+    f: &config::EdgeFile,
+    in_dir: &dyn Fn(&PathBuf) -> PathBuf,
+    data_dir: &Path,
+    control: SocketAddr,
+) -> Result<EdgeTls, Fail> {
     let cert = args.tls.tls_cert.clone().or_else(|| f.tls_cert.as_ref().map(in_dir));
     let key = args.tls.tls_key.clone().or_else(|| f.tls_key.as_ref().map(in_dir));
     let told = args.tls.auto_tls.or(f.auto_tls);
     match (cert, key) {
-        (Some(_), Some(_)) if told == Some(true) => {
-            Err(Fail::usage("--auto-tls and --tls-cert contradict each other", "leave --auto-tls out to use your own certificate"))
-        }
+        (Some(_), Some(_)) if told == Some(true) => Err(Fail::usage(
+            "--auto-tls and --tls-cert contradict each other",
+            "leave --auto-tls out to use your own certificate",
+        )),
         (Some(cert), Some(key)) => Ok(EdgeTls::Own { cert, key }),
         (Some(_), None) => Err(Fail::usage("--tls-cert needs --tls-key", "give the private key of the certificate")),
         (None, Some(_)) => Err(Fail::usage("--tls-key needs --tls-cert", "give the certificate chain of the key")),
@@ -176,10 +216,19 @@ fn tls(kind: Kind, args: &EdgeArgs, f: &config::EdgeFile, in_dir: &dyn Fn(&PathB
             Ok(EdgeTls::Off)
         }
         (None, None) => {
-            let sans = if args.tls.auto_tls_san.is_empty() { f.auto_tls_san.clone().unwrap_or_default() } else { args.tls.auto_tls_san.clone() };
+            let sans = if args.tls.auto_tls_san.is_empty() {
+                f.auto_tls_san.clone().unwrap_or_default()
+            } else {
+                args.tls.auto_tls_san.clone()
+            };
             let sans: Vec<String> = sans.iter().map(|s| s.trim().to_string()).filter(|s| !s.is_empty()).collect();
-            if let Some(bad) = sans.iter().find(|s| !s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:*".contains(&b))) {
-                return Err(Fail::usage(format!("`{bad}` is not a name or address for a certificate"), "give a host name or an IP address to --auto-tls-san, without scheme and port"));
+            if let Some(bad) =
+                sans.iter().find(|s| !s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:*".contains(&b)))
+            {
+                return Err(Fail::usage(
+                    format!("`{bad}` is not a name or address for a certificate"),
+                    "give a host name or an IP address to --auto-tls-san, without scheme and port",
+                ));
             }
             let dir = args.tls.auto_tls_path.clone().or_else(|| f.auto_tls_path.as_ref().map(in_dir));
             Ok(EdgeTls::Auto { sans, dir: dir.unwrap_or_else(|| data_dir.join(format!("tls-{}", control.port()))) })
@@ -199,8 +248,10 @@ fn find(args: ListArgs, given: Given, config: Option<PathBuf>) -> Find {
             }
             value.zip(file.as_ref()).map(|(v, r)| from_file(v, r)).transpose()
         };
-        let both = plane(&args.allow_ips, "allow_ips", f.and_then(|f| f.allow_ips.as_ref()))?.unwrap_or_else(|| vec![ListPart::Default]);
-        let control = plane(&args.allow_ips_control, "allow_ips_control", f.and_then(|f| f.allow_ips_control.as_ref()))?;
+        let both = plane(&args.allow_ips, "allow_ips", f.and_then(|f| f.allow_ips.as_ref()))?
+            .unwrap_or_else(|| vec![ListPart::Default]);
+        let control =
+            plane(&args.allow_ips_control, "allow_ips_control", f.and_then(|f| f.allow_ips_control.as_ref()))?;
         let data = plane(&args.allow_ips_data, "allow_ips_data", f.and_then(|f| f.allow_ips_data.as_ref()))?;
         let mut lists = vec![
             ListSource { name: "control".to_string(), parts: control.unwrap_or_else(|| both.clone()) },
@@ -244,7 +295,10 @@ fn from_file(value: &ListValue, read: &Read) -> anyhow::Result<Vec<ListPart>> {
 /// `none` beside other values would look like a lock and be none.
 fn none_stands_alone(parts: &[ListPart], place: &str) -> anyhow::Result<()> {
     let is_none = |p: &ListPart| matches!(p, ListPart::Text { text, .. } if text.trim().eq_ignore_ascii_case("none"));
-    anyhow::ensure!(parts.len() < 2 || !parts.iter().any(is_none), "{place}: `none` means nobody and stands alone; remove it or the other entries");
+    anyhow::ensure!(
+        parts.len() < 2 || !parts.iter().any(is_none),
+        "{place}: `none` means nobody and stands alone; remove it or the other entries"
+    );
     Ok(())
 }
 

@@ -46,7 +46,12 @@ fn http_behind(version: &str, send: &str) {
     let client = edge.client(&["--upstream", &format!("http://{}", site.addr())]);
     let Some(balancer) = Balancer::start(edge.http, send) else { return };
     let up = stage::eventually(stage::START, || page(FRIEND, balancer.front).filter(|s| *s == 200).ok_or(()));
-    assert!(up.is_ok(), "the friend must get in; edge:\n{}\nclient:\n{}", edge.process.output(), client.process.output());
+    assert!(
+        up.is_ok(),
+        "the friend must get in; edge:\n{}\nclient:\n{}",
+        edge.process.output(),
+        client.process.output()
+    );
     assert!(!matches!(page(STRANGER, balancer.front), Some(200)), "the stranger got in");
     // The balancer itself must say who comes; a stranger's own PROXY line says nothing.
     assert!(!matches!(page(Ipv4Addr::LOCALHOST, edge.http), Some(200)), "the balancer got in without a PROXY line");
@@ -77,7 +82,8 @@ fn to_upstream(version: &str, behind: Option<(&str, &str)>) {
     }
     let mut edge = Edge::start(BIN, Mode::Tcp, true, &rules);
     let client = edge.client(&["--upstream", &format!("{port}={}", echo.addr())]);
-    ports::wait(ports::local(port), stage::START).unwrap_or_else(|e| panic!("{e}\nclient:\n{}", client.process.output()));
+    ports::wait(ports::local(port), stage::START)
+        .unwrap_or_else(|e| panic!("{e}\nclient:\n{}", client.process.output()));
     let mut balancer = None;
     if let Some((_, send)) = behind {
         balancer = Balancer::start(ports::local(port), send);

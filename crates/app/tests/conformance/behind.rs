@@ -32,7 +32,10 @@ fn wait(b: &Behind) {
 fn bodies(kind: Kind) {
     let site = Upstream::site("private");
     let upstream = format!("localhost=http://{}", site.addr());
-    let Some(b) = Behind::start(kind, Mode::Http, &["--trusted-proxies", "127.0.0.1"], &["--upstream", &upstream]) else { return };
+    let Some(b) = Behind::start(kind, Mode::Http, &["--trusted-proxies", "127.0.0.1"], &["--upstream", &upstream])
+    else {
+        return;
+    };
     wait(&b);
     let host = host(&b.proxy);
     let page = http::get_on(&mut visitor(&b.proxy), &host, "/", &[]).unwrap();
@@ -170,7 +173,10 @@ fn visitor_address(kind: Kind) {
 fn untrusted(kind: Kind) {
     let site = Upstream::site("private");
     let upstream = format!("http://{}", site.addr());
-    let Some(b) = Behind::start(kind, Mode::Http, &["--allow-ips-data", "127.0.0.9"], &["--upstream", &upstream]) else { return };
+    let Some(b) = Behind::start(kind, Mode::Http, &["--allow-ips-data", "127.0.0.9"], &["--upstream", &upstream])
+    else {
+        return;
+    };
     // The client needs the control plane only; the friend reaches the edge directly.
     stage::eventually(stage::START, || {
         let mut s = http::tcp_from(FRIEND, b.edge.http).map_err(|e| e.to_string())?;

@@ -98,7 +98,8 @@ fn no_proxy_goes_straight() {
     let url = format!("http://corporate:secret%20word@{}", proxy.listener.addr());
     for no in ["127.0.0.1", "localhost,127.0.0.0/8", "*"] {
         let c = client(&mut edge, &format!("http://{}", site.addr()), &[("HTTPS_PROXY", &url), ("NO_PROXY", no)]);
-        wait_site(edge.http, "site.test").unwrap_or_else(|e| panic!("NO_PROXY={no}: {e}\nclient:\n{}", c.process.output()));
+        wait_site(edge.http, "site.test")
+            .unwrap_or_else(|e| panic!("NO_PROXY={no}: {e}\nclient:\n{}", c.process.output()));
         assert_eq!(proxy.made(), 0, "NO_PROXY={no}");
         drop(c);
         // The client's session ends before the next one's begins to count.

@@ -16,7 +16,8 @@ const SILENCE: Duration = Duration::from_secs(70);
 /// All four wait at the same time: the test takes seventy seconds, not five minutes.
 #[test]
 fn seventy_seconds() {
-    let waits = ALL.map(|kind| std::thread::Builder::new().name(format!("silence {kind:?}")).spawn(move || one(kind)).unwrap());
+    let waits =
+        ALL.map(|kind| std::thread::Builder::new().name(format!("silence {kind:?}")).spawn(move || one(kind)).unwrap());
     let failed: Vec<_> = waits.into_iter().filter_map(|w| w.join().err()).collect();
     assert!(failed.is_empty(), "{} of the four did not survive; their words stand above", failed.len());
 }

@@ -72,8 +72,18 @@ impl Gate {
     /// A gate whose directory is `dir`: state in `dir/state`, the list in `dir/dynamic-whitelist.yml`.
     pub fn start(dir: &Path, env: &[(&str, &str)], args: &[&str]) -> Gate {
         let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        c.args(["gatekeeper", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.join("state")).args(args).current_dir(dir);
-        for k in ["MAX_IP_LEN", "MAX_ALLOWED_IPS", "DEFAULT_SOURCE_RANGE", "TRUSTED_PROXIES", "SHARE_UPSTREAMS", "SHARE_SCOPE"] {
+        c.args(["gatekeeper", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(dir.join("state"))
+            .args(args)
+            .current_dir(dir);
+        for k in [
+            "MAX_IP_LEN",
+            "MAX_ALLOWED_IPS",
+            "DEFAULT_SOURCE_RANGE",
+            "TRUSTED_PROXIES",
+            "SHARE_UPSTREAMS",
+            "SHARE_SCOPE",
+        ] {
             c.env_remove(k);
         }
         c.envs(env.iter().copied()).env("NO_COLOR", "1");
@@ -81,7 +91,13 @@ impl Gate {
         let wanted = 1 + args.iter().filter(|a| a.ends_with("-listen")).count();
         let mut addrs = Vec::new();
         wait("the gate listens", || {
-            addrs = proc.log.lock().unwrap().iter().filter_map(|l| l.split("listening on ").nth(1)?.trim().parse().ok()).collect();
+            addrs = proc
+                .log
+                .lock()
+                .unwrap()
+                .iter()
+                .filter_map(|l| l.split("listening on ").nth(1)?.trim().parse().ok())
+                .collect();
             addrs.len() >= wanted
         });
         Gate { proc, addrs, dir: dir.to_path_buf() }
@@ -96,16 +112,30 @@ impl Gate {
     }
 
     pub fn entries(&self) -> Vec<String> {
-        self.file().lines().filter_map(|l| Some(l.trim().strip_prefix("- \"")?.strip_suffix('"')?.to_string())).collect()
+        self.file()
+            .lines()
+            .filter_map(|l| Some(l.trim().strip_prefix("- \"")?.strip_suffix('"')?.to_string()))
+            .collect()
     }
 
     pub fn expect(&self, entries: &[&str]) {
-        wait_or(|| self.entries() == entries, || format!("file has {:?}, wanted {entries:?}\n{}", self.entries(), self.proc.text()));
+        wait_or(
+            || self.entries() == entries,
+            || format!("file has {:?}, wanted {entries:?}\n{}", self.entries(), self.proc.text()),
+        );
     }
 
     pub fn command(&self, args: &[&str]) -> (i32, String) {
-        let out = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(args).arg("--data-dir").arg(self.dir.join("state")).output().unwrap();
-        (out.status.code().unwrap_or(-1), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
+        let out = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(args)
+            .arg("--data-dir")
+            .arg(self.dir.join("state"))
+            .output()
+            .unwrap();
+        (
+            out.status.code().unwrap_or(-1),
+            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)),
+        )
     }
 }
 
@@ -164,7 +194,8 @@ pub fn upstream(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) 
                     if line == "\r\n" {
                         let (status, body) = answer(&head);
                         let extra = if status == 302 { "Location: /login\r\n" } else { "" };
-                        let text = format!("HTTP/1.1 {status} X\r\n{extra}Content-Length: {}\r\n\r\n{body}", body.len());
+                        let text =
+                            format!("HTTP/1.1 {status} X\r\n{extra}Content-Length: {}\r\n\r\n{body}", body.len());
                         if r.get_mut().write_all(text.as_bytes()).is_err() {
                             return;
                         }

@@ -29,7 +29,9 @@ fn flood(to: SocketAddr, n: usize, words: &[u8]) -> Vec<TcpStream> {
 #[test]
 fn half_open_handshakes() {
     let upstream = Upstream::site("private");
-    for (encrypted, words) in [(true, &b"\x16\x03\x01\x02\x00\x01"[..]), (false, &b"GET /tunnel HTTP/1.1\r\nHost: e\r\nUpgr"[..])] {
+    for (encrypted, words) in
+        [(true, &b"\x16\x03\x01\x02\x00\x01"[..]), (false, &b"GET /tunnel HTTP/1.1\r\nHost: e\r\nUpgr"[..])]
+    {
         let mut edge = Edge::start(BIN, Mode::Http, encrypted, &[]);
         let first = edge.client(&["--upstream", &format!("http://{}", upstream.addr())]);
         wait_site(edge.http, "site.test").unwrap();
@@ -54,7 +56,8 @@ fn half_open_handshakes() {
 #[test]
 fn silent_visitors() {
     let mut site = Site::start(Upstream::site("private"), &[]);
-    let halves: [&[u8]; 3] = [b"", b"GET / HTTP/1.1\r\nHost: si", b"POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 100\r\n\r\n"];
+    let halves: [&[u8]; 3] =
+        [b"", b"GET / HTTP/1.1\r\nHost: si", b"POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 100\r\n\r\n"];
     let held: Vec<_> = halves.iter().flat_map(|words| flood(site.http(), FLOOD / 2, words)).collect();
     assert!(held.len() > FLOOD, "only {} connections could be opened", held.len());
     let begin = Instant::now();
@@ -94,7 +97,9 @@ fn slow_readers() {
         times.sort();
         // On a busy machine a few are slow for reasons of its own; a stall is slow for all.
         assert!(times[25] < Duration::from_millis(250), "{extra:?}: bytes took {times:?} beside slow readers");
-        for (side, now, before) in [("edge", edge.process.rss_kib(), before.0), ("client", client.process.rss_kib(), before.1)] {
+        for (side, now, before) in
+            [("edge", edge.process.rss_kib(), before.0), ("client", client.process.rss_kib(), before.1)]
+        {
             let grown = now.saturating_sub(before);
             assert!(grown < MEMORY, "{extra:?}: the {side} grew by {grown} KiB with 100 slow readers");
         }

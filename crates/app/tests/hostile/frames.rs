@@ -40,13 +40,17 @@ fn message(masked: bool, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-const CLIENT_HELLO: &str =
-    r#"{"version":1,"program":"t","host":"hostile","upstreams":[{"ask":{"http":{"host":"hostile.test","path":""}},"name":"n"}]}"#;
+const CLIENT_HELLO: &str = r#"{"version":1,"program":"t","host":"hostile","upstreams":[{"ask":{"http":{"host":"hostile.test","path":""}},"name":"n"}]}"#;
 
 /// An upgraded first carrier with the right token; the hello is up to the caller.
 fn carrier(edge: &Edge, session: &str) -> TcpStream {
     let token = format!("Bearer {TOKEN}");
-    let fields = [("Authorization", token.as_str()), ("x-portcullis-session", session), ("x-portcullis-client", session), ("x-portcullis-link", "carrier/0")];
+    let fields = [
+        ("Authorization", token.as_str()),
+        ("x-portcullis-session", session),
+        ("x-portcullis-client", session),
+        ("x-portcullis-link", "carrier/0"),
+    ];
     let (s, answer) = upgrade(edge.control, &fields).unwrap();
     assert_eq!(answer.status, 101, "{}", answer.head);
     s
@@ -65,7 +69,11 @@ fn session(edge: &Edge, name: &str) -> TcpStream {
 fn read_frame(s: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut two = [0; 2];
     s.read_exact(&mut two)?;
-    let extra = match two[1] & 0x7f { 126 => 2, 127 => 8, _ => 0 } + if two[1] & 0x80 != 0 { 4 } else { 0 };
+    let extra = match two[1] & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    } + if two[1] & 0x80 != 0 { 4 } else { 0 };
     s.read_exact(&mut vec![0; extra])?;
     let mut head = [0; 8];
     s.read_exact(&mut head)?;
@@ -105,8 +113,14 @@ fn garbage_inside_the_upgrade() {
         ("an unknown frame", message(true, &frame(99, 0, &[]))),
         ("an endless hello", message(true, &[&[HELLO, 0xff, 0xff, 0xff, 0, 0, 0, 0][..], &[b'{'; 100_000]].concat())),
         ("a hello that is no JSON", message(true, &frame(HELLO, 0, b"{{{{"))),
-        ("a hello of nothing", message(true, &frame(HELLO, 0, br#"{"version":1,"program":"","host":"","upstreams":[]}"#))),
-        ("a hello of the future", message(true, &frame(HELLO, 0, br#"{"version":4294967295,"program":"","host":"","upstreams":[]}"#))),
+        (
+            "a hello of nothing",
+            message(true, &frame(HELLO, 0, br#"{"version":1,"program":"","host":"","upstreams":[]}"#)),
+        ),
+        (
+            "a hello of the future",
+            message(true, &frame(HELLO, 0, br#"{"version":4294967295,"program":"","host":"","upstreams":[]}"#)),
+        ),
         ("a deep hello", message(true, &frame(HELLO, 0, "[".repeat(60_000).as_bytes()))),
         ("two hellos", message(true, &[hello.clone(), hello.clone()].concat())),
         ("an end before the hello", message(true, &frame(END, 7, &[]))),
@@ -243,17 +257,24 @@ fn bad_edge(mut s: TcpStream) -> io::Result<()> {
     s.set_write_timeout(Some(Duration::from_secs(2)))?;
     let head = http::read_head(&mut s)?.unwrap_or_default();
     let accept = http::websocket_accept(&http::header(&head, "sec-websocket-key").unwrap_or_default());
-    write!(s, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n")?;
+    write!(
+        s,
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    )?;
     if http::header(&head, "x-portcullis-link").as_deref() != Some("carrier/0") {
         std::thread::sleep(Duration::from_secs(8));
         return Ok(());
     }
     read_frame(&mut s)?;
     s.write_all(&message(false, &frame(WELCOME, 0, br#"{"program":"bad","bulk":2,"published":[]}"#)))?;
-    let open = |upstream: u16| [&upstream.to_be_bytes()[..], &65536u32.to_be_bytes(), &80u16.to_be_bytes(), &[127, 0, 0, 1]].concat();
+    let open = |upstream: u16| {
+        [&upstream.to_be_bytes()[..], &65536u32.to_be_bytes(), &80u16.to_be_bytes(), &[127, 0, 0, 1]].concat()
+    };
     let (right, wrong) = (open(0), open(999));
     for batch in 0..1000u32 {
-        let frames: Vec<u8> = (0..1000).flat_map(|i| frame(OPEN, batch * 1000 + i + 1, if i % 2 == 0 { &right } else { &wrong })).collect();
+        let frames: Vec<u8> = (0..1000)
+            .flat_map(|i| frame(OPEN, batch * 1000 + i + 1, if i % 2 == 0 { &right } else { &wrong }))
+            .collect();
         s.write_all(&message(false, &frames))?;
     }
     std::thread::sleep(Duration::from_secs(8));
@@ -267,14 +288,22 @@ fn an_edge_that_sends_noise() {
     let noisy = Upstream::serve(|mut s| {
         let Ok(Some(head)) = http::read_head(&mut s) else { return };
         let accept = http::websocket_accept(&http::header(&head, "sec-websocket-key").unwrap_or_default());
-        let answer = format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
         let _ = s.write_all(answer.as_bytes());
         let _ = s.write_all(&pattern(1 << 20, 5));
     });
     let dir = Dir::new("noisy-edge");
     let token = dir.secret("token.txt", TOKEN);
     let target = format!("http://{}", upstream.addr());
-    let mut client = Client::start(BIN.as_ref(), Mode::Http, &format!("ws://{}", noisy.addr()), &token, &["--insecure", "--upstream", &target]);
+    let mut client = Client::start(
+        BIN.as_ref(),
+        Mode::Http,
+        &format!("ws://{}", noisy.addr()),
+        &token,
+        &["--insecure", "--upstream", &target],
+    );
     std::thread::sleep(Duration::from_secs(4));
     client.process.must_run();
     let tries = noisy.total();
@@ -288,13 +317,23 @@ fn sessions_of_the_same_client() {
     let edge = Edge::start(BIN, Mode::Http, false, &[]);
     let mut first = session(&edge, "same");
     let token = format!("Bearer {TOKEN}");
-    let fields = [("Authorization", token.as_str()), ("x-portcullis-session", "other"), ("x-portcullis-client", "same"), ("x-portcullis-link", "carrier/0")];
+    let fields = [
+        ("Authorization", token.as_str()),
+        ("x-portcullis-session", "other"),
+        ("x-portcullis-client", "same"),
+        ("x-portcullis-link", "carrier/0"),
+    ];
     let (mut second, answer) = upgrade(edge.control, &fields).unwrap();
     assert_eq!(answer.status, 101);
     second.write_all(&message(true, &frame(HELLO, 0, CLIENT_HELLO.as_bytes()))).unwrap();
     assert_eq!(read_frame(&mut second).unwrap().0, WELCOME);
     assert!(hangs_up(&mut first), "the old session lives on");
     // A carrier of a session that is not there is no session.
-    let fields = [("Authorization", token.as_str()), ("x-portcullis-session", "nowhere"), ("x-portcullis-client", "x"), ("x-portcullis-link", "carrier/1")];
+    let fields = [
+        ("Authorization", token.as_str()),
+        ("x-portcullis-session", "nowhere"),
+        ("x-portcullis-client", "x"),
+        ("x-portcullis-link", "carrier/1"),
+    ];
     assert_eq!(upgrade(edge.control, &fields).unwrap().1.status, 404);
 }

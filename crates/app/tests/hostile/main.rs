@@ -54,6 +54,9 @@ impl Site {
         self.serves();
         let grown = self.edge.process.rss_kib().saturating_sub(self.before);
         assert!(grown < MEMORY, "the edge grew by {grown} KiB");
-        assert_eq!(http::get(self.edge.http, "site.test", "/bytes/100000/5", &[]).unwrap().body, stage::pattern(100_000, 5));
+        assert_eq!(
+            http::get(self.edge.http, "site.test", "/bytes/100000/5", &[]).unwrap().body,
+            stage::pattern(100_000, 5)
+        );
     }
 }

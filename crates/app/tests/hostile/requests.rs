@@ -21,7 +21,8 @@ fn noting() -> (Upstream, Arc<Mutex<Vec<String>>>) {
             let n: usize = http::header(&head, "content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
             // Chunked bodies that the edge sent on properly are read, so that they do not look like requests.
             let chunked = http::header(&head, "transfer-encoding").is_some_and(|v| v == "chunked");
-            let read = if chunked { http::read_request_body(&mut s, &head).map(drop) } else { s.read_exact(&mut vec![0; n]) };
+            let read =
+                if chunked { http::read_request_body(&mut s, &head).map(drop) } else { s.read_exact(&mut vec![0; n]) };
             if read.is_err() || s.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n").is_err() {
                 return;
             }
@@ -51,24 +52,70 @@ fn smuggling() {
     let n = inner.len();
     // Each must be refused with 400, and nothing of it may reach the upstream.
     let refused = [
-        ("length and chunked", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}")),
-        ("chunked and length", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\nContent-Length: {n}\r\n\r\n0\r\n\r\n{inner}")),
-        ("two lengths", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length: 0\r\nContent-Length: {n}\r\n\r\n{inner}")),
+        (
+            "length and chunked",
+            format!(
+                "POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}"
+            ),
+        ),
+        (
+            "chunked and length",
+            format!(
+                "POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\nContent-Length: {n}\r\n\r\n0\r\n\r\n{inner}"
+            ),
+        ),
+        (
+            "two lengths",
+            format!("POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length: 0\r\nContent-Length: {n}\r\n\r\n{inner}"),
+        ),
         ("a list of lengths", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length: 0, {n}\r\n\r\n{inner}")),
         ("a signed length", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length: +{n}\r\n\r\n{inner}")),
         ("a hex length", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length: 0x{n:x}\r\n\r\n{inner}")),
-        ("a huge length", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length: 18446744073709551617\r\n\r\n{inner}")),
-        ("a space before the colon", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length : {n}\r\n\r\n{inner}")),
-        ("a folded line", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding:\r\n chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n{inner}")),
-        ("chunked twice", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}")),
-        ("chunked not last", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n{inner}")),
-        ("an unknown coding", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n{inner}")),
-        ("a coding behind a control character", format!("POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n{inner}")),
-        ("chunked in HTTP/1.0", format!("POST /a HTTP/1.0\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}")),
+        (
+            "a huge length",
+            format!("POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length: 18446744073709551617\r\n\r\n{inner}"),
+        ),
+        (
+            "a space before the colon",
+            format!("POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length : {n}\r\n\r\n{inner}"),
+        ),
+        (
+            "a folded line",
+            format!(
+                "POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding:\r\n chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n{inner}"
+            ),
+        ),
+        (
+            "chunked twice",
+            format!(
+                "POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}"
+            ),
+        ),
+        (
+            "chunked not last",
+            format!(
+                "POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n{inner}"
+            ),
+        ),
+        (
+            "an unknown coding",
+            format!("POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n{inner}"),
+        ),
+        (
+            "a coding behind a control character",
+            format!("POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n{inner}"),
+        ),
+        (
+            "chunked in HTTP/1.0",
+            format!("POST /a HTTP/1.0\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}"),
+        ),
         ("two hosts", "GET /a HTTP/1.1\r\nHost: site.test\r\nHost: other.test\r\n\r\n".to_string()),
         ("no host", "GET /a HTTP/1.1\r\n\r\n".to_string()),
         ("a zero byte", "GET /a HTTP/1.1\r\nHost: site.test\r\nX: a\0b\r\n\r\n".to_string()),
-        ("a bare carriage return", format!("GET /a HTTP/1.1\r\nHost: site.test\r\nX: a\rContent-Length: {n}\r\n\r\n{inner}")),
+        (
+            "a bare carriage return",
+            format!("GET /a HTTP/1.1\r\nHost: site.test\r\nX: a\rContent-Length: {n}\r\n\r\n{inner}"),
+        ),
         ("a space in the target", "GET /a /smuggled HTTP/1.1\r\nHost: site.test\r\n\r\n".to_string()),
     ];
     for (what, bytes) in &refused {
@@ -88,7 +135,8 @@ fn smuggling() {
         ("an extension with a line feed", "3;x\nabc\r\n"),
     ] {
         seen.lock().unwrap().clear();
-        let request = format!("POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}{inner}");
+        let request =
+            format!("POST /a HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}{inner}");
         let answer = answers(&site, request.as_bytes());
         assert!(!seen.lock().unwrap().iter().any(|l| l.contains("smuggled")), "{what}: {:?}", seen.lock().unwrap());
         assert!(answer.matches("HTTP/1.1 200").count() <= 1, "{what} was answered twice: {answer:?}");
@@ -136,7 +184,10 @@ fn oversized_upgrades() {
     let long = "a".repeat(1 << 20);
     for field in [format!("X: {long}"), format!("Authorization: Bearer {long}"), "X: y\r\n".repeat(5000)] {
         let mut s = http::tcp(site.edge.control).unwrap();
-        let _ = s.write_all(format!("GET /tunnel HTTP/1.1\r\nHost: e\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{field}\r\n\r\n").as_bytes());
+        let _ = s.write_all(
+            format!("GET /tunnel HTTP/1.1\r\nHost: e\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{field}\r\n\r\n")
+                .as_bytes(),
+        );
         let mut answer = Vec::new();
         let _ = s.read_to_end(&mut answer);
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{:?}", String::from_utf8_lossy(&answer));

@@ -11,7 +11,10 @@ use stage::{Dir, http, pattern, tls};
 use crate::{BIN, Site};
 
 /// An upgrade as a client sends it.
-pub(crate) fn upgrade(to: SocketAddr, fields: &[(&str, &str)]) -> std::io::Result<(std::net::TcpStream, http::Response)> {
+pub(crate) fn upgrade(
+    to: SocketAddr,
+    fields: &[(&str, &str)],
+) -> std::io::Result<(std::net::TcpStream, http::Response)> {
     let mut s = http::tcp(to)?;
     let answer = http::upgrade_on(&mut s, "edge.test", "/tunnel", fields)?;
     Ok((s, answer))
@@ -37,12 +40,17 @@ fn no_token_and_wrong_tokens() {
         assert_eq!(answer.status, 401, "{authorization:?}: {}", answer.head);
         for path in ["/status", "/metrics"] {
             let fields: Vec<_> = authorization.map(|a| ("Authorization", a)).into_iter().collect();
-            assert_eq!(http::get(edge.control, "edge.test", path, &fields).unwrap().status, 401, "{path} {authorization:?}");
+            assert_eq!(
+                http::get(edge.control, "edge.test", path, &fields).unwrap().status,
+                401,
+                "{path} {authorization:?}"
+            );
         }
     }
     // Twice is not once: whoever reads the first and whoever reads the last would disagree.
     let token = format!("Bearer {}", stage::edge::TOKEN);
-    let fields = [session.to_vec(), vec![("Authorization", token.as_str()), ("Authorization", "Bearer wrong")]].concat();
+    let fields =
+        [session.to_vec(), vec![("Authorization", token.as_str()), ("Authorization", "Bearer wrong")]].concat();
     assert_eq!(upgrade(edge.control, &fields).unwrap().1.status, 401);
     let right = [session.to_vec(), vec![("Authorization", token.as_str())]].concat();
     assert_eq!(upgrade(edge.control, &right).unwrap().1.status, 101, "the right token must do");
@@ -58,7 +66,8 @@ fn a_client_with_a_wrong_token_ends_with_one_clear_message() {
     let mut client = Client::start(BIN.as_ref(), Mode::Http, &url, &token, &args);
     let status = client.process.wait(Duration::from_secs(20)).unwrap();
     // Its last words may still be on their way through the pipe.
-    let said = client.process.line(Duration::from_secs(2), |l| l.starts_with("error: ").then(|| l.to_string())).unwrap();
+    let said =
+        client.process.line(Duration::from_secs(2), |l| l.starts_with("error: ").then(|| l.to_string())).unwrap();
     let output = client.process.output();
     assert_eq!(status.code(), Some(1), "{output}");
     assert_eq!(output.matches("error: ").count(), 1, "{output}");
@@ -90,9 +99,17 @@ fn garbage_before_the_upgrade() {
         let mut edge = Edge::start(BIN, Mode::Http, encrypted, &[]);
         let client = edge.client(&["--upstream", &format!("http://{}", site.addr())]);
         wait_site(edge.http, "site.test").unwrap_or_else(|e| panic!("{e}\n{}", client.process.output()));
-        let mut garbage = vec![vec![0; 70_000], vec![0xff; 70_000], b"\r\n\r\n\r\n\r\n".to_vec(), b"GET".to_vec(), b"\x16\x03\x01\xff\xff\x01\x00".to_vec()];
+        let mut garbage = vec![
+            vec![0; 70_000],
+            vec![0xff; 70_000],
+            b"\r\n\r\n\r\n\r\n".to_vec(),
+            b"GET".to_vec(),
+            b"\x16\x03\x01\xff\xff\x01\x00".to_vec(),
+        ];
         garbage.push([b"GET / HTTP/1.1\r\n".to_vec(), pattern(50_000, 1)].concat());
-        garbage.push([b"GET /tunnel HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nX: ".to_vec(), vec![b'a'; 200_000]].concat());
+        garbage.push(
+            [b"GET /tunnel HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nX: ".to_vec(), vec![b'a'; 200_000]].concat(),
+        );
         garbage.extend((2..40).map(|seed| pattern(3000, seed)));
         for (port, bytes) in [edge.control, edge.http].into_iter().flat_map(|p| garbage.iter().map(move |g| (p, g))) {
             let mut s = http::tcp(port).unwrap();
@@ -100,7 +117,11 @@ fn garbage_before_the_upgrade() {
             let _ = s.write_all(bytes);
             let mut answer = vec![0; 512];
             let n = s.read(&mut answer).unwrap_or(0);
-            assert!(!answer[..n].starts_with(b"HTTP/1.1 101") && !answer[..n].starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&answer[..n]));
+            assert!(
+                !answer[..n].starts_with(b"HTTP/1.1 101") && !answer[..n].starts_with(b"HTTP/1.1 200"),
+                "{:?}",
+                String::from_utf8_lossy(&answer[..n])
+            );
         }
         if encrypted {
             // The same inside TLS.

@@ -157,11 +157,12 @@ async fn run_verb(line: &[u8], verbs: &Verbs) -> anyhow::Result<Value> {
 fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     let dir = path.parent().ok_or_else(|| anyhow!("it has no folder"))?;
     if !dir.exists() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|e| Hinted::error(format!("cannot make the folder {}: {e}", dir.display()), "choose another with `--data-dir DIR`"))?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| {
+            Hinted::error(
+                format!("cannot make the folder {}: {e}", dir.display()),
+                "choose another with `--data-dir DIR`",
+            )
+        })?;
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(Hinted::error(
@@ -173,7 +174,13 @@ fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     let temp = temp_beside(path);
     let _ = std::fs::remove_file(&temp);
     let listener = UnixListener::bind(&temp).map_err(|e| {
-        Hinted::error(e.to_string(), format!("is {} writable, and its path shorter than 100 characters? choose another with `--data-dir DIR`", dir.display()))
+        Hinted::error(
+            e.to_string(),
+            format!(
+                "is {} writable, and its path shorter than 100 characters? choose another with `--data-dir DIR`",
+                dir.display()
+            ),
+        )
     })?;
     std::fs::set_permissions(&temp, std::fs::Permissions::from_mode(0o600))?;
     std::fs::rename(&temp, path)?;

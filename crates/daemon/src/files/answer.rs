@@ -37,8 +37,14 @@ pub(super) struct Site {
 
 /// What a look at the file system found; made on a thread that may wait for a disk.
 enum Look {
-    File { file: File, facts: Facts, kind: HeaderValue },
-    List { page: String },
+    File {
+        file: File,
+        facts: Facts,
+        kind: HeaderValue,
+    },
+    List {
+        page: String,
+    },
     /// A folder whose path has no slash at its end, or a folder that shows nothing.
     NeedsSlash,
     Closed,
@@ -66,7 +72,8 @@ impl Site {
 
     async fn respond(self: &Arc<Self>, request: &Request<Incoming>) -> Response<FileBody> {
         if !self.knows(request.headers()) {
-            let mut r = plain(StatusCode::UNAUTHORIZED, "A password is needed to see these files. Any user name will do.");
+            let mut r =
+                plain(StatusCode::UNAUTHORIZED, "A password is needed to see these files. Any user name will do.");
             set(&mut r, header::WWW_AUTHENTICATE, "Basic realm=\"files\", charset=\"UTF-8\"");
             return r;
         }
@@ -119,7 +126,9 @@ impl Site {
         let folder = match self.root.find(&below.names) {
             // A file has no slash at its end.
             Ok(Found::File(..)) if below.slash => return Look::Nothing,
-            Ok(Found::File(file, facts)) => return file_look(file, facts, below.names.last().map_or(INDEX, Vec::as_slice)),
+            Ok(Found::File(file, facts)) => {
+                return file_look(file, facts, below.names.last().map_or(INDEX, Vec::as_slice));
+            }
             Ok(Found::Folder(_)) if !below.slash => return Look::NeedsSlash,
             Ok(Found::Folder(folder)) => folder,
             Err(e) => return failed(e),

@@ -122,11 +122,8 @@ mod tests {
 
     #[test]
     fn conditions_in_their_order() {
-        let (before, same, after) = (
-            httpdate::fmt_http_date(at(999)),
-            httpdate::fmt_http_date(at(1000)),
-            httpdate::fmt_http_date(at(1001)),
-        );
+        let (before, same, after) =
+            (httpdate::fmt_http_date(at(999)), httpdate::fmt_http_date(at(1000)), httpdate::fmt_http_date(at(1001)));
         for (fields, want) in [
             (vec![], Send::Whole),
             (vec![("if-none-match", "\"e\"")], Send::NotModified),

@@ -106,8 +106,10 @@ svg{flex:none;width:1.125rem;height:1.125rem;fill:none;stroke:var(--soft);stroke
 p{color:var(--soft);margin:1rem 0 0;font-size:.9375rem}.empty{padding:1.5rem 1rem;margin:0}\
 @media(max-width:40rem){main{padding:1rem .75rem 2rem}.time{display:none}.size{width:6rem}th,td{padding:.625rem .75rem}}";
 
-const FOLDER: &str = "<svg class=\"d\" viewBox=\"0 0 18 18\" aria-hidden=\"true\"><path d=\"M2 4.5h5l1.5 2H16v8H2z\"/></svg>";
-const FILE: &str = "<svg viewBox=\"0 0 18 18\" aria-hidden=\"true\"><path d=\"M4 2h6.5L14 5.5V16H4zM10.5 2v3.5H14\"/></svg>";
+const FOLDER: &str =
+    "<svg class=\"d\" viewBox=\"0 0 18 18\" aria-hidden=\"true\"><path d=\"M2 4.5h5l1.5 2H16v8H2z\"/></svg>";
+const FILE: &str =
+    "<svg viewBox=\"0 0 18 18\" aria-hidden=\"true\"><path d=\"M4 2h6.5L14 5.5V16H4zM10.5 2v3.5H14\"/></svg>";
 const UP: &str = "<svg viewBox=\"0 0 18 18\" aria-hidden=\"true\"><path d=\"M9 15V4M4.5 8.5 9 4l4.5 4.5\"/></svg>";
 
 /// The page of a folder. `names` is the way from the root; `cut` says that there is more than is shown.
@@ -123,16 +125,21 @@ pub(super) fn folder(names: &[Vec<u8>], entries: &[Entry], order: Order, cut: bo
         out.push_str("<p class=\"empty\">This folder is empty.</p>");
     } else {
         out.push_str("<table><thead><tr>");
-        for (by, key, class, word) in
-            [(By::Name, "name", "name", "Name"), (By::Size, "size", "size", "Size"), (By::Time, "time", "time", "Modified (UTC)")]
-        {
+        for (by, key, class, word) in [
+            (By::Name, "name", "name", "Name"),
+            (By::Size, "size", "size", "Size"),
+            (By::Time, "time", "time", "Modified (UTC)"),
+        ] {
             let current = order.by == by;
             let (turn, arrow, aria) = match (current, order.down) {
                 (true, false) => ("desc", " ↑", " aria-sort=\"ascending\""),
                 (true, true) => ("asc", " ↓", " aria-sort=\"descending\""),
                 (false, _) => ("asc", "", ""),
             };
-            let _ = write!(out, "<th class=\"{class}\"{aria}><a href=\"?sort={key}&amp;order={turn}\">{word}{arrow}</a></th>");
+            let _ = write!(
+                out,
+                "<th class=\"{class}\"{aria}><a href=\"?sort={key}&amp;order={turn}\">{word}{arrow}</a></th>"
+            );
         }
         out.push_str("</tr></thead><tbody>\n");
         if !names.is_empty() {
@@ -211,7 +218,9 @@ pub(super) fn escape(name: &[u8]) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            c if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+            c if c.is_control()
+                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
                 out.push('\u{fffd}');
             }
             c => out.push(c),
@@ -310,8 +319,16 @@ mod tests {
     #[test]
     fn names_cannot_break_out_of_the_page() {
         let evil = "\"><script>alert('1')</script>&\u{202e}\n.txt";
-        let page = folder(&[evil.as_bytes().to_vec()], &[entry(evil, false, 1, 0), entry("javascript:x", false, 1, 0)], Order::read(""), false);
-        assert!(!page.contains("<script") && !page.contains('\u{202e}') && !page.contains("href=\"javascript"), "{page}");
+        let page = folder(
+            &[evil.as_bytes().to_vec()],
+            &[entry(evil, false, 1, 0), entry("javascript:x", false, 1, 0)],
+            Order::read(""),
+            false,
+        );
+        assert!(
+            !page.contains("<script") && !page.contains('\u{202e}') && !page.contains("href=\"javascript"),
+            "{page}"
+        );
         assert!(page.contains("&lt;script&gt;"));
     }
 }

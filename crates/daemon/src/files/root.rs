@@ -62,7 +62,8 @@ impl Root {
     pub(super) fn open(path: &Path) -> io::Result<Root> {
         let path = path.canonicalize()?;
         let dir = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let probe = rustix::fs::openat2(&dir, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH);
+        let probe =
+            rustix::fs::openat2(&dir, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH);
         Ok(Root { dir, path, openat2: probe.is_ok() })
     }
 
@@ -265,7 +266,18 @@ mod tests {
         }
         // Out and in again by a link of the owner's: what is opened in the end lies inside.
         assert!(found(&root, "up/root/a.txt"));
-        for path in ["nothing", "a.txt/x", "outside", "outside-absolute", "all", "all/etc/passwd", "up", "up/secret", "loop", "magic"] {
+        for path in [
+            "nothing",
+            "a.txt/x",
+            "outside",
+            "outside-absolute",
+            "all",
+            "all/etc/passwd",
+            "up",
+            "up/secret",
+            "loop",
+            "magic",
+        ] {
             assert!(!found(&root, path), "{path}");
         }
         // Even names that the URL parser would never let through.
@@ -274,7 +286,9 @@ mod tests {
         for path in ["", "a.txt", "sub", "sub/b.txt"] {
             assert!(found(&root, path), "{path} by steps");
         }
-        for path in ["nothing", "a.txt/x", "inside", "inside-absolute/b.txt", "outside", "all/etc/passwd", "up/secret", "loop"] {
+        for path in
+            ["nothing", "a.txt/x", "inside", "inside-absolute/b.txt", "outside", "all/etc/passwd", "up/secret", "loop"]
+        {
             assert!(!found(&root, path), "{path} by steps");
         }
     }

@@ -183,7 +183,9 @@ impl Kind {
             Kind::Nftables { .. } => "nftables".to_string(),
             Kind::File { file, .. } => format!("file {}", file.display()),
             Kind::Command { argv, .. } => format!("command {}", argv.first().map_or("", String::as_str)),
-            Kind::Webhook { to, .. } => format!("webhook {}://{}:{}", if to.https { "https" } else { "http" }, to.host, to.port),
+            Kind::Webhook { to, .. } => {
+                format!("webhook {}://{}:{}", if to.https { "https" } else { "http" }, to.host, to.port)
+            }
         }
     }
 
@@ -206,7 +208,12 @@ impl Kind {
     }
 }
 
-async fn keep_equal(kind: Kind, mut published: watch::Receiver<Arc<Published>>, progress: Arc<Mutex<Progress>>, tell: watch::Sender<u64>) {
+async fn keep_equal(
+    kind: Kind,
+    mut published: watch::Receiver<Arc<Published>>,
+    progress: Arc<Mutex<Progress>>,
+    tell: watch::Sender<u64>,
+) {
     let mut wait = RETRY.0;
     let mut last: Vec<Option<Arc<Desired>>> = Vec::new();
     let mut memory = Memory::default();
@@ -285,14 +292,17 @@ fn of<'a>(now: &'a Published, list: &str) -> anyhow::Result<&'a Arc<Desired>> {
 /// Makes it equal. True if something was changed.
 async fn apply(kind: &Kind, now: &Published, memory: &mut Memory) -> anyhow::Result<bool> {
     match kind {
-        Kind::Traefik { file, middlewares, key, tcp, api } => traefik(file, middlewares, *key, *tcp, api.as_ref(), now, memory).await,
+        Kind::Traefik { file, middlewares, key, tcp, api } => {
+            traefik(file, middlewares, *key, *tcp, api.as_ref(), now, memory).await
+        }
         Kind::Nginx { list, file, test, reload } => nginx(of(now, list)?, file, test, reload, memory).await,
         Kind::Haproxy { list, socket, map } => haproxy(of(now, list)?, socket, map).await,
         Kind::Caddy { list, api } => caddy(of(now, list)?, api, memory).await,
         Kind::Nftables { list, ports } => nftables(of(now, list)?, ports, memory).await,
         Kind::File { list, file } => {
             let text = lines(&of(now, list)?.merged());
-            let how = replace(file, text.as_bytes()).with_context(|| format!("{} can not be written", file.display()))?;
+            let how =
+                replace(file, text.as_bytes()).with_context(|| format!("{} can not be written", file.display()))?;
             Ok(how != How::Same)
         }
         Kind::Command { list, argv } => command(of(now, list)?, argv, memory).await,
@@ -325,7 +335,10 @@ async fn traefik(
             entries = merge(entries);
         }
         if entries.len() > LONG && !std::mem::replace(&mut memory.warned_long, true) {
-            warn!("`{name}` has {} entries, which Traefik reads from top to bottom for each request; the check endpoint (forwardAuth to /v1/check/LIST) does not slow down", entries.len());
+            warn!(
+                "`{name}` has {} entries, which Traefik reads from top to bottom for each request; the check endpoint (forwardAuth to /v1/check/LIST) does not slow down",
+                entries.len()
+            );
         }
         written.push(Middleware { name: name.clone(), entries, tcp });
     }
@@ -356,11 +369,14 @@ async fn seen_by_traefik(api: &Base, written: &[Middleware]) -> anyhow::Result<(
         let mut missing = None;
         for m in written {
             let path = format!("{}/api/http/middlewares/{}@file", api.path.trim_end_matches('/'), m.name);
-            let (status, body) = fetch(api, Method::GET, &path, HeaderMap::new(), Bytes::new(), 16 << 20, WAIT).await.context("Traefik's API")?;
+            let (status, body) = fetch(api, Method::GET, &path, HeaderMap::new(), Bytes::new(), 16 << 20, WAIT)
+                .await
+                .context("Traefik's API")?;
             let shown: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
             let ranges = ["ipAllowList", "ipWhiteList"].iter().find_map(|k| shown[*k]["sourceRange"].as_array());
             let want: Vec<String> = m.entries.iter().map(ToString::to_string).collect();
-            let same = ranges.is_some_and(|r| r.len() == want.len() && r.iter().zip(&want).all(|(a, b)| a == b.as_str()));
+            let same =
+                ranges.is_some_and(|r| r.len() == want.len() && r.iter().zip(&want).all(|(a, b)| a == b.as_str()));
             if status != 200 || !same {
                 missing = Some(&m.name);
                 break;
@@ -374,7 +390,13 @@ async fn seen_by_traefik(api: &Base, written: &[Middleware]) -> anyhow::Result<(
     }
 }
 
-async fn nginx(d: &Desired, file: &Path, test: &[String], reload: &[String], memory: &mut Memory) -> anyhow::Result<bool> {
+async fn nginx(
+    d: &Desired,
+    file: &Path,
+    test: &[String],
+    reload: &[String],
+    memory: &mut Memory,
+) -> anyhow::Result<bool> {
     let text = nginx_geo(&d.merged());
     let before = std::fs::read(file).ok();
     if before.as_deref() == Some(text.as_bytes()) && memory.reloaded.is_some() {
@@ -415,8 +437,10 @@ async fn haproxy(d: &Desired, socket: &Path, map: &Path) -> anyhow::Result<bool>
         return Ok(false);
     }
     // Few changes go one by one; many by a new version that takes the old one's place at once.
-    let (add, del): (Vec<&String>, Vec<&&str>) =
-        (want.iter().filter(|w| !have.contains(w.as_str())).collect(), have.iter().filter(|h| !want.contains(**h)).collect());
+    let (add, del): (Vec<&String>, Vec<&&str>) = (
+        want.iter().filter(|w| !have.contains(w.as_str())).collect(),
+        have.iter().filter(|h| !want.contains(**h)).collect(),
+    );
     if have.len() == there.len() && add.len() + del.len() <= 100 {
         let mut commands: Vec<String> = add.iter().map(|p| format!("add map {name} {p} 1")).collect();
         commands.extend(del.iter().map(|p| format!("del map {name} {p}")));
@@ -426,7 +450,8 @@ async fn haproxy(d: &Desired, socket: &Path, map: &Path) -> anyhow::Result<bool>
     } else {
         let said = ask_haproxy(socket, &format!("prepare map {name}")).await?;
         let version = said.trim().rsplit(' ').next().and_then(|v| v.parse::<u64>().ok());
-        let version = version.ok_or_else(|| anyhow!("HAProxy says {said:?} to `prepare map`; version 2.4 or later is needed"))?;
+        let version =
+            version.ok_or_else(|| anyhow!("HAProxy says {said:?} to `prepare map`; version 2.4 or later is needed"))?;
         let mut payload = String::new();
         for p in &want {
             if payload.len() > HAPROXY_CHUNK {
@@ -436,14 +461,19 @@ async fn haproxy(d: &Desired, socket: &Path, map: &Path) -> anyhow::Result<bool>
             payload.push_str(&format!("{p} 1\n"));
         }
         ask_haproxy(socket, &format!("add map @{version} {name} <<\n{payload}")).await?;
-        let counted = ask_haproxy(socket, &format!("show map @{version} {name}")).await?.lines().filter(|l| !l.trim().is_empty()).count();
+        let counted = ask_haproxy(socket, &format!("show map @{version} {name}"))
+            .await?
+            .lines()
+            .filter(|l| !l.trim().is_empty())
+            .count();
         if counted != want.len() {
             let _ = ask_haproxy(socket, &format!("clear map @{version} {name}")).await;
             bail!("HAProxy took {counted} of {} entries; the old map stays", want.len());
         }
         ask_haproxy(socket, &format!("commit map @{version} {name}")).await?;
     }
-    let count = ask_haproxy(socket, &format!("show map {name}")).await?.lines().filter(|l| !l.trim().is_empty()).count();
+    let count =
+        ask_haproxy(socket, &format!("show map {name}")).await?.lines().filter(|l| !l.trim().is_empty()).count();
     if count != want.len() {
         bail!("HAProxy has {count} entries where {} were sent", want.len());
     }
@@ -452,7 +482,9 @@ async fn haproxy(d: &Desired, socket: &Path, map: &Path) -> anyhow::Result<bool>
 
 async fn ask_haproxy(socket: &Path, command: &str) -> anyhow::Result<String> {
     let work = async {
-        let mut s = UnixStream::connect(socket).await.with_context(|| format!("HAProxy's socket {} can not be reached", socket.display()))?;
+        let mut s = UnixStream::connect(socket)
+            .await
+            .with_context(|| format!("HAProxy's socket {} can not be reached", socket.display()))?;
         s.write_all(command.as_bytes()).await?;
         s.write_all(b"\n").await?;
         let mut out = String::new();
@@ -475,10 +507,14 @@ async fn caddy(d: &Desired, api: &Base, memory: &mut Memory) -> anyhow::Result<b
     if status == 404 || status == 400 {
         bail!("Caddy does not know {}: the matcher needs an \"@id\" ({})", api.path, String::from_utf8_lossy(&body));
     }
-    memory.remark = Some("each change closes every open WebSocket and stream of Caddy; forward_auth to the check endpoint does not".to_string());
+    memory.remark = Some(
+        "each change closes every open WebSocket and stream of Caddy; forward_auth to the check endpoint does not"
+            .to_string(),
+    );
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let (status, body) = fetch(api, Method::PATCH, &api.path, headers, Bytes::from(want.to_string()), 1 << 20, WAIT).await?;
+    let (status, body) =
+        fetch(api, Method::PATCH, &api.path, headers, Bytes::from(want.to_string()), 1 << 20, WAIT).await?;
     if status != 200 {
         bail!("Caddy answers {status}: {}", String::from_utf8_lossy(&body));
     }
@@ -487,15 +523,20 @@ async fn caddy(d: &Desired, api: &Base, memory: &mut Memory) -> anyhow::Result<b
 
 async fn nftables(d: &Desired, ports: &[u16], memory: &mut Memory) -> anyhow::Result<bool> {
     let state = (d.statics.clone(), d.learnt.clone());
-    let nft = |args: &[&str]| -> Vec<String> { std::iter::once("nft").chain(args.iter().copied()).map(str::to_string).collect() };
+    let nft = |args: &[&str]| -> Vec<String> {
+        std::iter::once("nft").chain(args.iter().copied()).map(str::to_string).collect()
+    };
     // Somebody who flushed the ruleset took our table with it.
     let there = program(&nft(&["-t", "list", "table", "inet", "portcullis"]), None).await.is_ok();
     if there && memory.timed.as_ref() == Some(&state) {
         return Ok(false);
     }
     let now = super::keeper::wall();
-    let learnt: Vec<(Prefix, Option<u64>)> = d.learnt.iter().map(|(p, end)| (*p, end.map(|e| e.saturating_sub(now)))).collect();
-    program(&nft(&["-f", "-"]), Some(nft_table(&d.statics, &learnt, ports))).await.context("nft refuses the table; it needs root or CAP_NET_ADMIN")?;
+    let learnt: Vec<(Prefix, Option<u64>)> =
+        d.learnt.iter().map(|(p, end)| (*p, end.map(|e| e.saturating_sub(now)))).collect();
+    program(&nft(&["-f", "-"]), Some(nft_table(&d.statics, &learnt, ports)))
+        .await
+        .context("nft refuses the table; it needs root or CAP_NET_ADMIN")?;
     memory.timed = Some(state);
     Ok(true)
 }

@@ -68,12 +68,17 @@ pub async fn fetch(
 ) -> anyhow::Result<(u16, Bytes)> {
     let work = async {
         let host = base.host.trim_start_matches('[').trim_end_matches(']');
-        let tcp = TcpStream::connect((host, base.port)).await.with_context(|| format!("cannot connect to {host}:{}", base.port))?;
+        let tcp = TcpStream::connect((host, base.port))
+            .await
+            .with_context(|| format!("cannot connect to {host}:{}", base.port))?;
         let _ = tcp.set_nodelay(true);
         if base.https {
             let config: Arc<rustls::ClientConfig> = net::tls::system_roots(None)?;
             let name = rustls::pki_types::ServerName::try_from(host.to_string()).context("the host is no TLS name")?;
-            let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.context("the TLS handshake failed")?;
+            let tls = tokio_rustls::TlsConnector::from(config)
+                .connect(name, tcp)
+                .await
+                .context("the TLS handshake failed")?;
             talk(tls, base, method, path, headers, body, limit).await
         } else {
             talk(tcp, base, method, path, headers, body, limit).await
@@ -92,7 +97,8 @@ async fn talk(
     limit: usize,
 ) -> anyhow::Result<(u16, Bytes)> {
     let (mut send, conn) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
-    let mut request = Request::builder().method(method).uri(path).body(Full::new(body)).context("the path is not sendable")?;
+    let mut request =
+        Request::builder().method(method).uri(path).body(Full::new(body)).context("the path is not sendable")?;
     *request.headers_mut() = headers;
     if !request.headers().contains_key(header::HOST) {
         let host = format!("{}:{}", base.host, base.port).parse().context("the host is not sendable")?;
@@ -104,7 +110,10 @@ async fn talk(
         if limit == 0 {
             return Ok((status, Bytes::new()));
         }
-        let body = Limited::new(response.into_body(), limit).collect().await.map_err(|e| anyhow!("the answer is too long or broken: {e}"))?;
+        let body = Limited::new(response.into_body(), limit)
+            .collect()
+            .await
+            .map_err(|e| anyhow!("the answer is too long or broken: {e}"))?;
         Ok::<_, anyhow::Error>((status, body.to_bytes()))
     };
     tokio::pin!(answer);

@@ -112,7 +112,12 @@ pub fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -> anyho
     let serves = Arc::new(serves);
     match at {
         Listen::Tcp(addr) => {
-            let socket = std::net::TcpListener::bind(addr).map_err(|e| Hinted::error(format!("cannot listen on {addr}: {e}"), "is another process there? choose another with --listen ADDRESS:PORT"))?;
+            let socket = std::net::TcpListener::bind(addr).map_err(|e| {
+                Hinted::error(
+                    format!("cannot listen on {addr}: {e}"),
+                    "is another process there? choose another with --listen ADDRESS:PORT",
+                )
+            })?;
             socket.set_nonblocking(true)?;
             let socket = TcpListener::from_std(socket)?;
             let local = socket.local_addr()?;
@@ -164,7 +169,14 @@ pub fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -> anyho
     }
 }
 
-fn visit(run: &Run, desk: &Arc<Desk>, serves: &Arc<Serves>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Addr, permit: tokio::sync::OwnedSemaphorePermit) {
+fn visit(
+    run: &Run,
+    desk: &Arc<Desk>,
+    serves: &Arc<Serves>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Addr,
+    permit: tokio::sync::OwnedSemaphorePermit,
+) {
     let (desk, serves, stopping) = (desk.clone(), serves.clone(), run.stopping());
     run.visit("gate request", async move {
         let _permit = permit;
@@ -198,7 +210,9 @@ async fn answer(desk: &Desk, serves: &Serves, peer: Addr, request: Request<Incom
     let (what, response) = match serves {
         Serves::Mirror { list } => ("mirror", mirror(desk, list, peer, request.headers()).await),
         // A mirrored request carries the client's own path but never this header: Traefik writes it only when it asks.
-        Serves::Gatekeeper { list } if request.uri().path() != SHARE_PATH || !request.headers().contains_key(FORWARDED_URI) => {
+        Serves::Gatekeeper { list }
+            if request.uri().path() != SHARE_PATH || !request.headers().contains_key(FORWARDED_URI) =>
+        {
             ("mirror", mirror(desk, list, peer, request.headers()).await)
         }
         Serves::Gatekeeper { .. } | Serves::Share => ("share", share(desk, peer, &request).await),
@@ -220,7 +234,14 @@ async fn mirror(desk: &Desk, list: &str, peer: Addr, headers: &HeaderMap) -> Res
             return text(StatusCode::OK, "OK");
         }
     };
-    let proof = Proof { list: list.to_string(), addr: visitor, evidence: Evidence::Mtls, principal: principal(headers, Cert::Traefik).0, device: None, ttl: None };
+    let proof = Proof {
+        list: list.to_string(),
+        addr: visitor,
+        evidence: Evidence::Mtls,
+        principal: principal(headers, Cert::Traefik).0,
+        device: None,
+        ttl: None,
+    };
     match desk.keeper.tell(Event::Proof(proof)).await {
         Ok(done) => {
             match done.outcome {
@@ -252,10 +273,13 @@ async fn share(desk: &Desk, peer: Addr, request: &Request<Incoming>) -> Response
         Err(why) => return refuse(&why, true),
     };
     let query = request.uri().query().unwrap_or_default();
-    let (Some(protocol), Some(service)) = (parameter(query, "protocol"), parameter(query, "container_name_port")) else {
+    let (Some(protocol), Some(service)) = (parameter(query, "protocol"), parameter(query, "container_name_port"))
+    else {
         return refuse("the middleware's address needs protocol=… and container_name_port=…", true);
     };
-    let Some(uri) = headers.get(FORWARDED_URI).and_then(|v| v.to_str().ok()) else { return refuse("the proxy sends no X-Forwarded-Uri", true) };
+    let Some(uri) = headers.get(FORWARDED_URI).and_then(|v| v.to_str().ok()) else {
+        return refuse("the proxy sends no X-Forwarded-Uri", true);
+    };
     let alive = desk.shares.check(&protocol, &service, uri, headers.get("x-forwarded-host"), visitor).await;
     let share = match alive {
         Ok(share) => share,
@@ -282,7 +306,10 @@ async fn share(desk: &Desk, peer: Addr, request: &Request<Incoming>) -> Response
             // As soon as the enforcers have it: known guests do not wait at all.
             for e in desk.enforcers.iter().filter(|e| e.holds(list)) {
                 if !e.has(done.generation, SHARE_WAIT).await {
-                    warn!("{} does not have the guest {visitor} yet; the link opens, other parts may need another try", e.progress.lock().name);
+                    warn!(
+                        "{} does not have the guest {visitor} yet; the link opens, other parts may need another try",
+                        e.progress.lock().name
+                    );
                 }
             }
             text(StatusCode::OK, "")
@@ -351,12 +378,24 @@ async fn learn(desk: &Desk, list: &str, peer: Addr, request: &Request<Incoming>)
     let cert = match parameter(request.uri().query().unwrap_or_default(), "cert").as_deref() {
         Some("traefik") => Cert::Traefik,
         None | Some("gate") => Cert::Gate,
-        Some(_) => return with_reason(StatusCode::BAD_REQUEST, "cert= is `gate` (X-Gate-Cert-Subject, X-Gate-Cert-Fp) or `traefik` (X-Forwarded-Tls-Client-Cert-Info)"),
+        Some(_) => {
+            return with_reason(
+                StatusCode::BAD_REQUEST,
+                "cert= is `gate` (X-Gate-Cert-Subject, X-Gate-Cert-Fp) or `traefik` (X-Forwarded-Tls-Client-Cert-Info)",
+            );
+        }
     };
     let (Some(who), device) = principal(headers, cert) else {
         return with_reason(StatusCode::FORBIDDEN, "the proxy reports no client certificate");
     };
-    let proof = Proof { list: list.to_string(), addr: visitor, evidence: Evidence::Mtls, principal: Some(who.clone()), device, ttl: None };
+    let proof = Proof {
+        list: list.to_string(),
+        addr: visitor,
+        evidence: Evidence::Mtls,
+        principal: Some(who.clone()),
+        device,
+        ttl: None,
+    };
     match desk.keeper.tell(Event::Proof(proof)).await {
         // The certificate opens this site; whether its address was learnt beside is another matter.
         Ok(done) => {
@@ -396,9 +435,15 @@ impl Desk {
         for what in self.said.lock().keys() {
             let peer = what.split(' ').next().unwrap_or_default();
             if what.contains("no trusted proxy") {
-                out.push((format!("{peer} sends requests and is no trusted proxy"), format!("if it is yours: TRUSTED_PROXIES={peer}")));
+                out.push((
+                    format!("{peer} sends requests and is no trusted proxy"),
+                    format!("if it is yours: TRUSTED_PROXIES={peer}"),
+                ));
             } else if what.contains("sends no X-Forwarded-For") {
-                out.push((format!("{peer} sends no X-Forwarded-For"), "let the proxy in front send it; nobody is learnt without it".to_string()));
+                out.push((
+                    format!("{peer} sends no X-Forwarded-For"),
+                    "let the proxy in front send it; nobody is learnt without it".to_string(),
+                ));
             } else if what.contains("private address") {
                 let docker = peer.parse::<Addr>().is_ok_and(|a| a.is_v4() && a.bits() >> 20 == 0xac1);
                 if docker && peer.ends_with(".1") {
@@ -407,7 +452,10 @@ impl Desk {
                         "publish the proxy's ports in host mode, or turn the userland proxy off (\"userland-proxy\": false) and IPv6 on for its network".to_string(),
                     ));
                 } else {
-                    out.push((format!("{peer} proved itself and is private, so it was not learnt"), "put your own network into DEFAULT_SOURCE_RANGE, or set LEARN_PRIVATE=true".to_string()));
+                    out.push((
+                        format!("{peer} proved itself and is private, so it was not learnt"),
+                        "put your own network into DEFAULT_SOURCE_RANGE, or set LEARN_PRIVATE=true".to_string(),
+                    ));
                 }
             }
         }

@@ -155,7 +155,10 @@ impl Keeper {
         me.changed = me.ledger.lists().map(str::to_string).collect();
         me.gather();
         me.flush().map_err(|e| {
-            Hinted::error(format!("the gate can not save its grants: {e}"), "choose a directory that can be written with `--data-dir DIR`")
+            Hinted::error(
+                format!("the gate can not save its grants: {e}"),
+                "choose a directory that can be written with `--data-dir DIR`",
+            )
         })?;
         let (asks, queue) = mpsc::channel(QUEUE);
         let keeper = Keeper { asks, published, picture };
@@ -331,7 +334,9 @@ impl Loop {
             }
             Err(e) => {
                 if self.picture.trouble.lock().insert("store", e.to_string()).is_none() {
-                    error!("the store does not save: {e}; live grants stay in force, no new ones are given until it does");
+                    error!(
+                        "the store does not save: {e}; live grants stay in force, no new ones are given until it does"
+                    );
                 }
                 self.retry_at = Some(Instant::now() + RETRY);
                 self.persist.clear();
@@ -393,8 +398,15 @@ impl Loop {
         }
         let mut view = ViewBuilder::default();
         for (name, d) in &lists {
-            let same = before.lists.get(name).filter(|b| Arc::ptr_eq(b, d)).and_then(|_| before.view.list(before.view.id(name)?));
-            let set = same.map_or_else(|| AddrSet::new(d.statics.iter().copied().chain(d.learnt.iter().map(|(p, _)| *p))), |l| l.set.clone());
+            let same = before
+                .lists
+                .get(name)
+                .filter(|b| Arc::ptr_eq(b, d))
+                .and_then(|_| before.view.list(before.view.id(name)?));
+            let set = same.map_or_else(
+                || AddrSet::new(d.statics.iter().copied().chain(d.learnt.iter().map(|(p, _)| *p))),
+                |l| l.set.clone(),
+            );
             view.add(List { name: name.clone(), set, source: "the gate".to_string() });
         }
         self.out.send_replace(Arc::new(Published { generation, lists, view: Arc::new(view.build(generation)) }));
@@ -409,7 +421,8 @@ impl Loop {
             if let Some(id) = e.key.strip_prefix(GRANTS).and_then(|k| k.parse::<u64>().ok()) {
                 next = next.max(id.saturating_add(1));
             }
-            let read = serde_json::from_slice::<GrantRecord>(&e.value).map_err(|e| e.to_string()).and_then(Grant::try_from);
+            let read =
+                serde_json::from_slice::<GrantRecord>(&e.value).map_err(|e| e.to_string()).and_then(Grant::try_from);
             match read {
                 Ok(g) if self.forget.contains(&g.id) => {}
                 Ok(g) => grants.push(g),

@@ -109,7 +109,9 @@ pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
     let path = data_dir.join("gate.db");
     Sqlite::open(&path).map_err(|e| {
         let hint = match &e {
-            StoreError::Busy(_) => "another gate runs from this directory: stop it, or give this one its own `--data-dir DIR`",
+            StoreError::Busy(_) => {
+                "another gate runs from this directory: stop it, or give this one its own `--data-dir DIR`"
+            }
             StoreError::Full(_) => "make room on the disk; nothing stored is lost",
             StoreError::ReadOnly(_) => "choose a directory that this user can write with `--data-dir DIR`",
             StoreError::Damaged(_) => "move the file away to begin anew, or put a backup in its place",
@@ -149,7 +151,12 @@ pub fn metrics(desk: &Desk) -> String {
     name(&mut out, "portcullis_gate_enforcer_failing", "gauge", "1 while an enforcer is not equal to its list.");
     for e in &desk.enforcers {
         let p = e.progress.lock();
-        let _ = writeln!(out, "portcullis_gate_enforcer_failing{{enforcer=\"{}\"}} {}", quoted(&p.name), u8::from(p.error.is_some()));
+        let _ = writeln!(
+            out,
+            "portcullis_gate_enforcer_failing{{enforcer=\"{}\"}} {}",
+            quoted(&p.name),
+            u8::from(p.error.is_some())
+        );
     }
     name(&mut out, "portcullis_gate_trouble", "gauge", "1 while the store or the audit log does not save.");
     let trouble = desk.keeper.picture.trouble.lock();

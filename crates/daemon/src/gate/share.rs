@@ -113,9 +113,15 @@ impl Shares {
         let mut out: Vec<(String, &'static str)> = Vec::new();
         for what in said.keys() {
             if let Some(url) = what.strip_prefix("unnamed ") {
-                out.push((format!("share links of {url:?} were refused: it is not named"), "add it to SHARE_UPSTREAMS if it is yours"));
+                out.push((
+                    format!("share links of {url:?} were refused: it is not named"),
+                    "add it to SHARE_UPSTREAMS if it is yours",
+                ));
             } else if let Some(name) = what.strip_prefix("silent ") {
-                out.push((format!("the share upstream {name} does not answer"), "are both on the same network, and is the port right?"));
+                out.push((
+                    format!("the share upstream {name} does not answer"),
+                    "are both on the same network, and is the port right?",
+                ));
             }
         }
         drop(said);
@@ -123,7 +129,10 @@ impl Shares {
         if let Ok(canaries) = self.canaries.try_lock() {
             for ((at, place), (good, _)) in canaries.iter() {
                 if let (false, Some(share)) = (good, self.shares.get(*at)) {
-                    out.push((format!("{} accepts {place}… links that do not exist", share.base), "its links open nothing; upgrade it, then they are checked again"));
+                    out.push((
+                        format!("{} accepts {place}… links that do not exist", share.base),
+                        "its links open nothing; upgrade it, then they are checked again",
+                    ));
                 }
             }
         }
@@ -134,7 +143,14 @@ impl Shares {
     ///
     /// # Errors
     /// Why it opens nothing.
-    pub async fn check(&self, protocol: &str, service: &str, uri: &str, host: Option<&HeaderValue>, guest: Addr) -> Result<&Share, No> {
+    pub async fn check(
+        &self,
+        protocol: &str,
+        service: &str,
+        uri: &str,
+        host: Option<&HeaderValue>,
+        guest: Addr,
+    ) -> Result<&Share, No> {
         let Some((at, share)) = self.find(protocol, service) else {
             self.once(&format!("unnamed {protocol}://{service}"), || {
                 // Shown as data, not as a line of its own.
@@ -168,7 +184,16 @@ impl Shares {
     }
 
     #[allow(clippy::too_many_arguments)]
-    async fn ask(&self, at: usize, share: &Share, place: &str, token: &str, path: &str, host: Option<&HeaderValue>, guest: Addr) -> Result<bool, No> {
+    async fn ask(
+        &self,
+        at: usize,
+        share: &Share,
+        place: &str,
+        token: &str,
+        path: &str,
+        host: Option<&HeaderValue>,
+        guest: Addr,
+    ) -> Result<bool, No> {
         self.spend(guest)?;
         if !self.canary(at, share, place, token, host).await? {
             return Err(No::Canary);
@@ -183,7 +208,14 @@ impl Shares {
     }
 
     /// True if the upstream refuses a link of this shape that does not exist.
-    async fn canary(&self, at: usize, share: &Share, place: &str, token: &str, host: Option<&HeaderValue>) -> Result<bool, No> {
+    async fn canary(
+        &self,
+        at: usize,
+        share: &Share,
+        place: &str,
+        token: &str,
+        host: Option<&HeaderValue>,
+    ) -> Result<bool, No> {
         let mut canaries = self.canaries.lock().await;
         let key = (at, place.to_string());
         if let Some((good, when)) = canaries.get(&key)
@@ -205,7 +237,13 @@ impl Shares {
         Ok(good)
     }
 
-    async fn status(&self, share: &Share, path: &str, host: Option<&HeaderValue>, guest: Option<Addr>) -> Result<u16, No> {
+    async fn status(
+        &self,
+        share: &Share,
+        path: &str,
+        host: Option<&HeaderValue>,
+        guest: Option<Addr>,
+    ) -> Result<u16, No> {
         let mut headers = HeaderMap::new();
         // The upstream sees the name and the guest it would see anyway: its own throttling hits the guest, not us.
         if let Some(host) = host {
@@ -219,7 +257,9 @@ impl Shares {
         match fetch(&share.base, Method::GET, path, headers, Bytes::new(), 0, WAIT).await {
             Ok((status, _)) => Ok(status),
             Err(e) => {
-                self.once(&format!("silent {}", share.name), || warn!("{} does not answer: {e:#}; its links open nothing", share.base));
+                self.once(&format!("silent {}", share.name), || {
+                    warn!("{} does not answer: {e:#}; its links open nothing", share.base)
+                });
                 Err(No::Silent)
             }
         }
@@ -251,7 +291,9 @@ impl Shares {
         let each = b.each.get(&guest).copied().unwrap_or(0);
         if each >= PER_MINUTE_EACH || b.all >= PER_MINUTE_ALL {
             drop(b);
-            self.once(&format!("budget {guest}"), || warn!("{guest} asks for too many share links; refused for a minute"));
+            self.once(&format!("budget {guest}"), || {
+                warn!("{guest} asks for too many share links; refused for a minute")
+            });
             return Err(No::Budget);
         }
         b.all += 1;
@@ -274,7 +316,8 @@ fn shape(uri: &str) -> Option<(&'static str, &str)> {
     let path = uri.split(['?', '#']).next()?;
     let place = PLACES.into_iter().find(|p| path.starts_with(p))?;
     let token = path.strip_prefix(place)?.split('/').next()?;
-    let good = TOKEN.contains(&token.len()) && token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let good =
+        TOKEN.contains(&token.len()) && token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     good.then_some((place, token))
 }
 
@@ -287,7 +330,11 @@ fn random_like(token: &str) -> String {
         random.fill(7);
     }
     let pick = |set: &[u8], r: u8| set.get(usize::from(r) % set.len()).copied().unwrap_or(b'x') as char;
-    token.bytes().zip(random).map(|(t, r)| if t.is_ascii_digit() { pick(b"0123456789", r) } else { pick(LETTERS, r) }).collect()
+    token
+        .bytes()
+        .zip(random)
+        .map(|(t, r)| if t.is_ascii_digit() { pick(b"0123456789", r) } else { pick(LETTERS, r) })
+        .collect()
 }
 
 impl std::fmt::Display for No {
@@ -315,7 +362,17 @@ mod tests {
         assert_eq!(shape(&format!("{immich}?x=1")).unwrap().1.len(), 67);
         assert_eq!(shape("/s/aBcDeFgHiJkLmNo").unwrap(), ("/s/", "aBcDeFgHiJkLmNo"));
         assert_eq!(shape("/index.php/s/aBcDeFgHiJkLmNo/download").unwrap().1, "aBcDeFgHiJkLmNo");
-        for bad in ["", "/", "/share/", "/share/short", "/admin/TEsm6bGu0tN5o1PjeVHD", "/s/aaaaaaa,aaaaaaaa", "/share/../api/users", "http://evil/share/aaaaaaaaaaaa", "/share/%41aaaaaaaaaa"] {
+        for bad in [
+            "",
+            "/",
+            "/share/",
+            "/share/short",
+            "/admin/TEsm6bGu0tN5o1PjeVHD",
+            "/s/aaaaaaa,aaaaaaaa",
+            "/share/../api/users",
+            "http://evil/share/aaaaaaaaaaaa",
+            "/share/%41aaaaaaaaaa",
+        ] {
             assert_eq!(shape(bad), None, "{bad}");
         }
     }
@@ -325,7 +382,15 @@ mod tests {
         let share = |url: &str| Share { name: "x".into(), base: url.parse().unwrap() };
         let s = Shares::new(vec![share("http://immich_server:2283"), share("https://cloud")]);
         assert!(s.find("http", "immich_server:2283").is_some() && s.find("https", "Cloud").is_some());
-        for (p, h) in [("https", "immich_server:2283"), ("http", "immich_server:22"), ("http", "immich_server:2283/x?y="), ("http", "a@immich_server:2283"), ("file", "x"), ("", ""), ("http", "169.254.169.254")] {
+        for (p, h) in [
+            ("https", "immich_server:2283"),
+            ("http", "immich_server:22"),
+            ("http", "immich_server:2283/x?y="),
+            ("http", "a@immich_server:2283"),
+            ("file", "x"),
+            ("", ""),
+            ("http", "169.254.169.254"),
+        ] {
             assert!(s.find(p, h).is_none(), "{p} {h}");
         }
     }

@@ -77,7 +77,8 @@ fn show(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
     let name = text(args, "list").context("`list` is missing")?;
     let published = gate.keeper.published.borrow().clone();
     let d = published.lists.get(name).ok_or_else(|| no_list(gate, name))?;
-    let mut grants: Vec<Grant> = gate.keeper.picture.grants.read().get(name).map(|g| g.values().cloned().collect()).unwrap_or_default();
+    let mut grants: Vec<Grant> =
+        gate.keeper.picture.grants.read().get(name).map(|g| g.values().cloned().collect()).unwrap_or_default();
     grants.sort_by_key(|g| g.id);
     Ok(json!({
         "name": name,
@@ -126,7 +127,9 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
             "grants": grants.iter().map(shown).collect::<Vec<_>>(),
         }));
     }
-    Ok(json!({ "address": addr.to_string(), "generation": published.generation, "now": gate.keeper.picture.clock.lock().0, "answers": answers }))
+    Ok(
+        json!({ "address": addr.to_string(), "generation": published.generation, "now": gate.keeper.picture.clock.lock().0, "answers": answers }),
+    )
 }
 
 async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
@@ -139,7 +142,8 @@ async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
             if !gate.keeper.published.borrow().lists.contains_key(list) {
                 return Err(no_list(gate, list));
             }
-            let prefix: Prefix = text(args, "prefix").context("`prefix` is missing")?.parse().map_err(|e| anyhow!("{e}"))?;
+            let prefix: Prefix =
+                text(args, "prefix").context("`prefix` is missing")?.parse().map_err(|e| anyhow!("{e}"))?;
             Event::Add(Entry {
                 list: list.to_string(),
                 prefix,
@@ -169,7 +173,9 @@ async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
     };
     let done = said(gate.keeper.tell(event).await)?;
     let id = match done.outcome {
-        decide::grant::Outcome::Given(id) | decide::grant::Outcome::Renewed(id) | decide::grant::Outcome::Ended(id) => id.to_string(),
+        decide::grant::Outcome::Given(id) | decide::grant::Outcome::Renewed(id) | decide::grant::Outcome::Ended(id) => {
+            id.to_string()
+        }
         decide::grant::Outcome::Refused(why) => why.to_string(),
     };
     Ok(json!({ "grant": id, "generation": done.generation, "until": until }))
@@ -186,11 +192,17 @@ fn found(gate: &Gate, args: &Value) -> anyhow::Result<Vec<GrantId>> {
         None => {
             let prefix: Prefix = what.parse().map_err(|e| anyhow!("`{what}` is no grant (g17) and no address: {e}"))?;
             // A person who names an address means the grant that lets it in; one who names a prefix, all within it.
-            all().filter(|g| prefix.covers(g.prefix) || (prefix.is_host() && g.prefix.contains(prefix.first()))).map(|g| g.id).collect()
+            all()
+                .filter(|g| prefix.covers(g.prefix) || (prefix.is_host() && g.prefix.contains(prefix.first())))
+                .map(|g| g.id)
+                .collect()
         }
     };
     if ids.is_empty() {
-        return Err(Hinted::error(format!("no live grant is meant by `{what}`"), "`portcullis list show NAME` shows them; static entries are changed in the configuration"));
+        return Err(Hinted::error(
+            format!("no live grant is meant by `{what}`"),
+            "`portcullis list show NAME` shows them; static entries are changed in the configuration",
+        ));
     }
     Ok(ids)
 }
@@ -212,15 +224,24 @@ fn doctor(gate: &Gate, _: &Value) -> anyhow::Result<Value> {
     }
     let behind = picture.clock.lock().1;
     if behind > 60 {
-        add(format!("the clock is {behind} s behind the latest time that was saved"), "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile");
+        add(
+            format!("the clock is {behind} s behind the latest time that was saved"),
+            "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile",
+        );
     }
     for e in &gate.desk.enforcers {
         let p = e.progress.lock();
         if let Some(why) = &p.error {
-            add(format!("{} is not equal to its list: {why}", p.name), "the last good state stays; mend the cause, it is tried again by itself");
+            add(
+                format!("{} is not equal to its list: {why}", p.name),
+                "the last good state stays; mend the cause, it is tried again by itself",
+            );
         }
         if let Some(remark) = &p.remark {
-            add(format!("{}: {remark}", p.name), "mount the directory instead of the single file (`./dyn:/app/dyn`, `--file dyn/dynamic-whitelist.yml`), or accept it");
+            add(
+                format!("{}: {remark}", p.name),
+                "mount the directory instead of the single file (`./dyn:/app/dyn`, `--file dyn/dynamic-whitelist.yml`), or accept it",
+            );
         }
     }
     for (what, fix) in gate.desk.shares.trouble() {

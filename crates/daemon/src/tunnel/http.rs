@@ -196,12 +196,7 @@ pub async fn serve_as_peer<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, s
     serve(plane, stream, peer, Arc::default()).await;
 }
 
-async fn serve<R: Router, S: VisitorIo>(
-    plane: &Arc<HttpPlane<R>>,
-    stream: S,
-    peer: SocketAddr,
-    trusted: Arc<AddrSet>,
-) {
+async fn serve<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, peer: SocketAddr, trusted: Arc<AddrSet>) {
     let addr = Addr::of(peer);
     let guard = if trusted.contains(addr) {
         // A trusted proxy is judged request by request, by the visitor that it names.

@@ -437,7 +437,11 @@ impl Carrier {
                     let _ = (bytes, len);
                     self.push(Kind::Pong, 0, &[]);
                 }
-                WsItem::Close => return Err("a websocket close frame (a proxy in between is reloading, or the other side left)".to_string()),
+                WsItem::Close => {
+                    return Err(
+                        "a websocket close frame (a proxy in between is reloading, or the other side left)".to_string()
+                    );
+                }
             }
         }
         Ok(())
@@ -484,7 +488,9 @@ impl Carrier {
             Kind::Ping => self.push(Kind::Pong, 0, &[]),
             Kind::Pong => {}
             Kind::Data | Kind::Bind => return Err(format!("a {kind:?} frame where none belongs")),
-            Kind::Hello | Kind::Welcome | Kind::Reject | Kind::Dial | Kind::GoAway => self.session.control(kind, payload)?,
+            Kind::Hello | Kind::Welcome | Kind::Reject | Kind::Dial | Kind::GoAway => {
+                self.session.control(kind, payload)?
+            }
         }
         Ok(())
     }

@@ -72,9 +72,8 @@ impl RequestHead {
     /// The websocket key, if this asks for a websocket (RFC 6455, section 4.2.1).
     pub(super) fn websocket_key(&self) -> Option<&str> {
         let lists = |name: &str, want: &str| {
-            self.values(name).any(|v| {
-                String::from_utf8_lossy(v).split(',').any(|t| t.trim().eq_ignore_ascii_case(want))
-            })
+            self.values(name)
+                .any(|v| String::from_utf8_lossy(v).split(',').any(|t| t.trim().eq_ignore_ascii_case(want)))
         };
         if self.method != "GET" || !lists("upgrade", "websocket") || !lists("connection", "upgrade") {
             return None;
@@ -133,7 +132,8 @@ pub(super) async fn read_answer(link: &mut LinkRead) -> Result<(u16, Vec<(String
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut answer = httparse::Response::new(&mut headers);
     answer.parse(&head).context("the other side does not speak HTTP/1.1")?;
-    let own = |h: &httparse::Header<'_>| (h.name.to_ascii_lowercase(), String::from_utf8_lossy(h.value).trim().to_string());
+    let own =
+        |h: &httparse::Header<'_>| (h.name.to_ascii_lowercase(), String::from_utf8_lossy(h.value).trim().to_string());
     let headers = answer.headers.iter().map(own).collect();
     Ok((answer.code.unwrap_or_default(), headers))
 }

@@ -33,7 +33,8 @@ async fn before_the_first_view_and_with_an_empty_list_nobody_gets_in() {
 #[tokio::test]
 async fn behind_a_trusted_proxy_the_visitor_decides() {
     let world =
-        World::with(&[("*", "", mirror().await)], &[("data", "203.0.113.0/24, 127.0.0.9")], "127.0.0.8/31, 10.0.0.0/8").await;
+        World::with(&[("*", "", mirror().await)], &[("data", "203.0.113.0/24, 127.0.0.9")], "127.0.0.8/31, 10.0.0.0/8")
+            .await;
     let mut raw = world.visit_from(PROXY).await;
     let ask = |headers: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
     for (headers, status) in [
@@ -72,7 +73,12 @@ async fn behind_a_trusted_proxy_the_visitor_decides() {
 
 #[tokio::test]
 async fn what_trusted_proxies_say_is_passed_on() {
-    let world = World::with(&[("*", "", mirror().await)], &[("data", "203.0.113.0/24, 2001:db8::/32")], "127.0.0.9, 10.0.0.0/8").await;
+    let world = World::with(
+        &[("*", "", mirror().await)],
+        &[("data", "203.0.113.0/24, 2001:db8::/32")],
+        "127.0.0.9, 10.0.0.0/8",
+    )
+    .await;
     let mut raw = world.visit_from(PROXY).await;
     raw.send(
         "GET / HTTP/1.1\r\nHost: in.test\r\nX-Forwarded-For: 192.0.2.1, 203.0.113.7, 10.1.1.1\r\nX-Forwarded-Proto: https\r\n\
@@ -98,7 +104,11 @@ async fn what_trusted_proxies_say_is_passed_on() {
 #[tokio::test]
 async fn a_hosts_own_list_decides_alone() {
     let up = mirror().await;
-    let lists = [("data", "127.0.0.5"), ("host:inner.test", "127.0.0.6, 127.0.0.7"), ("host:both.test", "127.0.0.5, 127.0.0.6")];
+    let lists = [
+        ("data", "127.0.0.5"),
+        ("host:inner.test", "127.0.0.6, 127.0.0.7"),
+        ("host:both.test", "127.0.0.5, 127.0.0.6"),
+    ];
     let world = World::with(&[("*", "", up)], &lists, "").await;
     for (from, host, status) in [
         (5, "open.test", "200"),

@@ -14,13 +14,8 @@ async fn goes_by_host_then_prefix_then_catch_all() {
         })
     };
     let (site, api, any, v6) = (named("site").await, named("api").await, named("any").await, named("v6").await);
-    let world = World::new(&[
-        ("app.test", "", site),
-        ("app.test", "/api", api),
-        ("*", "", any),
-        ("2001:db8::1", "", v6),
-    ])
-    .await;
+    let world =
+        World::new(&[("app.test", "", site), ("app.test", "/api", api), ("*", "", any), ("2001:db8::1", "", v6)]).await;
     let mut raw = world.visit().await;
     for (target, host, want) in [
         ("/", "app.test", "site"),
@@ -131,7 +126,9 @@ async fn head_204_304_and_http10() {
                 "/204" => "HTTP/1.1 204 No Content\r\n\r\n",
                 "/304" => "HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\nETag: \"a\"\r\n\r\n",
                 "/head" => "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
-                "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-T: 1\r\n\r\n",
+                "/chunked" => {
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-T: 1\r\n\r\n"
+                }
                 "/eof" => {
                     raw.send("HTTP/1.0 200 OK\r\n\r\nto the end").await;
                     return;
@@ -150,7 +147,10 @@ async fn head_204_304_and_http10() {
         ("GET /204", "HTTP/1.1 204 No Content\r\n\r\n"),
         ("GET /304", "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 99\r\n\r\n"),
         ("GET /eof", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\nto the end\r\n0\r\n\r\n"),
-        ("GET /chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-T: 1\r\n\r\n"),
+        (
+            "GET /chunked",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-T: 1\r\n\r\n",
+        ),
     ] {
         raw.send(format!("{request} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
         let got = raw.exact(want.len()).await;

@@ -4,8 +4,16 @@ use crate::world::{World, mirror, upstream};
 
 /// What is refused, with the status. The second request after each must never be answered.
 const TABLE: &[(&str, &str, &str)] = &[
-    ("length and coding", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
-    ("coding and length", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", "400"),
+    (
+        "length and coding",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "400",
+    ),
+    (
+        "coding and length",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+        "400",
+    ),
     ("two lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "400"),
     ("two equal lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", "400"),
     ("list of lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\na", "400"),
@@ -17,9 +25,21 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("unknown coding", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", "400"),
     ("list of codings", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "400"),
     ("chunked not last", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", "400"),
-    ("two codings", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", "400"),
-    ("twice chunked", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
-    ("vertical tab in the coding", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", "400"),
+    (
+        "two codings",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        "400",
+    ),
+    (
+        "twice chunked",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "400",
+    ),
+    (
+        "vertical tab in the coding",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        "400",
+    ),
     ("coding in HTTP/1.0", "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
     ("bare line feeds", "GET / HTTP/1.1\nHost: a\n\n", "400"),
     ("one bare line feed", "GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", "400"),
@@ -57,13 +77,41 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("relative path", "GET x HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
     ("asterisk with GET", "GET * HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
     ("CONNECT", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", "405"),
-    ("chunk with a bare line feed", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n", "400"),
-    ("chunk longer than it says", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n", "400"),
-    ("chunk size with a sign", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n", "400"),
-    ("chunk size with 0x", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n", "400"),
-    ("chunk size too long", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000001\r\na\r\n0\r\n\r\n", "400"),
-    ("line feed in a chunk extension", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;x\ny\r\na\r\n0\r\n\r\n", "400"),
-    ("folded trailer", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: a\r\n b\r\n\r\n", "400"),
+    (
+        "chunk with a bare line feed",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n",
+        "400",
+    ),
+    (
+        "chunk longer than it says",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n",
+        "400",
+    ),
+    (
+        "chunk size with a sign",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n",
+        "400",
+    ),
+    (
+        "chunk size with 0x",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n",
+        "400",
+    ),
+    (
+        "chunk size too long",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000001\r\na\r\n0\r\n\r\n",
+        "400",
+    ),
+    (
+        "line feed in a chunk extension",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;x\ny\r\na\r\n0\r\n\r\n",
+        "400",
+    ),
+    (
+        "folded trailer",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: a\r\n b\r\n\r\n",
+        "400",
+    ),
     ("only line feeds", "\n\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
 ];
 
@@ -74,7 +122,11 @@ async fn each_is_refused_and_the_connection_ends() {
         let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
         let got = world.ask(&format!("{request}{smuggled}")).await;
         assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{name}: {got}");
-        assert_eq!(got.matches("<!doctype").count() + got.matches("smuggled").count(), 1, "{name}: a second answer in {got}");
+        assert_eq!(
+            got.matches("<!doctype").count() + got.matches("smuggled").count(),
+            1,
+            "{name}: a second answer in {got}"
+        );
         assert!(got.contains("Connection: close"), "{name}: {got}");
     }
 }

@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use daemon::door::Doors;
-use daemon::tunnel::http::{HttpPlane, HttpSettings, Io, Opening, Router, Target, Visitor, VisitorIo, serve_connection};
+use daemon::tunnel::http::{
+    HttpPlane, HttpSettings, Io, Opening, Router, Target, Visitor, VisitorIo, serve_connection,
+};
 use model::{List, ViewBuilder};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::time::Instant;

@@ -69,9 +69,10 @@ pub(crate) fn capabilities(r: &Resolver<'_>, node: usize) -> BTreeMap<String, Va
 /// True if the node goes without an IPv4 address.
 pub(crate) fn ipv4_disabled(r: &Resolver<'_>, node: usize) -> bool {
     r.policy.disable_ipv4
-        || r.policy.node_attrs.iter().any(|e| {
-            e.attr.iter().any(|a| a.it == NO_IPV4) && e.target.iter().any(|t| is_target(r, &t.it, node))
-        })
+        || r.policy
+            .node_attrs
+            .iter()
+            .any(|e| e.attr.iter().any(|a| a.it == NO_IPV4) && e.target.iter().any(|t| is_target(r, &t.it, node)))
 }
 
 fn is_target(r: &Resolver<'_>, who: &Who, node: usize) -> bool {

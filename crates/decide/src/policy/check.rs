@@ -202,7 +202,10 @@ impl<'p> Checker<'p> {
         if let Some(bad) = src.iter().find(|s| !users(&s.it)) {
             self.fault_hint(
                 pos,
-                format!("autogroup:self can only be used with users, groups or autogroups of users, not with `{}`", bad.it),
+                format!(
+                    "autogroup:self can only be used with users, groups or autogroups of users, not with `{}`",
+                    bad.it
+                ),
                 "use autogroup:member as the source",
             );
         }
@@ -218,7 +221,8 @@ impl<'p> Checker<'p> {
             self.fault(u.pos, format!("`{}` is no login name", u.it));
         }
         let tagged = rule.src.iter().any(|s| matches!(s.it, Who::Tag(_) | Who::Tagged));
-        let users: Vec<&Who> = rule.src.iter().map(|s| &s.it).filter(|w| !matches!(w, Who::Tag(_) | Who::Tagged)).collect();
+        let users: Vec<&Who> =
+            rule.src.iter().map(|s| &s.it).filter(|w| !matches!(w, Who::Tag(_) | Who::Tagged)).collect();
         for d in &rule.dst {
             match &d.it {
                 Who::User(name) if tagged => {
@@ -232,7 +236,10 @@ impl<'p> Checker<'p> {
                     );
                 }
                 Who::Own | Who::Member if tagged => {
-                    self.fault(d.pos, format!("`{}` holds devices of users, which tagged nodes cannot reach by SSH", d.it));
+                    self.fault(
+                        d.pos,
+                        format!("`{}` holds devices of users, which tagged nodes cannot reach by SSH", d.it),
+                    );
                 }
                 _ => {}
             }
@@ -321,13 +328,16 @@ fn fits(who: &Who, place: Place) -> Result<(), Misfit> {
         (Who::Own | Who::Internet | Who::DangerAll | Who::Shared, Target) => {
             no("describes no lasting set of nodes, and cannot be a target")
         }
-        (Who::IpSet(_) | Who::App(_) | Who::Service(_) | Who::Range(_), Target) => {
-            cannot("targets are users, groups, tags, hosts, addresses, autogroup:member, autogroup:tagged, roles or `*`")
-        }
+        (Who::IpSet(_) | Who::App(_) | Who::Service(_) | Who::Range(_), Target) => cannot(
+            "targets are users, groups, tags, hosts, addresses, autogroup:member, autogroup:tagged, roles or `*`",
+        ),
         (Who::User(_) | Who::Group(_) | Who::Tag(_) | Who::Domain(_), Owner | Approver) => Ok(()),
         (Who::Member | Who::Role(_) | Who::Tagged, Owner | Approver) => Ok(()),
         (_, Owner | Approver) => cannot("write users, groups, tags, autogroup:member or a role"),
-        (Who::User(_) | Who::Group(_) | Who::Tag(_) | Who::Domain(_) | Who::Member | Who::Tagged | Who::Role(_), SshSrc) => Ok(()),
+        (
+            Who::User(_) | Who::Group(_) | Who::Tag(_) | Who::Domain(_) | Who::Member | Who::Tagged | Who::Role(_),
+            SshSrc,
+        ) => Ok(()),
         (Who::Shared, SshSrc) => Ok(()),
         (_, SshSrc) => cannot("sources of SSH are users, groups, tags and autogroups"),
         (Who::User(_) | Who::Tag(_) | Who::Member | Who::Tagged | Who::Own, SshDst) => Ok(()),
@@ -335,7 +345,9 @@ fn fits(who: &Who, place: Place) -> Result<(), Misfit> {
             "`*` is not supported as a destination of SSH".to_string(),
             Some("write autogroup:self, autogroup:member, autogroup:tagged or tags"),
         )),
-        (_, SshDst) => cannot("destinations of SSH are tags, autogroup:self, autogroup:member, autogroup:tagged, or the one user"),
+        (_, SshDst) => {
+            cannot("destinations of SSH are tags, autogroup:self, autogroup:member, autogroup:tagged, or the one user")
+        }
         (Who::Internet | Who::IpSet(_) | Who::App(_) | Who::Any | Who::Range(_) | Who::DangerAll, SshTestDst) => {
             cannot("name one place that SSH can reach")
         }
@@ -412,7 +424,8 @@ fn pool_fits(pool: Prefix) -> Result<(), &'static str> {
 /// A domain or `*.` and a domain of two labels at least: no wildcard for a whole top-level domain.
 fn domain_fits(domain: &str) -> Result<(), &'static str> {
     let (wild, rest) = domain.strip_prefix("*.").map_or((false, domain), |r| (true, r));
-    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+    let label =
+        |l: &str| !l.is_empty() && l.len() <= 63 && l.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
     if rest.contains('*') {
         return Err("may hold `*` only as its first label: `*.example.com`");
     }

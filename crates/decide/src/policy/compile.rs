@@ -180,7 +180,10 @@ impl<'a> Compiled<'a> {
             cap_grant: filter
                 .caps
                 .iter()
-                .map(|(dsts, map)| tailcfg::CapGrant { dsts: dsts.iter().map(long).collect(), cap_map: (**map).clone() })
+                .map(|(dsts, map)| tailcfg::CapGrant {
+                    dsts: dsts.iter().map(long).collect(),
+                    cap_map: (**map).clone(),
+                })
                 .collect(),
         }
     }
@@ -222,7 +225,9 @@ impl<'a> Compiled<'a> {
         let mut out = Merge::default();
         match self.rules_of.get().and_then(|r| r.get(node)) {
             Some(list) => list.iter().for_each(|i| self.reduce(&self.rules.rules[*i as usize], node, &mut out)),
-            None => self.rules.rules.iter().filter(|r| self.concerns(r, node)).for_each(|r| self.reduce(r, node, &mut out)),
+            None => {
+                self.rules.rules.iter().filter(|r| self.concerns(r, node)).for_each(|r| self.reduce(r, node, &mut out))
+            }
         }
         out.done
     }
@@ -233,10 +238,15 @@ impl<'a> Compiled<'a> {
             None => true,
             Some(t) => {
                 let set = &t.set;
-                t.any || set.nodes.has(node) || set.routers.has(node) || (set.internet && self.resolver.net.exits.has(node))
+                t.any
+                    || set.nodes.has(node)
+                    || set.routers.has(node)
+                    || (set.internet && self.resolver.net.exits.has(node))
             }
         };
-        !rule.via.is_empty() || COMPANIONS.iter().any(|(c, _)| rule.app.contains_key(*c)) || rule.dst.iter().any(touches)
+        !rule.via.is_empty()
+            || COMPANIONS.iter().any(|(c, _)| rule.app.contains_key(*c))
+            || rule.dst.iter().any(touches)
     }
 
     fn reduce(&self, rule: &Rule, node: usize, out: &mut Merge) {
@@ -249,7 +259,8 @@ impl<'a> Compiled<'a> {
         }
         let own: Vec<&Dest> = rule.dst.iter().filter(|d| d.set.is_none()).collect();
         // A rule among autogroups keeps the order written; otherwise one's own devices come last.
-        let own_first = rule.dst.first().is_some_and(|d| d.set.is_none()) && rule.dst.iter().all(|d| d.who.to_string().starts_with("autogroup:"));
+        let own_first = rule.dst.first().is_some_and(|d| d.set.is_none())
+            && rule.dst.iter().all(|d| d.who.to_string().starts_with("autogroup:"));
         if own_first {
             self.reduce_own(rule, &own, node, out);
         }
@@ -288,7 +299,8 @@ impl<'a> Compiled<'a> {
             let internet = super::ipset::internet();
             let mine = self.resolver.topology.nodes[node].addrs().map(Prefix::host).collect::<Vec<_>>();
             let routes: Vec<Prefix> = self.approved(node).iter().copied().filter(|r| !is_exit(*r)).collect();
-            let touches = |p: &Prefix| mine.iter().chain(&routes).any(|m| p.covers(*m) || m.covers(*p)) || internet.covers(*p);
+            let touches =
+                |p: &Prefix| mine.iter().chain(&routes).any(|m| p.covers(*m) || m.covers(*p)) || internet.covers(*p);
             return target.prefixes.iter().filter(|p| touches(p)).map(|p| Some(*p)).collect();
         }
         let mut at: Vec<usize> = Vec::new();
@@ -378,7 +390,8 @@ impl<'a> Compiled<'a> {
         }
         let Some(from) = self.reach.own_sources(&self.resolver, &self.rules, rule.src, node) else { return };
         let addrs: Vec<Addr> = self.resolver.topology.nodes[node].addrs().collect();
-        let mut hosts: Vec<Prefix> = from.iter().flat_map(|n| self.resolver.topology.nodes[*n].addrs()).map(Prefix::host).collect();
+        let mut hosts: Vec<Prefix> =
+            from.iter().flat_map(|n| self.resolver.topology.nodes[*n].addrs()).map(Prefix::host).collect();
         hosts.sort_unstable();
         let texts = || SourcesRef::Own(hosts.iter().map(ToString::to_string).collect());
         let src = || self.reach.shared(&hosts).map_or_else(texts, SourcesRef::Shared);
@@ -429,7 +442,12 @@ impl Merge {
         self.by_key.insert(key, self.done.len() - 1);
     }
 
-    fn caps(&mut self, origin: Origin, src: SourcesRef, caps: Vec<(Vec<Prefix>, Arc<BTreeMap<String, serde_json::Value>>)>) {
+    fn caps(
+        &mut self,
+        origin: Origin,
+        src: SourcesRef,
+        caps: Vec<(Vec<Prefix>, Arc<BTreeMap<String, serde_json::Value>>)>,
+    ) {
         self.done.push(Filter { origin, src: Arc::new(src), proto: None, dst: Vec::new(), caps });
     }
 }

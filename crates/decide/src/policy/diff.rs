@@ -154,7 +154,12 @@ fn of_nodes(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<Change> {
         let (before, after) = (words(old), words(new));
         for (gained, what) in [(false, &before - &after), (true, &after - &before)] {
             if !what.is_empty() {
-                out.push(Change { gained, who: vec![n.name.clone()], at: n.name.clone(), what: what.into_iter().collect() });
+                out.push(Change {
+                    gained,
+                    who: vec![n.name.clone()],
+                    at: n.name.clone(),
+                    what: what.into_iter().collect(),
+                });
             }
         }
     }
@@ -165,7 +170,9 @@ fn of_nodes(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<Change> {
 fn logins(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<Change> {
     let rules = |c: &Compiled<'_>| format!("{:?}", c.resolver.policy.ssh);
     let nodes = &new.topology().nodes;
-    if nodes.len() > MAX_SSH_NODES || (rules(old) == rules(new) && old.resolver.policy.groups == new.resolver.policy.groups) {
+    if nodes.len() > MAX_SSH_NODES
+        || (rules(old) == rules(new) && old.resolver.policy.groups == new.resolver.policy.groups)
+    {
         return Vec::new();
     }
     let mut names: BTreeSet<String> = ["root".to_string()].into();
@@ -189,7 +196,9 @@ fn logins(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<Change> {
             let (before, after) = (words(old), words(new));
             for (gained, what) in [(false, &before - &after), (true, &after - &before)] {
                 if !what.is_empty() {
-                    map.entry((gained, dst.name.clone(), what.into_iter().collect())).or_default().push(src.name.clone());
+                    map.entry((gained, dst.name.clone(), what.into_iter().collect()))
+                        .or_default()
+                        .push(src.name.clone());
                 }
             }
         }
@@ -222,7 +231,10 @@ impl Rights {
                 rest = rest.into_iter().flat_map(|r| without(r, (*first, *last))).collect();
             }
             if !rest.is_empty() {
-                let texts: Vec<String> = rest.iter().map(|(first, last)| super::who::Ports { first: *first, last: *last }.to_string()).collect();
+                let texts: Vec<String> = rest
+                    .iter()
+                    .map(|(first, last)| super::who::Ports { first: *first, last: *last }.to_string())
+                    .collect();
                 let name = proto.map_or_else(|| "tcp+udp+icmp".to_string(), proto_name);
                 out.push(format!("{name}:{}", texts.join(",")));
             }

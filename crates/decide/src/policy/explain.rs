@@ -156,7 +156,8 @@ impl Compiled<'_> {
                 words += "; but no router has an approved route there, so nothing arrives";
             }
         }
-        if self.resolver.net.node_at(from.first()).is_none() && self.resolver.net.routes.iter().all(|r| !r.covers(from)) {
+        if self.resolver.net.node_at(from.first()).is_none() && self.resolver.net.routes.iter().all(|r| !r.covers(from))
+        {
             words += "; no node and no approved route has the source address today";
         }
         words
@@ -165,7 +166,8 @@ impl Compiled<'_> {
     /// The rule that lacked least, and what it lacked.
     fn nearest(&self, from: Prefix, to: Prefix, q: &Question) -> (Option<Origin>, String) {
         let score = |m: &Match| (u8::from(m.src) + u8::from(m.dst), m.net, m.posture, m.src);
-        let best = self.rules.rules.iter().map(|r| (r, self.matches(r, from, to, q))).rev().max_by_key(|(_, m)| score(m));
+        let best =
+            self.rules.rules.iter().map(|r| (r, self.matches(r, from, to, q))).rev().max_by_key(|(_, m)| score(m));
         let Some((rule, m)) = best else {
             return (None, "the policy has no rule that lets anybody through".to_string());
         };
@@ -195,7 +197,10 @@ impl Compiled<'_> {
                 false => format!("there it opens {}", nets.join(", ")),
             });
         }
-        (Some(rule.origin), format!("no rule lets it through; {} came nearest, but {}", place_of(rule.origin), lacks.join(", and ")))
+        (
+            Some(rule.origin),
+            format!("no rule lets it through; {} came nearest, but {}", place_of(rule.origin), lacks.join(", and ")),
+        )
     }
 
     fn posture_lack(&self, rule: &Rule, from: Prefix) -> String {

@@ -154,7 +154,8 @@ impl<'t> Reader<'t> {
             entries.push(entry);
         }
         let loud = |c: &Comment<'_>| c.text.starts_with("//") || c.text.contains('\n') || !c.same_line;
-        broken |= lead.iter().any(loud) || entries.iter().any(|e| e.value.is_broken() || e.lead.iter().chain(&e.trail).any(loud));
+        broken |= lead.iter().any(loud)
+            || entries.iter().any(|e| e.value.is_broken() || e.lead.iter().chain(&e.trail).any(loud));
         broken &= !(entries.is_empty() && lead.is_empty());
         Value::Group { open, close, entries, tail: lead, broken }
     }
@@ -216,7 +217,9 @@ impl Value<'_> {
 
     fn write(&self, out: &mut String, depth: usize) {
         let used = out.rsplit('\n').next().map_or(0, |l| l.chars().count());
-        if let Some(line) = self.line().filter(|l| used + l.chars().count() <= WIDTH || matches!(self, Value::Plain(_)) || l.len() == 2) {
+        if let Some(line) =
+            self.line().filter(|l| used + l.chars().count() <= WIDTH || matches!(self, Value::Plain(_)) || l.len() == 2)
+        {
             out.push_str(&line);
             return;
         }
@@ -273,7 +276,8 @@ mod tests {
 
     #[test]
     fn comments_stay_and_twice_is_once() {
-        let text = "// top\n{\"a\":[1,2 , 3],// why\n\n\n  /* block */ \"b\" /* odd */ : {\"c\":\"d\"}\n  // tail\n}\n// end";
+        let text =
+            "// top\n{\"a\":[1,2 , 3],// why\n\n\n  /* block */ \"b\" /* odd */ : {\"c\":\"d\"}\n  // tail\n}\n// end";
         let once = format(text).unwrap();
         let want = "// top\n{\n\t\"a\": [1, 2, 3], // why\n\n\t/* block */\n\t/* odd */\n\t\"b\": { \"c\": \"d\" },\n\t// tail\n}\n// end\n";
         assert_eq!(once, want);
@@ -284,7 +288,10 @@ mod tests {
     fn long_lists_break_and_empty_ones_do_not() {
         let long = format!("{{\"a\": [{}], \"b\": [\n], \"c\": {{}}}}", vec!["\"0123456789\""; 12].join(","));
         let once = format(&long).unwrap();
-        assert!(once.contains("\"a\": [\n\t\t\"0123456789\",\n") && once.contains("\"b\": [],\n\t\"c\": {},\n"), "{once}");
+        assert!(
+            once.contains("\"a\": [\n\t\t\"0123456789\",\n") && once.contains("\"b\": [],\n\t\"c\": {},\n"),
+            "{once}"
+        );
         assert_eq!(format(&once).unwrap(), once);
     }
 }

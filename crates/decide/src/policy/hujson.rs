@@ -81,7 +81,8 @@ const MAX_FAULTS: usize = 50;
 /// Reads one document; after a fault it goes on where the next value or key begins, so that one run shows all there is
 /// to mend. With the faults comes the tree if its shape is sound, which keys that stand twice leave it.
 pub(crate) fn parse(text: &str) -> (Option<Item>, Vec<Problem>) {
-    let mut parser = Parser { lexer: Lexer::new(text), depth: 0, back: None, faults: Vec::new(), broken: false, lost: false };
+    let mut parser =
+        Parser { lexer: Lexer::new(text), depth: 0, back: None, faults: Vec::new(), broken: false, lost: false };
     let item = parser.document().ok().filter(|_| !parser.broken);
     let lines = Lines::new(text);
     let hint = "the file is HuJSON: JSON with // and /* */ comments and trailing commas";
@@ -173,7 +174,11 @@ impl<'a> Lexer<'a> {
                 Some(b'"') => return Ok(at + 1),
                 Some(b'\\') => at += 2,
                 Some(b) if *b < 0x20 => {
-                    let what = if *b == b'\n' { "the line ends inside this text".to_string() } else { format!("the control character {b:#04x} must be escaped in a text") };
+                    let what = if *b == b'\n' {
+                        "the line ends inside this text".to_string()
+                    } else {
+                        format!("the control character {b:#04x} must be escaped in a text")
+                    };
                     return Err((if *b == b'\n' { start } else { at }, what));
                 }
                 Some(_) => at += 1,
@@ -549,7 +554,9 @@ mod tests {
         assert_eq!(fault("{\"ä\": 01}").1, 7);
         assert_eq!(fault("{'a': 1}").1, 2);
         assert_eq!(fault("{\"a\": \"x\ny\"}").1, 7);
-        for bad in ["{", "[1 2]", "{\"a\" 1}", "{} {}", "\"\\ud800\"", "\"\\x\"", "/* ", "nul", "-", "1.", "\"\u{1}\"", "[,]"] {
+        for bad in
+            ["{", "[1 2]", "{\"a\" 1}", "{} {}", "\"\\ud800\"", "\"\\x\"", "/* ", "nul", "-", "1.", "\"\u{1}\"", "[,]"]
+        {
             assert!(!parse(bad).1.is_empty(), "{bad}");
         }
     }

@@ -68,7 +68,9 @@ pub(crate) fn target(policy: &Policy, sets: &BTreeMap<String, Resolved>, who: &W
     match who {
         Who::Internet => Resolved { ranges: internet(), internet: true },
         Who::IpSet(name) => sets.get(name).cloned().unwrap_or_default(),
-        Who::Host(name) => Resolved { ranges: policy.hosts.get(name).map(|h| h.it).into_iter().collect(), internet: false },
+        Who::Host(name) => {
+            Resolved { ranges: policy.hosts.get(name).map(|h| h.it).into_iter().collect(), internet: false }
+        }
         _ => Resolved { ranges: Ranges::of(target_range(who)), internet: false },
     }
 }
@@ -106,7 +108,8 @@ fn order(policy: &Policy) -> (Vec<&str>, Vec<Vec<String>>) {
                 Some(true) => {}
                 Some(false) => {
                     let from = path.iter().position(|(n, _)| *n == next).unwrap_or(0);
-                    circles.push(path[from..].iter().map(|(n, _)| (*n).to_string()).chain([next.to_string()]).collect());
+                    circles
+                        .push(path[from..].iter().map(|(n, _)| (*n).to_string()).chain([next.to_string()]).collect());
                 }
                 None => {
                     state.insert(next, false);

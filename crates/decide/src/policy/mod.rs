@@ -82,7 +82,8 @@ mod names {
     #[test]
     fn services_of_elsewhere_are_accepted_and_stand_for_nobody() {
         let policy = Policy::parse(r#"{"grants": [{"src": ["*"], "dst": ["svc:web"], "ip": ["443"]}]}"#).unwrap();
-        let topology = Topology::read(r#"{"users": [], "nodes": {"a": {"tags": ["tag:a"], "ipv4": "100.64.0.1"}}}"#).unwrap();
+        let topology =
+            Topology::read(r#"{"users": [], "nodes": {"a": {"tags": ["tag:a"], "ipv4": "100.64.0.1"}}}"#).unwrap();
         assert!(Compiled::new(&policy, &topology).for_all().all(|v| v.filter.is_empty() && v.peers.is_empty()));
         // Whoever defines services here may slip with the pen.
         let text = r#"{"services": {"svc:git": {"addrs": ["192.0.2.5"]}}, "grants": [{"src": ["*"], "dst": ["svc:gti"], "ip": ["443"]}]}"#;

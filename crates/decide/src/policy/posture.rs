@@ -45,7 +45,18 @@ pub enum Ask {
 
 /// Namespaces of attributes (public documentation of device posture, "Attributes"; third parties have their own).
 const NAMESPACES: [&str; 13] = [
-    "node", "custom", "ip", "geo", "intune", "jamf", "jamfPro", "kandji", "kolide", "falcon", "crowdstrike", "sentinelOne",
+    "node",
+    "custom",
+    "ip",
+    "geo",
+    "intune",
+    "jamf",
+    "jamfPro",
+    "kandji",
+    "kolide",
+    "falcon",
+    "crowdstrike",
+    "sentinelOne",
     "huntress",
 ];
 
@@ -218,7 +229,9 @@ mod tests {
         for c in no {
             assert!(!holds(&read_condition(c).unwrap(), &device), "{c}");
         }
-        for c in ["", "node:os", "os == 'x'", "node:os = 'x'", "node:os == x", "node:os IN 'x'", "node: == 'x'", "x:y == 1"] {
+        for c in
+            ["", "node:os", "os == 'x'", "node:os = 'x'", "node:os == x", "node:os IN 'x'", "node: == 'x'", "x:y == 1"]
+        {
             assert!(read_condition(c).is_err(), "{c}");
         }
     }

@@ -58,7 +58,8 @@ const STEP: usize = 256;
 
 impl<'a> Lines<'a> {
     pub(crate) fn new(text: &'a str) -> Lines<'a> {
-        let starts = std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1));
+        let starts =
+            std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1));
         let mut sum = 0;
         let counts = text.as_bytes().chunks(STEP).map(|chunk| {
             let before = sum;
@@ -80,7 +81,9 @@ impl<'a> Lines<'a> {
     /// Characters before an offset.
     fn before(&self, at: usize) -> usize {
         let from = at / STEP;
-        let Some(count) = self.counts.get(from) else { return self.counts.last().map_or(0, |c| c + self.rest(self.counts.len() - 1, at)) };
+        let Some(count) = self.counts.get(from) else {
+            return self.counts.last().map_or(0, |c| c + self.rest(self.counts.len() - 1, at));
+        };
         count + self.rest(from, at)
     }
 
@@ -109,7 +112,10 @@ mod tests {
         for (at, _) in text.char_indices().chain([(text.len(), ' ')]) {
             let before = &text[..at];
             let start = before.rfind('\n').map_or(0, |i| i + 1);
-            let want = Pos { line: before.matches('\n').count() as u32 + 1, column: before[start..].chars().count() as u32 + 1 };
+            let want = Pos {
+                line: before.matches('\n').count() as u32 + 1,
+                column: before[start..].chars().count() as u32 + 1,
+            };
             assert_eq!(lines.pos(at), want, "{at}");
         }
         assert_eq!(Lines::new("").pos(7), Pos { line: 1, column: 1 });

@@ -13,9 +13,27 @@ use super::who::{self, Who, WhoPorts};
 
 /// Keys of the document; they are matched without regard to case, as the hosted service does.
 const SECTIONS: [&str; 21] = [
-    "groups", "hosts", "tagOwners", "ipsets", "acls", "grants", "ssh", "autoApprovers", "nodeAttrs", "postures",
-    "defaultSrcPosture", "tests", "sshTests", "attrConfig", "derpMap", "disableIPv4", "OneCGNATRoute",
-    "randomizeClientPort", "lists", "services", "$schema",
+    "groups",
+    "hosts",
+    "tagOwners",
+    "ipsets",
+    "acls",
+    "grants",
+    "ssh",
+    "autoApprovers",
+    "nodeAttrs",
+    "postures",
+    "defaultSrcPosture",
+    "tests",
+    "sshTests",
+    "attrConfig",
+    "derpMap",
+    "disableIPv4",
+    "OneCGNATRoute",
+    "randomizeClientPort",
+    "lists",
+    "services",
+    "$schema",
 ];
 
 /// The teachers a list may name (the evidence of grants).
@@ -62,7 +80,9 @@ impl<'a> Reader<'a> {
                 "ssh" => p.ssh = self.each(v, "ssh", |r, i| r.ssh(i)),
                 "autoApprovers" => p.auto_approvers = self.auto_approvers(v),
                 "nodeAttrs" => p.node_attrs = self.each(v, "nodeAttrs", |r, i| r.node_attr(i)),
-                "postures" => p.postures = self.named(v, "posture:", |r, i| r.each(i, "conditions", |r, i| r.condition(i))),
+                "postures" => {
+                    p.postures = self.named(v, "posture:", |r, i| r.each(i, "conditions", |r, i| r.condition(i)))
+                }
                 "defaultSrcPosture" => p.default_src_posture = self.texts(v, "postures"),
                 "tests" => p.tests = self.each(v, "tests", |r, i| r.test(i)),
                 "sshTests" => p.ssh_tests = self.each(v, "sshTests", |r, i| r.ssh_test(i)),
@@ -107,7 +127,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The known fields of an object under their right names. Unknown ones, and the same one twice, are problems.
-    pub(crate) fn fields<'i>(&mut self, item: &'i Item, of: &str, known: &[&'static str]) -> Vec<(&'static str, &'i Item)> {
+    pub(crate) fn fields<'i>(
+        &mut self,
+        item: &'i Item,
+        of: &str,
+        known: &[&'static str],
+    ) -> Vec<(&'static str, &'i Item)> {
         let mut out: Vec<(&'static str, &'i Item)> = Vec::new();
         for m in self.object(item).unwrap_or_default() {
             let Some(name) = known.iter().copied().find(|k| k.eq_ignore_ascii_case(&m.key)) else {
@@ -119,7 +144,10 @@ impl<'a> Reader<'a> {
                 continue;
             };
             if out.iter().any(|(n, _)| *n == name) {
-                self.fault(m.at, format!("the key `{name}` stands twice; upper and lower case make no difference here"));
+                self.fault(
+                    m.at,
+                    format!("the key `{name}` stands twice; upper and lower case make no difference here"),
+                );
                 continue;
             }
             out.push((name, &m.item));
@@ -262,12 +290,20 @@ impl<'a> Reader<'a> {
             }
         }
         if !action && !self.object(item).unwrap_or_default().iter().any(|m| m.key.eq_ignore_ascii_case("action")) {
-            self.fault_hint(item.at, "this rule has no `action`", "write `\"action\": \"accept\"`, the only one there is");
+            self.fault_hint(
+                item.at,
+                "this rule has no `action`",
+                "write `\"action\": \"accept\"`, the only one there is",
+            );
         }
         if !who::has_ports(acl.proto) {
             for d in acl.dst.iter().filter(|d| d.it.ports != [who::Ports::ALL]) {
                 let proto = who::proto_name(acl.proto.unwrap_or_default());
-                let p = Problem { pos: d.pos, message: format!("protocol `{proto}` has no ports; only `*` is allowed"), hint: None };
+                let p = Problem {
+                    pos: d.pos,
+                    message: format!("protocol `{proto}` has no ports; only `*` is allowed"),
+                    hint: None,
+                };
                 self.problems.push(p);
             }
         }
@@ -471,7 +507,8 @@ impl<'a> Reader<'a> {
             accept_env: vec![],
         };
         let mut action = None;
-        let known = ["action", "src", "dst", "users", "checkPeriod", "acceptEnv", "srcPosture", "recorder", "enforceRecorder"];
+        let known =
+            ["action", "src", "dst", "users", "checkPeriod", "acceptEnv", "srcPosture", "recorder", "enforceRecorder"];
         let mut period = None;
         for (name, v) in self.fields(item, "a rule of ssh", &known) {
             match name {
@@ -501,7 +538,9 @@ impl<'a> Reader<'a> {
             Some("accept") => {}
             Some("check") => s.check = true,
             Some("") | None => self.fault_hint(item.at, "this rule has no `action`", "write `accept` or `check`"),
-            Some(other) => self.fault(item.at, format!("`{}` is no action of SSH; `accept` and `check` are", clip(other))),
+            Some(other) => {
+                self.fault(item.at, format!("`{}` is no action of SSH; `accept` and `check` are", clip(other)))
+            }
         }
         if let (Some(at), false) = (period, s.check) {
             self.fault(at, "`checkPeriod` belongs to rules with the action `check` only");
@@ -533,7 +572,8 @@ impl<'a> Reader<'a> {
                 _ => deny = self.list(v, "destinations", |r, i| r.via(i, who::read_who_ports)),
             }
         }
-        let empty = !self.has_content(item, "accept") && !self.has_content(item, "allow") && !self.has_content(item, "deny");
+        let empty =
+            !self.has_content(item, "accept") && !self.has_content(item, "allow") && !self.has_content(item, "deny");
         if empty {
             self.fault_hint(item.at, "this test asks for nothing", "give it `accept` or `deny`, or both");
         }
@@ -584,7 +624,8 @@ impl<'a> Reader<'a> {
             check: vec![],
         };
         let names = |r: &mut Self, v: &Item| r.texts(v, "login names").into_iter().map(|t| t.it).collect();
-        for (name, v) in self.fields(item, "an SSH test", &["src", "dst", "accept", "deny", "check", "srcPostureAttrs"]) {
+        for (name, v) in self.fields(item, "an SSH test", &["src", "dst", "accept", "deny", "check", "srcPostureAttrs"])
+        {
             match name {
                 "src" => src = self.who(v).map(|w| self.at(v, w)),
                 "dst" => t.dst = self.whos(v, "destinations"),
@@ -711,7 +752,12 @@ fn name_form(prefix: &str, rest: Option<&str>) -> Result<(), String> {
 /// The known name that differs least, if it differs by a slip of the pen.
 pub(crate) fn nearest<'n>(text: &str, known: &[&'n str]) -> Option<&'n str> {
     // Two slips are a slip; three are another word.
-    known.iter().map(|k| (distance(&text.to_lowercase(), &k.to_lowercase()), *k)).filter(|(d, _)| *d <= 2).min().map(|(_, k)| k)
+    known
+        .iter()
+        .map(|k| (distance(&text.to_lowercase(), &k.to_lowercase()), *k))
+        .filter(|(d, _)| *d <= 2)
+        .min()
+        .map(|(_, k)| k)
 }
 
 /// Edit distance, for words; long texts are not compared.

@@ -70,7 +70,8 @@ pub(crate) struct Resolver<'a> {
 impl Net {
     pub(crate) fn new(policy: &Policy, topology: &Topology, people: &People) -> Net {
         let nodes = &topology.nodes;
-        let mut addrs: Vec<(Addr, usize)> = nodes.iter().enumerate().flat_map(|(i, n)| n.addrs().map(move |a| (a, i))).collect();
+        let mut addrs: Vec<(Addr, usize)> =
+            nodes.iter().enumerate().flat_map(|(i, n)| n.addrs().map(move |a| (a, i))).collect();
         addrs.sort_unstable();
         let approvers = Approvers::new(policy, topology, people);
         let approved: Vec<Vec<Prefix>> = (0..nodes.len())
@@ -127,7 +128,11 @@ impl Net {
 
     /// The addresses of these nodes.
     fn set_of(&self, topology: &Topology, nodes: &[usize]) -> Set {
-        let hosts = nodes.iter().filter_map(|n| topology.nodes.get(*n)).flat_map(super::topology::Node::addrs).map(Prefix::host);
+        let hosts = nodes
+            .iter()
+            .filter_map(|n| topology.nodes.get(*n))
+            .flat_map(super::topology::Node::addrs)
+            .map(Prefix::host);
         // Without an address a node is in no set of addresses; where two share one, both are.
         let known = |n: &&usize| topology.nodes.get(**n).is_some_and(|n| n.addrs().next().is_some());
         let bits = self.unique.then(|| Bits::of(self.len, nodes.iter().filter(known).copied()));
@@ -275,7 +280,8 @@ impl<'a> Resolver<'a> {
             }
             _ => {
                 let part = ipset::target(self.policy, &self.sets, who);
-                let everything = part.internet || part.ranges.covers(Prefix::ALL_V4) || part.ranges.covers(Prefix::ALL_V6);
+                let everything =
+                    part.internet || part.ranges.covers(Prefix::ALL_V4) || part.ranges.covers(Prefix::ALL_V6);
                 let whole = everything || part.ranges.covers_all(&internet());
                 (part.ranges, whole)
             }
@@ -415,14 +421,30 @@ mod tests {
     #[test]
     fn joined_sets_are_sets_of_the_joined() {
         let policy = Policy::parse(r#"{"tagOwners": {"tag:x": [], "tag:y": []}}"#).unwrap();
-        let fields = |s: &Set| (s.ranges.clone(), s.hosts.clone(), s.wide.clone(), s.nodes.clone(), s.routers.clone(), s.routes.clone());
+        let fields = |s: &Set| {
+            (s.ranges.clone(), s.hosts.clone(), s.wide.clone(), s.nodes.clone(), s.routers.clone(), s.routes.clone())
+        };
         for twin in ["100.64.0.9", "100.64.0.1"] {
             let topology = Topology::read(&NODES.replace("TWIN", twin)).unwrap();
             let r = Resolver::new(&policy, &topology);
-            let names = ["ada@example.com", "tag:x", "tag:y", "autogroup:member", "100.64.0.1", "100.64.0.0/30", "10.0.0.0/8", "10.0.0.7", "*"];
+            let names = [
+                "ada@example.com",
+                "tag:x",
+                "tag:y",
+                "autogroup:member",
+                "100.64.0.1",
+                "100.64.0.0/30",
+                "10.0.0.0/8",
+                "10.0.0.7",
+                "*",
+            ];
             for a in names {
                 let one = r.set(&read_who(a).unwrap());
-                assert_eq!(fields(&one), fields(&r.net.set(one.wide.clone(), one.hosts.clone(), false)), "{a} with twin {twin}");
+                assert_eq!(
+                    fields(&one),
+                    fields(&r.net.set(one.wide.clone(), one.hosts.clone(), false)),
+                    "{a} with twin {twin}"
+                );
                 for b in names {
                     let two = r.set(&read_who(b).unwrap());
                     let (mut wide, mut hosts) = (one.wide.clone(), one.hosts.clone());

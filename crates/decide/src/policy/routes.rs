@@ -79,9 +79,18 @@ impl Routing {
     }
 
     /// The routes that `viewer` may use through `peer`.
-    pub(crate) fn for_peer(&self, r: &Resolver<'_>, rules: &Rules, reach: &Reach, viewer: usize, peer: usize) -> Vec<Prefix> {
+    pub(crate) fn for_peer(
+        &self,
+        r: &Resolver<'_>,
+        rules: &Rules,
+        reach: &Reach,
+        viewer: usize,
+        peer: usize,
+    ) -> Vec<Prefix> {
         let net = &r.net;
-        let (Some(mine), Some(theirs)) = (net.routes_of.get(viewer), net.routes_of.get(peer)) else { return Vec::new() };
+        let (Some(mine), Some(theirs)) = (net.routes_of.get(viewer), net.routes_of.get(peer)) else {
+            return Vec::new();
+        };
         let exit = net.exits.has(peer);
         if theirs.is_empty() && !exit {
             return Vec::new();
@@ -104,7 +113,13 @@ impl Routing {
     fn steer(&self, r: &Resolver<'_>, reach: &Reach, viewer: usize, peer: usize) -> Steer {
         let net = &r.net;
         let len = net.routes.len();
-        let mut s = Steer { include: Bits::new(len), exclude: Bits::new(len), shared: Bits::new(len), exit_in: false, exit_out: false };
+        let mut s = Steer {
+            include: Bits::new(len),
+            exclude: Bits::new(len),
+            shared: Bits::new(len),
+            exit_in: false,
+            exit_out: false,
+        };
         let mine: Vec<&Via> = reach.via.iter().filter(|v| reach.from_nodes[v.src].has(viewer)).collect();
         if mine.is_empty() {
             return s;
@@ -112,7 +127,11 @@ impl Routing {
         for v in &mine {
             let mut matched = net.routes_of[peer].clone();
             matched.keep(&v.routes);
-            if v.tagged.has(peer) { s.include.add(&matched) } else { s.exclude.add(&matched) }
+            if v.tagged.has(peer) {
+                s.include.add(&matched)
+            } else {
+                s.exclude.add(&matched)
+            }
             if v.internet && net.exits.has(peer) {
                 if v.tagged.has(peer) { s.exit_in = true } else { s.exit_out = true }
             }
@@ -212,8 +231,12 @@ impl Reach {
                 reach.via.push(Via { src: rule.src, tagged, through, routes, internet });
                 continue;
             }
-            let empty =
-                || Group { nodes: Bits::new(net.len), internet: false, routes: Bits::new(net.routes.len()), named: Bits::new(net.routes.len()) };
+            let empty = || Group {
+                nodes: Bits::new(net.len),
+                internet: false,
+                routes: Bits::new(net.routes.len()),
+                named: Bits::new(net.routes.len()),
+            };
             let group = reach.groups[rule.src].get_or_insert_with(empty);
             for t in targets {
                 group.named.add(&t.set.routes);
@@ -330,7 +353,8 @@ impl Reach {
 
     /// True if a node may reach the internet through exit nodes.
     fn may_use_internet(&self, _r: &Resolver<'_>, viewer: usize) -> bool {
-        let group = |(src, g): (usize, &Option<Group>)| g.as_ref().is_some_and(|g| g.internet) && self.from[src].has(viewer);
+        let group =
+            |(src, g): (usize, &Option<Group>)| g.as_ref().is_some_and(|g| g.internet) && self.from[src].has(viewer);
         self.groups.iter().enumerate().any(group)
     }
 }

@@ -105,7 +105,8 @@ impl Compiled<'_> {
         port: u16,
         attributes: Option<&BTreeMap<String, Value>>,
     ) -> Option<Origin> {
-        let passes = |rule: &&Rule| self.src_matches(rule, from, attributes) && self.dst_matches(rule, to, proto, Some(port));
+        let passes =
+            |rule: &&Rule| self.src_matches(rule, from, attributes) && self.dst_matches(rule, to, proto, Some(port));
         self.rules.rules.iter().find(passes).map(|r| r.origin)
     }
 
@@ -148,7 +149,13 @@ impl Compiled<'_> {
         }
     }
 
-    fn ssh_failure(&self, from: impl Iterator<Item = usize>, places: &[usize], login: &str, word: &str) -> Option<String> {
+    fn ssh_failure(
+        &self,
+        from: impl Iterator<Item = usize>,
+        places: &[usize],
+        login: &str,
+        word: &str,
+    ) -> Option<String> {
         let name = |n: usize| self.topology().nodes.get(n).map_or("?", |n| n.name.as_str());
         for f in from {
             for p in places {
@@ -206,7 +213,9 @@ impl Compiled<'_> {
             && rule.users.iter().any(|u| match u.it.as_str() {
                 "autogroup:nonroot" => login != "root",
                 name => match (name.strip_prefix("localpart:*@"), local) {
-                    (Some(domain), Some((part, d))) if !domain.is_empty() => d.eq_ignore_ascii_case(domain) && part == login,
+                    (Some(domain), Some((part, d))) if !domain.is_empty() => {
+                        d.eq_ignore_ascii_case(domain) && part == login
+                    }
                     _ => name == login,
                 },
             })

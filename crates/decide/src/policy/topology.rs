@@ -144,7 +144,8 @@ pub(crate) struct People {
 
 impl People {
     pub(crate) fn new(topology: &Topology) -> People {
-        let (mut by_email, mut by_name): (BTreeMap<String, Vec<usize>>, BTreeMap<String, Vec<usize>>) = Default::default();
+        let (mut by_email, mut by_name): (BTreeMap<String, Vec<usize>>, BTreeMap<String, Vec<usize>>) =
+            Default::default();
         for (i, u) in topology.users.iter().enumerate() {
             if !u.email.is_empty() {
                 by_email.entry(u.email.to_ascii_lowercase()).or_default().push(i);
@@ -205,7 +206,9 @@ fn role(name: &str) -> Result<Option<Role>, String> {
     match (name, Role::named(name)) {
         ("member", _) => Ok(None),
         (_, Some(role)) => Ok(Some(role)),
-        _ => Err(format!("`{name}` is no role; owner, admin, network-admin, it-admin, billing-admin, auditor and member are")),
+        _ => Err(format!(
+            "`{name}` is no role; owner, admin, network-admin, it-admin, billing-admin, auditor and member are"
+        )),
     }
 }
 

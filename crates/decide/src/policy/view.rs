@@ -32,7 +32,8 @@ impl Compiled<'_> {
     pub fn node_json(&self, view: &NodeView) -> Value {
         let name = |n: usize| self.topology().nodes.get(n).map(|n| n.name.clone()).unwrap_or_default();
         let rules: Vec<_> = view.filter.iter().map(|f| self.to_wire(f)).collect();
-        let long = |list: Vec<model::Prefix>| list.iter().map(|p| format!("{}/{}", p.first(), p.bits())).collect::<Vec<_>>();
+        let long =
+            |list: Vec<model::Prefix>| list.iter().map(|p| format!("{}/{}", p.first(), p.bits())).collect::<Vec<_>>();
         let allowed: Map<String, Value> =
             view.peers.iter().map(|p| (name(*p), json!(long(self.allowed_ips(view.node, *p))))).collect();
         json!({

@@ -157,13 +157,20 @@ pub(crate) fn read_who(text: &str) -> Result<Who, String> {
         };
     }
     if text.starts_with("localpart:") {
-        return Err(format!("`{text}` names logins, under `users` of an SSH rule only; people of a domain are `user:*@DOMAIN`"));
+        return Err(format!(
+            "`{text}` names logins, under `users` of an SSH rule only; people of a domain are `user:*@DOMAIN`"
+        ));
     }
     if let Some(group) = text.strip_prefix("autogroup:") {
         return autogroup(group);
     }
-    let named: [(&str, fn(String) -> Who); 5] =
-        [("group:", Who::Group), ("tag:", Who::Tag), ("ipset:", Who::IpSet), ("app:", Who::App), ("svc:", Who::Service)];
+    let named: [(&str, fn(String) -> Who); 5] = [
+        ("group:", Who::Group),
+        ("tag:", Who::Tag),
+        ("ipset:", Who::IpSet),
+        ("app:", Who::App),
+        ("svc:", Who::Service),
+    ];
     for (prefix, make) in named {
         if text.strip_prefix(prefix).is_some_and(|n| !n.is_empty()) {
             return Ok(make(text.to_string()));
@@ -224,7 +231,9 @@ pub(crate) fn read_proto(text: &str) -> Result<Proto, String> {
     }
     match text.parse::<u8>() {
         Ok(n) if digits => Ok(Some(n)),
-        _ => Err(format!("protocol `{text}` is not known; write a name such as tcp, udp, icmp, or a number from 1 to 255")),
+        _ => Err(format!(
+            "protocol `{text}` is not known; write a name such as tcp, udp, icmp, or a number from 1 to 255"
+        )),
     }
 }
 
@@ -327,9 +336,13 @@ impl fmt::Display for Who {
             Who::NonRoot => f.write_str("autogroup:nonroot"),
             Who::Role(r) => write!(f, "autogroup:{}", r.name()),
             Who::Domain(d) => write!(f, "user:*@{d}"),
-            Who::User(n) | Who::Group(n) | Who::Tag(n) | Who::Host(n) | Who::IpSet(n) | Who::App(n) | Who::Service(n) => {
-                f.write_str(n)
-            }
+            Who::User(n)
+            | Who::Group(n)
+            | Who::Tag(n)
+            | Who::Host(n)
+            | Who::IpSet(n)
+            | Who::App(n)
+            | Who::Service(n) => f.write_str(n),
             Who::Prefix(p, false) => p.fmt(f),
             Who::Prefix(p, true) => write!(f, "{}/{}", p.first(), p.bits()),
             Who::Range(r) => write!(f, "{}-{}", r.first(), r.last()),

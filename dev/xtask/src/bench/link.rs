@@ -98,7 +98,10 @@ fn one(o: &Options, who: Who, round: usize, bin: Option<&Path>, net: &Net, f: &m
     net.client_line(false)?;
     let pair = who.start(upstream, &place, bin)?;
     let alone = net.visit(&net.fast, pair.visit, 1, window)?;
-    let slow = net.own(&net.slow, &["--agent-visitor", &pair.visit.to_string(), "4", &(window.as_secs_f64() * 3.0 + 3.0).to_string()]);
+    let slow = net.own(
+        &net.slow,
+        &["--agent-visitor", &pair.visit.to_string(), "4", &(window.as_secs_f64() * 3.0 + 3.0).to_string()],
+    );
     // The lossy visitor's downloads are under way.
     std::thread::sleep(Duration::from_secs(2));
     let beside = net.visit(&net.fast, pair.visit, 1, window)?;
@@ -134,7 +137,8 @@ impl Net {
         let dir = Dir::new("link");
         let script = dir.write("lossy_link.py", include_str!("lossy_link.py"));
         let name = |role: &str| format!("pb{}{role}", std::process::id());
-        let mut net = Net { edge: name("e"), client: name("c"), fast: name("f"), slow: name("s"), _lines: vec![], _dir: dir };
+        let mut net =
+            Net { edge: name("e"), client: name("c"), fast: name("f"), slow: name("s"), _lines: vec![], _dir: dir };
         for ns in [&net.edge, &net.client, &net.fast, &net.slow] {
             ip(&["netns", "add", ns])?;
             ip(&["-n", ns, "link", "set", "lo", "up"])?;
@@ -142,7 +146,20 @@ impl Net {
         ip(&["-n", &net.edge, "addr", "add", "10.77.0.1/32", "dev", "lo"])?;
         // Two fast lines and two lossy ones, each a subnet of its own: .1 is the far end, .2 the edge.
         for (i, far) in [(1, &net.fast), (2, &net.client)] {
-            ip(&["-n", far, "link", "add", "fast0", "type", "veth", "peer", "name", &format!("fast{i}"), "netns", &net.edge])?;
+            ip(&[
+                "-n",
+                far,
+                "link",
+                "add",
+                "fast0",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                &format!("fast{i}"),
+                "netns",
+                &net.edge,
+            ])?;
             address(far, "fast0", i, 1)?;
             address(&net.edge, &format!("fast{i}"), i, 2)?;
         }
@@ -180,8 +197,11 @@ impl Net {
 
     /// Downloads as a visitor; Mbit/s.
     fn visit(&self, ns: &str, addr: SocketAddr, streams: usize, window: Duration) -> Result<f64> {
-        let mut visitor = self.own(ns, &["--agent-visitor", &addr.to_string(), &streams.to_string(), &window.as_secs_f64().to_string()]);
-        let words = visitor.line(window + Duration::from_secs(60), |l| l.starts_with("bytes ").then(|| l.to_string())).map_err(anyhow::Error::msg)?;
+        let mut visitor = self
+            .own(ns, &["--agent-visitor", &addr.to_string(), &streams.to_string(), &window.as_secs_f64().to_string()]);
+        let words = visitor
+            .line(window + Duration::from_secs(60), |l| l.starts_with("bytes ").then(|| l.to_string()))
+            .map_err(anyhow::Error::msg)?;
         let numbers: Vec<f64> = words.split_whitespace().filter_map(|w| w.parse().ok()).collect();
         let [bytes, seconds] = numbers[..] else { bail!("the visitor printed {words}") };
         Ok(bytes * 8.0 / 1e6 / seconds)

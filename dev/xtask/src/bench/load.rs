@@ -140,7 +140,14 @@ pub(crate) fn block<T>(future: impl Future<Output = T>) -> Result<T> {
 
 /// Bulk through `streams` connections. `cpu` is asked at both ends of the measured window; gives bytes, the window and
 /// the difference in CPU seconds.
-pub(crate) async fn bulk(to: SocketAddr, up: &Upstream, way: Way, streams: usize, window: Duration, cpu: impl Fn() -> Duration) -> Result<(u64, Duration, Duration)> {
+pub(crate) async fn bulk(
+    to: SocketAddr,
+    up: &Upstream,
+    way: Way,
+    streams: usize,
+    window: Duration,
+    cpu: impl Fn() -> Duration,
+) -> Result<(u64, Duration, Duration)> {
     let received = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::<Result<()>>::new();
     for _ in 0..streams {
@@ -257,7 +264,9 @@ pub(crate) async fn hold(to: SocketAddr, n: usize) -> Result<Vec<TcpStream>> {
             let mut stream = connect(to).await?;
             stream.write_all(b"E").await?;
             let mut back = [0];
-            tokio::time::timeout(Duration::from_secs(20), stream.read_exact(&mut back)).await.context("no answer in 20 s")??;
+            tokio::time::timeout(Duration::from_secs(20), stream.read_exact(&mut back))
+                .await
+                .context("no answer in 20 s")??;
             anyhow::Ok(stream)
         });
     }
@@ -296,7 +305,13 @@ async fn collect(mut tasks: tokio::task::JoinSet<Result<Vec<u64>>>, start: Insta
         bail!("nothing came through");
     }
     let at = |q: f64| times[((times.len() - 1) as f64 * q) as usize] as f64 / 1e6;
-    Ok(Small { per_second: good as f64 / took, p50_ms: at(0.5), p99_ms: at(0.99), done: good as u64, failed: failed as u64 })
+    Ok(Small {
+        per_second: good as f64 / took,
+        p50_ms: at(0.5),
+        p99_ms: at(0.99),
+        done: good as u64,
+        failed: failed as u64,
+    })
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

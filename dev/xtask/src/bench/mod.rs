@@ -15,8 +15,11 @@ mod tunnel_table;
 type Bench = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
 /// Every benchmark that is built in.
-const BENCHES: &[Bench] =
-    &[("admit", "nanoseconds of one decision, milliseconds to build a list", admit::run), ("tunnel", "throughput, CPU, requests, connections and memory beside rathole, bore, frp and chisel", tunnel::run), ("policy", "a policy for 10,000 nodes, and packets under 10,000 rules", policy::run)];
+const BENCHES: &[Bench] = &[
+    ("admit", "nanoseconds of one decision, milliseconds to build a list", admit::run),
+    ("tunnel", "throughput, CPU, requests, connections and memory beside rathole, bore, frp and chisel", tunnel::run),
+    ("policy", "a policy for 10,000 nodes, and packets under 10,000 rules", policy::run),
+];
 
 /// Runs one benchmark, or lists them.
 ///

@@ -122,14 +122,31 @@ impl Who {
                 let e = edge(&bore, &["server", "--bind-addr", &at.to_string(), "--secret", token]);
                 std::thread::sleep(Duration::from_millis(300));
                 let port = data.to_string();
-                let args = ["local", &up_port, "--local-host", &upstream.ip().to_string(), "--to", &at.to_string(), "--port", &port, "--secret", token];
+                let args = [
+                    "local",
+                    &up_port,
+                    "--local-host",
+                    &upstream.ip().to_string(),
+                    "--to",
+                    &at.to_string(),
+                    "--port",
+                    &port,
+                    "--secret",
+                    token,
+                ];
                 (vec![e], vec![client(&bore, &args)], data)
             }
             Who::Frp => {
                 let (frps, frpc) = (need("frps")?, need("frpc")?);
                 let auth = format!("auth.method = \"token\"\nauth.token = \"{token}\"\nlog.level = \"warn\"\n");
-                let s = dir.write("frps.toml", format!("bindAddr = \"{at}\"\nbindPort = {control}\nproxyBindAddr = \"{at}\"\n{auth}"));
-                let proxy = format!("[[proxies]]\nname = \"b\"\ntype = \"tcp\"\nlocalIP = \"{}\"\nlocalPort = {up_port}\nremotePort = {data}\n", upstream.ip());
+                let s = dir.write(
+                    "frps.toml",
+                    format!("bindAddr = \"{at}\"\nbindPort = {control}\nproxyBindAddr = \"{at}\"\n{auth}"),
+                );
+                let proxy = format!(
+                    "[[proxies]]\nname = \"b\"\ntype = \"tcp\"\nlocalIP = \"{}\"\nlocalPort = {up_port}\nremotePort = {data}\n",
+                    upstream.ip()
+                );
                 let l = dir.write("frpc.toml", format!("serverAddr = \"{at}\"\nserverPort = {control}\n{auth}{proxy}"));
                 let e = edge(&frps, &["-c", text(&s)]);
                 std::thread::sleep(Duration::from_millis(300));
@@ -138,7 +155,19 @@ impl Who {
             Who::Chisel => {
                 let chisel = need("chisel")?;
                 let auth = format!("bench:{token}");
-                let e = edge(&chisel, &["server", "--host", &at.to_string(), "--port", &control.to_string(), "--reverse", "--auth", &auth]);
+                let e = edge(
+                    &chisel,
+                    &[
+                        "server",
+                        "--host",
+                        &at.to_string(),
+                        "--port",
+                        &control.to_string(),
+                        "--reverse",
+                        "--auth",
+                        &auth,
+                    ],
+                );
                 let remote = format!("R:{d}:{upstream}");
                 (vec![e], vec![client(&chisel, &["client", "--auth", &auth, &format!("http://{c}"), &remote])], data)
             }
@@ -157,12 +186,30 @@ impl Who {
         Ok(pair)
     }
 
-    fn portcullis(self, bin: &Path, dir: &Dir, place: &Place, upstream: SocketAddr, (control, data): (u16, u16)) -> Result<(Process, Process)> {
+    fn portcullis(
+        self,
+        bin: &Path,
+        dir: &Dir,
+        place: &Place,
+        upstream: SocketAddr,
+        (control, data): (u16, u16),
+    ) -> Result<(Process, Process)> {
         let mode = if self == Who::Http { "http" } else { "tcp" };
         let (token, at) = (dir.write("token", stage::edge::TOKEN), place.at.to_string());
         let tls_dir = dir.path().join("tls");
         let (control, data) = (control.to_string(), data.to_string());
-        let mut args = vec![mode, "server", "--control-addr", &at, "--data-addr", &at, "--control-port", &control, "--token-file", text(&token)];
+        let mut args = vec![
+            mode,
+            "server",
+            "--control-addr",
+            &at,
+            "--data-addr",
+            &at,
+            "--control-port",
+            &control,
+            "--token-file",
+            text(&token),
+        ];
         if self == Who::Http {
             args.extend(["--port", &data]);
         }
@@ -177,9 +224,14 @@ impl Who {
             std::thread::sleep(Duration::from_millis(500));
             String::new()
         } else {
-            edge.line(stage::START, |l| l.find("sha256:").and_then(|i| l.get(i..i + 71)).map(str::to_string)).map_err(anyhow::Error::msg)?
+            edge.line(stage::START, |l| l.find("sha256:").and_then(|i| l.get(i..i + 71)).map(str::to_string))
+                .map_err(anyhow::Error::msg)?
         };
-        let url = format!("{}://{}", if self == Who::Plain { "ws" } else { "wss" }, SocketAddr::new(place.at, control.parse()?));
+        let url = format!(
+            "{}://{}",
+            if self == Who::Plain { "ws" } else { "wss" },
+            SocketAddr::new(place.at, control.parse()?)
+        );
         let target = if self == Who::Http { format!("http://{upstream}") } else { format!("{data}={upstream}") };
         let mut args = vec![mode, "client", "--url", &url, "--token-file", text(&token), "--upstream", &target];
         if self == Who::Plain {
@@ -202,17 +254,28 @@ impl Who {
                 if !out.status.success() {
                     bail!("openssl pkcs12: {}", String::from_utf8_lossy(&out.stderr));
                 }
-                let server = format!("[server.transport]\ntype = \"tls\"\n[server.transport.tls]\npkcs12 = \"{}\"\npkcs12_password = \"bench\"\n", pfx.display());
-                let client = format!("[client.transport]\ntype = \"tls\"\n[client.transport.tls]\ntrusted_root = \"{}\"\nhostname = \"localhost\"\n", cert.display());
+                let server = format!(
+                    "[server.transport]\ntype = \"tls\"\n[server.transport.tls]\npkcs12 = \"{}\"\npkcs12_password = \"bench\"\n",
+                    pfx.display()
+                );
+                let client = format!(
+                    "[client.transport]\ntype = \"tls\"\n[client.transport.tls]\ntrusted_root = \"{}\"\nhostname = \"localhost\"\n",
+                    cert.display()
+                );
                 Ok((server, client))
             }
             Who::RatholeNoise => {
                 let out = Command::new(rathole).arg("--genkey").output()?;
                 let text = String::from_utf8_lossy(&out.stdout);
-                let keys: Vec<&str> = text.lines().filter(|l| !l.is_empty() && !l.contains(':') && !l.contains(' ')).collect();
+                let keys: Vec<&str> =
+                    text.lines().filter(|l| !l.is_empty() && !l.contains(':') && !l.contains(' ')).collect();
                 let [private, public] = keys[..] else { bail!("rathole --genkey printed: {text}") };
-                let server = format!("[server.transport]\ntype = \"noise\"\n[server.transport.noise]\nlocal_private_key = \"{private}\"\n");
-                let client = format!("[client.transport]\ntype = \"noise\"\n[client.transport.noise]\nremote_public_key = \"{public}\"\n");
+                let server = format!(
+                    "[server.transport]\ntype = \"noise\"\n[server.transport.noise]\nlocal_private_key = \"{private}\"\n"
+                );
+                let client = format!(
+                    "[client.transport]\ntype = \"noise\"\n[client.transport.noise]\nremote_public_key = \"{public}\"\n"
+                );
                 Ok((server, client))
             }
             _ => Ok((String::new(), String::new())),

@@ -25,7 +25,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         _ => bail!("usage: cargo xtask bench policy [--quick]"),
     };
     if cfg!(debug_assertions) {
-        println!("built without optimisation: figures are several times too high; use cargo run --release -p xtask -- bench policy");
+        println!(
+            "built without optimisation: figures are several times too high; use cargo run --release -p xtask -- bench policy"
+        );
     }
     let topology = topology();
     let text = policy();
@@ -42,7 +44,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     println!("| everything for every node | {:.0} ms | under 1000 ms |", ms(best.resolve + best.all));
     println!("| one node changed and told again, all resolved afresh | {:.1} ms | under 10 ms |", ms(best.one));
     println!("| one packet under {FILTER_RULES} rules | {packet:.0} ns | under 100 ns |");
-    let late = best.resolve + best.all > Duration::from_secs(1) || best.one > Duration::from_millis(10) || packet > 100.0;
+    let late =
+        best.resolve + best.all > Duration::from_secs(1) || best.one > Duration::from_millis(10) || packet > 100.0;
     if late && !cfg!(debug_assertions) {
         bail!("slower than asked for");
     }
@@ -111,7 +114,9 @@ fn topology() -> Topology {
                 user: (!tagged).then_some(i % 2000),
                 tags: if tagged { vec![format!("tag:t{}", i / 2 % 200)] } else { Vec::new() },
                 ipv4: Some(Addr::new(std::net::Ipv4Addr::from(0x6440_0000 + n).into())),
-                ipv6: Some(Addr::new(std::net::Ipv6Addr::from(0xfd7a_115c_a1e0_0000_0000_0000_0000_0000 + u128::from(n)).into())),
+                ipv6: Some(Addr::new(
+                    std::net::Ipv6Addr::from(0xfd7a_115c_a1e0_0000_0000_0000_0000_0000 + u128::from(n)).into(),
+                )),
                 online: true,
                 ..Node::default()
             };
@@ -145,12 +150,39 @@ fn policy() -> String {
     out += "},\n\"grants\": [\n";
     for r in 0..RULES {
         let line = match r % 10 {
-            0..=3 => format!("{{\"src\": [\"group:g{}\"], \"dst\": [\"tag:t{}\"], \"ip\": [\"tcp:{}\"]}}", r % 100, r % 200, 1000 + r),
-            4 | 5 => format!("{{\"src\": [\"tag:t{}\"], \"dst\": [\"tag:t{}\"], \"ip\": [\"443\", \"udp:{}\"]}}", r % 200, (r * 7) % 200, 1000 + r),
-            6 => format!("{{\"src\": [\"autogroup:member\"], \"dst\": [\"10.0.{}.0/25\"], \"ip\": [\"tcp:{}\"]}}", r % 250, 1000 + r),
-            7 => format!("{{\"src\": [\"group:g{}\", \"u{}@example.com\"], \"dst\": [\"ipset:s{}\"], \"ip\": [\"*\"]}}", r % 100, r % 2000, r % 50),
-            8 => format!("{{\"src\": [\"u{}@example.com\"], \"dst\": [\"tag:t{}\", \"autogroup:self\"], \"ip\": [\"22\"]}}", r % 2000, r % 200),
-            _ => format!("{{\"src\": [\"group:g{}\"], \"dst\": [\"tag:t{}\"], \"app\": {{\"example.com/cap/c{r}\": [{{\"role\": \"user\"}}]}}}}", r % 100, r % 200),
+            0..=3 => format!(
+                "{{\"src\": [\"group:g{}\"], \"dst\": [\"tag:t{}\"], \"ip\": [\"tcp:{}\"]}}",
+                r % 100,
+                r % 200,
+                1000 + r
+            ),
+            4 | 5 => format!(
+                "{{\"src\": [\"tag:t{}\"], \"dst\": [\"tag:t{}\"], \"ip\": [\"443\", \"udp:{}\"]}}",
+                r % 200,
+                (r * 7) % 200,
+                1000 + r
+            ),
+            6 => format!(
+                "{{\"src\": [\"autogroup:member\"], \"dst\": [\"10.0.{}.0/25\"], \"ip\": [\"tcp:{}\"]}}",
+                r % 250,
+                1000 + r
+            ),
+            7 => format!(
+                "{{\"src\": [\"group:g{}\", \"u{}@example.com\"], \"dst\": [\"ipset:s{}\"], \"ip\": [\"*\"]}}",
+                r % 100,
+                r % 2000,
+                r % 50
+            ),
+            8 => format!(
+                "{{\"src\": [\"u{}@example.com\"], \"dst\": [\"tag:t{}\", \"autogroup:self\"], \"ip\": [\"22\"]}}",
+                r % 2000,
+                r % 200
+            ),
+            _ => format!(
+                "{{\"src\": [\"group:g{}\"], \"dst\": [\"tag:t{}\"], \"app\": {{\"example.com/cap/c{r}\": [{{\"role\": \"user\"}}]}}}}",
+                r % 100,
+                r % 200
+            ),
         };
         let _ = writeln!(out, "  {line},");
     }
@@ -165,7 +197,10 @@ fn packets() -> f64 {
         .map(|i| FilterRule {
             src_ips: vec![own(0x6440_0000 + i * 3).to_string(), format!("10.{}.{}.0/24", i / 256 % 256, i % 256)],
             dst_ports: vec![
-                NetPortRange { ip: "100.100.0.1".into(), ports: PortRange { first: (i % 60_000) as u16 + 1, last: (i % 60_000) as u16 + 3 } },
+                NetPortRange {
+                    ip: "100.100.0.1".into(),
+                    ports: PortRange { first: (i % 60_000) as u16 + 1, last: (i % 60_000) as u16 + 3 },
+                },
                 NetPortRange { ip: format!("192.168.{}.0/24", i % 256), ports: PortRange { first: 443, last: 443 } },
             ],
             ip_proto: if i % 2 == 0 { vec![6] } else { Vec::new() },
@@ -183,7 +218,11 @@ fn packets() -> f64 {
                 dst: if i % 3 == 0 { own(0xc0a8_0001 + (rule % 256) * 256) } else { own(0x6464_0001) },
                 proto: 6,
                 src_port: 40_000,
-                dst_port: if i % 3 == 0 { if hit { 443 } else { 444 } } else { (rule % 60_000) as u16 + if hit { 2 } else { 9 } },
+                dst_port: if i % 3 == 0 {
+                    if hit { 443 } else { 444 }
+                } else {
+                    (rule % 60_000) as u16 + if hit { 2 } else { 9 }
+                },
                 kind: PacketKind::TcpSyn,
             }
         })
@@ -193,7 +232,10 @@ fn packets() -> f64 {
         let t = Instant::now();
         let passed = packets.iter().filter(|p| filter.incoming(std::hint::black_box(p)).passes()).count();
         let each = t.elapsed().as_nanos() as f64 / packets.len() as f64;
-        assert!(passed > packets.len() / 3 && passed < packets.len() * 2 / 3, "the bench's packets are wrong: {passed} pass");
+        assert!(
+            passed > packets.len() / 3 && passed < packets.len() * 2 / 3,
+            "the bench's packets are wrong: {passed} pass"
+        );
         best = best.min(each);
     }
     best

@@ -60,7 +60,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let o = options(args)?;
     let limit = rustix::process::Rlimit { current: Some(FILES), maximum: Some(FILES) };
     if let Err(e) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
-        eprintln!("note: cannot raise the number of open files ({e}): an end that needs two for a visitor may miss the row of 10,000");
+        eprintln!(
+            "note: cannot raise the number of open files ({e}): an end that needs two for a visitor may miss the row of 10,000"
+        );
     }
     if o.setup {
         crate::setup::tunnel_peers();
@@ -69,7 +71,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         Some(bin) => Some(bin.clone()),
         None => build().map_err(|e| println!("note: portcullis is left out: {e:#}")).ok(),
     };
-    let who: Vec<Who> = ALL.into_iter().filter(|w| o.only.is_empty() || o.only.iter().any(|n| w.name().contains(n.as_str()))).collect();
+    let who: Vec<Who> =
+        ALL.into_iter().filter(|w| o.only.is_empty() || o.only.iter().any(|n| w.name().contains(n.as_str()))).collect();
     let upstream = Upstream::start(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let mut f = Figures::default();
     for round in 0..o.rounds {
@@ -146,7 +149,16 @@ fn measure(o: &Options, who: Who, round: usize, up: &Upstream, bin: Option<&Path
 }
 
 #[allow(clippy::too_many_arguments)]
-fn bulk(o: &Options, who: Who, round: usize, up: &Upstream, pair: &Pair, streams: usize, (rate, cost): (Figure, Figure), f: &mut Figures) -> Result<()> {
+fn bulk(
+    o: &Options,
+    who: Who,
+    round: usize,
+    up: &Upstream,
+    pair: &Pair,
+    streams: usize,
+    (rate, cost): (Figure, Figure),
+    f: &mut Figures,
+) -> Result<()> {
     let (mut bytes, mut took, mut used) = (0, Duration::ZERO, Duration::ZERO);
     for way in [Way::Down, Way::Up] {
         let done = load::block(load::bulk(pair.visit, up, way, streams, o.window, || pair.cpu()))?;
@@ -162,7 +174,14 @@ fn bulk(o: &Options, who: Who, round: usize, up: &Upstream, pair: &Pair, streams
     Ok(())
 }
 
-fn held(who: Who, round: usize, bin: Option<&Path>, n: usize, (edge, client): (Figure, Figure), f: &mut Figures) -> Result<()> {
+fn held(
+    who: Who,
+    round: usize,
+    bin: Option<&Path>,
+    n: usize,
+    (edge, client): (Figure, Figure),
+    f: &mut Figures,
+) -> Result<()> {
     // A process of its own: visitors and upstream together would hold more files than one process may.
     let addr = stage::ports::local(stage::ports::free());
     let _up = link::upstream(std::env::current_exe()?.as_os_str(), &[], addr)?;
@@ -197,11 +216,17 @@ pub(crate) fn note(f: &mut Figures, who: Who, e: &anyhow::Error) {
 fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let root = crate::check::root();
-    let built = Command::new(&cargo).args(["build", "--release", "--quiet", "--package", "portcullis"]).current_dir(&root).status()?;
+    let built = Command::new(&cargo)
+        .args(["build", "--release", "--quiet", "--package", "portcullis"])
+        .current_dir(&root)
+        .status()?;
     if !built.success() {
         bail!("`cargo build --release` failed");
     }
-    let out = Command::new(&cargo).args(["metadata", "--format-version=1", "--no-deps", "--offline"]).current_dir(&root).output()?;
+    let out = Command::new(&cargo)
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(&root)
+        .output()?;
     let metadata: serde_json::Value = serde_json::from_slice(&out.stdout)?;
     let target = metadata["target_directory"].as_str().context("no target directory in `cargo metadata`")?;
     Ok(Path::new(target).join("release/portcullis"))

@@ -49,9 +49,13 @@ fn goals(t: &mut String, f: &Figures) {
 fn all_goals(f: &Figures) -> Vec<Goal> {
     let (plain, enc, http) = (Who::Plain, Who::Encrypted, Who::Http);
     let (rat, tls) = (Who::RatholePlain, Who::RatholeTls);
-    let at_most = |a: (Who, F), b: (Who, F), limit: f64| f.ratio(a, b).map(|r| (format!("{} ×", number(r, 2)), r <= limit));
-    let at_least = |a: (Who, F), b: (Who, F), limit: f64| f.ratio(a, b).map(|r| (format!("{} ×", number(r, 2)), r >= limit));
-    let below = |who, figure, limit: f64, unit: &str| f.get(who, figure).map(|v| (format!("{} {unit}", number(v, 1)), v <= limit));
+    let at_most =
+        |a: (Who, F), b: (Who, F), limit: f64| f.ratio(a, b).map(|r| (format!("{} ×", number(r, 2)), r <= limit));
+    let at_least =
+        |a: (Who, F), b: (Who, F), limit: f64| f.ratio(a, b).map(|r| (format!("{} ×", number(r, 2)), r >= limit));
+    let below = |who, figure, limit: f64, unit: &str| {
+        f.get(who, figure).map(|v| (format!("{} {unit}", number(v, 1)), v <= limit))
+    };
     let opens_p99 = at_most((enc, F::OpenP99), (rat, F::OpenP99), 1.5);
     vec![
         ("CPU per GiB, plain, 1 stream", "≤ 0.65 × rathole", at_most((plain, F::Cpu1), (rat, F::Cpu1), 0.65)),
@@ -68,8 +72,16 @@ fn all_goals(f: &Figures) -> Vec<Goal> {
         ("8 streams against 1, encrypted", "≥ 1", at_least((enc, F::Rate8), (enc, F::Rate1), 1.0)),
         ("requests per second, encrypted", "≥ rathole plain", at_least((enc, F::Requests), (rat, F::Requests), 1.0)),
         ("p99 of requests, encrypted", "≤ rathole plain", at_most((enc, F::RequestP99), (rat, F::RequestP99), 1.0)),
-        ("requests per second, HTTP plane, encrypted", "≥ rathole plain", at_least((http, F::Requests), (rat, F::Requests), 1.0)),
-        ("p99 of requests, HTTP plane, encrypted", "≤ rathole plain", at_most((http, F::RequestP99), (rat, F::RequestP99), 1.0)),
+        (
+            "requests per second, HTTP plane, encrypted",
+            "≥ rathole plain",
+            at_least((http, F::Requests), (rat, F::Requests), 1.0),
+        ),
+        (
+            "p99 of requests, HTTP plane, encrypted",
+            "≤ rathole plain",
+            at_most((http, F::RequestP99), (rat, F::RequestP99), 1.0),
+        ),
         ("new connections, encrypted", "≥ rathole plain", at_least((enc, F::Opens), (rat, F::Opens), 1.0)),
         ("new connections, encrypted", "≥ 10 × rathole-tls", at_least((enc, F::Opens), (tls, F::Opens), 10.0)),
         ("p99 of new connections, encrypted", "≤ 1.5 × rathole plain", opens_p99),
@@ -79,7 +91,11 @@ fn all_goals(f: &Figures) -> Vec<Goal> {
         ("client, per idle visitor at 1,000", "≤ 8 KiB", below(enc, F::Held1kClient, 8.0, "KiB")),
         ("edge, per idle visitor at 10,000", "≤ 8 KiB", below(enc, F::Held10kEdge, 8.0, "KiB")),
         ("client, per idle visitor at 10,000", "≤ 8 KiB", below(enc, F::Held10kClient, 8.0, "KiB")),
-        ("fast visitor beside a lossy one, against alone", "≥ 0.95 (nothing measurable)", at_least((enc, F::FastBeside), (enc, F::FastAlone), 0.95)),
+        (
+            "fast visitor beside a lossy one, against alone",
+            "≥ 0.95 (nothing measurable)",
+            at_least((enc, F::FastBeside), (enc, F::FastAlone), 0.95),
+        ),
         ("lossy link, 1 stream, encrypted", "≥ every peer", against_best(f, F::Lossy1)),
         ("lossy link, 8 streams, encrypted", "≥ every peer", against_best(f, F::Lossy8)),
     ]
@@ -89,7 +105,8 @@ fn all_goals(f: &Figures) -> Vec<Goal> {
 fn against_best(f: &Figures, figure: F) -> Option<(String, bool)> {
     let peers = [Who::RatholePlain, Who::RatholeTls, Who::RatholeNoise, Who::Bore, Who::Frp, Who::Chisel];
     let ours = f.get(Who::Encrypted, figure)?;
-    let (best, name) = peers.iter().filter_map(|w| f.get(*w, figure).map(|v| (v, w.name()))).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    let (best, name) =
+        peers.iter().filter_map(|w| f.get(*w, figure).map(|v| (v, w.name()))).max_by(|a, b| a.0.total_cmp(&b.0))?;
     Some((format!("{} × {name}, the best peer", number(ours / best, 2)), ours >= best))
 }
 
@@ -98,7 +115,11 @@ fn everything(t: &mut String, f: &Figures) {
     t.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
     for w in ALL.into_iter().filter(|w| f.has(*w)) {
         let c = |figure, decimals| f.cell(w, figure, decimals);
-        let failed = f.get(w, F::OpenFailed).filter(|n| *n > 0.0).map(|n| format!(" ({} failed)", number(n, 0))).unwrap_or_default();
+        let failed = f
+            .get(w, F::OpenFailed)
+            .filter(|n| *n > 0.0)
+            .map(|n| format!(" ({} failed)", number(n, 0)))
+            .unwrap_or_default();
         let two = |a, b| format!("{} / {}", c(a, 1), c(b, 1));
         let _ = writeln!(
             t,
@@ -135,6 +156,14 @@ fn lossy(t: &mut String, f: &Figures) {
         }
         let c = |figure| f.cell(w, figure, 1);
         let ratio = f.ratio((w, F::FastBeside), (w, F::FastAlone)).map_or("–".to_string(), |r| number(r, 2));
-        let _ = writeln!(t, "| {} | {} | {} | {} | {} | {ratio} |", w.name(), c(F::Lossy1), c(F::Lossy8), c(F::FastAlone), c(F::FastBeside));
+        let _ = writeln!(
+            t,
+            "| {} | {} | {} | {} | {} | {ratio} |",
+            w.name(),
+            c(F::Lossy1),
+            c(F::Lossy8),
+            c(F::FastAlone),
+            c(F::FastBeside)
+        );
     }
 }

@@ -108,7 +108,9 @@ impl Dialler {
         }
         let accepted = headers.iter().find(|(n, _)| n == "sec-websocket-accept").map(|(_, v)| v.as_str());
         if accepted != Some(&upgrade::accept_key(&key)) {
-            return Err(DialError::Again(anyhow!("the answer to the upgrade is of another websocket; is {url} a Portcullis edge?")));
+            return Err(DialError::Again(anyhow!(
+                "the answer to the upgrade is of another websocket; is {url} a Portcullis edge?"
+            )));
         }
         Ok(link)
     }
@@ -165,7 +167,8 @@ pub(super) fn random_name() -> String {
 
 fn refused(status: u16, headers: &[(String, String)], body: &[u8]) -> DialError {
     let words = String::from_utf8_lossy(body);
-    let words: String = words.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(300).collect();
+    let words: String =
+        words.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(300).collect();
     let server = headers.iter().find(|(n, _)| n == "server").map_or(String::new(), |(_, v)| format!(" (from {v})"));
     match status {
         401 => DialError::Final(Hinted::error(
@@ -176,7 +179,10 @@ fn refused(status: u16, headers: &[(String, String)], body: &[u8]) -> DialError 
         404 if words.contains("no such session") => DialError::Again(anyhow!("the edge has forgotten the session")),
         301 | 302 | 307 | 308 => {
             let to = headers.iter().find(|(n, _)| n == "location").map_or("?", |(_, v)| v.as_str());
-            DialError::Final(Hinted::error(format!("the URL redirects to {to}"), "give the final URL; a tunnel follows no redirects"))
+            DialError::Final(Hinted::error(
+                format!("the URL redirects to {to}"),
+                "give the final URL; a tunnel follows no redirects",
+            ))
         }
         _ => DialError::Again(anyhow!("the upgrade was refused with status {status}{server}: {words}")),
     }

@@ -394,10 +394,14 @@ async fn read_hello(link: &mut LinkRead, ws: &mut WsReader, frames: &mut FrameRe
         }
         let mut input = plain.filled_mut();
         while let Some(item) = ws.next(&mut input)? {
-            let WsItem::Payload(mut payload) = item else { anyhow::bail!("a websocket control frame before the hello") };
+            let WsItem::Payload(mut payload) = item else {
+                anyhow::bail!("a websocket control frame before the hello")
+            };
             match frames.next(&mut payload)? {
                 None => {}
-                Some(Part::Control(Kind::Hello, _, hello)) if payload.is_empty() && input.is_empty() => return Ok(hello),
+                Some(Part::Control(Kind::Hello, _, hello)) if payload.is_empty() && input.is_empty() => {
+                    return Ok(hello);
+                }
                 Some(part) => anyhow::bail!("{part:?} where a hello belongs"),
             }
         }
@@ -425,7 +429,8 @@ fn may_publish(edge: &Arc<Edge>, hello: &Hello) -> Result<(), Reject> {
 fn reached_at(edge: &Edge, ask: &AskFor, name: &str) -> String {
     match ask {
         AskFor::Port(port) => {
-            let addr = edge.settings.tcp.as_ref().map_or_else(String::new, |t| SocketAddr::new(t.addr, *port).to_string());
+            let addr =
+                edge.settings.tcp.as_ref().map_or_else(String::new, |t| SocketAddr::new(t.addr, *port).to_string());
             format!("tcp {addr} -> {name}")
         }
         AskFor::Http { host, path } => {

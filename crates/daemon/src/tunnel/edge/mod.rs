@@ -77,8 +77,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A certificate cannot be made or read, an address cannot be bound.
 pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Result<EdgeHandle> {
     let (tls, fingerprint) = load_tls(&settings.tls)?;
-    let control = sockets::listen(settings.control)
-        .with_context(|| format!("cannot listen on {} for clients (--control-addr, --control-port)", settings.control))?;
+    let control = sockets::listen(settings.control).with_context(|| {
+        format!("cannot listen on {} for clients (--control-addr, --control-port)", settings.control)
+    })?;
     let control_addr = control.local_addr()?;
     let http = match settings.http {
         None => None,
@@ -104,7 +105,11 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
         doors,
     });
     let web = Arc::new(web::Web::new(edge.clone()));
-    let plane = HttpPlane::new(web, edge.doors.clone(), HttpSettings { trusted_proxies: edge.settings.trusted_proxies.clone() });
+    let plane = HttpPlane::new(
+        web,
+        edge.doors.clone(),
+        HttpSettings { trusted_proxies: edge.settings.trusted_proxies.clone() },
+    );
     let _ = edge.plane.set(plane.clone());
     run.spawn("control plane", control::accept(edge.clone(), control));
     if let Some(listener) = http {
@@ -166,13 +171,43 @@ impl Edge {
         let sessions = self.table.sessions();
         one("controlplane_connected_gauge", "gauge", "Clients connected now.", sessions.len() as u64);
         one("controlplane_sessions_total", "counter", "Sessions since the start.", get(&self.stats.sessions));
-        one("controlplane_requests_total", "counter", "Connections to the control plane.", get(&self.stats.control_requests));
-        one("controlplane_refused_total", "counter", "Connections to the control plane refused by address.", get(&self.stats.control_refused));
-        one("controlplane_token_refused_total", "counter", "Requests with a wrong or no token.", get(&self.stats.tokens_refused));
+        one(
+            "controlplane_requests_total",
+            "counter",
+            "Connections to the control plane.",
+            get(&self.stats.control_requests),
+        );
+        one(
+            "controlplane_refused_total",
+            "counter",
+            "Connections to the control plane refused by address.",
+            get(&self.stats.control_refused),
+        );
+        one(
+            "controlplane_token_refused_total",
+            "counter",
+            "Requests with a wrong or no token.",
+            get(&self.stats.tokens_refused),
+        );
         one("tcp_dataplane_connections_total", "counter", "Visitors of TCP ports.", get(&self.stats.tcp_visitors));
-        one("tcp_dataplane_refused_total", "counter", "Visitors of TCP ports refused by address.", get(&self.stats.tcp_refused));
-        one("visitors_inside_gauge", "gauge", "Connections that passed a door and are open now.", self.doors.inside() as u64);
-        one("streams_gauge", "gauge", "Streams to clients open now.", sessions.iter().map(|s| s.streams() as u64).sum());
+        one(
+            "tcp_dataplane_refused_total",
+            "counter",
+            "Visitors of TCP ports refused by address.",
+            get(&self.stats.tcp_refused),
+        );
+        one(
+            "visitors_inside_gauge",
+            "gauge",
+            "Connections that passed a door and are open now.",
+            self.doors.inside() as u64,
+        );
+        one(
+            "streams_gauge",
+            "gauge",
+            "Streams to clients open now.",
+            sessions.iter().map(|s| s.streams() as u64).sum(),
+        );
         if let Some(plane) = self.plane.get() {
             plane.stats().prometheus(&mut out);
         }

@@ -49,7 +49,8 @@ pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
         return Err(Reject { reason: reason.to_string(), is_final: true });
     };
     if !allow_ports.contains(port) {
-        let reason = format!("port {port} is not among the ports that clients may open here (--allow-ports {allow_ports})");
+        let reason =
+            format!("port {port} is not among the ports that clients may open here (--allow-ports {allow_ports})");
         return Err(Reject { reason, is_final: true });
     }
     let mut open = edge.ports.open.lock();

@@ -153,10 +153,15 @@ impl EdgeSession {
     }
 
     pub(super) fn status(&self) -> Value {
-        let upstreams: Vec<String> = self.hello.upstreams.iter().map(|u| match &u.ask {
-            AskFor::Port(port) => format!("{port}={}", u.name),
-            AskFor::Http { host, path } => format!("{}{path}={}", if host.is_empty() { "*" } else { host }, u.name),
-        }).collect();
+        let upstreams: Vec<String> = self
+            .hello
+            .upstreams
+            .iter()
+            .map(|u| match &u.ask {
+                AskFor::Port(port) => format!("{port}={}", u.name),
+                AskFor::Http { host, path } => format!("{}{path}={}", if host.is_empty() { "*" } else { host }, u.name),
+            })
+            .collect();
         json!({
             "clientID": self.client,
             "remoteAddr": self.addr.to_string(),
@@ -171,8 +176,13 @@ impl EdgeSession {
     }
 
     pub(super) fn log_joined(&self) {
-        info!("client {} ({}, {}) publishes {}", self.client, self.hello.host, self.addr,
-            self.hello.upstreams.iter().map(|u| u.name.as_str()).collect::<Vec<_>>().join(", "));
+        info!(
+            "client {} ({}, {}) publishes {}",
+            self.client,
+            self.hello.host,
+            self.addr,
+            self.hello.upstreams.iter().map(|u| u.name.as_str()).collect::<Vec<_>>().join(", ")
+        );
     }
 }
 

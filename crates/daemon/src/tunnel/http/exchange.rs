@@ -10,11 +10,11 @@ use std::time::Duration;
 use bytes::Buf;
 use tokio::time::Sleep;
 
-use super::{HttpPlane, Router, VisitorIo};
 use super::head::{Body, HeadScan, Method, Reply, Request, Response, forbidden_in_trailer};
 use super::pool::Upstream;
 use super::pump::{Flow, FlowError, Frame, Side};
 use super::stats::HttpStats;
+use super::{HttpPlane, Router, VisitorIo};
 
 /// How long an answer may make no progress after the visitor ended its side. A visitor that is gone looks the same
 /// as one that only said that its request is over.
@@ -301,7 +301,9 @@ impl<'m> Way<'m> {
                 WayState::Closing => {
                     match ready!(to.poll_close(cx)) {
                         // Hung up already: that is the end as well.
-                        Err(e) if e.kind() != io::ErrorKind::NotConnected => return Poll::Ready(Err(FlowError::Sink(e))),
+                        Err(e) if e.kind() != io::ErrorKind::NotConnected => {
+                            return Poll::Ready(Err(FlowError::Sink(e)));
+                        }
                         _ => self.state = WayState::Closed,
                     }
                 }

@@ -101,7 +101,8 @@ pub(super) async fn serve<R: Router, S: VisitorIo>(
     peer: SocketAddr,
     trusted: Arc<AddrSet>,
 ) {
-    let link = Arc::new(Link { plane: plane.clone(), peer, trusted, begun: AtomicU64::new(0), over: AtomicU64::new(0) });
+    let link =
+        Arc::new(Link { plane: plane.clone(), peer, trusted, begun: AtomicU64::new(0), over: AtomicU64::new(0) });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -171,7 +172,13 @@ impl<R: Router> Link<R> {
         let started = Instant::now();
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.plane.stats.in_flight.fetch_add(1, Ordering::Relaxed);
-        let mut ticket = Ticket { link: self.clone(), method: Method::of(request.method().as_str()), host: String::new(), status: 0, started };
+        let mut ticket = Ticket {
+            link: self.clone(),
+            method: Method::of(request.method().as_str()),
+            host: String::new(),
+            status: 0,
+            started,
+        };
         let asked = match self.read(&mut request) {
             Ok(asked) => asked,
             Err(reject) => {
@@ -232,7 +239,8 @@ impl<R: Router> Link<R> {
             came.tell(|name, value| fields.push((name, value.to_vec())));
             (addr, trusted, came_fields) = (came.addr(), came.trusted, fields);
         }
-        let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        let grpc =
+            request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         let te = request.headers().get_all(header::TE).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
         let headers = request.headers_mut();
         strip_hop(headers);
@@ -276,7 +284,11 @@ impl<R: Router> Link<R> {
         let path = request.uri().path().to_string();
         let target = find(&self.plane, &asked.host, &path).await?;
         tracing::debug!(visitor = %asked.visitor.addr, method = asked.method.label(), host = asked.host, path, "request over HTTP/2");
-        if asked.grpc { self.forward_h2(&target, asked, request).await } else { self.forward_h1(&target, asked, request).await }
+        if asked.grpc {
+            self.forward_h2(&target, asked, request).await
+        } else {
+            self.forward_h1(&target, asked, request).await
+        }
     }
 
     async fn forward_h1(
@@ -483,7 +495,8 @@ impl<R: Router> Guarded<R> {
 fn without_claims(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
-            let claims: Vec<_> = trailers.keys().filter(|n| super::head::forbidden_in_trailer(n.as_str())).cloned().collect();
+            let claims: Vec<_> =
+                trailers.keys().filter(|n| super::head::forbidden_in_trailer(n.as_str())).cloned().collect();
             claims.iter().for_each(|name| drop(trailers.remove(name)));
             Frame::trailers(trailers)
         }

@@ -239,7 +239,9 @@ impl Reject {
             httparse::Error::TooManyHeaders => {
                 Reject { status: 431, reason: format!("the head has more than {FIELDS_MAX} fields") }
             }
-            httparse::Error::Version if names_a_version(bytes) => Reject { status: 505, reason: "only HTTP/1.0, HTTP/1.1 and HTTP/2 are spoken".into() },
+            httparse::Error::Version if names_a_version(bytes) => {
+                Reject { status: 505, reason: "only HTTP/1.0, HTTP/1.1 and HTTP/2 are spoken".into() }
+            }
             e => Reject::bad(format!("the head is malformed ({e})")),
         }
     }
@@ -348,7 +350,12 @@ impl Kind {
     fn passes_in_response(self) -> bool {
         !matches!(
             self,
-            Kind::ContentLength | Kind::TransferEncoding | Kind::Connection | Kind::KeepAlive | Kind::Upgrade | Kind::Hop
+            Kind::ContentLength
+                | Kind::TransferEncoding
+                | Kind::Connection
+                | Kind::KeepAlive
+                | Kind::Upgrade
+                | Kind::Hop
         )
     }
 }
@@ -371,7 +378,9 @@ fn kind(name: &str) -> Kind {
         18 if is("proxy-authenticate") => Kind::Hop,
         19 if is("proxy-authorization") => Kind::Hop,
         9 if is("forwarded") => Kind::Forwarded,
-        9.. if matches!(name.as_bytes().first(), Some(b'x' | b'X' | b'f' | b'F' | b't' | b'T' | b'c' | b'C')) && says_who(name) => {
+        9.. if matches!(name.as_bytes().first(), Some(b'x' | b'X' | b'f' | b'F' | b't' | b'T' | b'c' | b'C'))
+            && says_who(name) =>
+        {
             Kind::Who
         }
         _ => Kind::Plain,
@@ -407,7 +416,9 @@ impl<'b> Facts<'b> {
         let mut f = Facts::default();
         for h in headers {
             match kind(h.name) {
-                Kind::Host if f.host.replace(h.value).is_some() => return Err(Reject::bad("there are two Host fields")),
+                Kind::Host if f.host.replace(h.value).is_some() => {
+                    return Err(Reject::bad("there are two Host fields"));
+                }
                 Kind::ContentLength => f.length(h.value)?,
                 Kind::TransferEncoding => f.transfer_encoding(h.value)?,
                 Kind::Connection => f.connection(h.value)?,
@@ -516,7 +527,8 @@ impl<'b> Line<'b> {
             (target, facts.host)
         } else {
             // The absolute form wins over `Host` (RFC 9112, section 3.2.2), which must be there all the same.
-            let rest = strip_scheme(target).ok_or_else(|| Reject::bad("the request target is neither a path nor a URL"))?;
+            let rest =
+                strip_scheme(target).ok_or_else(|| Reject::bad("the request target is neither a path nor a URL"))?;
             let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
             let (authority, path) = rest.split_at(end);
             if authority.is_empty() {
@@ -545,7 +557,11 @@ fn strip_scheme(target: &str) -> Option<&str> {
 }
 
 fn tokens(value: &[u8]) -> impl Iterator<Item = &str> {
-    std::str::from_utf8(value).unwrap_or_default().split(',').map(|t| t.trim_matches([' ', '\t'])).filter(|t| !t.is_empty())
+    std::str::from_utf8(value)
+        .unwrap_or_default()
+        .split(',')
+        .map(|t| t.trim_matches([' ', '\t']))
+        .filter(|t| !t.is_empty())
 }
 
 fn keep_alive_timeout(value: &[u8]) -> Option<u64> {
@@ -690,9 +706,20 @@ mod tests {
     /// Text that looks like a request, with what usually breaks one.
     fn almost() -> impl Strategy<Value = String> {
         let field = prop_oneof![
-            Just("Host: a\r\n"), Just("Content-Length: 5\r\n"), Just("Transfer-Encoding: chunked\r\n"), Just("Connection: close, X\r\n"),
-            Just("Upgrade: websocket\r\n"), Just("Connection: upgrade\r\n"), Just("X-Forwarded-For: 10.0.0.1\r\n"), Just("X: y\r\n"),
-            Just(" folded\r\n"), Just("X : y\r\n"), Just("X: y\n"), Just("\r"), Just("\0"), Just("Forwarded: for=1.2.3.4\r\n"),
+            Just("Host: a\r\n"),
+            Just("Content-Length: 5\r\n"),
+            Just("Transfer-Encoding: chunked\r\n"),
+            Just("Connection: close, X\r\n"),
+            Just("Upgrade: websocket\r\n"),
+            Just("Connection: upgrade\r\n"),
+            Just("X-Forwarded-For: 10.0.0.1\r\n"),
+            Just("X: y\r\n"),
+            Just(" folded\r\n"),
+            Just("X : y\r\n"),
+            Just("X: y\n"),
+            Just("\r"),
+            Just("\0"),
+            Just("Forwarded: for=1.2.3.4\r\n"),
         ];
         ("(GET|POST|CONNECT|x) (/|/a\\?b|\\*|http://b/c|b) HTTP/1\\.[012]\r\n", prop::collection::vec(field, 0..8))
             .prop_map(|(line, fields)| format!("{line}{}\r\n", fields.concat()))

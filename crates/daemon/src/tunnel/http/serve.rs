@@ -126,7 +126,9 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
                     side.inbuf.advance(2);
                     scan = HeadScan::default();
                 }
-                if first && side.inbuf.len() >= 4 && H2_PREFACE.starts_with(side.inbuf.get(..H2_PREFACE.len()).unwrap_or(&side.inbuf))
+                if first
+                    && side.inbuf.len() >= 4
+                    && H2_PREFACE.starts_with(side.inbuf.get(..H2_PREFACE.len()).unwrap_or(&side.inbuf))
                 {
                     if side.inbuf.len() >= H2_PREFACE.len() {
                         return Poll::Ready(Ok(Next::H2));
@@ -214,7 +216,9 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
     /// Lets the visitor in to the host, or returns its address.
     fn pass(&mut self, request: &Request) -> Result<Pass, Addr> {
         match self.held.take() {
-            Some(held) if held.addr == request.visitor && held.host == request.host && !held.pass.is_cut() => Ok(held.pass),
+            Some(held) if held.addr == request.visitor && held.host == request.host && !held.pass.is_cut() => {
+                Ok(held.pass)
+            }
             _ => self.plane.admit(&request.host, request.visitor).ok_or(request.visitor),
         }
     }
@@ -252,11 +256,22 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
                         plane.h1.put(&target, upstream, idle);
                     }
                     let complete = reuse || request.body == Body::None;
-                    return (if keep { After::Next } else if complete { After::Close } else { After::Linger }, status);
+                    return (
+                        if keep {
+                            After::Next
+                        } else if complete {
+                            After::Close
+                        } else {
+                            After::Linger
+                        },
+                        status,
+                    );
                 }
                 Ending::Upgraded => return (After::Close, 101),
                 // The upstream hung up while it was idle and has seen nothing of this request.
-                Ending::Gone(e) if reused && request.method.is_safe() && request.body == Body::None && was_gone(&e) => continue,
+                Ending::Gone(e) if reused && request.method.is_safe() && request.body == Body::None && was_gone(&e) => {
+                    continue;
+                }
                 Ending::Gone(e) => gone(&target, &e),
                 Ending::BadAnswer(why) => Page::new(502, format!("{} cannot be understood: {why}.", target.name)),
                 Ending::BadRequest(why) => Page::new(400, format!("The request is refused: {why}.")),

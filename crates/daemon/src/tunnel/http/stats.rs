@@ -65,8 +65,10 @@ impl HttpStats {
         for (host, stats) in &hosts {
             for (method, code, n) in stats.requests.lock().iter() {
                 let method = method.label();
-                let _ =
-                    writeln!(out, "http_dataplane_requests_total{{code=\"{code}\",host=\"{host}\",method=\"{method}\"}} {n}");
+                let _ = writeln!(
+                    out,
+                    "http_dataplane_requests_total{{code=\"{code}\",host=\"{host}\",method=\"{method}\"}} {n}"
+                );
             }
         }
         let name = "http_dataplane_request_duration_seconds";
@@ -81,7 +83,8 @@ impl HttpStats {
             let count: u64 = stats.requests.lock().iter().map(|r| r.2).sum();
             let count = count.max(sum);
             let _ = writeln!(out, "{name}_bucket{{host=\"{host}\",le=\"+Inf\"}} {count}");
-            let _ = writeln!(out, "{name}_sum{{host=\"{host}\"}} {}", stats.micros.load(Ordering::Relaxed) as f64 / 1e6);
+            let _ =
+                writeln!(out, "{name}_sum{{host=\"{host}\"}} {}", stats.micros.load(Ordering::Relaxed) as f64 / 1e6);
             let _ = writeln!(out, "{name}_count{{host=\"{host}\"}} {count}");
         }
         let plain: [(&str, &str, &str, &AtomicU64); 6] = [
