@@ -15,9 +15,15 @@ use wire::ws::{self, HEAD_MAX, Role, WsItem, WsReader};
 
 use super::mux::{Carrier, Core, HEADS, Home};
 
-/// A stream with this many bytes on its carrier is bulk: past the size of most pages, before the size where sharing
+/// A stream with this many bytes in one direction is bulk: past the size of most pages, before the size where sharing
 /// costs throughput.
-pub(super) const BULK_AFTER: usize = 256 * 1024;
+pub(super) const BULK_AFTER: u64 = 128 * 1024;
+
+/// A stream with this many bytes in both directions together is bulk however they alternate.
+pub(super) const BULK_ANYWAY: u64 = 4 * 1024 * 1024;
+
+/// A byte the other way makes up for this many: answers up to eight times their question never count as bulk.
+pub(super) const TURN: u64 = 8;
 
 /// Bulk links a client dials ahead of need.
 pub(super) const WARM: u32 = 2;
@@ -97,7 +103,7 @@ struct Counts {
 const COMES_WITHIN: Duration = Duration::from_secs(20);
 
 /// Links asked for at the same time.
-const ASKED_MAX: u32 = 4;
+const ASKED_MAX: u32 = 8;
 
 impl BulkLink {
     pub(super) fn new(link: Link, role: Role, ws: WsReader) -> BulkLink {

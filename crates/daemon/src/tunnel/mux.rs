@@ -22,7 +22,7 @@ use tracing::debug;
 use wire::frame::{self, FRAME_HEAD, FrameReader, Kind, Part, Reset, ResetCode};
 use wire::ws::{self, HEAD_MAX, Role, WsItem, WsReader};
 
-use super::bulk::{BulkLink, BulkRead, BulkWrite, Pool};
+use super::bulk::{BULK_AFTER, BULK_ANYWAY, BulkLink, BulkRead, BulkWrite, Pool, TURN};
 use super::stream::Stream;
 
 /// Credit of a new stream: enough for a page or a keystroke's echo, little enough that 10,000 stalled visitors hold
@@ -108,6 +108,9 @@ pub(super) struct Core {
     pub(super) out: Mutex<Credit>,
     /// Bytes in both directions on the carrier.
     total: AtomicU64,
+    /// Bytes that came, and bytes that went, of late without much in the other direction.
+    came: AtomicU64,
+    went: AtomicU64,
     /// A bulk link was assigned, or is not wanted.
     pub(super) settled: AtomicBool,
 }
@@ -269,7 +272,7 @@ impl Carrier {
         };
         self.push(Kind::Open, core.id, payload);
         if want_bulk {
-            core.maybe_bulk(super::bulk::BULK_AFTER);
+            core.go_bulk();
         }
         Some(Stream::new(core))
     }
@@ -453,7 +456,7 @@ impl Carrier {
                 // Data of a stream that is gone crossed its reset on the way.
                 if let Some(core) = self.stream(id) {
                     core.arrived(bytes)?;
-                    core.maybe_bulk(bytes.len());
+                    core.maybe_bulk(bytes.len(), (&core.came, &core.went));
                 }
             }
             Part::Control(kind, id, payload) => self.control(kind, id, &payload)?,
@@ -523,6 +526,8 @@ impl Core {
             inn: Mutex::new(inn),
             out: Mutex::new(credit),
             total: AtomicU64::new(0),
+            came: AtomicU64::new(0),
+            went: AtomicU64::new(0),
             settled: AtomicBool::new(false),
         })
     }
@@ -534,7 +539,7 @@ impl Core {
             out.left = out.left.saturating_sub(bytes.len() as u32);
         }
         self.carrier.push(Kind::Data, self.id, bytes);
-        self.maybe_bulk(bytes.len());
+        self.maybe_bulk(bytes.len(), (&self.went, &self.came));
     }
 
     /// Writes into this socket without a detour from now on. The caller still has to write what is queued.
@@ -645,12 +650,23 @@ impl Core {
         wake(&mut out.waker);
     }
 
-    /// Moves a stream that turned bulk to a link of its own (edge only).
-    fn maybe_bulk(self: &Arc<Core>, more: usize) {
-        let total = self.total.fetch_add(more as u64, Ordering::Relaxed) + more as u64;
-        if total < super::bulk::BULK_AFTER as u64 || self.settled.load(Ordering::Relaxed) {
+    /// Moves a stream that turned bulk to a link of its own (edge only): one whose bytes run one way, or very many.
+    /// Short questions and answers in turn stay where they share records and system calls.
+    fn maybe_bulk(self: &Arc<Core>, more: usize, (same, other): (&AtomicU64, &AtomicU64)) {
+        let more = more as u64;
+        let total = self.total.fetch_add(more, Ordering::Relaxed) + more;
+        let run = same.fetch_add(more, Ordering::Relaxed) + more;
+        let back = other.load(Ordering::Relaxed);
+        if back > 0 {
+            other.store(back.saturating_sub(TURN * more), Ordering::Relaxed);
+        }
+        if self.settled.load(Ordering::Relaxed) || (run < BULK_AFTER && total < BULK_ANYWAY) {
             return;
         }
+        self.go_bulk();
+    }
+
+    fn go_bulk(self: &Arc<Core>) {
         if let Some(pool) = self.carrier.session.pool() {
             pool.assign(self);
         }
