@@ -5,6 +5,7 @@
 //! text -> hujson -> read -> Policy -> check -> resolve -> rules -> compile -> NodeView
 //! ```
 
+mod apps;
 mod bits;
 mod caps;
 mod check;

@@ -77,6 +77,10 @@ impl Compiled<'_> {
         for p in &view.peers {
             let _ = writeln!(out, "  peer {} {}", name(*p), list(&self.allowed_ips(view.node, *p)));
         }
+        for (domain, at) in self.split_dns(view) {
+            let at: Vec<&str> = at.iter().map(|n| name(*n)).collect();
+            let _ = writeln!(out, "  dns  {domain} -> {}", at.join(" "));
+        }
         for (k, v) in self.capabilities(view.node) {
             let _ = if v.is_null() { writeln!(out, "  cap  {k}") } else { writeln!(out, "  cap  {k}={v}") };
         }
