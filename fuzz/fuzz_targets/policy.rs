@@ -8,7 +8,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let topology = Topology::read(include_str!("../../crates/decide/tests/golden/topology.json")).unwrap_or_default();
     if let Ok(policy) = Policy::parse(text) {
-        let compiled = Compiled::new(&policy, &topology);
+        let compiled = Compiled::new(policy.into(), topology.into());
         compiled.run_tests();
         compiled.to_json(None);
     }

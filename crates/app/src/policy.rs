@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
@@ -115,12 +116,12 @@ fn check(file: &Path, topology: Option<&Path>) -> Result<bool> {
     let Some(policy) = load_policy(file)? else { return Ok(false) };
     let Some(path) = topology else { return Ok(true) };
     let Some(topology) = load_topology(path)? else { return Ok(false) };
-    Ok(keeps_promises(file, &Compiled::new(&policy, &topology)))
+    Ok(keeps_promises(file, &Compiled::new(policy, topology)))
 }
 
 fn compile(files: &Files, node: Option<&str>, json: bool) -> Result<bool> {
     let Some((policy, topology)) = load(files)? else { return Ok(false) };
-    let compiled = Compiled::new(&policy, &topology);
+    let compiled = Compiled::new(policy, Arc::clone(&topology));
     if !keeps_promises(&files.policy, &compiled) {
         return Ok(false);
     }
@@ -153,7 +154,7 @@ fn no_node(name: &str, topology: &Topology) -> anyhow::Error {
 
 fn test(files: &Files) -> Result<bool> {
     let Some((policy, topology)) = load(files)? else { return Ok(false) };
-    let outcomes = Compiled::new(&policy, &topology).run_tests();
+    let outcomes = Compiled::new(policy, topology).run_tests();
     let mut text = String::new();
     for o in &outcomes {
         let place = format!("{} {}", o.section, o.index + 1);
@@ -174,7 +175,7 @@ fn test(files: &Files) -> Result<bool> {
 fn explain(files: &Files, src: &str, dst: &str, proto: Option<&str>) -> Result<bool> {
     let Some((policy, topology)) = load(files)? else { return Ok(false) };
     let question = Question::read(src, dst, proto).map_err(|e| anyhow!(e))?;
-    let answer = Compiled::new(&policy, &topology).explain(&question).map_err(|e| {
+    let answer = Compiled::new(policy, topology).explain(&question).map_err(|e| {
         anyhow!("{e}\nhint: SRC and DST are nodes of the topology, or names and addresses as policies write them")
     })?;
     let mut text = answer.lines.join("\n");
@@ -185,8 +186,8 @@ fn explain(files: &Files, src: &str, dst: &str, proto: Option<&str>) -> Result<b
 fn changes(files: &Files, against: &Path) -> Result<bool> {
     let Some((policy, topology)) = load(files)? else { return Ok(false) };
     let Some(old) = load_policy(against)? else { return Ok(false) };
-    let new = Compiled::new(&policy, &topology);
-    let changes = diff(&Compiled::new(&old, &topology), &new);
+    let new = Compiled::new(policy, Arc::clone(&topology));
+    let changes = diff(&Compiled::new(old, Arc::clone(&topology)), &new);
     let everybody = topology.nodes.len();
     let mut text = String::new();
     for c in &changes {
@@ -258,23 +259,23 @@ fn replace(file: &Path, text: &str) -> Result<()> {
     done
 }
 
-fn load(files: &Files) -> Result<Option<(Policy, Topology)>> {
+fn load(files: &Files) -> Result<Option<(Arc<Policy>, Arc<Topology>)>> {
     let policy = load_policy(&files.policy)?;
     let topology = load_topology(&files.topology)?;
     Ok(policy.zip(topology))
 }
 
 /// The policy, or `None` after its problems were shown.
-fn load_policy(file: &Path) -> Result<Option<Policy>> {
+fn load_policy(file: &Path) -> Result<Option<Arc<Policy>>> {
     match Policy::parse(&read(file)?) {
-        Ok(p) => Ok(Some(p)),
+        Ok(p) => Ok(Some(Arc::new(p))),
         Err(problems) => refuse(file, &problems).map(|_| None),
     }
 }
 
-fn load_topology(file: &Path) -> Result<Option<Topology>> {
+fn load_topology(file: &Path) -> Result<Option<Arc<Topology>>> {
     match Topology::read(&read(file)?) {
-        Ok(t) => Ok(Some(t)),
+        Ok(t) => Ok(Some(Arc::new(t))),
         Err(problems) => refuse(file, &problems).map(|_| None),
     }
 }
@@ -295,7 +296,7 @@ fn refuse(file: &Path, problems: &[Problem]) -> Result<bool> {
 }
 
 /// True if every test of the policy holds; those that do not are shown.
-fn keeps_promises(file: &Path, compiled: &Compiled<'_>) -> bool {
+fn keeps_promises(file: &Path, compiled: &Compiled) -> bool {
     let failed: Vec<_> = compiled.run_tests().into_iter().filter(|o| !o.holds()).collect();
     for o in failed.iter().take(MAX_SHOWN) {
         let why = o.failure.as_deref().unwrap_or_default();

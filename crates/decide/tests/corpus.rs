@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use decide::policy::{Compiled, Policy, Topology, format};
@@ -12,7 +13,7 @@ const BOUND: Duration = Duration::from_secs(20);
 #[test]
 fn every_file_of_the_corpus() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let topology = Topology::read(include_str!("golden/topology.json")).unwrap();
+    let topology = Arc::new(Topology::read(include_str!("golden/topology.json")).unwrap());
     let mut seen = 0;
     for entry in std::fs::read_dir(root.join("../../fuzz/corpus/policy")).unwrap() {
         let path = entry.unwrap().path();
@@ -21,7 +22,7 @@ fn every_file_of_the_corpus() {
         let Ok(text) = std::str::from_utf8(&bytes) else { continue };
         let start = Instant::now();
         if let Ok(policy) = Policy::parse(text) {
-            let compiled = Compiled::new(&policy, &topology);
+            let compiled = Compiled::new(policy.into(), Arc::clone(&topology));
             assert!(compiled.to_json(None).is_object());
             assert_eq!(compiled.run_tests(), compiled.run_tests());
         }

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use decide::policy::{Compiled, Policy, Topology};
 
@@ -11,6 +12,7 @@ use decide::policy::{Compiled, Policy, Topology};
 fn every_golden_case() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let topology = Topology::read(&std::fs::read_to_string(dir.join("topology.json")).unwrap()).unwrap();
+    let topology = Arc::new(topology);
     let mut cases: Vec<PathBuf> =
         std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     cases.sort();
@@ -31,7 +33,7 @@ fn every_golden_case() {
 }
 
 /// Everything that comes of a policy, as lines.
-fn outcome(text: &str, topology: &Topology) -> String {
+fn outcome(text: &str, topology: &Arc<Topology>) -> String {
     let mut out = String::new();
     let policy = match Policy::parse(text) {
         Ok(p) => p,
@@ -52,13 +54,13 @@ fn outcome(text: &str, topology: &Topology) -> String {
         let entries: Vec<String> = set.prefixes().iter().map(ToString::to_string).collect();
         writeln!(out, "list {name}: {}", entries.join(" ")).unwrap();
     }
-    let compiled = Compiled::new(&policy, topology);
+    let compiled = Compiled::new(policy.into(), Arc::clone(topology));
     for o in compiled.run_tests() {
         writeln!(out, "{} {}", if o.holds() { "holds" } else { "FAILS" }, o.asserted).unwrap();
     }
     // What every node has on every network is not what these cases are about.
     let plain = Policy::parse("{}").unwrap();
-    let plain = Compiled::new(&plain, topology);
+    let plain = Compiled::new(plain.into(), Arc::clone(topology));
     for view in compiled.for_all() {
         let common = plain.capabilities(view.node);
         let known = |l: &str| {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use decide::filter::{Packet, PacketFilter, PacketKind};
 use decide::policy::{Compiled, Policy, Ranges, Topology, format};
@@ -190,9 +191,9 @@ const PLACES: [(usize, &str); 8] = [
 ];
 const TRIES: [u16; 5] = [22, 80, 443, 1500, 9999];
 
-fn filters(policy: &Policy, topology: &Topology) -> Vec<PacketFilter> {
-    let compiled = Compiled::new(policy, topology);
-    let by_name = |name: &str| topology.node(name).unwrap();
+fn filters(policy: Policy, topology: Topology) -> Vec<PacketFilter> {
+    let compiled = Compiled::new(policy.into(), topology.into());
+    let by_name = |name: &str| compiled.topology().node(name).unwrap();
     NODES
         .iter()
         .map(|n| {
@@ -229,7 +230,7 @@ proptest! {
     fn compiled_filters_say_what_the_rules_say(rules in prop::collection::vec(rule().prop_map(tidy), 0..6), as_acls in any::<bool>()) {
         let rules: Vec<Rule> = rules.into_iter().filter(|r| !r.dst.is_empty()).collect();
         let policy = Policy::parse(&document(&rules, as_acls).to_string()).unwrap();
-        let filters = filters(&policy, &topology());
+        let filters = filters(policy, topology());
         every_packet(|src, node, dst, port, proto| {
             let want = oracle(&rules, number(src), number(dst), port, proto);
             assert_eq!(passes(&filters[node], src, dst, port, proto), want, "{src} -> {dst}:{port}/{proto} under {rules:?}");
@@ -239,11 +240,11 @@ proptest! {
     #[test]
     fn one_more_grant_takes_nothing_away(rules in prop::collection::vec(rule().prop_map(tidy), 0..4), more in rule().prop_map(tidy)) {
         let mut rules: Vec<Rule> = rules.into_iter().filter(|r| !r.dst.is_empty()).collect();
-        let before = filters(&Policy::parse(&document(&rules, false).to_string()).unwrap(), &topology());
+        let before = filters(Policy::parse(&document(&rules, false).to_string()).unwrap(), topology());
         if !more.dst.is_empty() {
             rules.push(more);
         }
-        let after = filters(&Policy::parse(&document(&rules, false).to_string()).unwrap(), &topology());
+        let after = filters(Policy::parse(&document(&rules, false).to_string()).unwrap(), topology());
         every_packet(|src, node, dst, port, proto| {
             if passes(&before[node], src, dst, port, proto) {
                 assert!(passes(&after[node], src, dst, port, proto), "{src} -> {dst}:{port}/{proto} was lost under {rules:?}");
@@ -254,8 +255,8 @@ proptest! {
     #[test]
     fn asked_one_by_one_or_all_at_once_is_the_same(rules in prop::collection::vec(rule().prop_map(tidy), 0..6)) {
         let rules: Vec<Rule> = rules.into_iter().filter(|r| !r.dst.is_empty()).collect();
-        let (policy, topology) = (Policy::parse(&document(&rules, false).to_string()).unwrap(), topology());
-        let (one, all) = (Compiled::new(&policy, &topology), Compiled::new(&policy, &topology));
+        let (policy, topology) = (Arc::new(Policy::parse(&document(&rules, false).to_string()).unwrap()), Arc::new(topology()));
+        let (one, all) = (Compiled::new(Arc::clone(&policy), Arc::clone(&topology)), Compiled::new(policy, topology));
         for view in all.for_all() {
             let alone = one.for_node(view.node).unwrap();
             prop_assert_eq!(one.node_json(&alone), all.node_json(&view));
@@ -304,8 +305,7 @@ proptest! {
         let half = text.len() / 2;
         for piece in [text.as_str(), text.get(..half).unwrap_or(""), text.get(half..).unwrap_or("")] {
             if let Ok(policy) = Policy::parse(piece) {
-                let topology = topology();
-                let compiled = Compiled::new(&policy, &topology);
+                let compiled = Compiled::new(policy.into(), topology().into());
                 prop_assert!(compiled.run_tests().len() < 1000 && compiled.to_json(None).is_object());
             }
             if let Ok(once) = format(piece) {

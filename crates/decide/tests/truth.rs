@@ -64,7 +64,7 @@ fn judge(name: &str, case: &Value) -> Result<(), String> {
         Ok(policy) => policy,
         Err(problems) => return refuse(format!("{problems:?}")),
     };
-    let compiled = Compiled::new(&policy, &topology);
+    let compiled = Compiled::new(policy.into(), topology.into());
     let failed: Vec<_> = compiled.run_tests().into_iter().filter(|o| !o.holds()).collect();
     if !failed.is_empty() {
         return refuse(format!("{failed:?}"));

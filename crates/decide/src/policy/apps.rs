@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::compile::{Compiled, NodeView};
 use super::resolve::is_connector;
 
-impl Compiled<'_> {
+impl Compiled {
     /// Split DNS of a node: each name of an app connector, a wildcard as its parent (`*.code.example` is
     /// `code.example`, which covers all below it), and the places of the connectors that the node sees and that learn
     /// for it, in order. A connector asks nobody for its own names; a name nobody visible learns for is not there.
@@ -56,8 +56,8 @@ mod tests {
                           "c": {"tags": ["tag:conn"], "ipv4": "100.64.0.3"}, "f": {"tags": ["tag:far"], "ipv4": "100.64.0.4"}}}"#,
         )
         .unwrap();
-        let compiled = Compiled::new(&policy, &topology);
-        let place = |name: &str| topology.nodes.iter().position(|n| n.name == name).unwrap();
+        let compiled = Compiled::new(policy.into(), topology.into());
+        let place = |name: &str| compiled.topology().nodes.iter().position(|n| n.name == name).unwrap();
         let dns = |name: &str| {
             let view = compiled.for_node(place(name)).unwrap();
             compiled.split_dns(&view).into_iter().map(|(d, at)| (d.to_string(), at)).collect::<Vec<_>>()

@@ -28,7 +28,7 @@ const FUNNEL: [&str; 2] =
 const NO_IPV4: &str = "disable-ipv4";
 
 /// The capabilities of one node.
-pub(crate) fn capabilities(r: &Resolver<'_>, node: usize) -> BTreeMap<String, Value> {
+pub(crate) fn capabilities(r: &Resolver, node: usize) -> BTreeMap<String, Value> {
     let mut out: BTreeMap<String, Value> = BASE.iter().map(|c| ((*c).to_string(), Value::Null)).collect();
     out.insert("default-auto-update".to_string(), json!([false]));
     let owner = r.topology.owner().and_then(|u| r.topology.users.get(u));
@@ -67,7 +67,7 @@ pub(crate) fn capabilities(r: &Resolver<'_>, node: usize) -> BTreeMap<String, Va
 }
 
 /// True if the node goes without an IPv4 address.
-pub(crate) fn ipv4_disabled(r: &Resolver<'_>, node: usize) -> bool {
+pub(crate) fn ipv4_disabled(r: &Resolver, node: usize) -> bool {
     r.policy.disable_ipv4
         || r.policy
             .node_attrs
@@ -75,7 +75,7 @@ pub(crate) fn ipv4_disabled(r: &Resolver<'_>, node: usize) -> bool {
             .any(|e| e.attr.iter().any(|a| a.it == NO_IPV4) && e.target.iter().any(|t| is_target(r, &t.it, node)))
 }
 
-fn is_target(r: &Resolver<'_>, who: &Who, node: usize) -> bool {
+fn is_target(r: &Resolver, who: &Who, node: usize) -> bool {
     let Some(n) = r.topology.nodes.get(node) else { return false };
     match who {
         Who::Any => true,

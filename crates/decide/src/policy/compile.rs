@@ -26,8 +26,8 @@ const COMPANIONS: [(&str, &str); 2] = [
 ];
 
 /// A policy applied to a network.
-pub struct Compiled<'a> {
-    pub(crate) resolver: Resolver<'a>,
+pub struct Compiled {
+    pub(crate) resolver: Resolver,
     pub(crate) rules: Rules,
     pub(crate) routing: Routing,
     reach: Reach,
@@ -72,17 +72,17 @@ pub enum SourcesRef {
     Own(Vec<String>),
 }
 
-impl<'a> Compiled<'a> {
+impl Compiled {
     /// Resolves every name and reads every rule. Work for single nodes is done when it is asked for.
     #[must_use]
-    pub fn new(policy: &'a Policy, topology: &'a Topology) -> Compiled<'a> {
+    pub fn new(policy: Arc<Policy>, topology: Arc<Topology>) -> Compiled {
         Compiled::after(policy, topology, &BTreeMap::new())
     }
 
     /// The same, where these routers (by name) have been the primary ones of their routes: they stay, as long as they
     /// are candidates.
     #[must_use]
-    pub fn after(policy: &'a Policy, topology: &'a Topology, primaries: &BTreeMap<Prefix, String>) -> Compiled<'a> {
+    pub fn after(policy: Arc<Policy>, topology: Arc<Topology>, primaries: &BTreeMap<Prefix, String>) -> Compiled {
         let resolver = Resolver::new(policy, topology);
         let rules = Rules::new(&resolver);
         let routing = Routing::new(&resolver, primaries);
@@ -90,10 +90,16 @@ impl<'a> Compiled<'a> {
         Compiled { resolver, rules, routing, reach, rules_of: OnceLock::new(), peers: OnceLock::new() }
     }
 
+    /// The policy it was compiled from.
+    #[must_use]
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.resolver.policy
+    }
+
     /// The nodes and users it was compiled for.
     #[must_use]
-    pub fn topology(&self) -> &'a Topology {
-        self.resolver.topology
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.resolver.topology
     }
 
     /// What one node is told. `None` if there is no such node.
@@ -147,6 +153,18 @@ impl<'a> Compiled<'a> {
         self.routing.primary(&self.resolver.net, route)
     }
 
+    /// The subnet routes that this node answers for now (tailcfg, `Node.PrimaryRoutes`), in order.
+    pub fn primary_routes(&self, node: usize) -> impl Iterator<Item = Prefix> + '_ {
+        self.routing.primaries(&self.resolver.net).filter(move |(_, n)| *n == node).map(|(route, _)| route)
+    }
+
+    /// The primary router of every approved subnet route, by name: what [`Compiled::after`] wants to know of before.
+    #[must_use]
+    pub fn primaries(&self) -> BTreeMap<Prefix, String> {
+        let name = |n: usize| self.topology().nodes.get(n).map(|n| n.name.clone()).unwrap_or_default();
+        self.routing.primaries(&self.resolver.net).map(|(route, n)| (route, name(n))).collect()
+    }
+
     /// The node's capabilities and attributes; `null` where there is nothing more to say.
     #[must_use]
     pub fn capabilities(&self, node: usize) -> BTreeMap<String, serde_json::Value> {
@@ -160,6 +178,12 @@ impl<'a> Compiled<'a> {
             SourcesRef::Shared(i) => self.rules.sources.get(*i).map(Sources::texts).unwrap_or_default(),
             SourcesRef::Own(texts) => texts,
         }
+    }
+
+    /// A node's packet filter in the protocol's form.
+    #[must_use]
+    pub fn filter_rules(&self, view: &NodeView) -> Vec<tailcfg::FilterRule> {
+        view.filter.iter().map(|f| self.to_wire(f)).collect()
     }
 
     /// A filter rule in the protocol's form.

@@ -36,7 +36,7 @@ const MAX_SSH_NODES: usize = 1000;
 
 /// Who gains and who loses what.
 #[must_use]
-pub fn diff(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<Change> {
+pub fn diff(old: &Compiled, new: &Compiled) -> Vec<Change> {
     let mut gained: BTreeMap<(String, Vec<String>), Vec<String>> = BTreeMap::new();
     let mut lost: BTreeMap<(String, Vec<String>), Vec<String>> = BTreeMap::new();
     let sources = sources(old, new);
@@ -72,16 +72,16 @@ pub fn diff(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<Change> {
     out
 }
 
-fn of_node(c: &Compiled<'_>, node: usize) -> Vec<Filter> {
+fn of_node(c: &Compiled, node: usize) -> Vec<Filter> {
     c.for_node(node).map(|v| v.filter).unwrap_or_default()
 }
 
-fn filter_text(c: &Compiled<'_>, filter: &[Filter]) -> BTreeSet<String> {
+fn filter_text(c: &Compiled, filter: &[Filter]) -> BTreeSet<String> {
     filter.iter().map(|f| format!("{:?}", c.to_wire(f))).collect()
 }
 
 /// Everybody who may be a source: nodes, approved routes, and prefixes that a policy names.
-fn sources(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<(String, Prefix)> {
+fn sources(old: &Compiled, new: &Compiled) -> Vec<(String, Prefix)> {
     let mut out: Vec<(String, Prefix)> = Vec::new();
     for n in &new.topology().nodes {
         out.extend(n.addrs().map(|a| (n.name.clone(), Prefix::host(a))));
@@ -103,7 +103,7 @@ fn sources(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<(String, Prefix)> {
 }
 
 /// What each source may do at a node and behind it.
-fn access(c: &Compiled<'_>, node: usize, filter: &[Filter], sources: &[(String, Prefix)]) -> Access {
+fn access(c: &Compiled, node: usize, filter: &[Filter], sources: &[(String, Prefix)]) -> Access {
     let mut out = Access::new();
     let Some(n) = c.topology().nodes.get(node) else { return out };
     let own: Vec<Addr> = n.addrs().collect();
@@ -141,10 +141,10 @@ fn access(c: &Compiled<'_>, node: usize, filter: &[Filter], sources: &[(String, 
 }
 
 /// Attributes and approved routes of nodes themselves.
-fn of_nodes(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<Change> {
+fn of_nodes(old: &Compiled, new: &Compiled) -> Vec<Change> {
     let mut out = Vec::new();
     for (i, n) in new.topology().nodes.iter().enumerate() {
-        let words = |c: &Compiled<'_>| -> BTreeSet<String> {
+        let words = |c: &Compiled| -> BTreeSet<String> {
             let attributes = c.capabilities(i).into_iter().map(|(k, v)| match v {
                 serde_json::Value::Null => format!("attribute {k}"),
                 v => format!("attribute {k} {v}"),
@@ -167,8 +167,8 @@ fn of_nodes(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<Change> {
 }
 
 /// Logins by SSH.
-fn logins(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<Change> {
-    let rules = |c: &Compiled<'_>| format!("{:?}", c.resolver.policy.ssh);
+fn logins(old: &Compiled, new: &Compiled) -> Vec<Change> {
+    let rules = |c: &Compiled| format!("{:?}", c.resolver.policy.ssh);
     let nodes = &new.topology().nodes;
     if nodes.len() > MAX_SSH_NODES
         || (rules(old) == rules(new) && old.resolver.policy.groups == new.resolver.policy.groups)
@@ -182,7 +182,7 @@ fn logins(old: &Compiled<'_>, new: &Compiled<'_>) -> Vec<Change> {
     let mut map: BTreeMap<(bool, String, Vec<String>), Vec<String>> = BTreeMap::new();
     for (to, dst) in nodes.iter().enumerate() {
         for (from, src) in nodes.iter().enumerate().filter(|(i, _)| *i != to) {
-            let words = |c: &Compiled<'_>| -> BTreeSet<String> {
+            let words = |c: &Compiled| -> BTreeSet<String> {
                 let said = |name: &String| {
                     let login = if name == "autogroup:nonroot" { "any user but root" } else { name };
                     match c.ssh(from, to, login) {

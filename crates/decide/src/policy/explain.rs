@@ -65,7 +65,7 @@ impl Question {
     }
 }
 
-impl Compiled<'_> {
+impl Compiled {
     /// Says which rule lets it through, or which came nearest.
     ///
     /// # Errors
@@ -206,8 +206,12 @@ impl Compiled<'_> {
     fn posture_lack(&self, rule: &Rule, from: Prefix) -> String {
         let node = self.resolver.net.node_at(from.first()).and_then(|n| self.topology().nodes.get(n));
         let Some(node) = node else { return format!("only a node can satisfy {}", rule.posture.join(" or ")) };
-        let unmet: Vec<&str> =
-            rule.posture.iter().map(String::as_str).filter(|p| !fits(self.resolver.policy, p, &node.posture)).collect();
+        let unmet: Vec<&str> = rule
+            .posture
+            .iter()
+            .map(String::as_str)
+            .filter(|p| !fits(&self.resolver.policy, p, &node.posture))
+            .collect();
         format!("{} does not satisfy {}", node.name, unmet.join(" or "))
     }
 }

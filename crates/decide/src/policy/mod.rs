@@ -85,7 +85,9 @@ mod names {
         let policy = Policy::parse(r#"{"grants": [{"src": ["*"], "dst": ["svc:web"], "ip": ["443"]}]}"#).unwrap();
         let topology =
             Topology::read(r#"{"users": [], "nodes": {"a": {"tags": ["tag:a"], "ipv4": "100.64.0.1"}}}"#).unwrap();
-        assert!(Compiled::new(&policy, &topology).for_all().all(|v| v.filter.is_empty() && v.peers.is_empty()));
+        assert!(
+            Compiled::new(policy.into(), topology.into()).for_all().all(|v| v.filter.is_empty() && v.peers.is_empty())
+        );
         // Whoever defines services here may slip with the pen.
         let text = r#"{"services": {"svc:git": {"addrs": ["192.0.2.5"]}}, "grants": [{"src": ["*"], "dst": ["svc:gti"], "ip": ["443"]}]}"#;
         assert!(Policy::parse(text).unwrap_err()[0].hint.as_deref().is_some_and(|h| h.contains("svc:git")));

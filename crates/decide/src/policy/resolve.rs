@@ -2,6 +2,7 @@
 //! nodes that have one of them, and the subnet routes that touch them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use model::{Addr, Prefix};
 
@@ -56,14 +57,14 @@ pub(crate) struct Net {
 }
 
 /// Turns names into sets.
-pub(crate) struct Resolver<'a> {
-    pub(crate) policy: &'a Policy,
-    pub(crate) topology: &'a Topology,
+pub(crate) struct Resolver {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) topology: Arc<Topology>,
     pub(crate) net: Net,
     pub(crate) people: People,
     pub(crate) sets: BTreeMap<String, ipset::Resolved>,
     /// Nodes by tag, users' nodes by user, users of groups: asked once for every rule.
-    tagged: BTreeMap<&'a str, Vec<usize>>,
+    tagged: BTreeMap<String, Vec<usize>>,
     owned: Vec<Vec<usize>>,
 }
 
@@ -128,11 +129,7 @@ impl Net {
 
     /// The addresses of these nodes.
     fn set_of(&self, topology: &Topology, nodes: &[usize]) -> Set {
-        let hosts = nodes
-            .iter()
-            .filter_map(|n| topology.nodes.get(*n))
-            .flat_map(super::topology::Node::addrs)
-            .map(Prefix::host);
+        let hosts = nodes.iter().filter_map(|n| topology.nodes.get(*n)).flat_map(|n| n.addrs()).map(Prefix::host);
         // Without an address a node is in no set of addresses; where two share one, both are.
         let known = |n: &&usize| topology.nodes.get(**n).is_some_and(|n| n.addrs().next().is_some());
         let bits = self.unique.then(|| Bits::of(self.len, nodes.iter().filter(known).copied()));
@@ -194,27 +191,28 @@ impl Set {
     }
 }
 
-impl<'a> Resolver<'a> {
-    pub(crate) fn new(policy: &'a Policy, topology: &'a Topology) -> Resolver<'a> {
-        let people = People::new(topology);
-        let net = Net::new(policy, topology, &people);
-        let mut tagged: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+impl Resolver {
+    pub(crate) fn new(policy: Arc<Policy>, topology: Arc<Topology>) -> Resolver {
+        let people = People::new(&topology);
+        let net = Net::new(&policy, &topology, &people);
+        let mut tagged: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         let mut owned = vec![Vec::new(); topology.users.len()];
         for (i, n) in topology.nodes.iter().enumerate() {
             for t in &n.tags {
-                tagged.entry(t).or_default().push(i);
+                tagged.entry(t.clone()).or_default().push(i);
             }
             if let Some(list) = n.owner().and_then(|u| owned.get_mut(u)) {
                 list.push(i);
             }
         }
-        Resolver { policy, topology, net, people, sets: ipset::resolve(policy), tagged, owned }
+        let sets = ipset::resolve(&policy);
+        Resolver { policy, topology, net, people, sets, tagged, owned }
     }
 
     /// What a name stands for, everything known about it.
     pub(crate) fn set(&self, who: &Who) -> Set {
         if let Some(nodes) = self.nodes_of(who) {
-            return self.net.set_of(self.topology, &nodes);
+            return self.net.set_of(&self.topology, &nodes);
         }
         let (ranges, internet) = self.addresses(who);
         match ranges.prefixes().as_slice() {
@@ -255,7 +253,7 @@ impl<'a> Resolver<'a> {
 
     /// The users a name stands for.
     pub(crate) fn users(&self, who: &Who) -> Vec<usize> {
-        users(self.policy, self.topology, &self.people, who)
+        users(&self.policy, &self.topology, &self.people, who)
     }
 
     /// The addresses of a name of addresses.
@@ -274,12 +272,12 @@ impl<'a> Resolver<'a> {
             Who::Service(name) => {
                 let mut out = Ranges::new();
                 for who in self.policy.services.get(name).map(|s| s.it.addrs.as_slice()).unwrap_or_default() {
-                    out.add(&ipset::target(self.policy, &self.sets, &who.it).ranges);
+                    out.add(&ipset::target(&self.policy, &self.sets, &who.it).ranges);
                 }
                 (out, false)
             }
             _ => {
-                let part = ipset::target(self.policy, &self.sets, who);
+                let part = ipset::target(&self.policy, &self.sets, who);
                 let everything =
                     part.internet || part.ranges.covers(Prefix::ALL_V4) || part.ranges.covers(Prefix::ALL_V6);
                 let whole = everything || part.ranges.covers_all(&internet());
@@ -304,7 +302,7 @@ impl<'a> Resolver<'a> {
     pub(crate) fn fit_nodes(&self, postures: &[At<String>]) -> Bits {
         let fits = |i: &usize| {
             let attributes = &self.topology.nodes[*i].posture;
-            postures.iter().any(|p| fits(self.policy, &p.it, attributes))
+            postures.iter().any(|p| fits(&self.policy, &p.it, attributes))
         };
         Bits::of(self.net.len, (0..self.net.len).filter(fits))
     }
@@ -391,8 +389,8 @@ impl Approvers {
 
 /// True if the node's user has the role. A tagged node takes it from an owner of one of its tags who has exactly this
 /// role: an owner of the network is an administrator on devices of their own only.
-pub(crate) fn role_reaches(r: &Resolver<'_>, node: usize, role: Role) -> bool {
-    let (policy, topology, people) = (r.policy, r.topology, &r.people);
+pub(crate) fn role_reaches(r: &Resolver, node: usize, role: Role) -> bool {
+    let (policy, topology, people) = (&*r.policy, &*r.topology, &r.people);
     let Some(n) = topology.nodes.get(node) else { return false };
     if let Some(user) = n.owner() {
         return people.has_role(user, role);
@@ -420,13 +418,13 @@ mod tests {
     /// What is looked up once and joined is what a look-up of everything finds, also where two nodes share an address.
     #[test]
     fn joined_sets_are_sets_of_the_joined() {
-        let policy = Policy::parse(r#"{"tagOwners": {"tag:x": [], "tag:y": []}}"#).unwrap();
+        let policy = Arc::new(Policy::parse(r#"{"tagOwners": {"tag:x": [], "tag:y": []}}"#).unwrap());
         let fields = |s: &Set| {
             (s.ranges.clone(), s.hosts.clone(), s.wide.clone(), s.nodes.clone(), s.routers.clone(), s.routes.clone())
         };
         for twin in ["100.64.0.9", "100.64.0.1"] {
             let topology = Topology::read(&NODES.replace("TWIN", twin)).unwrap();
-            let r = Resolver::new(&policy, &topology);
+            let r = Resolver::new(Arc::clone(&policy), Arc::new(topology));
             let names = [
                 "ada@example.com",
                 "tag:x",

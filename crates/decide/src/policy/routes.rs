@@ -6,7 +6,7 @@
 //! it may reach (they must answer), and by the other routers of the same route.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use model::Prefix;
 
@@ -64,7 +64,7 @@ pub(crate) struct Reach {
 }
 
 impl Routing {
-    pub(crate) fn new(r: &Resolver<'_>, before: &BTreeMap<Prefix, String>) -> Routing {
+    pub(crate) fn new(r: &Resolver, before: &BTreeMap<Prefix, String>) -> Routing {
         let nodes = &r.topology.nodes;
         let elect = |(i, routers): (usize, &Vec<usize>)| {
             let current = before.get(&r.net.routes[i]).and_then(|name| r.topology.node(name));
@@ -78,10 +78,15 @@ impl Routing {
         self.primary.get(i).copied().flatten()
     }
 
+    /// Every route that has a primary router, in order.
+    pub(crate) fn primaries<'n>(&'n self, net: &'n Net) -> impl Iterator<Item = (Prefix, usize)> + 'n {
+        net.routes.iter().zip(&self.primary).filter_map(|(route, n)| Some((*route, (*n)?)))
+    }
+
     /// The routes that `viewer` may use through `peer`.
     pub(crate) fn for_peer(
         &self,
-        r: &Resolver<'_>,
+        r: &Resolver,
         rules: &Rules,
         reach: &Reach,
         viewer: usize,
@@ -110,7 +115,7 @@ impl Routing {
     }
 
     /// What rules with `via` say about one viewer and one peer.
-    fn steer(&self, r: &Resolver<'_>, reach: &Reach, viewer: usize, peer: usize) -> Steer {
+    fn steer(&self, r: &Resolver, reach: &Reach, viewer: usize, peer: usize) -> Steer {
         let net = &r.net;
         let len = net.routes.len();
         let mut s = Steer {
@@ -177,7 +182,7 @@ struct Steer {
 /// Chooses the router that answers for a route: the current one while it is a candidate, else the one registered
 /// first. Where the order of registration is not known, a digest of the name decides: any order would do, this one is
 /// the same everywhere and agrees with the captures of the hosted service, which do not carry the order either.
-fn elect(nodes: &[Node], candidates: &[usize], current: Option<usize>) -> Option<usize> {
+fn elect(nodes: &[Arc<Node>], candidates: &[usize], current: Option<usize>) -> Option<usize> {
     let online: Vec<usize> = candidates.iter().copied().filter(|i| nodes.get(*i).is_some_and(|n| n.online)).collect();
     // With everybody away, the route stays where it is rather than nowhere.
     let field = if online.is_empty() { candidates } else { &online };
@@ -196,7 +201,7 @@ fn digest(text: &str) -> u64 {
 }
 
 impl Reach {
-    pub(crate) fn new(r: &Resolver<'_>, rules: &Rules) -> Reach {
+    pub(crate) fn new(r: &Resolver, rules: &Rules) -> Reach {
         let net = &r.net;
         let everybody = Bits::of(net.len, 0..net.len);
         let every_route = Bits::of(net.routes.len(), 0..net.routes.len());
@@ -260,18 +265,18 @@ impl Reach {
     }
 
     /// The devices of a node's user that are among the sources; `None` for tagged nodes and where there is none.
-    pub(crate) fn own_sources(&self, r: &Resolver<'_>, _rules: &Rules, src: usize, node: usize) -> Option<Vec<usize>> {
+    pub(crate) fn own_sources(&self, r: &Resolver, _rules: &Rules, src: usize, node: usize) -> Option<Vec<usize>> {
         let devices = self.devices(r, node)?;
         let from: Vec<usize> = devices.into_iter().filter(|n| self.from_nodes[src].has(*n)).collect();
         (!from.is_empty()).then_some(from)
     }
 
     /// The devices of a node's user; `None` for tagged nodes.
-    fn devices(&self, r: &Resolver<'_>, node: usize) -> Option<Vec<usize>> {
+    fn devices(&self, r: &Resolver, node: usize) -> Option<Vec<usize>> {
         r.devices_of(r.topology.nodes.get(node)?.owner()?).map(<[usize]>::to_vec)
     }
 
-    fn reached(&self, r: &Resolver<'_>, group: &Group) -> Bits {
+    fn reached(&self, r: &Resolver, group: &Group) -> Bits {
         let mut out = group.nodes.clone();
         if group.internet {
             out.add(&r.net.exits);
@@ -280,7 +285,7 @@ impl Reach {
     }
 
     /// Whom one node sees.
-    pub(crate) fn row(&self, r: &Resolver<'_>, node: usize) -> Bits {
+    pub(crate) fn row(&self, r: &Resolver, node: usize) -> Bits {
         let mut out = Bits::new(r.net.len);
         for (src, group) in self.groups.iter().enumerate() {
             let Some(g) = group else { continue };
@@ -315,7 +320,7 @@ impl Reach {
     }
 
     /// Whom every node sees, in the order of the nodes.
-    pub(crate) fn rows(&self, r: &Resolver<'_>) -> Vec<Bits> {
+    pub(crate) fn rows(&self, r: &Resolver) -> Vec<Bits> {
         let mut rows = vec![Bits::new(r.net.len); r.net.len];
         for (src, group) in self.groups.iter().enumerate() {
             let Some(g) = group else { continue };
@@ -335,7 +340,7 @@ impl Reach {
     }
 
     /// True if a node may use a subnet route.
-    fn may_use(&self, r: &Resolver<'_>, _rules: &Rules, viewer: usize, route: usize) -> bool {
+    fn may_use(&self, r: &Resolver, _rules: &Rules, viewer: usize, route: usize) -> bool {
         let viewers = self.viewers.get_or_init(|| {
             let mut out = vec![Bits::new(r.net.len); r.net.routes.len()];
             for (src, group) in self.groups.iter().enumerate() {
@@ -352,7 +357,7 @@ impl Reach {
     }
 
     /// True if a node may reach the internet through exit nodes.
-    fn may_use_internet(&self, _r: &Resolver<'_>, viewer: usize) -> bool {
+    fn may_use_internet(&self, _r: &Resolver, viewer: usize) -> bool {
         let group =
             |(src, g): (usize, &Option<Group>)| g.as_ref().is_some_and(|g| g.internet) && self.from[src].has(viewer);
         self.groups.iter().enumerate().any(group)

@@ -89,8 +89,8 @@ pub(crate) struct Rules {
 type SourceKey = (Ranges, Vec<Prefix>, Vec<Prefix>, Vec<String>, bool);
 
 /// Collects rules and keeps each distinct source and destination once.
-struct Builder<'r, 'a> {
-    r: &'r Resolver<'a>,
+struct Builder<'r> {
+    r: &'r Resolver,
     out: Rules,
     by_key: BTreeMap<SourceKey, usize>,
     by_names: BTreeMap<(Vec<Who>, Vec<String>), Option<usize>>,
@@ -102,7 +102,7 @@ struct Builder<'r, 'a> {
 impl Rules {
     /// Resolves every rule. A policy without `acls` and `grants` lets everybody through (public documentation: the
     /// default when neither section is there); an empty section lets nobody.
-    pub(crate) fn new(r: &Resolver<'_>) -> Rules {
+    pub(crate) fn new(r: &Resolver) -> Rules {
         let mut b = Builder {
             r,
             out: Rules { rules: Vec::new(), sources: Vec::new(), targets: Vec::new() },
@@ -112,7 +112,7 @@ impl Rules {
             postures: BTreeMap::new(),
             sets: BTreeMap::new(),
         };
-        let p = r.policy;
+        let p = &r.policy;
         if p.acls.is_none() && p.grants.is_none() {
             let origin = Origin { section: "", index: 0, pos: Pos { line: 1, column: 1 } };
             let all = vec![(None, vec![Ports::ALL])];
@@ -136,7 +136,7 @@ fn whos(list: &[At<Who>]) -> Vec<Who> {
     list.iter().map(|w| w.it.clone()).collect()
 }
 
-impl Builder<'_, '_> {
+impl Builder<'_> {
     fn add(
         &mut self,
         origin: Origin,

@@ -39,7 +39,7 @@ impl Outcome {
     }
 }
 
-impl Compiled<'_> {
+impl Compiled {
     /// Runs every assertion of the policy, in order.
     #[must_use]
     pub fn run_tests(&self) -> Vec<Outcome> {
@@ -114,7 +114,7 @@ impl Compiled<'_> {
     pub(crate) fn src_matches(&self, rule: &Rule, from: Prefix, attributes: Option<&BTreeMap<String, Value>>) -> bool {
         if let (Some(attributes), false) = (attributes, rule.posture.is_empty()) {
             let named = rule.names.iter().any(|w| self.resolver.set(w).ranges.overlaps(from));
-            return named && rule.posture.iter().any(|p| fits(self.resolver.policy, p, attributes));
+            return named && rule.posture.iter().any(|p| fits(&self.resolver.policy, p, attributes));
         }
         self.rules.sources.get(rule.src).is_some_and(|s| s.set.ranges.overlaps(from))
     }

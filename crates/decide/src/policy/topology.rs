@@ -2,6 +2,7 @@
 //! a [`Topology`] whose nodes are in the order of their names, so that every result is the same on every run.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use model::{Addr, Prefix};
 
@@ -15,9 +16,9 @@ use super::who::Role;
 #[derive(Debug, Clone, Default)]
 pub struct Topology {
     /// Users.
-    pub users: Vec<User>,
+    pub users: Arc<Vec<User>>,
     /// Nodes, in the order of their names.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<Arc<Node>>,
 }
 
 /// A user.
@@ -103,13 +104,16 @@ impl Topology {
         r.problems = problems;
         let mut out = Topology::default();
         match field(&root, "users") {
-            Some(users) => out.users = r.items(users, "users").iter().filter_map(|u| user(&mut r, u)).collect(),
+            Some(users) => {
+                out.users = Arc::new(r.items(users, "users").iter().filter_map(|u| user(&mut r, u)).collect());
+            }
             None => r.fault(root.at, "a topology has `users`, a list of `{\"id\", \"name\", \"email\"}`"),
         }
         match field(&root, "nodes") {
             Some(nodes) => {
                 for m in r.object(nodes).unwrap_or_default() {
-                    out.nodes.extend(node(&mut r, &m.key, &m.item, &out.users));
+                    let new = node(&mut r, &m.key, &m.item, &out.users).map(Arc::new);
+                    out.nodes.extend(new);
                 }
             }
             None => r.fault(root.at, "a topology has `nodes`, an object of `\"NAME\": {…}`"),

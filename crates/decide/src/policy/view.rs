@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::compile::{Compiled, NodeView};
 
-impl Compiled<'_> {
+impl Compiled {
     /// `{"nodes": {NAME: …}}` for one node or, with `None`, for all.
     #[must_use]
     pub fn to_json(&self, only: Option<usize>) -> Value {
@@ -31,7 +31,7 @@ impl Compiled<'_> {
     #[must_use]
     pub fn node_json(&self, view: &NodeView) -> Value {
         let name = |n: usize| self.topology().nodes.get(n).map(|n| n.name.clone()).unwrap_or_default();
-        let rules: Vec<_> = view.filter.iter().map(|f| self.to_wire(f)).collect();
+        let rules = self.filter_rules(view);
         let long =
             |list: Vec<model::Prefix>| list.iter().map(|p| format!("{}/{}", p.first(), p.bits())).collect::<Vec<_>>();
         let allowed: Map<String, Value> =

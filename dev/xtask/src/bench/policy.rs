@@ -2,6 +2,7 @@
 //! judged under 10,000 rules. In: flags. Out: a table with what is asked for beside what was measured.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -29,9 +30,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             "built without optimisation: figures are several times too high; use cargo run --release -p xtask -- bench policy"
         );
     }
-    let topology = topology();
+    let topology = Arc::new(topology());
     let text = policy();
-    let policy = Policy::parse(&text).map_err(|p| anyhow::anyhow!("the policy of this bench is wrong: {p:?}"))?;
+    let policy =
+        Arc::new(Policy::parse(&text).map_err(|p| anyhow::anyhow!("the policy of this bench is wrong: {p:?}"))?);
     let mut best = Figures::none();
     for _ in 0..rounds {
         best.keep(&measure(&text, &policy, &topology));
@@ -73,12 +75,12 @@ impl Figures {
     }
 }
 
-fn measure(text: &str, policy: &Policy, topology: &Topology) -> Figures {
+fn measure(text: &str, policy: &Arc<Policy>, topology: &Arc<Topology>) -> Figures {
     let t = Instant::now();
     let read = Policy::parse(text).is_ok();
     let parse = t.elapsed();
     let t = Instant::now();
-    let compiled = Compiled::new(policy, topology);
+    let compiled = Compiled::new(Arc::clone(policy), Arc::clone(topology));
     let resolve = t.elapsed();
     let t = Instant::now();
     let (mut rules, mut peers) = (0, 0);
@@ -88,12 +90,12 @@ fn measure(text: &str, policy: &Policy, topology: &Topology) -> Figures {
     }
     let all = t.elapsed();
     assert!(read && rules > 0 && peers > 0, "the bench measured nothing");
-    let mut changed = topology.clone();
+    let mut changed = Topology::clone(topology);
     if let Some(n) = changed.nodes.get_mut(NODES / 2) {
-        n.tags = vec!["tag:t7".to_string(), "tag:t11".to_string()];
+        Arc::make_mut(n).tags = vec!["tag:t7".to_string(), "tag:t11".to_string()];
     }
     let t = Instant::now();
-    let compiled = Compiled::new(policy, &changed);
+    let compiled = Compiled::new(Arc::clone(policy), Arc::new(changed));
     let view = compiled.for_node(NODES / 2);
     let one = t.elapsed();
     assert!(view.is_some_and(|v| !v.filter.is_empty()), "the changed node was told nothing");
@@ -105,7 +107,7 @@ fn topology() -> Topology {
     let users: Vec<User> = (0..2000)
         .map(|i| User { id: i + 1, name: format!("u{i}"), email: format!("u{i}@example.com"), role: None })
         .collect();
-    let mut nodes: Vec<Node> = (0..NODES)
+    let mut nodes: Vec<Arc<Node>> = (0..NODES)
         .map(|i| {
             let tagged = i % 2 == 0;
             let n = i as u32;
@@ -125,11 +127,11 @@ fn topology() -> Topology {
                 node.routable.extend(route);
                 node.approved.extend(route);
             }
-            node
+            Arc::new(node)
         })
         .collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
-    Topology { users, nodes }
+    Topology { users: Arc::new(users), nodes }
 }
 
 /// 5,000 rules of the kinds that people write: groups to tags, tags to tags, members to subnets, sets, capabilities.
