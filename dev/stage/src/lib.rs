@@ -6,6 +6,7 @@
 
 pub mod edge;
 pub mod http;
+pub mod netns;
 pub mod peers;
 pub mod ports;
 pub mod process;
