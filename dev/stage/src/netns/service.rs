@@ -116,7 +116,9 @@ fn accept(listener: &TcpListener, shared: &Shared) {
         let serve = move || {
             let mut buf = [0; 512];
             // One line for each thing said, so that a test can see whether an open connection still lives.
-            while stream.read(&mut buf).is_ok_and(|n| n > 0) && stream.write_all(format!("{peer}\n").as_bytes()).is_ok() {}
+            while stream.read(&mut buf).is_ok_and(|n| n > 0) && stream.write_all(format!("{peer}\n").as_bytes()).is_ok()
+            {
+            }
         };
         let _ = std::thread::Builder::new().name("service".to_string()).stack_size(128 * 1024).spawn(serve);
     }

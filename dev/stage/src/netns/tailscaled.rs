@@ -53,7 +53,7 @@ impl Tailscaled {
 
     /// Starts the daemon in a mode, with environment variables.
     pub fn start_with(host: &Host, mode: Mode, env: &[(&str, &str)]) -> Tailscaled {
-        let env = env.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect();
+        let env: Vec<_> = env.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect();
         let dir = host.dir().join("tailscale");
         std::fs::create_dir_all(&dir).unwrap();
         let process = launch(host, mode, &env, &dir);
@@ -268,7 +268,7 @@ impl Drop for Tailscaled {
     }
 }
 
-fn launch(host: &Host, mode: Mode, env: &Vec<(String, String)>, dir: &Path) -> Process {
+fn launch(host: &Host, mode: Mode, env: &[(String, String)], dir: &Path) -> Process {
     let program = peers::find("tailscaled").unwrap_or_else(|| panic!("tailscaled is missing"));
     let _ = std::fs::remove_file(dir.join("sock"));
     let mut command = host.command(program);
