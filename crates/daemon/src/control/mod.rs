@@ -1,0 +1,3 @@
+//! The coordination server of the mesh. In: connections of official clients. Out: what they may know and reach.
+
+pub mod noise_stream;
