@@ -2,6 +2,7 @@
 //! a peer or a person sent. Out: values that are proof of their own validity. No IO. Fuzzed.
 
 pub mod connect;
+pub mod derp;
 pub mod frame;
 pub mod grant;
 pub mod hello;
@@ -10,6 +11,7 @@ pub mod nacl;
 pub mod noise;
 pub mod proxy_line;
 pub mod secret;
+pub mod stun;
 pub mod tailcfg;
 pub mod upstream;
 pub mod ws;
