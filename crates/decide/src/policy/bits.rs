@@ -1,6 +1,6 @@
 //! Sets of places in a list, one bit each. In: places. Out: union, membership, iteration in order.
 
-/// A set of small numbers below a fixed length.
+/// A set of small numbers. What lies beyond its length is not in it; the empty set needs no length.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Bits(Vec<u64>);
 
@@ -19,9 +19,10 @@ impl Bits {
     }
 
     pub(crate) fn set(&mut self, i: usize) {
-        if let Some(word) = self.0.get_mut(i / 64) {
-            *word |= 1 << (i % 64);
+        if i / 64 >= self.0.len() {
+            self.0.resize(i / 64 + 1, 0);
         }
+        self.0[i / 64] |= 1 << (i % 64);
     }
 
     pub(crate) fn unset(&mut self, i: usize) {
@@ -34,7 +35,11 @@ impl Bits {
         self.0.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 == 1)
     }
 
+    /// Takes in another set, which may be over more places.
     pub(crate) fn add(&mut self, other: &Bits) {
+        if other.0.len() > self.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
         for (a, b) in self.0.iter_mut().zip(&other.0) {
             *a |= b;
         }
@@ -44,6 +49,7 @@ impl Bits {
         for (a, b) in self.0.iter_mut().zip(&other.0) {
             *a &= b;
         }
+        self.0.truncate(other.0.len());
     }
 
     pub(crate) fn is_empty(&self) -> bool {

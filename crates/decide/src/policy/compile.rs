@@ -14,8 +14,8 @@ use super::caps;
 use super::language::Policy;
 use super::resolve::Resolver;
 use super::routes::{Reach, Routing};
-use super::rules::{Dest, Origin, Rule, Rules, Sources, Target};
-use super::topology::{Topology, is_exit};
+use super::rules::{Dest, Origin, Rule, Rules, Target};
+use super::topology::{Node, Topology, is_exit};
 use super::who::{Ports, Proto, Who};
 
 /// Capabilities that come with another one: who may use the first on a node, is told the second about that node
@@ -85,6 +85,49 @@ impl Compiled {
     pub fn after(policy: Arc<Policy>, topology: Arc<Topology>, primaries: &BTreeMap<Prefix, String>) -> Compiled {
         let resolver = Resolver::new(policy, topology);
         let rules = Rules::new(&resolver);
+        Compiled::from_rules(resolver, rules, primaries)
+    }
+
+    /// The same network where one node is another, or one more; it is found by its name. What the change does not touch
+    /// is shared, and primary routers stay as long as they are candidates. A node that is replaced keeps its place, a new
+    /// one moves those after it.
+    #[must_use]
+    pub fn with_node(&self, node: Node) -> Compiled {
+        let mut topology = Topology::clone(self.topology());
+        let found = topology.nodes.binary_search_by(|n| n.name.cmp(&node.name));
+        match found {
+            Ok(place) => topology.nodes[place] = Arc::new(node),
+            Err(place) => topology.nodes.insert(place, Arc::new(node)),
+        }
+        let topology = Arc::new(topology);
+        let replaced = found.ok().and_then(|place| self.resolver.replaced(Arc::clone(&topology), place));
+        match replaced {
+            // Where two nodes share an address, a set holds both by it, and a change of one is not told from the other.
+            Some((resolver, change)) if self.resolver.net.unique && resolver.net.unique => {
+                let rules = self.rules.replaced(&resolver, &change);
+                Compiled::from_rules(resolver, rules, &self.primaries())
+            }
+            _ => self.with_nodes(topology),
+        }
+    }
+
+    /// The same network without a node. A name that is not there changes nothing.
+    #[must_use]
+    pub fn without_node(&self, name: &str) -> Compiled {
+        let mut topology = Topology::clone(self.topology());
+        if let Some(place) = topology.node(name) {
+            topology.nodes.remove(place);
+        }
+        self.with_nodes(Arc::new(topology))
+    }
+
+    fn with_nodes(&self, topology: Arc<Topology>) -> Compiled {
+        let resolver = self.resolver.with_nodes(topology);
+        let rules = self.rules.with_nodes(&resolver);
+        Compiled::from_rules(resolver, rules, &self.primaries())
+    }
+
+    fn from_rules(resolver: Resolver, rules: Rules, primaries: &BTreeMap<Prefix, String>) -> Compiled {
         let routing = Routing::new(&resolver, primaries);
         let reach = Reach::new(&resolver, &rules);
         Compiled { resolver, rules, routing, reach, rules_of: OnceLock::new(), peers: OnceLock::new() }
@@ -144,7 +187,7 @@ impl Compiled {
     /// The routes a node advertises that an administrator or `autoApprovers` have approved.
     #[must_use]
     pub fn approved(&self, node: usize) -> &[Prefix] {
-        self.resolver.net.approved.get(node).map(Vec::as_slice).unwrap_or_default()
+        self.resolver.net.approved(node)
     }
 
     /// The router that answers for a subnet route now.
@@ -175,7 +218,7 @@ impl Compiled {
     #[must_use]
     pub fn source_texts<'s>(&'s self, src: &'s SourcesRef) -> &'s [String] {
         match src {
-            SourcesRef::Shared(i) => self.rules.sources.get(*i).map(Sources::texts).unwrap_or_default(),
+            SourcesRef::Shared(i) => self.rules.sources.get(*i).map(|s| s.texts()).unwrap_or_default(),
             SourcesRef::Own(texts) => texts,
         }
     }
@@ -222,7 +265,7 @@ impl Compiled {
     fn index(&self) -> Vec<Vec<u32>> {
         let len = self.resolver.net.len;
         let mut out: Vec<Vec<u32>> = vec![Vec::new(); len];
-        for (i, rule) in self.rules.rules.iter().enumerate() {
+        for (i, rule) in self.rules.all().iter().enumerate() {
             let mut concerned = Bits::new(len);
             let everyone = rule.dst.iter().any(|d| d.who == Who::Own || d.who == Who::Any)
                 || !rule.via.is_empty()
@@ -230,7 +273,7 @@ impl Compiled {
             if everyone {
                 (0..len).for_each(|n| concerned.set(n));
             }
-            for target in rule.dst.iter().filter_map(|d| self.rules.targets.get(d.set?)) {
+            for target in rule.dst.iter().filter_map(|d| self.rules.target(d)) {
                 concerned.add(&target.set.nodes);
                 concerned.add(&target.set.routers);
                 if target.set.internet {
@@ -248,9 +291,9 @@ impl Compiled {
     fn filter(&self, node: usize) -> Vec<Filter> {
         let mut out = Merge::default();
         match self.rules_of.get().and_then(|r| r.get(node)) {
-            Some(list) => list.iter().for_each(|i| self.reduce(&self.rules.rules[*i as usize], node, &mut out)),
+            Some(list) => list.iter().for_each(|i| self.reduce(&self.rules.all()[*i as usize], node, &mut out)),
             None => {
-                self.rules.rules.iter().filter(|r| self.concerns(r, node)).for_each(|r| self.reduce(r, node, &mut out))
+                self.rules.all().iter().filter(|r| self.concerns(r, node)).for_each(|r| self.reduce(r, node, &mut out))
             }
         }
         out.done
@@ -258,7 +301,7 @@ impl Compiled {
 
     /// False if the rule surely says nothing to this node; asked for one node, it spares most rules a closer look.
     fn concerns(&self, rule: &Rule, node: usize) -> bool {
-        let touches = |d: &Dest| match d.set.and_then(|i| self.rules.targets.get(i)) {
+        let touches = |d: &Dest| match self.rules.target(d) {
             None => true,
             Some(t) => {
                 let set = &t.set;
@@ -274,7 +317,7 @@ impl Compiled {
     }
 
     fn reduce(&self, rule: &Rule, node: usize, out: &mut Merge) {
-        let Some(sources) = self.rules.sources.get(rule.src) else { return };
+        let sources = self.rules.source(rule);
         if !rule.via.is_empty() {
             if !sources.is_empty() && rule.via.iter().any(|t| self.resolver.topology.nodes[node].has_tag(t)) {
                 self.reduce_via(rule, node, out);
@@ -292,12 +335,12 @@ impl Compiled {
             for proto in protos(rule) {
                 let mut dst = Vec::new();
                 for d in &rule.dst {
-                    let Some(target) = d.set.and_then(|i| self.rules.targets.get(i)) else { continue };
+                    let Some(target) = self.rules.target(d) else { continue };
                     for to in self.answers(target, node) {
                         dst.extend(ports_of(d, proto).map(|p| (to, p)));
                     }
                 }
-                out.push(rule.origin, SourcesRef::Shared(rule.src), proto, dst);
+                out.push(rule.origin, SourcesRef::Shared(self.rules.place(rule)), proto, dst);
             }
         }
         self.reduce_app(rule, node, out);
@@ -337,7 +380,7 @@ impl Compiled {
             find(a, a);
         }
         if set.routers.has(node) {
-            for r in net.routes_of[node].iter() {
+            for r in net.routes_of(node).iter() {
                 find(net.routes[r].first(), net.routes[r].last());
             }
         }
@@ -352,14 +395,14 @@ impl Compiled {
         for proto in protos(rule) {
             let mut dst = Vec::new();
             for d in &rule.dst {
-                let Some(target) = d.set.and_then(|i| self.rules.targets.get(i)) else { continue };
+                let Some(target) = self.rules.target(d) else { continue };
                 let internet = target.set.internet && !target.any && self.resolver.net.exits.has(node);
                 let routed = |p: &&Prefix| internet || routes.iter().any(|r| r.covers(**p) || p.covers(*r));
                 for p in target.prefixes.iter().filter(routed) {
                     dst.extend(ports_of(d, proto).map(|ports| (Some(*p), ports)));
                 }
             }
-            out.push(rule.origin, SourcesRef::Shared(rule.src), proto, dst);
+            out.push(rule.origin, SourcesRef::Shared(self.rules.place(rule)), proto, dst);
         }
     }
 
@@ -367,24 +410,24 @@ impl Compiled {
         if rule.app.is_empty() {
             return;
         }
-        let map = Arc::new(rule.app.clone());
+        let map = Arc::clone(&rule.app);
         let mut caps = Vec::new();
-        for target in rule.dst.iter().filter_map(|d| self.rules.targets.get(d.set?)) {
-            let dsts = self.narrow(&target.prefixes, node);
+        for target in rule.dst.iter().filter_map(|d| self.rules.target(d)) {
+            let dsts = self.narrow(target.prefixes.iter().copied(), node);
             if !dsts.is_empty() {
                 caps.push((dsts, Arc::clone(&map)));
             }
         }
         if !caps.is_empty() {
-            out.caps(rule.origin, SourcesRef::Shared(rule.src), caps);
+            out.caps(rule.origin, SourcesRef::Shared(self.rules.place(rule)), caps);
         }
-        let Some(sources) = self.rules.sources.get(rule.src) else { return };
+        let sources = self.rules.source(rule);
         for (_, companion) in COMPANIONS.iter().filter(|(c, _)| rule.app.contains_key(*c)) {
-            let dsts = self.narrow(&sources.parts, node);
+            let dsts = self.narrow(sources.parts(), node);
             if dsts.is_empty() || rule.dst.iter().all(|d| d.set.is_none()) {
                 continue;
             }
-            let targets = rule.dst.iter().filter_map(|d| self.rules.targets.get(d.set?));
+            let targets = rule.dst.iter().filter_map(|d| self.rules.target(d));
             let texts: Vec<String> = targets.flat_map(|t| t.texts(&self.resolver.net.routes)).collect();
             let map = Arc::new(BTreeMap::from([((*companion).to_string(), serde_json::Value::Null)]));
             out.caps(rule.origin, SourcesRef::Own(texts), vec![(dsts, map)]);
@@ -392,14 +435,14 @@ impl Compiled {
     }
 
     /// Of these prefixes, what concerns a node: its own addresses, one by one, and prefixes that touch what it routes.
-    fn narrow(&self, prefixes: &[Prefix], node: usize) -> Vec<Prefix> {
+    fn narrow(&self, prefixes: impl Iterator<Item = Prefix>, node: usize) -> Vec<Prefix> {
         let net = &self.resolver.net;
         let addrs: Vec<Addr> = self.resolver.topology.nodes[node].addrs().collect();
         let mut out = Vec::new();
         for p in prefixes {
             out.extend(addrs.iter().filter(|a| p.contains(**a)).map(|a| Prefix::host(*a)));
-            if net.routes_of[node].iter().any(|r| net.routes[r].covers(*p) || p.covers(net.routes[r])) {
-                out.push(*p);
+            if net.routes_of(node).iter().any(|r| net.routes[r].covers(p) || p.covers(net.routes[r])) {
+                out.push(p);
             }
         }
         out.sort_unstable();
@@ -412,13 +455,13 @@ impl Compiled {
         if own.is_empty() {
             return;
         }
-        let Some(from) = self.reach.own_sources(&self.resolver, &self.rules, rule.src, node) else { return };
+        let Some(from) = self.reach.own_sources(&self.resolver, self.rules.place(rule), node) else { return };
         let addrs: Vec<Addr> = self.resolver.topology.nodes[node].addrs().collect();
         let mut hosts: Vec<Prefix> =
             from.iter().flat_map(|n| self.resolver.topology.nodes[*n].addrs()).map(Prefix::host).collect();
         hosts.sort_unstable();
         let texts = || SourcesRef::Own(hosts.iter().map(ToString::to_string).collect());
-        let src = || self.reach.shared(&hosts).map_or_else(texts, SourcesRef::Shared);
+        let src = || self.rules.plain(&hosts).map_or_else(texts, SourcesRef::Shared);
         for proto in protos(rule) {
             let mut dst = Vec::new();
             for a in &addrs {
@@ -432,7 +475,7 @@ impl Compiled {
             return;
         }
         let own_prefixes: Vec<Prefix> = addrs.iter().map(|a| Prefix::host(*a)).collect();
-        out.caps(rule.origin, src(), vec![(own_prefixes.clone(), Arc::new(rule.app.clone()))]);
+        out.caps(rule.origin, src(), vec![(own_prefixes.clone(), Arc::clone(&rule.app))]);
         if from.contains(&node) {
             for (_, companion) in COMPANIONS.iter().filter(|(c, _)| rule.app.contains_key(*c)) {
                 let user = self.resolver.topology.nodes[node].owner();

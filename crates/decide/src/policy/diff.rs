@@ -89,7 +89,7 @@ fn sources(old: &Compiled, new: &Compiled) -> Vec<(String, Prefix)> {
     let mut other: BTreeSet<Prefix> = BTreeSet::new();
     for c in [old, new] {
         other.extend(c.resolver.net.routes.iter());
-        for rule in &c.rules.rules {
+        for rule in c.rules.all() {
             for who in rule.names.iter().filter_map(|w| c.resolver.nodes_of(w).is_none().then_some(w)) {
                 if !matches!(who, super::who::Who::Any | super::who::Who::DangerAll) {
                     other.extend(c.resolver.set(who).prefixes());

@@ -79,7 +79,7 @@ impl Compiled {
         let asked = asked(q);
         for f in &from {
             for t in to.iter().filter(|t| t.is_v4() == f.is_v4()) {
-                let found = self.rules.rules.iter().find(|r| self.matches(r, *f, *t, q).all());
+                let found = self.rules.all().iter().find(|r| self.matches(r, *f, *t, q).all());
                 let (rule, words) = match found {
                     Some(rule) => (Some(rule.origin), self.passes(rule, *f, *t)),
                     None => self.nearest(*f, *t, q),
@@ -124,12 +124,12 @@ impl Compiled {
 
     fn matches(&self, rule: &Rule, from: Prefix, to: Prefix, q: &Question) -> Match {
         let named = rule.names.iter().any(|w| *w == Who::DangerAll)
-            || self.rules.sources.get(rule.src).is_some_and(|s| s.set.ranges.overlaps(from))
+            || self.rules.source(rule).set.ranges.overlaps(from)
             || (!rule.posture.is_empty() && rule.names.iter().any(|w| self.resolver.set(w).ranges.overlaps(from)));
-        let posture = self.rules.sources.get(rule.src).is_some_and(|s| s.set.ranges.overlaps(from));
+        let posture = self.rules.source(rule).set.ranges.overlaps(from);
         let mut m = Match { src: named, posture, dst: false, net: false };
         for d in &rule.dst {
-            let here = match d.set.and_then(|i| self.rules.targets.get(i)) {
+            let here = match self.rules.target(d) {
                 Some(t) => t.any || t.set.ranges.overlaps(to),
                 None => self.same_owner(from.first(), to.first()),
             };
@@ -167,7 +167,7 @@ impl Compiled {
     fn nearest(&self, from: Prefix, to: Prefix, q: &Question) -> (Option<Origin>, String) {
         let score = |m: &Match| (u8::from(m.src) + u8::from(m.dst), m.net, m.posture, m.src);
         let best =
-            self.rules.rules.iter().map(|r| (r, self.matches(r, from, to, q))).rev().max_by_key(|(_, m)| score(m));
+            self.rules.all().iter().map(|r| (r, self.matches(r, from, to, q))).rev().max_by_key(|(_, m)| score(m));
         let Some((rule, m)) = best else {
             return (None, "the policy has no rule that lets anybody through".to_string());
         };
@@ -186,7 +186,7 @@ impl Compiled {
             let names: Vec<String> = rule.dst.iter().map(|d| d.who.to_string()).collect();
             lacks.push(format!("its destinations are {}", names.join(", ")));
         } else if !m.net {
-            let here = |d: &&Dest| match d.set.and_then(|i| self.rules.targets.get(i)) {
+            let here = |d: &&Dest| match self.rules.target(d) {
                 Some(t) => t.any || t.set.ranges.overlaps(to),
                 None => self.same_owner(from.first(), to.first()),
             };

@@ -16,6 +16,8 @@ mod fmt;
 mod hujson;
 pub mod ipset;
 pub mod language;
+mod net;
+mod people;
 pub mod posture;
 mod problem;
 mod ranges;

@@ -6,7 +6,7 @@ use std::fmt;
 use model::{Addr, AddrRange, Prefix};
 
 /// A set of addresses of both families, kept as disjoint, sorted, non-adjacent ranges.
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ranges {
     v4: Vec<(u128, u128)>,
     v6: Vec<(u128, u128)>,
@@ -151,7 +151,8 @@ fn normalize(ranges: &mut Vec<(u128, u128)>) {
     if ranges.windows(2).all(|w| w[0].1 < w[1].0 && w[1].0 - w[0].1 > 1) {
         return;
     }
-    ranges.sort_unstable();
+    // Two lists one behind the other are two sorted runs.
+    ranges.sort();
     let mut out: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
     for &(first, last) in ranges.iter() {
         match out.last_mut() {

@@ -4,14 +4,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use model::{Addr, Prefix};
+use model::Prefix;
 
 use super::bits::Bits;
 use super::ipset::{self, internet, mesh};
 use super::language::*;
+use super::net::{Approvers, Net};
+use super::people::{Members, People};
 use super::posture;
 use super::ranges::Ranges;
-use super::topology::{People, Topology, is_exit};
+use super::topology::{Node, Topology};
 use super::who::{Role, Who};
 
 /// What a name stands for.
@@ -34,147 +36,47 @@ pub(crate) struct Set {
     pub(crate) internet: bool,
 }
 
-/// Nodes and routes as the policy sees them.
-pub(crate) struct Net {
-    /// Addresses of nodes in order, with the node's place.
-    addrs: Vec<(Addr, usize)>,
-    /// True if no two nodes have the same address.
-    unique: bool,
-    /// Approved routes of each node, exit routes included, in order.
-    pub(crate) approved: Vec<Vec<Prefix>>,
-    /// The different approved subnet routes, in order.
-    pub(crate) routes: Vec<Prefix>,
-    /// All of them together, to see at once that an address is behind no router.
-    routed: Ranges,
-    /// The routers of each route.
-    pub(crate) routers: Vec<Vec<usize>>,
-    /// Subnet routes of each node, by place in `routes`.
-    pub(crate) routes_of: Vec<Bits>,
-    /// Approved exit nodes.
-    pub(crate) exits: Bits,
-    /// Number of nodes.
-    pub(crate) len: usize,
-}
-
 /// Turns names into sets.
 pub(crate) struct Resolver {
     pub(crate) policy: Arc<Policy>,
     pub(crate) topology: Arc<Topology>,
-    pub(crate) net: Net,
-    pub(crate) people: People,
-    pub(crate) sets: BTreeMap<String, ipset::Resolved>,
-    /// Nodes by tag, users' nodes by user, users of groups: asked once for every rule.
-    tagged: BTreeMap<String, Vec<usize>>,
-    owned: Vec<Vec<usize>>,
+    pub(crate) net: Arc<Net>,
+    pub(crate) people: Arc<People>,
+    approvers: Arc<Approvers>,
+    pub(crate) sets: Arc<BTreeMap<String, ipset::Resolved>>,
+    /// Nodes by tag, in order: asked once for every rule.
+    tagged: Arc<BTreeMap<String, Vec<usize>>>,
+    /// Devices of each user, in order.
+    owned: Arc<Vec<Vec<usize>>>,
 }
 
-impl Net {
-    pub(crate) fn new(policy: &Policy, topology: &Topology, people: &People) -> Net {
-        let nodes = &topology.nodes;
-        let mut addrs: Vec<(Addr, usize)> =
-            nodes.iter().enumerate().flat_map(|(i, n)| n.addrs().map(move |a| (a, i))).collect();
-        addrs.sort_unstable();
-        let approvers = Approvers::new(policy, topology, people);
-        let approved: Vec<Vec<Prefix>> = (0..nodes.len())
-            .map(|i| {
-                let node = &nodes[i];
-                let yes = |p: &&Prefix| node.approved.contains(p) || approvers.approves(i, **p);
-                let mut out: Vec<Prefix> = node.routable.iter().filter(yes).copied().collect();
-                out.sort_unstable_by_key(|p| (is_exit(*p), *p));
-                out.dedup();
-                out
-            })
-            .collect();
-        let mut by_route: BTreeMap<Prefix, Vec<usize>> = BTreeMap::new();
-        for (i, list) in approved.iter().enumerate() {
-            for p in list.iter().filter(|p| !is_exit(**p)) {
-                by_route.entry(*p).or_default().push(i);
-            }
-        }
-        let (routes, routers): (Vec<Prefix>, Vec<Vec<usize>>) = by_route.into_iter().unzip();
-        let mut routes_of = vec![Bits::new(routes.len()); nodes.len()];
-        for (r, list) in routers.iter().enumerate() {
-            for n in list {
-                routes_of[*n].set(r);
-            }
-        }
-        let exits = Bits::of(nodes.len(), (0..nodes.len()).filter(|i| approved[*i].iter().any(|p| is_exit(*p))));
-        let routed = routes.iter().copied().collect();
-        let unique = addrs.windows(2).all(|w| w[0].0 != w[1].0);
-        Net { addrs, unique, routed, approved, routes, routers, routes_of, exits, len: nodes.len() }
-    }
-
-    /// The node that has this address.
-    pub(crate) fn node_at(&self, addr: Addr) -> Option<usize> {
-        let i = self.addrs.partition_point(|(a, _)| *a < addr);
-        self.addrs.get(i).filter(|(a, _)| *a == addr).map(|(_, n)| *n)
-    }
-
-    /// The nodes with an address in these ranges.
-    fn nodes_in(&self, ranges: &Ranges) -> Bits {
-        let mut out = Bits::new(self.len);
-        for r in ranges.iter() {
-            let from = self.addrs.partition_point(|(a, _)| *a < r.first());
-            for (_, n) in self.addrs[from..].iter().take_while(|(a, _)| *a <= r.last()) {
-                out.set(*n);
-            }
-        }
-        out
-    }
-
-    /// Everything known of these addresses.
-    pub(crate) fn set(&self, wide: Ranges, hosts: Vec<Prefix>, internet: bool) -> Set {
-        self.complete(wide, hosts, internet, None)
-    }
-
-    /// The addresses of these nodes.
-    fn set_of(&self, topology: &Topology, nodes: &[usize]) -> Set {
-        let hosts = nodes.iter().filter_map(|n| topology.nodes.get(*n)).flat_map(|n| n.addrs()).map(Prefix::host);
-        // Without an address a node is in no set of addresses; where two share one, both are.
-        let known = |n: &&usize| topology.nodes.get(**n).is_some_and(|n| n.addrs().next().is_some());
-        let bits = self.unique.then(|| Bits::of(self.len, nodes.iter().filter(known).copied()));
-        self.complete(Ranges::new(), hosts.collect(), false, bits)
-    }
-
-    fn complete(&self, wide: Ranges, mut hosts: Vec<Prefix>, internet: bool, nodes: Option<Bits>) -> Set {
-        hosts.sort_unstable();
-        hosts.dedup();
-        hosts.retain(|h| !wide.covers(*h));
-        let mut ranges: Ranges = hosts.iter().copied().collect();
-        ranges.add(&wide);
-        let nodes = nodes.unwrap_or_else(|| self.nodes_in(&ranges));
-        let (routers, routes) = (Bits::new(self.len), Bits::new(self.routes.len()));
-        let mut set = Set { ranges, hosts, wide, nodes, routers, routes, internet };
-        if set.wide.is_empty() && !set.hosts.iter().any(|h| self.routed.overlaps(*h)) {
-            return set;
-        }
-        for (i, route) in self.routes.iter().enumerate() {
-            if set.ranges.overlaps(*route) {
-                set.routes.set(i);
-                for n in &self.routers[i] {
-                    set.routers.set(*n);
-                }
-            }
-        }
-        set
-    }
+/// What became of one node.
+pub(crate) struct Change {
+    pub(crate) old: Arc<Node>,
+    pub(crate) new: Arc<Node>,
+    pub(crate) place: usize,
+    /// True if its addresses are others.
+    pub(crate) addrs: bool,
+    /// Approved routes that it has no longer or has now.
+    pub(crate) routes: Ranges,
 }
 
 impl Set {
     /// Both together. What either touches, both touch: nothing is looked up again.
-    pub(crate) fn with(mut self, other: Set) -> Set {
+    pub(crate) fn join(&mut self, other: &Set) {
         self.ranges.add(&other.ranges);
         self.wide.add(&other.wide);
-        self.hosts.extend(other.hosts);
-        self.hosts.sort_unstable();
+        self.hosts.extend(&other.hosts);
+        self.hosts.sort();
         self.hosts.dedup();
-        let wide = &self.wide;
-        self.hosts.retain(|h| !wide.covers(*h));
+        if !self.wide.is_empty() {
+            let wide = &self.wide;
+            self.hosts.retain(|h| !wide.covers(*h));
+        }
         self.nodes.add(&other.nodes);
         self.routers.add(&other.routers);
         self.routes.add(&other.routes);
         self.internet |= other.internet;
-        self
     }
 
     /// Its prefixes in order; addresses that stand one by one stay so.
@@ -194,51 +96,108 @@ impl Set {
 impl Resolver {
     pub(crate) fn new(policy: Arc<Policy>, topology: Arc<Topology>) -> Resolver {
         let people = People::new(&topology);
-        let net = Net::new(&policy, &topology, &people);
-        let mut tagged: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        let mut owned = vec![Vec::new(); topology.users.len()];
-        for (i, n) in topology.nodes.iter().enumerate() {
-            for t in &n.tags {
-                tagged.entry(t.clone()).or_default().push(i);
+        let approvers = Approvers::new(&policy, &people);
+        let net = Arc::new(Net::new(&policy, &topology, &approvers));
+        let sets = Arc::new(ipset::resolve(&policy));
+        let (tagged, owned) = listed(&topology);
+        Resolver { net, people: people.into(), approvers: approvers.into(), sets, tagged, owned, policy, topology }
+    }
+
+    /// The same for other nodes under the same policy and the same users.
+    pub(crate) fn with_nodes(&self, topology: Arc<Topology>) -> Resolver {
+        let net = Arc::new(Net::new(&self.policy, &topology, &self.approvers));
+        let (tagged, owned) = listed(&topology);
+        Resolver { topology, net, tagged, owned, ..self.shared() }
+    }
+
+    /// The same where the node at one place is another.
+    pub(crate) fn replaced(&self, topology: Arc<Topology>, place: usize) -> Option<(Resolver, Change)> {
+        let (old, new) = (Arc::clone(self.topology.nodes.get(place)?), Arc::clone(topology.nodes.get(place)?));
+        let addrs = !old.addrs().eq(new.addrs());
+        let before = self.net.approved(place);
+        let approved = self.approvers.approved(&self.policy, &new);
+        let lost = before.iter().filter(|p| !approved.contains(p));
+        let routes: Ranges = lost.chain(approved.iter().filter(|p| !before.contains(p))).copied().collect();
+        let mut out = Resolver { topology, ..self.shared() };
+        if addrs || !routes.is_empty() {
+            out.net = Arc::new(self.net.replaced(place, &new, approved));
+        }
+        if old.tags != new.tags {
+            let tagged = Arc::make_mut(&mut out.tagged);
+            for t in &old.tags {
+                tagged.entry(t.clone()).or_default().retain(|n| *n != place);
             }
-            if let Some(list) = n.owner().and_then(|u| owned.get_mut(u)) {
-                list.push(i);
+            for t in &new.tags {
+                enter(tagged.entry(t.clone()).or_default(), place);
             }
         }
-        let sets = ipset::resolve(&policy);
-        Resolver { policy, topology, net, people, sets, tagged, owned }
+        if old.owner() != new.owner() {
+            let owned = Arc::make_mut(&mut out.owned);
+            if let Some(list) = old.owner().and_then(|u| owned.get_mut(u)) {
+                list.retain(|n| *n != place);
+            }
+            if let Some(list) = new.owner().and_then(|u| owned.get_mut(u)) {
+                enter(list, place);
+            }
+        }
+        Some((out, Change { old, new, place, addrs, routes }))
+    }
+
+    fn shared(&self) -> Resolver {
+        Resolver {
+            policy: Arc::clone(&self.policy),
+            topology: Arc::clone(&self.topology),
+            net: Arc::clone(&self.net),
+            people: Arc::clone(&self.people),
+            approvers: Arc::clone(&self.approvers),
+            sets: Arc::clone(&self.sets),
+            tagged: Arc::clone(&self.tagged),
+            owned: Arc::clone(&self.owned),
+        }
     }
 
     /// What a name stands for, everything known about it.
     pub(crate) fn set(&self, who: &Who) -> Set {
-        if let Some(nodes) = self.nodes_of(who) {
-            return self.net.set_of(&self.topology, &nodes);
+        self.set_with(who, self.members(who).as_ref())
+    }
+
+    /// The same where the members are known already.
+    pub(crate) fn set_with(&self, who: &Who, members: Option<&Members>) -> Set {
+        if let Some(members) = members {
+            return self.set_of(&self.list(members));
         }
         let (ranges, internet) = self.addresses(who);
         match ranges.prefixes().as_slice() {
-            [one] if one.is_host() => self.net.set(Ranges::new(), vec![*one], internet),
-            _ => self.net.set(ranges, Vec::new(), internet),
+            [one] if one.is_host() => self.complete(Ranges::new(), vec![*one], internet, None),
+            _ => self.complete(ranges, Vec::new(), internet, None),
         }
     }
 
-    /// The nodes a name of people or machines stands for; `None` for names of addresses.
+    /// The nodes a name of people or machines stands for, in order; `None` for names of addresses.
     pub(crate) fn nodes_of(&self, who: &Who) -> Option<Vec<usize>> {
-        let all = 0..self.topology.nodes.len();
-        let node = |i: &usize| &self.topology.nodes[*i];
-        let of_users = |users: &mut dyn Iterator<Item = usize>| -> Vec<usize> {
-            let mut out: Vec<usize> = users.flat_map(|u| self.owned.get(u).cloned().unwrap_or_default()).collect();
-            out.sort_unstable();
-            out.dedup();
-            out
-        };
-        Some(match who {
-            Who::Member => all.filter(|i| !node(i).is_tagged()).collect(),
-            Who::Tagged => all.filter(|i| node(i).is_tagged()).collect(),
-            Who::Shared => Vec::new(),
-            Who::Tag(t) => self.tagged.get(t.as_str()).cloned().unwrap_or_default(),
-            Who::User(_) | Who::Domain(_) | Who::Role(_) | Who::Group(_) => of_users(&mut self.users(who).into_iter()),
-            _ => return None,
-        })
+        self.members(who).map(|m| self.list(&m))
+    }
+
+    /// The nodes of a name of people or machines, as a question.
+    pub(crate) fn members(&self, who: &Who) -> Option<Members> {
+        Members::of(&self.policy, &self.people, who)
+    }
+
+    fn list(&self, members: &Members) -> Vec<usize> {
+        match members {
+            Members::Tag(t) => self.tagged.get(t.as_str()).cloned().unwrap_or_default(),
+            Members::Users(users) => {
+                let mut out: Vec<usize> = users.iter().filter_map(|u| self.owned.get(*u)).flatten().copied().collect();
+                out.sort_unstable();
+                out
+            }
+            _ => (0..self.net.len).filter(|i| self.topology.nodes.get(*i).is_some_and(|n| members.has(n))).collect(),
+        }
+    }
+
+    /// The nodes with this tag, in order.
+    pub(crate) fn tagged(&self, tag: &str) -> &[usize] {
+        self.tagged.get(tag).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The devices of a user.
@@ -253,7 +212,7 @@ impl Resolver {
 
     /// The users a name stands for.
     pub(crate) fn users(&self, who: &Who) -> Vec<usize> {
-        users(&self.policy, &self.topology, &self.people, who)
+        self.people.users(&self.policy, who)
     }
 
     /// The addresses of a name of addresses.
@@ -298,13 +257,64 @@ impl Resolver {
         out.into_iter().collect()
     }
 
+    /// The addresses of these nodes.
+    fn set_of(&self, nodes: &[usize]) -> Set {
+        let at = |n: &usize| self.topology.nodes.get(*n);
+        let v4 = nodes.iter().filter_map(at).filter_map(|n| n.ipv4);
+        let hosts = v4.chain(nodes.iter().filter_map(at).filter_map(|n| n.ipv6)).map(Prefix::host).collect();
+        // Without an address a node is in no set of addresses; where two share one, both are.
+        let known = nodes.iter().filter(|n| at(n).is_some_and(|n| n.addrs().next().is_some()));
+        let bits = self.net.unique.then(|| Bits::of(self.net.len, known.copied()));
+        self.complete(Ranges::new(), hosts, false, bits)
+    }
+
+    /// Everything known of these addresses.
+    pub(crate) fn complete(&self, wide: Ranges, mut hosts: Vec<Prefix>, internet: bool, nodes: Option<Bits>) -> Set {
+        hosts.sort();
+        hosts.dedup();
+        if !wide.is_empty() {
+            hosts.retain(|h| !wide.covers(*h));
+        }
+        let mut ranges: Ranges = hosts.iter().copied().collect();
+        ranges.add(&wide);
+        let nodes = nodes.unwrap_or_else(|| self.net.nodes_in(&ranges));
+        let routes = self.net.touching(&ranges);
+        let routers = Bits::of(0, routes.iter().flat_map(|r| self.net.routers[r].iter().copied()));
+        Set { ranges, hosts, wide, nodes, routers, routes, internet }
+    }
+
     /// The nodes that satisfy one of these postures.
     pub(crate) fn fit_nodes(&self, postures: &[At<String>]) -> Bits {
-        let fits = |i: &usize| {
-            let attributes = &self.topology.nodes[*i].posture;
-            postures.iter().any(|p| fits(&self.policy, &p.it, attributes))
-        };
-        Bits::of(self.net.len, (0..self.net.len).filter(fits))
+        let nodes = self.topology.nodes.iter().enumerate();
+        Bits::of(self.net.len, nodes.filter(|(_, n)| self.fits(postures, n)).map(|(i, _)| i))
+    }
+
+    /// True if the node satisfies one of these postures.
+    pub(crate) fn fits(&self, postures: &[At<String>], node: &Node) -> bool {
+        postures.iter().any(|p| fits(&self.policy, &p.it, &node.posture))
+    }
+}
+
+/// Nodes by tag, and devices of each user.
+fn listed(topology: &Topology) -> (Arc<BTreeMap<String, Vec<usize>>>, Arc<Vec<Vec<usize>>>) {
+    let mut tagged: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut owned = vec![Vec::new(); topology.users.len()];
+    for (i, n) in topology.nodes.iter().enumerate() {
+        for t in &n.tags {
+            enter(tagged.entry(t).or_default(), i);
+        }
+        if let Some(list) = n.owner().and_then(|u| owned.get_mut(u)) {
+            list.push(i);
+        }
+    }
+    let tagged = tagged.into_iter().map(|(tag, nodes)| (tag.to_string(), nodes)).collect();
+    (Arc::new(tagged), Arc::new(owned))
+}
+
+/// Enters a place into a list in order.
+fn enter(list: &mut Vec<usize>, place: usize) {
+    if let Err(at) = list.binary_search(&place) {
+        list.insert(at, place);
     }
 }
 
@@ -314,77 +324,8 @@ pub(crate) fn fits(policy: &Policy, name: &str, attributes: &BTreeMap<String, po
 }
 
 /// True if the node learns for this app connector.
-pub(crate) fn is_connector(node: &super::topology::Node, connector: &Connector) -> bool {
+pub(crate) fn is_connector(node: &Node, connector: &Connector) -> bool {
     connector.connectors.iter().any(|t| t.it == "*" || node.has_tag(&t.it))
-}
-
-/// The users a name stands for, in order; none for names that are no users.
-pub(crate) fn users(policy: &Policy, topology: &Topology, people: &People, who: &Who) -> Vec<usize> {
-    let mut out: Vec<usize> = match who {
-        Who::User(text) => people.named(text),
-        Who::Group(name) => {
-            let members = policy.groups.get(name).map(|g| g.it.as_slice()).unwrap_or_default();
-            members.iter().flat_map(|m| people.named(&m.it)).collect()
-        }
-        Who::Domain(domain) => {
-            let of = |email: &str| email.rsplit_once('@').is_some_and(|(_, d)| d.eq_ignore_ascii_case(domain));
-            (0..topology.users.len()).filter(|u| of(&topology.users[*u].email)).collect()
-        }
-        Who::Role(role) => (0..topology.users.len()).filter(|u| people.has_role(*u, *role)).collect(),
-        Who::Member => (0..topology.users.len()).collect(),
-        _ => Vec::new(),
-    };
-    out.sort_unstable();
-    out.dedup();
-    out
-}
-
-/// Who may approve what without being asked.
-pub(crate) struct Approvers {
-    routes: Vec<(Prefix, Bits)>,
-    exit: Bits,
-    pinned: Vec<(Prefix, Bits)>,
-}
-
-impl Approvers {
-    pub(crate) fn new(policy: &Policy, topology: &Topology, people: &People) -> Approvers {
-        let len = topology.nodes.len();
-        let nodes = |whos: &[At<Who>]| {
-            let mut out = Bits::new(len);
-            for who in whos {
-                let owners = users(policy, topology, people, &who.it);
-                for (i, n) in topology.nodes.iter().enumerate() {
-                    let tagged = match &who.it {
-                        Who::Tag(t) => n.has_tag(t),
-                        Who::Tagged => n.is_tagged(),
-                        _ => false,
-                    };
-                    if tagged || n.owner().is_some_and(|u| owners.contains(&u)) {
-                        out.set(i);
-                    }
-                }
-            }
-            out
-        };
-        let connectors = policy.node_attrs.iter().flat_map(|n| &n.connectors).flat_map(|c| {
-            let learners = Bits::of(len, (0..len).filter(|i| is_connector(&topology.nodes[*i], c)));
-            c.routes.iter().map(move |r| (r.it, learners.clone())).collect::<Vec<_>>()
-        });
-        Approvers {
-            routes: policy.auto_approvers.routes.iter().map(|(p, who)| (p.it, nodes(who))).collect(),
-            exit: nodes(&policy.auto_approvers.exit_node),
-            pinned: connectors.collect(),
-        }
-    }
-
-    /// True if the node may have this route, or a wider one it is part of. `0.0.0.0/0` under `routes` means any route,
-    /// not the exit node's; pinned routes of app connectors are approved by being pinned.
-    pub(crate) fn approves(&self, node: usize, route: Prefix) -> bool {
-        if is_exit(route) {
-            return self.exit.has(node);
-        }
-        self.routes.iter().chain(&self.pinned).any(|(p, nodes)| p.covers(route) && nodes.has(node))
-    }
 }
 
 /// True if the node's user has the role. A tagged node takes it from an owner of one of its tags who has exactly this
@@ -398,7 +339,7 @@ pub(crate) fn role_reaches(r: &Resolver, node: usize, role: Role) -> bool {
     let exact = |u: &usize| people.has_role(*u, role) && (role == Role::Owner || !people.has_role(*u, Role::Owner));
     n.tags.iter().any(|t| {
         let owners = policy.tag_owners.get(t).map(|o| o.it.as_slice()).unwrap_or_default();
-        owners.iter().any(|o| users(policy, topology, people, &o.it).iter().any(exact))
+        owners.iter().any(|o| people.users(policy, &o.it).iter().any(exact))
     })
 }
 
@@ -440,7 +381,7 @@ mod tests {
                 let one = r.set(&read_who(a).unwrap());
                 assert_eq!(
                     fields(&one),
-                    fields(&r.net.set(one.wide.clone(), one.hosts.clone(), false)),
+                    fields(&r.complete(one.wide.clone(), one.hosts.clone(), false, None)),
                     "{a} with twin {twin}"
                 );
                 for b in names {
@@ -448,8 +389,10 @@ mod tests {
                     let (mut wide, mut hosts) = (one.wide.clone(), one.hosts.clone());
                     wide.add(&two.wide);
                     hosts.extend(two.hosts.iter().copied());
-                    let want = r.net.set(wide, hosts, false);
-                    assert_eq!(fields(&one.clone().with(two)), fields(&want), "{a} and {b} with twin {twin}");
+                    let want = r.complete(wide, hosts, false, None);
+                    let mut both = one.clone();
+                    both.join(&two);
+                    assert_eq!(fields(&both), fields(&want), "{a} and {b} with twin {twin}");
                 }
             }
         }

@@ -12,8 +12,9 @@ use model::Prefix;
 
 use super::bits::Bits;
 use super::compile::symmetric;
-use super::resolve::{Net, Resolver};
-use super::rules::Rules;
+use super::net::Net;
+use super::resolve::Resolver;
+use super::rules::{Rules, Sources};
 use super::topology::Node;
 
 /// The primary router of each route.
@@ -47,18 +48,12 @@ struct Via {
 
 /// What the rules let who reach.
 pub(crate) struct Reach {
-    /// Sources as nodes and routers, by place in [`Rules::sources`].
-    from: Vec<Bits>,
-    /// Sources as nodes alone.
-    from_nodes: Vec<Bits>,
-    /// Routes among the sources.
-    from_routes: Vec<Bits>,
+    /// By place in [`Rules::sources`].
+    sources: Vec<Arc<Sources>>,
     groups: Vec<Option<Group>>,
     via: Vec<Via>,
     /// Sources of rules on `autogroup:self`.
     own: Vec<usize>,
-    /// Sources that are single addresses and nothing else, by those addresses.
-    plain: BTreeMap<Vec<Prefix>, usize>,
     /// For each route the nodes that may use it.
     viewers: OnceLock<Vec<Bits>>,
 }
@@ -93,9 +88,7 @@ impl Routing {
         peer: usize,
     ) -> Vec<Prefix> {
         let net = &r.net;
-        let (Some(mine), Some(theirs)) = (net.routes_of.get(viewer), net.routes_of.get(peer)) else {
-            return Vec::new();
-        };
+        let (mine, theirs) = (net.routes_of(viewer), net.routes_of(peer));
         let exit = net.exits.has(peer);
         if theirs.is_empty() && !exit {
             return Vec::new();
@@ -109,7 +102,7 @@ impl Routing {
         out.extend(primary.iter().copied().filter(|i| mine.has(*i)));
         let mut routes: Vec<Prefix> = out.into_iter().map(|i| net.routes[i]).collect();
         if exit && (steer.exit_in || (!steer.exit_out && reach.may_use_internet(r, viewer))) {
-            routes.extend(net.approved[peer].iter().copied().filter(|p| p.bits() == 0));
+            routes.extend(net.approved(peer).iter().copied().filter(|p| p.bits() == 0));
         }
         routes
     }
@@ -125,12 +118,12 @@ impl Routing {
             exit_in: false,
             exit_out: false,
         };
-        let mine: Vec<&Via> = reach.via.iter().filter(|v| reach.from_nodes[v.src].has(viewer)).collect();
+        let mine: Vec<&Via> = reach.via.iter().filter(|v| reach.sources[v.src].set.nodes.has(viewer)).collect();
         if mine.is_empty() {
             return s;
         }
         for v in &mine {
-            let mut matched = net.routes_of[peer].clone();
+            let mut matched = net.routes_of(peer).clone();
             matched.keep(&v.routes);
             if v.tagged.has(peer) {
                 s.include.add(&matched)
@@ -155,7 +148,7 @@ impl Routing {
         // Where a rule without `via` lets the viewer reach the same route, the usual primary router stands.
         for (src, group) in reach.groups.iter().enumerate() {
             let Some(g) = group else { continue };
-            if !reach.from_nodes[src].has(viewer) {
+            if !reach.sources[src].set.nodes.has(viewer) {
                 continue;
             }
             for i in g.named.iter() {
@@ -206,23 +199,20 @@ impl Reach {
         let everybody = Bits::of(net.len, 0..net.len);
         let every_route = Bits::of(net.routes.len(), 0..net.routes.len());
         let mut reach = Reach {
-            from: rules.sources.iter().map(|s| both(&s.set.nodes, &s.set.routers)).collect(),
-            from_nodes: rules.sources.iter().map(|s| s.set.nodes.clone()).collect(),
-            from_routes: rules.sources.iter().map(|s| s.set.routes.clone()).collect(),
+            sources: rules.sources.clone(),
             groups: rules.sources.iter().map(|_| None).collect(),
             via: Vec::new(),
             own: Vec::new(),
-            plain: rules.sources.iter().enumerate().filter_map(|(i, s)| s.plain().map(|p| (p.to_vec(), i))).collect(),
             viewers: OnceLock::new(),
         };
-        for rule in &rules.rules {
-            if rule.dst.iter().any(|d| d.set.is_none()) && !reach.own.contains(&rule.src) {
-                reach.own.push(rule.src);
+        for rule in rules.all() {
+            let src = rules.place(rule);
+            if rule.dst.iter().any(|d| d.set.is_none()) && !reach.own.contains(&src) {
+                reach.own.push(src);
             }
-            let targets = rule.dst.iter().filter_map(|d| rules.targets.get(d.set?));
+            let targets = rule.dst.iter().filter_map(|d| rules.target(d));
             if !rule.via.is_empty() {
-                let tagged = (0..net.len).filter(|n| rule.via.iter().any(|t| r.topology.nodes[*n].has_tag(t)));
-                let tagged = Bits::of(net.len, tagged);
+                let tagged = Bits::of(net.len, rule.via.iter().flat_map(|t| r.tagged(t)).copied());
                 let (mut routes, mut internet, mut through) = (Bits::new(net.routes.len()), false, Bits::new(net.len));
                 for t in targets {
                     routes.add(&t.set.routes);
@@ -233,7 +223,7 @@ impl Reach {
                     }
                 }
                 through.keep(&tagged);
-                reach.via.push(Via { src: rule.src, tagged, through, routes, internet });
+                reach.via.push(Via { src, tagged, through, routes, internet });
                 continue;
             }
             let empty = || Group {
@@ -242,7 +232,7 @@ impl Reach {
                 routes: Bits::new(net.routes.len()),
                 named: Bits::new(net.routes.len()),
             };
-            let group = reach.groups[rule.src].get_or_insert_with(empty);
+            let group = reach.groups[src].get_or_insert_with(empty);
             for t in targets {
                 group.named.add(&t.set.routes);
                 group.internet |= t.set.internet;
@@ -259,15 +249,10 @@ impl Reach {
         reach
     }
 
-    /// Sources that are exactly these addresses.
-    pub(crate) fn shared(&self, hosts: &[Prefix]) -> Option<usize> {
-        self.plain.get(hosts).copied()
-    }
-
     /// The devices of a node's user that are among the sources; `None` for tagged nodes and where there is none.
-    pub(crate) fn own_sources(&self, r: &Resolver, _rules: &Rules, src: usize, node: usize) -> Option<Vec<usize>> {
+    pub(crate) fn own_sources(&self, r: &Resolver, src: usize, node: usize) -> Option<Vec<usize>> {
         let devices = self.devices(r, node)?;
-        let from: Vec<usize> = devices.into_iter().filter(|n| self.from_nodes[src].has(*n)).collect();
+        let from: Vec<usize> = devices.into_iter().filter(|n| self.sources[src].set.nodes.has(*n)).collect();
         (!from.is_empty()).then_some(from)
     }
 
@@ -290,25 +275,26 @@ impl Reach {
         for (src, group) in self.groups.iter().enumerate() {
             let Some(g) = group else { continue };
             let exits = g.internet.then_some(&r.net.exits);
-            if self.from[src].has(node) {
+            if self.sources[src].from.has(node) {
                 out.add(&g.nodes);
                 exits.iter().for_each(|e| out.add(e));
             }
             if g.nodes.has(node) || exits.is_some_and(|e| e.has(node)) {
-                out.add(&self.from[src]);
+                out.add(&self.sources[src].from);
             }
         }
         for v in &self.via {
-            if self.from[v.src].has(node) {
+            if self.sources[v.src].from.has(node) {
                 out.add(&v.through);
             }
             if v.through.has(node) {
-                out.add(&self.from[v.src]);
+                out.add(&self.sources[v.src].from);
             }
         }
         if let Some(devices) = self.devices(r, node) {
             for src in &self.own {
-                let from: Vec<usize> = devices.iter().copied().filter(|n| self.from_nodes[*src].has(*n)).collect();
+                let from: Vec<usize> =
+                    devices.iter().copied().filter(|n| self.sources[*src].set.nodes.has(*n)).collect();
                 if from.contains(&node) {
                     devices.iter().for_each(|n| out.set(*n));
                 }
@@ -325,15 +311,15 @@ impl Reach {
         for (src, group) in self.groups.iter().enumerate() {
             let Some(g) = group else { continue };
             let reached = self.reached(r, g);
-            self.from[src].iter().for_each(|n| rows[n].add(&reached));
+            self.sources[src].from.iter().for_each(|n| rows[n].add(&reached));
         }
         for v in &self.via {
-            self.from[v.src].iter().for_each(|n| rows[n].add(&v.through));
+            self.sources[v.src].from.iter().for_each(|n| rows[n].add(&v.through));
         }
         for src in &self.own {
             for devices in r.devices() {
                 let bits = Bits::of(r.net.len, devices.iter().copied());
-                devices.iter().filter(|n| self.from_nodes[*src].has(**n)).for_each(|n| rows[*n].add(&bits));
+                devices.iter().filter(|n| self.sources[*src].set.nodes.has(**n)).for_each(|n| rows[*n].add(&bits));
             }
         }
         symmetric(rows)
@@ -345,11 +331,11 @@ impl Reach {
             let mut out = vec![Bits::new(r.net.len); r.net.routes.len()];
             for (src, group) in self.groups.iter().enumerate() {
                 let Some(g) = group else { continue };
-                g.routes.iter().for_each(|i| out[i].add(&self.from[src]));
-                self.from_routes[src].iter().for_each(|i| out[i].add(&g.nodes));
+                g.routes.iter().for_each(|i| out[i].add(&self.sources[src].from));
+                self.sources[src].set.routes.iter().for_each(|i| out[i].add(&g.nodes));
             }
             for v in &self.via {
-                self.from_routes[v.src].iter().for_each(|i| out[i].add(&v.through));
+                self.sources[v.src].set.routes.iter().for_each(|i| out[i].add(&v.through));
             }
             out
         });
@@ -358,14 +344,9 @@ impl Reach {
 
     /// True if a node may reach the internet through exit nodes.
     fn may_use_internet(&self, _r: &Resolver, viewer: usize) -> bool {
-        let group =
-            |(src, g): (usize, &Option<Group>)| g.as_ref().is_some_and(|g| g.internet) && self.from[src].has(viewer);
+        let group = |(src, g): (usize, &Option<Group>)| {
+            g.as_ref().is_some_and(|g| g.internet) && self.sources[src].from.has(viewer)
+        };
         self.groups.iter().enumerate().any(group)
     }
-}
-
-fn both(a: &Bits, b: &Bits) -> Bits {
-    let mut out = a.clone();
-    out.add(b);
-    out
 }

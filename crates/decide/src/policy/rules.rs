@@ -1,16 +1,19 @@
-//! The rules of a policy in one form. In: `acls` and `grants` with their names resolved. Out: rules whose sources and
-//! destinations are sets, each distinct one kept once.
+//! The rules of a policy in one form. In: `acls` and `grants`, and what their names stand for. Out: rules whose sources
+//! and destinations are sets, each distinct one kept once. What only the policy says is an [`Outline`], made once; the
+//! sets change with the network, and a change of one node makes anew only those that it touches.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 
 use model::Prefix;
 
 use super::bits::Bits;
 use super::language::*;
+use super::people::Members;
 use super::problem::Pos;
 use super::ranges::Ranges;
-use super::resolve::{Resolver, Set};
+use super::resolve::{Change, Resolver, Set};
 use super::who::{Ports, Proto, Who};
 
 /// Which rule of the document something comes from.
@@ -24,24 +27,6 @@ pub struct Origin {
     pub pos: Pos,
 }
 
-/// The sources of a rule, resolved.
-#[derive(Debug)]
-pub(crate) struct Sources {
-    /// Addresses as the packet filter matches them: approved routes included where `*` is a source.
-    pub(crate) set: Set,
-    /// The same before routes.
-    base: Set,
-    /// Approved subnet routes that `*` brings, one by one.
-    routes: Vec<Prefix>,
-    /// Names beside `*`, which keep their own entries.
-    beside: Vec<String>,
-    /// The prefixes of each name, in the order written.
-    pub(crate) parts: Vec<Prefix>,
-    /// True for `autogroup:danger-all`.
-    everyone: bool,
-    texts: OnceLock<Vec<String>>,
-}
-
 /// A destination of a rule.
 #[derive(Debug, Clone)]
 pub(crate) struct Dest {
@@ -53,25 +38,14 @@ pub(crate) struct Dest {
     pub(crate) set: Option<usize>,
 }
 
-/// A destination, resolved.
-#[derive(Debug)]
-pub(crate) struct Target {
-    /// What it stands for.
-    pub(crate) set: Set,
-    /// Its prefixes in order.
-    pub(crate) prefixes: Vec<Prefix>,
-    /// True for `*`, which filters write as `*`.
-    pub(crate) any: bool,
-}
-
 /// One rule.
 #[derive(Debug)]
 pub(crate) struct Rule {
     pub(crate) origin: Origin,
-    /// Place of its sources.
-    pub(crate) src: usize,
+    /// Place of its sources as written.
+    asks: usize,
     pub(crate) dst: Vec<Dest>,
-    pub(crate) app: BTreeMap<String, serde_json::Value>,
+    pub(crate) app: Arc<BTreeMap<String, serde_json::Value>>,
     pub(crate) via: Vec<String>,
     /// Postures that were asked for, for explanations.
     pub(crate) posture: Vec<String>,
@@ -79,54 +53,114 @@ pub(crate) struct Rule {
     pub(crate) names: Vec<Who>,
 }
 
+/// Sources as written: names, and postures of which one must hold.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Asks {
+    names: Vec<usize>,
+    posture: Option<usize>,
+}
+
+/// What a policy says, whoever exists: its names, each once, and its rules.
+#[derive(Debug, Default)]
+pub(crate) struct Outline {
+    names: Vec<Who>,
+    asks: Vec<Asks>,
+    postures: Vec<Vec<At<String>>>,
+    /// Places of the names that are destinations.
+    targets: Vec<usize>,
+    rules: Vec<Rule>,
+}
+
+/// The sources of a rule, resolved.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    /// Addresses as the packet filter matches them: approved routes included where `*` is a source.
+    pub(crate) set: Arc<Set>,
+    /// The same before routes.
+    base: Arc<Set>,
+    /// Approved subnet routes that `*` brings, one by one.
+    routes: Vec<Prefix>,
+    /// Names beside `*`, which keep their own entries.
+    beside: Vec<String>,
+    /// What each name stands for, in the order written.
+    parts: Vec<Arc<Set>>,
+    /// True for `autogroup:danger-all`.
+    everyone: bool,
+    /// Of what makes two sources the same.
+    digest: u64,
+    /// Nodes and routers among them.
+    pub(crate) from: Bits,
+    texts: OnceLock<Vec<String>>,
+}
+
+/// A destination, resolved.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// What it stands for.
+    pub(crate) set: Arc<Set>,
+    /// Its prefixes in order.
+    pub(crate) prefixes: Vec<Prefix>,
+    /// True for `*`, which filters write as `*`.
+    pub(crate) any: bool,
+}
+
 /// All rules with what they share.
 pub(crate) struct Rules {
-    pub(crate) rules: Vec<Rule>,
-    pub(crate) sources: Vec<Sources>,
-    pub(crate) targets: Vec<Target>,
+    outline: Arc<Outline>,
+    /// By name: the nodes it stands for, if it names people or machines.
+    members: Arc<Vec<Option<Members>>>,
+    /// By name: what it stands for.
+    sets: Vec<Arc<Set>>,
+    /// By posture: nodes that satisfy it.
+    fit: Vec<Arc<Bits>>,
+    /// By sources as written: what they are.
+    asked: Vec<Arc<Sources>>,
+    /// By sources as written: their place among the distinct ones.
+    places: Vec<usize>,
+    /// The distinct ones.
+    pub(crate) sources: Vec<Arc<Sources>>,
+    /// Those by their digest.
+    known: BTreeMap<u64, Vec<usize>>,
+    /// Destinations.
+    pub(crate) targets: Vec<Arc<Target>>,
 }
 
-type SourceKey = (Ranges, Vec<Prefix>, Vec<Prefix>, Vec<String>, bool);
-
-/// Collects rules and keeps each distinct source and destination once.
-struct Builder<'r> {
-    r: &'r Resolver,
-    out: Rules,
-    by_key: BTreeMap<SourceKey, usize>,
-    by_names: BTreeMap<(Vec<Who>, Vec<String>), Option<usize>>,
-    by_who: BTreeMap<Who, usize>,
-    postures: BTreeMap<Vec<String>, Bits>,
-    sets: BTreeMap<Who, Set>,
+/// Collects rules and keeps each name once.
+#[derive(Default)]
+struct Builder {
+    out: Outline,
+    names: BTreeMap<Who, usize>,
+    asks: BTreeMap<Asks, usize>,
+    postures: BTreeMap<Vec<String>, usize>,
+    targets: BTreeMap<usize, usize>,
 }
 
-impl Rules {
-    /// Resolves every rule. A policy without `acls` and `grants` lets everybody through (public documentation: the
-    /// default when neither section is there); an empty section lets nobody.
-    pub(crate) fn new(r: &Resolver) -> Rules {
-        let mut b = Builder {
-            r,
-            out: Rules { rules: Vec::new(), sources: Vec::new(), targets: Vec::new() },
-            by_key: BTreeMap::new(),
-            by_names: BTreeMap::new(),
-            by_who: BTreeMap::new(),
-            postures: BTreeMap::new(),
-            sets: BTreeMap::new(),
+impl Outline {
+    /// Reads every rule. A policy without `acls` and `grants` lets everybody through (public documentation: the default
+    /// when neither section is there); an empty section lets nobody.
+    fn new(p: &Policy) -> Outline {
+        let mut b = Builder::default();
+        let postures = |own: &[At<String>]| match own {
+            [] => p.default_src_posture.clone(),
+            own => own.to_vec(),
         };
-        let p = &r.policy;
         if p.acls.is_none() && p.grants.is_none() {
             let origin = Origin { section: "", index: 0, pos: Pos { line: 1, column: 1 } };
             let all = vec![(None, vec![Ports::ALL])];
-            b.add(origin, &[Who::Any], vec![(Who::Any, all)], &BTreeMap::new(), &[], &[]);
+            b.add(origin, vec![Who::Any], vec![(Who::Any, all)], postures(&[]));
         }
         for (index, g) in p.grants.iter().flatten().enumerate() {
             let origin = Origin { section: "grants", index, pos: g.pos };
             let dst = g.dst.iter().map(|d| (d.it.clone(), g.ip.clone())).collect();
-            b.add(origin, &whos(&g.src), dst, &g.app, &g.via, &g.posture);
+            if let Some(rule) = b.add(origin, whos(&g.src), dst, postures(&g.posture)) {
+                rule.app = Arc::new(g.app.iter().map(|(k, v)| (k.clone(), v.it.clone())).collect());
+                rule.via = g.via.iter().map(|t| t.it.clone()).collect();
+            }
         }
         for (index, a) in p.acls.iter().flatten().enumerate() {
             let origin = Origin { section: "acls", index, pos: a.pos };
             let dst = a.dst.iter().map(|d| (d.it.who.clone(), vec![(a.proto, d.it.ports.clone())])).collect();
-            b.add(origin, &whos(&a.src), dst, &BTreeMap::new(), &[], &a.posture);
+            b.add(origin, whos(&a.src), dst, postures(&a.posture));
         }
         b.out
     }
@@ -136,145 +170,273 @@ fn whos(list: &[At<Who>]) -> Vec<Who> {
     list.iter().map(|w| w.it.clone()).collect()
 }
 
-impl Builder<'_> {
+impl Builder {
     fn add(
         &mut self,
         origin: Origin,
-        src: &[Who],
+        src: Vec<Who>,
         dst: Vec<(Who, Vec<(Proto, Vec<Ports>)>)>,
-        app: &BTreeMap<String, At<serde_json::Value>>,
-        via: &[At<String>],
-        posture: &[At<String>],
-    ) {
-        let posture = if posture.is_empty() { &self.r.policy.default_src_posture } else { posture };
+        posture: Vec<At<String>>,
+    ) -> Option<&mut Rule> {
         if src.is_empty() || dst.is_empty() {
-            return;
+            return None;
         }
-        let Some(source) = self.source(src, posture) else { return };
-        let dst = dst
-            .into_iter()
-            .map(|(who, nets)| Dest { set: (who != Who::Own).then(|| self.target(&who)), who, nets })
-            .collect();
+        let names = src.iter().map(|w| self.name(w)).collect();
+        let words: Vec<String> = posture.iter().map(|p| p.it.clone()).collect();
+        let posture =
+            (!posture.is_empty()).then(|| place(&mut self.postures, &mut self.out.postures, words.clone(), posture));
+        let asks = Asks { names, posture };
+        let asks = place(&mut self.asks, &mut self.out.asks, asks.clone(), asks);
+        let dst = dst.into_iter().map(|(who, nets)| {
+            let set = (who != Who::Own).then(|| {
+                let name = self.name(&who);
+                place(&mut self.targets, &mut self.out.targets, name, name)
+            });
+            Dest { who, nets, set }
+        });
+        let dst = dst.collect();
         self.out.rules.push(Rule {
             origin,
-            src: source,
+            asks,
             dst,
-            app: app.iter().map(|(k, v)| (k.clone(), v.it.clone())).collect(),
-            via: via.iter().map(|t| t.it.clone()).collect(),
-            posture: posture.iter().map(|p| p.it.clone()).collect(),
-            names: src.to_vec(),
+            app: Arc::default(),
+            via: Vec::new(),
+            posture: words,
+            names: src,
         });
+        self.out.rules.last_mut()
     }
 
-    fn set(&mut self, who: &Who) -> Set {
-        if let Some(set) = self.sets.get(who) {
-            return set.clone();
-        }
-        let set = self.r.set(who);
-        self.sets.insert(who.clone(), set.clone());
-        set
-    }
-
-    fn target(&mut self, who: &Who) -> usize {
-        if let Some(i) = self.by_who.get(who) {
-            return *i;
-        }
-        let set = self.set(who);
-        let any = *who == Who::Any;
-        let prefixes = set.prefixes();
-        self.out.targets.push(Target { set, prefixes, any });
-        self.by_who.insert(who.clone(), self.out.targets.len() - 1);
-        self.out.targets.len() - 1
-    }
-
-    /// The place of these sources.
-    fn source(&mut self, src: &[Who], posture: &[At<String>]) -> Option<usize> {
-        let names = (src.to_vec(), posture.iter().map(|p| p.it.clone()).collect::<Vec<_>>());
-        if let Some(i) = self.by_names.get(&names) {
-            return *i;
-        }
-        let sources = self.resolve_sources(src, posture);
-        let base = &sources.base;
-        let key: SourceKey =
-            (base.wide.clone(), base.hosts.clone(), sources.routes.clone(), sources.beside.clone(), sources.everyone);
-        let i = match self.by_key.get(&key) {
-            Some(i) => *i,
-            None => {
-                self.out.sources.push(sources);
-                self.by_key.insert(key, self.out.sources.len() - 1);
-                self.out.sources.len() - 1
-            }
-        };
-        self.by_names.insert(names, Some(i));
-        Some(i)
-    }
-
-    fn resolve_sources(&mut self, src: &[Who], posture: &[At<String>]) -> Sources {
-        let any = src.contains(&Who::Any);
-        let mut s = Sources {
-            set: Set::default(),
-            base: Set::default(),
-            routes: Vec::new(),
-            beside: Vec::new(),
-            parts: Vec::new(),
-            everyone: src.contains(&Who::DangerAll),
-            texts: OnceLock::new(),
-        };
-        if !posture.is_empty() {
-            return self.fit_sources(src, posture, s);
-        }
-        let mut all = None;
-        for who in src {
-            let set = self.set(who);
-            s.parts.extend(set.prefixes());
-            if any && *who != Who::Any {
-                s.beside.extend(set.texts());
-            }
-            all = Some(match all {
-                None => set,
-                Some(all) => Set::with(all, set),
-            });
-        }
-        s.base = Set { internet: false, ..all.unwrap_or_default() };
-        if any {
-            s.routes = self.r.net.routes.clone();
-        }
-        if s.routes.is_empty() {
-            s.set = s.base.clone();
-        } else {
-            let mut matched = s.base.wide.clone();
-            matched.add(&s.routes.iter().copied().collect());
-            s.set = self.r.net.set(matched, s.base.hosts.clone(), false);
-        }
-        s
-    }
-
-    /// Sources under a posture are nodes that satisfy one; addresses that no node has, satisfy none.
-    fn fit_sources(&mut self, src: &[Who], posture: &[At<String>], mut s: Sources) -> Sources {
-        let names: Vec<String> = posture.iter().map(|p| p.it.clone()).collect();
-        let fit = match self.postures.get(&names) {
-            Some(fit) => fit.clone(),
-            None => {
-                let fit = self.r.fit_nodes(posture);
-                self.postures.insert(names, fit.clone());
-                fit
-            }
-        };
-        let mut nodes = Bits::new(self.r.net.len);
-        for who in src {
-            nodes.add(&self.set(who).nodes);
-        }
-        nodes.keep(&fit);
-        let addrs = nodes.iter().flat_map(|n| self.r.topology.nodes[n].addrs()).map(Prefix::host);
-        s.base = self.r.net.set(Ranges::new(), addrs.collect(), false);
-        s.everyone = false;
-        s.parts = s.base.prefixes();
-        s.set = s.base.clone();
-        s
+    fn name(&mut self, who: &Who) -> usize {
+        place(&mut self.names, &mut self.out.names, who.clone(), who.clone())
     }
 }
 
+/// The place of something in a list, entered if it is new.
+fn place<K: Ord, T>(known: &mut BTreeMap<K, usize>, list: &mut Vec<T>, key: K, it: T) -> usize {
+    *known.entry(key).or_insert_with(|| {
+        list.push(it);
+        list.len() - 1
+    })
+}
+
+impl Rules {
+    /// Resolves every rule.
+    pub(crate) fn new(r: &Resolver) -> Rules {
+        let outline = Arc::new(Outline::new(&r.policy));
+        let members = outline.names.iter().map(|w| r.members(w)).collect();
+        Rules::resolved(r, outline, Arc::new(members))
+    }
+
+    /// The same rules for other nodes of the same users.
+    pub(crate) fn with_nodes(&self, r: &Resolver) -> Rules {
+        Rules::resolved(r, Arc::clone(&self.outline), Arc::clone(&self.members))
+    }
+
+    fn resolved(r: &Resolver, outline: Arc<Outline>, members: Arc<Vec<Option<Members>>>) -> Rules {
+        let named = outline.names.iter().zip(members.iter());
+        let sets: Vec<Arc<Set>> = named.map(|(who, m)| Arc::new(r.set_with(who, m.as_ref()))).collect();
+        let fit: Vec<Arc<Bits>> = outline.postures.iter().map(|p| Arc::new(r.fit_nodes(p))).collect();
+        let asked = outline.asks.iter().map(|a| Arc::new(resolve_sources(r, &outline, a, &sets, &fit))).collect();
+        let targets = outline.targets.iter().map(|name| Arc::new(target(&outline, *name, &sets))).collect();
+        Rules::joined(outline, members, sets, fit, asked, targets)
+    }
+
+    /// The same after a change of one node: whatever it does not touch is shared.
+    pub(crate) fn replaced(&self, r: &Resolver, change: &Change) -> Rules {
+        let outline = &self.outline;
+        let renew = |i: usize, set: &Arc<Set>| {
+            let (who, members) = (&outline.names[i], self.members[i].as_ref());
+            match touches(change, who, members, set) {
+                true => Arc::new(r.set_with(who, members)),
+                false => Arc::clone(set),
+            }
+        };
+        let sets: Vec<Arc<Set>> = self.sets.iter().enumerate().map(|(i, set)| renew(i, set)).collect();
+        let fit = self.fit.iter().zip(&outline.postures).map(|(fit, posture)| {
+            let fits = r.fits(posture, &change.new);
+            if fits == fit.has(change.place) {
+                return Arc::clone(fit);
+            }
+            let mut fit = Bits::clone(fit);
+            if fits {
+                fit.set(change.place)
+            } else {
+                fit.unset(change.place)
+            }
+            Arc::new(fit)
+        });
+        let fit: Vec<Arc<Bits>> = fit.collect();
+        let same = |name: &usize| Arc::ptr_eq(&sets[*name], &self.sets[*name]);
+        let asked = self.asked.iter().zip(&outline.asks).map(|(before, asks)| {
+            let any = asks.names.iter().any(|n| outline.names[*n] == Who::Any);
+            let keep = asks.names.iter().all(same)
+                && asks.posture.is_none_or(|p| Arc::ptr_eq(&fit[p], &self.fit[p]))
+                && !(any && !change.routes.is_empty());
+            if keep { Arc::clone(before) } else { Arc::new(resolve_sources(r, outline, asks, &sets, &fit)) }
+        });
+        let asked = asked.collect();
+        let targets = self.targets.iter().zip(&outline.targets).map(|(before, name)| match same(name) {
+            true => Arc::clone(before),
+            false => Arc::new(target(outline, *name, &sets)),
+        });
+        let targets = targets.collect();
+        Rules::joined(Arc::clone(outline), Arc::clone(&self.members), sets, fit, asked, targets)
+    }
+
+    /// Gives the same sources the same place: filters join rules by it.
+    fn joined(
+        outline: Arc<Outline>,
+        members: Arc<Vec<Option<Members>>>,
+        sets: Vec<Arc<Set>>,
+        fit: Vec<Arc<Bits>>,
+        asked: Vec<Arc<Sources>>,
+        targets: Vec<Arc<Target>>,
+    ) -> Rules {
+        let mut sources: Vec<Arc<Sources>> = Vec::new();
+        let mut known: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        let places = asked.iter().map(|s| {
+            let alike = known.entry(s.digest).or_default();
+            if let Some(i) = alike.iter().find(|i| sources[**i].same(s)) {
+                return *i;
+            }
+            alike.push(sources.len());
+            sources.push(Arc::clone(s));
+            sources.len() - 1
+        });
+        let places = places.collect();
+        Rules { outline, members, sets, fit, asked, places, sources, known, targets }
+    }
+
+    /// The rules, `grants` first, each section in its order.
+    pub(crate) fn all(&self) -> &[Rule] {
+        &self.outline.rules
+    }
+
+    /// The place of a rule's sources in `sources`.
+    pub(crate) fn place(&self, rule: &Rule) -> usize {
+        self.places[rule.asks]
+    }
+
+    /// A rule's sources.
+    pub(crate) fn source(&self, rule: &Rule) -> &Sources {
+        &self.asked[rule.asks]
+    }
+
+    /// What a destination stands for; `None` for `autogroup:self`.
+    pub(crate) fn target(&self, dest: &Dest) -> Option<&Target> {
+        self.targets.get(dest.set?).map(|t| &**t)
+    }
+
+    /// The place of sources that are exactly these addresses.
+    pub(crate) fn plain(&self, hosts: &[Prefix]) -> Option<usize> {
+        let alike = self.known.get(&digest(&Ranges::new(), hosts, &[], &[], false))?;
+        alike.iter().copied().find(|i| self.sources[*i].plain() == Some(hosts))
+    }
+}
+
+/// True if a change of one node may have made another set of this one.
+fn touches(change: &Change, who: &Who, members: Option<&Members>, set: &Set) -> bool {
+    let own = match (members, who) {
+        (Some(m), _) => {
+            let (before, after) = (m.has(&change.old), m.has(&change.new));
+            before != after || (before && change.addrs)
+        }
+        (None, Who::Any) => change.addrs,
+        (None, Who::App(_)) => {
+            change.old.learned != change.new.learned || change.old.tags != change.new.tags || change.addrs
+        }
+        (None, _) => {
+            let addrs = || change.old.addrs().chain(change.new.addrs());
+            change.addrs && addrs().any(|a| set.ranges.contains(a))
+        }
+    };
+    // Where routes come or go, the others move up: whoever touches one is looked at again.
+    own || (!change.routes.is_empty()
+        && (!set.routes.is_empty() || change.routes.iter().flat_map(|r| r.prefixes()).any(|p| set.ranges.overlaps(p))))
+}
+
+fn target(outline: &Outline, name: usize, sets: &[Arc<Set>]) -> Target {
+    let set = Arc::clone(&sets[name]);
+    Target { prefixes: set.prefixes(), any: outline.names[name] == Who::Any, set }
+}
+
+fn resolve_sources(r: &Resolver, outline: &Outline, asks: &Asks, sets: &[Arc<Set>], fit: &[Arc<Bits>]) -> Sources {
+    let parts: Vec<Arc<Set>> = asks.names.iter().map(|n| Arc::clone(&sets[*n])).collect();
+    if let Some(posture) = asks.posture {
+        return fit_sources(r, &parts, &fit[posture]);
+    }
+    let is = |who: Who| asks.names.iter().any(|n| outline.names[*n] == who);
+    let (any, everyone) = (is(Who::Any), is(Who::DangerAll));
+    let mut beside = Vec::new();
+    for n in asks.names.iter().filter(|n| any && outline.names[**n] != Who::Any) {
+        beside.extend(sets[*n].texts());
+    }
+    let base = match parts.as_slice() {
+        [one] => Arc::clone(one),
+        many => {
+            let mut all = Set::default();
+            many.iter().for_each(|s| all.join(s));
+            Arc::new(all)
+        }
+    };
+    let routes = if any { r.net.routes.clone() } else { Vec::new() };
+    let set = if routes.is_empty() {
+        Arc::clone(&base)
+    } else {
+        let mut matched = base.wide.clone();
+        matched.add(&routes.iter().copied().collect());
+        Arc::new(r.complete(matched, base.hosts.clone(), false, None))
+    };
+    Sources::new(set, base, routes, beside, parts, everyone)
+}
+
+/// Sources under a posture are nodes that satisfy one; addresses that no node has, satisfy none.
+fn fit_sources(r: &Resolver, parts: &[Arc<Set>], fit: &Bits) -> Sources {
+    let mut nodes = Bits::new(r.net.len);
+    parts.iter().for_each(|s| nodes.add(&s.nodes));
+    nodes.keep(fit);
+    let addrs = nodes.iter().filter_map(|n| r.topology.nodes.get(n)).flat_map(|n| n.addrs()).map(Prefix::host);
+    let base = Arc::new(r.complete(Ranges::new(), addrs.collect(), false, None));
+    Sources::new(Arc::clone(&base), Arc::clone(&base), Vec::new(), Vec::new(), vec![base], false)
+}
+
+/// Sources with the same digest are looked at closely; others are not the same.
+fn digest(wide: &Ranges, hosts: &[Prefix], routes: &[Prefix], beside: &[String], everyone: bool) -> u64 {
+    // Thousands of addresses are folded with few steps each: an unlucky sum only costs a closer look.
+    let fold = |sum: u64, p: &Prefix| {
+        let bits = p.first().bits();
+        (sum ^ (bits as u64) ^ (bits >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+    };
+    let mut h = DefaultHasher::new();
+    (wide, hosts.len(), hosts.iter().fold(0, fold), routes, beside, everyone).hash(&mut h);
+    h.finish()
+}
+
 impl Sources {
+    fn new(
+        set: Arc<Set>,
+        base: Arc<Set>,
+        routes: Vec<Prefix>,
+        beside: Vec<String>,
+        parts: Vec<Arc<Set>>,
+        everyone: bool,
+    ) -> Sources {
+        let digest = digest(&base.wide, &base.hosts, &routes, &beside, everyone);
+        let mut from = set.nodes.clone();
+        from.add(&set.routers);
+        Sources { set, base, routes, beside, parts, everyone, digest, from, texts: OnceLock::new() }
+    }
+
+    /// True if filters say the same of both.
+    fn same(&self, other: &Sources) -> bool {
+        self.everyone == other.everyone
+            && self.routes == other.routes
+            && self.beside == other.beside
+            && (Arc::ptr_eq(&self.base, &other.base)
+                || (self.base.wide == other.base.wide && self.base.hosts == other.base.hosts))
+    }
+
     /// `SrcIPs` of a packet filter.
     pub(crate) fn texts(&self) -> &[String] {
         self.texts.get_or_init(|| {
@@ -290,13 +452,18 @@ impl Sources {
         })
     }
 
+    /// The prefixes of each name, in the order written.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.parts.iter().flat_map(|s| s.prefixes())
+    }
+
     /// True if nobody is among them.
     pub(crate) fn is_empty(&self) -> bool {
         self.set.ranges.is_empty()
     }
 
     /// Its addresses, if they stand one by one and there is nothing else.
-    pub(crate) fn plain(&self) -> Option<&[Prefix]> {
+    fn plain(&self) -> Option<&[Prefix]> {
         let only = self.routes.is_empty() && self.beside.is_empty() && !self.everyone && self.base.wide.is_empty();
         only.then_some(&self.base.hosts)
     }

@@ -107,7 +107,7 @@ impl Compiled {
     ) -> Option<Origin> {
         let passes =
             |rule: &&Rule| self.src_matches(rule, from, attributes) && self.dst_matches(rule, to, proto, Some(port));
-        self.rules.rules.iter().find(passes).map(|r| r.origin)
+        self.rules.all().iter().find(passes).map(|r| r.origin)
     }
 
     /// True if the rule has the prefix among its sources. With attributes given, they decide about postures.
@@ -116,13 +116,13 @@ impl Compiled {
             let named = rule.names.iter().any(|w| self.resolver.set(w).ranges.overlaps(from));
             return named && rule.posture.iter().any(|p| fits(&self.resolver.policy, p, attributes));
         }
-        self.rules.sources.get(rule.src).is_some_and(|s| s.set.ranges.overlaps(from))
+        self.rules.source(rule).set.ranges.overlaps(from)
     }
 
     /// True if the rule reaches part of the prefix under the protocol, at the port if one is given.
     pub(crate) fn dst_matches(&self, rule: &Rule, to: Prefix, proto: Proto, port: Option<u16>) -> bool {
         rule.dst.iter().any(|d| {
-            let Some(target) = d.set.and_then(|i| self.rules.targets.get(i)) else { return false };
+            let Some(target) = self.rules.target(d) else { return false };
             (target.any || target.set.ranges.overlaps(to)) && nets_match(&d.nets, proto, port)
         })
     }

@@ -136,55 +136,6 @@ impl Topology {
     }
 }
 
-/// Users by their names, and what they may do. Built once, so that a name costs no walk over all users.
-pub(crate) struct People {
-    by_email: BTreeMap<String, Vec<usize>>,
-    by_name: BTreeMap<String, Vec<usize>>,
-    roles: Vec<Option<Role>>,
-    /// False if no user has a role.
-    known: bool,
-    owner: Option<usize>,
-}
-
-impl People {
-    pub(crate) fn new(topology: &Topology) -> People {
-        let (mut by_email, mut by_name): (BTreeMap<String, Vec<usize>>, BTreeMap<String, Vec<usize>>) =
-            Default::default();
-        for (i, u) in topology.users.iter().enumerate() {
-            if !u.email.is_empty() {
-                by_email.entry(u.email.to_ascii_lowercase()).or_default().push(i);
-            }
-            if !u.name.is_empty() {
-                by_name.entry(u.name.clone()).or_default().push(i);
-            }
-        }
-        let roles: Vec<Option<Role>> = topology.users.iter().map(|u| u.role).collect();
-        People { by_email, by_name, known: roles.iter().any(Option::is_some), roles, owner: topology.owner() }
-    }
-
-    /// The users that a policy means by this text: an address, a short name, or a short name and `@`.
-    pub(crate) fn named(&self, text: &str) -> Vec<usize> {
-        let short = text.strip_suffix('@').unwrap_or(text);
-        let mut out = self.by_email.get(&text.to_ascii_lowercase()).cloned().unwrap_or_default();
-        out.extend(self.by_name.get(short).into_iter().flatten());
-        out
-    }
-
-    /// True if the user has the role. Where no user has any, the first one owns the network and all administer it: a
-    /// file without roles says nothing about them, and the answers that such files were captured with are these.
-    pub(crate) fn has_role(&self, user: usize, role: Role) -> bool {
-        let Some(has) = self.roles.get(user) else { return false };
-        if self.known {
-            return *has == Some(role) || (role == Role::Admin && *has == Some(Role::Owner));
-        }
-        match role {
-            Role::Owner => self.owner == Some(user),
-            Role::Admin => true,
-            _ => false,
-        }
-    }
-}
-
 fn field<'i>(item: &'i Item, key: &str) -> Option<&'i Item> {
     let Json::Object(o) = &item.value else { return None };
     o.iter().find(|m| m.key == key).map(|m| &m.item)
