@@ -278,6 +278,26 @@ pub fn self_signed(dir: &Dir) -> PathBuf {
     cert
 }
 
+/// A CA, and a certificate that it signed for the given names (as `DNS:a.test,IP:192.0.2.1`), as `cert.pem` and
+/// `key.pem`; gives the CA's certificate.
+pub fn signed(dir: &Dir, names: &str) -> PathBuf {
+    let at = |name: &str| dir.path().join(name);
+    let make = |args: &[&str], key: &str, cert: &str| {
+        let mut command = Command::new("openssl");
+        command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+        command.args(["-days", "2"]).args(args).arg("-keyout").arg(at(key)).arg("-out").arg(at(cert));
+        let out = command.output().unwrap_or_else(|e| panic!("openssl: {e}"));
+        assert!(out.status.success(), "openssl: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    make(&["-subj", "/CN=stage CA", "-addext", "keyUsage=critical,keyCertSign"], "ca.key", "ca.pem");
+    let (ca, key) = (at("ca.pem"), at("ca.key"));
+    let signer = ["-CA", ca.to_str().unwrap(), "-CAkey", key.to_str().unwrap()];
+    let names = format!("subjectAltName={names}");
+    let leaf = ["-subj", "/CN=stage", "-addext", names.as_str(), "-addext", "basicConstraints=critical,CA:FALSE"];
+    make(&[&leaf[..], &signer].concat(), "key.pem", "cert.pem");
+    ca
+}
+
 /// The first certificate of a PEM file, in DER.
 #[must_use]
 pub fn der_of(pem: &Path) -> Vec<u8> {

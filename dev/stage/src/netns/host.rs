@@ -140,6 +140,13 @@ impl Host {
         std::fs::write(self.etc().join("resolv.conf"), text).unwrap();
     }
 
+    /// Adds a line to `/etc/hosts` of this host.
+    pub fn name_of(&self, name: &str, addr: IpAddr) {
+        let path = self.etc().join("hosts");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        std::fs::write(path, format!("{text}\n{addr} {name}\n")).unwrap();
+    }
+
     /// `/etc/resolv.conf` as programs on this host read it now.
     #[must_use]
     pub fn resolv_conf(&self) -> String {

@@ -230,7 +230,14 @@ impl Tailscaled {
             std::thread::sleep(Duration::from_millis(180));
             Err(status)
         });
-        tried.map_err(|s| format!("{} after {limit:?}: {s:#}", self.host.name()))
+        let own = ["BackendState", "TailscaleIPs", "Health"];
+        let theirs = ["HostName", "Online", "AllowedIPs", "CurAddr", "Relay"];
+        let some = |v: &Value, keys: &[&str]| keys.iter().map(|k| format!("{k}={} ", v[*k])).collect::<String>();
+        tried.map_err(|s| {
+            let peers = s["Peer"].as_object().into_iter().flat_map(|p| p.values());
+            let peers: String = peers.map(|p| format!("\n  {}", some(p, &theirs))).collect();
+            format!("{} after {limit:?}: {}{peers}", self.host.name(), some(&s, &own))
+        })
     }
 
     fn output(&self, args: &[&str]) -> Output {
