@@ -2,3 +2,5 @@
 
 pub mod doorbook;
 pub mod fuzz;
+#[cfg(feature = "mesh")]
+pub mod mesh;
