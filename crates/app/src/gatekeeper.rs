@@ -243,7 +243,8 @@ fn also(a: &AlsoArgs, list: &str) -> Result<Vec<Kind>, Fail> {
         out.push(Kind::File { list: list(), file: file.clone() });
     }
     if !a.nft_ports.is_empty() {
-        out.push(Kind::Nftables { list: list(), ports: a.nft_ports.clone() });
+        let table = a.nft_table.clone().unwrap_or_else(|| "portcullis".to_string());
+        out.push(Kind::Nftables { list: list(), ports: a.nft_ports.iter().copied().collect(), table });
     }
     if let Some(exec) = &a.exec {
         out.push(Kind::Command { list: list(), argv: words(Some(exec), "") });

@@ -9,6 +9,8 @@ use std::fmt;
 
 use model::{Addr, AddrSet, Evidence, Grant, GrantId, Prefix};
 
+use crate::publish::Learnt;
+
 /// Who leaves when a list is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Evict {
@@ -168,6 +170,8 @@ struct Page {
     by_principal: BTreeMap<String, BTreeSet<GrantId>>,
     /// The `seen_at` that the store has.
     saved_seen: BTreeMap<GrantId, u64>,
+    /// What enforcers should hold.
+    learnt: Learnt,
 }
 
 /// A sign of life is saved when it is this much newer than the saved one: a busy client costs one write a minute, and
@@ -276,6 +280,12 @@ impl Ledger {
     /// The live grants of a list, in the order in which they were given.
     pub fn grants<'a>(&'a self, list: &'a str) -> impl Iterator<Item = &'a Grant> {
         self.grants.values().filter(move |g| g.list == list)
+    }
+
+    /// What enforcers of a list should hold of its live grants.
+    #[must_use]
+    pub fn learnt(&self, list: &str) -> Learnt {
+        self.lists.get(list).map(|p| p.learnt.clone()).unwrap_or_default()
     }
 
     /// A live grant.
@@ -532,10 +542,14 @@ impl Ledger {
 
     /// Puts a grant into every index, in place of what had its number. `saved`: the store will have this state.
     fn put(&mut self, g: Grant, saved: bool) {
-        let saved_before = self.lists.get(&g.list).and_then(|p| p.saved_seen.get(&g.id)).copied();
+        let page = self.lists.get(&g.list);
+        let saved_before = page.and_then(|p| p.saved_seen.get(&g.id)).copied();
+        // An end that only moved with a sign of life is told with the saved one.
+        let told = page.and_then(|p| p.learnt.get(g.id)).filter(|_| !saved);
         self.drop_grant(g.id);
         let Some(page) = self.lists.get_mut(&g.list) else { return };
         page.by_prefix.insert(g.prefix, g.id);
+        page.learnt.put(g.id, g.prefix, told.map_or(g.ends_at(), |t| t.1));
         if !g.pinned && g.evidence != Evidence::Dns {
             page.leaving.insert((page.rules.leaves_by(&g), g.id));
         }
@@ -559,6 +573,7 @@ impl Ledger {
         }
         if let Some(page) = self.lists.get_mut(&g.list) {
             page.by_prefix.remove(&g.prefix);
+            page.learnt.remove(id);
             page.leaving.remove(&(page.rules.leaves_by(&g), id));
             page.saved_seen.remove(&id);
             if let Some(ids) = g.principal.as_ref().and_then(|p| page.by_principal.get_mut(p)) {
@@ -599,6 +614,7 @@ impl Page {
             leaving: BTreeSet::new(),
             by_principal: BTreeMap::new(),
             saved_seen: BTreeMap::new(),
+            learnt: Learnt::default(),
         }
     }
 }

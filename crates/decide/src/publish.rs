@@ -2,9 +2,11 @@
 //! kind of enforcer. Only parsed prefixes and numbers are ever written: no name of a person or a service can become
 //! an instruction in somebody else's configuration.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use model::{Addr, Grant, Prefix};
+use model::{Addr, GrantId, Prefix};
 
 use crate::grant::Ledger;
 
@@ -18,7 +20,43 @@ pub struct Desired {
     /// Entries that are always there.
     pub statics: Vec<Prefix>,
     /// Learnt entries in the order in which they were given, each with its end (seconds since the Unix epoch).
-    pub learnt: Vec<(Prefix, Option<u64>)>,
+    pub learnt: Learnt,
+}
+
+/// Learnt entries in the order in which they were given. A copy costs little and shares what does not change, and two
+/// copies are compared where they differ only: so a change costs the same on a list of ten and of 100,000.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Learnt {
+    blocks: BTreeMap<u64, Arc<BTreeMap<GrantId, Learned>>>,
+    len: usize,
+}
+
+/// A prefix and its end, seconds since the Unix epoch; `None`: no end.
+pub type Learned = (Prefix, Option<u64>);
+
+/// Grants whose numbers share all but these bits stand together: 100,000 are 400 blocks, of which a change copies one.
+const BLOCK_BITS: u32 = 8;
+
+/// What became of a grant between two copies of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// As it was; `None`: it was not there.
+    pub before: Option<Learned>,
+    /// As it is; `None`: it is gone.
+    pub after: Option<Learned>,
+}
+
+/// All addresses from `first` to `last` of one family, until an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// IPv4.
+    pub v4: bool,
+    /// The lowest address as a number.
+    pub first: u128,
+    /// The highest.
+    pub last: u128,
+    /// Seconds since the Unix epoch; `None`: no end.
+    pub end: Option<u64>,
 }
 
 /// Which key Traefik reads the list from.
@@ -53,7 +91,7 @@ pub fn desired(ledger: &Ledger, list: &str, generation: u64) -> Desired {
         generation,
         list: list.to_string(),
         statics: ledger.rules(list).map(|r| r.statics.clone()).unwrap_or_default(),
-        learnt: ledger.grants(list).map(entry).collect(),
+        learnt: ledger.learnt(list),
     }
 }
 
@@ -62,7 +100,7 @@ impl Desired {
     /// stands for nobody.
     #[must_use]
     pub fn entries(&self) -> Vec<Prefix> {
-        let all = self.learnt.iter().map(|(p, _)| *p).chain(self.statics.iter().copied());
+        let all = self.learnt.iter().map(|(p, _)| p).chain(self.statics.iter().copied());
         let kept = uncovered(all.collect());
         if kept.is_empty() { nobody() } else { kept }
     }
@@ -72,6 +110,125 @@ impl Desired {
     pub fn merged(&self) -> Vec<Prefix> {
         merge(self.entries())
     }
+}
+
+impl Learnt {
+    /// Puts a grant in, in place of what had its number.
+    pub fn put(&mut self, id: GrantId, prefix: Prefix, end: Option<u64>) {
+        let block = self.blocks.entry(id.0 >> BLOCK_BITS).or_default();
+        if Arc::make_mut(block).insert(id, (prefix, end)).is_none() {
+            self.len += 1;
+        }
+    }
+
+    /// Takes a grant out.
+    pub fn remove(&mut self, id: GrantId) {
+        let Some(block) = self.blocks.get_mut(&(id.0 >> BLOCK_BITS)) else { return };
+        if block.contains_key(&id) {
+            Arc::make_mut(block).remove(&id);
+            self.len -= 1;
+        }
+        if block.is_empty() {
+            self.blocks.remove(&(id.0 >> BLOCK_BITS));
+        }
+    }
+
+    /// What stands under a number.
+    #[must_use]
+    pub fn get(&self, id: GrantId) -> Option<Learned> {
+        self.blocks.get(&(id.0 >> BLOCK_BITS))?.get(&id).copied()
+    }
+
+    /// Every entry, oldest grant first.
+    pub fn iter(&self) -> impl Iterator<Item = Learned> {
+        self.blocks.values().flat_map(|b| b.values().copied())
+    }
+
+    /// Number of entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if nothing is learnt.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What is different in a later copy.
+    #[must_use]
+    pub fn changes(&self, later: &Learnt) -> Vec<Change> {
+        let none = Arc::default();
+        let mut out = Vec::new();
+        let mut compare = |a: &BTreeMap<GrantId, Learned>, b: &BTreeMap<GrantId, Learned>| {
+            for (id, before) in a {
+                let after = b.get(id).copied();
+                if after != Some(*before) {
+                    out.push(Change { before: Some(*before), after });
+                }
+            }
+            let new = b.iter().filter(|(id, _)| !a.contains_key(*id));
+            out.extend(new.map(|(_, after)| Change { before: None, after: Some(*after) }));
+        };
+        for (key, a) in &self.blocks {
+            let b = later.blocks.get(key).unwrap_or(&none);
+            if !Arc::ptr_eq(a, b) {
+                compare(a, b);
+            }
+        }
+        for (_, b) in later.blocks.iter().filter(|(key, _)| !self.blocks.contains_key(key)) {
+            compare(&none, b);
+        }
+        out
+    }
+}
+
+/// Stretches that do not overlap and hold exactly the addresses of these prefixes, in order; each ends with the latest
+/// of the prefixes that hold it. For sets of ranges whose entries must not overlap.
+#[must_use]
+pub fn stretches(entries: impl IntoIterator<Item = Learned>) -> Vec<Stretch> {
+    let mut sorted: Vec<Learned> = entries.into_iter().collect();
+    // By family, start, then widest first: a parent stands before its children.
+    sorted.sort_unstable();
+    let mut out: Vec<Stretch> = Vec::new();
+    for family in sorted.chunk_by(|a, b| a.0.is_v4() == b.0.is_v4()) {
+        let v4 = family.first().is_some_and(|f| f.0.is_v4());
+        let mut push = |first: u128, last: u128, end: Option<u64>| match out.last_mut() {
+            _ if first > last => {}
+            Some(o) if o.v4 == v4 && o.end == end && o.last.checked_add(1) == Some(first) => o.last = last,
+            _ => out.push(Stretch { v4, first, last, end }),
+        };
+        // The prefixes that hold the current address, widest first: last address, and the latest end so far.
+        let mut open: Vec<(u128, Option<u64>)> = Vec::new();
+        let mut at = 0;
+        for (p, end) in family {
+            let (first, last) = (p.first().bits(), p.last().bits());
+            while let Some(&(close, end)) = open.last().filter(|o| o.0 < first) {
+                push(at, close, end);
+                at = at.max(close.saturating_add(1));
+                open.pop();
+            }
+            if let (Some(&(_, end)), Some(before)) = (open.last(), first.checked_sub(1)) {
+                push(at, before, end);
+            }
+            at = first;
+            let outer = open.last().map(|o| o.1);
+            open.push((last, outer.map_or(*end, |o| later(o, *end))));
+        }
+        while let Some((close, end)) = open.pop() {
+            push(at, close, end);
+            let Some(next) = close.checked_add(1) else { break };
+            at = at.max(next);
+        }
+    }
+    out
+}
+
+/// The later of two ends.
+#[must_use]
+pub fn later(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.zip(b).map(|(a, b)| a.max(b))
 }
 
 /// The fewest prefixes that hold exactly these addresses, in order.
@@ -145,50 +302,6 @@ pub fn haproxy_map(entries: &[Prefix]) -> String {
     out
 }
 
-/// A table of our own for `nft -f`, as one transaction that replaces the one before. `learnt`: entries with the seconds
-/// they have left; the kernel takes them out when these are over, even if nobody else does. Only the listed may reach
-/// these TCP and UDP ports of this machine, container ports that are published on it included (the hook stands before
-/// their destination is rewritten). No packet is let through for belonging to a known flow, so an address that
-/// leaves the list is cut, not only refused.
-#[must_use]
-pub fn nft_table(statics: &[Prefix], learnt: &[(Prefix, Option<u64>)], ports: &[u16]) -> String {
-    let mut out = String::from("table inet portcullis\ndelete table inet portcullis\ntable inet portcullis {\n");
-    let kept = uncovered(learnt.iter().map(|(p, _)| *p).collect());
-    let left: std::collections::BTreeMap<Prefix, Option<u64>> = learnt.iter().copied().collect();
-    let mut set = |name: &str, family: &str, flags: &str, elements: Vec<String>| {
-        let _ = write!(out, "  set {name} {{\n    type {family}\n    flags {flags}\n");
-        if flags == "interval" {
-            out.push_str("    auto-merge\n");
-        }
-        if !elements.is_empty() {
-            let _ = writeln!(out, "    elements = {{ {} }}", elements.join(", "));
-        }
-        out.push_str("  }\n");
-    };
-    let timed = |v4: bool, host: bool| -> Vec<String> {
-        let those = kept.iter().filter(|p| p.is_v4() == v4 && (p.is_host() && v4) == host);
-        those
-            .map(|p| match left.get(p).copied().flatten() {
-                Some(secs) => format!("{p} timeout {}s", secs.max(1)),
-                None => p.to_string(),
-            })
-            .collect()
-    };
-    let fixed = |v4: bool| statics.iter().filter(|p| p.is_v4() == v4).map(ToString::to_string).collect();
-    set("host4", "ipv4_addr", "timeout", timed(true, true));
-    set("net4", "ipv4_addr", "interval,timeout", timed(true, false));
-    set("net6", "ipv6_addr", "interval,timeout", timed(false, false));
-    set("static4", "ipv4_addr", "interval", fixed(true));
-    set("static6", "ipv6_addr", "interval", fixed(false));
-    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-    let ports = ports.join(", ");
-    let _ = write!(
-        out,
-        "  chain before {{\n    type filter hook prerouting priority mangle; policy accept;\n    iif \"lo\" return\n    fib daddr type != local return\n    tcp dport {{ {ports} }} jump guard\n    udp dport {{ {ports} }} jump guard\n  }}\n  chain guard {{\n    ip saddr @host4 return\n    ip saddr @net4 return\n    ip saddr @static4 return\n    ip6 saddr @net6 return\n    ip6 saddr @static6 return\n    counter drop\n  }}\n}}\n"
-    );
-    out
-}
-
 /// One prefix a line.
 #[must_use]
 pub fn lines(entries: &[Prefix]) -> String {
@@ -230,10 +343,6 @@ pub fn read_traefik_yaml(text: &str) -> Vec<Prefix> {
 
 fn item(text: &str) -> Option<Prefix> {
     text.trim().trim_matches(['"', '\'']).parse().ok().filter(|p: &Prefix| p.to_string() != NOBODY)
-}
-
-fn entry(g: &Grant) -> (Prefix, Option<u64>) {
-    (g.prefix, g.ends_at())
 }
 
 fn nobody() -> Vec<Prefix> {
@@ -284,6 +393,58 @@ mod tests {
                 prop_assert_eq!(merged.iter().filter(|p| p.contains(a)).count(), usize::from(before));
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn stretches_hold_the_same_addresses_until_the_same_ends(raw in prop::collection::vec((any::<u8>(), 24u8..=32, 0u64..4), 0..30)) {
+            let entries: Vec<(Prefix, Option<u64>)> = raw
+                .iter()
+                .map(|(a, len, end)| (Prefix::new(Addr::new([192, 0, 2, *a].into()), *len).unwrap(), (*end > 0).then_some(*end)))
+                .collect();
+            let got = stretches(entries.clone());
+            prop_assert!(got.windows(2).all(|w| w[0].last < w[1].first), "{got:?}");
+            for last in 0..=255u8 {
+                let a = Addr::new([192, 0, 2, last].into());
+                // `None` counts as later than any number.
+                let want = entries.iter().filter(|(p, _)| p.contains(a)).map(|(_, e)| e.unwrap_or(u64::MAX)).max();
+                let have = got.iter().find(|s| (s.first..=s.last).contains(&a.bits())).map(|s| s.end.unwrap_or(u64::MAX));
+                prop_assert_eq!(have, want, "{} in {:?}", a, got);
+            }
+        }
+
+        #[test]
+        fn differences_lead_from_one_copy_to_the_other(
+            a in prop::collection::btree_map(0u64..2_000, (any::<u8>(), 0u64..3), 0..60),
+            b in prop::collection::btree_map(0u64..2_000, (any::<u8>(), 0u64..3), 0..60),
+        ) {
+            let build = |from: &Learnt, m: &BTreeMap<u64, (u8, u64)>| {
+                let mut l = from.clone();
+                (0..2_000).for_each(|id| match m.get(&id) {
+                    Some((n, end)) => l.put(GrantId(id), Prefix::host(Addr::new([192, 0, 2, *n].into())), Some(*end)),
+                    None => l.remove(GrantId(id)),
+                });
+                l
+            };
+            let first = build(&Learnt::default(), &a);
+            let second = build(&first, &b);
+            prop_assert_eq!((first.len(), second.len()), (a.len(), b.len()));
+            let ids = a.keys().chain(b.keys()).collect::<std::collections::BTreeSet<_>>();
+            let want = ids.iter().filter(|id| a.get(id) != b.get(id)).count();
+            let changes = first.changes(&second);
+            prop_assert_eq!(changes.len(), want);
+            prop_assert!(changes.iter().all(|c| c.before != c.after));
+            prop_assert!(second.changes(&second).is_empty());
+            prop_assert_eq!(second.iter().count(), b.len());
+        }
+    }
+
+    #[test]
+    fn the_widest_prefixes_have_no_address_past_them() {
+        let all =
+            stretches([(Prefix::ALL_V4, None), (Prefix::ALL_V6, Some(5)), ("10.0.0.0/8".parse().unwrap(), Some(9))]);
+        let got: Vec<_> = all.iter().map(|s| (s.v4, s.first, s.last, s.end)).collect();
+        assert_eq!(got, [(true, 0, u128::from(u32::MAX), None), (false, 0, u128::MAX, Some(5))]);
     }
 
     #[test]

@@ -2,9 +2,15 @@
 //! move bytes. Decides nothing, judges nobody.
 
 pub mod buffers;
+#[cfg(target_os = "linux")]
+pub mod conntrack;
 pub mod dial;
 pub mod link;
 pub mod memory;
+#[cfg(target_os = "linux")]
+mod netlink;
+#[cfg(target_os = "linux")]
+pub mod nftables;
 pub mod replace;
 pub mod sockets;
 pub mod tls;

@@ -8,11 +8,13 @@ use anyhow::{Context, Result, bail};
 use stage::peers::{cache, find};
 
 /// Programs of the suites and the Debian package that brings each.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("caddy", "caddy"),
     ("nginx", "nginx"),
     ("haproxy", "haproxy"),
     ("nft", "nftables"),
+    ("conntrack", "conntrack"),
+    ("curl", "curl"),
     ("ip", "iproute2"),
     ("openssl", "openssl"),
     ("python3", "python3-venv"),

@@ -127,6 +127,9 @@ pub(crate) struct AlsoArgs {
     /// nftables: TCP and UDP ports that only the list may reach, with commas; needs root or CAP_NET_ADMIN
     #[arg(long, value_name = "PORTS", env = "PORTCULLIS_NFT_PORTS", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) nft_ports: Vec<u16>,
+    /// nftables: the name of the table, one for each gate of a machine [default: portcullis]
+    #[arg(long, value_name = "NAME", env = "PORTCULLIS_NFT_TABLE", requires = "nft_ports", value_parser = table_name)]
+    pub(crate) nft_table: Option<String>,
     /// Run this at each change, with the entries on its standard input; words are split at spaces, there is no shell
     #[arg(long = "exec", value_name = "COMMAND", env = "PORTCULLIS_EXEC")]
     pub(crate) exec: Option<String>,
@@ -233,6 +236,15 @@ pub(crate) enum AuditCommand {
         /// The log [default: audit.jsonl in the data directory]
         file: Option<PathBuf>,
     },
+}
+
+/// A name that `nft` takes without quotes.
+fn table_name(text: &str) -> Result<String, String> {
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if plain && text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.len() <= 64 {
+        return Ok(text.to_string());
+    }
+    Err("wanted at most 64 letters, digits and `_`, a letter first".to_string())
 }
 
 /// `90s`, `15m`, `24h`, `7d`, `never`.

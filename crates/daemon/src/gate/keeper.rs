@@ -404,7 +404,7 @@ impl Loop {
                 .filter(|b| Arc::ptr_eq(b, d))
                 .and_then(|_| before.view.list(before.view.id(name)?));
             let set = same.map_or_else(
-                || AddrSet::new(d.statics.iter().copied().chain(d.learnt.iter().map(|(p, _)| *p))),
+                || AddrSet::new(d.statics.iter().copied().chain(d.learnt.iter().map(|(p, _)| p))),
                 |l| l.set.clone(),
             );
             view.add(List { name: name.clone(), set, source: "the gate".to_string() });

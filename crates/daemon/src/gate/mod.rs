@@ -71,6 +71,7 @@ pub struct Gate {
 /// The data directory can not be used, or an address can not be had; nothing was left running that matters.
 pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
     let not_ready = run.not_ready("gate");
+    settings.enforcers.iter().try_for_each(Kind::ready)?;
     let store: Arc<dyn Store> = Arc::new(open(&settings.data_dir)?);
     let audit = settings.data_dir.join("audit.jsonl");
     let keeper = Keeper::start(run, settings.lists, settings.own, store, &audit, settings.take_over)?;

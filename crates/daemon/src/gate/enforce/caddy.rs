@@ -1,0 +1,34 @@
+//! Caddy: the ranges of a matcher, through its admin API. In: the list. Out: the matcher's ranges.
+
+use anyhow::bail;
+use bytes::Bytes;
+use decide::publish::Desired;
+use http::{HeaderMap, HeaderValue, Method, header};
+use serde_json::{Value, json};
+
+use super::{Memory, WAIT};
+use crate::gate::fetch::{Base, fetch};
+
+pub(super) async fn apply(d: &Desired, api: &Base, memory: &mut Memory) -> anyhow::Result<bool> {
+    let entries = d.merged();
+    let want = json!(entries.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let (status, body) = fetch(api, Method::GET, &api.path, HeaderMap::new(), Bytes::new(), 16 << 20, WAIT).await?;
+    if status == 200 && serde_json::from_slice::<Value>(&body).is_ok_and(|v| v == want) {
+        return Ok(false);
+    }
+    if status == 404 || status == 400 {
+        bail!("Caddy does not know {}: the matcher needs an \"@id\" ({})", api.path, String::from_utf8_lossy(&body));
+    }
+    memory.remark = Some(
+        "each change closes every open WebSocket and stream of Caddy; forward_auth to the check endpoint does not"
+            .to_string(),
+    );
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let (status, body) =
+        fetch(api, Method::PATCH, &api.path, headers, Bytes::from(want.to_string()), 1 << 20, WAIT).await?;
+    if status != 200 {
+        bail!("Caddy answers {status}: {}", String::from_utf8_lossy(&body));
+    }
+    Ok(true)
+}

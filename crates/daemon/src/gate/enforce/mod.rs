@@ -1,0 +1,326 @@
+//! Enforcers: what stands in front is kept equal to a list. In: what is published. Out: files, sockets and programs
+//! that have it, and how far each one is.
+//!
+//! One task for each enforcer: the latest published state wins, what is there is read back, the difference is applied,
+//! the generation that was reached is noted. On failure the last good state stays and it is tried again.
+
+mod caddy;
+mod haproxy;
+mod hooks;
+mod nftables;
+mod nginx;
+mod traefik;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use decide::publish::{Desired, TraefikKey, lines};
+use model::Prefix;
+use net::replace::{How, replace};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use super::fetch::Base;
+use super::keeper::{Keeper, Picture, Published};
+use crate::run::Run;
+
+/// What stands in front, and how it is told.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// Traefik's file provider.
+    Traefik {
+        /// The file that Traefik watches.
+        file: PathBuf,
+        /// Each middleware's name and the lists it lets in.
+        middlewares: Vec<(String, Vec<String>)>,
+        /// The key that this version of Traefik reads.
+        key: TraefikKey,
+        /// TCP middlewares too.
+        tcp: bool,
+        /// Traefik's API, to see when it has the list; `None`: the file is the end of what is known.
+        api: Option<Base>,
+    },
+    /// nginx: a file for `geo … { include FILE; }`.
+    Nginx {
+        /// The list.
+        list: String,
+        /// The file.
+        file: PathBuf,
+        /// Tests the configuration.
+        test: Vec<String>,
+        /// Makes nginx read it.
+        reload: Vec<String>,
+    },
+    /// HAProxy: a map, changed through the runtime API.
+    Haproxy {
+        /// The list.
+        list: String,
+        /// The `stats socket` with level admin.
+        socket: PathBuf,
+        /// The map file as HAProxy's configuration names it.
+        map: PathBuf,
+    },
+    /// Caddy: the ranges of a `remote_ip` matcher with an `@id`, through the admin API.
+    Caddy {
+        /// The list.
+        list: String,
+        /// The admin API with the path of the ranges: `http://127.0.0.1:2019/id/gate/remote_ip/ranges`.
+        api: Base,
+    },
+    /// nftables: a table of our own in the kernel.
+    Nftables {
+        /// The list.
+        list: String,
+        /// TCP and UDP ports that only the list may reach.
+        ports: BTreeSet<u16>,
+        /// The table's name.
+        table: String,
+    },
+    /// A plain file, one prefix a line: what an edge follows as `--allow-ips @FILE`.
+    File {
+        /// The list.
+        list: String,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Any program: the entries on its standard input, one a line.
+    Command {
+        /// The list.
+        list: String,
+        /// The program and its arguments; no shell.
+        argv: Vec<String>,
+    },
+    /// Any HTTP service: the entries by POST, as JSON.
+    Webhook {
+        /// The list.
+        list: String,
+        /// Where to.
+        to: Base,
+    },
+}
+
+/// How far an enforcer is.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// What it is, in words.
+    pub name: String,
+    /// The lists it holds.
+    pub lists: Vec<String>,
+    /// The latest generation it has.
+    pub reached: u64,
+    /// How long the latest change took.
+    pub took: Duration,
+    /// Changes applied since the start.
+    pub changes: u64,
+    /// What is wrong now.
+    pub error: Option<String>,
+    /// What a person should know.
+    pub remark: Option<String>,
+}
+
+/// An enforcer at work.
+#[derive(Debug, Clone)]
+pub struct Enforcer {
+    /// How far it is.
+    pub progress: Arc<Mutex<Progress>>,
+    reached: watch::Receiver<u64>,
+}
+
+/// What is there is compared with what should be this often, in case somebody changed it by hand.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// First and longest wait after a failure.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// A program or an API that takes longer has failed.
+const WAIT: Duration = Duration::from_secs(20);
+/// nginx starts new workers at each reload, and old ones live as long as their connections: not more often than this.
+const NGINX_APART: Duration = Duration::from_secs(1);
+/// Traefik, Caddy and nginx's `allow` read such a list from top to bottom for each request: about 10 ns an entry.
+const LONG: usize = 1_000;
+/// HAProxy drops a command longer than its buffer (`tune.bufsize`, 16 KiB by default) without a word.
+const HAPROXY_CHUNK: usize = 8 * 1024;
+
+impl Enforcer {
+    /// Starts keeping something equal to the published lists.
+    pub fn start(run: &Run, keeper: &Keeper, kind: Kind) -> Enforcer {
+        let progress = Arc::new(Mutex::new(Progress { name: kind.name(), lists: kind.lists(), ..Progress::default() }));
+        let (tell, reached) = watch::channel(0);
+        let enforcer = Enforcer { progress: progress.clone(), reached };
+        let published = keeper.published.clone();
+        let stopping = run.stopping();
+        let picture = keeper.picture.clone();
+        run.spawn("enforcer", async move {
+            let work = keep_equal(kind, published, picture, progress, tell);
+            tokio::select! {
+                () = work => {}
+                () = stopping => {}
+            }
+            Ok(())
+        });
+        enforcer
+    }
+
+    /// Waits until the enforcer has a generation, or the time is over. True if it has.
+    pub async fn has(&self, generation: u64, wait: Duration) -> bool {
+        let mut reached = self.reached.clone();
+        tokio::time::timeout(wait, reached.wait_for(|r| *r >= generation)).await.is_ok_and(|r| r.is_ok())
+    }
+
+    /// True if it holds this list.
+    #[must_use]
+    pub fn holds(&self, list: &str) -> bool {
+        self.progress.lock().lists.iter().any(|l| l == list)
+    }
+}
+
+impl Kind {
+    /// Makes sure, before anything starts, that what needs a right has it.
+    ///
+    /// # Errors
+    /// What is missing, and how to give it.
+    pub fn ready(&self) -> anyhow::Result<()> {
+        match self {
+            Kind::Nftables { table, .. } => nftables::ready(table),
+            _ => Ok(()),
+        }
+    }
+
+    /// What it is, in words.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Kind::Traefik { file, .. } => format!("traefik {}", file.display()),
+            Kind::Nginx { file, .. } => format!("nginx {}", file.display()),
+            Kind::Haproxy { socket, .. } => format!("haproxy {}", socket.display()),
+            Kind::Caddy { api, .. } => format!("caddy {api}"),
+            Kind::Nftables { table, .. } => format!("nftables inet {table}"),
+            Kind::File { file, .. } => format!("file {}", file.display()),
+            Kind::Command { argv, .. } => format!("command {}", argv.first().map_or("", String::as_str)),
+            Kind::Webhook { to, .. } => {
+                format!("webhook {}://{}:{}", if to.https { "https" } else { "http" }, to.host, to.port)
+            }
+        }
+    }
+
+    fn lists(&self) -> Vec<String> {
+        match self {
+            Kind::Traefik { middlewares, .. } => {
+                let mut all: Vec<String> = middlewares.iter().flat_map(|(_, l)| l.clone()).collect();
+                all.sort();
+                all.dedup();
+                all
+            }
+            Kind::Nginx { list, .. }
+            | Kind::Haproxy { list, .. }
+            | Kind::Caddy { list, .. }
+            | Kind::Nftables { list, .. }
+            | Kind::File { list, .. }
+            | Kind::Command { list, .. }
+            | Kind::Webhook { list, .. } => vec![list.clone()],
+        }
+    }
+}
+
+async fn keep_equal(
+    kind: Kind,
+    mut published: watch::Receiver<Arc<Published>>,
+    picture: Arc<Picture>,
+    progress: Arc<Mutex<Progress>>,
+    tell: watch::Sender<u64>,
+) {
+    let mut wait = RETRY.0;
+    let mut last: Vec<Option<Arc<Desired>>> = Vec::new();
+    let mut memory = Memory { picture, ..Memory::default() };
+    let mut look = true;
+    loop {
+        let now = published.borrow_and_update().clone();
+        let lists: Vec<Option<Arc<Desired>>> = kind.lists().iter().map(|l| now.lists.get(l).cloned()).collect();
+        let same = lists.len() == last.len()
+            && lists.iter().zip(&last).all(|(a, b)| matches!((a, b), (Some(a), Some(b)) if Arc::ptr_eq(a, b)));
+        let mut again = LOOK_AGAIN;
+        if !same || look {
+            let began = Instant::now();
+            match apply(&kind, &now, &mut memory, std::mem::take(&mut look)).await {
+                Ok(changed) => {
+                    wait = RETRY.0;
+                    last = lists;
+                    let mut p = progress.lock();
+                    if changed {
+                        p.changes += 1;
+                        p.took = began.elapsed();
+                        debug!("{}: generation {} after {} ms", p.name, now.generation, p.took.as_millis());
+                    }
+                    p.remark = memory.remark.clone();
+                    if p.error.take().is_some() {
+                        info!("{} is equal to its list again", p.name);
+                    }
+                }
+                Err(e) => {
+                    let mut p = progress.lock();
+                    let text = format!("{e:#}");
+                    if p.error.as_ref() != Some(&text) {
+                        warn!("{} is not equal to its list; what it had stays: {text}", p.name);
+                    }
+                    p.error = Some(text);
+                    drop(p);
+                    last.clear();
+                    again = wait;
+                    wait = (wait * 2).min(RETRY.1);
+                }
+            }
+        }
+        if progress.lock().error.is_none() {
+            progress.lock().reached = now.generation;
+            tell.send_replace(now.generation);
+        }
+        tokio::select! {
+            changed = published.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = memory.nftables.touched() => look = true,
+            () = tokio::time::sleep(again) => look = true,
+        }
+    }
+}
+
+/// What an enforcer remembers between two changes.
+#[derive(Debug, Default)]
+struct Memory {
+    remark: Option<String>,
+    reloaded: Option<Instant>,
+    sent: Option<Vec<Prefix>>,
+    warned_long: bool,
+    nftables: nftables::State,
+    /// For the ledger's clock.
+    picture: Arc<Picture>,
+}
+
+fn of<'a>(now: &'a Published, list: &str) -> anyhow::Result<&'a Arc<Desired>> {
+    now.lists.get(list).ok_or_else(|| anyhow!("there is no list `{list}`"))
+}
+
+/// Makes it equal. `look`: what is there is read, even if nothing was published. True if something was changed.
+async fn apply(kind: &Kind, now: &Arc<Published>, memory: &mut Memory, look: bool) -> anyhow::Result<bool> {
+    match kind {
+        Kind::Traefik { file, middlewares, key, tcp, api } => {
+            traefik::apply(file, middlewares, *key, *tcp, api.as_ref(), now, memory).await
+        }
+        Kind::Nginx { list, file, test, reload } => nginx::apply(of(now, list)?, file, test, reload, memory).await,
+        Kind::Haproxy { list, socket, map } => haproxy::apply(of(now, list)?, socket, map).await,
+        Kind::Caddy { list, api } => caddy::apply(of(now, list)?, api, memory).await,
+        Kind::Nftables { list, ports, table } => nftables::apply(now, list, ports, table, memory, look).await,
+        Kind::File { list, file } => {
+            let text = lines(&of(now, list)?.merged());
+            let how =
+                replace(file, text.as_bytes()).with_context(|| format!("{} can not be written", file.display()))?;
+            Ok(how != How::Same)
+        }
+        Kind::Command { list, argv } => hooks::command(of(now, list)?, argv, memory).await,
+        Kind::Webhook { list, to } => hooks::webhook(of(now, list)?, to, memory).await,
+    }
+}

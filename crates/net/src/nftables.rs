@@ -1,0 +1,793 @@
+//! A table of our own in nf_tables, over netlink. In: ports to guard, elements with the time they have left. Out: the
+//! kernel's table with exactly these, in transactions; what is there; word of who else touched it. Linux only.
+//!
+//! The chain stands in prerouting before destinations are rewritten, so ports that containers publish on this machine
+//! are guarded as the visitor sees them. It knows no established flows: an address that leaves its set is cut, not only
+//! refused. Numbers after the kernel's `include/uapi/linux/netfilter/nf_tables.h` and `nfnetlink.h`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::Duration;
+
+use model::Prefix;
+use rustix::io::Errno;
+use rustix::net::netlink::NETFILTER;
+use tokio::io::unix::AsyncFd;
+
+use crate::netlink::{ACK, APPEND, Attributes, CREATE, DUMP, Messages, Netlink, heard};
+
+/// The sets of the table. Exact addresses and IPv6 /64s are hashed, so that a change costs the same however many there
+/// are; everything else is a tree of ranges, which are few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Set {
+    /// Single IPv4 addresses.
+    Host4,
+    /// IPv4 ranges.
+    Net4,
+    /// Single IPv6 addresses.
+    Host6,
+    /// IPv6 /64s, each by its first address.
+    Subnet6,
+    /// IPv6 ranges.
+    Net6,
+}
+
+/// What a set holds: all addresses from `first` to `last`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Element {
+    /// The set.
+    pub set: Set,
+    /// The lowest address, as a number of its family's width.
+    pub first: u128,
+    /// The highest address.
+    pub last: u128,
+}
+
+/// Why the kernel's table can not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// No right to change packet filters.
+    #[error("the packet filter can not be changed: the right CAP_NET_ADMIN is missing")]
+    NotPermitted,
+    /// A kernel without nf_tables.
+    #[error("this kernel has no nf_tables")]
+    Missing,
+    /// Another process keeps a table of this name.
+    #[error("another gate on this machine keeps the table `inet {0}`")]
+    Taken(String),
+    /// What was sent does not fit what is there, or the kernel can not do it.
+    #[error("the kernel refuses {what}: {why}")]
+    Refused {
+        /// What was asked.
+        what: &'static str,
+        /// The kernel's error.
+        why: io::Error,
+    },
+}
+
+/// What is in the kernel.
+#[derive(Debug)]
+pub struct There {
+    /// Chains and rules are as this process left them. False too if it did not write any yet.
+    pub rules: bool,
+    /// The sets and the chains are ours and no others.
+    pub frame: bool,
+    /// The guarded ports.
+    pub ports: BTreeSet<u16>,
+    /// Each element with the time it has left; `None`: no end.
+    pub elements: BTreeMap<Element, Option<Duration>>,
+}
+
+/// What comes before the elements in a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ground {
+    /// Nothing: the table stands.
+    Stands,
+    /// Chains and rules are written anew; elements stay.
+    Rules,
+    /// What is there goes, everything is made anew.
+    Anew,
+}
+
+/// Differences to what is there.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Ports that go.
+    pub close: Vec<u16>,
+    /// Ports that come.
+    pub open: Vec<u16>,
+    /// Elements that go.
+    pub remove: Vec<Element>,
+    /// Elements that come, with the time they have; `None`: no end. One that gets another end stands in both lists.
+    pub add: Vec<(Element, Option<Duration>)>,
+}
+
+/// The hands on one table. While it lives no other gate in this network namespace has it.
+#[derive(Debug)]
+pub struct Table {
+    nl: Netlink,
+    name: String,
+    /// Chains and rules as they were read after they were written.
+    written: Option<Vec<u8>>,
+    _mine: UnixListener,
+}
+
+/// Hears of changes that others make to the table.
+#[derive(Debug)]
+pub struct Watch {
+    fd: AsyncFd<OwnedFd>,
+    name: String,
+    own: u32,
+    /// Something was heard that nobody was told of yet.
+    foreign: bool,
+}
+
+/// `NFNL_SUBSYS_NFTABLES`.
+const SUBSYSTEM: u16 = 10;
+/// `NFPROTO_INET`.
+const INET: u8 = 1;
+/// `NFNLGRP_NFTABLES` as a bit of a bind.
+const GROUP: u32 = 1 << 6;
+/// An attribute's length has 16 bits: a message takes elements up to this many bytes.
+const LIST_ROOM: usize = 60_000;
+/// The longest an element can have, a hundred years: the kernel's own limit is higher.
+const LONGEST: Duration = Duration::from_secs(3_155_760_000);
+
+mod kind {
+    pub(super) const BATCH_BEGIN: u16 = 0x10;
+    pub(super) const BATCH_END: u16 = 0x11;
+    pub(super) const NEW_TABLE: u16 = 0;
+    pub(super) const GET_TABLE: u16 = 1;
+    pub(super) const DEL_TABLE: u16 = 2;
+    pub(super) const NEW_CHAIN: u16 = 3;
+    pub(super) const GET_CHAIN: u16 = 4;
+    pub(super) const NEW_RULE: u16 = 6;
+    pub(super) const GET_RULE: u16 = 7;
+    pub(super) const DEL_RULE: u16 = 8;
+    pub(super) const NEW_SET: u16 = 9;
+    pub(super) const GET_SET: u16 = 10;
+    pub(super) const NEW_ELEMENT: u16 = 12;
+    pub(super) const GET_ELEMENT: u16 = 13;
+    pub(super) const DEL_ELEMENT: u16 = 14;
+    pub(super) const GET_GEN: u16 = 16;
+}
+
+/// `NFT_SET_INTERVAL`, `NFT_SET_TIMEOUT`, `NFT_SET_ELEM_INTERVAL_END`.
+const INTERVAL: u32 = 4;
+const TIMEOUT: u32 = 0x10;
+const RANGE_END: u32 = 1;
+/// The set of guarded ports.
+const PORTS: &str = "ports";
+/// The chain of the hook and the one that judges.
+const BEFORE: &str = "before";
+const GUARD: &str = "guard";
+
+impl Set {
+    /// Every set of addresses.
+    pub const ALL: [Set; 5] = [Set::Host4, Set::Net4, Set::Host6, Set::Subnet6, Set::Net6];
+
+    fn name(self) -> &'static str {
+        match self {
+            Set::Host4 => "host4",
+            Set::Net4 => "net4",
+            Set::Host6 => "host6",
+            Set::Subnet6 => "subnet6",
+            Set::Net6 => "net6",
+        }
+    }
+
+    fn is_v4(self) -> bool {
+        matches!(self, Set::Host4 | Set::Net4)
+    }
+
+    fn is_ranges(self) -> bool {
+        matches!(self, Set::Net4 | Set::Net6)
+    }
+
+    fn highest(self) -> u128 {
+        if self.is_v4() { u128::from(u32::MAX) } else { u128::MAX }
+    }
+
+    fn key(self, n: u128) -> Vec<u8> {
+        if self.is_v4() { (n as u32).to_be_bytes().to_vec() } else { n.to_be_bytes().to_vec() }
+    }
+
+    fn read(self, key: &[u8]) -> Option<u128> {
+        Some(if self.is_v4() {
+            u128::from(u32::from_be_bytes(key.try_into().ok()?))
+        } else {
+            u128::from_be_bytes(key.try_into().ok()?)
+        })
+    }
+
+    /// The last address of an element of a hashed set.
+    fn last(self, first: u128) -> u128 {
+        if self == Set::Subnet6 { first | u128::from(u64::MAX) } else { first }
+    }
+}
+
+impl Element {
+    /// A single address or an IPv6 /64, which are hashed. `None` for any other prefix.
+    #[must_use]
+    pub fn exact(p: Prefix) -> Option<Element> {
+        let set = match (p.is_v4(), p.is_host()) {
+            (true, true) => Set::Host4,
+            (false, true) => Set::Host6,
+            (false, false) if p.bits() == 64 => Set::Subnet6,
+            _ => return None,
+        };
+        Some(Element { set, first: p.first().bits(), last: p.last().bits() })
+    }
+
+    /// A range of one family. Ranges of a set must not overlap.
+    #[must_use]
+    pub fn range(v4: bool, first: u128, last: u128) -> Element {
+        Element { set: if v4 { Set::Net4 } else { Set::Net6 }, first, last }
+    }
+}
+
+/// Makes sure that the table could be kept: the kernel has nf_tables and lets this process change it.
+///
+/// # Errors
+/// Why not.
+pub fn ready() -> Result<(), NftError> {
+    let mut nl = socket()?;
+    let mut m = nl.messages();
+    m.message(SUBSYSTEM << 8 | kind::GET_GEN, ACK, &head(0, 0));
+    nl.ask(m.done(), &mut |_, _| {}).map(|_| ()).map_err(|e| refused("a question", e))
+}
+
+impl Table {
+    /// Takes a table in hand; nothing is changed yet.
+    ///
+    /// # Errors
+    /// Another gate has it, or the kernel does not let us.
+    pub fn open(name: &str) -> Result<Table, NftError> {
+        ready()?;
+        // An abstract socket belongs to the network namespace, as the table does, and ends with the process.
+        let mine = SocketAddr::from_abstract_name(format!("portcullis nftables {name}"))
+            .and_then(|a| UnixListener::bind_addr(&a))
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::AddrInUse => NftError::Taken(name.to_string()),
+                _ => NftError::Refused { what: "a name of our own", why: e },
+            })?;
+        Ok(Table { nl: socket()?, name: name.to_string(), written: None, _mine: mine })
+    }
+
+    /// Begins to hear of others' changes.
+    ///
+    /// # Errors
+    /// The kernel does not let us.
+    pub fn watch(&self) -> Result<Watch, NftError> {
+        let what = "to say what others change";
+        let listening = Netlink::open(Some(NETFILTER), GROUP).map_err(|e| refused(what, e))?;
+        let own = self.nl.port().map_err(|e| refused(what, e))?;
+        // SAFETY: an `OwnedFd` is open for as long as it lives and always says the same number; `Watch` gives it to
+        // nobody who could close it.
+        #[allow(unsafe_code)]
+        let fd = unsafe { AsyncFd::register(OwnedFd::from(listening)) }.map_err(|e| refused(what, e.into()))?;
+        Ok(Watch { fd, name: self.name.clone(), own, foreign: false })
+    }
+
+    /// The kernel's count of changes to any table, anybody's.
+    ///
+    /// # Errors
+    /// It can not be read.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        let mut m = self.nl.messages();
+        m.message(SUBSYSTEM << 8 | kind::GET_GEN, ACK, &head(0, 0));
+        let mut generation = None;
+        let mut each = |_: u16, body: &[u8]| generation = generation.or(Attributes::after(body, 4).number(1));
+        self.nl.ask(m.done(), &mut each).map_err(|e| refused("a question", e))?;
+        Ok(generation.unwrap_or(0))
+    }
+
+    /// Reads what is there. `None`: there is no such table.
+    ///
+    /// # Errors
+    /// It can not be read.
+    pub fn read(&mut self) -> Result<Option<There>, NftError> {
+        let mut m = self.nl.messages();
+        m.message(SUBSYSTEM << 8 | kind::GET_TABLE, ACK, &head(INET, 0)).text(1, &self.name);
+        match self.nl.ask(m.done(), &mut |_, _| {}) {
+            Err(e) if is(&e, Errno::NOENT) => return Ok(None),
+            other => other.map_err(|e| refused("to show the table", e))?,
+        };
+        let mut sets: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+        for (name, flags, length) in self.dump(kind::GET_SET, None, |a| {
+            Some((a.text(2)?.to_string(), a.number(3).unwrap_or(0), a.number(5).unwrap_or(0)))
+        })? {
+            sets.insert(name, (flags, length));
+        }
+        let mut chains = self.dump(kind::GET_CHAIN, None, |a| a.text(3).map(str::to_string))?;
+        chains.sort();
+        let frame = sets == shapes() && chains == [BEFORE, GUARD];
+        let mut there = There { rules: false, frame, ports: BTreeSet::new(), elements: BTreeMap::new() };
+        if !there.frame {
+            return Ok(Some(there));
+        }
+        let rules = self.rules()?;
+        there.rules = self.written.as_ref() == Some(&rules);
+        for (key, _, _) in self.elements(PORTS)? {
+            there.ports.extend(key.try_into().ok().map(u16::from_be_bytes));
+        }
+        for set in Set::ALL {
+            let read = self.elements(set.name())?;
+            if set.is_ranges() {
+                ranges(set, &read, &mut there.elements);
+            } else {
+                for (key, _, left) in &read {
+                    let Some(first) = set.read(key) else { continue };
+                    there.elements.insert(Element { set, first, last: set.last(first) }, *left);
+                }
+            }
+        }
+        Ok(Some(there))
+    }
+
+    /// Applies changes: in one transaction if the kernel takes it in one, which it does for some thousand elements
+    /// everywhere, and for any number with CAP_NET_ADMIN over the whole machine. True if it was one.
+    ///
+    /// # Errors
+    /// Refused; then the transaction that was refused changed nothing.
+    pub fn apply(&mut self, ground: Ground, changes: &Changes) -> Result<bool, NftError> {
+        let mut batch = Batch::begin(&self.nl, &self.name);
+        match ground {
+            Ground::Stands => {}
+            Ground::Rules => batch.rules(),
+            Ground::Anew => {
+                // Made, so that it can be deleted, so that it is empty.
+                batch.table();
+                batch.message(kind::DEL_TABLE, 0);
+                batch.table();
+                batch.sets();
+                batch.rules();
+            }
+        }
+        let port = |p: &u16| p.to_be_bytes().to_vec();
+        let mut one = true;
+        // First what goes: a range that becomes a smaller one would meet itself.
+        let gone: Vec<Row> = changes.close.iter().map(|p| Row::of(PORTS, port(p), 0, None)).collect();
+        one &= self.rows(&mut batch, kind::DEL_ELEMENT, gone.into_iter())?;
+        for set in Set::ALL {
+            let rows = changes.remove.iter().filter(|e| e.set == set).flat_map(|e| Row::both(*e, None));
+            one &= self.rows(&mut batch, kind::DEL_ELEMENT, rows)?;
+        }
+        for set in Set::ALL {
+            let rows = changes.add.iter().filter(|(e, _)| e.set == set);
+            one &= self.rows(&mut batch, kind::NEW_ELEMENT, rows.flat_map(|(e, left)| Row::both(*e, *left)))?;
+        }
+        // Last, so that with many elements nobody who may come stands before a guard that does not know him yet.
+        let come: Vec<Row> = changes.open.iter().map(|p| Row::of(PORTS, port(p), 0, None)).collect();
+        one &= self.rows(&mut batch, kind::NEW_ELEMENT, come.into_iter())?;
+        batch.send(&mut self.nl)?;
+        if ground != Ground::Stands {
+            self.written = Some(self.rules()?);
+        }
+        Ok(one)
+    }
+
+    /// Adds elements to a batch; a full one is sent and a new one begun. True if none had to be.
+    fn rows(&mut self, batch: &mut Batch, verb: u16, rows: impl Iterator<Item = Row>) -> Result<bool, NftError> {
+        let mut one = true;
+        let mut rows = rows.peekable();
+        while let Some(first) = rows.peek() {
+            let set = first.set;
+            if batch.out.len() + LIST_ROOM + 1_024 > self.nl.room && batch.used {
+                one = false;
+                std::mem::replace(batch, Batch::begin(&self.nl, &self.name)).send(&mut self.nl)?;
+            }
+            let room = LIST_ROOM.min(self.nl.room.saturating_sub(4_096));
+            batch.message(verb, CREATE).text(2, set).nest(3, |m| {
+                let from = m.len();
+                // The two ends of a range stay together.
+                while m.len() - from < room
+                    && let Some(row) = rows.next_if(|r| r.set == set)
+                {
+                    row.write(m);
+                    if let Some(end) = rows.next_if(|r| r.flags == RANGE_END) {
+                        end.write(m);
+                    }
+                }
+            });
+        }
+        Ok(one)
+    }
+
+    fn dump<T>(
+        &mut self,
+        what: u16,
+        set: Option<&str>,
+        read: impl Fn(Attributes<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, NftError> {
+        let name = self.name.clone();
+        let listed = self.nl.list(
+            |mut m| {
+                let m1 = m.message(SUBSYSTEM << 8 | what, DUMP, &head(INET, 0)).text(1, &name);
+                if let Some(set) = set {
+                    m1.text(2, set);
+                }
+                m.done()
+            },
+            |body| {
+                let a = Attributes::after(body, 4);
+                // Old kernels list every table's.
+                (a.text(1) == Some(name.as_str())).then(|| read(a)).flatten()
+            },
+        );
+        listed.map_err(|e| refused("to show the table", e))
+    }
+
+    /// Keys, flags and time left of a set's elements.
+    fn elements(&mut self, set: &str) -> Result<Vec<(Vec<u8>, u32, Option<Duration>)>, NftError> {
+        let read = self.dump(kind::GET_ELEMENT, Some(set), |a| {
+            let rows = a.within(3)?.filter_map(|(_, e)| {
+                let e = Attributes(e);
+                let left = e.get(5).and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?)));
+                let key = e.within(1)?.get(1)?.to_vec();
+                Some((key, e.number(3).unwrap_or(0), left.map(Duration::from_millis)))
+            });
+            Some(rows.collect::<Vec<_>>())
+        })?;
+        Ok(read.into_iter().flatten().collect())
+    }
+
+    /// Chains and rules, without what changes by itself (counters and the kernel's own numbers).
+    fn rules(&mut self) -> Result<Vec<u8>, NftError> {
+        let mut out = Vec::new();
+        let chains = self.dump(kind::GET_CHAIN, None, |a| Some(kept(a, &[3, 4, 5, 7])))?;
+        let rules = self.dump(kind::GET_RULE, None, |a| {
+            let mut text = kept(a, &[2]);
+            for (_, e) in a.within(4).into_iter().flatten() {
+                let e = Attributes(e);
+                text.extend_from_slice(e.get(1)?);
+                if e.text(1) != Some("counter") {
+                    text.extend_from_slice(e.get(2).unwrap_or_default());
+                }
+            }
+            Some(text)
+        })?;
+        for part in chains.into_iter().chain(rules) {
+            out.extend((part.len() as u32).to_ne_bytes());
+            out.extend(part);
+        }
+        Ok(out)
+    }
+}
+
+impl Watch {
+    /// Ends when somebody else touched the table, or may have. May be given up and begun again.
+    ///
+    /// # Errors
+    /// The kernel no longer says.
+    pub async fn touched(&mut self) -> io::Result<()> {
+        loop {
+            let mut ready = self.fd.readable().await?;
+            let (name, own, foreign) = (&self.name, self.own, &mut self.foreign);
+            let mut each = |sender: u32, kind: u16, body: &[u8]| {
+                // Each message about a table, chain, rule, set or element names its table first.
+                let named = Attributes::after(body, 4).text(1) == Some(name.as_str());
+                *foreign |= sender != own && kind >> 8 == SUBSYSTEM && named;
+            };
+            match heard(self.fd.get_ref().as_fd(), &mut each) {
+                Ok(Some(())) => {}
+                Ok(None) => self.foreign = true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    // All that waited is read: one look answers it.
+                    if std::mem::take(&mut self.foreign) {
+                        return Ok(());
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// An element as it is written.
+struct Row {
+    set: &'static str,
+    key: Vec<u8>,
+    flags: u32,
+    left: Option<Duration>,
+}
+
+impl Row {
+    fn of(set: &'static str, key: Vec<u8>, flags: u32, left: Option<Duration>) -> Row {
+        Row { set, key, flags, left }
+    }
+
+    /// An element of a tree is two: where it begins, and the first address past it, if there is one. The time belongs to
+    /// the beginning; the end goes with it.
+    fn both(e: Element, left: Option<Duration>) -> impl Iterator<Item = Row> {
+        let name = e.set.name();
+        let past = (e.set.is_ranges() && e.last < e.set.highest())
+            .then(|| Row::of(name, e.set.key(e.last.saturating_add(1)), RANGE_END, None));
+        std::iter::once(Row::of(name, e.set.key(e.first), 0, left)).chain(past)
+    }
+
+    fn write(&self, m: &mut Messages) {
+        m.nest(1, |m| {
+            m.nest(1, |m| {
+                m.put(1, &self.key);
+            });
+            if self.flags != 0 {
+                m.number(3, self.flags);
+            }
+            if let Some(left) = self.left {
+                let ms = u64::try_from(left.clamp(Duration::from_millis(1), LONGEST).as_millis()).unwrap_or(1);
+                m.put(4, &ms.to_be_bytes());
+            }
+        });
+    }
+}
+
+/// A transaction being written.
+struct Batch {
+    out: Messages,
+    name: String,
+    used: bool,
+}
+
+impl Batch {
+    fn begin(nl: &Netlink, name: &str) -> Batch {
+        let mut out = nl.messages();
+        out.message(kind::BATCH_BEGIN, 0, &head(0, SUBSYSTEM));
+        Batch { out, name: name.to_string(), used: false }
+    }
+
+    fn message(&mut self, what: u16, flags: u16) -> &mut Messages {
+        self.used = true;
+        // Each is acknowledged: there are few of them, whatever number of elements they carry.
+        self.out.message(SUBSYSTEM << 8 | what, flags | ACK, &head(INET, 0)).text(1, &self.name)
+    }
+
+    fn send(mut self, nl: &mut Netlink) -> Result<(), NftError> {
+        if !self.used {
+            return Ok(());
+        }
+        self.out.message(kind::BATCH_END, 0, &head(0, SUBSYSTEM));
+        nl.send(self.out.done()).map_err(|e| refused("the transaction", e))
+    }
+
+    fn table(&mut self) {
+        self.message(kind::NEW_TABLE, CREATE);
+    }
+
+    fn sets(&mut self) {
+        for (id, (name, (flags, length))) in (1..).zip(shapes()) {
+            // What `nft` shows the keys as: `ipv4_addr`, `ipv6_addr`, `inet_service`.
+            let shown = match length {
+                4 => 7,
+                16 => 8,
+                _ => 13,
+            };
+            let m = self.message(kind::NEW_SET, CREATE).text(2, &name);
+            m.number(3, flags).number(4, shown).number(5, length).number(10, id);
+        }
+    }
+
+    /// Both chains, emptied, then their rules.
+    fn rules(&mut self) {
+        // Hook `prerouting`, priority `mangle`: before `dstnat`, after fragments are put together for those who track.
+        self.message(kind::NEW_CHAIN, CREATE)
+            .text(3, BEFORE)
+            .nest(4, |m| {
+                m.number(1, 0).put(2, &(-150i32).to_be_bytes());
+            })
+            .number(5, ACCEPT)
+            .text(7, "filter");
+        self.message(kind::NEW_CHAIN, CREATE).text(3, GUARD);
+        for chain in [BEFORE, GUARD] {
+            self.message(kind::DEL_RULE, 0).text(2, chain);
+        }
+        // This machine speaking to itself: `lo` is interface 1 in every network namespace.
+        self.rule(BEFORE, |m| {
+            meta(m, 4);
+            compare(m, &1u32.to_ne_bytes());
+            verdict(m, RETURN, None);
+        });
+        // On its way to another machine. Not "not local": broadcasts and anycasts arrive here too.
+        self.rule(BEFORE, |m| {
+            expression(m, "fib", |m| {
+                m.number(1, 1).number(2, 3).number(3, 2);
+            });
+            compare(m, &1u32.to_ne_bytes());
+            verdict(m, RETURN, None);
+        });
+        for protocol in [6u8, 17] {
+            self.rule(BEFORE, |m| {
+                meta(m, 16);
+                compare(m, &[protocol]);
+                payload(m, 2, 2, 2);
+                lookup(m, PORTS);
+                verdict(m, JUMP, Some(GUARD));
+            });
+        }
+        for set in Set::ALL {
+            self.rule(GUARD, |m| {
+                meta(m, 15);
+                compare(m, &[if set.is_v4() { 2 } else { 10 }]);
+                // Where the source stands in an IP header, and how long it is.
+                let (at, length) = if set.is_v4() { (12, 4) } else { (8, 16) };
+                payload(m, 1, at, length);
+                if set == Set::Subnet6 {
+                    expression(m, "bitwise", |m| {
+                        m.number(1, 1).number(2, 1).number(3, 16);
+                        m.nest(4, |m| {
+                            m.put(1, &(!u128::from(u64::MAX)).to_be_bytes());
+                        });
+                        m.nest(5, |m| {
+                            m.put(1, &[0; 16]);
+                        });
+                    });
+                }
+                lookup(m, set.name());
+                verdict(m, RETURN, None);
+            });
+        }
+        self.rule(GUARD, |m| {
+            expression(m, "counter", |_| {});
+            verdict(m, DROP, None);
+        });
+    }
+
+    fn rule(&mut self, chain: &str, expressions: impl FnOnce(&mut Messages)) {
+        self.message(kind::NEW_RULE, CREATE | APPEND).text(2, chain).nest(4, expressions);
+    }
+}
+
+/// `NF_DROP`, `NF_ACCEPT`, `NFT_JUMP`, `NFT_RETURN`.
+const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
+const JUMP: u32 = -3i32 as u32;
+const RETURN: u32 = -5i32 as u32;
+
+fn expression(m: &mut Messages, name: &str, data: impl FnOnce(&mut Messages)) {
+    m.nest(1, |m| {
+        m.text(1, name).nest(2, data);
+    });
+}
+
+fn meta(m: &mut Messages, key: u32) {
+    expression(m, "meta", |m| {
+        m.number(1, 1).number(2, key);
+    });
+}
+
+/// Goes on only if register 1 is equal to this.
+fn compare(m: &mut Messages, value: &[u8]) {
+    expression(m, "cmp", |m| {
+        m.number(1, 1).number(2, 0).nest(3, |m| {
+            m.put(1, value);
+        });
+    });
+}
+
+/// `base`: 1 the network header, 2 the transport header.
+fn payload(m: &mut Messages, base: u32, offset: u32, length: u32) {
+    expression(m, "payload", |m| {
+        m.number(1, 1).number(2, base).number(3, offset).number(4, length);
+    });
+}
+
+fn lookup(m: &mut Messages, set: &str) {
+    expression(m, "lookup", |m| {
+        m.text(1, set).number(2, 1);
+    });
+}
+
+fn verdict(m: &mut Messages, code: u32, chain: Option<&str>) {
+    expression(m, "immediate", |m| {
+        m.number(1, 0).nest(2, |m| {
+            m.nest(2, |m| {
+                m.number(1, code);
+                if let Some(chain) = chain {
+                    m.text(2, chain);
+                }
+            });
+        });
+    });
+}
+
+/// Each set's flags and length of key in bytes.
+fn shapes() -> BTreeMap<String, (u32, u32)> {
+    let of = |s: Set| {
+        let flags = if s.is_ranges() { INTERVAL | TIMEOUT } else { TIMEOUT };
+        (s.name().to_string(), (flags, if s.is_v4() { 4 } else { 16 }))
+    };
+    Set::ALL.into_iter().map(of).chain([(PORTS.to_string(), (0, 2))]).collect()
+}
+
+/// Puts the ends of a tree's ranges together.
+fn ranges(set: Set, read: &[(Vec<u8>, u32, Option<Duration>)], out: &mut BTreeMap<Element, Option<Duration>>) {
+    let mut points: Vec<(u128, bool, Option<Duration>)> =
+        read.iter().filter_map(|(key, flags, left)| Some((set.read(key)?, flags & RANGE_END == 0, *left))).collect();
+    // An end stands before the beginning of its neighbour.
+    points.sort_unstable_by_key(|(at, begins, _)| (*at, *begins));
+    let mut open: Option<(u128, Option<Duration>)> = None;
+    let mut close = |open: &mut Option<(u128, Option<Duration>)>, last: u128| {
+        if let Some((first, left)) = open.take() {
+            out.insert(Element { set, first, last }, left);
+        }
+    };
+    for (at, begins, left) in points {
+        close(&mut open, at.saturating_sub(1));
+        if begins {
+            open = Some((at, left));
+        }
+    }
+    close(&mut open, set.highest());
+}
+
+fn kept(a: Attributes<'_>, kinds: &[u16]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (kind, value) in a.filter(|(k, _)| kinds.contains(k)) {
+        out.extend(kind.to_ne_bytes());
+        out.extend(value);
+    }
+    out
+}
+
+/// `nfgenmsg`: family, version 0, subsystem of a batch.
+fn head(family: u8, subsystem: u16) -> [u8; 4] {
+    let [a, b] = subsystem.to_be_bytes();
+    [family, 0, a, b]
+}
+
+fn socket() -> Result<Netlink, NftError> {
+    Netlink::open(Some(NETFILTER), 0).map_err(|e| match Errno::from_io_error(&e) {
+        Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => NftError::Missing,
+        _ => refused("a socket", e),
+    })
+}
+
+fn refused(what: &'static str, why: io::Error) -> NftError {
+    match Errno::from_io_error(&why) {
+        Some(Errno::PERM | Errno::ACCESS) => NftError::NotPermitted,
+        _ => NftError::Refused { what, why },
+    }
+}
+
+fn is(e: &io::Error, errno: Errno) -> bool {
+    Errno::from_io_error(e) == Some(errno)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exact_addresses_are_hashed() {
+        for (text, set) in [
+            ("192.0.2.1", Some(Set::Host4)),
+            ("::ffff:192.0.2.1", Some(Set::Host4)),
+            ("192.0.2.0/31", None),
+            ("2001:db8::1", Some(Set::Host6)),
+            ("2001:db8::/64", Some(Set::Subnet6)),
+            ("2001:db8::/65", None),
+            ("2001:db8::/48", None),
+            ("0.0.0.0/0", None),
+        ] {
+            assert_eq!(Element::exact(text.parse().unwrap()).map(|e| e.set), set, "{text}");
+        }
+    }
+
+    #[test]
+    fn ends_find_their_beginnings() {
+        let point = |n: u32, flags| (n.to_be_bytes().to_vec(), flags, None);
+        let mut out = BTreeMap::new();
+        // As a kernel lists them: backwards, neighbours that touch, one without an end, an end that leads nowhere.
+        let read =
+            [point(90, 0), point(20, RANGE_END), point(20, 0), point(10, 0), point(30, RANGE_END), point(0, RANGE_END)];
+        ranges(Set::Net4, &read, &mut out);
+        let got: Vec<(u128, u128)> = out.keys().map(|e| (e.first, e.last)).collect();
+        assert_eq!(got, [(10, 19), (20, 29), (90, u128::from(u32::MAX))]);
+    }
+}
