@@ -5,9 +5,13 @@ use std::net::SocketAddr;
 
 use model::{Addr, AddrSet, Prefix, parse_list};
 use wire::connect::ConnectString;
+use wire::derp::{self, ClientInfo, Frame, ServerInfo};
 use wire::frame::{FrameReader, Part};
 use wire::hello::Hello;
+use wire::meshkey::{DiscoKey, MachineKey, MachinePrivate, NodeKey, NodePrivate};
+use wire::noise::{HEAD_LEN, Initiation, Initiator, RECORD_MAX, Session, record_len, respond};
 use wire::proxy_line::{self, HEADER_MAX, Version};
+use wire::stun::{RESPONSE_MAX, Request, Response};
 use wire::upstream::{Plane, PortRanges, parse_upstreams};
 use wire::ws::{WsItem, WsReader};
 
@@ -15,12 +19,15 @@ use wire::ws::{WsItem, WsReader};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 8] = [
     ("prefixes", prefixes),
     ("connect_strings", connect_strings),
     ("upstreams", upstreams),
     ("proxy_lines", proxy_lines),
     ("frames", frames),
+    ("noise", noise),
+    ("derp", derp),
+    ("stun", stun),
 ];
 
 /// Lists: what is read is written back to the same prefixes, and a set of them holds their ends.
@@ -149,4 +156,104 @@ fn read_frames(bytes: &[u8], step: usize) -> (Vec<(u32, Vec<u8>)>, bool) {
         }
     }
     (out, false)
+}
+
+/// Handshakes and records of the mesh: with fixed keys there is one right message at each place, and nothing else is
+/// taken. The first byte says what the rest is.
+#[expect(clippy::expect_used, reason = "the keys are fixed: if these fail, so shall the target")]
+pub fn noise(bytes: &[u8]) {
+    let Some((place, bytes)) = bytes.split_first() else { return };
+    let (node, server) = (MachinePrivate::from_random([1; 32]), MachinePrivate::from_random([2; 32]));
+    let (initiator, message) = Initiator::start(&node, &server.public(), 130, [3; 32]).expect("fixed keys");
+    let accepted = respond(&server, &message[..].try_into().expect("its form"), [4; 32]).expect("fixed keys");
+    match place % 4 {
+        0 => {
+            let Ok(initiation) = Initiation::try_from(bytes) else { return };
+            let taken = respond(&server, &initiation, [4; 32]);
+            assert_eq!(taken.is_ok(), bytes == message, "only the right initiation");
+        }
+        1 => assert_eq!(initiator.finish(bytes).is_ok(), bytes == accepted.response, "only the right response"),
+        2 => {
+            let Ok(mut sender) = initiator.finish(&accepted.response) else { return };
+            records(bytes, accepted.session, &mut sender);
+        }
+        _ => {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            if let Ok(key) = text.parse::<NodeKey>() {
+                assert_eq!(key.to_string().parse(), Ok(key), "written back");
+            }
+            let kinds = [text.parse::<MachineKey>().is_ok(), text.parse::<DiscoKey>().is_ok()];
+            assert!(!kinds.iter().all(|k| *k), "a key has one kind");
+        }
+    }
+}
+
+/// Records that open are the right ones, in their order: the first `n` that the sender seals around `n, n, n…`.
+#[expect(clippy::expect_used, reason = "the keys are fixed: if these fail, so shall the target")]
+fn records(bytes: &[u8], mut session: Session, sender: &mut Session) {
+    let (mut rest, mut right) = (bytes, [0; RECORD_MAX]);
+    for n in 0u8.. {
+        let Some(Ok(len)) = rest.first_chunk::<HEAD_LEN>().map(|head| record_len(*head)) else { return };
+        let Some((record, after)) = rest.split_at_checked(len) else { return };
+        let sealed = sender.sealer.seal(&[n; 16], &mut right).expect("sixteen bytes");
+        let opened = session.opener.open(&mut record.to_vec()).map(|plain| plain.to_vec());
+        assert_eq!(opened.is_ok(), *record == right[..sealed], "only the right record");
+        if opened.is_err() || n == u8::MAX {
+            return;
+        }
+        rest = after;
+    }
+}
+
+/// Frames of relays: whole or in pieces the same comes out, and what is read is written back to the same. The first
+/// byte says how long the pieces are.
+pub fn derp(bytes: &[u8]) {
+    let Some((step, bytes)) = bytes.split_first() else { return };
+    let whole = read_derp(bytes, bytes.len().max(1));
+    assert_eq!(read_derp(bytes, usize::from(*step).max(1)), whole, "in pieces");
+}
+
+fn read_derp(bytes: &[u8], step: usize) -> (Vec<String>, bool) {
+    let own = NodePrivate::from_random([5; 32]);
+    let (mut out, mut held) = (vec![], vec![]);
+    for piece in bytes.chunks(step) {
+        held.extend_from_slice(piece);
+        loop {
+            let len = match derp::first(&held) {
+                Err(_) => return (out, true),
+                Ok(None) => break,
+                Ok(Some((frame, len))) => {
+                    assert!(len <= held.len() && len >= derp::HEAD_LEN);
+                    if let Some(frame) = frame {
+                        let mut again = vec![];
+                        frame.encode(&mut again);
+                        assert_eq!(derp::first(&again), Ok(Some((Some(frame), again.len()))), "written back");
+                        let opened = match frame {
+                            Frame::ClientInfo(key, sealed) => ClientInfo::open(sealed, &own, &key).is_ok(),
+                            Frame::ServerInfo(sealed) => ServerInfo::open(sealed, &own, &own.public()).is_ok(),
+                            _ => false,
+                        };
+                        out.push(format!("{frame:?} {opened}"));
+                    }
+                    len
+                }
+            };
+            held.drain(..len);
+        }
+    }
+    (out, false)
+}
+
+/// STUN: what is read as a question or an answer is written back to one that says the same.
+pub fn stun(bytes: &[u8]) {
+    if let Ok(request) = Request::try_from(bytes) {
+        assert_eq!(Request::try_from(&request.encode()[..]), Ok(request), "written back");
+    }
+    if let Ok(response) = Response::try_from(bytes) {
+        let mut out = [0; RESPONSE_MAX];
+        let len = response.encode(&mut out);
+        let again = Response::try_from(&out[..len]).map(|r| (r.transaction, r.mapped.ip(), r.mapped.port()));
+        let mapped = response.mapped;
+        assert_eq!(again, Ok((response.transaction, mapped.ip().to_canonical(), mapped.port())), "written back");
+    }
 }
