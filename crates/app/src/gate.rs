@@ -88,8 +88,8 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
             Some(f) => f.clone(),
             None => default()?,
         };
-        let (lines, head) = daemon::gate::audit::verify(&path)
-            .with_context(|| format!("{} is not what was written", path.display()))?;
+        let (lines, head) =
+            daemon::audit::verify(&path).with_context(|| format!("{} is not what was written", path.display()))?;
         say::line(format!("{lines} lines, none changed; the last hash is {head}"));
         return Ok(ExitCode::SUCCESS);
     }
@@ -242,7 +242,7 @@ fn ask(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
     Ok(runtime.block_on(daemon::api::ask(&socket, verb, args))?)
 }
 
-fn printed(json: &JsonArgs, answer: &Value) -> Result<bool, Fail> {
+pub(crate) fn printed(json: &JsonArgs, answer: &Value) -> Result<bool, Fail> {
     if json.json.unwrap_or(false) {
         say::line(serde_json::to_string_pretty(answer).context("cannot print the answer")?);
         return Ok(true);
@@ -250,12 +250,12 @@ fn printed(json: &JsonArgs, answer: &Value) -> Result<bool, Fail> {
     Ok(false)
 }
 
-fn each(v: &Value) -> impl Iterator<Item = &Value> {
+pub(crate) fn each(v: &Value) -> impl Iterator<Item = &Value> {
     v.as_array().into_iter().flatten()
 }
 
 /// Text for a cell; names come from certificates, so what steers a terminal is taken out.
-fn word(v: &Value) -> String {
+pub(crate) fn word(v: &Value) -> String {
     let text = match v {
         Value::Null => String::new(),
         Value::String(s) => s.clone(),
@@ -276,7 +276,7 @@ fn end(v: &Value) -> String {
 }
 
 /// Seconds since the epoch as `2026-11-21 14:00:00Z`.
-fn when(v: &Value) -> String {
+pub(crate) fn when(v: &Value) -> String {
     let Some(t) = v.as_u64() else { return String::new() };
     let (days, secs) = (t / 86_400, t % 86_400);
     // Days to a date, after Howard Hinnant's "chrono-compatible low-level date algorithms" (civil_from_days).

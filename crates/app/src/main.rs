@@ -3,6 +3,7 @@
 mod admin;
 mod args;
 mod config;
+mod control;
 mod demo;
 mod fail;
 mod files;
@@ -10,6 +11,7 @@ mod gate;
 mod gatekeeper;
 mod logs;
 mod meant;
+mod mesh;
 mod policy;
 mod proxy;
 mod say;
@@ -69,7 +71,14 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Explain(a) => return admin::explain(a, global),
         Command::Lists(a) => return admin::lists(a, global),
         Command::Reload(a) => return admin::reload(a, global),
-        Command::Policy(a) => return Ok(policy::run(a)),
+        Command::Control(a) => block_on(control::run(a, global)),
+        Command::Users(c) => return mesh::users(c, global),
+        Command::Keys(c) => return mesh::keys(c, global),
+        Command::Nodes(c) => return mesh::nodes(c, global),
+        Command::Routes(c) => return mesh::routes(c, global),
+        Command::Apps(c) => return mesh::apps(c, global),
+        Command::Dns(c) => return mesh::dns(c, global),
+        Command::Policy(a) => return policy::run(a, global),
         Command::Completions { shell } => {
             let mut out = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut out);

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::args::GlobalArgs;
+use crate::fail::Fail;
+use crate::mesh;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use decide::policy::{Change, Compiled, Policy, Problem, Question, Topology, diff, format};
@@ -72,6 +75,23 @@ enum PolicyCommand {
         #[arg(long, value_name = "OLD")]
         against: PathBuf,
     },
+    /// Print the policy that a running coordination server has in force.
+    Get {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put a policy in force at a running coordination server, after its own tests; shows who gains and who loses what.
+    Set {
+        /// The policy, HuJSON; `-` reads standard input.
+        file: PathBuf,
+        /// Change nothing, only show.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Lay a policy out; comments stay.
     Fmt {
         /// The policy, changed in place; `-` reads standard input and writes standard output.
@@ -93,7 +113,7 @@ struct Files {
 }
 
 /// Runs the command; what is wrong goes to standard error.
-pub(crate) fn run(args: &PolicyArgs) -> ExitCode {
+pub(crate) fn run(args: &PolicyArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let done = match &args.command {
         PolicyCommand::Check { file, topology } => check(file, topology.as_deref()),
         PolicyCommand::Compile { files, node, json } => compile(files, node.as_deref(), *json),
@@ -101,15 +121,17 @@ pub(crate) fn run(args: &PolicyArgs) -> ExitCode {
         PolicyCommand::Explain { files, src, dst, proto } => explain(files, src, dst, proto.as_deref()),
         PolicyCommand::Diff { files, against } => changes(files, against),
         PolicyCommand::Fmt { file, check } => lay_out(file, *check),
+        PolicyCommand::Get { json } => return mesh::policy_get(*json, global),
+        PolicyCommand::Set { file, dry_run, json } => return mesh::policy_set(file, *dry_run, *json, global),
     };
-    match done {
+    Ok(match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("error: {e:#}");
             ExitCode::FAILURE
         }
-    }
+    })
 }
 
 fn check(file: &Path, topology: Option<&Path>) -> Result<bool> {

@@ -2,6 +2,7 @@
 //! through. Rooms never import each other: they meet in `door` (who may pass, who is still inside) and `run`.
 
 pub mod api;
+pub mod audit;
 pub mod control;
 pub mod door;
 pub mod files;

@@ -4,6 +4,7 @@ mod admit;
 pub mod clock;
 pub mod filter;
 pub mod grant;
+pub mod mesh;
 pub mod policy;
 pub mod publish;
 mod service;

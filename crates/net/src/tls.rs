@@ -79,6 +79,31 @@ pub fn own_ca(dir: &Path, sans: &[String]) -> Result<(Arc<ServerConfig>, Digest)
     Ok((config, digest))
 }
 
+/// A configuration with a certificate that signs itself, made in `dir` at the first start and kept, and its
+/// fingerprint. For clients that pin exactly this certificate and compare no name.
+///
+/// # Errors
+/// The directory cannot be written, or what is in it is damaged.
+pub fn own_leaf(dir: &Path, name: &str) -> Result<(Arc<ServerConfig>, Digest)> {
+    make_private_dir(dir)?;
+    let (cert, key) = (dir.join("relay.crt"), dir.join("relay.key"));
+    if !cert.exists() || !key.exists() {
+        let pair = KeyPair::generate().context("cannot make a key")?;
+        let mut params = CertificateParams::new(vec![name.to_string()])
+            .with_context(|| format!("`{name}` cannot stand in a certificate"))?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        set_life(&mut params);
+        let made = params.self_signed(&pair).context("cannot make a certificate")?;
+        write_private(&key, pair.serialize_pem().as_bytes())?;
+        write_private(&cert, made.pem().as_bytes())?;
+    }
+    let config = own_certificate(&cert, &key)?;
+    let leaf = read_chain(&cert)?;
+    let leaf = leaf.first().with_context(|| format!("{} holds no certificate", cert.display()))?;
+    Ok((config, fingerprint(leaf)))
+}
+
 /// An edge's configuration with a given certificate.
 ///
 /// # Errors

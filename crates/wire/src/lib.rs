@@ -6,6 +6,7 @@ pub mod derp;
 pub mod frame;
 pub mod grant;
 pub mod hello;
+pub mod mesh;
 pub mod meshkey;
 pub mod nacl;
 pub mod noise;

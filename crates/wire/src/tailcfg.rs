@@ -1,6 +1,10 @@
-//! The JSON of packet filters as the control protocol sends them. In: bytes of a map response. Out: rules whose texts
-//! `decide` turns into sets. Field names and forms are those of the protocol's `FilterRule`, `NetPortRange` and
+//! The JSON of the control protocol: hosts, registration, maps below; packet filters here. In: bytes of a peer. Out:
+//! values that a server acts on, and rules whose texts `decide` turns into sets. Field names and forms are those of the protocol's `FilterRule`, `NetPortRange` and
 //! `CapGrant` (tailcfg, the public client source).
+
+pub mod host;
+pub mod map;
+pub mod register;
 
 use std::collections::BTreeMap;
 

@@ -2,6 +2,7 @@
 //! decided; `meant` gives it its meaning. Help, man page and completions come from here.
 
 mod client;
+pub(crate) mod control;
 mod edge;
 pub(crate) mod gate;
 pub(crate) mod values;
@@ -93,6 +94,26 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show the lists of a running edge
     Lists(AdminArgs),
+    /// Run the coordination server that official Tailscale clients join
+    Control(Box<control::ControlArgs>),
+    /// People whose nodes join a coordination server
+    #[command(subcommand)]
+    Users(control::UsersCommand),
+    /// Keys with which nodes join unasked
+    #[command(subcommand)]
+    Keys(control::KeysCommand),
+    /// Members of the mesh
+    #[command(subcommand)]
+    Nodes(control::NodesCommand),
+    /// Routes that nodes offer, and what became of them
+    #[command(subcommand)]
+    Routes(control::RoutesCommand),
+    /// Services that are reached by name through a connector
+    #[command(subcommand)]
+    Apps(control::AppsCommand),
+    /// Names inside the mesh
+    #[command(subcommand)]
+    Dns(control::DnsCommand),
     /// Make a running edge read its lists and certificate again
     Reload(AdminArgs),
     /// Check, compile, test, explain, compare and lay out policies; needs no server

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 use wire::grant::GrantRecord;
 
-use super::audit::Log;
+use crate::audit::{About, Log, Record};
 use crate::hint::Hinted;
 use crate::run::Run;
 
@@ -350,7 +350,7 @@ impl Loop {
             }
         }
         let audit = std::mem::take(&mut self.audit);
-        match self.log.append(audit) {
+        match self.log.append(audit.into_iter().map(record)) {
             Ok(()) => {
                 self.picture.trouble.lock().remove("audit");
             }
@@ -479,4 +479,8 @@ pub fn said(done: Result<Done, String>) -> anyhow::Result<Done> {
         Ok(Done { outcome: Outcome::Refused(why), .. }) => Err(anyhow!("{why}")),
         Ok(done) => Ok(done),
     }
+}
+fn record(a: Audit) -> Record {
+    let about = About::Grant { grant: GrantRecord::from(&a.grant) };
+    Record { at: a.at, what: a.what.to_string(), about, by: a.by }
 }

@@ -2,7 +2,6 @@
 //! settings, mirrored requests, proxies' questions, people's commands. Out: lists kept in Traefik, nginx, HAProxy, …,
 //! and verdicts.
 
-pub mod audit;
 pub mod enforce;
 pub mod fetch;
 pub mod intake;

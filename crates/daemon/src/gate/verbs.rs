@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use wire::grant::GrantRecord;
 
 use super::Gate;
-use super::audit;
 use super::keeper::said;
 use crate::api::Verbs;
+use crate::audit;
 use crate::hint::Hinted;
 
 /// Where a gate listens for commands.

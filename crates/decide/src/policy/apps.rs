@@ -32,6 +32,13 @@ impl Compiled {
         }
         out
     }
+
+    /// True if the node learns for an app connector of the policy.
+    #[must_use]
+    pub fn is_connector(&self, node: usize) -> bool {
+        let Some(node) = self.topology().nodes.get(node) else { return false };
+        self.resolver.policy.node_attrs.iter().flat_map(|entry| &entry.connectors).any(|c| is_connector(node, c))
+    }
 }
 
 #[cfg(test)]

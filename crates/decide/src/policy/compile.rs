@@ -72,6 +72,12 @@ pub enum SourcesRef {
     Own(Vec<String>),
 }
 
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Compiled({} nodes)", self.topology().nodes.len())
+    }
+}
+
 impl Compiled {
     /// Resolves every name and reads every rule. Work for single nodes is done when it is asked for.
     #[must_use]

@@ -8,9 +8,37 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use aws_lc_rs::digest::{SHA256, digest};
-use decide::grant::Audit;
 use serde::{Deserialize, Serialize};
 use wire::grant::GrantRecord;
+
+/// To what something happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum About {
+    /// A grant, as it was.
+    Grant {
+        /// The grant.
+        grant: GrantRecord,
+    },
+    /// A node, a user, a key, the policy.
+    Thing {
+        /// Its name.
+        about: String,
+    },
+}
+
+/// What a room wants on record.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// When, seconds since the Unix epoch.
+    pub at: u64,
+    /// What happened.
+    pub what: String,
+    /// To what.
+    pub about: About,
+    /// By whom or why.
+    pub by: String,
+}
 
 /// One line. `hash` is SHA-256, in hex, over the line without it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,8 +49,9 @@ pub struct Line {
     pub at: u64,
     /// What happened.
     pub what: String,
-    /// The grant as it was.
-    pub grant: GrantRecord,
+    /// To what; its fields stand among the others.
+    #[serde(flatten)]
+    pub about: About,
     /// By whom or why.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub by: String,
@@ -41,7 +70,7 @@ pub struct Log {
     seq: u64,
     prev: String,
     /// Records that could not be written yet, oldest first.
-    waiting: Vec<Audit>,
+    waiting: Vec<Record>,
 }
 
 /// Records that wait for a disk with room. Past it the oldest are dropped and that is logged: memory is bounded.
@@ -75,7 +104,7 @@ impl Log {
     ///
     /// # Errors
     /// The disk does not take it.
-    pub fn append(&mut self, records: impl IntoIterator<Item = Audit>) -> anyhow::Result<()> {
+    pub fn append(&mut self, records: impl IntoIterator<Item = Record>) -> anyhow::Result<()> {
         self.waiting.extend(records);
         if self.waiting.is_empty() {
             return Ok(());
@@ -86,8 +115,8 @@ impl Log {
             let mut line = Line {
                 seq,
                 at: a.at,
-                what: a.what.to_string(),
-                grant: GrantRecord::from(&a.grant),
+                what: a.what.clone(),
+                about: a.about.clone(),
                 by: a.by.clone(),
                 prev,
                 hash: String::new(),
@@ -173,23 +202,16 @@ fn last_line(file: &mut File) -> anyhow::Result<(Option<String>, u64)> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use model::{Evidence, Grant, GrantId};
 
-    fn record(id: u64) -> Audit {
-        let grant = Grant {
-            id: GrantId(id),
-            list: "photos".into(),
-            prefix: "203.0.113.7".parse().unwrap(),
-            principal: Some("CN=\"anna\"".into()),
-            device: None,
-            evidence: Evidence::Mtls,
-            given_at: 1,
-            seen_at: 1,
-            idle: None,
-            until: None,
-            pinned: false,
+    fn record(id: u64) -> Record {
+        let text = format!(
+            r#"{{"id":{id},"list":"photos","prefix":"203.0.113.7","principal":"CN=\"anna\"","evidence":"mtls","given_at":1,"seen_at":1}}"#
+        );
+        let about = match id {
+            2 => About::Thing { about: "web-1".into() },
+            _ => About::Grant { grant: serde_json::from_str(&text).unwrap() },
         };
-        Audit { at: 1, what: "given", grant, by: String::new() }
+        Record { at: 1, what: "given".into(), about, by: String::new() }
     }
 
     #[test]

@@ -1,0 +1,187 @@
+//! `portcullis control`. In: flags, environment, a file. Out: a coordination server that runs until it is told to stop.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use daemon::control::{self, ControlSettings, ServerUrl};
+use daemon::run::Run;
+use decide::mesh::{Pools, Settings};
+use model::{AddrSet, Prefix};
+use serde::Deserialize;
+use tracing::{info, warn};
+
+use crate::args::GlobalArgs;
+use crate::args::control::ControlArgs;
+use crate::args::gate::{Span, span};
+use crate::fail::{Done, Fail};
+use crate::{meant, say};
+
+/// The domain of nodes' names: `.internal` is kept for networks of one's own (ICANN, 2024).
+const DOMAIN: &str = "mesh.internal";
+
+/// The file of `--config`: the same settings as the flags.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ControlFile {
+    control: Section,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Section {
+    server_url: Option<String>,
+    listen: Option<Vec<SocketAddr>>,
+    stun: Option<String>,
+    relay: Option<bool>,
+    derp_map: Option<PathBuf>,
+    policy: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    domain: Option<String>,
+    ipv4: Option<String>,
+    ipv6: Option<String>,
+    node_expiry: Option<String>,
+    trusted_proxies: Option<Vec<String>>,
+}
+
+/// Runs the server until it is told to stop.
+pub(crate) async fn run(a: &ControlArgs, global: &GlobalArgs) -> Done {
+    let settings = plan(a, global)?;
+    let (url, dir) = (settings.server_url.to_string(), settings.data_dir.clone());
+    let listens_plain = !settings.server_url.tls;
+    let run = Run::new(daemon::run::DRAIN);
+    run.follow_signals()?;
+    let control = control::start(settings, &run).await?;
+    for addr in &control.addrs {
+        info!("listening on {addr}");
+    }
+    if listens_plain {
+        info!("clients reach this server by plain HTTP; what they say inside is encrypted all the same");
+    }
+    let socket = control::control_socket(&dir);
+    daemon::api::serve(&run, &socket, control::verbs(daemon::api::Verbs::default(), &control))?;
+    let now = control.desk.keeper.now();
+    if !now.has_policy {
+        warn!("there is no policy: every node reaches every other one; `portcullis policy set FILE` puts one in force");
+    }
+    say::aside(format!("join with:  tailscale up --login-server {url}"));
+    if now.users.is_empty() {
+        say::aside("first:      portcullis users create NAME");
+        say::aside("            portcullis keys create --user NAME      (for tailscale up --authkey KEY)");
+    }
+    Ok(run.finish().await?)
+}
+
+fn plan(a: &ControlArgs, global: &GlobalArgs) -> Result<ControlSettings, Fail> {
+    let file = match &a.config {
+        Some(path) => read_config(path)?,
+        None => Section::default(),
+    };
+    let url = a.server_url.clone().or(file.server_url).ok_or_else(|| {
+        Fail::usage(
+            "how clients reach this server is missing",
+            "give `--server-url http://ADDRESS:8080`, or the https URL of the proxy in front",
+        )
+    })?;
+    let server_url: ServerUrl =
+        url.parse().map_err(|e| Fail::usage(format!("--server-url: {e}"), "such as http://203.0.113.9:8080"))?;
+    let listen = if a.listen.is_empty() { file.listen.unwrap_or_default() } else { a.listen.clone() };
+    let stun = a.stun.clone().or(file.stun).unwrap_or_else(|| "0.0.0.0:3478".into());
+    let stun = match stun.as_str() {
+        "off" | "none" => None,
+        text => Some(text.parse().map_err(|_| {
+            Fail::usage(format!("--stun: `{text}` is no address and port"), "such as 0.0.0.0:3478, or `off`")
+        })?),
+    };
+    let tls = match (a.tls_cert.clone().or(file.tls_cert), a.tls_key.clone().or(file.tls_key)) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        _ => {
+            return Err(Fail::usage("a certificate and its key belong together", "give both --tls-cert and --tls-key"));
+        }
+    };
+    let derp_map = a.derp_map.clone().or(file.derp_map).map(|p| derp_map(&p)).transpose()?;
+    let policy =
+        a.policy.clone().or(file.policy).map(|p| {
+            std::fs::read_to_string(&p).with_context(|| format!("the policy {} can not be read", p.display()))
+        });
+    let trusted =
+        if a.trusted_proxies.is_empty() { file.trusted_proxies.unwrap_or_default() } else { a.trusted_proxies.clone() };
+    let trusted = if trusted.is_empty() {
+        AddrSet::default()
+    } else {
+        meant::set_of("TRUSTED_PROXIES", &trusted, None, "--trusted-proxies")?
+    };
+    let domain = a.domain.clone().or(file.domain).unwrap_or_else(|| DOMAIN.to_string());
+    let domain = domain.trim_matches('.').to_ascii_lowercase();
+    if server_url.host.ends_with(&format!(".{domain}")) || server_url.host == domain {
+        return Err(Fail::usage(
+            format!(
+                "the server's own name {} lies in the network's domain {domain}: nodes could not find the server",
+                server_url.host
+            ),
+            "choose another `--domain`",
+        ));
+    }
+    let default = Pools::default();
+    let pools = Pools {
+        v4: pool("--ipv4", a.ipv4.clone().or(file.ipv4), default.v4)?,
+        v6: pool("--ipv6", a.ipv6.clone().or(file.ipv6), default.v6)?,
+    };
+    let expiry = match (a.node_expiry, file.node_expiry) {
+        (Some(s), _) => s,
+        (None, Some(text)) => span(&text).map_err(|e| Fail::usage(format!("node_expiry: {e}"), "such as \"180d\""))?,
+        (None, None) => Span(None),
+    };
+    Ok(ControlSettings {
+        data_dir: meant::data_dir(global.data_dir.clone())?,
+        server_url,
+        listen: if listen.is_empty() { vec![SocketAddr::from(([0, 0, 0, 0], 8080))] } else { listen },
+        tls,
+        stun,
+        derp_map,
+        relay: a.relay.or(file.relay).unwrap_or(true),
+        trusted,
+        book: Settings { pools, domain, node_expiry: expiry.0 },
+        policy: policy.transpose()?,
+    })
+}
+
+fn read_config(path: &Path) -> Result<Section, Fail> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file: ControlFile = toml::from_str(&text).map_err(|e| {
+        Fail::hinted(
+            format!("{}: {}", path.display(), e.to_string().trim_end()),
+            "docs/manual/control.md explains every key",
+        )
+    })?;
+    Ok(file.control)
+}
+
+fn derp_map(path: &Path) -> Result<serde_json::Value, Fail> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("the relay map {} can not be read", path.display()))?;
+    let map: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("the relay map {} is no JSON", path.display()))?;
+    if !map.get("Regions").is_some_and(serde_json::Value::is_object) {
+        return Err(Fail::hinted(
+            format!("the relay map {} has no `Regions`", path.display()),
+            "write it as {\"Regions\": {\"901\": {\"RegionID\": 901, \"RegionCode\": \"x\", \"Nodes\": [...]}}}",
+        ));
+    }
+    Ok(map)
+}
+
+fn pool(flag: &str, text: Option<String>, default: Prefix) -> Result<Prefix, Fail> {
+    let Some(text) = text else { return Ok(default) };
+    let prefix: Prefix = text.parse().map_err(|e| Fail::usage(format!("{flag}: {e}"), format!("such as {default}")))?;
+    // Official clients treat addresses outside of these as somebody else's.
+    if !default.covers(prefix) || prefix.bits() > default.first().width() - 2 {
+        return Err(Fail::usage(
+            format!("{flag}: {prefix} is not a part of {default} with room for nodes"),
+            "official clients know their own addresses by that range",
+        ));
+    }
+    Ok(prefix)
+}

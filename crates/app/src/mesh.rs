@@ -1,0 +1,436 @@
+//! Commands to a running coordination server: `users`, `keys`, `nodes`, `routes`, `apps`, `dns`, `policy get|set`. In:
+//! what was typed. Out: the server's answer, as words, a table or JSON.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::args::GlobalArgs;
+use crate::args::control::{AppsCommand, DnsCommand, KeysCommand, NodesCommand, RoutesCommand, UsersCommand};
+use crate::args::gate::JsonArgs;
+use crate::fail::Fail;
+use crate::gate::{each, printed, when, word};
+use crate::say;
+
+type Answer = Result<ExitCode, Fail>;
+
+/// A key is for today, unless told otherwise: it lies about in shells and scripts.
+const KEY_EXPIRY: u64 = 86_400;
+
+/// `users`.
+pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
+    match c {
+        UsersCommand::Create { name, role, json } => {
+            if let Some(r) = role.as_deref().filter(|r| *r != "member" && decide::policy::Role::named(r).is_none()) {
+                return Err(Fail::usage(
+                    format!("`{r}` is no role"),
+                    "owner, admin, network-admin, it-admin, billing-admin, auditor or member",
+                ));
+            }
+            let user = ask(global, "users-create", json!({ "name": name, "role": role }))?;
+            told(json, &user, || format!("user {} is there", login(&user)))
+        }
+        UsersCommand::Delete { name, json } => {
+            let user = ask(global, "users-delete", json!({ "name": name }))?;
+            told(json, &user, || format!("user {} is gone", login(&user)))
+        }
+        UsersCommand::List(json) => {
+            let all = ask(global, "users-list", Value::Null)?;
+            if printed(json, &all)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let row =
+                |u: &Value| vec![word(&u["id"]), login(u), word(&u["role"]), word(&u["nodes"]), when(&u["created"])];
+            let rows: Vec<Vec<String>> = each(&all["users"]).map(row).collect();
+            say::raw(&say::table(&["ID", "USER", "ROLE", "NODES", "SINCE"], &rows));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn login(u: &Value) -> String {
+    let email = word(&u["email"]);
+    if email.is_empty() { word(&u["name"]) } else { email }
+}
+
+/// `keys`.
+pub(crate) fn keys(c: &KeysCommand, global: &GlobalArgs) -> Answer {
+    match c {
+        KeysCommand::Create { user, reusable, ephemeral, tags, expiry, json } => {
+            let expiry = expiry.map_or(Some(KEY_EXPIRY), |s| s.0);
+            let args =
+                json!({ "user": user, "reusable": reusable, "ephemeral": ephemeral, "tags": tags, "expiry": expiry });
+            let key = ask(global, "keys-create", args)?;
+            told(json, &key, || word(&key["key"]))
+        }
+        KeysCommand::Revoke { id, json } => {
+            let key = ask(global, "keys-revoke", json!({ "id": id }))?;
+            told(json, &key, || format!("key {id} is good for nothing any more"))
+        }
+        KeysCommand::List(json) => {
+            let all = ask(global, "keys-list", Value::Null)?;
+            if printed(json, &all)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let yes = |v: &Value, text: &str| if v == &Value::Bool(true) { text.to_string() } else { String::new() };
+            let rows: Vec<Vec<String>> = each(&all["keys"])
+                .map(|k| {
+                    let tags: Vec<String> = each(&k["tags"]).map(word).collect();
+                    let until = if k["expires"].is_u64() { when(&k["expires"]) } else { "never ends".into() };
+                    vec![
+                        word(&k["id"]),
+                        word(&k["user"]),
+                        tags.join(" "),
+                        yes(&k["reusable"], "reusable"),
+                        yes(&k["ephemeral"], "ephemeral"),
+                        word(&k["used"]),
+                        word(&k["state"]),
+                        until,
+                    ]
+                })
+                .collect();
+            say::raw(&say::table(&["ID", "USER", "TAGS", "", "", "USED", "STATE", "UNTIL"], &rows));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// `nodes`.
+pub(crate) fn nodes(c: &NodesCommand, global: &GlobalArgs) -> Answer {
+    match c {
+        NodesCommand::List(json) => nodes_list(json, global),
+        NodesCommand::Show { node, json } => node_show(node, json, global),
+        NodesCommand::Approve { node, user, json } => {
+            let n = ask(global, "nodes-approve", json!({ "node": node, "user": user }))?;
+            told(json, &n, || format!("{} has joined as {}", word(&n["name"]), word(&n["ipv4"])))
+        }
+        NodesCommand::Refuse { node, json } => {
+            let n = ask(global, "nodes-refuse", json!({ "node": node }))?;
+            told(json, &n, || format!("{node} was turned away"))
+        }
+        NodesCommand::Expire { node, json } => {
+            let n = ask(global, "nodes-expire", json!({ "node": node }))?;
+            told(json, &n, || format!("{} has to log in again", word(&n["name"])))
+        }
+        NodesCommand::Rename { node, name, json } => {
+            let n = ask(global, "nodes-rename", json!({ "node": node, "name": name }))?;
+            told(json, &n, || format!("{node} is called {} now", word(&n["name"])))
+        }
+        NodesCommand::Tag { node, tags, json } => {
+            let n = ask(global, "nodes-tag", json!({ "node": node, "tags": tags }))?;
+            let tags: Vec<String> = each(&n["tags"]).map(word).collect();
+            let has = if tags.is_empty() { "no tag".to_string() } else { tags.join(" ") };
+            told(json, &n, || format!("{} has {has}", word(&n["name"])))
+        }
+        NodesCommand::Delete { node, json } => {
+            let n = ask(global, "nodes-delete", json!({ "node": node }))?;
+            told(json, &n, || format!("{} is gone", word(&n["name"])))
+        }
+    }
+}
+
+fn nodes_list(json: &JsonArgs, global: &GlobalArgs) -> Answer {
+    let all = ask(global, "nodes-list", Value::Null)?;
+    if printed(json, &all)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<Vec<String>> = each(&all["nodes"])
+        .map(|n| {
+            let state = match (n["expired"] == true, n["online"] == true) {
+                (true, _) => "logged out".to_string(),
+                (_, true) => "online".to_string(),
+                _ => format!("away since {}", when(&n["seen"])),
+            };
+            vec![
+                word(&n["id"]),
+                word(&n["name"]),
+                word(&n["ipv4"]),
+                word(&n["belongs_to"]),
+                state,
+                word(&n["comes_from"]),
+                word(&n["os"]),
+            ]
+        })
+        .collect();
+    say::raw(&say::table(&["ID", "NODE", "ADDRESS", "BELONGS TO", "STATE", "COMES FROM", "OS"], &rows));
+    for w in each(&all["waiting"]) {
+        let machine: String = word(&w["machine"]).chars().take("mkey:".len() + 5).collect();
+        say::line(format!(
+            "{} ({machine}) waits: portcullis nodes approve {} --user NAME",
+            word(&w["hostname"]),
+            word(&w["ticket"])
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn node_show(node: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
+    let n = ask(global, "nodes-show", json!({ "node": node }))?;
+    if printed(json, &n)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let list = |v: &Value| each(v).map(word).collect::<Vec<_>>().join(" ");
+    let stays =
+        if n["expires"].is_u64() { format!("until {}", when(&n["expires"])) } else { "until it is logged out".into() };
+    for (name, text) in [
+        ("node", format!("{} ({})", word(&n["name"]), word(&n["full_name"]))),
+        ("addresses", format!("{} {}", word(&n["ipv4"]), word(&n["ipv6"]))),
+        ("belongs to", word(&n["belongs_to"])),
+        ("brought by", word(&n["user"])),
+        ("online", word(&n["online"])),
+        ("comes from", word(&n["comes_from"])),
+        ("reached at", list(&n["endpoints"])),
+        ("joined", when(&n["created"])),
+        ("logged in", stays),
+        ("client", format!("{} on {}", word(&n["client"]), word(&n["os"]))),
+        ("machine", word(&n["machine"])),
+        ("key", word(&n["key"])),
+        ("sees", list(&n["map"]["peers"])),
+    ] {
+        say::line(format!("{name:<11} {text}"));
+    }
+    for r in each(&n["routes"]) {
+        say::line(format!("{:<11} {} {}", "route", word(&r["prefix"]), word(&r["state"])));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `routes`.
+pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
+    match c {
+        RoutesCommand::List(json) => {
+            let all = ask(global, "routes-list", Value::Null)?;
+            if printed(json, &all)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let rows: Vec<Vec<String>> = each(&all["routes"])
+                .map(|r| {
+                    let by = if r["by_policy"] == true { "by the policy" } else { "" };
+                    let carries = match (r["primary"] == true, r["online"] == true) {
+                        (true, true) => "carries it",
+                        (true, false) => "should carry it, is away",
+                        (false, _) => "",
+                    };
+                    vec![
+                        word(&r["node"]),
+                        word(&r["prefix"]),
+                        word(&r["state"]),
+                        by.into(),
+                        carries.into(),
+                        word(&r["leaves_from"]),
+                    ]
+                })
+                .collect();
+            say::raw(&say::table(&["NODE", "ROUTE", "STATE", "", "", "LEAVES FROM"], &rows));
+            Ok(ExitCode::SUCCESS)
+        }
+        RoutesCommand::Approve { node, routes, json } => {
+            let done = ask(global, "routes-approve", json!({ "node": node, "routes": routes }))?;
+            let missing: Vec<String> = each(&done["not_offered"]).map(word).collect();
+            if !missing.is_empty() && !json.json.unwrap_or(false) {
+                say::line(format!(
+                    "{} does not offer {} now; it is approved for when it does",
+                    word(&done["node"]),
+                    missing.join(" ")
+                ));
+            }
+            told(json, &done, || format!("approved at {}: {}", word(&done["node"]), routes.join(" ")))
+        }
+        RoutesCommand::Revoke { node, routes, json } => {
+            let done = ask(global, "routes-revoke", json!({ "node": node, "routes": routes }))?;
+            told(json, &done, || format!("taken back at {}: {}", word(&done["node"]), routes.join(" ")))
+        }
+        RoutesCommand::Check { address, json } => check(address, json, global),
+    }
+}
+
+/// `routes check`: exit 1 if nobody carries it.
+fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
+    let found = ask(global, "routes-check", json!({ "address": address }))?;
+    let mut carriers = each(&found["carriers"]).peekable();
+    let code = if carriers.peek().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if printed(json, &found)? {
+        return Ok(code);
+    }
+    for c in carriers {
+        let users: Vec<String> = each(&c["users"]).map(word).collect();
+        let whom = if users.is_empty() { "nobody".to_string() } else { users.join(", ") };
+        let away = if c["online"] == true { "" } else { ", which is away" };
+        say::line(format!(
+            "{} goes through {}{away} by {}",
+            word(&found["address"]),
+            word(&c["node"]),
+            word(&c["route"])
+        ));
+        say::line(format!("  for:         {whom}"));
+        match &c["leaves_from"] {
+            Value::String(from) => say::line(format!(
+                "  leaves from: {from}  (its control connection comes from there; give it to the partner)"
+            )),
+            _ => say::line("  leaves from: not known yet"),
+        }
+    }
+    for p in each(&found["not_approved"]) {
+        say::line(format!(
+            "{} at {} is {}: portcullis routes approve {} {}",
+            word(&p["route"]),
+            word(&p["node"]),
+            word(&p["state"]),
+            word(&p["node"]),
+            word(&p["route"])
+        ));
+    }
+    if code == ExitCode::FAILURE {
+        say::line(format!("nobody carries {}", word(&found["address"])));
+    }
+    Ok(code)
+}
+
+/// `apps`.
+pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
+    match c {
+        AppsCommand::List(json) => {
+            let all = ask(global, "apps-list", Value::Null)?;
+            if printed(json, &all)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let list = |v: &Value| each(v).map(word).collect::<Vec<_>>().join(" ");
+            let rows: Vec<Vec<String>> = each(&all["apps"])
+                .map(|a| {
+                    vec![
+                        word(&a["name"]),
+                        list(&a["domains"]),
+                        list(&a["pinned"]),
+                        list(&a["connectors"]),
+                        word(&a["addresses"]),
+                    ]
+                })
+                .collect();
+            say::raw(&say::table(&["APP", "DOMAINS", "PINNED", "CONNECTORS", "ADDRESSES"], &rows));
+            Ok(ExitCode::SUCCESS)
+        }
+        AppsCommand::Show { name, json } => {
+            let app = ask(global, "apps-show", json!({ "name": name }))?;
+            if printed(json, &app)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let rows: Vec<Vec<String>> = each(&app["learnt"])
+                .map(|l| {
+                    let state = if l["gone"] == true { "gone" } else { "" };
+                    vec![
+                        word(&l["domain"]),
+                        word(&l["address"]),
+                        when(&l["since"]),
+                        when(&l["seen"]),
+                        word(&l["connector"]),
+                        state.into(),
+                    ]
+                })
+                .collect();
+            say::raw(&say::table(&["DOMAIN", "ADDRESS", "SINCE", "LAST SEEN", "CONNECTOR", ""], &rows));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// `dns`.
+pub(crate) fn dns(c: &DnsCommand, global: &GlobalArgs) -> Answer {
+    let (json, change) = match c {
+        DnsCommand::Show(json) => {
+            let names = ask(global, "dns-get", Value::Null)?;
+            if printed(json, &names)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let list = |v: &Value| each(v).map(word).collect::<Vec<_>>().join(" ");
+            say::line(format!("domain       {}", word(&names["domain"])));
+            let servers = list(&names["nameservers"]);
+            say::line(format!("nameservers  {}", if servers.is_empty() { "each node's own".into() } else { servers }));
+            say::line(format!("search       {}", list(&names["search"])));
+            for (domain, servers) in names["split"].as_object().into_iter().flatten() {
+                say::line(format!("split        {domain} -> {}", list(servers)));
+            }
+            for r in each(&names["records"]) {
+                say::line(format!("name         {} {}", word(&r["Name"]), word(&r["Value"])));
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        DnsCommand::Nameservers { servers, json } => (json, json!({ "nameservers": servers })),
+        DnsCommand::Search { domains, json } => (json, json!({ "search": domains })),
+        DnsCommand::Split { domain, servers, json } => {
+            (json, json!({ "split": { "domain": domain, "servers": servers } }))
+        }
+        DnsCommand::Add { name, address, json } => (json, json!({ "record": { "name": name, "value": address } })),
+        DnsCommand::Remove { name, json } => (json, json!({ "remove_record": name })),
+    };
+    let done = ask(global, "dns-set", change)?;
+    told(json, &done, || "every node is told".to_string())
+}
+
+/// `policy get`.
+pub(crate) fn policy_get(json: bool, global: &GlobalArgs) -> Answer {
+    let got = ask(global, "policy-get", Value::Null)?;
+    if json {
+        say::line(serde_json::to_string_pretty(&got).context("cannot print the answer")?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    match &got["policy"] {
+        Value::String(text) => say::raw(text),
+        _ => {
+            return Err(Fail::hinted(
+                "there is no policy: every node reaches every other one",
+                "`portcullis policy set FILE` puts one in force",
+            ));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `policy set`: shows who gains and who loses what.
+pub(crate) fn policy_set(file: &Path, dry_run: bool, json: bool, global: &GlobalArgs) -> Answer {
+    let text = if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        text
+    } else {
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
+    };
+    let done = ask(global, "policy-set", json!({ "policy": text, "dry_run": dry_run }))?;
+    if json {
+        say::line(serde_json::to_string_pretty(&done).context("cannot print the answer")?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for c in each(&done["changes"]) {
+        let list = |v: &Value| each(v).map(word).collect::<Vec<_>>().join(", ");
+        let verb = if c["gained"] == true { "gains" } else { "loses" };
+        say::line(format!("{} {verb} {} at {}", list(&c["who"]), list(&c["what"]), word(&c["at"])));
+    }
+    if each(&done["changes"]).next().is_none() {
+        say::line("nobody gains or loses anything");
+    }
+    say::line(if dry_run { "nothing was changed" } else { "in force" });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn told(json: &JsonArgs, answer: &Value, words: impl FnOnce() -> String) -> Answer {
+    if !printed(json, answer)? {
+        say::line(words());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
+    let dir = crate::meant::data_dir(global.data_dir.clone())?;
+    let socket = daemon::control::control_socket(&dir);
+    if !socket.exists() {
+        return Err(Fail::hinted(
+            format!("no coordination server runs from {}", dir.display()),
+            "start one with `portcullis control`, or name its data directory with `--data-dir DIR`",
+        ));
+    }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    Ok(runtime.block_on(daemon::api::ask(&socket, verb, args))?)
+}

@@ -1,0 +1,125 @@
+//! The control channel: a Noise handshake inside an HTTP upgrade, HTTP/2 inside it. In: an upgraded connection. Out:
+//! requests of a machine that has proved its key. Source: Tailscale's `control/controlhttp` and `control/controlbase`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use model::Addr;
+use tokio::io::AsyncWriteExt;
+use tracing::debug;
+use wire::noise::{Accepted, Initiation, respond};
+
+use super::desk::Desk;
+use super::machine;
+use super::noise_stream::NoiseStream;
+
+/// The protocol that clients ask to switch to.
+const PROTOCOL: &str = "tailscale-control-protocol";
+/// Where the first message of the handshake stands.
+const HANDSHAKE: &str = "x-tailscale-handshake";
+/// The oldest capability version served: release 1.80 (January 2025), well before the last ten.
+pub(super) const OLDEST: u32 = 113;
+/// Requests of one client under way: official ones have a map stream, an update, an answer.
+const AT_ONCE: u32 = 32;
+/// A client that does not even finish the handshake is let go.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Flow control windows: what clients send is small, and each window is memory that a client may fill.
+const WINDOW: u32 = 64 * 1024;
+/// Longest list of headers.
+const HEADERS: u32 = 16 * 1024;
+/// Bytes of an answer that wait for a client which does not read.
+const UNSENT: usize = 256 * 1024;
+
+/// Answers `POST /ts2021`.
+pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, from: Addr) -> Response<Full<Bytes>> {
+    let asks = request.headers().get(UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(PROTOCOL.as_bytes()));
+    if request.method() != Method::POST || !asks {
+        return plain(StatusCode::UPGRADE_REQUIRED, "this path speaks the control protocol of official clients\n");
+    }
+    let first = request.headers().get(HANDSHAKE).and_then(|v| v.to_str().ok()).map(str::trim).unwrap_or_default();
+    let first = STANDARD.decode(first).or_else(|_| STANDARD_NO_PAD.decode(first));
+    let Some(initiation) = first.ok().and_then(|b| Initiation::try_from(b.as_slice()).ok()) else {
+        return plain(StatusCode::BAD_REQUEST, "the first message of the handshake is missing or damaged\n");
+    };
+    if u32::from(initiation.version()) < OLDEST {
+        debug!("{from}: a client with capability version {}", initiation.version());
+        return plain(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
+    }
+    let accepted = match respond(&desk.machine, &initiation, rand::random()) {
+        Ok(a) => a,
+        Err(e) => {
+            debug!("{from}: handshake refused: {e}");
+            return plain(StatusCode::BAD_REQUEST, "the handshake was not made for this server's key\n");
+        }
+    };
+    let (desk, run) = (desk.clone(), desk.run.clone());
+    run.visit("control channel", async move {
+        match tokio::time::timeout(PATIENCE, hyper::upgrade::on(request)).await {
+            Ok(Ok(io)) => serve(desk, TokioIo::new(io), accepted, from).await,
+            Ok(Err(e)) => debug!("{from}: {e}"),
+            Err(_) => debug!("{from}: no upgrade in time"),
+        }
+    });
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    answer.headers_mut().insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    answer
+}
+
+async fn serve(desk: Arc<Desk>, mut io: TokioIo<hyper::upgrade::Upgraded>, accepted: Accepted, from: Addr) {
+    let machine = accepted.peer;
+    let sent = async {
+        io.write_all(&accepted.response).await?;
+        io.flush().await
+    };
+    if !matches!(tokio::time::timeout(PATIENCE, sent).await, Ok(Ok(()))) {
+        return;
+    }
+    let io = NoiseStream::new(io, accepted.session, Vec::new());
+    let ending = desk.run.stopping();
+    let service = {
+        let desk = desk.clone();
+        service_fn(move |request| {
+            let desk = desk.clone();
+            async move { Ok::<_, Infallible>(machine::answer(&desk, machine, from, request).await) }
+        })
+    };
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(AT_ONCE)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW * 2)
+        .max_header_list_size(HEADERS)
+        .max_send_buf_size(UNSENT)
+        .serve_connection(TokioIo::new(io), service);
+    tokio::pin!(connection);
+    let done = tokio::select! {
+        done = connection.as_mut() => done,
+        () = ending => {
+            // Map streams end by themselves now; nothing else takes long.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(e) = done {
+        debug!("{from}: control channel of {}: {e}", machine.short());
+    }
+}
+
+/// An answer of a few words.
+pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *answer.status_mut() = status;
+    answer
+}

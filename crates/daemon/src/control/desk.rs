@@ -1,0 +1,150 @@
+//! What the parts of a coordination server share. In: requests that run. Out: the keeper, the relays, who has a map
+//! stream open, and questions that wait for an answer.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use wire::meshkey::MachinePrivate;
+use wire::tailcfg::map::PingRequest;
+
+use super::ServerUrl;
+use super::keeper::Keeper;
+use super::relay::Relay;
+use crate::run::Run;
+
+/// Shared by all connections.
+pub struct Desk {
+    /// The owner of the book.
+    pub keeper: Keeper,
+    /// How clients reach it.
+    pub url: ServerUrl,
+    pub(super) machine: MachinePrivate,
+    pub(super) run: Run,
+    pub(super) trusted: model::AddrSet,
+    /// The relays as clients are told them, with a number that changes when they do.
+    pub(super) derp: (u64, Value),
+    pub(super) relay: Option<Relay>,
+    streams: Mutex<BTreeMap<u64, Open>>,
+    waiting: Mutex<BTreeMap<String, oneshot::Sender<Bytes>>>,
+    next: AtomicU64,
+    /// Requests by what they asked and how it went.
+    pub(super) counts: Mutex<BTreeMap<(&'static str, u16), u64>>,
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Desk({})", self.url)
+    }
+}
+
+/// A map stream that is open.
+struct Open {
+    stream: u64,
+    end: CancellationToken,
+    asks: mpsc::Sender<PingRequest>,
+}
+
+/// What a new map stream needs.
+pub(super) struct Opened {
+    pub(super) stream: u64,
+    pub(super) end: CancellationToken,
+    pub(super) asks: mpsc::Receiver<PingRequest>,
+}
+
+/// Questions to one node that may wait.
+const ASKS: usize = 8;
+
+impl Desk {
+    pub(super) fn new(
+        keeper: Keeper,
+        url: ServerUrl,
+        machine: MachinePrivate,
+        run: Run,
+        trusted: model::AddrSet,
+        derp: Value,
+        relay: Option<Relay>,
+    ) -> Desk {
+        Desk {
+            keeper,
+            url,
+            machine,
+            run,
+            trusted,
+            derp: (1, derp),
+            relay,
+            streams: Mutex::default(),
+            waiting: Mutex::default(),
+            next: AtomicU64::new(1),
+            counts: Mutex::default(),
+        }
+    }
+
+    /// A node opens a map stream. The one it had before ends: a client that comes back has lost it.
+    pub(super) fn open(&self, node: u64) -> Opened {
+        let stream = self.next.fetch_add(1, Ordering::Relaxed);
+        let (asks, queue) = mpsc::channel(ASKS);
+        let end = CancellationToken::new();
+        let open = Open { stream, end: end.clone(), asks };
+        if let Some(old) = self.streams.lock().insert(node, open) {
+            old.end.cancel();
+        }
+        Opened { stream, end, asks: queue }
+    }
+
+    /// A map stream has ended.
+    pub(super) fn close(&self, node: u64, stream: u64) {
+        let mut streams = self.streams.lock();
+        if streams.get(&node).is_some_and(|o| o.stream == stream) {
+            streams.remove(&node);
+        }
+    }
+
+    /// How many map streams are open.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.streams.lock().len()
+    }
+
+    /// Sends an HTTP request to a node over its map stream and waits for the answer, as it came on the wire.
+    ///
+    /// # Errors
+    /// The node has no stream open, or does not answer in time.
+    pub async fn ask(&self, node: u64, request: Option<&str>, patience: Duration) -> anyhow::Result<Bytes> {
+        let id = format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>());
+        let ping = PingRequest {
+            url: format!("https://{}/machine/answer/{id}", self.url.host),
+            url_is_noise: true,
+            types: if request.is_some() { "c2n".into() } else { String::new() },
+            payload: request.map(|r| STANDARD.encode(r)).unwrap_or_default(),
+        };
+        let (tell, told) = oneshot::channel();
+        let asks = self.streams.lock().get(&node).map(|o| o.asks.clone()).context("it has no map stream open")?;
+        self.waiting.lock().insert(id.clone(), tell);
+        let answer = async {
+            asks.send(ping).await.map_err(|_| anyhow!("its map stream has ended"))?;
+            told.await.map_err(|_| anyhow!("it was not answered"))
+        };
+        let answer = tokio::time::timeout(patience, answer).await;
+        self.waiting.lock().remove(&id);
+        answer.context("it did not answer in time")?
+    }
+
+    /// An answer has come.
+    pub(super) fn answered(&self, id: &str, body: Bytes) -> bool {
+        let asked = self.waiting.lock().remove(id);
+        asked.is_some_and(|tell| tell.send(body).is_ok())
+    }
+
+    pub(super) fn count(&self, what: &'static str, status: u16) {
+        *self.counts.lock().entry((what, status)).or_default() += 1;
+    }
+}

@@ -1,0 +1,219 @@
+//! The listening port of a coordination server: plain HTTP, and TLS where a connection begins with it. In: connections.
+//! Out: the server's key, control channels, relays, a page for waiting nodes, metrics.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use model::Addr;
+use net::sockets;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+use wire::meshkey::{MachinePrivate, NodePrivate};
+
+use super::channel::{self, plain};
+use super::desk::Desk;
+use super::keeper::Keeper;
+use super::{ControlSettings, page, relays};
+use crate::hint::Hinted;
+use crate::run::Run;
+
+/// Connections at a time. Each client has two: the control channel and the relay.
+const PLACES: usize = 50_000;
+/// A client's first byte, its TLS handshake, its request: who takes longer is no client.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// The first byte of a TLS connection (RFC 8446, section 5.1: handshake).
+const TLS: u8 = 0x16;
+
+/// Binds and serves.
+pub(super) fn listen(
+    run: &Run,
+    settings: ControlSettings,
+    keeper: Keeper,
+    machine: MachinePrivate,
+    relay: NodePrivate,
+) -> anyhow::Result<(Arc<Desk>, Vec<SocketAddr>)> {
+    let tls = relays::tls(&settings)?;
+    let map = relays::map(&settings, tls.pin);
+    let relay = relays::start(run, &settings, relay, &keeper)?;
+    let desk = Arc::new(Desk::new(
+        keeper,
+        settings.server_url.clone(),
+        machine,
+        run.clone(),
+        settings.trusted.clone(),
+        map,
+        relay,
+    ));
+    let places = Arc::new(Semaphore::new(PLACES));
+    let mut addrs = Vec::new();
+    for at in &settings.listen {
+        let listener = sockets::listen(*at).map_err(|e| {
+            Hinted::error(format!("cannot listen on {at}: {e}"), "choose another address with `--listen ADDR:PORT`")
+        })?;
+        addrs.push(listener.local_addr().context("a listener without an address")?);
+        let (run2, desk, places, acceptor) = (run.clone(), desk.clone(), places.clone(), tls.acceptor.clone());
+        run.spawn("control listener", async move { accept(run2, listener, desk, places, acceptor).await });
+    }
+    Ok((desk, addrs))
+}
+
+async fn accept(
+    run: Run,
+    listener: TcpListener,
+    desk: Arc<Desk>,
+    places: Arc<Semaphore>,
+    acceptor: TlsAcceptor,
+) -> anyhow::Result<()> {
+    let stopping = run.stopping();
+    tokio::pin!(stopping);
+    loop {
+        let (socket, peer) = tokio::select! {
+            () = &mut stopping => return Ok(()),
+            accepted = listener.accept() => match accepted {
+                Ok(a) => a,
+                Err(e) => {
+                    warn!("control listener: {e}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            debug!("{peer} closed: {PLACES} connections are open");
+            continue;
+        };
+        let (desk, acceptor) = (desk.clone(), acceptor.clone());
+        run.visit("control connection", async move {
+            let _place = place;
+            sockets::tune(&socket);
+            let from = Addr::of(peer);
+            match tokio::time::timeout(PATIENCE, first(&socket)).await {
+                Ok(Some(TLS)) => match tokio::time::timeout(PATIENCE, acceptor.accept(socket)).await {
+                    Ok(Ok(io)) => serve(&desk, io, from).await,
+                    Ok(Err(e)) => debug!("{from}: TLS: {e}"),
+                    Err(_) => debug!("{from}: no TLS handshake in time"),
+                },
+                Ok(Some(_)) => serve(&desk, socket, from).await,
+                Ok(None) | Err(_) => debug!("{from}: nothing was sent"),
+            }
+        });
+    }
+}
+
+/// The first byte, left where it is.
+async fn first(socket: &TcpStream) -> Option<u8> {
+    let mut byte = [0];
+    matches!(socket.peek(&mut byte).await, Ok(1)).then_some(byte[0])
+}
+
+async fn serve(desk: &Arc<Desk>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Addr) {
+    let stopping = desk.run.stopping();
+    let service = {
+        let desk = desk.clone();
+        service_fn(move |request| {
+            let desk = desk.clone();
+            async move { Ok::<_, Infallible>(answer(&desk, peer, request).await) }
+        })
+    };
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(64 * 1024);
+    let connection = http.serve_connection(TokioIo::new(io), service).with_upgrades();
+    tokio::pin!(connection, stopping);
+    let mut open = true;
+    loop {
+        tokio::select! {
+            end = connection.as_mut() => {
+                if let Err(e) = end {
+                    debug!("{peer}: {e}");
+                }
+                return;
+            }
+            () = &mut stopping, if open => {
+                open = false;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn answer(desk: &Arc<Desk>, peer: Addr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let Some(from) = visitor(desk, peer, request.headers()) else {
+        return plain(StatusCode::BAD_REQUEST, "the proxy's headers about the client contradict each other\n");
+    };
+    let path = request.uri().path().to_string();
+    let get = matches!(*request.method(), Method::GET | Method::HEAD);
+    let (what, answer) = match path.as_str() {
+        "/ts2021" => ("channel", channel::upgrade(desk, request, from)),
+        "/derp" | "/derp/probe" | "/derp/latency-check" | "/generate_204" => {
+            ("relay", relays::answer(desk, request, from))
+        }
+        "/key" if get => ("key", key(desk, request.uri().query())),
+        "/health" | "/healthz" if get => ("health", json(b"{\"status\":\"pass\"}\n".to_vec())),
+        "/bootstrap-dns" if get => ("bootstrap-dns", json(b"{}\n".to_vec())),
+        "/" if get => ("page", html(StatusCode::OK, page::front(&desk.url.to_string()))),
+        p if get && p.starts_with("/register/") => {
+            let (status, text) = page::waiting(&desk.keeper.now(), &p["/register/".len()..]);
+            ("page", html(status, text))
+        }
+        _ => ("unknown", plain(StatusCode::NOT_FOUND, "there is nothing here\n")),
+    };
+    desk.count(what, answer.status().as_u16());
+    answer
+}
+
+/// The client's address, behind proxies that are trusted; `None` if their headers can not be believed.
+fn visitor(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Option<Addr> {
+    let all = |name: &str| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    match decide::visitor::trace(peer, &all("x-forwarded-for"), &all("forwarded"), &desk.trusted) {
+        Ok(traced) => Some(traced.addr),
+        Err(e) => {
+            info!("{peer}: {e}");
+            None
+        }
+    }
+}
+
+/// The server's public key, for clients that know capability versions.
+fn key(desk: &Desk, query: Option<&str>) -> Response<Full<Bytes>> {
+    let known = query.unwrap_or_default().split('&').find_map(|p| p.strip_prefix("v="));
+    match known.map(str::parse::<u32>) {
+        Some(Ok(v)) if v >= channel::OLDEST => {}
+        Some(Ok(_)) => return plain(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n"),
+        _ => return plain(StatusCode::BAD_REQUEST, "the capability version is missing: /key?v=NUMBER\n"),
+    }
+    let public = desk.machine.public();
+    let none = wire::meshkey::MachineKey::default();
+    json(format!("{{\"legacyPublicKey\":\"{none}\",\"publicKey\":\"{public}\"}}\n").into_bytes())
+}
+
+pub(super) fn json(body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut out = Response::new(Full::new(Bytes::from(body)));
+    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    out
+}
+
+fn html(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut out = Response::new(Full::new(Bytes::from(body)));
+    *out.status_mut() = status;
+    let headers = out.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    );
+    out
+}

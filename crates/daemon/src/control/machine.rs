@@ -1,0 +1,212 @@
+//! What machines ask inside their channel: to register, for their map, to answer a question. In: requests of a machine
+//! that has proved its key. Out: answers; unknown requests are answered too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use decide::mesh::{Registered, Snapshot};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use model::Addr;
+use serde::de::DeserializeOwned;
+use tracing::{debug, info};
+use wire::meshkey::MachineKey;
+use wire::tailcfg::map::MapRequest;
+use wire::tailcfg::register::{Login, RegisterRequest, RegisterResponse, User};
+
+use super::channel::OLDEST;
+use super::desk::Desk;
+use super::stream;
+
+/// The body of an answer.
+pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+
+/// Longest request: a host with thousands of routes fits.
+const BODY: usize = 512 * 1024;
+/// Longest answer to a question of ours: thousands of learnt names fit.
+const ANSWER: usize = 4 << 20;
+/// A request comes at once; who trickles it holds one of few places.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a client waits for a person before it is told to ask again, shorter than proxies' patience.
+const FOLLOWUP: Duration = Duration::from_secs(50);
+
+/// Answers one request.
+pub(super) async fn answer(
+    desk: &Arc<Desk>,
+    machine: MachineKey,
+    from: Addr,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let path = request.uri().path().to_string();
+    let (what, done) = match (request.method(), path.as_str()) {
+        (&Method::POST, "/machine/register") => ("register", register(desk, machine, from, request).await),
+        (&Method::POST, "/machine/map") => ("map", map(desk, machine, from, request).await),
+        (_, p) if p.starts_with("/machine/answer/") => {
+            ("answer", answered(desk, &p["/machine/answer/".len()..], request).await)
+        }
+        (m, p) => {
+            debug!("{}: {m} {p} is not offered here", machine.short());
+            ("unknown", Err(Problem(StatusCode::NOT_IMPLEMENTED, "this server does not offer that".into())))
+        }
+    };
+    let answer = done.unwrap_or_else(|Problem(status, text)| {
+        let mut answer = Response::new(full(format!("{text}\n")));
+        *answer.status_mut() = status;
+        answer
+    });
+    desk.count(what, answer.status().as_u16());
+    answer
+}
+
+/// Why a request is not done.
+struct Problem(StatusCode, String);
+
+type Answered = Result<Response<Body>, Problem>;
+
+async fn register(desk: &Arc<Desk>, machine: MachineKey, from: Addr, request: Request<Incoming>) -> Answered {
+    let ask: RegisterRequest = read(request).await?;
+    if ask.version < OLDEST {
+        return json(&RegisterResponse {
+            error: "this client is too old for this server; update it".into(),
+            ..Default::default()
+        });
+    }
+    let proof = ask.auth_key().map(|key| hex(digest(&SHA256, key.as_bytes()).as_ref()));
+    let wait = ask.followup.rsplit('/').next().filter(|t| !t.is_empty()).map(str::to_string);
+    if let Some(ticket) = wait {
+        followed(desk, &ticket).await;
+    }
+    let ticket = ticket();
+    let done = {
+        let (ask, ticket) = (ask.clone(), ticket);
+        desk.keeper.change(move |book, now| book.register(machine, &ask, proof.as_deref(), &ticket, now)).await
+    };
+    let done = done.map_err(|e| Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}")))?;
+    debug!("{from}: {} registers: {done:?}", machine.short());
+    let mut out = RegisterResponse::default();
+    match done {
+        Registered::Node(id) => {
+            let s = desk.keeper.now();
+            (out.user, out.login) = owner(&s, id);
+            out.machine_authorized = true;
+        }
+        Registered::Waits(ticket) => {
+            info!("a node of {from} waits: portcullis nodes approve {ticket} --user NAME");
+            out.auth_url = format!("{}/register/{ticket}", desk.url);
+        }
+        Registered::Ended | Registered::Left => out.node_key_expired = true,
+        Registered::Refused(why) => {
+            info!("{from}: {} may not join: {why}", machine.short());
+            out.error = why;
+        }
+    }
+    json(&out)
+}
+
+/// Waits until a person has decided about a ticket, or long enough.
+async fn followed(desk: &Desk, ticket: &str) {
+    let mut picture = desk.keeper.picture.clone();
+    let decided = picture.wait_for(|s| s.pending.get(ticket).is_none_or(|p| p.node.is_some()));
+    tokio::select! {
+        _ = decided => {}
+        () = tokio::time::sleep(FOLLOWUP) => {}
+        () = desk.run.stopping() => {}
+    }
+}
+
+fn owner(s: &Snapshot, id: u64) -> (User, Login) {
+    let profile = s.profile_of(id);
+    let user = User { id: profile.id, display_name: profile.display_name.clone() };
+    let login = Login {
+        id: profile.id,
+        login_name: profile.login_name,
+        display_name: profile.display_name,
+        ..Login::default()
+    };
+    (user, login)
+}
+
+async fn map(desk: &Arc<Desk>, machine: MachineKey, from: Addr, request: Request<Incoming>) -> Answered {
+    let ask: MapRequest = read(request).await?;
+    if ask.version < OLDEST {
+        return Err(Problem(StatusCode::BAD_REQUEST, "this client is too old for this server; update it".into()));
+    }
+    let how = stream::How { zstd: ask.compress == "zstd", keep_alive: ask.keep_alive };
+    let (streams, whole) = (ask.stream, !ask.omit_peers);
+    let done = desk.keeper.change(move |book, now| book.update(machine, &ask, now)).await;
+    let id = match done {
+        Ok(Ok(id)) => id,
+        Ok(Err(no)) => {
+            debug!("{from}: {} asks for a map: {no}", machine.short());
+            return Err(Problem(StatusCode::NOT_FOUND, no.0));
+        }
+        Err(e) => return Err(Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}"))),
+    };
+    let body = if streams {
+        stream::start(desk, id, from, how)
+    } else if whole {
+        full(stream::once(desk, id, how).unwrap_or_default())
+    } else {
+        full(Bytes::new())
+    };
+    let mut out = Response::new(body);
+    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(out)
+}
+
+async fn answered(desk: &Desk, id: &str, request: Request<Incoming>) -> Answered {
+    let body = if request.method() == Method::HEAD { Bytes::new() } else { bytes(request, ANSWER).await? };
+    if desk.answered(id, body) {
+        Ok(Response::new(full(Bytes::new())))
+    } else {
+        Err(Problem(StatusCode::NOT_FOUND, "nobody waits for this answer".into()))
+    }
+}
+
+async fn bytes(request: Request<Incoming>, most: usize) -> Result<Bytes, Problem> {
+    let whole = Limited::new(request.into_body(), most).collect();
+    let whole = tokio::time::timeout(PATIENCE, whole).await;
+    let whole = whole.map_err(|_| Problem(StatusCode::REQUEST_TIMEOUT, "the request did not come in time".into()))?;
+    let whole = whole.map_err(|e| {
+        if e.is::<http_body_util::LengthLimitError>() {
+            Problem(StatusCode::PAYLOAD_TOO_LARGE, format!("a request has {most} bytes at most"))
+        } else {
+            Problem(StatusCode::BAD_REQUEST, "the request broke off".into())
+        }
+    })?;
+    Ok(whole.to_bytes())
+}
+
+async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Problem> {
+    let body = bytes(request, BODY).await?;
+    serde_json::from_slice(&body)
+        .map_err(|e| Problem(StatusCode::BAD_REQUEST, format!("the request is not understood: {e}")))
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Answered {
+    let text = serde_json::to_vec(value).map_err(|e| Problem(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    let mut out = Response::new(full(text));
+    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(out)
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed_unsync()
+}
+
+/// What a page and `nodes approve` call a waiting node: hard to guess, short enough to read out.
+fn ticket() -> String {
+    /// No letter or digit that looks like another one.
+    const LETTERS: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz23456789_";
+    let random: [u8; 16] = rand::random();
+    random.iter().map(|b| char::from(LETTERS[usize::from(b % 30)])).collect()
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,133 @@
+//! A map stream: a client hears of the network as it changes. In: pictures, questions to the node. Out: messages, each
+//! with its length before it, a whole map first. Source: Tailscale's `control/controlclient`, `MapResponse`.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use decide::mesh::Sent;
+use http_body_util::BodyExt;
+use hyper::body::Frame;
+use model::Addr;
+use tokio::sync::mpsc;
+use tracing::{debug, error};
+use wire::tailcfg::map::MapResponse;
+
+use super::desk::Desk;
+use super::machine::Body;
+
+/// How a client wants its messages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    pub(super) zstd: bool,
+    pub(super) keep_alive: bool,
+}
+
+/// A sign of life this often: official clients give up after two minutes without one, proxies after one.
+const KEEP_ALIVE: Duration = Duration::from_secs(50);
+/// Changes that come together are told together; a person does not notice, and a thousand clients that come back at
+/// once cost one message each and not a thousand.
+const SETTLE: Duration = Duration::from_millis(20);
+/// A client that takes nothing for this long is let go.
+const STUCK: Duration = Duration::from_secs(60);
+/// Fast compression: maps are told often and read once.
+const LEVEL: i32 = 1;
+
+/// The body of a stream that goes on.
+struct Frames(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|bytes| bytes.map(|b| Ok(Frame::data(b))))
+    }
+}
+
+/// Starts a stream for a node.
+pub(super) fn start(desk: &Arc<Desk>, id: u64, from: Addr, how: How) -> Body {
+    let (tell, told) = mpsc::channel(1);
+    let desk = desk.clone();
+    let run = desk.run.clone();
+    run.visit("map stream", async move {
+        let mut opened = desk.open(id);
+        let stream = opened.stream;
+        // Waited for, so that the first map has the node as online.
+        let _ = desk.keeper.change(move |book, now| book.connected(id, stream, Some(from), now)).await;
+        follow(&desk, id, how, &tell, &mut opened).await;
+        desk.close(id, stream);
+        desk.keeper.mention(move |book, now| book.disconnected(id, stream, now));
+    });
+    Frames(told).boxed_unsync()
+}
+
+/// The whole map, once.
+pub(super) fn once(desk: &Desk, id: u64, how: How) -> Option<Bytes> {
+    let picture = desk.keeper.now();
+    let message = Sent::default().advance(&picture, id, (desk.derp.0, &desk.derp.1))?;
+    frame(&message, how)
+}
+
+async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, opened: &mut super::desk::Opened) {
+    let mut picture = desk.keeper.picture.clone();
+    let mut sent = Sent::default();
+    let key = picture.borrow().nodes.get(&id).map(|m| m.node.key);
+    let stopping = desk.run.stopping();
+    tokio::pin!(stopping);
+    let mut quiet = tokio::time::interval_at(tokio::time::Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+    loop {
+        let now = picture.borrow_and_update().clone();
+        // Deleted, or gone on with another key: this stream is nobody's.
+        if now.nodes.get(&id).map(|m| m.node.key) != key || key.is_none() {
+            return;
+        }
+        if let Some(message) = sent.advance(&now, id, (desk.derp.0, &desk.derp.1)) {
+            drop(now);
+            if !send(tell, &message, how).await {
+                debug!("node {id} takes no more of its map");
+                return;
+            }
+            quiet.reset();
+        }
+        let message = tokio::select! {
+            changed = picture.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                tokio::time::sleep(SETTLE).await;
+                continue;
+            }
+            Some(ask) = opened.asks.recv() => MapResponse { ping_request: Some(ask), ..MapResponse::default() },
+            _ = quiet.tick(), if how.keep_alive => MapResponse { keep_alive: true, ..MapResponse::default() },
+            () = tell.closed() => return,
+            () = opened.end.cancelled() => return,
+            () = &mut stopping => return,
+        };
+        if !send(tell, &message, how).await {
+            return;
+        }
+    }
+}
+
+async fn send(tell: &mpsc::Sender<Bytes>, message: &MapResponse, how: How) -> bool {
+    let Some(bytes) = frame(message, how) else { return false };
+    matches!(tokio::time::timeout(STUCK, tell.send(bytes)).await, Ok(Ok(())))
+}
+
+/// A message with its length, 32 bits little-endian, before it.
+fn frame(message: &MapResponse, how: How) -> Option<Bytes> {
+    let json = serde_json::to_vec(message).map_err(|e| error!("a map can not be written: {e}")).ok()?;
+    let body = if how.zstd {
+        zstd::bulk::compress(&json, LEVEL).map_err(|e| error!("a map can not be compressed: {e}")).ok()?
+    } else {
+        json
+    };
+    let mut out = BytesMut::with_capacity(body.len() + 4);
+    out.put_u32_le(u32::try_from(body.len()).ok()?);
+    out.extend_from_slice(&body);
+    Some(out.freeze())
+}

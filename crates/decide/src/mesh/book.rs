@@ -1,0 +1,504 @@
+//! The book itself: what there is, what has changed since it was last saved, and its clock. In: records of the store,
+//! and whoever writes. Out: what to save, audit lines, snapshots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use model::{Addr, Prefix};
+use wire::mesh::{JoinKey, Names, Node, User};
+use wire::meshkey::{MachineKey, NodeKey};
+
+use super::pool::Pools;
+use super::register::Pending;
+use super::snapshot::{Member, Snapshot};
+use crate::policy::{Compiled, Outcome, Policy};
+
+/// What does not change while the process runs.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Where addresses come from.
+    pub pools: Pools,
+    /// The network's own domain, such as `mesh.internal`.
+    pub domain: String,
+    /// Seconds after which a person's node has to log in again; `None` for never.
+    pub node_expiry: Option<u64>,
+}
+
+/// A thing that is saved on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// A user.
+    User(u64),
+    /// A join key.
+    Key(u64),
+    /// A node.
+    Node(u64),
+    /// The policy.
+    Policy,
+    /// Names.
+    Names,
+    /// What numbers were given out.
+    Counters,
+}
+
+/// What a slot holds now; `None`: it is gone.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Saved {
+    /// A user.
+    User(User),
+    /// A join key.
+    Key(JoinKey),
+    /// A node.
+    Node(Arc<Node>),
+    /// The policy's text.
+    Policy(String),
+    /// Names.
+    Names(Names),
+    /// Numbers given out: users, keys, nodes, IPv4, IPv6.
+    Counters([u64; 5]),
+}
+
+/// Something that happened and that somebody may ask about later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Seconds since the Unix epoch.
+    pub at: u64,
+    /// A word for it, such as `node-joined`.
+    pub what: &'static str,
+    /// What it happened to.
+    pub about: String,
+    /// By whom, or why.
+    pub by: String,
+}
+
+/// Why something was not done; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl Refusal {
+    pub(crate) fn new(text: impl Into<String>) -> Refusal {
+        Refusal(text.into())
+    }
+}
+
+/// How long a node that has left counts as being there: longer than a client needs to come back after its network has
+/// changed, short enough that another router takes over in time.
+pub(crate) const GRACE: u64 = 4;
+/// After a start nodes count as being there until they had time to come back: no route moves because of a restart.
+pub(crate) const GRACE_AT_START: u64 = 60;
+/// An ephemeral node is forgotten when it has been away this long.
+pub(crate) const EPHEMERAL_AWAY: u64 = 300;
+
+/// Whether a node is connected.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Presence {
+    /// Its map streams.
+    pub(crate) streams: BTreeSet<u64>,
+    /// Where it came from last.
+    pub(crate) from: Option<Addr>,
+    /// Until when it counts as connected without a stream.
+    pub(crate) until: u64,
+    /// True if it has not answered when asked.
+    pub(crate) silent: bool,
+}
+
+/// The book. One owner writes; what it hands out is never changed.
+#[derive(Debug)]
+pub struct Book {
+    pub(crate) settings: Settings,
+    pub(crate) users: BTreeMap<u64, User>,
+    pub(crate) keys: BTreeMap<u64, JoinKey>,
+    pub(crate) nodes: BTreeMap<u64, Member>,
+    pub(crate) by_key: BTreeMap<NodeKey, u64>,
+    pub(crate) pending: BTreeMap<String, Pending>,
+    pub(crate) presence: BTreeMap<u64, Presence>,
+    pub(crate) names: Arc<Names>,
+    policy_text: Option<String>,
+    policy: Arc<Policy>,
+    pub(crate) counters: [u64; 5],
+    pub(crate) saves: BTreeSet<Slot>,
+    pub(crate) audits: Vec<Audit>,
+    /// Counts up with every change of a node, so that a map knows what it has told already.
+    pub(crate) revision: u64,
+    /// Nodes, users or the policy are no longer what was compiled.
+    pub(crate) recompile: bool,
+    pub(crate) changed: bool,
+    generation: u64,
+    compiled: Option<Arc<Compiled>>,
+    primaries: BTreeMap<Prefix, String>,
+    /// What snapshots share of `by_key`.
+    shared_keys: Option<Arc<BTreeMap<NodeKey, u64>>>,
+}
+
+/// The policy when there is none: everything in one's own network is reachable.
+const OPEN: &str = r#"{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}"#;
+
+/// Places of the counters.
+pub(crate) const USER: usize = 0;
+pub(crate) const KEY: usize = 1;
+pub(crate) const NODE: usize = 2;
+pub(crate) const V4: usize = 3;
+pub(crate) const V6: usize = 4;
+
+impl Book {
+    /// An empty book.
+    #[must_use]
+    pub fn new(settings: Settings) -> Book {
+        Book {
+            settings,
+            users: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            presence: BTreeMap::new(),
+            names: Arc::default(),
+            policy_text: None,
+            policy: Arc::new(open()),
+            counters: [0; 5],
+            saves: BTreeSet::new(),
+            audits: Vec::new(),
+            revision: 0,
+            recompile: true,
+            changed: true,
+            generation: 0,
+            compiled: None,
+            primaries: BTreeMap::new(),
+            shared_keys: None,
+        }
+    }
+
+    /// Takes in what was saved, at a start.
+    ///
+    /// # Errors
+    /// A saved policy that this version does not accept, or a node twice.
+    pub fn load(&mut self, saved: Saved, now: u64) -> Result<(), Refusal> {
+        match saved {
+            Saved::User(u) => drop(self.users.insert(u.id, u)),
+            Saved::Key(k) => drop(self.keys.insert(k.id, k)),
+            Saved::Node(n) => {
+                if let Some(other) = self.by_key.insert(n.key, n.id) {
+                    return Err(Refusal::new(format!("nodes {other} and {} have the same key", n.id)));
+                }
+                let until = now + GRACE_AT_START;
+                self.presence.insert(n.id, Presence { until, ..Presence::default() });
+                self.revision += 1;
+                self.nodes.insert(n.id, Member::new(n, self.revision));
+            }
+            Saved::Policy(text) => {
+                self.policy = Arc::new(parse(&text)?);
+                self.policy_text = Some(text);
+            }
+            Saved::Names(n) => self.names = Arc::new(n),
+            Saved::Counters(c) => self.counters = c,
+        }
+        self.recompile = true;
+        self.changed = true;
+        Ok(())
+    }
+
+    /// What a slot holds.
+    #[must_use]
+    pub fn saved(&self, slot: Slot) -> Option<Saved> {
+        match slot {
+            Slot::User(id) => self.users.get(&id).cloned().map(Saved::User),
+            Slot::Key(id) => self.keys.get(&id).cloned().map(Saved::Key),
+            Slot::Node(id) => self.nodes.get(&id).map(|m| Saved::Node(m.node.clone())),
+            Slot::Policy => self.policy_text.clone().map(Saved::Policy),
+            Slot::Names => Some(Saved::Names((*self.names).clone())),
+            Slot::Counters => Some(Saved::Counters(self.counters)),
+        }
+    }
+
+    /// What has to be saved since it was last asked.
+    pub fn take_saves(&mut self) -> BTreeSet<Slot> {
+        std::mem::take(&mut self.saves)
+    }
+
+    /// What happened since it was last asked.
+    pub fn take_audits(&mut self) -> Vec<Audit> {
+        std::mem::take(&mut self.audits)
+    }
+
+    /// Gives back what could not be saved, for the next time.
+    pub fn not_saved(&mut self, slots: BTreeSet<Slot>, audits: Vec<Audit>) {
+        self.saves.extend(slots);
+        self.audits.splice(0..0, audits);
+    }
+
+    /// The policy's text; `None` if there is none and everything of one's own is reachable.
+    #[must_use]
+    pub fn policy_text(&self) -> Option<&str> {
+        self.policy_text.as_deref()
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// Puts a policy in force; `None` takes it away.
+    ///
+    /// # Errors
+    /// It is no policy, or one of its own tests fails; the old one stays.
+    pub fn set_policy(&mut self, text: Option<&str>, by: &str, now: u64) -> Result<(), Refusal> {
+        let policy = Arc::new(text.map_or_else(|| Ok(open()), parse)?);
+        let failed = self.try_policy(&policy);
+        if !failed.is_empty() {
+            return Err(Refusal::new(format!("the policy's own tests fail:\n{}", failed.join("\n"))));
+        }
+        self.policy = policy;
+        self.policy_text = text.map(str::to_string);
+        self.audit(now, "policy-set", format!("{} bytes", text.map_or(0, str::len)), by);
+        self.saves.insert(Slot::Policy);
+        self.recompile = true;
+        self.changed = true;
+        Ok(())
+    }
+
+    /// The tests of a policy that fail in this network, one line each.
+    #[must_use]
+    pub fn try_policy(&self, policy: &Arc<Policy>) -> Vec<String> {
+        let compiled = Compiled::new(policy.clone(), Arc::new(self.topology()));
+        let outcomes = compiled.run_tests();
+        let line =
+            |o: &Outcome| o.failure.as_ref().map(|why| format!("{} {}: {}: {why}", o.section, o.pos, o.asserted));
+        outcomes.iter().filter_map(line).collect()
+    }
+
+    /// Names and who knows them.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Changes names.
+    pub fn set_names(&mut self, names: Names, by: &str, now: u64) {
+        if *self.names != names {
+            self.names = Arc::new(names);
+            self.saves.insert(Slot::Names);
+            self.changed = true;
+            self.audit(now, "names-set", "dns", by);
+        }
+    }
+
+    /// Adds a user.
+    ///
+    /// # Errors
+    /// The name is taken, or none.
+    pub fn create_user(&mut self, name: &str, role: Option<String>, by: &str, now: u64) -> Result<User, Refusal> {
+        let good = |c: char| c.is_alphanumeric() || "-_.@+".contains(c);
+        if name.is_empty() || name.len() > 128 || !name.chars().all(good) || name.starts_with('@') {
+            return Err(Refusal::new(format!(
+                "`{}` can not name a user; use letters, digits and `-_.@+`, such as ada or ada@example.com",
+                name.escape_debug()
+            )));
+        }
+        let (short, email) = match name.trim_end_matches('@').split_once('@') {
+            Some((short, _)) => (short, name),
+            None => (name.trim_end_matches('@'), ""),
+        };
+        let clash = |u: &User| u.login().eq_ignore_ascii_case(name) || (email.is_empty() && u.name == short);
+        if let Some(u) = self.users.values().find(|u| clash(u)) {
+            return Err(Refusal::new(format!("there is a user `{}` already", u.login())));
+        }
+        let id = self.count(USER);
+        let user = User { id, name: short.to_string(), email: email.to_string(), role, created: now };
+        self.users.insert(id, user.clone());
+        self.saves.insert(Slot::User(id));
+        self.recompile = true;
+        self.changed = true;
+        self.audit(now, "user-created", user.login().to_string(), by);
+        Ok(user)
+    }
+
+    /// Takes a user away, if it has no node and no key.
+    ///
+    /// # Errors
+    /// It is not there, or has nodes.
+    pub fn delete_user(&mut self, name: &str, by: &str, now: u64) -> Result<User, Refusal> {
+        let id = self.user_named(name)?.id;
+        let nodes: Vec<&str> =
+            self.nodes.values().filter(|m| m.node.user == Some(id)).map(|m| m.node.name.as_str()).collect();
+        if !nodes.is_empty() {
+            return Err(Refusal::new(format!("`{name}` has nodes: {}; delete them first", nodes.join(", "))));
+        }
+        let keys: Vec<u64> = self.keys.values().filter(|k| k.user == Some(id)).map(|k| k.id).collect();
+        for k in keys {
+            self.keys.remove(&k);
+            self.saves.insert(Slot::Key(k));
+        }
+        let Some(user) = self.users.remove(&id) else { return Err(Refusal::new("no such user")) };
+        self.saves.insert(Slot::User(id));
+        self.recompile = true;
+        self.changed = true;
+        self.audit(now, "user-deleted", user.login().to_string(), by);
+        Ok(user)
+    }
+
+    /// All users.
+    pub fn users(&self) -> impl Iterator<Item = &User> {
+        self.users.values()
+    }
+
+    /// The user of a name or address.
+    ///
+    /// # Errors
+    /// There is none; says who there is.
+    pub fn user_named(&self, name: &str) -> Result<&User, Refusal> {
+        let short = name.strip_suffix('@').unwrap_or(name);
+        let same = |u: &&User| u.email.eq_ignore_ascii_case(name) || u.name == short || u.id.to_string() == name;
+        self.users.values().find(same).ok_or_else(|| {
+            let all: Vec<&str> = self.users.values().take(20).map(User::login).collect();
+            let there =
+                if all.is_empty() { "there is none yet".into() } else { format!("there are {}", all.join(", ")) };
+            Refusal::new(format!("there is no user `{}`; {there}", name.escape_debug()))
+        })
+    }
+
+    /// Gives out a join key, of whose secret only the hash is known here.
+    ///
+    /// # Errors
+    /// The user is not there, a tag is none, or there is neither user nor tag.
+    pub fn create_key(&mut self, new: JoinKey, by: &str, now: u64) -> Result<JoinKey, Refusal> {
+        if let Some(bad) = new.tags.iter().find(|t| !is_tag(t)) {
+            return Err(Refusal::new(format!("`{}` is no tag; write it like tag:router", bad.escape_debug())));
+        }
+        if new.user.is_none() && new.tags.is_empty() {
+            return Err(Refusal::new("a key is a user's or has tags"));
+        }
+        let id = self.count(KEY);
+        let key = JoinKey { id, created: now, ..new };
+        self.keys.insert(id, key.clone());
+        self.saves.insert(Slot::Key(id));
+        self.audit(now, "key-created", format!("key {id}"), by);
+        Ok(key)
+    }
+
+    /// Takes a join key back.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn revoke_key(&mut self, id: u64, by: &str, now: u64) -> Result<JoinKey, Refusal> {
+        let key = self.keys.get_mut(&id).ok_or_else(|| Refusal::new(format!("there is no key {id}")))?;
+        key.revoked = true;
+        let key = key.clone();
+        self.saves.insert(Slot::Key(id));
+        self.audit(now, "key-revoked", format!("key {id}"), by);
+        Ok(key)
+    }
+
+    /// All join keys.
+    pub fn keys(&self) -> impl Iterator<Item = &JoinKey> {
+        self.keys.values()
+    }
+
+    /// When [`Book::tick`] has something to do next, seconds since the Unix epoch.
+    #[must_use]
+    pub fn deadline(&self, now: u64) -> Option<u64> {
+        let pending = self.pending.values().map(Pending::ends);
+        let expiry = self.nodes.values().filter_map(|m| m.node.expires);
+        let away = self.presence.values().filter(|p| p.streams.is_empty()).map(|p| p.until);
+        let gone = self.nodes.values().filter(|m| m.node.ephemeral && !m.online).map(|m| m.node.seen + EPHEMERAL_AWAY);
+        // What is past was dealt with when it came.
+        pending.chain(expiry).chain(away).chain(gone).filter(|t| *t > now).min()
+    }
+
+    /// Does what time brings: keys end, nodes are away, pages are forgotten.
+    pub fn tick(&mut self, now: u64) {
+        self.pending.retain(|_, p| p.ends() > now);
+        self.refresh_presence(now);
+        self.forget_ephemeral(now);
+    }
+
+    /// The picture of now. The same one as long as nothing has changed.
+    pub fn snapshot(&mut self, now: u64) -> Snapshot {
+        self.tick(now);
+        let fresh = |m: &Member| m.expired != m.node.expired(now);
+        let turned: Vec<u64> = self.nodes.values().filter(|m| fresh(m)).map(|m| m.node.id).collect();
+        for id in turned {
+            let expired = self.nodes.get(&id).is_some_and(|m| m.node.expired(now));
+            self.touch(id, |m| m.expired = expired);
+            self.recompile = true;
+        }
+        let compiled = match &self.compiled {
+            Some(c) if !self.recompile => c.clone(),
+            _ => {
+                let topology = Arc::new(self.topology());
+                let compiled = Arc::new(Compiled::after(self.policy.clone(), topology, &self.primaries));
+                self.primaries = compiled.primaries();
+                self.compiled = Some(compiled.clone());
+                self.recompile = false;
+                self.shared_keys = None;
+                compiled
+            }
+        };
+        self.generation += 1;
+        self.changed = false;
+        Snapshot::new(self, compiled, self.generation, now)
+    }
+
+    pub(crate) fn keys_now(&mut self) -> Arc<BTreeMap<NodeKey, u64>> {
+        self.shared_keys.get_or_insert_with(|| Arc::new(self.by_key.clone())).clone()
+    }
+
+    /// True if a snapshot of now would be another one.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.changed || self.recompile
+    }
+
+    /// Changes a node's member and marks it as told anew.
+    pub(crate) fn touch(&mut self, id: u64, change: impl FnOnce(&mut Member)) {
+        if let Some(m) = self.nodes.get_mut(&id) {
+            change(m);
+            self.revision += 1;
+            m.told = self.revision;
+            self.changed = true;
+        }
+    }
+
+    /// Changes a node's record, which is then saved.
+    pub(crate) fn edit(&mut self, id: u64, change: impl FnOnce(&mut Node)) {
+        self.touch(id, |m| change(Arc::make_mut(&mut m.node)));
+        self.saves.insert(Slot::Node(id));
+    }
+
+    pub(crate) fn count(&mut self, what: usize) -> u64 {
+        self.counters[what] += 1;
+        self.saves.insert(Slot::Counters);
+        self.counters[what]
+    }
+
+    pub(crate) fn audit(&mut self, at: u64, what: &'static str, about: impl Into<String>, by: impl Into<String>) {
+        self.audits.push(Audit { at, what, about: about.into(), by: by.into() });
+    }
+
+    /// The node that a machine speaks for with this key.
+    pub(crate) fn of_machine(&self, machine: MachineKey, key: NodeKey) -> Option<&Member> {
+        let m = self.nodes.get(self.by_key.get(&key)?)?;
+        (m.node.machine == machine).then_some(m)
+    }
+}
+
+/// True if the text has the form of a tag.
+pub(crate) fn is_tag(text: &str) -> bool {
+    text.strip_prefix("tag:").is_some_and(|name| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.len() <= 50
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    })
+}
+
+fn parse(text: &str) -> Result<Policy, Refusal> {
+    Policy::parse(text).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Refusal::new(format!("the policy is refused:\n{}", lines.join("\n")))
+    })
+}
+
+fn open() -> Policy {
+    Policy::parse(OPEN).unwrap_or_default()
+}

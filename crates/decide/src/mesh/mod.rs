@@ -1,0 +1,25 @@
+//! The book of the mesh: users, join keys, nodes, routes, names, and what each node is told of it. In: what clients and
+//! administrators want, and the time. Out: what must be saved, audit lines, and a [`Snapshot`] that maps are made of.
+//!
+//! ```text
+//! request -> Book (one owner) -> saves, audits
+//!                 \-> Snapshot (shared, never changed) -> Sent::advance -> map message
+//! ```
+
+mod apps;
+mod book;
+mod names;
+mod nodes;
+mod pool;
+mod register;
+mod routes;
+mod sent;
+mod snapshot;
+
+pub use apps::App;
+pub use book::{Audit, Book, Refusal, Saved, Settings, Slot};
+pub use pool::Pools;
+pub use register::{Pending, Registered};
+pub use routes::{Carrier, RouteState, RouteView};
+pub use sent::Sent;
+pub use snapshot::{Member, Snapshot};

@@ -1,0 +1,88 @@
+//! Names of nodes. In: what a host calls itself. Out: a DNS label that no other node has.
+
+/// Longest label of a name (RFC 1035, section 2.3.4).
+const LABEL: usize = 63;
+
+/// A host's name as a DNS label: small letters, digits and single hyphens; `node` if nothing is left.
+#[must_use]
+pub(crate) fn label(host: &str) -> String {
+    let mut out = String::new();
+    // Phones put their owner's name and a domain into it: what is before the first dot names the device.
+    for c in host.split('.').next().unwrap_or_default().chars() {
+        match c.to_ascii_lowercase() {
+            c @ ('a'..='z' | '0'..='9') => out.push(c),
+            '\'' | '’' => {}
+            _ if !out.is_empty() && !out.ends_with('-') => out.push('-'),
+            _ => {}
+        }
+    }
+    out.truncate(LABEL);
+    let out = out.trim_end_matches('-');
+    if out.is_empty() { "node".to_string() } else { out.to_string() }
+}
+
+/// The label, with a number behind it if it is taken.
+pub(crate) fn unique(label: &str, taken: impl Fn(&str) -> bool) -> String {
+    if !taken(label) {
+        return label.to_string();
+    }
+    let mut n = 1u64;
+    loop {
+        let tail = format!("-{n}");
+        let head: String = label.chars().take(LABEL - tail.len()).collect();
+        let name = format!("{}{tail}", head.trim_end_matches('-'));
+        if !taken(&name) {
+            return name;
+        }
+        n += 1;
+    }
+}
+
+/// A name that a person gives.
+///
+/// # Errors
+/// It is no DNS label.
+pub(crate) fn given(name: &str) -> Result<&str, String> {
+    let good = !name.is_empty()
+        && name.len() <= LABEL
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if good {
+        Ok(name)
+    } else {
+        Err(format!(
+            "`{}` can not name a node; use small letters, digits and `-`, at most 63, no `-` at an end",
+            name.escape_debug()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_what_hosts_call_themselves() {
+        for (host, want) in [
+            ("Ada's MacBook Pro", "adas-macbook-pro"),
+            ("web01.example.com", "web01"),
+            ("__", "node"),
+            ("", "node"),
+            ("-x-", "x"),
+            ("Gerät", "ger-t"),
+        ] {
+            assert_eq!(label(host), want, "{host}");
+        }
+        assert_eq!(label(&"a".repeat(99)).len(), LABEL);
+    }
+
+    #[test]
+    fn a_taken_name_gets_a_number_and_stays_a_label() {
+        assert_eq!(unique("x", |n| ["x", "x-1"].contains(&n)), "x-2");
+        let long = "a".repeat(LABEL);
+        let other = unique(&long, |n| n == long);
+        assert!(other.ends_with("-1") && other.len() <= LABEL);
+        assert!(given("web-1").is_ok() && given("Web").is_err() && given("a.b").is_err() && given("").is_err());
+    }
+}

@@ -1,0 +1,351 @@
+//! What nodes say of themselves, whether they are there, and what administrators do with them. In: map requests,
+//! streams that begin and end, commands. Out: changed members.
+
+use std::sync::Arc;
+
+use model::{Addr, Prefix};
+use wire::mesh::{Learnt, Node};
+use wire::meshkey::{MachineKey, NodeKey};
+use wire::tailcfg::host::Hostinfo;
+use wire::tailcfg::map::MapRequest;
+
+use super::book::{Book, EPHEMERAL_AWAY, GRACE, Refusal, Slot, is_tag};
+use super::names;
+use super::snapshot::Member;
+
+/// A client that names more places than this is not believed about the rest: official ones name a dozen.
+const MAX_ENDPOINTS: usize = 64;
+/// Routes of one node, so that nobody fills the maps of all others.
+pub(crate) const MAX_ROUTES: usize = 4_096;
+
+impl Book {
+    /// A node says where and what it is. Returns its number.
+    ///
+    /// # Errors
+    /// No node of this machine has the key.
+    pub fn update(&mut self, machine: MachineKey, ask: &MapRequest, now: u64) -> Result<u64, Refusal> {
+        let key = ask.node_key.unwrap_or_default();
+        let Some(m) = self.of_machine(machine, key) else {
+            let whose = if self.by_key.contains_key(&key) { "belongs to another machine" } else { "is not known here" };
+            if self.by_key.contains_key(&key) {
+                self.audit(now, "key-of-another", key.short(), machine.short());
+            }
+            return Err(Refusal::new(format!("this node key {whose}")));
+        };
+        let (id, node) = (m.node.id, m.node.clone());
+        if ask.read_only || node.expired(now) {
+            return Ok(id);
+        }
+        if node.version != ask.version || (ask.disco_key.is_some() && node.disco != ask.disco_key) {
+            self.edit(id, |n| {
+                n.version = ask.version;
+                n.disco = ask.disco_key.or(n.disco);
+            });
+        }
+        // A stream's own words are older than those of the updates beside it (capability version 68).
+        if ask.stream {
+            return Ok(id);
+        }
+        let mut endpoints = ask.endpoints.clone();
+        endpoints.truncate(MAX_ENDPOINTS);
+        if node.endpoints != endpoints {
+            self.patch(id, |n| n.endpoints = endpoints);
+        }
+        if let Some(host) = &ask.hostinfo {
+            self.take_host(id, host);
+        }
+        Ok(id)
+    }
+
+    /// Takes in what a node says of its host.
+    pub(crate) fn take_host(&mut self, id: u64, host: &Hostinfo) {
+        let Some(m) = self.nodes.get(&id) else { return };
+        let mut host = host.clone();
+        host.routable_ips.sort_unstable();
+        host.routable_ips.dedup();
+        host.routable_ips.truncate(MAX_ROUTES);
+        let old = m.node.clone();
+        if old.host == host {
+            return;
+        }
+        let routes = old.host.routable_ips != host.routable_ips;
+        let visible = old.host.for_peers() != host.for_peers();
+        let label = names::label(&host.hostname);
+        let renamed = !old.named && names::label(&old.host.hostname) != label;
+        if !(routes || visible || renamed) {
+            self.patch(id, |n| n.host = host);
+            return;
+        }
+        let name = if renamed {
+            names::unique(&label, |n| self.nodes.values().any(|m| m.node.id != id && m.node.name == n))
+        } else {
+            old.name.clone()
+        };
+        self.edit(id, |n| {
+            n.host = host;
+            n.name = name;
+        });
+        self.recompile |= routes || renamed || visible;
+    }
+
+    /// A map stream of a node has begun.
+    pub fn connected(&mut self, id: u64, stream: u64, from: Option<Addr>, now: u64) {
+        if !self.nodes.contains_key(&id) {
+            return;
+        }
+        let p = self.presence.entry(id).or_default();
+        p.streams.insert(stream);
+        p.from = from.or(p.from);
+        p.silent = false;
+        let from = p.from;
+        if let Some(m) = self.nodes.get_mut(&id) {
+            m.from = from;
+        }
+        self.seen(id, now);
+        self.refresh_presence(now);
+    }
+
+    /// A map stream of a node has ended.
+    pub fn disconnected(&mut self, id: u64, stream: u64, now: u64) {
+        if let Some(p) = self.presence.get_mut(&id)
+            && p.streams.remove(&stream)
+            && p.streams.is_empty()
+        {
+            p.until = now + GRACE;
+            self.seen(id, now);
+        }
+    }
+
+    /// A router has answered, or has not, when it was asked whether it lives.
+    pub fn answered(&mut self, id: u64, alive: bool, now: u64) {
+        if let Some(p) = self.presence.get_mut(&id)
+            && p.silent == alive
+        {
+            p.silent = !alive;
+            self.refresh_presence(now);
+        }
+    }
+
+    pub(crate) fn refresh_presence(&mut self, now: u64) {
+        let turned: Vec<(u64, bool)> = self
+            .nodes
+            .values()
+            .map(|m| {
+                let p = self.presence.get(&m.node.id);
+                (m, p.is_some_and(|p| !p.silent && (!p.streams.is_empty() || p.until > now)))
+            })
+            .filter(|(m, online)| m.online != *online)
+            .map(|(m, online)| (m.node.id, online))
+            .collect();
+        for (id, online) in turned {
+            self.patched(id, |m| m.online = online);
+            // Only routers are elected by it.
+            let router = self.nodes.get(&id).is_some_and(|m| !m.node.host.routable_ips.is_empty());
+            self.recompile |= router;
+        }
+    }
+
+    pub(crate) fn forget_ephemeral(&mut self, now: u64) {
+        let gone: Vec<u64> = self
+            .nodes
+            .values()
+            .filter(|m| m.node.ephemeral && !m.online && m.node.seen + EPHEMERAL_AWAY <= now)
+            .map(|m| m.node.id)
+            .collect();
+        for id in gone {
+            if let Some(m) = self.nodes.get(&id) {
+                let name = m.node.name.clone();
+                self.audit(now, "node-forgotten", name, "ephemeral and away");
+            }
+            self.remove(id);
+        }
+    }
+
+    /// The node of a name, number, address or key.
+    ///
+    /// # Errors
+    /// There is none; says who there is.
+    pub fn node_named(&self, text: &str) -> Result<Arc<Node>, Refusal> {
+        find(self.nodes.values(), text, &self.settings.domain)
+    }
+
+    /// Ends a node's key at once; it has to log in again.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn expire(&mut self, node: &str, by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
+        let node = self.node_named(node)?;
+        self.edit(node.id, |n| n.expires = Some(now));
+        self.recompile = true;
+        self.audit(now, "node-expired", node.name.clone(), by);
+        self.node_named(&node.id.to_string())
+    }
+
+    /// Gives a node another name.
+    ///
+    /// # Errors
+    /// There is no such node, the name is none, or is taken.
+    pub fn rename(&mut self, node: &str, name: &str, by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
+        let node = self.node_named(node)?;
+        let name = names::given(name).map_err(Refusal)?.to_string();
+        if let Some(other) = self.nodes.values().find(|m| m.node.name == name && m.node.id != node.id) {
+            return Err(Refusal::new(format!("node {} is called `{name}` already", other.node.id)));
+        }
+        self.edit(node.id, |n| {
+            n.name = name.clone();
+            n.named = true;
+        });
+        self.recompile = true;
+        self.audit(now, "node-renamed", format!("{} to {name}", node.name), by);
+        self.node_named(&node.id.to_string())
+    }
+
+    /// Gives a node these tags in place of those it has. Without any it is its user's again.
+    ///
+    /// # Errors
+    /// There is no such node, a text is no tag, or it would belong to nobody.
+    pub fn tag(&mut self, node: &str, tags: &[String], by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
+        let node = self.node_named(node)?;
+        if let Some(bad) = tags.iter().find(|t| !is_tag(t)) {
+            return Err(Refusal::new(format!("`{}` is no tag; write it like tag:router", bad.escape_debug())));
+        }
+        if tags.is_empty() && node.user.is_none() {
+            return Err(Refusal::new(format!("without a tag `{}` would belong to nobody", node.name)));
+        }
+        let mut tags = tags.to_vec();
+        tags.sort_unstable();
+        tags.dedup();
+        let about = format!("{}: {}", node.name, if tags.is_empty() { "none".into() } else { tags.join(" ") });
+        self.edit(node.id, |n| {
+            // A machine's key does not end because of the person who set it up.
+            n.expires = if tags.is_empty() { n.expires } else { None };
+            n.tags = tags;
+        });
+        self.recompile = true;
+        self.audit(now, "node-tagged", about, by);
+        self.node_named(&node.id.to_string())
+    }
+
+    /// Takes a node away.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn delete(&mut self, node: &str, by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
+        let node = self.node_named(node)?;
+        self.remove(node.id);
+        self.audit(now, "node-deleted", node.name.clone(), by);
+        Ok(node)
+    }
+
+    /// What a connector has learnt, in place of what was known.
+    pub fn learnt(&mut self, id: u64, learnt: Vec<Learnt>) {
+        if self.nodes.get(&id).is_some_and(|m| m.node.learnt != learnt) {
+            self.edit(id, |n| n.learnt = learnt);
+            self.recompile = true;
+        }
+    }
+
+    /// Approves routes of a node. Returns those that it does not offer.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn approve_routes(
+        &mut self,
+        node: &str,
+        routes: &[Prefix],
+        by: &str,
+        now: u64,
+    ) -> Result<(Arc<Node>, Vec<Prefix>), Refusal> {
+        let node = self.node_named(node)?;
+        self.edit(node.id, |n| {
+            n.revoked.retain(|p| !routes.contains(p));
+            n.approved.extend(routes.iter().filter(|p| !node.approved.contains(p)));
+            n.approved.sort_unstable();
+            n.approved.dedup();
+        });
+        self.recompile = true;
+        self.audit(now, "routes-approved", format!("{}: {}", node.name, words(routes)), by);
+        let missing = routes.iter().filter(|p| !node.host.routable_ips.contains(p)).copied().collect();
+        Ok((self.node_named(&node.id.to_string())?, missing))
+    }
+
+    /// Takes routes of a node back; only a person can approve them again.
+    ///
+    /// # Errors
+    /// There is no such node, or it has no such route.
+    pub fn revoke_routes(&mut self, node: &str, routes: &[Prefix], by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
+        let node = self.node_named(node)?;
+        let there = |p: &&Prefix| node.approved.contains(p) || node.host.routable_ips.contains(p);
+        if let Some(none) = routes.iter().find(|p| !there(p)) {
+            let offers = words(&node.host.routable_ips);
+            return Err(Refusal::new(format!("`{}` has no route {none}; it offers {offers}", node.name)));
+        }
+        self.edit(node.id, |n| {
+            n.approved.retain(|p| !routes.contains(p));
+            n.revoked.extend(routes.iter().filter(|p| !node.revoked.contains(p)));
+            n.revoked.sort_unstable();
+            n.revoked.dedup();
+        });
+        self.recompile = true;
+        self.audit(now, "routes-revoked", format!("{}: {}", node.name, words(routes)), by);
+        self.node_named(&node.id.to_string())
+    }
+
+    pub(crate) fn remove(&mut self, id: u64) {
+        if let Some(m) = self.nodes.remove(&id) {
+            self.by_key.remove(&m.node.key);
+            self.presence.remove(&id);
+            self.saves.insert(Slot::Node(id));
+            self.recompile = true;
+            self.changed = true;
+        }
+    }
+
+    fn seen(&mut self, id: u64, now: u64) {
+        self.patch(id, |n| n.seen = now);
+    }
+
+    /// Changes of a node that its peers can be told in a few bytes.
+    fn patch(&mut self, id: u64, change: impl FnOnce(&mut Node)) {
+        self.patched(id, |m| change(Arc::make_mut(&mut m.node)));
+        self.saves.insert(Slot::Node(id));
+    }
+
+    fn patched(&mut self, id: u64, change: impl FnOnce(&mut Member)) {
+        if let Some(m) = self.nodes.get_mut(&id) {
+            change(m);
+            self.revision += 1;
+            m.patched = self.revision;
+            self.changed = true;
+        }
+    }
+}
+
+/// The node that a person means.
+pub(crate) fn find<'m>(
+    nodes: impl Iterator<Item = &'m Member> + Clone,
+    text: &str,
+    domain: &str,
+) -> Result<Arc<Node>, Refusal> {
+    let addr: Option<Addr> = text.parse().ok();
+    let key: Option<NodeKey> = text.parse().ok();
+    let (id, short) = (text.parse::<u64>().ok(), text.trim_end_matches('.'));
+    let same = |n: &Node| {
+        let full = || short.strip_prefix(&n.name).and_then(|r| r.strip_prefix('.')) == Some(domain);
+        n.name == short || full() || Some(n.key) == key || addr.is_some_and(|a| n.ipv4 == a || n.ipv6 == a)
+    };
+    let found = nodes.clone().find(|m| same(&m.node)).or_else(|| nodes.clone().find(|m| Some(m.node.id) == id));
+    found.map(|m| m.node.clone()).ok_or_else(|| {
+        let all: Vec<&str> = nodes.take(20).map(|m| m.node.name.as_str()).collect();
+        let there = if all.is_empty() { "there is none yet".into() } else { format!("there are {}", all.join(", ")) };
+        Refusal::new(format!("there is no node `{}`; {there}", text.escape_debug()))
+    })
+}
+
+fn words(routes: &[Prefix]) -> String {
+    if routes.is_empty() {
+        "nothing".into()
+    } else {
+        routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+}

@@ -1,0 +1,318 @@
+//! Who joins. In: a machine that has proved its key, what it asks, the time. Out: a node, a page to visit, or why not.
+
+use std::sync::Arc;
+
+use wire::mesh::{JoinKey, Node};
+use wire::meshkey::{MachineKey, NodeKey};
+use wire::tailcfg::host::Hostinfo;
+use wire::tailcfg::register::RegisterRequest;
+
+use super::book::{Book, NODE, Refusal, Slot, V4, V6};
+use super::snapshot::Member;
+use super::{names, pool};
+
+/// A node that waits until a person approves it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pending {
+    /// What its page and `nodes approve` call it.
+    pub ticket: String,
+    /// Its machine.
+    pub machine: MachineKey,
+    /// The key it will use.
+    pub key: NodeKey,
+    /// Its host.
+    pub host: Hostinfo,
+    /// True if it wants to be forgotten when it goes.
+    pub ephemeral: bool,
+    /// Capability version.
+    pub version: u32,
+    /// Since when, seconds since the Unix epoch.
+    pub since: u64,
+    /// The node it has become.
+    pub node: Option<u64>,
+}
+
+/// A page is good for an hour: long enough to find the administrator.
+const PENDING_LIFE: u64 = 3_600;
+/// Anybody who reaches the server can ask for a page: the oldest makes room.
+const PENDING_MAX: usize = 1_000;
+
+impl Pending {
+    /// When it is forgotten, seconds since the Unix epoch.
+    #[must_use]
+    pub fn ends(&self) -> u64 {
+        self.since + PENDING_LIFE
+    }
+}
+
+/// What came of a registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registered {
+    /// It is this node and may ask for its map.
+    Node(u64),
+    /// A person has to approve it under this ticket.
+    Waits(String),
+    /// Its key has ended; it has to come with a new one.
+    Ended,
+    /// It has left.
+    Left,
+    /// It may not, with the reason for the person at the client.
+    Refused(String),
+}
+
+/// Who a node will belong to.
+struct Place {
+    user: Option<u64>,
+    tags: Vec<String>,
+    ephemeral: bool,
+    by_key: Option<u64>,
+}
+
+impl Book {
+    /// A machine registers a node. `proof` is the SHA-256, in hex, of the join key it brought; `ticket` names a new
+    /// page, should it need one.
+    pub fn register(
+        &mut self,
+        machine: MachineKey,
+        ask: &RegisterRequest,
+        proof: Option<&str>,
+        ticket: &str,
+        now: u64,
+    ) -> Registered {
+        let Some(key) = ask.node_key.filter(|k| !k.is_zero()) else {
+            return Registered::Refused("a node key is missing".into());
+        };
+        let known = self.by_key.get(&key).and_then(|id| self.nodes.get(id)).map(|m| m.node.clone());
+        if known.as_ref().is_some_and(|n| n.machine != machine) {
+            self.audit(now, "key-of-another", key.short(), machine.short());
+            return Registered::Refused("this node key belongs to another machine".into());
+        }
+        if ask.logs_out(now) {
+            if let Some(node) = known {
+                self.leave(&node, now);
+            }
+            return Registered::Left;
+        }
+        if let Some(hash) = proof {
+            return match self.join(machine, key, ask, hash, now) {
+                Ok(id) => Registered::Node(id),
+                Err(no) => {
+                    self.audit(now, "join-refused", machine.short(), no.0.clone());
+                    Registered::Refused(no.0)
+                }
+            };
+        }
+        match known {
+            Some(node) if node.expired(now) => Registered::Ended,
+            Some(node) => Registered::Node(node.id),
+            None => self.wait(machine, key, ask, ticket, now),
+        }
+    }
+
+    /// A person approves who waits under a ticket.
+    ///
+    /// # Errors
+    /// Nobody waits under it, there is no such user, or it asks for tags that are not the user's to give.
+    pub fn approve(&mut self, ticket: &str, user: &str, by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
+        let Some(p) = self.pending.get(ticket).filter(|p| p.node.is_none()).cloned() else {
+            return Err(Refusal::new(format!(
+                "nobody waits as `{}`; `portcullis nodes list` shows who does. A page is good for an hour",
+                ticket.escape_debug()
+            )));
+        };
+        let user = self.user_named(user)?.id;
+        let tags = self.asked_tags(&p.host.request_tags, Some(user), &[])?;
+        let place = Place { user: Some(user), tags, ephemeral: p.ephemeral, by_key: None };
+        let id = self.admit(p.machine, p.key, &p.host, p.version, place, by, now)?;
+        if let Some(p) = self.pending.get_mut(ticket) {
+            p.node = Some(id);
+        }
+        self.nodes.get(&id).map(|m| m.node.clone()).ok_or_else(|| Refusal::new("the node is gone"))
+    }
+
+    /// A person refuses who waits under a ticket.
+    ///
+    /// # Errors
+    /// Nobody waits under it.
+    pub fn refuse(&mut self, ticket: &str, by: &str, now: u64) -> Result<(), Refusal> {
+        let Some(p) = self.pending.remove(ticket) else {
+            return Err(Refusal::new(format!("nobody waits as `{}`", ticket.escape_debug())));
+        };
+        self.changed = true;
+        self.audit(now, "node-refused", p.machine.short(), by);
+        Ok(())
+    }
+
+    fn join(
+        &mut self,
+        machine: MachineKey,
+        node: NodeKey,
+        ask: &RegisterRequest,
+        hash: &str,
+        now: u64,
+    ) -> Result<u64, Refusal> {
+        let key = self.keys.values().find(|k| k.hash == hash).cloned();
+        let key = key.ok_or_else(|| Refusal::new("this auth key is not known here"))?;
+        // A client repeats itself when it is started again with the key it joined with.
+        let again = self.nodes.values().any(|m| m.node.machine == machine && m.node.by_key == Some(key.id));
+        usable(&key, again, now)?;
+        let tags = self.asked_tags(&ask.hostinfo.request_tags, key.user, &key.tags)?;
+        let place = Place { user: key.user, tags, ephemeral: key.ephemeral || ask.ephemeral, by_key: Some(key.id) };
+        let id = self.admit(machine, node, &ask.hostinfo, ask.version, place, &format!("key {}", key.id), now)?;
+        if !again && let Some(k) = self.keys.get_mut(&key.id) {
+            k.used += 1;
+            self.saves.insert(Slot::Key(key.id));
+        }
+        Ok(id)
+    }
+
+    /// The tags a node gets: those of its key, or those it asks for if the key or the policy lets it.
+    fn asked_tags(&self, asked: &[String], user: Option<u64>, of_key: &[String]) -> Result<Vec<String>, Refusal> {
+        if asked.is_empty() {
+            return Ok(of_key.to_vec());
+        }
+        let mut tags: Vec<String> = asked.to_vec();
+        tags.sort_unstable();
+        tags.dedup();
+        let owned = |t: &String| of_key.contains(t) || user.is_some_and(|u| self.may_tag(u, t));
+        match tags.iter().find(|t| !owned(t)) {
+            None => Ok(tags),
+            Some(bad) => Err(Refusal::new(format!(
+                "requested tags [{}] are invalid or not permitted: `tagOwners` of the policy does not give {bad} to this user",
+                tags.join(" "),
+            ))),
+        }
+    }
+
+    fn wait(&mut self, machine: MachineKey, key: NodeKey, ask: &RegisterRequest, ticket: &str, now: u64) -> Registered {
+        let mine = self.pending.values().find(|p| p.machine == machine && p.key == key && p.node.is_none());
+        if let Some(p) = mine {
+            return Registered::Waits(p.ticket.clone());
+        }
+        // One page a machine: its newest attempt is the one a person looks at.
+        self.pending.retain(|_, p| p.machine != machine);
+        while self.pending.len() >= PENDING_MAX {
+            let oldest = self.pending.values().min_by_key(|p| (p.since, p.ticket.clone())).map(|p| p.ticket.clone());
+            let Some(oldest) = oldest else { break };
+            self.pending.remove(&oldest);
+        }
+        let p = Pending {
+            ticket: ticket.to_string(),
+            machine,
+            key,
+            host: ask.hostinfo.clone(),
+            ephemeral: ask.ephemeral,
+            version: ask.version,
+            since: now,
+            node: None,
+        };
+        self.audit(now, "node-waits", ticket.to_string(), machine.short());
+        self.pending.insert(ticket.to_string(), p);
+        self.changed = true;
+        Registered::Waits(ticket.to_string())
+    }
+
+    /// Makes a node, or lets one that the same machine had at the same place go on with a new key.
+    #[allow(clippy::too_many_arguments)]
+    fn admit(
+        &mut self,
+        machine: MachineKey,
+        key: NodeKey,
+        host: &Hostinfo,
+        version: u32,
+        place: Place,
+        by: &str,
+        now: u64,
+    ) -> Result<u64, Refusal> {
+        let expires = if place.tags.is_empty() { self.settings.node_expiry.map(|s| now + s) } else { None };
+        let same = |n: &Node| {
+            n.machine == machine && (n.key == key || (n.user == place.user && n.is_tagged() == !place.tags.is_empty()))
+        };
+        if let Some(old) = self.nodes.values().map(|m| &m.node).find(|n| same(n)).cloned() {
+            self.by_key.remove(&old.key);
+            self.by_key.insert(key, old.id);
+            self.edit(old.id, |n| {
+                n.key = key;
+                n.user = place.user;
+                n.tags = place.tags;
+                n.ephemeral = place.ephemeral;
+                n.by_key = place.by_key.or(n.by_key);
+                n.expires = expires;
+                n.version = version;
+            });
+            self.take_host(old.id, host);
+            self.recompile = true;
+            self.audit(now, "node-rejoined", old.name.clone(), by);
+            return Ok(old.id);
+        }
+        let (ipv4, ipv6) = self.addresses()?;
+        let id = self.count(NODE);
+        let name = names::unique(&names::label(&host.hostname), |n| self.nodes.values().any(|m| m.node.name == n));
+        let node = Node {
+            id,
+            machine,
+            key,
+            disco: None,
+            user: place.user,
+            tags: place.tags,
+            name: name.clone(),
+            named: false,
+            ipv4,
+            ipv6,
+            created: now,
+            seen: now,
+            expires,
+            ephemeral: place.ephemeral,
+            by_key: place.by_key,
+            version,
+            host: host.clone(),
+            endpoints: Vec::new(),
+            approved: Vec::new(),
+            revoked: Vec::new(),
+            learnt: Vec::new(),
+        };
+        self.revision += 1;
+        self.by_key.insert(key, id);
+        self.nodes.insert(id, Member::new(Arc::new(node), self.revision));
+        self.saves.insert(Slot::Node(id));
+        self.recompile = true;
+        self.changed = true;
+        self.audit(now, "node-joined", name, by);
+        Ok(id)
+    }
+
+    fn addresses(&mut self) -> Result<(model::Addr, model::Addr), Refusal> {
+        let full = |p: model::Prefix| Refusal::new(format!("no address of {p} is free"));
+        let pools = self.settings.pools;
+        let v4 = pool::next(pools.v4, self.counters[V4], |a| self.nodes.values().any(|m| m.node.ipv4 == a));
+        let (v4, n4) = v4.ok_or_else(|| full(pools.v4))?;
+        let v6 = pool::next(pools.v6, self.counters[V6], |a| self.nodes.values().any(|m| m.node.ipv6 == a));
+        let (v6, n6) = v6.ok_or_else(|| full(pools.v6))?;
+        (self.counters[V4], self.counters[V6]) = (n4, n6);
+        self.saves.insert(Slot::Counters);
+        Ok((v4, v6))
+    }
+
+    fn leave(&mut self, node: &Node, now: u64) {
+        self.audit(now, "node-left", node.name.clone(), "logout");
+        if node.ephemeral {
+            self.remove(node.id);
+        } else if !node.expired(now) {
+            self.edit(node.id, |n| n.expires = Some(now));
+            self.recompile = true;
+        }
+    }
+}
+
+fn usable(key: &JoinKey, again: bool, now: u64) -> Result<(), Refusal> {
+    if key.revoked {
+        return Err(Refusal::new("this auth key was revoked"));
+    }
+    if key.expires.is_some_and(|e| e <= now) {
+        return Err(Refusal::new("this auth key has expired"));
+    }
+    if key.used > 0 && !key.reusable && !again {
+        return Err(Refusal::new("this auth key was for one node and has been used"));
+    }
+    Ok(())
+}

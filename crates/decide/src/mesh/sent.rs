@@ -1,0 +1,294 @@
+//! What a client has been told, and what it has to be told next. In: snapshots in order. Out: a whole map first, then
+//! differences; nothing where nothing changed for this client.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use model::{Addr, Prefix};
+use serde_json::Value;
+use wire::mesh::Names;
+use wire::tailcfg::host::Stamp;
+use wire::tailcfg::map::{Debug, DnsConfig, MapResponse, Node, PeerChange, Resolver, UserProfile};
+use wire::tailcfg::{FilterRule, NetPortRange, PortRange};
+
+use super::snapshot::{Member, Snapshot};
+use crate::policy::NodeView;
+
+/// The number of the user that tagged nodes are shown under, so that no person's name stands on a machine. Far beyond
+/// any user's.
+const TAGGED: u64 = 2_147_455_555;
+
+/// What one client knows.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    started: bool,
+    own: u64,
+    filter: u64,
+    dns: u64,
+    ssh: u64,
+    derp: u64,
+    peers: BTreeMap<u64, Told>,
+    users: BTreeMap<u64, u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    whole: u64,
+    patched: u64,
+    allowed: u64,
+}
+
+impl Sent {
+    /// The next message for a node, `None` if it has nothing to hear. `derp`: the relays, with a number that changes
+    /// when they do.
+    pub fn advance(&mut self, s: &Snapshot, id: u64, derp: (u64, &Value)) -> Option<MapResponse> {
+        let member = s.nodes.get(&id)?;
+        let view = s.place(id).and_then(|p| s.compiled.for_node(p));
+        let mut out = MapResponse::default();
+        let own = own_node(s, member, view.as_ref());
+        if changed(&mut self.own, &own) {
+            out.node = Some(own);
+        }
+        let filter = view.as_ref().map(|v| filter_of(s, v)).unwrap_or_default();
+        if changed(&mut self.filter, &filter) {
+            out.packet_filters.insert("base".to_string(), filter);
+        }
+        let dns = dns_of(s, view.as_ref());
+        if changed(&mut self.dns, &dns) {
+            out.dns_config = Some(dns);
+        }
+        let ssh = view.as_ref().and_then(|v| ssh_of(s, v));
+        if changed(&mut self.ssh, &ssh) {
+            out.ssh_policy = Some(ssh.unwrap_or_else(|| serde_json::json!({ "rules": [] })));
+        }
+        if self.derp != derp.0 || !self.started {
+            self.derp = derp.0;
+            out.derp_map = Some(derp.1.clone());
+        }
+        self.peers(s, view.as_ref(), &mut out);
+        self.profiles(s, member, view.as_ref(), &mut out);
+        if !self.started {
+            self.started = true;
+            out.domain.clone_from(&s.settings.domain);
+            out.collect_services = Some(false);
+            out.debug = Some(Debug { disable_log_tail: true });
+            out.health = Some(Vec::new());
+            out.peers = Some(std::mem::take(&mut out.peers_changed));
+        }
+        if out == MapResponse::default() {
+            return None;
+        }
+        out.control_time = Some(Stamp(s.at));
+        Some(out)
+    }
+
+    fn peers(&mut self, s: &Snapshot, view: Option<&NodeView>, out: &mut MapResponse) {
+        let mut now: BTreeMap<u64, Told> = BTreeMap::new();
+        for place in view.map(|v| v.peers.as_slice()).unwrap_or_default() {
+            let Some((m, viewer)) = s.at_place(*place).zip(view.map(|v| v.node)) else { continue };
+            let allowed = s.compiled.allowed_ips(viewer, *place);
+            let told = Told { whole: m.told, patched: m.patched, allowed: digest(&allowed) };
+            now.insert(m.node.id, told);
+            match self.peers.get(&m.node.id) {
+                Some(t) if *t == told => {}
+                // Without an endpoint a patch can not say that there is none.
+                Some(t) if t.whole == told.whole && t.allowed == told.allowed && !m.node.endpoints.is_empty() => {
+                    out.peers_changed_patch.push(patch(m));
+                }
+                _ => out.peers_changed.push(peer(s, m, *place, allowed)),
+            }
+        }
+        out.peers_removed = self.peers.keys().filter(|id| !now.contains_key(id)).copied().collect();
+        out.peers_changed.sort_by_key(|n| n.id);
+        out.peers_changed_patch.sort_by_key(|n| n.node_id);
+        self.peers = now;
+    }
+
+    fn profiles(&mut self, s: &Snapshot, own: &Member, view: Option<&NodeView>, out: &mut MapResponse) {
+        let peers = view.map(|v| v.peers.as_slice()).unwrap_or_default();
+        let members = peers.iter().filter_map(|p| s.at_place(*p)).chain([own]);
+        let mut wanted: BTreeMap<u64, UserProfile> = BTreeMap::new();
+        for m in members {
+            let id = user_of(m);
+            wanted.entry(id).or_insert_with(|| profile(s, id));
+        }
+        for (id, p) in wanted {
+            let hash = digest(&p.login_name);
+            if self.users.insert(id, hash) != Some(hash) {
+                out.user_profiles.push(p);
+            }
+        }
+    }
+}
+
+fn own_node(s: &Snapshot, m: &Member, view: Option<&NodeView>) -> Node {
+    let n = &m.node;
+    let mut node = basics(s, m);
+    node.machine = Some(n.machine);
+    node.hostinfo = n.host.clone();
+    node.endpoints.clone_from(&n.endpoints);
+    node.online = None;
+    node.last_seen = None;
+    match view {
+        Some(v) => {
+            let allowed = s.compiled.own_allowed_ips(v.node);
+            node.addresses = addresses(n, &allowed);
+            node.primary_routes = s.compiled.primary_routes(v.node).collect();
+            node.allowed_ips = allowed;
+            node.cap_map = s.compiled.capabilities(v.node);
+        }
+        // A key that has ended: the node keeps its addresses and has nobody to talk to.
+        None => {
+            node.addresses = vec![Prefix::host(n.ipv4), Prefix::host(n.ipv6)];
+            node.allowed_ips.clone_from(&node.addresses);
+        }
+    }
+    node
+}
+
+fn peer(s: &Snapshot, m: &Member, place: usize, allowed: Vec<Prefix>) -> Node {
+    let mut node = basics(s, m);
+    node.hostinfo = m.node.host.for_peers();
+    node.addresses = addresses(&m.node, &allowed);
+    node.primary_routes = s.compiled.primary_routes(place).filter(|p| allowed.contains(p)).collect();
+    node.allowed_ips = allowed;
+    node
+}
+
+/// What oneself and others are told alike.
+fn basics(s: &Snapshot, m: &Member) -> Node {
+    let n = &m.node;
+    let derp = n.home_derp();
+    Node {
+        id: n.id,
+        stable_id: stable(n.id),
+        name: s.full_name(n),
+        user: user_of(m),
+        key: Some(n.key),
+        key_expiry: n.expires.map(Stamp),
+        disco_key: n.disco,
+        endpoints: n.endpoints.clone(),
+        derp: if derp == 0 { String::new() } else { format!("127.3.3.40:{derp}") },
+        home_derp: derp,
+        created: Stamp(n.created),
+        cap: n.version,
+        tags: n.tags.clone(),
+        last_seen: (!m.online).then_some(Stamp(n.seen)),
+        online: Some(m.online),
+        machine_authorized: true,
+        expired: m.expired,
+        ..Node::default()
+    }
+}
+
+fn patch(m: &Member) -> PeerChange {
+    PeerChange {
+        node_id: m.node.id,
+        derp_region: m.node.home_derp(),
+        endpoints: m.node.endpoints.clone(),
+        disco_key: m.node.disco,
+        online: Some(m.online),
+        last_seen: (!m.online).then_some(Stamp(m.node.seen)),
+    }
+}
+
+/// The form of the number that clients use as a name: it never changes for a node.
+fn stable(id: u64) -> String {
+    format!("n{id}CNTRL")
+}
+
+fn addresses(n: &wire::mesh::Node, allowed: &[Prefix]) -> Vec<Prefix> {
+    [n.ipv4, n.ipv6].map(Prefix::host).into_iter().filter(|a| allowed.contains(a)).collect()
+}
+
+fn user_of(m: &Member) -> u64 {
+    if m.node.is_tagged() { TAGGED } else { m.node.user.unwrap_or(TAGGED) }
+}
+
+impl Snapshot {
+    /// Who a node belongs to, as people see it.
+    #[must_use]
+    pub fn profile_of(&self, node: u64) -> UserProfile {
+        profile(self, self.nodes.get(&node).map_or(TAGGED, user_of))
+    }
+}
+
+fn profile(s: &Snapshot, id: u64) -> UserProfile {
+    match s.users.get(&id) {
+        Some(u) => UserProfile { id, login_name: u.login().to_string(), display_name: u.name.clone() },
+        None => UserProfile { id, login_name: "tagged-devices".into(), display_name: "Tagged devices".into() },
+    }
+}
+
+/// The packet filter of a node. At an app connector those who may reach anything through it may ask it for names: its
+/// client takes questions from whoever may open TCP port 53 at the address of no host (PeerAPI, `handleDNSQuery`).
+fn filter_of(s: &Snapshot, view: &NodeView) -> Vec<FilterRule> {
+    let mut rules = s.compiled.filter_rules(view);
+    let is_connector = s.compiled.is_connector(view.node);
+    if is_connector {
+        let mut src: Vec<String> =
+            rules.iter().filter(|r| !r.dst_ports.is_empty()).flat_map(|r| r.src_ips.clone()).collect();
+        src.sort_unstable();
+        src.dedup();
+        if !src.is_empty() {
+            let to = |ip: &str| NetPortRange { ip: ip.into(), ports: PortRange { first: 53, last: 53 } };
+            let dst_ports = vec![to("0.0.0.0/32"), to("2000::/128")];
+            rules.push(FilterRule { src_ips: src, dst_ports, ip_proto: vec![6, 17], cap_grant: Vec::new() });
+        }
+    }
+    rules
+}
+
+fn ssh_of(s: &Snapshot, view: &NodeView) -> Option<Value> {
+    let _ = (s, view);
+    None
+}
+
+/// Names as one node should look them up.
+fn dns_of(s: &Snapshot, view: Option<&NodeView>) -> DnsConfig {
+    let resolver = |addr: &String| Resolver { addr: addr.clone() };
+    let names: &Names = &s.names;
+    let mut out = DnsConfig {
+        resolvers: names.nameservers.iter().map(resolver).collect(),
+        proxied: true,
+        extra_records: names.records.clone(),
+        ..DnsConfig::default()
+    };
+    if !s.settings.domain.is_empty() {
+        out.domains.push(s.settings.domain.clone());
+    }
+    out.domains.extend(names.search.iter().cloned());
+    out.routes = names.split.iter().map(|(d, r)| (d.clone(), r.iter().map(resolver).collect())).collect();
+    let Some(view) = view else { return out };
+    for (domain, places) in s.compiled.split_dns(view) {
+        let at: Vec<Resolver> = places.iter().filter_map(|p| peer_api(s.at_place(*p)?)).collect();
+        if !at.is_empty() {
+            out.routes.insert(domain.to_string(), at);
+        }
+    }
+    out
+}
+
+/// Where a connector answers names: DNS over HTTP at its PeerAPI.
+fn peer_api(m: &Member) -> Option<Resolver> {
+    let url = |a: Addr, port: u16| {
+        let host = if a.is_v4() { a.to_string() } else { format!("[{a}]") };
+        Resolver { addr: format!("http://{host}:{port}/dns-query") }
+    };
+    let n = &m.node;
+    let v4 = n.host.peer_api(true).map(|p| url(n.ipv4, p));
+    v4.or_else(|| n.host.peer_api(false).map(|p| url(n.ipv6, p)))
+}
+
+/// Remembers a value by its digest; true if it is another one than before.
+fn changed<T: serde::Serialize>(before: &mut u64, now: &T) -> bool {
+    // These values are plain data: writing them as JSON does not fail, and if it did they would count as new.
+    let hash = serde_json::to_vec(now).map_or(0, |json| digest(&json)).max(1);
+    std::mem::replace(before, hash) != hash
+}
+
+fn digest<T: Hash>(value: &T) -> u64 {
+    let mut h = DefaultHasher::new();
+    value.hash(&mut h);
+    h.finish()
+}

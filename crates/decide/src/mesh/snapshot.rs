@@ -1,0 +1,242 @@
+//! The picture that readers share. In: the book at a moment. Out: what there is, the compiled policy for it, and the
+//! way from a node's number to its place in the policy's network.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::{Addr, Prefix};
+use wire::mesh::{JoinKey, Names, Node, User};
+use wire::meshkey::NodeKey;
+
+use super::book::{Book, Refusal, Settings};
+use super::register::Pending;
+use crate::policy::language::Connector;
+use crate::policy::{Compiled, Role, Topology};
+
+/// A node and what is known of it now.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its record.
+    pub node: Arc<Node>,
+    /// True if it is connected and answers.
+    pub online: bool,
+    /// True if its key has ended.
+    pub expired: bool,
+    /// Where its control connection comes from.
+    pub from: Option<Addr>,
+    /// The revision at which others have to be told everything of it.
+    pub told: u64,
+    /// The revision at which a small change is enough.
+    pub patched: u64,
+}
+
+/// The network at a moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Counts up.
+    pub generation: u64,
+    /// When it was made, seconds since the Unix epoch.
+    pub at: u64,
+    /// Users by number.
+    pub users: Arc<BTreeMap<u64, User>>,
+    /// Join keys by number.
+    pub keys: BTreeMap<u64, JoinKey>,
+    /// Nodes by number.
+    pub nodes: BTreeMap<u64, Member>,
+    /// Numbers of nodes by their keys; the same map as long as nobody came, left or changed keys.
+    pub by_key: Arc<BTreeMap<NodeKey, u64>>,
+    /// Who waits to be approved.
+    pub pending: BTreeMap<String, Pending>,
+    /// Names.
+    pub names: Arc<Names>,
+    /// The policy applied to all this.
+    pub compiled: Arc<Compiled>,
+    /// False: there is no policy, everything of one's own is reachable.
+    pub has_policy: bool,
+    /// Settings.
+    pub settings: Settings,
+    /// Places in the policy's network by number of the node.
+    places: Arc<BTreeMap<u64, usize>>,
+}
+
+impl Member {
+    pub(crate) fn new(node: Arc<Node>, revision: u64) -> Member {
+        Member { node, online: false, expired: false, from: None, told: revision, patched: revision }
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn new(book: &mut Book, compiled: Arc<Compiled>, generation: u64, at: u64) -> Snapshot {
+        let by_key = book.keys_now();
+        let topology = compiled.topology();
+        let by_name: BTreeMap<&str, u64> = book.nodes.values().map(|m| (m.node.name.as_str(), m.node.id)).collect();
+        let place = |(i, n): (usize, &Arc<crate::policy::Node>)| by_name.get(n.name.as_str()).map(|id| (*id, i));
+        Snapshot {
+            generation,
+            at,
+            users: Arc::new(book.users.clone()),
+            keys: book.keys.clone(),
+            nodes: book.nodes.clone(),
+            by_key,
+            pending: book.pending.clone(),
+            names: book.names.clone(),
+            places: Arc::new(topology.nodes.iter().enumerate().filter_map(place).collect()),
+            compiled,
+            has_policy: book.policy_text().is_some(),
+            settings: book.settings.clone(),
+        }
+    }
+
+    /// The place of a node in the policy's network; none for one whose key has ended.
+    #[must_use]
+    pub fn place(&self, id: u64) -> Option<usize> {
+        self.places.get(&id).copied()
+    }
+
+    /// The node at a place.
+    #[must_use]
+    pub fn at_place(&self, place: usize) -> Option<&Member> {
+        let id = self.compiled.topology().nodes.get(place)?.id?;
+        self.nodes.get(&id)
+    }
+
+    /// The node with a key.
+    #[must_use]
+    pub fn member(&self, key: &NodeKey) -> Option<&Member> {
+        self.nodes.get(self.by_key.get(key)?)
+    }
+
+    /// The number of the node that a person means: a name, number, address or key.
+    ///
+    /// # Errors
+    /// There is none; says who there is.
+    pub fn find(&self, text: &str) -> Result<u64, Refusal> {
+        super::nodes::find(self.nodes.values(), text, &self.settings.domain).map(|n| n.id)
+    }
+
+    /// The full name of a node, with a dot at its end.
+    #[must_use]
+    pub fn full_name(&self, node: &Node) -> String {
+        if self.settings.domain.is_empty() {
+            return format!("{}.", node.name);
+        }
+        format!("{}.{}.", node.name, self.settings.domain)
+    }
+
+    /// Who stands behind a node, in words: its user, else its tags.
+    #[must_use]
+    pub fn principal(&self, node: &Node) -> String {
+        if node.is_tagged() {
+            return node.tags.join(" ");
+        }
+        node.user.and_then(|u| self.users.get(&u)).map_or_else(|| "nobody".into(), |u| u.login().to_string())
+    }
+}
+
+impl Book {
+    /// Users and nodes as the policy sees them. A node whose key has ended is no part of it: nothing comes from it and
+    /// nothing goes to it.
+    pub(crate) fn topology(&self) -> Topology {
+        let places: BTreeMap<u64, usize> = self.users.keys().enumerate().map(|(i, id)| (*id, i)).collect();
+        let users = self.users.values().map(|u| crate::policy::User {
+            id: u.id,
+            name: u.name.clone(),
+            email: u.email.clone(),
+            role: u.role.as_deref().and_then(Role::named),
+        });
+        let connectors: Vec<&Connector> = self.policy().node_attrs.iter().flat_map(|a| &a.connectors).collect();
+        let nodes = self.nodes.values().filter(|m| !m.expired).map(|m| {
+            let n = &m.node;
+            crate::policy::Node {
+                name: n.name.clone(),
+                user: n.user.and_then(|u| places.get(&u).copied()),
+                tags: n.tags.clone(),
+                ipv4: Some(n.ipv4),
+                ipv6: Some(n.ipv6),
+                routable: offered(n),
+                approved: n.approved.clone(),
+                id: Some(n.id),
+                online: m.online,
+                posture: postures(n),
+                learned: learnt(n, &connectors),
+            }
+        });
+        let mut nodes: Vec<Arc<crate::policy::Node>> = nodes.map(Arc::new).collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        Topology { users: Arc::new(users.collect()), nodes }
+    }
+
+    /// True if the policy gives this tag to this user.
+    pub(crate) fn may_tag(&self, user: u64, tag: &str) -> bool {
+        let topology = self.topology();
+        let Some(place) = self.users.keys().position(|id| *id == user) else { return false };
+        self.policy().owns_tag(&topology, place, tag)
+    }
+}
+
+/// The routes a node offers that nobody has taken back and whose names still answer with them.
+fn offered(node: &Node) -> Vec<Prefix> {
+    let gone = |p: &Prefix| {
+        let mut about = node.learnt.iter().filter(|l| p.is_host() && l.addr == p.first()).peekable();
+        about.peek().is_some() && about.all(|l| l.gone)
+    };
+    node.host.routable_ips.iter().filter(|p| !node.revoked.contains(p) && !gone(p)).copied().collect()
+}
+
+/// What a node has learnt for which app.
+fn learnt(node: &Node, connectors: &[&Connector]) -> BTreeMap<String, Vec<Prefix>> {
+    let mut out: BTreeMap<String, Vec<Prefix>> = BTreeMap::new();
+    for l in node.learnt.iter().filter(|l| !l.gone) {
+        for c in connectors.iter().filter(|c| c.domains.iter().any(|d| covers(&d.it, &l.domain))) {
+            let list = out.entry(c.name.clone()).or_default();
+            let host = Prefix::host(l.addr);
+            if !list.contains(&host) {
+                list.push(host);
+            }
+        }
+    }
+    out
+}
+
+/// True if a domain of an app connector, perhaps a wildcard, stands for a name.
+pub(crate) fn covers(domain: &str, name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    match domain.strip_prefix("*.") {
+        Some(parent) => {
+            let head = name.len().checked_sub(parent.len()).filter(|n| *n > 1);
+            head.is_some_and(|n| name.is_char_boundary(n) && name[n..].eq_ignore_ascii_case(parent))
+                && head.is_some_and(|n| name.as_bytes().get(n - 1) == Some(&b'.'))
+        }
+        None => name.eq_ignore_ascii_case(domain.trim_end_matches('.')),
+    }
+}
+
+/// What postures may ask of a node, by the names of the documentation.
+fn postures(node: &Node) -> BTreeMap<String, crate::policy::posture::Value> {
+    use crate::policy::posture::Value;
+    let version = node.host.ipn_version.split('-').next().unwrap_or_default();
+    let track = if version.split('.').nth(1).and_then(|m| m.parse::<u32>().ok()).is_some_and(|m| m % 2 == 1) {
+        "unstable"
+    } else {
+        "stable"
+    };
+    let all = [
+        ("node:os", node.host.os.to_ascii_lowercase()),
+        ("node:osVersion", node.host.os_version.clone()),
+        ("node:tsVersion", version.to_string()),
+        ("node:tsReleaseTrack", track.to_string()),
+    ];
+    all.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.to_string(), Value::Text(v))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_stand_for_what_is_below_them() {
+        assert!(covers("*.code.example", "a.code.example") && covers("*.code.example", "a.b.Code.example."));
+        assert!(!covers("*.code.example", "code.example") && !covers("*.code.example", "xcode.example"));
+        assert!(covers("code.example", "code.example.") && !covers("code.example", "a.code.example"));
+    }
+}

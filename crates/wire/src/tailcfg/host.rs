@@ -1,0 +1,205 @@
+//! What a node says about its host, and how the control protocol writes times and absent values. In: JSON of official
+//! clients (tailcfg `Hostinfo`). Out: the fields that a server acts on; the rest is left alone.
+
+use std::fmt;
+use std::str::FromStr;
+
+use model::Prefix;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// The host of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Hostinfo {
+    /// Version of the client.
+    #[serde(rename = "IPNVersion", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub ipn_version: String,
+    /// Operating system.
+    #[serde(rename = "OS", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub os: String,
+    /// Its version.
+    #[serde(rename = "OSVersion", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub os_version: String,
+    /// Model of a phone.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub device_model: String,
+    /// Name of the host.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    /// True if it lets nobody in.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "is_false")]
+    pub shields_up: bool,
+    /// Prefixes it can route.
+    #[serde(rename = "RoutableIPs", deserialize_with = "prefixes", serialize_with = "texts")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routable_ips: Vec<Prefix>,
+    /// Tags it asks for, with `tag:`.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub request_tags: Vec<String>,
+    /// Ports of its own services, the PeerAPI among them.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
+    /// Its place in the network.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
+    pub net_info: Option<NetInfo>,
+    /// SSH host keys.
+    #[serde(rename = "sshHostKeys", deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub ssh_host_keys: Vec<String>,
+    /// True if it learns routes from names.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
+    pub app_connector: Option<bool>,
+    /// True if it runs without a TUN device.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
+    pub userspace: Option<bool>,
+    /// True if it may relay for others.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "is_false")]
+    pub peer_relay: bool,
+}
+
+/// A service of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Service {
+    /// `tcp`, `udp`, `peerapi4`, `peerapi6`, `peerapi-dns-proxy`.
+    pub proto: String,
+    /// The port.
+    pub port: u16,
+    /// Words about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+/// What a node found out about its network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetInfo {
+    /// The relay region it listens at; 0 for none.
+    #[serde(rename = "PreferredDERP")]
+    pub preferred_derp: u32,
+    /// True if its address and port differ with whom it talks to.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
+    pub mapping_varies_by_dest_ip: Option<bool>,
+    /// True if UDP works.
+    #[serde(rename = "WorkingUDP", deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
+    pub working_udp: Option<bool>,
+    /// True if IPv6 works.
+    #[serde(rename = "WorkingIPv6", deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
+    pub working_ipv6: Option<bool>,
+}
+
+impl Hostinfo {
+    /// What others are told of it: enough to use its services, nothing of what it may be recognised by elsewhere.
+    #[must_use]
+    pub fn for_peers(&self) -> Hostinfo {
+        Hostinfo {
+            os: self.os.clone(),
+            hostname: self.hostname.clone(),
+            services: self.services.clone(),
+            ssh_host_keys: self.ssh_host_keys.clone(),
+            app_connector: self.app_connector,
+            peer_relay: self.peer_relay,
+            shields_up: self.shields_up,
+            ..Hostinfo::default()
+        }
+    }
+
+    /// The port of its PeerAPI for IPv4 or IPv6.
+    #[must_use]
+    pub fn peer_api(&self, v4: bool) -> Option<u16> {
+        let name = if v4 { "peerapi4" } else { "peerapi6" };
+        self.services.iter().find(|s| s.proto == name).map(|s| s.port).filter(|p| *p != 0)
+    }
+}
+
+/// A point in time, in seconds since the Unix epoch; RFC 3339 on the wire. Times before the epoch are its beginning:
+/// official clients log out with a time far in the past and write "never" as the year 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Stamp(pub u64);
+
+/// What RFC 3339 text is no time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no time such as 2026-01-31T12:00:00Z")]
+pub struct StampError(String);
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = i64::try_from(self.0).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+        let text = at.and_then(|t| t.format(&Rfc3339).ok());
+        f.write_str(text.as_deref().unwrap_or("9999-12-31T23:59:59Z"))
+    }
+}
+
+impl FromStr for Stamp {
+    type Err = StampError;
+
+    fn from_str(text: &str) -> Result<Stamp, StampError> {
+        let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| StampError(text.chars().take(60).collect()))?;
+        Ok(Stamp(u64::try_from(at.unix_timestamp()).unwrap_or(0)))
+    }
+}
+
+impl Serialize for Stamp {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Stamp {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Stamp, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Go writes absent lists, maps and objects as `null`.
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+/// Values as their texts.
+pub(crate) fn texts<S: Serializer, T: fmt::Display>(all: &[T], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(all.iter().map(ToString::to_string))
+}
+
+/// Values from their texts; `null` is none. One that is no value is an error.
+pub(crate) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(d: D) -> Result<Vec<T>, D::Error> {
+    let all = Option::<Vec<String>>::deserialize(d)?.unwrap_or_default();
+    all.iter().map(|t| t.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+/// Prefixes as a client writes them; host bits are forgiven, other nonsense is not.
+fn prefixes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Prefix>, D::Error> {
+    let all = Option::<Vec<String>>::deserialize(d)?.unwrap_or_default();
+    all.iter().map(|t| Prefix::parse_lenient(t).map(|(p, _)| p).map_err(serde::de::Error::custom)).collect()
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+pub(crate) fn is_false(b: &bool) -> bool {
+    !b
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_clients() {
+        assert_eq!("0001-01-01T00:00:00Z".parse::<Stamp>().unwrap(), Stamp(0));
+        assert_eq!("1970-01-01T02:02:03+02:00".parse::<Stamp>().unwrap(), Stamp(123));
+        assert_eq!(Stamp(1_790_000_000).to_string(), "2026-09-21T14:13:20Z");
+        assert!("tomorrow".parse::<Stamp>().is_err());
+        assert!(Stamp(u64::MAX).to_string().starts_with("9999"));
+    }
+
+    #[test]
+    fn absent_and_null_are_the_same() {
+        let h: Hostinfo = serde_json::from_str(
+            r#"{"OS":"linux","RoutableIPs":null,"Services":[{"Proto":"peerapi4","Port":4711}],"AppConnector":null,"New":[1]}"#,
+        )
+        .unwrap();
+        assert_eq!((h.peer_api(true), h.peer_api(false)), (Some(4711), None));
+        assert!(serde_json::from_str::<Hostinfo>(r#"{"RoutableIPs":["10.0.0.0/99"]}"#).is_err());
+    }
+}
