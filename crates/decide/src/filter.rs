@@ -84,8 +84,7 @@ pub struct PacketFilter {
 /// Rules by port, under one protocol.
 #[derive(Debug, Default)]
 struct Ports {
-    starts: Vec<u16>,
-    rows: Vec<u32>,
+    stretches: Stretches,
     store: Rows,
     /// Rules that open every port: for protocols without ports.
     all: u32,
@@ -94,16 +93,38 @@ struct Ports {
 /// Rules by address: disjoint stretches of addresses, each with a row.
 #[derive(Debug, Default)]
 struct Table {
-    v4: Stretches<u32>,
-    v6: Stretches<u128>,
+    v4: Stretches,
+    /// IPv6 by binary search: its addresses share too many leading bytes for tables.
+    v6: Vec<u128>,
+    v6_rows: Vec<u32>,
     store: Rows,
 }
 
+/// Stretches of keys of 16 or 32 bits, found byte by byte where many begin, and by a walk over the few where not.
 #[derive(Debug, Default)]
-struct Stretches<K> {
-    starts: Vec<K>,
+struct Stretches {
+    starts: Vec<u32>,
     rows: Vec<u32>,
+    /// Tables of 256 slots, one for each value of a byte; the first is for the highest byte.
+    slots: Vec<Slot>,
+    /// Bits below the highest byte: 24 for addresses, 8 for ports.
+    shift: u32,
 }
+
+/// What is known of the keys that begin with some bytes.
+#[derive(Debug, Default, Clone, Copy)]
+struct Slot {
+    /// The stretch that holds the first of them; or, with `len` being `TABLE`, the table for the next byte.
+    at: u32,
+    /// Stretches that begin after that among them.
+    len: u32,
+}
+
+/// Marks a slot that leads to a table.
+const TABLE: u32 = u32::MAX;
+
+/// So many starts are walked over: they lie in one or two lines of the cache.
+const WALK: usize = 8;
 
 /// A set of rules: the words of bits that are not zero, in order; and all words, where many are not.
 #[derive(Debug, Default, Clone, Copy)]
@@ -157,7 +178,9 @@ impl PacketFilter {
     /// that are no addresses let nobody in: the filter never opens more than it understands.
     #[must_use]
     pub fn new(rules: &[FilterRule], local: impl IntoIterator<Item = Prefix>) -> PacketFilter {
-        let mut entries: Vec<(usize, Vec<AddrRange>, u16, u16, Vec<u8>)> = Vec::new();
+        /// Place of the sources, destination, first and last port, protocols.
+        type Entry = (usize, Vec<AddrRange>, u16, u16, Vec<u8>);
+        let mut entries: Vec<Entry> = Vec::new();
         let mut sources: Vec<Vec<AddrRange>> = Vec::new();
         for rule in rules {
             let src: Vec<AddrRange> = rule.src_ips.iter().flat_map(|t| read_ranges(t)).collect();
@@ -315,26 +338,62 @@ impl Table {
         let mut store = Store::new(width);
         let (starts4, rows4) = sweep(u128::from(u32::MAX), &v4, &mut store);
         let (starts6, rows6) = sweep(u128::MAX, &v6, &mut store);
-        Table {
-            v4: Stretches { starts: starts4.into_iter().map(|s| s as u32).collect(), rows: rows4 },
-            v6: Stretches { starts: starts6, rows: rows6 },
-            store: store.rows,
-        }
+        Table { v4: Stretches::new(&starts4, rows4, 24), v6: starts6, v6_rows: rows6, store: store.rows }
     }
 
     #[inline]
     fn row(&self, addr: Addr) -> Option<Row<'_>> {
         let bits = addr.bits();
-        let row = if addr.is_v4() { self.v4.find(bits as u32) } else { self.v6.find(bits) }?;
+        let row = if addr.is_v4() {
+            self.v4.find(bits as u32)?
+        } else {
+            *self.v6_rows.get(self.v6.partition_point(|s| *s <= bits).checked_sub(1)?)?
+        };
         Some(self.store.get(row))
     }
 }
 
-impl<K: Ord + Copy> Stretches<K> {
+impl Stretches {
+    /// `starts` in order, the first being 0.
+    fn new(starts: &[u128], rows: Vec<u32>, shift: u32) -> Stretches {
+        let starts = starts.iter().map(|s| *s as u32).collect();
+        let mut out = Stretches { starts, rows, slots: Vec::new(), shift };
+        out.table(0, shift);
+        out
+    }
+
+    /// Enters the table of the byte at `shift` for keys from `base` on, and says where it is.
+    fn table(&mut self, base: u64, shift: u32) -> u32 {
+        let at = self.slots.len();
+        self.slots.resize(at + 256, Slot::default());
+        for byte in 0..256u64 {
+            let first = base + (byte << shift);
+            let next = first + (1 << shift);
+            let from = self.starts.partition_point(|s| u64::from(*s) <= first);
+            let len = self.starts[from..].partition_point(|s| u64::from(*s) < next);
+            self.slots[at + byte as usize] = if len > WALK && shift > 0 {
+                Slot { at: self.table(first, shift - 8), len: TABLE }
+            } else {
+                Slot { at: from.saturating_sub(1) as u32, len: len as u32 }
+            };
+        }
+        at as u32
+    }
+
     #[inline]
-    fn find(&self, key: K) -> Option<u32> {
-        let i = self.starts.partition_point(|s| *s <= key).checked_sub(1)?;
-        self.rows.get(i).copied()
+    fn find(&self, key: u32) -> Option<u32> {
+        let (mut table, mut shift) = (0, self.shift);
+        loop {
+            let slot = self.slots.get(table + (key >> shift & 0xff) as usize)?;
+            if slot.len == TABLE {
+                table = slot.at as usize;
+                shift -= 8;
+                continue;
+            }
+            let (at, len) = (slot.at as usize, slot.len as usize);
+            let later = self.starts.get(at + 1..at + 1 + len)?.iter().filter(|s| **s <= key).count();
+            return self.rows.get(at + later).copied();
+        }
     }
 }
 
@@ -346,13 +405,12 @@ impl Ports {
         let (starts, rows) = sweep(u128::from(u16::MAX), &ranges, &mut store);
         let all = list.iter().filter(|(a, b, _)| *a == 0 && *b == u16::MAX).map(|(_, _, i)| (*i, 1)).collect();
         let all = store.place(words(&all));
-        Ports { starts: starts.into_iter().map(|s| s as u16).collect(), rows, store: store.rows, all }
+        Ports { stretches: Stretches::new(&starts, rows, 8), store: store.rows, all }
     }
 
     #[inline]
     fn row(&self, port: u16) -> Option<Row<'_>> {
-        let i = self.starts.partition_point(|s| *s <= port).checked_sub(1)?;
-        Some(self.store.get(*self.rows.get(i)?))
+        Some(self.store.get(self.stretches.find(u32::from(port))?))
     }
 }
 
@@ -533,6 +591,30 @@ mod tests {
         assert_eq!(f.incoming(&packet("9.9.9.9", "100.64.0.1", 47, 0, PacketKind::Plain)), Reason::Rule);
         assert_eq!(f.incoming(&packet("9.9.9.9", "100.64.0.1", 50, 0, PacketKind::Plain)), Reason::NoRule);
         assert_eq!(f.incoming(&packet("100.64.0.2", "100.64.0.1", 132, 22, PacketKind::Plain)), Reason::NoRule);
+    }
+
+    /// Tables by bytes find what a search in the whole list finds, at every edge.
+    #[test]
+    fn tables_find_what_a_search_finds() {
+        let dense: Vec<u128> = (0..3000u128).map(|i| 0x6440_0000 + i * 3).collect();
+        let wide: Vec<u128> = (1..200u128).map(|i| i * 0x0101_0000).collect();
+        let mut starts: Vec<u128> =
+            [0, 1, 0xff, 0x100, 0xffff_ffff, 0x0a00_0000].into_iter().chain(dense).chain(wide).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        let rows: Vec<u32> = (0..starts.len() as u32).collect();
+        let found = Stretches::new(&starts, rows.clone(), 24);
+        let near = |s: &u128| [s.saturating_sub(1), *s, (s + 1).min(u128::from(u32::MAX)), s ^ 0x80];
+        for key in starts.iter().flat_map(near) {
+            let want = starts.partition_point(|s| *s <= key) as u32 - 1;
+            assert_eq!(found.find(key as u32), Some(want), "{key:x}");
+        }
+        let ports: Vec<u128> = (0..=0xffff).filter(|p| p % 7 < 2 || *p > 0xff00).collect();
+        let found = Stretches::new(&ports, (0..ports.len() as u32).collect(), 8);
+        for key in 0..=0xffffu32 {
+            let want = ports.partition_point(|s| *s <= u128::from(key)) as u32 - 1;
+            assert_eq!(found.find(key), Some(want), "{key}");
+        }
     }
 
     #[test]
