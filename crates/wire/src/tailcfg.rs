@@ -5,6 +5,7 @@
 pub mod host;
 pub mod map;
 pub mod register;
+pub mod ssh;
 
 use std::collections::BTreeMap;
 

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use model::Prefix;
 use serde_json::{Value, json};
 
+use super::posture;
 use super::resolve::{Resolver, role_reaches};
+use super::topology::Node;
 use super::who::{Role, Who};
 
 /// What the hosted service tells every node, with no value (captures of `self_cap_map`): that it may use SSH and send
@@ -29,6 +32,7 @@ const NO_IPV4: &str = "disable-ipv4";
 
 /// The capabilities of one node.
 pub(crate) fn capabilities(r: &Resolver, node: usize) -> BTreeMap<String, Value> {
+    let Some(n) = r.topology.nodes.get(node) else { return BTreeMap::new() };
     let mut out: BTreeMap<String, Value> = BASE.iter().map(|c| ((*c).to_string(), Value::Null)).collect();
     out.insert("default-auto-update".to_string(), json!([false]));
     let owner = r.topology.owner().and_then(|u| r.topology.users.get(u));
@@ -44,10 +48,16 @@ pub(crate) fn capabilities(r: &Resolver, node: usize) -> BTreeMap<String, Value>
     if r.policy.randomize_client_port {
         out.insert("randomize-client-port".to_string(), Value::Null);
     }
+    let mac = n.posture.get("node:os") == Some(&posture::Value::Text("macos".to_string()));
+    match r.policy.one_cgnat_route.as_str() {
+        "mac-always" if mac => drop(out.insert("one-cgnat?v=true".to_string(), Value::Null)),
+        "mac-never" if mac => drop(out.insert("one-cgnat?v=false".to_string(), Value::Null)),
+        _ => {}
+    }
     if r.policy.disable_ipv4 {
         out.insert(NO_IPV4.to_string(), Value::Null);
     }
-    for entry in r.policy.node_attrs.iter().filter(|e| e.target.iter().any(|t| is_target(r, &t.it, node))) {
+    for entry in r.policy.node_attrs.iter().filter(|e| e.target.iter().any(|t| is_target(r, &t.it, n))) {
         for attr in &entry.attr {
             out.insert(attr.it.clone(), Value::Null);
             if attr.it == "funnel" {
@@ -68,22 +78,31 @@ pub(crate) fn capabilities(r: &Resolver, node: usize) -> BTreeMap<String, Value>
 
 /// True if the node goes without an IPv4 address.
 pub(crate) fn ipv4_disabled(r: &Resolver, node: usize) -> bool {
+    let Some(n) = r.topology.nodes.get(node) else { return false };
     r.policy.disable_ipv4
         || r.policy
             .node_attrs
             .iter()
-            .any(|e| e.attr.iter().any(|a| a.it == NO_IPV4) && e.target.iter().any(|t| is_target(r, &t.it, node)))
+            .any(|e| e.attr.iter().any(|a| a.it == NO_IPV4) && e.target.iter().any(|t| is_target(r, &t.it, n)))
 }
 
-fn is_target(r: &Resolver, who: &Who, node: usize) -> bool {
-    let Some(n) = r.topology.nodes.get(node) else { return false };
+/// The ranges from which a node takes its addresses, in the order written; none for the usual ones.
+pub(crate) fn ip_pool(r: &Resolver, n: &Node) -> Vec<Prefix> {
+    let entries = r.policy.node_attrs.iter().filter(|e| e.target.iter().any(|t| is_target(r, &t.it, n)));
+    let mut out = Vec::new();
+    for pool in entries.flat_map(|e| &e.ip_pool) {
+        if !out.contains(&pool.it) {
+            out.push(pool.it);
+        }
+    }
+    out
+}
+
+fn is_target(r: &Resolver, who: &Who, n: &Node) -> bool {
     match who {
         Who::Any => true,
-        Who::Tag(t) => n.has_tag(t),
-        Who::Tagged => n.is_tagged(),
-        Who::Member => !n.is_tagged(),
         Who::Prefix(p, _) => n.addrs().any(|a| p.contains(a)),
         Who::Host(h) => r.policy.hosts.get(h).is_some_and(|h| n.addrs().any(|a| h.it.contains(a))),
-        _ => n.owner().is_some_and(|u| r.users(who).contains(&u)),
+        _ => r.members(who).is_some_and(|m| m.has(n)),
     }
 }

@@ -214,6 +214,15 @@ impl<'p> Checker<'p> {
     fn ssh(&mut self, rule: &Ssh) {
         self.all(&rule.src, Place::SshSrc);
         self.all(&rule.dst, Place::SshDst);
+        self.postures(&rule.posture);
+        for tag in &rule.recorder {
+            match tag.it.strip_prefix("tag:") {
+                Some(_) => self.tag(tag),
+                None => {
+                    self.fault(tag.pos, format!("`{}` under `recorder`: recorders are named by a tag", clip(&tag.it)))
+                }
+            }
+        }
         if rule.users.is_empty() {
             self.fault_hint(rule.pos, "this rule names no `users`", "write login names, or autogroup:nonroot");
         }

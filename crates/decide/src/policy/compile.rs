@@ -12,9 +12,10 @@ use wire::tailcfg::{self, NetPortRange, PortRange};
 use super::bits::{Bits, make_symmetric};
 use super::caps;
 use super::language::Policy;
-use super::resolve::Resolver;
+use super::resolve::{Resolver, is_connector};
 use super::routes::{Reach, Routing};
 use super::rules::{Dest, Origin, Rule, Rules, Target};
+use super::tests::nets_match;
 use super::topology::{Node, Topology, is_exit};
 use super::who::{Ports, Proto, Who};
 
@@ -24,6 +25,10 @@ const COMPANIONS: [(&str, &str); 2] = [
     ("tailscale.com/cap/drive", "tailscale.com/cap/drive-sharer"),
     ("tailscale.com/cap/relay", "tailscale.com/cap/relay-target"),
 ];
+
+/// Whoever may open TCP port 53 at these is answered by an app connector about its names: that is what the public
+/// client asks its filter (peerapi, "we treat the IP 0.0.0.0 as being the internet"). They are nobody's addresses.
+pub(crate) const APP_DNS: [&str; 2] = ["0.0.0.0", "2000::"];
 
 /// A policy applied to a network.
 pub struct Compiled {
@@ -220,6 +225,21 @@ impl Compiled {
         caps::capabilities(&self.resolver, node)
     }
 
+    /// The ranges from which a node, known already or about to join, takes its addresses (`ipPool` of `nodeAttrs`), in
+    /// the order in which they are to be tried; none means the usual ranges.
+    #[must_use]
+    pub fn ip_pool(&self, node: &Node) -> Vec<Prefix> {
+        caps::ip_pool(&self.resolver, node)
+    }
+
+    /// True if the node may offer this service, such as `svc:web`, without being asked (`autoApprovers.services`).
+    #[must_use]
+    pub fn approves_service(&self, node: &Node, service: &str) -> bool {
+        let approvers = self.policy().auto_approvers.services.get(service);
+        let is = |who: &Who| self.resolver.members(who).is_some_and(|m| m.has(node));
+        approvers.is_some_and(|list| list.it.iter().any(|w| is(&w.it)))
+    }
+
     /// The sources of a filter rule as the protocol writes them.
     #[must_use]
     pub fn source_texts<'s>(&'s self, src: &'s SourcesRef) -> &'s [String] {
@@ -348,11 +368,29 @@ impl Compiled {
                 }
                 out.push(rule.origin, SourcesRef::Shared(self.rules.place(rule)), proto, dst);
             }
+            if self.answers_names(rule, node) {
+                let dst = APP_DNS.iter().filter_map(|p| p.parse().ok());
+                let dst = dst.map(|p| (Some(p), Ports { first: 53, last: 53 })).collect();
+                out.push(rule.origin, SourcesRef::Shared(self.rules.place(rule)), Some(6), dst);
+            }
         }
         self.reduce_app(rule, node, out);
         if !own_first {
             self.reduce_own(rule, &own, node, out);
         }
+    }
+
+    /// True if the node looks up names of an app connector for the sources of this rule: they may reach the app, or the
+    /// node's own port 53. `*` covers the question already.
+    fn answers_names(&self, rule: &Rule, node: usize) -> bool {
+        let Some(n) = self.topology().nodes.get(node) else { return false };
+        let mut learns = self.policy().node_attrs.iter().flat_map(|e| &e.connectors).filter(|c| is_connector(n, c));
+        let asks = |d: &Dest, app: &str| match &d.who {
+            Who::App(name) => name.strip_prefix("app:") == Some(app),
+            Who::Any => false,
+            _ => self.rules.target(d).is_some_and(|t| t.set.nodes.has(node)) && nets_match(&d.nets, Some(6), Some(53)),
+        };
+        learns.any(|c| rule.dst.iter().any(|d| asks(d, &c.name)))
     }
 
     /// The parts of a destination that a node answers for: its own addresses, its approved subnet routes, and, as an

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{Addr, Prefix};
 
-use super::compile::{Compiled, Filter, SourcesRef};
+use super::compile::{APP_DNS, Compiled, Filter, SourcesRef};
 use super::who::{Proto, proto_name};
 
 /// One change, the same for several sources.
@@ -108,6 +108,7 @@ fn access(c: &Compiled, node: usize, filter: &[Filter], sources: &[(String, Pref
     let Some(n) = c.topology().nodes.get(node) else { return out };
     let own: Vec<Addr> = n.addrs().collect();
     let place = |p: &Option<Prefix>| match p {
+        Some(p) if APP_DNS.contains(&p.to_string().as_str()) => format!("names of apps at {}", n.name),
         Some(p) if !own.iter().any(|a| p.contains(*a)) => p.to_string(),
         _ => n.name.clone(),
     };

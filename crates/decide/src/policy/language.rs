@@ -169,6 +169,12 @@ pub struct Ssh {
     pub check_period: Option<u64>,
     /// Environment variables that may be sent.
     pub accept_env: Vec<String>,
+    /// Postures of which the source needs one; empty asks for none.
+    pub posture: Vec<At<String>>,
+    /// Tags of the nodes that record the sessions.
+    pub recorder: Vec<At<String>>,
+    /// True if what cannot be recorded may not be.
+    pub enforce_recorder: bool,
 }
 
 /// One entry of `tests`.
@@ -197,6 +203,8 @@ pub struct SshTest {
     pub src: At<Who>,
     /// Where to.
     pub dst: Vec<At<Who>>,
+    /// Posture attributes the source is taken to have.
+    pub posture: BTreeMap<String, super::posture::Value>,
     /// Login names that must be let in.
     pub accept: Vec<String>,
     /// Login names that must not.

@@ -25,6 +25,7 @@ mod read;
 mod resolve;
 mod routes;
 mod rules;
+mod ssh;
 mod tags;
 mod tests;
 mod topology;

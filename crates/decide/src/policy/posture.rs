@@ -60,6 +60,26 @@ const NAMESPACES: [&str; 13] = [
     "huntress",
 ];
 
+/// The attributes that a client's own words give (public documentation of device posture, "Attributes"): its operating
+/// system and that one's version, its own version and whether that is a stable one. Empty texts give nothing.
+#[must_use]
+pub fn of_client(os: &str, os_version: &str, version: &str) -> BTreeMap<String, Value> {
+    let mut out = BTreeMap::new();
+    let mut say = |name: &str, value: &str| {
+        if !value.is_empty() {
+            out.insert(format!("node:{name}"), Value::Text(value.to_string()));
+        }
+    };
+    say("os", &os.to_ascii_lowercase());
+    say("osVersion", os_version);
+    // `1.88.2-t4b1c2d3e4-g5f6a7b8c9` is 1.88.2; an odd second number is an unstable one.
+    let short = version.split(['-', '+']).next().unwrap_or_default();
+    say("tsVersion", short);
+    let minor = short.split('.').nth(1).and_then(|m| m.parse::<u32>().ok());
+    say("tsReleaseTrack", minor.map_or("", |m| if m % 2 == 0 { "stable" } else { "unstable" }));
+    out
+}
+
 /// Reads a condition.
 pub(crate) fn read_condition(text: &str) -> Result<Condition, String> {
     let wrong = |why: &str| format!("posture condition `{text}`: {why}");
@@ -193,6 +213,17 @@ fn compare_versions(a: &str, b: &str) -> Ordering {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clients_words_are_attributes() {
+        let text = |s: &str| Some(Value::Text(s.to_string()));
+        let of = of_client("macOS", "14.5", "1.88.2-t4b1c2d3e4-g5f6a7b8c9");
+        assert_eq!(of.get("node:os").cloned(), text("macos"));
+        assert_eq!(of.get("node:tsVersion").cloned(), text("1.88.2"));
+        assert_eq!(of.get("node:tsReleaseTrack").cloned(), text("stable"));
+        assert_eq!(of_client("linux", "", "1.89.0").get("node:tsReleaseTrack").cloned(), text("unstable"));
+        assert!(of_client("", "", "").is_empty() && of_client("linux", "", "odd").len() == 2);
+    }
 
     #[test]
     fn conditions_hold_or_not() {

@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
                 "defaultSrcPosture" => p.default_src_posture = self.texts(v, "postures"),
                 "tests" => p.tests = self.each(v, "tests", |r, i| r.test(i)),
                 "sshTests" => p.ssh_tests = self.each(v, "sshTests", |r, i| r.ssh_test(i)),
-                "derpMap" => p.derp_map = self.object(v).map(|_| v.to_serde()),
+                "derpMap" => p.derp_map = self.derp_map(v),
                 "attrConfig" => drop(self.object(v)),
                 "disableIPv4" => p.disable_ipv4 = self.bool(v),
                 "randomizeClientPort" => p.randomize_client_port = self.bool(v),
@@ -505,6 +505,9 @@ impl<'a> Reader<'a> {
             users: vec![],
             check_period: None,
             accept_env: vec![],
+            posture: vec![],
+            recorder: vec![],
+            enforce_recorder: false,
         };
         let mut action = None;
         let known =
@@ -529,9 +532,9 @@ impl<'a> Reader<'a> {
                         }
                     }
                 }
-                "srcPosture" => drop(self.texts(v, "postures")),
-                "recorder" => drop(self.texts(v, "recorders")),
-                _ => drop(self.bool(v)),
+                "srcPosture" => s.posture = self.texts(v, "postures"),
+                "recorder" => s.recorder = self.texts(v, "tags"),
+                _ => s.enforce_recorder = self.bool(v),
             }
         }
         match action.as_deref() {
@@ -619,6 +622,7 @@ impl<'a> Reader<'a> {
             pos: self.lines.pos(item.at),
             src: self.at(item, Who::Any),
             dst: vec![],
+            posture: BTreeMap::new(),
             accept: vec![],
             deny: vec![],
             check: vec![],
@@ -632,7 +636,7 @@ impl<'a> Reader<'a> {
                 "accept" => t.accept = names(self, v),
                 "deny" => t.deny = names(self, v),
                 "check" => t.check = names(self, v),
-                _ => drop(self.attributes(v)),
+                _ => t.posture = self.attributes(v),
             }
         }
         if !self.has_content(item, "dst") {
@@ -648,6 +652,52 @@ impl<'a> Reader<'a> {
                     self.fault(item.at, "this SSH test has no `src`");
                 }
                 None
+            }
+        }
+    }
+
+    /// The map of relays, as written; what a server must be able to rely on has the right form.
+    fn derp_map(&mut self, item: &Item) -> Option<serde_json::Value> {
+        for m in self.object(item)? {
+            match m.key.to_ascii_lowercase().as_str() {
+                "omitdefaultregions" => drop(self.bool(&m.item)),
+                "regions" => self.derp_regions(&m.item),
+                _ => {}
+            }
+        }
+        Some(item.to_serde())
+    }
+
+    fn derp_regions(&mut self, item: &Item) {
+        for region in self.object(item).unwrap_or_default() {
+            // Without a region under its number, `null` takes it out of the map.
+            let Ok(number) = region.key.parse::<u32>() else {
+                self.fault_hint(
+                    region.at,
+                    format!("the region `{}` has no number", clip(&region.key)),
+                    "regions of one's own are 900 to 999",
+                );
+                continue;
+            };
+            for m in self.object(&region.item).unwrap_or_default() {
+                match m.key.to_ascii_lowercase().as_str() {
+                    "regionid" if self.number(&m.item, u64::from(u32::MAX)).is_some_and(|n| n != u64::from(number)) => {
+                        self.fault(m.at, format!("`RegionID` differs from the key `{number}`"));
+                    }
+                    "regioncode" | "regionname" => drop(self.text(&m.item).map(str::len)),
+                    "nodes" => {
+                        for node in self.items(&m.item, "relays") {
+                            let named = self.object(node).unwrap_or_default();
+                            let host = named.iter().find(|f| f.key.eq_ignore_ascii_case("HostName"));
+                            match host.map(|f| self.text(&f.item)) {
+                                None => self.fault(node.at, "this relay has no `HostName`"),
+                                Some(Some("")) => self.fault(node.at, "this relay's `HostName` is empty"),
+                                Some(_) => {}
+                            }
+                        }
+                    }
+                    _ => {}
+                }
             }
         }
     }

@@ -167,10 +167,15 @@ impl Resolver {
             return self.set_of(&self.list(members));
         }
         let (ranges, internet) = self.addresses(who);
-        match ranges.prefixes().as_slice() {
+        let mut set = match ranges.prefixes().as_slice() {
             [one] if one.is_host() => self.complete(Ranges::new(), vec![*one], internet, None),
             _ => self.complete(ranges, Vec::new(), internet, None),
+        };
+        if let Who::App(name) = who {
+            // Before anything is learnt, those who may reach the app must see whom to ask for its names.
+            set.nodes.add(&self.connectors(name.trim_start_matches("app:")));
         }
+        set
     }
 
     /// The nodes a name of people or machines stands for, in order; `None` for names of addresses.
@@ -243,6 +248,13 @@ impl Resolver {
                 (part.ranges, whole)
             }
         }
+    }
+
+    /// The nodes that learn for an app connector.
+    fn connectors(&self, app: &str) -> Bits {
+        let all = || self.policy.node_attrs.iter().flat_map(|n| &n.connectors).filter(|c| c.name == app);
+        let nodes = self.topology.nodes.iter().enumerate();
+        Bits::of(self.net.len, nodes.filter(|(_, n)| all().any(|c| is_connector(n, c))).map(|(i, _)| i))
     }
 
     /// Exactly what an app connector has learnt, and its pinned routes.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use model::{Addr, Prefix};
 
 use super::compile::Compiled;
-use super::language::{Ssh, SshTest, Test};
+use super::language::{SshTest, Test};
 use super::posture::Value;
 use super::problem::Pos;
 use super::resolve::fits;
@@ -130,6 +130,7 @@ impl Compiled {
     fn run_ssh_test(&self, index: usize, t: &SshTest, out: &mut Vec<Outcome>) {
         let addrs: Vec<Addr> = self.resolver.set(&t.src.it).ranges.iter().flat_map(|r| [r.first(), r.last()]).collect();
         let src_nodes = self.resolver.set(&t.src.it).nodes;
+        let attributes = (!t.posture.is_empty()).then_some(&t.posture);
         let asked = [(&t.accept, "accept"), (&t.deny, "deny"), (&t.check, "check")];
         for d in &t.dst {
             let places = self.ssh_places(&t.src.it, &d.it);
@@ -141,7 +142,7 @@ impl Compiled {
                     } else if places.is_empty() {
                         Some(format!("`{}` is no node here", d.it))
                     } else {
-                        self.ssh_failure(src_nodes.iter(), &places, login, word)
+                        self.ssh_failure(src_nodes.iter(), &places, login, word, attributes)
                     };
                     out.push(Outcome { section: "sshTests", index, pos: d.pos, asserted, failure });
                 }
@@ -155,11 +156,12 @@ impl Compiled {
         places: &[usize],
         login: &str,
         word: &str,
+        attributes: Option<&BTreeMap<String, Value>>,
     ) -> Option<String> {
         let name = |n: usize| self.topology().nodes.get(n).map_or("?", |n| n.name.as_str());
         for f in from {
             for p in places {
-                let (let_in, checked) = self.ssh(f, *p, login);
+                let (let_in, checked) = self.ssh_as(f, *p, login, attributes);
                 let wrong = match word {
                     "accept" if !let_in => "is refused",
                     "deny" if let_in => "is let in",
@@ -181,44 +183,6 @@ impl Compiled {
         let Who::User(_) = src else { return Vec::new() };
         let owners = self.resolver.users(src);
         owners.iter().flat_map(|u| self.resolver.devices_of(*u).unwrap_or_default().to_vec()).collect()
-    }
-
-    /// Whether `from` may log in at `to` under this name: by any rule, and by one that asks for a check.
-    #[must_use]
-    pub fn ssh(&self, from: usize, to: usize, login: &str) -> (bool, bool) {
-        let (mut let_in, mut checked) = (false, false);
-        for rule in &self.resolver.policy.ssh {
-            if self.ssh_matches(rule, from, to) && self.login_matches(rule, from, login) {
-                let_in = true;
-                checked |= rule.check;
-            }
-        }
-        (let_in, checked)
-    }
-
-    fn ssh_matches(&self, rule: &Ssh, from: usize, to: usize) -> bool {
-        let has = |whos: &Who, node: usize| self.resolver.nodes_of(whos).is_some_and(|n| n.contains(&node));
-        let owner = |n: usize| self.topology().nodes.get(n).and_then(|n| n.owner());
-        rule.src.iter().any(|s| has(&s.it, from))
-            && rule.dst.iter().any(|d| match &d.it {
-                Who::Own => owner(to).is_some() && owner(from) == owner(to),
-                who => has(who, to),
-            })
-    }
-
-    fn login_matches(&self, rule: &Ssh, from: usize, login: &str) -> bool {
-        let user = self.topology().nodes.get(from).and_then(|n| n.owner()).and_then(|u| self.topology().users.get(u));
-        let local = user.and_then(|u| u.email.rsplit_once('@'));
-        !login.is_empty()
-            && rule.users.iter().any(|u| match u.it.as_str() {
-                "autogroup:nonroot" => login != "root",
-                name => match (name.strip_prefix("localpart:*@"), local) {
-                    (Some(domain), Some((part, d))) if !domain.is_empty() => {
-                        d.eq_ignore_ascii_case(domain) && part == login
-                    }
-                    _ => name == login,
-                },
-            })
     }
 }
 
