@@ -1,6 +1,6 @@
 //! `portcullis control`. In: flags, environment, a file. Out: a coordination server that runs until it is told to stop.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -19,6 +19,10 @@ use crate::{meant, say};
 
 /// The domain of nodes' names: `.internal` is kept for networks of one's own (ICANN, 2024).
 const DOMAIN: &str = "mesh.internal";
+
+/// An address that its name has not answered with for a day is not its any more; shorter, and the turns of large
+/// services would come and go.
+const APP_EXPIRY: u64 = 86_400;
 
 /// The file of `--config`: the same settings as the flags.
 #[derive(Debug, Default, Deserialize)]
@@ -43,6 +47,9 @@ struct Section {
     ipv6: Option<String>,
     node_expiry: Option<String>,
     trusted_proxies: Option<Vec<String>>,
+    app_expiry: Option<String>,
+    app_resolvers: Option<Vec<String>>,
+    metrics: Option<SocketAddr>,
 }
 
 /// Runs the server until it is told to stop.
@@ -129,11 +136,17 @@ fn plan(a: &ControlArgs, global: &GlobalArgs) -> Result<ControlSettings, Fail> {
         v4: pool("--ipv4", a.ipv4.clone().or(file.ipv4), default.v4)?,
         v6: pool("--ipv6", a.ipv6.clone().or(file.ipv6), default.v6)?,
     };
-    let expiry = match (a.node_expiry, file.node_expiry) {
-        (Some(s), _) => s,
-        (None, Some(text)) => span(&text).map_err(|e| Fail::usage(format!("node_expiry: {e}"), "such as \"180d\""))?,
-        (None, None) => Span(None),
+    let time = |flag: Option<Span>, text: Option<String>, key: &str, default: Option<u64>| match (flag, text) {
+        (Some(s), _) => Ok(s.0),
+        (None, Some(text)) => {
+            span(&text).map(|s| s.0).map_err(|e| Fail::usage(format!("{key}: {e}"), "such as \"180d\", or \"never\""))
+        }
+        (None, None) => Ok(default),
     };
+    let node_expiry = time(a.node_expiry, file.node_expiry, "node_expiry", None)?;
+    let app_expiry = time(a.app_expiry, file.app_expiry, "app_expiry", Some(APP_EXPIRY))?;
+    let asked = if a.app_resolver.is_empty() { file.app_resolvers.unwrap_or_default() } else { a.app_resolver.clone() };
+    let app_resolvers = asked.iter().map(|t| nameserver(t)).collect::<Result<Vec<SocketAddr>, Fail>>()?;
     Ok(ControlSettings {
         data_dir: meant::data_dir(global.data_dir.clone())?,
         server_url,
@@ -143,7 +156,10 @@ fn plan(a: &ControlArgs, global: &GlobalArgs) -> Result<ControlSettings, Fail> {
         derp_map,
         relay: a.relay.or(file.relay).unwrap_or(true),
         trusted,
-        book: Settings { pools, domain, node_expiry: expiry.0 },
+        book: Settings { pools, domain, node_expiry },
+        app_expiry,
+        app_resolvers,
+        metrics: a.metrics.or(file.metrics),
         policy: policy.transpose()?,
     })
 }
@@ -171,6 +187,14 @@ fn derp_map(path: &Path) -> Result<serde_json::Value, Fail> {
         ));
     }
     Ok(map)
+}
+
+/// An address, with port 53 if none is said.
+fn nameserver(text: &str) -> Result<SocketAddr, Fail> {
+    let plain = || text.parse::<IpAddr>().ok().map(|a| SocketAddr::new(a, 53));
+    text.parse().ok().or_else(plain).ok_or_else(|| {
+        Fail::usage(format!("--app-resolver: `{text}` is no nameserver"), "such as 9.9.9.9 or 10.0.0.53:5353")
+    })
 }
 
 fn pool(flag: &str, text: Option<String>, default: Prefix) -> Result<Prefix, Fail> {

@@ -5,6 +5,7 @@ pub mod buffers;
 #[cfg(target_os = "linux")]
 pub mod conntrack;
 pub mod dial;
+pub mod dns;
 pub mod link;
 pub mod memory;
 #[cfg(target_os = "linux")]

@@ -49,6 +49,15 @@ pub(crate) struct ControlArgs {
     /// How long a person's node stays logged in: 180d, `never` [default: never]
     #[arg(long, value_name = "TIME", env = "PORTCULLIS_NODE_EXPIRY", value_parser = span)]
     pub(crate) node_expiry: Option<Span>,
+    /// How long an address of an app keeps its route without its name answering with it: 24h, `never` [default: 24h]
+    #[arg(long, value_name = "TIME", env = "PORTCULLIS_APP_EXPIRY", value_parser = span)]
+    pub(crate) app_expiry: Option<Span>,
+    /// Who is asked for the names of apps, as the connectors see them; repeatable [default: this machine's nameservers]
+    #[arg(long, value_name = "ADDR", env = "PORTCULLIS_APP_RESOLVER")]
+    pub(crate) app_resolver: Vec<String>,
+    /// Where Prometheus finds /metrics; keep it private [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT", env = "PORTCULLIS_METRICS")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Proxies whose X-Forwarded-For is believed [default: none]
     #[arg(long, value_name = "LIST", env = "PORTCULLIS_TRUSTED_PROXIES")]
     pub(crate) trusted_proxies: Vec<String>,

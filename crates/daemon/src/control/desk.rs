@@ -108,6 +108,11 @@ impl Desk {
         }
     }
 
+    /// True if a node has a map stream open.
+    pub(super) fn has_stream(&self, node: u64) -> bool {
+        self.streams.lock().contains_key(&node)
+    }
+
     /// How many map streams are open.
     #[must_use]
     pub fn streams(&self) -> usize {

@@ -6,12 +6,15 @@
 //!                                                                            stream <- pictures <-/
 //! ```
 
+mod apps;
 mod budget;
 mod channel;
 mod desk;
+mod health;
 mod http;
 pub mod keeper;
 mod machine;
+mod metrics;
 pub mod noise_stream;
 mod outbox;
 mod page;
@@ -29,6 +32,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use decide::mesh::Settings;
 use model::AddrSet;
+use net::dns::Resolver;
 use serde_json::Value;
 use store::{If, Sqlite, Store, StoreError};
 use wire::meshkey::{MachinePrivate, NodePrivate};
@@ -60,6 +64,12 @@ pub struct ControlSettings {
     pub trusted: AddrSet,
     /// Addresses, domain, expiry.
     pub book: Settings,
+    /// Seconds after which a learnt address goes that its name does not answer with; `None` for never.
+    pub app_expiry: Option<u64>,
+    /// Who is asked for the names of apps; none: the system's nameservers.
+    pub app_resolvers: Vec<SocketAddr>,
+    /// Where metrics are, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// The policy in force from the start, in place of the stored one.
     pub policy: Option<String>,
 }
@@ -114,7 +124,14 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
             .await?
             .map_err(|e| Hinted::error(e.to_string(), "the policy file stays as it is; mend it and start again"))?;
     }
+    let (app_expiry, resolvers, measured) = (settings.app_expiry, settings.app_resolvers.clone(), settings.metrics);
+    let resolver = if resolvers.is_empty() { Resolver::system() } else { Resolver::at(&resolvers) }?;
     let (desk, addrs) = http::listen(run, settings, keeper, machine, relay)?;
+    health::watch(run, desk.clone());
+    apps::watch(run, desk.clone(), resolver, app_expiry);
+    if let Some(at) = measured {
+        metrics::listen(run, desk.clone(), at)?;
+    }
     not_ready.ready();
     Ok(Control { desk, addrs, audit })
 }

@@ -1,0 +1,118 @@
+//! Metrics of a coordination server, in Prometheus's text format, on a listener of their own. In: counters. Out: text.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use net::sockets;
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use super::channel::plain;
+use super::desk::Desk;
+use super::http;
+use crate::hint::Hinted;
+use crate::run::Run;
+
+/// Collectors at a time.
+const PLACES: usize = 16;
+/// A collector asks at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves `/metrics` on an address of its own.
+pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Result<()> {
+    let listener = sockets::listen(at).map_err(|e| {
+        Hinted::error(format!("cannot serve metrics on {at}: {e}"), "choose another address with `--metrics ADDR:PORT`")
+    })?;
+    let (ours, stopping, places) = (run.clone(), run.stopping(), Arc::new(Semaphore::new(PLACES)));
+    run.spawn("metrics listener", async move {
+        tokio::pin!(stopping);
+        loop {
+            let place = places.clone().acquire_owned().await?;
+            let socket = tokio::select! {
+                () = &mut stopping => return Ok(()),
+                accepted = listener.accept() => match accepted {
+                    Ok((socket, _)) => socket,
+                    Err(e) => {
+                        debug!("metrics: {e}");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let desk = desk.clone();
+            ours.visit("metrics", async move {
+                let _place = place;
+                let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+                    let answer = match request.uri().path() {
+                        "/metrics" => http::text(text(&desk)),
+                        _ => plain(hyper::StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
+                    };
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                let mut http = hyper::server::conn::http1::Builder::new();
+                http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+                let served = http.serve_connection(TokioIo::new(socket), service);
+                if let Ok(Err(e)) = tokio::time::timeout(PATIENCE * 2, served).await {
+                    debug!("metrics: {e}");
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+fn text(desk: &Desk) -> String {
+    let s = desk.keeper.now();
+    let mut out = String::new();
+    let mut one = |name: &str, kind: &str, help: &str, value: u64| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    };
+    let count = |n: usize| n as u64;
+    one("portcullis_mesh_nodes", "gauge", "Nodes.", count(s.nodes.len()));
+    one(
+        "portcullis_mesh_nodes_online",
+        "gauge",
+        "Nodes that are connected.",
+        count(s.nodes.values().filter(|m| m.online).count()),
+    );
+    one("portcullis_mesh_map_streams", "gauge", "Open map streams.", count(desk.streams()));
+    one(
+        "portcullis_mesh_waiting",
+        "gauge",
+        "Nodes that wait to be approved.",
+        count(s.pending.values().filter(|p| p.node.is_none()).count()),
+    );
+    one("portcullis_mesh_generation", "counter", "Pictures of the network made so far.", s.generation);
+    one("portcullis_mesh_policy", "gauge", "1 if a policy is in force.", u64::from(s.has_policy));
+    if let Some(relay) = &desk.relay {
+        let c = relay.counts();
+        one("portcullis_relay_connections", "gauge", "Connections of relay clients.", relay.connections());
+        one("portcullis_relay_packets_total", "counter", "Packets taken from relay clients.", c.packets_in);
+        one("portcullis_relay_bytes_total", "counter", "Their bytes.", c.bytes_in);
+        one(
+            "portcullis_relay_dropped_full_total",
+            "counter",
+            "Packets whose destination did not read fast enough.",
+            c.dropped_full,
+        );
+        one(
+            "portcullis_relay_dropped_not_here_total",
+            "counter",
+            "Packets for nodes that are not connected.",
+            c.dropped_not_here,
+        );
+    }
+    let _ = writeln!(
+        out,
+        "# HELP portcullis_mesh_requests_total Requests by kind and status.\n# TYPE portcullis_mesh_requests_total counter"
+    );
+    for ((what, status), n) in desk.counts.lock().iter() {
+        let _ = writeln!(out, "portcullis_mesh_requests_total{{kind=\"{what}\",status=\"{status}\"}} {n}");
+    }
+    out
+}
