@@ -156,7 +156,7 @@ fn plan(a: &ControlArgs, global: &GlobalArgs) -> Result<ControlSettings, Fail> {
         derp_map,
         relay: a.relay.or(file.relay).unwrap_or(true),
         trusted,
-        book: Settings { pools, domain, node_expiry },
+        book: Settings { pools, domain, node_expiry, ..Settings::default() },
         app_expiry,
         app_resolvers,
         metrics: a.metrics.or(file.metrics),

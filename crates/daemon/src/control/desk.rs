@@ -2,6 +2,7 @@
 //! stream open, and questions that wait for an answer.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use anyhow::{Context, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use decide::mesh::Snapshot;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -86,6 +88,18 @@ impl Desk {
             next: AtomicU64::new(1),
             counts: Mutex::default(),
         }
+    }
+
+    /// The relays as clients are told them: ours, and those that the policy names. With a number that changes with them.
+    pub(super) fn derp(&self, s: &Snapshot) -> (u64, Value) {
+        let mut map = self.derp.1.clone();
+        let Some(theirs) = &s.compiled.policy().derp_map else { return (self.derp.0, map) };
+        for (id, region) in theirs.get("Regions").and_then(Value::as_object).into_iter().flatten() {
+            map["Regions"][id.as_str()] = region.clone();
+        }
+        let mut hash = DefaultHasher::new();
+        map.to_string().hash(&mut hash);
+        (hash.finish(), map)
     }
 
     /// A node opens a map stream. The one it had before ends: a client that comes back has lost it.

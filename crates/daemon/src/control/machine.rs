@@ -18,6 +18,7 @@ use tracing::{debug, info};
 use wire::meshkey::MachineKey;
 use wire::tailcfg::map::MapRequest;
 use wire::tailcfg::register::{Login, RegisterRequest, RegisterResponse, User};
+use wire::tailcfg::ssh::SshAction;
 
 use super::channel::OLDEST;
 use super::desk::Desk;
@@ -32,6 +33,8 @@ const BODY: usize = 512 * 1024;
 const ANSWER: usize = 4 << 20;
 /// A request comes at once; who trickles it holds one of few places.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Nobody vouches for a person at this server but its administrator, who is not asked for each login.
+const NO_CHECK: &str = "this server can not confirm logins; ask for a rule with the action `accept`\r\n";
 /// How long a client waits for a person before it is told to ask again, shorter than proxies' patience.
 const FOLLOWUP: Duration = Duration::from_secs(50);
 
@@ -49,6 +52,7 @@ pub(super) async fn answer(
         (_, p) if p.starts_with("/machine/answer/") => {
             ("answer", answered(desk, &p["/machine/answer/".len()..], request).await)
         }
+        (&Method::GET, "/machine/ssh/check") => ("ssh-check", json(&SshAction::reject(NO_CHECK))),
         (m, p) => {
             debug!("{}: {m} {p} is not offered here", machine.short());
             ("unknown", Err(Problem(StatusCode::NOT_IMPLEMENTED, "this server does not offer that".into())))

@@ -111,7 +111,8 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
         .parse()
         .context("the stored key of the relay is damaged")?;
     let audit = settings.data_dir.join("control-audit.jsonl");
-    let keeper = Keeper::start(run, settings.book.clone(), store, &audit)?;
+    let ssh_check = format!("https://{}/machine/ssh/check", settings.server_url.host);
+    let keeper = Keeper::start(run, Settings { ssh_check, ..settings.book.clone() }, store, &audit)?;
     if let Some(text) = settings.policy.clone() {
         keeper
             .change(move |book, now| {

@@ -68,7 +68,8 @@ pub(super) fn start(desk: &Arc<Desk>, id: u64, from: Addr, how: How) -> Body {
 /// The whole map, once.
 pub(super) fn once(desk: &Desk, id: u64, how: How) -> Option<Bytes> {
     let picture = desk.keeper.now();
-    let message = Sent::default().advance(&picture, id, (desk.derp.0, &desk.derp.1))?;
+    let derp = desk.derp(&picture);
+    let message = Sent::default().advance(&picture, id, (derp.0, &derp.1))?;
     frame(&message, how)
 }
 
@@ -85,7 +86,8 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
         if now.nodes.get(&id).map(|m| m.node.key) != key || key.is_none() {
             return;
         }
-        if let Some(message) = sent.advance(&now, id, (desk.derp.0, &desk.derp.1)) {
+        let derp = desk.derp(&now);
+        if let Some(message) = sent.advance(&now, id, (derp.0, &derp.1)) {
             drop(now);
             if !send(tell, &message, how).await {
                 debug!("node {id} takes no more of its map");

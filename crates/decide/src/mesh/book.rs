@@ -22,6 +22,8 @@ pub struct Settings {
     pub domain: String,
     /// Seconds after which a person's node has to log in again; `None` for never.
     pub node_expiry: Option<u64>,
+    /// Where an SSH server asks whether a login has to be confirmed.
+    pub ssh_check: String,
 }
 
 /// A thing that is saved on its own.
@@ -125,7 +127,7 @@ pub struct Book {
     pub(crate) recompile: bool,
     pub(crate) changed: bool,
     generation: u64,
-    compiled: Option<Arc<Compiled>>,
+    pub(crate) compiled: Option<Arc<Compiled>>,
     primaries: BTreeMap<Prefix, String>,
     /// What snapshots share of `by_key`.
     shared_keys: Option<Arc<BTreeMap<NodeKey, u64>>>,

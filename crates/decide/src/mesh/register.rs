@@ -245,7 +245,7 @@ impl Book {
             self.audit(now, "node-rejoined", old.name.clone(), by);
             return Ok(old.id);
         }
-        let (ipv4, ipv6) = self.addresses()?;
+        let (ipv4, ipv6) = self.addresses(place.user, &place.tags)?;
         let id = self.count(NODE);
         let name = names::unique(&names::label(&host.hostname), |n| self.nodes.values().any(|m| m.node.name == n));
         let node = Node {
@@ -281,16 +281,33 @@ impl Book {
         Ok(id)
     }
 
-    fn addresses(&mut self) -> Result<(model::Addr, model::Addr), Refusal> {
+    /// The next free addresses, IPv4 from the pool that the policy names for such a node, if it names one.
+    fn addresses(&mut self, user: Option<u64>, tags: &[String]) -> Result<(model::Addr, model::Addr), Refusal> {
         let full = |p: model::Prefix| Refusal::new(format!("no address of {p} is free"));
         let pools = self.settings.pools;
-        let v4 = pool::next(pools.v4, self.counters[V4], |a| self.nodes.values().any(|m| m.node.ipv4 == a));
-        let (v4, n4) = v4.ok_or_else(|| full(pools.v4))?;
-        let v6 = pool::next(pools.v6, self.counters[V6], |a| self.nodes.values().any(|m| m.node.ipv6 == a));
-        let (v6, n6) = v6.ok_or_else(|| full(pools.v6))?;
-        (self.counters[V4], self.counters[V6]) = (n4, n6);
+        let taken = |a| self.nodes.values().any(|m| m.node.ipv4 == a || m.node.ipv6 == a);
+        let named = self.named_pools(user, tags);
+        let v4 = match named.iter().find_map(|p| pool::next(*p, 0, taken)) {
+            Some((addr, _)) => addr,
+            None if named.is_empty() => {
+                let (addr, next) = pool::next(pools.v4, self.counters[V4], taken).ok_or_else(|| full(pools.v4))?;
+                self.counters[V4] = next;
+                addr
+            }
+            None => return Err(Refusal::new("no address of the `ipPool` that the policy names for it is free")),
+        };
+        let taken = |a| self.nodes.values().any(|m| m.node.ipv6 == a);
+        let (v6, next) = pool::next(pools.v6, self.counters[V6], taken).ok_or_else(|| full(pools.v6))?;
+        self.counters[V6] = next;
         self.saves.insert(Slot::Counters);
         Ok((v4, v6))
+    }
+
+    fn named_pools(&self, user: Option<u64>, tags: &[String]) -> Vec<model::Prefix> {
+        let Some(compiled) = &self.compiled else { return Vec::new() };
+        let place = user.and_then(|u| self.users.keys().position(|id| *id == u));
+        let node = crate::policy::Node { user: place, tags: tags.to_vec(), ..crate::policy::Node::default() };
+        compiled.ip_pool(&node).into_iter().filter(|p| p.is_v4()).collect()
     }
 
     fn leave(&mut self, node: &Node, now: u64) {

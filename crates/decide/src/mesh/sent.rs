@@ -9,7 +9,6 @@ use serde_json::Value;
 use wire::mesh::Names;
 use wire::tailcfg::host::Stamp;
 use wire::tailcfg::map::{Debug, DnsConfig, MapResponse, Node, PeerChange, Resolver, UserProfile};
-use wire::tailcfg::{FilterRule, NetPortRange, PortRange};
 
 use super::snapshot::{Member, Snapshot};
 use crate::policy::NodeView;
@@ -49,7 +48,7 @@ impl Sent {
         if changed(&mut self.own, &own) {
             out.node = Some(own);
         }
-        let filter = view.as_ref().map(|v| filter_of(s, v)).unwrap_or_default();
+        let filter = view.as_ref().map(|v| s.compiled.filter_rules(v)).unwrap_or_default();
         if changed(&mut self.filter, &filter) {
             out.packet_filters.insert("base".to_string(), filter);
         }
@@ -220,28 +219,10 @@ fn profile(s: &Snapshot, id: u64) -> UserProfile {
     }
 }
 
-/// The packet filter of a node. At an app connector those who may reach anything through it may ask it for names: its
-/// client takes questions from whoever may open TCP port 53 at the address of no host (PeerAPI, `handleDNSQuery`).
-fn filter_of(s: &Snapshot, view: &NodeView) -> Vec<FilterRule> {
-    let mut rules = s.compiled.filter_rules(view);
-    let is_connector = s.compiled.is_connector(view.node);
-    if is_connector {
-        let mut src: Vec<String> =
-            rules.iter().filter(|r| !r.dst_ports.is_empty()).flat_map(|r| r.src_ips.clone()).collect();
-        src.sort_unstable();
-        src.dedup();
-        if !src.is_empty() {
-            let to = |ip: &str| NetPortRange { ip: ip.into(), ports: PortRange { first: 53, last: 53 } };
-            let dst_ports = vec![to("0.0.0.0/32"), to("2000::/128")];
-            rules.push(FilterRule { src_ips: src, dst_ports, ip_proto: vec![6, 17], cap_grant: Vec::new() });
-        }
-    }
-    rules
-}
-
 fn ssh_of(s: &Snapshot, view: &NodeView) -> Option<Value> {
-    let _ = (s, view);
-    None
+    let policy = s.compiled.ssh_policy(view.node, &s.settings.ssh_check);
+    // The form of the wire is plain data: writing it as JSON does not fail.
+    (!policy.rules.is_empty()).then(|| serde_json::to_value(&policy).unwrap_or_default())
 }
 
 /// Names as one node should look them up.
