@@ -11,20 +11,24 @@ use crate::{meant, say};
 
 /// `explain`: exit 0 if every answer is `allow`, 1 if one is `refuse`, so that scripts can ask.
 pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    // Where only a gate runs, its lists are meant.
+    let json = args.admin.json.unwrap_or(false);
+    let by_gate = |service: Option<&str>| crate::gate::explain(&args.address.to_string(), service, json, global);
+    let code = |allowed: bool| if allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) };
     if args.admin.control_port.is_none() && crate::gate::runs(global) {
-        let allowed = crate::gate::explain(
-            &args.address.to_string(),
-            args.service.as_deref(),
-            args.admin.json.unwrap_or(false),
-            global,
-        )?;
-        return Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) });
+        // Where only a gate runs, its lists are meant; beside an edge they are when they are named.
+        let edge_runs = daemon::api::find(&meant::data_dir(global.data_dir.clone())?, None).is_ok();
+        let named = match args.service.as_deref() {
+            Some(name) => crate::gate::lists(global)?.iter().any(|l| l == name),
+            None => false,
+        };
+        if !edge_runs || named {
+            return Ok(code(by_gate(args.service.as_deref())?));
+        }
     }
     let answer =
         ask(&args.admin, global, "explain", json!({ "address": args.address.to_string(), "service": args.service }))?;
     let answers = answer["answers"].as_array().cloned().unwrap_or_default();
-    if args.admin.json.unwrap_or(false) {
+    if json {
         say::line(serde_json::to_string_pretty(&answer).context("cannot print the answer")?);
     } else {
         for a in &answers {
@@ -32,10 +36,11 @@ pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCod
                 say::line(guard);
             }
             say::line(a["text"].as_str().unwrap_or("?"));
+            crate::gate::say_grants(a);
         }
     }
     let allowed = !answers.is_empty() && answers.iter().all(|a| a["verdict"] == "allow");
-    Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
+    Ok(code(allowed))
 }
 
 /// Exit code of `explain` for a refused address: neither success (0), failure to find out (1) nor wrong usage (2).
@@ -69,7 +74,13 @@ pub(crate) fn lists(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, F
 
 /// `reload`.
 pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let answer = ask(args, global, "reload", Value::Null)?;
+    // A gate that runs alone is reached by its own socket.
+    let dir = meant::data_dir(global.data_dir.clone())?;
+    let answer = if args.control_port.is_none() && daemon::api::find(&dir, None).is_err() && crate::gate::runs(global) {
+        crate::gate::ask(global, "reload", Value::Null)?
+    } else {
+        ask(args, global, "reload", Value::Null)?
+    };
     if args.json.unwrap_or(false) {
         say::line(&answer);
     } else {

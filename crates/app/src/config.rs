@@ -14,6 +14,7 @@ use toml::Spanned;
 use wire::upstream::PortRanges;
 
 use crate::args::{LogFormat, ProxyLine};
+use crate::gate_file::{self, GateFile, ListFile};
 
 /// Read when `serve` is given no other file and this one exists.
 pub(crate) const DEFAULT_FILE: &str = "/etc/portcullis/edge.toml";
@@ -61,6 +62,11 @@ pub(crate) struct EdgeFile {
     /// Lists of single hosts.
     #[serde(default)]
     pub(crate) host_lists: BTreeMap<String, Guard>,
+    /// Lists that learn and forget; see `gate_file`.
+    #[serde(default)]
+    pub(crate) lists: BTreeMap<String, ListFile>,
+    /// Their teachers and enforcers.
+    pub(crate) gate: Option<GateFile>,
 }
 
 /// A list of its own for one port or host.
@@ -71,7 +77,7 @@ pub(crate) struct Guard {
 }
 
 /// One string or an array of strings, each with its place in the file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ListValue(Spanned<Vec<Spanned<String>>>);
 
 /// A file that was read.
@@ -108,6 +114,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Read> {
             );
         }
     }
+    gate_file::check_doors(&read)?;
     Ok(read)
 }
 
@@ -128,7 +135,7 @@ impl Read {
     /// # Errors
     /// The list is empty; `none` must be said.
     pub(crate) fn entries<'a>(&'a self, list: &'a ListValue) -> anyhow::Result<Vec<(&'a str, String)>> {
-        let place = |at: usize| format!("{}:{}", self.path.display(), self.line(at));
+        let place = |at: usize| self.place(at);
         let items = list.0.get_ref();
         if items.is_empty() {
             anyhow::bail!(
@@ -145,6 +152,11 @@ impl Read {
             Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
             _ => PathBuf::from("."),
         }
+    }
+
+    /// `edge.toml:12` for a byte of the text.
+    pub(crate) fn place(&self, at: usize) -> String {
+        format!("{}:{}", self.path.display(), self.line(at))
     }
 
     fn line(&self, at: usize) -> usize {
@@ -232,7 +244,9 @@ mod tests {
         assert!(keys.len() > 20, "{error}");
         for key in keys {
             let said = |l: &str| {
-                l.trim_start_matches("# ").starts_with(&format!("{key} = ")) || l.starts_with(&format!("[{key}."))
+                l.trim_start_matches("# ").starts_with(&format!("{key} = "))
+                    || l.trim_start_matches("# ").starts_with(&format!("[{key}"))
+                    || l.starts_with(&format!("[{key}."))
             };
             assert!(MANUAL.lines().any(said), "docs/manual/edge.toml does not explain `{key}`");
         }

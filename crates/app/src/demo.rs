@@ -177,8 +177,9 @@ impl World {
             Arc::new(move || {
                 let control = ListSource { name: "control".to_string(), parts: vec![ListPart::Default] };
                 let data = ListSource { name: "data".to_string(), parts: vec![ListPart::File(file.clone())] };
-                Ok(Sources { lists: vec![control, data], also_watch: Vec::new() })
+                Ok(Sources { lists: vec![control, data], ..Sources::default() })
             }),
+            None,
         )?;
         let handle = edge::start(settings, doors.clone(), run).await?;
         let pin = handle.fingerprint.context("the edge made no certificate")?;

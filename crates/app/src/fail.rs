@@ -33,6 +33,14 @@ impl Fail {
         Fail { code: 2, error, hint: None }
     }
 
+    /// The error alone, with its advice if it has some.
+    pub(crate) fn into_error(self) -> anyhow::Error {
+        match self.hint {
+            Some(hint) => self.error.context(Hinted { what: "the configuration is not usable".to_string(), hint }),
+            None => self.error,
+        }
+    }
+
     /// The same failure with advice, unless it has some.
     pub(crate) fn or_hint(mut self, hint: impl Display) -> Fail {
         self.hint.get_or_insert_with(|| hint.to_string());

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
     } else {
         meant::from_flags(&args.allow_ips, &given.place("allow_ips")).map_err(Fail::misused)?
     };
-    let sources = Sources { lists: vec![ListSource { name: files::LIST.to_string(), parts }], also_watch: Vec::new() };
+    let sources = Sources { lists: vec![ListSource { name: files::LIST.to_string(), parts }], ..Sources::default() };
     let settings = FilesSettings {
         webroot: args.webroot.clone().unwrap_or_else(|| PathBuf::from(".")),
         allow_browsing: args.allow_browsing.unwrap_or(false),
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
         let run = Run::new(drain);
         run.follow_signals()?;
         let doors = Doors::new();
-        lists::start(&run, &doors, Arc::new(move || Ok(sources.clone())))?;
+        lists::start(&run, &doors, Arc::new(move || Ok(sources.clone())), None)?;
         let ready = run.not_ready("file server");
         let handle = files::start(settings, doors, &run).await?;
         say::aside(format_args!("files: http://{}", handle.addr));

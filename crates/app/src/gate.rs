@@ -73,6 +73,13 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
                 end(&answer["until"])
             ));
         }
+        GrantCommand::Add { .. } if answer["addresses"].is_array() => {
+            let found: Vec<String> = each(&answer["addresses"]).map(word).collect();
+            let is = if found.is_empty() { "no address yet".to_string() } else { found.join(", ") };
+            let failed =
+                if answer["failed"].is_string() { format!(" ({})", word(&answer["failed"])) } else { String::new() };
+            say::line(format!("{} is followed until {}: {is}{failed}", word(&answer["grant"]), end(&answer["until"])))
+        }
         GrantCommand::Add { .. } | GrantCommand::List { .. } => {
             say::line(format!("{} until {}", word(&answer["grant"]), end(&answer["until"])))
         }
@@ -155,20 +162,34 @@ pub(crate) fn explain(address: &str, service: Option<&str>, json: bool, global: 
     } else {
         for a in each(&answer["answers"]) {
             say::line(word(&a["text"]));
-            for g in each(&a["grants"]) {
-                say::line(format!(
-                    "  g{}: {} since {}, last seen {}, until {}",
-                    g["id"],
-                    word(&g["prefix"]),
-                    when(&g["given_at"]),
-                    when(&g["seen_at"]),
-                    end(&g["ends_at"])
-                ));
-            }
+            say_grants(a);
         }
     }
     let mut all = each(&answer["answers"]).peekable();
     Ok(all.peek().is_some() && all.all(|a| a["verdict"] == "allow"))
+}
+
+/// The grants behind an answer: who, on what evidence, until when.
+pub(crate) fn say_grants(answer: &Value) {
+    for g in each(&answer["grants"]) {
+        let who = if g["principal"].is_string() { word(&g["principal"]) } else { "somebody".to_string() };
+        say::line(format!(
+            "  g{} on `{}`: {} given to {who} on {} evidence, since {}, last seen {}, until {}",
+            g["id"],
+            word(&g["list"]),
+            word(&g["prefix"]),
+            word(&g["evidence"]),
+            when(&g["given_at"]),
+            when(&g["seen_at"]),
+            end(&g["ends_at"])
+        ));
+    }
+}
+
+/// The names of the gate's lists.
+pub(crate) fn lists(global: &GlobalArgs) -> Result<Vec<String>, Fail> {
+    let all = ask(global, "gate-lists", Value::Null)?;
+    Ok(each(&all["lists"]).map(|l| word(&l["name"])).collect())
 }
 
 fn show(name: &str, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
@@ -202,6 +223,16 @@ fn show(name: &str, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fa
             "pinned".into(),
         ]);
     }
+    for n in each(&answer["names"]) {
+        let found: Vec<String> = each(&n["addresses"]).map(word).collect();
+        let is = if found.is_empty() { "no address yet".to_string() } else { found.join(", ") };
+        let failed = if n["failed"].is_string() {
+            format!("; no good answer now: {}", word(&n["failed"]))
+        } else {
+            String::new()
+        };
+        say::line(format!("{} is {is}{failed}; asked again {}", word(&n["name"]), when(&n["ask_at"])));
+    }
     say::raw(&say::table(&["GRANT", "FROM", "WHO", "EVIDENCE", "SINCE", "LAST SEEN", "UNTIL", ""], &rows));
     for e in each(&answer["enforcers"]) {
         let state = if e["error"].is_string() {
@@ -217,8 +248,7 @@ fn show(name: &str, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fa
 }
 
 fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
-    let all = ask(global, "gate-lists", Value::Null)?;
-    let names: Vec<String> = each(&all["lists"]).map(|l| word(&l["name"])).collect();
+    let names = lists(global)?;
     match names.as_slice() {
         [one] => Ok(one.clone()),
         _ => Err(Fail::usage(
@@ -228,13 +258,13 @@ fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
     }
 }
 
-fn ask(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
+pub(crate) fn ask(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
     let dir = meant::data_dir(global.data_dir.clone())?;
     let socket = daemon::gate::gate_socket(&dir);
     if !Path::new(&socket).exists() {
         return Err(Fail::hinted(
             format!("no gate runs from {}", dir.display()),
-            "start one with `portcullis gatekeeper`, or name its data directory with `--data-dir DIR`",
+            "start one with `portcullis gatekeeper` or `portcullis serve --config FILE`, or name its data directory with `--data-dir DIR`",
         ));
     }
     let runtime =

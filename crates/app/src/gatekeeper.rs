@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use daemon::gate::enforce::Kind;
 use daemon::gate::fetch::Base;
-use daemon::gate::intake::{Listen, Serves};
+use daemon::gate::intake::{Cert, Guests, Listen, Serves};
+use daemon::gate::names::Dns;
 use daemon::gate::share::Share;
 use daemon::gate::{self, GateSettings};
 use daemon::run::Run;
 use decide::grant::{Entry, Event, Evict, Rules};
+use decide::names::{Follow, HostName, Pace};
 use decide::publish::{TraefikKey, is_plain_name};
 use model::{AddrSet, Evidence, Prefix};
 use tracing::{info, warn};
@@ -23,9 +25,9 @@ use crate::meant;
 /// Gatekeeper's own default.
 const MAX: usize = 10;
 /// A phone that reports to its home every quarter of an hour stays; one that is gone for a week does not.
-const TTL: u64 = 7 * 86_400;
+pub(crate) const TTL: u64 = 7 * 86_400;
 /// A guest looks at an album today.
-const SHARE_TTL: u64 = 86_400;
+pub(crate) const SHARE_TTL: u64 = 86_400;
 /// Docker's networks, the own host, a home network: where a proxy in front usually is.
 const PRIVATE: [&str; 8] =
     ["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"];
@@ -37,13 +39,7 @@ pub(crate) async fn run(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
     run.follow_signals()?;
     let data_dir = plan.data_dir.clone();
     let gate = gate::start(plan, &run)?;
-    for addr in &gate.addrs {
-        info!("listening on {addr}");
-    }
-    let socket = gate::gate_socket(&data_dir);
-    if let Err(e) = daemon::api::serve(&run, &socket, gate::verbs(daemon::api::Verbs::default(), &gate)) {
-        warn!("no `list`, `grant` and `doctor` from the command line: {e:#}");
-    }
+    crate::tunnel::gate_commands(&run, &gate, &data_dir);
     Ok(run.finish().await?)
 }
 
@@ -55,7 +51,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
             "use letters, digits, `-`, `_` and `.`",
         ));
     }
-    let statics = source_range(a.default_source_range.as_deref().unwrap_or_default())?;
+    let (statics, hosts) = source_range(a.default_source_range.as_deref().unwrap_or_default())?;
     let trusted = trusted(a.trusted_proxies.as_deref())?;
     let file = a.file.clone().unwrap_or_else(|| PathBuf::from("dynamic-whitelist.yml"));
     let shares = shares(a.share_upstreams.as_deref().unwrap_or_default())?;
@@ -77,6 +73,9 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
     let mut lists = vec![(list.clone(), rules.clone())];
     let mut middlewares = vec![(list.clone(), vec![list.clone()])];
     let mut named = Vec::new();
+    let share_ttl = a.share_ttl.unwrap_or(Span(Some(SHARE_TTL))).0.ok_or_else(|| {
+        Fail::usage("a share link's guest can not stay for ever", "give SHARE_TTL a length such as 24h or 30d")
+    })?;
     for share in shares {
         let own = format!("{list}-{}", share.name);
         if by_service {
@@ -84,7 +83,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
             lists.push((own.clone(), Rules { statics: Vec::new(), ..rules.clone() }));
             middlewares.push((own.clone(), vec![own.clone(), list.clone()]));
         }
-        named.push((share, if by_service { own } else { list.clone() }));
+        named.push((share, Guests { list: if by_service { own } else { list.clone() }, ttl: share_ttl }));
     }
     let mut enforcers = vec![Kind::Traefik {
         file,
@@ -95,7 +94,9 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
     }];
     enforcers.extend(also(&a.also, &list)?);
     let own = daemon::gate::own_addresses();
-    let share_ttl = a.share_ttl.unwrap_or(Span(Some(SHARE_TTL))).0;
+    let follows =
+        hosts.into_iter().map(|host| Follow { list: list.clone(), host, until: None, pinned: false }).collect();
+    let least = a.dns_least.and_then(|s| s.0).unwrap_or(Pace::default().least);
     Ok(GateSettings {
         data_dir: meant::data_dir(global.data_dir.clone())?,
         lists,
@@ -103,9 +104,8 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         trusted,
         listeners: listeners(a, &list)?,
         shares: named,
-        share_ttl: share_ttl.ok_or_else(|| {
-            Fail::usage("a share link's guest can not stay for ever", "give SHARE_TTL a length such as 24h or 30d")
-        })?,
+        follows,
+        dns: Dns { servers: a.dns_servers.clone(), pace: Pace { least, ..Pace::default() } },
         enforcers,
         take_over,
     })
@@ -128,10 +128,15 @@ fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
         .map_err(|_| Fail::usage(format!("{name}={text} is no number of addresses"), "give a whole number such as 10"))
 }
 
-fn source_range(text: &str) -> Result<Vec<Prefix>, Fail> {
-    let mut out: Vec<Prefix> = Vec::new();
+fn source_range(text: &str) -> Result<(Vec<Prefix>, Vec<HostName>), Fail> {
+    let (mut out, mut hosts): (Vec<Prefix>, Vec<HostName>) = (Vec::new(), Vec::new());
     for item in text.split([',', ' ', ';', '\n']).map(|t| t.trim().trim_matches(['"', '\''])).filter(|t| !t.is_empty())
     {
+        if item.starts_with("dns:") {
+            let wrong = |e| Fail::usage(format!("DEFAULT_SOURCE_RANGE: {e}"), "such as dns:home.example.net");
+            hosts.push(item.parse().map_err(wrong)?);
+            continue;
+        }
         let (prefix, host_bits) = Prefix::parse_lenient(item).map_err(|e| {
             Fail::usage(
                 format!("DEFAULT_SOURCE_RANGE: {e}"),
@@ -148,16 +153,26 @@ fn source_range(text: &str) -> Result<Vec<Prefix>, Fail> {
             out.push(prefix);
         }
     }
-    Ok(out)
+    Ok((out, hosts))
+}
+
+/// Loopback and private ranges.
+pub(crate) fn private_proxies() -> AddrSet {
+    AddrSet::new(PRIVATE.iter().filter_map(|p| p.parse().ok()))
+}
+
+/// Says whom the gate believes when nobody told it.
+pub(crate) fn say_private_proxies(switch: &str) {
+    info!(
+        "X-Forwarded-For is believed from loopback and private ranges ({}); {switch} names others",
+        PRIVATE.join(", ")
+    );
 }
 
 fn trusted(text: Option<&str>) -> Result<AddrSet, Fail> {
     let Some(text) = text.map(str::trim).filter(|t| !t.is_empty()) else {
-        info!(
-            "X-Forwarded-For is believed from loopback and private ranges ({}); TRUSTED_PROXIES names others",
-            PRIVATE.join(", ")
-        );
-        return Ok(AddrSet::new(PRIVATE.iter().filter_map(|p| p.parse().ok())));
+        say_private_proxies("TRUSTED_PROXIES");
+        return Ok(private_proxies());
     };
     let set = meant::set_of("TRUSTED_PROXIES", &[text.to_string()], None, "TRUSTED_PROXIES")?;
     let shown: Vec<String> = set.prefixes().iter().take(10).map(ToString::to_string).collect();
@@ -205,12 +220,16 @@ fn listeners(a: &GatekeeperArgs, list: &str) -> Result<Vec<(Listen, Serves)>, Fa
     };
     let main = place("--listen", a.listen.as_deref().unwrap_or("0.0.0.0:5000"))?;
     let list = list.to_string();
+    let learn = vec![(list.clone(), Cert::Gate)];
     let mut out = match &a.share_listen {
         None => vec![(main, Serves::Gatekeeper { list })],
-        Some(s) => vec![(main, Serves::Mirror { list }), (place("--share-listen", s)?, Serves::Share)],
+        Some(s) => {
+            let mirror = Serves::Mirror { list, cert: Some(Cert::Traefik) };
+            vec![(main, mirror), (place("--share-listen", s)?, Serves::Share)]
+        }
     };
     if let Some(c) = &a.check_listen {
-        out.push((place("--check-listen", c)?, Serves::Check));
+        out.push((place("--check-listen", c)?, Serves::Check { learn }));
     }
     Ok(out)
 }

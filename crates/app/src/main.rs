@@ -8,6 +8,7 @@ mod demo;
 mod fail;
 mod files;
 mod gate;
+mod gate_file;
 mod gatekeeper;
 mod logs;
 mod meant;

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use daemon::api;
 use daemon::door::Doors;
+use daemon::gate::{self, Gate};
+use daemon::lists::Lists;
 use daemon::run::Run;
 use daemon::tunnel::edge::EdgeHandle;
 use daemon::tunnel::settings::EdgeTls;
@@ -16,19 +18,35 @@ use crate::fail::Done;
 use crate::meant::{ClientPlan, EdgePlan};
 use crate::say;
 
-/// Runs an edge until it is told to stop.
+/// Runs an edge, a gate or both until they are told to stop.
 pub(crate) async fn edge(plan: EdgePlan) -> Done {
     let run = Run::new(plan.drain);
     run.follow_signals()?;
     let ready = run.not_ready("edge");
     let doors = Doors::new();
-    daemon::lists::start(&run, &doors, plan.find)?;
-    let tls = plan.settings.tls.clone();
-    let edge = edge_room::start(plan.settings, doors.clone(), &run).await?;
+    // The gate first: the doors may name its lists.
+    let gate = plan.gate.map(|settings| gate::start(settings, &run)).transpose()?;
+    if let Some(gate) = &gate {
+        let _ = plan.gate_runs.set(gate.clone());
+    }
+    let lists = daemon::lists::start(&run, &doors, plan.find, gate.as_ref().map(|g| g.keeper.views.clone()))?;
+    if let Some(gate) = &gate {
+        gate_commands(&run, gate, &plan.data_dir);
+        signs_of_life(&run, &doors, &lists, gate);
+    }
+    let Some(settings) = plan.settings else {
+        ready.ready();
+        return Ok(run.finish().await?);
+    };
+    let tls = settings.tls.clone();
+    let edge = edge_room::start(settings, doors.clone(), &run).await?;
     let socket = api::edge_socket(&plan.data_dir, edge.control_addr.port());
     let for_status = edge.clone();
+    let behind = gate.map(|gate| -> api::Behind {
+        std::sync::Arc::new(move |list, addr| gate::behind(&gate, &lists.takes_in(list), addr))
+    });
     // In a read-only container there is no admin socket, and the edge serves all the same.
-    if let Err(e) = api::serve(&run, &socket, api::edge_verbs(&run, &doors, move || for_status.status())) {
+    if let Err(e) = api::serve(&run, &socket, api::edge_verbs(&run, &doors, behind, move || for_status.status())) {
         warn!("no `explain` and `reload` from the command line: {e:#}");
     }
     say_where(&edge, &tls, plan.token_place.as_ref());
@@ -36,6 +54,37 @@ pub(crate) async fn edge(plan: EdgePlan) -> Done {
     net::memory::forget_startup_code();
     Ok(run.finish().await?)
 }
+
+/// `list`, `grant`, `doctor`, … from the command line.
+pub(crate) fn gate_commands(run: &Run, gate: &Gate, data_dir: &Path) {
+    let verbs = gate::verbs(api::reload_verbs(api::Verbs::default(), run), gate);
+    if let Err(e) = api::serve(run, &gate::gate_socket(data_dir), verbs) {
+        warn!("no `list`, `grant` and `doctor` from the command line: {e:#}");
+    }
+}
+
+/// Whoever passes a door by a list of the gate, or is still inside, is alive: `idle` counts from there.
+fn signs_of_life(run: &Run, doors: &std::sync::Arc<Doors>, lists: &Lists, gate: &Gate) {
+    let (at_doors, to_gate) = (lists.clone(), gate.clone());
+    doors.on_pass(move |addr| to_gate.admitted(&at_doors.all_taken_in(), addr));
+    let (doors, lists, gate, stopping) = (doors.clone(), lists.clone(), gate.clone(), run.stopping());
+    run.spawn("gate's guests inside", async move {
+        tokio::pin!(stopping);
+        loop {
+            tokio::select! {
+                () = &mut stopping => return Ok(()),
+                () = tokio::time::sleep(LOOK_INSIDE) => {}
+            }
+            let taken = lists.all_taken_in();
+            for addr in doors.addrs() {
+                gate.admitted(&taken, addr);
+            }
+        }
+    });
+}
+
+/// A sign of life is saved once a minute at most; looked at twice as often, no minute is missed.
+const LOOK_INSIDE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Runs a client until it is told to stop or its token is refused.
 pub(crate) async fn client(plan: ClientPlan) -> Done {

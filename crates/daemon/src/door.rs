@@ -2,8 +2,8 @@
 //! Out: a `Pass` for as long as the visitor may stay; when the view changes every pass is asked again, and who is no
 //! longer allowed is cut.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use decide::{Ask, Verdict, Why, admit};
 use model::{Addr, View};
@@ -11,11 +11,20 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 /// All doors of one process: the view they judge by and everyone who is inside.
-#[derive(Debug)]
 pub struct Doors {
     view: watch::Sender<Arc<View>>,
+    /// Told of everyone who passes; nobody is, unless asked for.
+    passed: OnceLock<Passed>,
     /// Who is inside; sharded by slot so that 10,000 visitors do not queue for one lock.
     inside: [Mutex<Shard>; SHARDS],
+}
+
+type Passed = Box<dyn Fn(Addr) + Send + Sync>;
+
+impl std::fmt::Debug for Doors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doors").field("generation", &self.view().generation).finish_non_exhaustive()
+    }
 }
 
 /// One door: the doors and the names of the lists that may guard it, most specific first.
@@ -56,7 +65,7 @@ impl Doors {
     #[must_use]
     pub fn new() -> Arc<Doors> {
         let (view, _) = watch::channel(Arc::new(View::default()));
-        Arc::new(Doors { view, inside: std::array::from_fn(|_| Mutex::default()) })
+        Arc::new(Doors { view, passed: OnceLock::new(), inside: std::array::from_fn(|_| Mutex::default()) })
     }
 
     /// A door guarded by the first of these lists that the view holds. No such list: nobody passes.
@@ -94,6 +103,18 @@ impl Doors {
         cut
     }
 
+    /// Tells this of everyone who passes, before they do. Only the first one asked for counts.
+    pub fn on_pass(&self, tell: impl Fn(Addr) + Send + Sync + 'static) {
+        let _ = self.passed.set(Box::new(tell));
+    }
+
+    /// The addresses inside, each once.
+    #[must_use]
+    pub fn addrs(&self) -> std::collections::BTreeSet<Addr> {
+        let of = |s: &Mutex<Shard>| s.lock().entries.iter().flatten().map(|e| e.addr).collect::<Vec<_>>();
+        self.inside.iter().flat_map(of).collect()
+    }
+
     /// How many are inside.
     #[must_use]
     pub fn inside(&self) -> usize {
@@ -120,7 +141,12 @@ impl Door {
         let pass = Pass { doors: self.doors.clone(), entry, shard, slot };
         // Judged after it is noted: a view published in between is seen either here or by `publish`.
         match self.judge(addr) {
-            Verdict::Allow(_) => Ok(pass),
+            Verdict::Allow(_) => {
+                if let Some(tell) = self.doors.passed.get() {
+                    tell(addr);
+                }
+                Ok(pass)
+            }
             Verdict::Refuse(why) => Err(why),
         }
     }

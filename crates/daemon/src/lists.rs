@@ -1,6 +1,8 @@
-//! Lists live. In: where each list is written (flags, files, configuration). Out: views published to the doors, at
-//! the start, on reload, and within a second of a change of a file. A bad list changes nothing.
+//! Lists live. In: where each list is written (flags, files, configuration), and the lists of a gate that they take in.
+//! Out: views published to the doors, at the start, on reload, within a second of a change of a file, and at once when
+//! the gate's lists change. A bad list changes nothing, and holds up nothing that the gate takes back.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,12 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use model::{AddrSet, List, Prefix, ViewBuilder, parse_list};
+use model::{AddrSet, List, Prefix, View, ViewBuilder, parse_list};
 use notify::Watcher;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::door::Doors;
+use crate::hint::Hinted;
 use crate::run::Run;
 
 /// One named list and everything it is made of.
@@ -39,16 +42,31 @@ pub enum ListPart {
     },
     /// In a file of its own.
     File(PathBuf),
+    /// Whoever is on this list of the gate in the same process: `list:family`.
+    Named {
+        /// The gate's list.
+        name: String,
+        /// Where that was written.
+        from: String,
+    },
 }
 
 /// Everything that makes the next view.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// The lists, in the order they are shown.
     pub lists: Vec<ListSource>,
     /// Files besides those of the lists whose change means a reload: the configuration file.
     pub also_watch: Vec<PathBuf>,
+    /// What must be in force before the lists are: the gate's own lists of the same file.
+    pub first: Option<First>,
 }
+
+/// Puts into force what was read beside the lists, once all of it is known to be good. May block; says what changed.
+pub type First = Arc<dyn Fn() -> anyhow::Result<String> + Send + Sync>;
+
+/// The gate's lists, if a gate runs in this process.
+pub type Named = Option<watch::Receiver<Arc<View>>>;
 
 /// Finds the sources anew at every reload, so that a changed configuration file counts.
 pub type Find = Arc<dyn Fn() -> anyhow::Result<Sources> + Send + Sync>;
@@ -56,8 +74,10 @@ pub type Find = Arc<dyn Fn() -> anyhow::Result<Sources> + Send + Sync>;
 /// What was read.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// The lists, in the order of their sources.
+    /// The lists, in the order of their sources, without what they take in from the gate.
     pub lists: Vec<List>,
+    /// For each, the gate's lists that it takes in.
+    pub named: Vec<Vec<String>>,
     /// Sentences for a person: host bits, empty lists.
     pub warnings: Vec<String>,
 }
@@ -78,16 +98,42 @@ const POLL: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// A list is bad now; later bad lists are only reported.
-pub fn start(run: &Run, doors: &Arc<Doors>, find: Find) -> anyhow::Result<()> {
-    let live = Arc::new(Live { doors: doors.clone(), find, busy: parking_lot::Mutex::new(()) });
-    let first = live.load()?;
-    info!("lists: {}", first.said);
+pub fn start(run: &Run, doors: &Arc<Doors>, find: Find, named: Named) -> anyhow::Result<Lists> {
+    let live = Arc::new(Live {
+        doors: doors.clone(),
+        find,
+        named,
+        kept: parking_lot::Mutex::default(),
+        taken: parking_lot::RwLock::new((BTreeMap::new(), Arc::new([]))),
+    });
+    // What a gate needs was in force before it could name its lists.
+    let first = live.load(false)?;
+    if !live.doors.view().lists().is_empty() {
+        info!("lists: {}", first.said);
+    }
 
     let hook = live.clone();
     run.on_reload("lists", move || {
         let live = hook.clone();
-        async move { tokio::task::spawn_blocking(move || live.load()).await?.map(|r| r.said) }.boxed()
+        async move { tokio::task::spawn_blocking(move || live.load(true)).await?.map(|r| r.said) }.boxed()
     });
+    if let Some(mut named) = live.named.clone() {
+        let (live, stopping) = (live.clone(), run.stopping());
+        run.spawn("gate's lists at the doors", async move {
+            tokio::pin!(stopping);
+            loop {
+                tokio::select! {
+                    () = &mut stopping => return Ok(()),
+                    changed = named.changed() => if changed.is_err() { return Ok(()) },
+                }
+                named.mark_unchanged();
+                let live = live.clone();
+                // A list of a hundred thousand is put together off the runtime's threads.
+                tokio::task::spawn_blocking(move || live.again()).await?;
+            }
+        });
+    }
+    let lists = Lists(live.clone());
     let stopping = run.stopping();
     run.spawn("list watcher", async move {
         tokio::select! {
@@ -96,7 +142,25 @@ pub fn start(run: &Run, doors: &Arc<Doors>, find: Find) -> anyhow::Result<()> {
         }
         Ok(())
     });
-    Ok(())
+    Ok(lists)
+}
+
+/// The lists at the doors of this process.
+#[derive(Clone)]
+pub struct Lists(Arc<Live>);
+
+impl Lists {
+    /// The gate's lists that a list takes in.
+    #[must_use]
+    pub fn takes_in(&self, list: &str) -> Vec<String> {
+        self.0.taken.read().0.get(list).cloned().unwrap_or_default()
+    }
+
+    /// Every list of the gate that some door takes in.
+    #[must_use]
+    pub fn all_taken_in(&self) -> Arc<[String]> {
+        self.0.taken.read().1.clone()
+    }
 }
 
 /// Parses one value of `--allow-ips` and its like: entries and `@file`s, parted by commas.
@@ -115,13 +179,18 @@ pub fn parts(value: &str, from: &str, dir: Option<&Path>) -> anyhow::Result<Vec<
         if n > 0 {
             text.push(',');
         }
-        match piece.trim().strip_prefix('@') {
-            Some("") => anyhow::bail!("{from}: `@` needs the path of a file"),
-            Some(path) => {
+        match (piece.trim().strip_prefix('@'), piece.trim().strip_prefix("list:").map(str::trim)) {
+            (Some(""), _) => anyhow::bail!("{from}: `@` needs the path of a file"),
+            (Some(path), _) => {
                 files.push(ListPart::File(dir.map_or_else(|| PathBuf::from(path), |d| d.join(path))));
                 text.extend(piece.chars().map(|_| ' '));
             }
-            None => text.push_str(piece),
+            (None, Some("")) => anyhow::bail!("{from}: `list:` needs the name of a list"),
+            (None, Some(name)) => {
+                files.push(ListPart::Named { name: name.to_string(), from: from.to_string() });
+                text.extend(piece.chars().map(|_| ' '));
+            }
+            (None, None) => text.push_str(piece),
         }
     }
     let mut out = Vec::new();
@@ -142,18 +211,25 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
     for source in &sources.lists {
         let mut prefixes: Vec<Prefix> = Vec::new();
         let mut from: Vec<String> = Vec::new();
+        let mut named: Vec<String> = Vec::new();
         for part in &source.parts {
             from.push(read_part(part, &mut prefixes, &mut out.warnings)?);
+            if let ListPart::Named { name, .. } = part
+                && !named.contains(name)
+            {
+                named.push(name.clone());
+            }
         }
         from.dedup();
         let list = List { name: source.name.clone(), set: AddrSet::new(prefixes), source: from.join(", ") };
-        if list.set.is_empty() {
+        if list.set.is_empty() && named.is_empty() {
             out.warnings.push(format!("list `{}` is empty: it lets nobody in", list.name));
         }
         out.lists.push(list);
+        out.named.push(named);
     }
     // One flag may make two lists; what is odd about it is said once.
-    let mut said = std::collections::BTreeSet::new();
+    let mut said = BTreeSet::new();
     out.warnings.retain(|w| said.insert(w.clone()));
     Ok(out)
 }
@@ -161,36 +237,74 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
 struct Live {
     doors: Arc<Doors>,
     find: Find,
-    /// One load at a time: a reload by signal and one by watch must not publish in the wrong order.
-    busy: parking_lot::Mutex<()>,
+    named: Named,
+    /// What was last read and good. Held while publishing: a reload by signal, one by watch and a change of the gate
+    /// must not publish in the wrong order.
+    kept: parking_lot::Mutex<Loaded>,
+    /// For each list, the gate's lists that it takes in; read at every visit, so never locked for long.
+    taken: parking_lot::RwLock<Taken>,
 }
+
+/// For each list at the doors, what it takes in; and all of that together.
+type Taken = (BTreeMap<String, Vec<String>>, Arc<[String]>);
 
 impl Live {
     /// Reads, publishes if something changed, and says so. Blocking: reads files.
-    fn load(&self) -> anyhow::Result<Read> {
-        let _one = self.busy.lock();
+    fn load(&self, first: bool) -> anyhow::Result<Read> {
+        let mut kept = self.kept.lock();
         let sources = (self.find)()?;
         // Before reading: a change while we read is seen as a change after it.
         let files = Stamped::of(watched(&sources));
         let loaded = load(&sources)?;
+        let mut words = Vec::new();
+        if first && let Some(apply) = &sources.first {
+            words.push(apply()?);
+        }
+        let view = self.named.as_ref().map(|n| n.borrow().clone());
+        for part in sources.lists.iter().flat_map(|l| &l.parts) {
+            known(part, view.as_deref())?;
+        }
         for w in &loaded.warnings {
             warn!("{w}");
         }
+        let taken: BTreeMap<String, Vec<String>> =
+            loaded.lists.iter().map(|l| l.name.clone()).zip(loaded.named.iter().cloned()).collect();
+        let all: BTreeSet<String> = taken.values().flatten().cloned().collect();
+        *self.taken.write() = (taken, all.into_iter().collect());
+        *kept = loaded;
+        words.extend(self.publish(&kept));
+        let said = if words.is_empty() { "nothing changed".to_string() } else { words.join("; ") };
+        Ok(Read { said, files })
+    }
+
+    /// Publishes again what was last good, with the gate's lists as they are now.
+    fn again(&self) {
+        let kept = self.kept.lock();
+        if let Some(said) = self.publish(&kept) {
+            tracing::debug!("the gate's lists changed: {said}");
+        }
+    }
+
+    /// Publishes if something changed; says what.
+    fn publish(&self, kept: &Loaded) -> Option<String> {
+        let gate = self.named.as_ref().map(|n| n.borrow().clone());
+        let lists: Vec<List> =
+            kept.lists.iter().zip(&kept.named).map(|(list, named)| with_named(list, named, gate.as_deref())).collect();
         let old = self.doors.view();
         let same = old.generation > 0
-            && old.lists().len() == loaded.lists.len()
+            && old.lists().len() == lists.len()
             && old
                 .lists()
                 .iter()
-                .zip(&loaded.lists)
+                .zip(&lists)
                 .all(|(a, b)| a.name == b.name && a.source == b.source && a.set.prefixes() == b.set.prefixes());
         if same {
-            return Ok(Read { said: "nothing changed".to_string(), files });
+            return None;
         }
         let generation = old.generation + 1;
-        let words: Vec<String> = loaded.lists.iter().map(summary).collect();
+        let words: Vec<String> = lists.iter().map(summary).collect();
         let mut next = ViewBuilder::default();
-        for list in loaded.lists {
+        for list in lists {
             next.add(list);
         }
         let cut = self.doors.publish(next.build(generation));
@@ -198,7 +312,7 @@ impl Live {
         if cut > 0 {
             said.push_str(&format!("; {cut} connections cut"));
         }
-        Ok(Read { said, files })
+        Some(said)
     }
 
     /// Loads again whenever a watched file changes.
@@ -219,7 +333,7 @@ impl Live {
             };
             files = now;
             let live = self.clone();
-            match tokio::task::spawn_blocking(move || live.load()).await {
+            match tokio::task::spawn_blocking(move || live.load(true)).await {
                 Ok(Ok(read)) => {
                     info!("a list file changed: {}", read.said);
                     files = read.files;
@@ -338,6 +452,38 @@ fn dir_of(file: &Path) -> PathBuf {
     }
 }
 
+/// A list with what it takes in from the gate. A list that the gate no longer has lets nobody in.
+fn with_named(list: &List, named: &[String], gate: Option<&View>) -> List {
+    if named.is_empty() {
+        return list.clone();
+    }
+    let taken = named.iter().filter_map(|n| gate.and_then(|v| v.list(v.id(n)?))).flat_map(|l| l.set.prefixes());
+    let set = AddrSet::new(list.set.prefixes().iter().chain(taken).copied());
+    List { set, ..list.clone() }
+}
+
+/// A list of the gate that is taken in must be there: a name with a slip of the pen would let nobody in.
+fn known(part: &ListPart, gate: Option<&View>) -> anyhow::Result<()> {
+    let ListPart::Named { name, from } = part else { return Ok(()) };
+    let Some(view) = gate else {
+        return Err(Hinted::error(
+            format!("{from}: `list:{name}` names a list of a gate, and none runs in this process"),
+            format!(
+                "`portcullis serve --config FILE` with `[gate]` and `[lists.{name}]` in the file has one; the list of a gate elsewhere comes as @FILE (its `--list-file`)"
+            ),
+        ));
+    };
+    if view.id(name).is_some() {
+        return Ok(());
+    }
+    let all: Vec<&str> = view.lists().iter().map(|l| l.name.as_str()).collect();
+    let there = if all.is_empty() { "there are none".to_string() } else { format!("there are {}", all.join(", ")) };
+    Err(Hinted::error(
+        format!("{from}: there is no list `{name}`; {there}"),
+        format!("write `[lists.{name}]` into the configuration file, or another name"),
+    ))
+}
+
 /// Adds the entries of a part and says where they stand.
 fn read_part(part: &ListPart, prefixes: &mut Vec<Prefix>, warnings: &mut Vec<String>) -> anyhow::Result<String> {
     match part {
@@ -353,6 +499,7 @@ fn read_part(part: &ListPart, prefixes: &mut Vec<Prefix>, warnings: &mut Vec<Str
             prefixes.extend(list.prefixes);
             Ok(from.clone())
         }
+        ListPart::Named { name, .. } => Ok(format!("list:{name}")),
         ListPart::File(path) => {
             let text = read_file(path).with_context(|| format!("cannot read the list {}", path.display()))?;
             let list = parse_list(&text).map_err(|e| anyhow::anyhow!("{}, {e}", path.display()))?;
@@ -411,7 +558,7 @@ mod tests {
 
     fn from_file(path: &Path) -> Find {
         let lists = vec![ListSource { name: "data".into(), parts: vec![ListPart::File(path.to_path_buf())] }];
-        let sources = Sources { lists, also_watch: vec![] };
+        let sources = Sources { lists, ..Sources::default() };
         Arc::new(move || Ok(sources.clone()))
     }
 
@@ -457,7 +604,7 @@ mod tests {
         let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
         let door = doors.door(&["data"]);
         assert!(door.admit(addr("127.0.0.1")).is_err(), "before the first view nobody passes");
-        start(&run, &doors, from_file(&file)).unwrap();
+        start(&run, &doors, from_file(&file), None).unwrap();
         let (stays, goes) = (door.admit(addr("127.0.0.1")).unwrap(), door.admit(addr("127.0.0.2")).unwrap());
 
         // Replaced whole, as editors and configuration tools do.
@@ -499,7 +646,7 @@ mod tests {
         std::os::unix::fs::symlink("v1", dir.join("..data")).unwrap();
         std::os::unix::fs::symlink("..data/office", dir.join("office")).unwrap();
         let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
-        start(&run, &doors, from_file(&dir.join("office"))).unwrap();
+        start(&run, &doors, from_file(&dir.join("office")), None).unwrap();
         assert!(doors.door(&["data"]).admit(addr("127.0.0.1")).is_ok());
         std::os::unix::fs::symlink("v2", dir.join("next")).unwrap();
         fs::rename(dir.join("next"), dir.join("..data")).unwrap();

@@ -318,6 +318,12 @@ impl Ledger {
         &self.own
     }
 
+    /// The live grants whose latest sign of life is newer than the one that was last to be saved.
+    pub fn unsaved(&self) -> impl Iterator<Item = &Grant> {
+        let saved = |g: &Grant| self.lists.get(&g.list).and_then(|p| p.saved_seen.get(&g.id)).copied();
+        self.grants.values().filter(move |g| saved(g) != Some(g.seen_at))
+    }
+
     /// The number that the next grant gets.
     #[must_use]
     pub fn next_id(&self) -> u64 {
@@ -389,10 +395,9 @@ impl Ledger {
 
     fn seen(&mut self, list: &str, addr: Addr) -> Outcome {
         let Some(page) = self.lists.get(list) else { return Outcome::Refused(Refusal::NoList) };
-        let holds = |g: &&Grant| g.prefix.contains(addr);
-        let quick = page.by_prefix.get(&page.rules.learnt(addr)).and_then(|id| self.grants.get(id));
-        let found = quick.or_else(|| self.grants.values().filter(|g| g.list == list).find(holds));
-        let Some(g) = found else { return Outcome::Refused(Refusal::NoGrant) };
+        // Only so many widths exist: one look each, the most exact first, beats reading every grant.
+        let at = |w: u8| page.by_prefix.get(&Prefix::new(addr, w)?).and_then(|id| self.grants.get(id));
+        let Some(g) = (0..=addr.width()).rev().find_map(at) else { return Outcome::Refused(Refusal::NoGrant) };
         let g = Grant { seen_at: self.now, ..g.clone() };
         let id = g.id;
         self.settle(g, false);

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod filter;
 pub mod grant;
 pub mod mesh;
+pub mod names;
 pub mod policy;
 pub mod publish;
 mod service;

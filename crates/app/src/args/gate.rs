@@ -9,7 +9,8 @@ use clap::{Args, Subcommand, ValueEnum};
 pub(crate) struct Span(pub(crate) Option<u64>);
 
 /// Who leaves a full list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum EvictArg {
     /// Who came first
     FirstSeen,
@@ -27,7 +28,8 @@ pub(crate) enum ScopeArg {
 }
 
 /// Which key Traefik reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum KeyArg {
     /// Traefik 2.11 and 3
     IpAllowList,
@@ -56,12 +58,18 @@ pub(crate) struct GatekeeperArgs {
     /// Most learnt addresses [default: 10]; MAX_ALLOWED_IPS is read too
     #[arg(long, value_name = "N", env = "MAX_IP_LEN")]
     pub(crate) max: Option<String>,
-    /// Addresses and prefixes that are always on the list, with commas between them; they do not count [default: none]
+    /// Addresses, prefixes and names (`dns:home.example.net`) that are always on the list, with commas between them; they do not count [default: none]
     #[arg(long, value_name = "LIST", env = "DEFAULT_SOURCE_RANGE")]
     pub(crate) default_source_range: Option<String>,
     /// Proxies whose X-Forwarded-For is believed [default: loopback and private ranges]
     #[arg(long, value_name = "LIST", env = "TRUSTED_PROXIES")]
     pub(crate) trusted_proxies: Option<String>,
+    /// Name servers for `dns:` entries, with commas, with or without a port [default: those of the system]
+    #[arg(long, value_name = "ADDRESSES", env = "DNS_SERVERS", value_delimiter = ',', value_parser = crate::gate_file::name_server)]
+    pub(crate) dns_servers: Vec<std::net::SocketAddr>,
+    /// How long at the least until a name is asked for again: 30s, 5m; at most an hour passes [default: 30s]
+    #[arg(long, value_name = "TIME", env = "DNS_LEAST", value_parser = span)]
+    pub(crate) dns_least: Option<Span>,
     /// Upstreams whose share links are checked, as http://HOST:PORT or NAME=http://HOST:PORT, with commas [default: none]
     #[arg(long, value_name = "URLS", env = "SHARE_UPSTREAMS")]
     pub(crate) share_upstreams: Option<String>,
@@ -169,7 +177,7 @@ pub(crate) enum ListCommand {
 pub(crate) enum GrantCommand {
     /// Let an address or a prefix in by hand
     Add {
-        /// Address or prefix
+        /// Address, prefix, or dns:HOSTNAME, which is followed
         prefix: String,
         /// The list [default: the only one]
         #[arg(long, value_name = "NAME")]
@@ -193,7 +201,7 @@ pub(crate) enum GrantCommand {
         #[command(flatten)]
         json: JsonArgs,
     },
-    /// End grants now: g17, an address, or a prefix and all within it
+    /// End grants now: g17, an address, a prefix and all within it, or dns:HOSTNAME
     Revoke {
         /// Which
         what: String,

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use daemon::gate::{Gate, GateSettings};
 use daemon::lists::{self, Find, ListPart, ListSource, Sources};
 use daemon::tunnel::settings::{EdgeSettings, EdgeTls, TcpPlane};
 use model::AddrSet;
@@ -16,7 +17,7 @@ use wire::upstream::PortRanges;
 use crate::args::{EdgeArgs, Given, GlobalArgs, ListArgs, TokenArgs};
 use crate::config::{self, ListValue, Read};
 use crate::fail::Fail;
-use crate::token;
+use crate::{gate_file, token};
 
 /// Which command was typed; they differ in their defaults only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +32,14 @@ pub(crate) enum Kind {
     Serve,
 }
 
-/// Everything an edge needs.
+/// Everything an edge needs, or a gate, or both.
 pub(crate) struct EdgePlan {
-    pub(crate) settings: EdgeSettings,
+    /// `None`: a gate alone.
+    pub(crate) settings: Option<EdgeSettings>,
+    /// The gate of the same file.
+    pub(crate) gate: Option<GateSettings>,
+    /// Where the running gate is put, for the lists to be put into force at a reload.
+    pub(crate) gate_runs: Arc<OnceLock<Gate>>,
     /// Finds the lists, at the start and at every reload.
     pub(crate) find: Find,
     pub(crate) data_dir: PathBuf,
@@ -95,6 +101,17 @@ pub(crate) fn edge(
     let default_ports = if kind == Kind::Tcp { PortRanges::all() } else { PortRanges::none() };
     let allow_ports = args.listen.allow_ports.clone().or_else(|| f.allow_ports.clone()).unwrap_or(default_ports);
     let tcp = (allow_ports.count() > 0).then_some(TcpPlane { addr: data_addr, allow_ports });
+    let gate = file.map(|r| gate_file::plan(r, data_dir.clone())).transpose()?.flatten();
+    if gate.is_some() && f.gate.as_ref().is_none_or(|g| g.trusted_proxies.is_none()) {
+        crate::gatekeeper::say_private_proxies("`trusted_proxies` under [gate]");
+    }
+    let gate_runs: Arc<OnceLock<Gate>> = Arc::default();
+    let config = file.map(|r| r.path.clone());
+    let drain = args.limits.drain.or(f.drain).unwrap_or(daemon::run::DRAIN);
+    if gate.is_some() && http.is_none() && tcp.is_none() {
+        let find = find(None, given.clone(), config, gate_runs.clone());
+        return Ok(EdgePlan { settings: None, gate, gate_runs, find, data_dir, drain, token_place: None });
+    }
     if http.is_none() && tcp.is_none() {
         return Err(Fail::usage(
             "this edge would serve nothing: HTTP is off and no TCP port is allowed",
@@ -130,9 +147,8 @@ pub(crate) fn edge(
     if args.limits.disable_transport_wrapping.is_some() {
         info!("--disable-transport-wrapping is accepted for old scripts; nothing is wrapped here");
     }
-    let find = find(args.lists.clone(), given.clone(), file.map(|r| r.path.clone()));
-    let drain = args.limits.drain.or(f.drain).unwrap_or(daemon::run::DRAIN);
-    Ok(EdgePlan { settings, find, data_dir, drain, token_place })
+    let find = find(Some(args.lists.clone()), given.clone(), config, gate_runs.clone());
+    Ok(EdgePlan { settings: Some(settings), gate, gate_runs, find, data_dir, drain, token_place })
 }
 
 /// A set that is read once, at the start: `--trusted-proxies`. Nothing given is nobody.
@@ -150,7 +166,13 @@ pub(crate) fn set_of(
     } else {
         from_flags(flags, place).map_err(Fail::misused)?
     };
-    let sources = Sources { lists: vec![ListSource { name: name.to_string(), parts }], also_watch: Vec::new() };
+    if let Some(ListPart::Named { name: list, from }) = parts.iter().find(|p| matches!(p, ListPart::Named { .. })) {
+        return Err(Fail::usage(
+            format!("{from}: `list:{list}` can not say whom to believe"),
+            "name the proxies themselves",
+        ));
+    }
+    let sources = Sources { lists: vec![ListSource { name: name.to_string(), parts }], ..Sources::default() };
     let mut loaded = lists::load(&sources)?;
     // `none` is this set's default; only what its entries look like deserves a word.
     for w in loaded.warnings.iter().filter(|w| !w.contains("lets nobody in")) {
@@ -236,10 +258,23 @@ fn tls(
     }
 }
 
-/// Reads flags and file anew at every call: a reload sees a changed configuration file and changed `@` files.
-fn find(args: ListArgs, given: Given, config: Option<PathBuf>) -> Find {
+/// Reads flags and file anew at every call: a reload sees a changed configuration file and changed `@` files. `args`:
+/// `None` where no door is, only a gate.
+fn find(args: Option<ListArgs>, given: Given, config: Option<PathBuf>, gate: Arc<OnceLock<Gate>>) -> Find {
     Arc::new(move || {
         let file = config.as_deref().map(config::read).transpose()?;
+        let mut also_watch: Vec<PathBuf> = config.iter().cloned().collect();
+        let mut first: Option<lists::First> = None;
+        if let (Some(read), Some(gate)) = (&file, gate.get().cloned()) {
+            let ((rules, follows), files) = gate_file::lists(read)?;
+            // What is wrong with the rest of it is better known now than at the next start.
+            gate_file::plan(read, PathBuf::new())?;
+            also_watch.extend(files);
+            first = Some(Arc::new(move || {
+                tokio::runtime::Handle::current().block_on(gate.relist(rules.clone(), follows.clone()))
+            }));
+        }
+        let Some(args) = &args else { return Ok(Sources { lists: Vec::new(), also_watch, first }) };
         let f = file.as_ref().map(|r| &r.edge);
         // A plane's own list, wherever it stands, before the list for both.
         let plane = |flags: &[String], id: &str, value: Option<&ListValue>| -> anyhow::Result<Option<Vec<ListPart>>> {
@@ -266,7 +301,7 @@ fn find(args: ListArgs, given: Given, config: Option<PathBuf>) -> Find {
                 lists.push(ListSource { name: format!("host:{host}"), parts: from_file(&guard.allow_ips, read)? });
             }
         }
-        Ok(Sources { lists, also_watch: config.iter().cloned().collect() })
+        Ok(Sources { lists, also_watch, first })
     })
 }
 

@@ -139,6 +139,68 @@ impl Gate {
     }
 }
 
+/// `portcullis serve --config dir/gate.toml`, with state in `dir/state`.
+pub struct Serve {
+    pub proc: Proc,
+    pub dir: PathBuf,
+}
+
+impl Serve {
+    /// Starts it with this file and waits until everything in `ready` was logged.
+    pub fn start(dir: &Path, config: &str, ready: &[&str]) -> Serve {
+        std::fs::write(dir.join("gate.toml"), format!("data_dir = \"state\"\n{config}")).unwrap();
+        std::fs::write(dir.join("token"), "serve-token-0123456789abcdef").unwrap();
+        let s = Serve { proc: Proc::start(Serve::command(dir)), dir: dir.to_path_buf() };
+        for what in ready {
+            wait_or(|| s.proc.logged(what).is_some(), || format!("`{what}`: {}", s.proc.text()));
+        }
+        s
+    }
+
+    pub fn command(dir: &Path) -> Command {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        c.args(["serve", "--config"]).arg(dir.join("gate.toml")).env("NO_COLOR", "1");
+        c
+    }
+
+    /// The address of a listener, by what the log calls it.
+    pub fn at(&self, what: &str) -> SocketAddr {
+        let mut found = None;
+        wait_or(
+            || {
+                let line = self.proc.logged(&format!("{what}: listening on "));
+                found = line.and_then(|l| l.split("listening on ").nth(1)?.trim().parse().ok());
+                found.is_some()
+            },
+            || format!("{what}: {}", self.proc.text()),
+        );
+        found.unwrap()
+    }
+
+    pub fn command_says(&self, args: &[&str]) -> (i32, String) {
+        let out = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(args)
+            .arg("--data-dir")
+            .arg(self.dir.join("state"))
+            .output()
+            .unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        (out.status.code().unwrap_or(-1), said)
+    }
+
+    pub fn ok(&self, args: &[&str]) -> String {
+        let (code, said) = self.command_says(args);
+        assert_eq!(code, 0, "{args:?}: {said}");
+        said
+    }
+
+    /// Changes the file; the process is not told.
+    pub fn rewrite(&self, config: &str) {
+        std::fs::write(self.dir.join("gate.new"), format!("data_dir = \"state\"\n{config}")).unwrap();
+        std::fs::rename(self.dir.join("gate.new"), self.dir.join("gate.toml")).unwrap();
+    }
+}
+
 pub fn wait(what: &str, ok: impl FnMut() -> bool) {
     wait_or(ok, || what.to_string());
 }

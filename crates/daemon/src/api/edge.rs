@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Verbs;
 use crate::door::Doors;
+use crate::hint::Hinted;
 use crate::run::Run;
 
 /// Where the edge with this control port listens for commands.
@@ -19,22 +20,26 @@ pub fn edge_socket(data_dir: &Path, control_port: u16) -> PathBuf {
     data_dir.join(format!("edge-{control_port}.sock"))
 }
 
+/// Who stands behind an address on a list at the doors: the grants of the gate, as JSON. Nobody where there is no gate.
+pub type Behind = Arc<dyn Fn(&str, Addr) -> Vec<Value> + Send + Sync>;
+
 /// The verbs every edge has; `status` is what the edge says of itself.
 #[must_use]
-pub fn edge_verbs(run: &Run, doors: &Arc<Doors>, status: impl Fn() -> Value + Send + Sync + 'static) -> Verbs {
-    let (for_explain, for_lists, run) = (doors.clone(), doors.clone(), run.clone());
-    Verbs::default()
+pub fn edge_verbs(
+    run: &Run,
+    doors: &Arc<Doors>,
+    behind: Option<Behind>,
+    status: impl Fn() -> Value + Send + Sync + 'static,
+) -> Verbs {
+    let (for_explain, for_lists) = (doors.clone(), doors.clone());
+    reload_verbs(Verbs::default(), run)
         .on("explain", move |args| {
-            let answer = explain_verb(&for_explain.view(), &args);
+            let answer = explain_verb(&for_explain.view(), behind.as_ref(), &args);
             async move { answer }
         })
         .on("lists", move |_| {
             let answer = lists_verb(&for_lists);
             async move { Ok(answer) }
-        })
-        .on("reload", move |_| {
-            let run = run.clone();
-            async move { reload_verb(&run).await }
         })
         .on("status", move |_| {
             let answer = status();
@@ -42,7 +47,17 @@ pub fn edge_verbs(run: &Run, doors: &Arc<Doors>, status: impl Fn() -> Value + Se
         })
 }
 
-fn explain_verb(view: &View, args: &Value) -> anyhow::Result<Value> {
+/// Adds the verb of every process that can read something again.
+#[must_use]
+pub fn reload_verbs(verbs: Verbs, run: &Run) -> Verbs {
+    let run = run.clone();
+    verbs.on("reload", move |_| {
+        let run = run.clone();
+        async move { reload_verb(&run).await }
+    })
+}
+
+fn explain_verb(view: &View, behind: Option<&Behind>, args: &Value) -> anyhow::Result<Value> {
     let text = |key: &str| args.get(key).and_then(Value::as_str);
     let addr: Addr = text("address").context("`address` is missing")?.parse().map_err(|e| anyhow!("{e}"))?;
     let mut answers = Vec::new();
@@ -51,17 +66,20 @@ fn explain_verb(view: &View, args: &Value) -> anyhow::Result<Value> {
             let service: Service = name.parse().map_err(|e: String| anyhow!(e))?;
             let guard = service.guard(view);
             let list = guard.list.unwrap_or(ListId(u32::MAX));
-            let mut answer = judged(view, Ask { addr, list });
+            let mut answer = judged(view, behind, Ask { addr, list });
             answer["service"] = json!(service.to_string());
             answer["guard"] = json!(guard.explain(view, &service));
             answers.push(answer);
         }
-        None => answers.extend((0..view.lists().len()).map(|i| judged(view, Ask { addr, list: ListId(i as u32) }))),
+        None => {
+            let each = 0..view.lists().len();
+            answers.extend(each.map(|i| judged(view, behind, Ask { addr, list: ListId(i as u32) })));
+        }
     }
     Ok(json!({ "address": addr.to_string(), "generation": view.generation, "answers": answers }))
 }
 
-fn judged(view: &View, ask: Ask) -> Value {
+fn judged(view: &View, behind: Option<&Behind>, ask: Ask) -> Value {
     let verdict = admit(view, ask);
     let list = view.list(ask.list);
     let entry = match verdict.why() {
@@ -73,6 +91,7 @@ fn judged(view: &View, ask: Ask) -> Value {
         "source": list.map(|l| l.source.clone()),
         "verdict": match verdict { Verdict::Allow(_) => "allow", Verdict::Refuse(_) => "refuse" },
         "entry": entry,
+        "grants": list.zip(behind).map(|(l, behind)| behind(&l.name, ask.addr)).unwrap_or_default(),
         "text": explain(view, ask),
     })
 }
@@ -96,14 +115,19 @@ const SHOWN: usize = 20;
 async fn reload_verb(run: &Run) -> anyhow::Result<Value> {
     let mut said = Vec::new();
     let mut failed = Vec::new();
+    let mut hint = None;
     for (name, result) in run.reload().await {
         match result {
             Ok(text) => said.push(format!("{name}: {text}")),
-            Err(e) => failed.push(format!("{name}: {e:#}")),
+            Err(e) => {
+                hint = hint.or_else(|| e.chain().find_map(|c| c.downcast_ref::<Hinted>()).map(|h| h.hint.clone()));
+                failed.push(format!("{name}: {e:#}"));
+            }
         }
     }
     if failed.is_empty() {
         return Ok(json!({ "reloaded": said }));
     }
-    Err(anyhow!("{}; what failed stays as it was", failed.join("; ")))
+    let what = format!("{}; what failed stays as it was", failed.join("; "));
+    Err(hint.map_or_else(|| anyhow!("{what}"), |hint| Hinted::error(what.clone(), hint)))
 }

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 pub use ask::{ask, find};
-pub use edge::{edge_socket, edge_verbs};
+pub use edge::{Behind, edge_socket, edge_verbs, reload_verbs};
 
 use crate::hint::Hinted;
 use crate::run::Run;

@@ -47,6 +47,15 @@ pub enum Serves {
     Mirror {
         /// The list.
         list: String,
+        /// Where the proxy writes whose certificate it was; `None`: nowhere, and the client's own headers say nothing.
+        cert: Option<Cert>,
+    },
+    /// Any request on any path is a question: whoever shows a certificate may pass and is learnt.
+    Learn {
+        /// The list.
+        list: String,
+        /// Where the proxy writes whose certificate it was.
+        cert: Cert,
     },
     /// As Gatekeeper: any request is a proof, except that a proxy's question at `/verify_share_request` is answered.
     Gatekeeper {
@@ -55,8 +64,20 @@ pub enum Serves {
     },
     /// Only `/verify_share_request`.
     Share,
-    /// `/v1/check/LIST`, `/v1/learn/LIST`, `/metrics`, `/healthz`.
-    Check,
+    /// `/v1/check/LIST`, `/v1/learn/LIST` for the lists that learn here, `/metrics`, `/healthz`.
+    Check {
+        /// The lists that learn here, and where the proxy writes whose certificate it was unless it says so itself.
+        learn: Vec<(String, Cert)>,
+    },
+}
+
+/// Where the guests of a share go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guests {
+    /// The list they enter.
+    pub list: String,
+    /// Seconds they stay.
+    pub ttl: u64,
 }
 
 /// What all listeners share.
@@ -68,12 +89,12 @@ pub struct Desk {
     pub trusted: AddrSet,
     /// Share links.
     pub shares: Shares,
-    /// For each share, the list its guests enter, in the order of the shares.
-    pub share_lists: Vec<String>,
-    /// Seconds a guest stays.
-    pub share_ttl: u64,
+    /// For each share, where its guests go, in the order of the shares.
+    pub guests: Vec<Guests>,
     /// Enforcers that a share waits for.
     pub enforcers: Vec<Enforcer>,
+    /// Host names that lists follow.
+    pub names: Arc<Mutex<decide::names::Names>>,
     /// Signs of life said lately, so that a busy client costs one event a minute.
     pub touched: Mutex<std::collections::HashMap<(String, Addr), Instant>>,
     /// Refusals said lately.
@@ -100,6 +121,20 @@ impl Listen {
         }
         let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_string() };
         full.parse().map(Listen::Tcp).map_err(|_| format!("`{text}` is no ADDRESS:PORT and no unix:PATH"))
+    }
+}
+
+impl Serves {
+    /// What it is, in words.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Serves::Mirror { list, .. } => format!("mirrored requests for `{list}`"),
+            Serves::Learn { list, .. } => format!("certificates for `{list}`"),
+            Serves::Gatekeeper { list } => format!("mirrored requests for `{list}` and share links"),
+            Serves::Share => "share links".to_string(),
+            Serves::Check { .. } => "check endpoint".to_string(),
+        }
     }
 }
 
@@ -144,7 +179,13 @@ pub fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -> anyho
             Ok(Some(local))
         }
         Listen::Unix(path) => {
-            let _ = std::fs::remove_file(path);
+            use std::os::unix::fs::FileTypeExt;
+            // A socket that an earlier run left; anything else there is somebody's file.
+            if std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+                && std::os::unix::net::UnixStream::connect(path).is_err()
+            {
+                let _ = std::fs::remove_file(path);
+            }
             let socket = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
             let (run2, desk, stopping) = (run.clone(), desk.clone(), run.stopping());
             run.spawn("gate listener", async move {
@@ -208,15 +249,16 @@ fn visit(
 
 async fn answer(desk: &Desk, serves: &Serves, peer: Addr, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (what, response) = match serves {
-        Serves::Mirror { list } => ("mirror", mirror(desk, list, peer, request.headers()).await),
+        Serves::Mirror { list, cert } => ("mirror", mirror(desk, list, *cert, peer, request.headers()).await),
+        Serves::Learn { list, cert } => ("learn", learn(desk, list, *cert, peer, request.headers()).await),
         // A mirrored request carries the client's own path but never this header: Traefik writes it only when it asks.
         Serves::Gatekeeper { list }
             if request.uri().path() != SHARE_PATH || !request.headers().contains_key(FORWARDED_URI) =>
         {
-            ("mirror", mirror(desk, list, peer, request.headers()).await)
+            ("mirror", mirror(desk, list, Some(Cert::Traefik), peer, request.headers()).await)
         }
         Serves::Gatekeeper { .. } | Serves::Share => ("share", share(desk, peer, &request).await),
-        Serves::Check => check_side(desk, peer, &request).await,
+        Serves::Check { learn } => check_side(desk, learn, peer, &request).await,
     };
     *desk.answers.lock().entry((what, response.status().as_u16())).or_default() += 1;
     response
@@ -226,7 +268,7 @@ const SHARE_PATH: &str = "/verify_share_request";
 const FORWARDED_URI: &str = "x-forwarded-uri";
 
 /// A mirrored request: its answer goes nowhere, so it says `OK` unless the proof could not be saved.
-async fn mirror(desk: &Desk, list: &str, peer: Addr, headers: &HeaderMap) -> Response<Full<Bytes>> {
+async fn mirror(desk: &Desk, list: &str, cert: Option<Cert>, peer: Addr, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let visitor = match proven(desk, peer, headers) {
         Ok(v) => v,
         Err(why) => {
@@ -234,14 +276,8 @@ async fn mirror(desk: &Desk, list: &str, peer: Addr, headers: &HeaderMap) -> Res
             return text(StatusCode::OK, "OK");
         }
     };
-    let proof = Proof {
-        list: list.to_string(),
-        addr: visitor,
-        evidence: Evidence::Mtls,
-        principal: principal(headers, Cert::Traefik).0,
-        device: None,
-        ttl: None,
-    };
+    let (principal, device) = cert.map_or((None, None), |c| principal(headers, c));
+    let proof = Proof { list: list.to_string(), addr: visitor, evidence: Evidence::Mtls, principal, device, ttl: None };
     match desk.keeper.tell(Event::Proof(proof)).await {
         Ok(done) => {
             match done.outcome {
@@ -289,14 +325,16 @@ async fn share(desk: &Desk, peer: Addr, request: &Request<Incoming>) -> Response
         }
     };
     let at = desk.shares.all().iter().position(|s| s.name == share.name);
-    let Some(list) = at.and_then(|i| desk.share_lists.get(i)) else { return refuse("the share has no list", true) };
+    let Some(Guests { list, ttl }) = at.and_then(|i| desk.guests.get(i)) else {
+        return refuse("the share has no list", true);
+    };
     let proof = Proof {
         list: list.clone(),
         addr: visitor,
         evidence: Evidence::Share,
         principal: Some(format!("guest of {}", share.name)),
         device: None,
-        ttl: Some(desk.share_ttl),
+        ttl: Some(*ttl),
     };
     match desk.keeper.tell(Event::Proof(proof)).await {
         Ok(done) => {
@@ -321,13 +359,36 @@ async fn share(desk: &Desk, peer: Addr, request: &Request<Incoming>) -> Response
     }
 }
 
-async fn check_side(desk: &Desk, peer: Addr, request: &Request<Incoming>) -> (&'static str, Response<Full<Bytes>>) {
+async fn check_side(
+    desk: &Desk,
+    learning: &[(String, Cert)],
+    peer: Addr,
+    request: &Request<Incoming>,
+) -> (&'static str, Response<Full<Bytes>>) {
     let path = request.uri().path();
     if let Some(list) = path.strip_prefix("/v1/check/") {
         return ("check", check(desk, list.trim_end_matches('/'), peer, request.headers()));
     }
     if let Some(list) = path.strip_prefix("/v1/learn/") {
-        return ("learn", learn(desk, list.trim_end_matches('/'), peer, request).await);
+        let list = list.trim_end_matches('/');
+        let Some((_, cert)) = learning.iter().find(|(l, _)| l == list) else {
+            return ("learn", with_reason(StatusCode::FORBIDDEN, "this list does not learn here"));
+        };
+        let cert = match parameter(request.uri().query().unwrap_or_default(), "cert").as_deref() {
+            None => *cert,
+            Some("traefik") => Cert::Traefik,
+            Some("gate") => Cert::Gate,
+            Some(_) => {
+                return (
+                    "learn",
+                    with_reason(
+                        StatusCode::BAD_REQUEST,
+                        "cert= is `gate` (X-Gate-Cert-Subject, X-Gate-Cert-Fp) or `traefik` (X-Forwarded-Tls-Client-Cert-Info)",
+                    ),
+                );
+            }
+        };
+        return ("learn", learn(desk, list, cert, peer, request.headers()).await);
     }
     match path {
         "/metrics" => ("metrics", text(StatusCode::OK, &super::metrics(desk))),
@@ -359,9 +420,7 @@ fn check(desk: &Desk, list: &str, peer: Addr, headers: &HeaderMap) -> Response<F
         Some(g) => {
             header(&mut response, "x-gate-user", g.principal.as_deref().unwrap_or(""));
             header(&mut response, "x-gate-reason", &format!("{} {} {}", g.id, g.evidence, g.prefix));
-            if g.idle.is_some() {
-                desk.touch(list, visitor);
-            }
+            desk.touch(list, visitor);
         }
         None => header(&mut response, "x-gate-reason", &format!("static {prefix}")),
     }
@@ -369,21 +428,10 @@ fn check(desk: &Desk, list: &str, peer: Addr, headers: &HeaderMap) -> Response<F
 }
 
 /// Learns from a proof inside the request path: the client certificate that the proxy checked.
-async fn learn(desk: &Desk, list: &str, peer: Addr, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let headers = request.headers();
+async fn learn(desk: &Desk, list: &str, cert: Cert, peer: Addr, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let visitor = match proven(desk, peer, headers) {
         Ok(v) => v,
         Err(why) => return with_reason(StatusCode::FORBIDDEN, &why),
-    };
-    let cert = match parameter(request.uri().query().unwrap_or_default(), "cert").as_deref() {
-        Some("traefik") => Cert::Traefik,
-        None | Some("gate") => Cert::Gate,
-        Some(_) => {
-            return with_reason(
-                StatusCode::BAD_REQUEST,
-                "cert= is `gate` (X-Gate-Cert-Subject, X-Gate-Cert-Fp) or `traefik` (X-Forwarded-Tls-Client-Cert-Info)",
-            );
-        }
     };
     let (Some(who), device) = principal(headers, cert) else {
         return with_reason(StatusCode::FORBIDDEN, "the proxy reports no client certificate");
@@ -415,7 +463,8 @@ async fn learn(desk: &Desk, list: &str, peer: Addr, request: &Request<Incoming>)
 }
 
 impl Desk {
-    fn touch(&self, list: &str, addr: Addr) {
+    /// A sign of life of an address that was admitted by this list; said to the keeper once a minute.
+    pub fn touch(&self, list: &str, addr: Addr) {
         let mut touched = self.touched.lock();
         let key = (list.to_string(), addr);
         if touched.get(&key).is_some_and(|t| t.elapsed() < Duration::from_secs(decide::grant::SEEN_STEP)) {
@@ -492,7 +541,7 @@ fn proven(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Result<Addr, String> 
 
 /// Which headers carry the certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cert {
+pub enum Cert {
     /// `X-Gate-Cert-Subject` and `X-Gate-Cert-Fp`, set by the proxy's configuration.
     Gate,
     /// `X-Forwarded-Tls-Client-Cert-Info`, set by Traefik's passTLSClientCert, which takes a client's own away.

@@ -46,6 +46,8 @@ pub struct Done {
 pub struct Picture {
     /// Live grants by list and prefix.
     pub grants: RwLock<BTreeMap<String, BTreeMap<Prefix, Grant>>>,
+    /// The rules of each list.
+    pub rules: RwLock<BTreeMap<String, Rules>>,
     /// What is wrong with the store or the audit log; empty when nothing is.
     pub trouble: Mutex<BTreeMap<&'static str, String>>,
     /// Counters for metrics, by outcome.
@@ -60,15 +62,21 @@ pub struct Keeper {
     asks: mpsc::Sender<Ask>,
     /// What is published.
     pub published: watch::Receiver<Arc<Published>>,
+    /// The same lists as a view, for doors that take them.
+    pub views: watch::Receiver<Arc<View>>,
     /// What it knows.
     pub picture: Arc<Picture>,
 }
 
 #[derive(Debug)]
-struct Ask {
-    event: Event,
-    reply: Option<oneshot::Sender<Result<Done, String>>>,
+enum Ask {
+    /// Something happened; somebody may wait for what comes of it.
+    Event(Event, Option<Reply>),
+    /// The lists and their rules are these from now on.
+    Lists(Vec<(String, Rules)>, oneshot::Sender<Result<String, String>>),
 }
+
+type Reply = oneshot::Sender<Result<Done, String>>;
 
 /// Events that may wait; a teacher whose event does not fit says so to its client (503).
 const QUEUE: usize = 20_000;
@@ -91,6 +99,7 @@ struct Loop {
     started: Instant,
     saved_clock: u64,
     out: watch::Sender<Arc<Published>>,
+    views: watch::Sender<Arc<View>>,
     picture: Arc<Picture>,
     changed: Vec<String>,
     persist: BTreeMap<GrantId, Grant>,
@@ -119,6 +128,7 @@ impl Keeper {
         let first_start = saved.is_none();
         let saved = saved.and_then(|e| String::from_utf8(e.value).ok()?.parse().ok()).unwrap_or(0);
         let (out, published) = watch::channel(Arc::new(Published::default()));
+        let (views, seen) = watch::channel(Arc::new(View::default()));
         let picture = Arc::new(Picture::default());
         let mut me = Loop {
             ledger: Ledger::new(lists, own),
@@ -128,6 +138,7 @@ impl Keeper {
             started: Instant::now(),
             saved_clock: 0,
             out,
+            views,
             picture: picture.clone(),
             changed: Vec::new(),
             persist: BTreeMap::new(),
@@ -161,7 +172,7 @@ impl Keeper {
             )
         })?;
         let (asks, queue) = mpsc::channel(QUEUE);
-        let keeper = Keeper { asks, published, picture };
+        let keeper = Keeper { asks, published, views: seen, picture };
         let stopping = run.stopping();
         run.spawn("gate ledger", async move {
             let runtime = tokio::runtime::Handle::current();
@@ -178,13 +189,25 @@ impl Keeper {
     /// It could not be saved, or too much is waiting; then nothing was given.
     pub async fn tell(&self, event: Event) -> Result<Done, String> {
         let (reply, answer) = oneshot::channel();
-        self.asks.try_send(Ask { event, reply: Some(reply) }).map_err(|_| "too many events are waiting".to_string())?;
+        let ask = Ask::Event(event, Some(reply));
+        self.asks.try_send(ask).map_err(|_| "too many events are waiting".to_string())?;
         answer.await.map_err(|_| "the gate is stopping".to_string())?
     }
 
     /// Hands in an event that nobody waits for; if the queue is full it is lost, so only for signs of life.
     pub fn mention(&self, event: Event) {
-        let _ = self.asks.try_send(Ask { event, reply: None });
+        let _ = self.asks.try_send(Ask::Event(event, None));
+    }
+
+    /// Makes these the lists. Grants of a list that is gone stay stored and open nothing; those of a list that is back
+    /// count again. Returns what changed, in words.
+    ///
+    /// # Errors
+    /// The store fails; everything is as it was.
+    pub async fn relist(&self, lists: Vec<(String, Rules)>) -> Result<String, String> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask::Lists(lists, reply)).await.map_err(|_| "the gate is stopping".to_string())?;
+        answer.await.map_err(|_| "the gate is stopping".to_string())?
     }
 
     /// The grant behind an entry of a list.
@@ -251,19 +274,27 @@ impl Loop {
     }
 
     fn take(&mut self, group: Vec<Ask>) {
-        let mut replies: Vec<(oneshot::Sender<Result<Done, String>>, Outcome)> = Vec::new();
+        let mut replies: Vec<(Reply, Outcome)> = Vec::new();
         let mut group: VecDeque<Ask> = group.into();
         while let Some(ask) = group.pop_front() {
-            let ends = matches!(ask.event, Event::Revoke(..));
+            let (event, reply) = match ask {
+                Ask::Event(event, reply) => (event, reply),
+                Ask::Lists(lists, reply) => {
+                    self.settle(std::mem::take(&mut replies));
+                    let _ = reply.send(self.relist(lists).map_err(|e| e.to_string()));
+                    continue;
+                }
+            };
+            let ends = matches!(event, Event::Revoke(..));
             if ends {
                 // What was given before must be saved before anything is published.
                 self.settle(std::mem::take(&mut replies));
             }
             let now = self.now();
-            let outcome = self.ledger.handle(ask.event, now);
+            let outcome = self.ledger.handle(event, now);
             self.count(outcome);
             self.gather();
-            if let Some(reply) = ask.reply {
+            if let Some(reply) = reply {
                 replies.push((reply, outcome));
             }
             if ends {
@@ -275,7 +306,7 @@ impl Loop {
     }
 
     /// Saves, publishes, answers.
-    fn settle(&mut self, replies: Vec<(oneshot::Sender<Result<Done, String>>, Outcome)>) {
+    fn settle(&mut self, replies: Vec<(Reply, Outcome)>) {
         let saved = self.flush().map_err(|e| e.to_string());
         let generation = self.out.borrow().generation;
         for (reply, outcome) in replies {
@@ -385,6 +416,38 @@ impl Loop {
         Ok(())
     }
 
+    /// Takes other lists. Everything known is saved first, so that what is read back is what was in force.
+    fn relist(&mut self, lists: Vec<(String, Rules)>) -> Result<String, StoreError> {
+        let before: BTreeMap<String, Rules> =
+            self.ledger.lists().filter_map(|l| Some((l.to_string(), self.ledger.rules(l)?.clone()))).collect();
+        let after: BTreeMap<String, Rules> = lists.into_iter().collect();
+        if before == after {
+            return Ok("the lists are as they were".to_string());
+        }
+        self.persist.extend(self.ledger.unsaved().map(|g| (g.id, g.clone())).collect::<Vec<_>>());
+        self.flush()?;
+        let mut next = Ledger::new(after.clone(), self.ledger.own().clone());
+        next.skip_ids(self.ledger.next_id());
+        let old = std::mem::replace(&mut self.ledger, next);
+        if let Err(e) = self.read_store() {
+            self.ledger = old;
+            return Err(e);
+        }
+        self.changed = before.keys().chain(after.keys()).cloned().collect();
+        self.changed.sort();
+        self.changed.dedup();
+        self.gather();
+        // An end is published at once, and so is an entry that is no longer static.
+        self.publish();
+        self.flush()?;
+        let mut said: Vec<String> = Vec::new();
+        said.extend(after.keys().filter(|n| !before.contains_key(*n)).map(|n| format!("`{n}` is new")));
+        said.extend(before.keys().filter(|n| !after.contains_key(*n)).map(|n| format!("`{n}` is gone")));
+        let other = |n: &&String| before.get(*n).is_some_and(|b| Some(b) != after.get(*n));
+        said.extend(after.keys().filter(other).map(|n| format!("`{n}` changed")));
+        Ok(format!("{}; {} grants live", said.join(", "), self.ledger.len()))
+    }
+
     fn publish(&mut self) {
         if self.changed.is_empty() {
             return;
@@ -393,6 +456,10 @@ impl Loop {
         let generation = before.generation + 1;
         let mut lists = before.lists.clone();
         for name in std::mem::take(&mut self.changed) {
+            if self.ledger.rules(&name).is_none() {
+                lists.remove(&name);
+                continue;
+            }
             let d = Arc::new(desired(&self.ledger, &name, generation));
             lists.insert(name, d);
         }
@@ -409,7 +476,9 @@ impl Loop {
             );
             view.add(List { name: name.clone(), set, source: "the gate".to_string() });
         }
-        self.out.send_replace(Arc::new(Published { generation, lists, view: Arc::new(view.build(generation)) }));
+        let view = Arc::new(view.build(generation));
+        self.views.send_replace(view.clone());
+        self.out.send_replace(Arc::new(Published { generation, lists, view }));
     }
 
     /// Makes the ledger what the store says, without what was ended since. Returns how many grants live.
@@ -444,6 +513,8 @@ impl Loop {
             page.extend(self.ledger.grants(list).map(|g| (g.prefix, g.clone())));
         }
         *self.picture.grants.write() = picture;
+        let rules = self.ledger.lists().filter_map(|l| Some((l.to_string(), self.ledger.rules(l)?.clone())));
+        *self.picture.rules.write() = rules.collect();
         Ok(live)
     }
 

@@ -6,6 +6,7 @@ pub mod enforce;
 pub mod fetch;
 pub mod intake;
 pub mod keeper;
+pub mod names;
 pub mod share;
 mod verbs;
 
@@ -16,17 +17,20 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use decide::grant::{Event, Rules};
+use decide::names::Follow;
 use model::AddrSet;
 use store::{Sqlite, Store, StoreError};
+use tracing::info;
 
 use crate::hint::Hinted;
 use crate::run::Run;
 use enforce::{Enforcer, Kind};
-use intake::{Desk, Listen, Serves};
+use intake::{Desk, Guests, Listen, Serves};
 use keeper::Keeper;
+use names::{Dns, Follower};
 use share::{Share, Shares};
 
-pub use verbs::{gate_socket, verbs};
+pub use verbs::{behind, gate_socket, verbs};
 
 /// Everything a gate is told.
 #[derive(Debug)]
@@ -35,16 +39,18 @@ pub struct GateSettings {
     pub data_dir: PathBuf,
     /// The lists.
     pub lists: Vec<(String, Rules)>,
+    /// Host names that they follow.
+    pub follows: Vec<Follow>,
+    /// How names are asked for.
+    pub dns: Dns,
     /// Addresses of this machine, never learnt.
     pub own: AddrSet,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted: AddrSet,
     /// Listeners and what they serve.
     pub listeners: Vec<(Listen, Serves)>,
-    /// Named shares, each with the list its guests enter.
-    pub shares: Vec<(Share, String)>,
-    /// Seconds a guest stays.
-    pub share_ttl: u64,
+    /// Named shares, each with where its guests go.
+    pub shares: Vec<(Share, Guests)>,
     /// What is kept equal.
     pub enforcers: Vec<Kind>,
     /// Events that take over what an earlier gate left, at the first start only.
@@ -56,6 +62,8 @@ pub struct GateSettings {
 pub struct Gate {
     /// The ledger's keeper.
     pub keeper: Keeper,
+    /// The follower of host names.
+    pub names: Follower,
     /// What listeners share.
     pub desk: Arc<Desk>,
     /// The addresses of the TCP listeners, in the order of the settings.
@@ -73,26 +81,58 @@ pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
     settings.enforcers.iter().try_for_each(Kind::ready)?;
     let store: Arc<dyn Store> = Arc::new(open(&settings.data_dir)?);
     let audit = settings.data_dir.join("audit.jsonl");
-    let keeper = Keeper::start(run, settings.lists, settings.own, store, &audit, settings.take_over)?;
+    let keeper = Keeper::start(run, settings.lists, settings.own, store.clone(), &audit, settings.take_over)?;
+    let names = Follower::start(run, &keeper, store, settings.dns, settings.follows)?;
     let enforcers: Vec<Enforcer> = settings.enforcers.into_iter().map(|k| Enforcer::start(run, &keeper, k)).collect();
-    let (shares, share_lists): (Vec<Share>, Vec<String>) = settings.shares.into_iter().unzip();
+    let (shares, guests): (Vec<Share>, Vec<Guests>) = settings.shares.into_iter().unzip();
     let desk = Arc::new(Desk {
         keeper: keeper.clone(),
         trusted: settings.trusted,
         shares: Shares::new(shares),
-        share_lists,
-        share_ttl: settings.share_ttl,
+        guests,
         enforcers,
+        names: names.names.clone(),
         touched: parking_lot::Mutex::default(),
         said: parking_lot::Mutex::default(),
         answers: parking_lot::Mutex::default(),
     });
     let mut addrs = Vec::new();
     for (at, serves) in settings.listeners {
-        addrs.extend(intake::listen(run, &desk, &at, serves)?);
+        let name = serves.name();
+        let addr = intake::listen(run, &desk, &at, serves)?;
+        match (&addr, &at) {
+            (Some(addr), _) => info!("{name}: listening on {addr}"),
+            (None, Listen::Unix(path)) => info!("{name}: listening on {}", path.display()),
+            (None, Listen::Tcp(_)) => {}
+        }
+        addrs.extend(addr);
     }
     not_ready.ready();
-    Ok(Gate { keeper, desk, addrs, audit })
+    Ok(Gate { keeper, names, desk, addrs, audit })
+}
+
+impl Gate {
+    /// Makes these the lists, and these the names that the configuration has them follow. Returns what changed.
+    ///
+    /// # Errors
+    /// The store fails; everything is as it was.
+    pub async fn relist(&self, lists: Vec<(String, Rules)>, follows: Vec<Follow>) -> anyhow::Result<String> {
+        let said =
+            self.keeper.relist(lists).await.map_err(|e| anyhow::anyhow!("the gate's lists are not saved: {e}"))?;
+        self.names.configured(follows).await;
+        Ok(said)
+    }
+
+    /// An address was admitted somewhere by these lists: a sign of life for whoever is on them.
+    pub fn admitted(&self, lists: &[String], addr: model::Addr) {
+        let published = self.keeper.published.borrow().clone();
+        for name in lists {
+            let on = published.view.id(name).and_then(|id| published.view.list(id));
+            if on.is_some_and(|l| l.set.contains(addr)) {
+                self.desk.touch(name, addr);
+            }
+        }
+    }
 }
 
 /// The public addresses of this machine: nobody else comes from them, and a proxy's own requests are no visitor's.
@@ -158,6 +198,14 @@ pub fn metrics(desk: &Desk) -> String {
             u8::from(p.error.is_some())
         );
     }
+    name(&mut out, "portcullis_gate_name_failing", "gauge", "1 while a followed host name has no good answer.");
+    let names = desk.names.lock();
+    let hosts: std::collections::BTreeSet<_> = names.follows().iter().map(|f| &f.host).collect();
+    for host in hosts {
+        let failing = names.known(host).is_some_and(|k| k.failed.is_some());
+        let _ = writeln!(out, "portcullis_gate_name_failing{{name=\"{host}\"}} {}", u8::from(failing));
+    }
+    drop(names);
     name(&mut out, "portcullis_gate_trouble", "gauge", "1 while the store or the audit log does not save.");
     let trouble = desk.keeper.picture.trouble.lock();
     for what in ["store", "audit"] {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use decide::grant::{Entry, Event};
+use decide::names::{Follow, HostName};
 use decide::{Ask, admit, explain};
 use model::{Addr, Evidence, Grant, GrantId, ListId, Prefix};
 use serde_json::{Value, json};
@@ -84,16 +85,36 @@ fn show(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         "name": name,
         "generation": d.generation,
         "now": gate.keeper.picture.clock.lock().0,
+        "names": followed(gate, name),
         "static": d.statics.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "grants": grants.iter().map(shown).collect::<Vec<_>>(),
         "enforcers": enforcers(gate, name),
     }))
 }
 
+/// The grants that hold an address on one of these lists, as JSON.
+#[must_use]
+pub fn behind(gate: &Gate, lists: &[String], addr: Addr) -> Vec<Value> {
+    lists.iter().flat_map(|l| gate.keeper.holding(l, addr)).map(|g| shown(&g)).collect()
+}
+
 fn shown(g: &Grant) -> Value {
     let mut v = json!(GrantRecord::from(g));
     v["ends_at"] = json!(g.ends_at());
     v
+}
+
+/// The host names that a list follows, and how each stands.
+fn followed(gate: &Gate, list: &str) -> Vec<Value> {
+    let names = gate.names.names.lock();
+    let each = names.follows().iter().filter(|f| f.list == list);
+    each.map(|f| {
+        let k = names.known(&f.host);
+        let addrs: Vec<String> = k.into_iter().flat_map(decide::names::Known::addrs).map(|a| a.to_string()).collect();
+        json!({ "name": f.host.entry(), "until": f.until, "pinned": f.pinned, "addresses": addrs,
+                "good_at": k.and_then(|k| k.good_at), "ask_at": k.map(|k| k.ask_at), "failed": k.and_then(|k| k.failed.clone()) })
+    })
+    .collect()
 }
 
 fn no_list(gate: &Gate, name: &str) -> anyhow::Error {
@@ -114,12 +135,8 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
     for name in names {
         let ask = Ask { addr, list: published.view.id(&name).unwrap_or(ListId(u32::MAX)) };
         let verdict = admit(&published.view, ask);
-        let mut said = explain(&published.view, ask);
+        let said = explain(&published.view, ask);
         let grants = gate.keeper.holding(&name, addr);
-        if let Some(g) = grants.first() {
-            let who = g.principal.as_deref().unwrap_or("somebody");
-            said.push_str(&format!("; {} was given to {who} on {} evidence", g.id, g.evidence));
-        }
         answers.push(json!({
             "list": name,
             "verdict": if verdict.is_allow() { "allow" } else { "refuse" },
@@ -136,6 +153,11 @@ async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
     let act = text(args, "act").context("`act` is missing")?;
     let now = gate.keeper.picture.clock.lock().0.max(super::keeper::wall());
     let until = args.get("for").and_then(Value::as_u64).map(|secs| now.saturating_add(secs));
+    if let Some(name) =
+        text(args, if act == "add" { "prefix" } else { "what" }).filter(|t| t.trim().starts_with("dns:"))
+    {
+        return named(gate, act, name, args, until).await;
+    }
     let event = match act {
         "add" => {
             let list = text(args, "list").context("`list` is missing")?;
@@ -155,6 +177,7 @@ async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         }
         "revoke" => {
             let ids = found(gate, args)?;
+            follows_no_name(gate, &ids)?;
             let mut ended = Vec::new();
             for id in ids {
                 said(gate.keeper.tell(Event::Revoke(id, "by hand".to_string())).await)?;
@@ -164,6 +187,7 @@ async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         }
         "extend" => {
             let ids = found(gate, args)?;
+            follows_no_name(gate, &ids)?;
             for id in &ids {
                 said(gate.keeper.tell(Event::Extend(*id, until)).await)?;
             }
@@ -179,6 +203,63 @@ async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         decide::grant::Outcome::Refused(why) => why.to_string(),
     };
     Ok(json!({ "grant": id, "generation": done.generation, "until": until }))
+}
+
+/// What a person does with a host name: adds it, takes it back, sets its end.
+async fn named(gate: &Gate, act: &str, name: &str, args: &Value, until: Option<u64>) -> anyhow::Result<Value> {
+    let host: HostName = name.parse().map_err(|e: String| anyhow!(e))?;
+    let lists: Vec<String> = match text(args, "list") {
+        Some(list) if gate.keeper.published.borrow().lists.contains_key(list) => vec![list.to_string()],
+        Some(list) => return Err(no_list(gate, list)),
+        None => {
+            let names = gate.names.names.lock();
+            names.follows().iter().filter(|f| f.host == host).map(|f| f.list.clone()).collect()
+        }
+    };
+    if act == "revoke" {
+        let from = gate
+            .names
+            .remove(host.clone(), text(args, "list").map(str::to_string))
+            .await
+            .map_err(|e| anyhow!("nothing was changed: {e}"))?;
+        if from == 0 {
+            let hint = if lists.is_empty() {
+                "`portcullis list show NAME` shows what is followed"
+            } else {
+                "it stands in the configuration: take it out there, then `portcullis reload`"
+            };
+            return Err(Hinted::error(format!("nobody added {} by hand", host.entry()), hint));
+        }
+        return Ok(json!({ "ended": [host.entry()] }));
+    }
+    if lists.is_empty() {
+        return Err(Hinted::error(
+            format!("{} is on no list", host.entry()),
+            "`portcullis grant add dns:NAME --list LIST` adds it",
+        ));
+    }
+    let pinned = args.get("pinned").and_then(Value::as_bool).unwrap_or(false);
+    for list in &lists {
+        let follow = Follow { list: list.clone(), host: host.clone(), until, pinned };
+        gate.names.add(follow).await.map_err(|e| anyhow!("nothing was changed: {e}"))?;
+    }
+    let known = gate.names.names.lock().known(&host).cloned().unwrap_or_default();
+    let addrs: Vec<String> = known.addrs().map(|a| a.to_string()).collect();
+    let failed = known.failed.or_else(|| known.good_at.is_none().then(|| "no answer yet".to_string()));
+    Ok(json!({ "grant": host.entry(), "extended": [host.entry()], "addresses": addrs, "failed": failed, "until": until,
+               "generation": gate.keeper.published.borrow().generation }))
+}
+
+/// An address that a name put on the list would be back at once.
+fn follows_no_name(gate: &Gate, ids: &[GrantId]) -> anyhow::Result<()> {
+    let grants = gate.keeper.picture.grants.read();
+    let by_name = grants.values().flat_map(|g| g.values()).find(|g| g.evidence == Evidence::Dns && ids.contains(&g.id));
+    let Some(g) = by_name else { return Ok(()) };
+    let name = g.principal.as_deref().unwrap_or("dns:…");
+    Err(Hinted::error(
+        format!("{} is on `{}` because {name} has that address; nothing was changed", g.prefix, g.list),
+        format!("`portcullis grant revoke {name}`, or take it out of the configuration"),
+    ))
 }
 
 /// The grants that a person means: `g17`, or an address or prefix on one list or on all.
@@ -244,6 +325,16 @@ fn doctor(gate: &Gate, _: &Value) -> anyhow::Result<Value> {
             );
         }
     }
+    let names = gate.names.names.lock();
+    let hosts: std::collections::BTreeSet<&HostName> = names.follows().iter().map(|f| &f.host).collect();
+    for host in hosts {
+        let Some(why) = names.known(host).and_then(|k| k.failed.clone()) else { continue };
+        add(
+            format!("{} has no good answer: {why}; the last good one stays", host.entry()),
+            "is the name right, and do this machine's name servers know it? ask them: getent ahosts NAME",
+        );
+    }
+    drop(names);
     for (what, fix) in gate.desk.shares.trouble() {
         add(what, fix);
     }

@@ -1,0 +1,578 @@
+//! `[gate]` and `[lists.NAME]` of the configuration file. In: what is written there. Out: the settings of a gate that
+//! runs in the process of `serve`; every error names file and line. `docs/manual/gate.toml` explains every key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{anyhow, bail, ensure};
+use daemon::gate::enforce::Kind;
+use daemon::gate::fetch::Base;
+use daemon::gate::intake::{Cert, Guests, Listen, Serves};
+use daemon::gate::names::Dns;
+use daemon::gate::share::Share;
+use daemon::gate::{self, GateSettings};
+use daemon::hint::Hinted;
+use daemon::lists::{ListPart, ListSource, Sources};
+use decide::grant::{Evict, Rules};
+use decide::names::{Follow, Pace};
+use decide::policy::Policy;
+use decide::publish::{TraefikKey, is_plain_name};
+use model::{AddrSet, Prefix};
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+use toml::Spanned;
+use tracing::warn;
+
+use crate::args::gate::{EvictArg, KeyArg, Span, span};
+use crate::config::{ListValue, Read};
+use crate::gatekeeper::{SHARE_TTL, TTL, private_proxies};
+
+/// A list that learns and forgets.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListFile {
+    #[serde(rename = "static")]
+    statics: Option<ListValue>,
+    max: Option<usize>,
+    ttl: Option<Length>,
+    idle: Option<Length>,
+    evict: Option<EvictArg>,
+    ipv6_prefix: Option<u8>,
+    learn_private: Option<bool>,
+    devices: Option<usize>,
+    grace: Option<Length>,
+}
+
+/// The gate: its teachers and its enforcers.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GateFile {
+    listen: Option<Spanned<String>>,
+    share_listen: Option<Spanned<String>>,
+    pub(crate) trusted_proxies: Option<ListValue>,
+    policy: Option<PathBuf>,
+    dns_servers: Vec<Spanned<String>>,
+    dns_least: Option<Length>,
+    mirror: Vec<Teacher>,
+    learn: Vec<Teacher>,
+    shares: BTreeMap<String, ShareFile>,
+    traefik: Vec<TraefikFile>,
+    nginx: Vec<NginxFile>,
+    haproxy: Vec<HaproxyFile>,
+    caddy: Vec<CaddyFile>,
+    nftables: Vec<NftablesFile>,
+    file: Vec<PlainFile>,
+    command: Vec<CommandFile>,
+    webhook: Vec<WebhookFile>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Teacher {
+    list: Spanned<String>,
+    listen: Option<Spanned<String>>,
+    certificate: Option<CertFile>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CertFile {
+    Traefik,
+    Gate,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShareFile {
+    upstream: Spanned<String>,
+    list: Spanned<String>,
+    ttl: Option<Length>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TraefikFile {
+    file: PathBuf,
+    middlewares: BTreeMap<Spanned<String>, Vec<Spanned<String>>>,
+    key: Option<KeyArg>,
+    #[serde(default)]
+    tcp: bool,
+    api: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NginxFile {
+    list: Spanned<String>,
+    file: PathBuf,
+    test: Option<Vec<String>>,
+    reload: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HaproxyFile {
+    list: Spanned<String>,
+    socket: PathBuf,
+    map: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CaddyFile {
+    list: Spanned<String>,
+    api: Spanned<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NftablesFile {
+    list: Spanned<String>,
+    ports: Vec<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainFile {
+    list: Spanned<String>,
+    file: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CommandFile {
+    list: Spanned<String>,
+    run: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WebhookFile {
+    list: Spanned<String>,
+    url: Spanned<String>,
+}
+
+/// `"12h"`, `"7d"`, `"never"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Length(Span);
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Length, D::Error> {
+        let text = String::deserialize(from)?;
+        span(&text).map(Length).map_err(|why| de::Error::custom(format!("`{text}`: {why}")))
+    }
+}
+
+/// Lists by name, and the host names that they follow.
+pub(crate) type Lists = (Vec<(String, Rules)>, Vec<Follow>);
+
+/// A list that nobody gave a limit: far more than a household has, few enough that no proxy slows down.
+const MAX: usize = 1_000;
+
+/// True if the file asks for a gate.
+pub(crate) fn wanted(read: &Read) -> bool {
+    read.edge.gate.is_some() || !read.edge.lists.is_empty()
+}
+
+/// The lists of the file, and the files that they name.
+///
+/// # Errors
+/// A bad entry, limit or name, with its line.
+pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
+    let mut out: Vec<(String, Rules)> = Vec::new();
+    let mut follows: Vec<Follow> = Vec::new();
+    let mut files: Vec<PathBuf> = Vec::new();
+    let policy_file = read.edge.gate.as_ref().and_then(|g| g.policy.as_ref()).map(|p| read.dir().join(p));
+    let policy = policy_file.as_ref().map(|p| policy(p)).transpose()?;
+    files.extend(policy_file);
+    for (name, list) in &read.edge.lists {
+        if !is_plain_name(name) {
+            bail!("{}: `lists.{name}` needs a name of letters, digits, `-`, `_` and `.`", read.path.display());
+        }
+        let mut statics: Vec<Prefix> = Vec::new();
+        if let Some(policy) = &policy
+            && let Some(set) = policy.list_sets().get(name)
+        {
+            statics.extend(set.prefixes());
+        }
+        let mut parts: Vec<ListPart> = Vec::new();
+        for (text, place) in list.statics.as_ref().map(|v| read.entries(v)).transpose()?.into_iter().flatten() {
+            let text = text.trim();
+            if text.starts_with("dns:") {
+                let host = text.parse().map_err(|e| anyhow!("{place}: {e}"))?;
+                follows.push(Follow { list: name.clone(), host, until: None, pinned: false });
+            } else if text.starts_with("ipset:") {
+                let Some(policy) = &policy else {
+                    return Err(Hinted::error(
+                        format!("{place}: `{text}` is an IP set of a policy, and the file names none"),
+                        "write `policy = \"policy.hujson\"` under `[gate]`",
+                    ));
+                };
+                let sets = policy.ip_sets();
+                let Some(set) = sets.get(text) else {
+                    let all: Vec<&str> = sets.keys().map(String::as_str).collect();
+                    bail!("{place}: the policy has no `{text}`; it has {}", all.join(", "));
+                };
+                statics.extend(set.prefixes());
+            } else {
+                parts.extend(daemon::lists::parts(text, &place, Some(&read.dir()))?);
+            }
+        }
+        for part in &parts {
+            match part {
+                ListPart::File(path) => files.push(path.clone()),
+                ListPart::Named { name: other, from } => {
+                    bail!("{from}: a list of the gate can not hold another (`list:{other}`)")
+                }
+                ListPart::Default | ListPart::Text { .. } => {}
+            }
+        }
+        let source = Sources { lists: vec![ListSource { name: name.clone(), parts }], ..Sources::default() };
+        let loaded = daemon::lists::load(&source)?;
+        for w in loaded.warnings.iter().filter(|w| !w.contains("lets nobody in")) {
+            warn!("{w}");
+        }
+        statics.extend(loaded.lists.iter().flat_map(|l| l.set.prefixes()).copied());
+        // In order and each once: what an unchanged file says is equal to what it said.
+        let statics = AddrSet::new(statics).prefixes().to_vec();
+        out.push((name.clone(), rules(read, name, list, statics)?));
+    }
+    Ok(((out, follows), files))
+}
+
+fn rules(read: &Read, name: &str, list: &ListFile, statics: Vec<Prefix>) -> anyhow::Result<Rules> {
+    let width = list.ipv6_prefix.unwrap_or(Rules::default().v6_width);
+    let at = read.path.display();
+    ensure!((1..=128).contains(&width), "{at}: `lists.{name}`: `ipv6_prefix` is 1 to 128 bits, not {width}");
+    ensure!(
+        list.max != Some(0),
+        "{at}: `lists.{name}`: `max = 0` would forget everybody; leave the teachers out instead"
+    );
+    ensure!(list.devices != Some(0), "{at}: `lists.{name}`: `devices = 0` would forget everybody");
+    Ok(Rules {
+        max: Some(list.max.unwrap_or(MAX)),
+        evict: if list.evict == Some(EvictArg::FirstSeen) { Evict::FirstSeen } else { Evict::LeastRecentlySeen },
+        ttl: list.ttl.unwrap_or(Length(Span(Some(TTL)))).0.0,
+        idle: list.idle.and_then(|l| l.0.0),
+        v6_width: width,
+        learn_private: list.learn_private.unwrap_or(false),
+        devices: list.devices,
+        grace: list.grace.and_then(|l| l.0.0).unwrap_or(Rules::default().grace),
+        statics,
+    })
+}
+
+fn policy(path: &std::path::Path) -> anyhow::Result<Policy> {
+    let text = std::fs::read_to_string(path).map_err(|e| anyhow!("cannot read the policy {}: {e}", path.display()))?;
+    Policy::parse(&text).map_err(|problems| {
+        let first =
+            problems.first().map(|p| format!("{}:{}: {}", path.display(), p.pos, p.message)).unwrap_or_default();
+        Hinted::error(
+            first,
+            format!("`portcullis policy check {}` shows everything that is wrong with it", path.display()),
+        )
+    })
+}
+
+/// Everything the gate of this file is told.
+///
+/// # Errors
+/// Contradictions and bad values, with the line they stand in.
+pub(crate) fn plan(read: &Read, data_dir: PathBuf) -> anyhow::Result<Option<GateSettings>> {
+    if !wanted(read) {
+        return Ok(None);
+    }
+    let none = GateFile::default();
+    let g = read.edge.gate.as_ref().unwrap_or(&none);
+    let ((lists, follows), _) = lists(read)?;
+    let file = File { read, lists: lists.iter().map(|(n, _)| n.clone()).collect() };
+    ensure!(!lists.is_empty(), "{}: `[gate]` has no list; write one, such as `[lists.family]`", read.path.display());
+    let trusted = match &g.trusted_proxies {
+        None => private_proxies(),
+        Some(value) => crate::meant::set_of("trusted_proxies", &[], Some((value, read)), "gate.trusted_proxies")
+            .map_err(crate::fail::Fail::into_error)?,
+    };
+    let (shares, guests) = file.shares(g)?;
+    let mut servers: Vec<SocketAddr> = Vec::new();
+    for s in &g.dns_servers {
+        servers.push(name_server(s.get_ref()).map_err(|e| anyhow!("{}: {e}", file.line(s)))?);
+    }
+    let least = g.dns_least.and_then(|l| l.0.0).unwrap_or(Pace::default().least);
+    Ok(Some(GateSettings {
+        data_dir,
+        lists,
+        follows,
+        dns: Dns { servers, pace: Pace { least, ..Pace::default() } },
+        own: gate::own_addresses(),
+        trusted,
+        listeners: file.listeners(g)?,
+        shares: shares.into_iter().zip(guests).collect(),
+        enforcers: file.enforcers(g)?,
+        take_over: Vec::new(),
+    }))
+}
+
+/// `192.0.2.53`, `192.0.2.53:5353`, `[2001:db8::53]:53`.
+///
+/// # Errors
+/// What was wanted.
+pub(crate) fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let t = text.trim();
+    let bare = t.parse::<std::net::IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    bare.or_else(|_| t.parse()).map_err(|_| format!("`{t}` is no address of a name server, with or without a port"))
+}
+
+/// The file, and the lists that it has.
+struct File<'a> {
+    read: &'a Read,
+    lists: BTreeSet<String>,
+}
+
+impl File<'_> {
+    fn line<T>(&self, s: &Spanned<T>) -> String {
+        self.read.place(s.span().start)
+    }
+
+    fn path(&self, p: &std::path::Path) -> PathBuf {
+        self.read.dir().join(p)
+    }
+
+    /// A list that the file has.
+    fn list(&self, name: &Spanned<String>) -> anyhow::Result<String> {
+        if self.lists.contains(name.get_ref()) {
+            return Ok(name.get_ref().clone());
+        }
+        let all: Vec<&str> = self.lists.iter().map(String::as_str).collect();
+        Err(Hinted::error(
+            format!("{}: there is no list `{}`; there are {}", self.line(name), name.get_ref(), all.join(", ")),
+            format!("write `[lists.{}]`, or another name", name.get_ref()),
+        ))
+    }
+
+    fn listen(&self, s: &Spanned<String>) -> anyhow::Result<Listen> {
+        Listen::parse(s.get_ref()).map_err(|e| anyhow!("{}: {e}", self.line(s)))
+    }
+
+    fn url(&self, s: &Spanned<String>) -> anyhow::Result<Base> {
+        s.get_ref().parse().map_err(|e| anyhow!("{}: {e}", self.line(s)))
+    }
+
+    fn shares(&self, g: &GateFile) -> anyhow::Result<(Vec<Share>, Vec<Guests>)> {
+        let (mut shares, mut guests) = (Vec::new(), Vec::new());
+        for (name, share) in &g.shares {
+            let at = self.line(&share.upstream);
+            ensure!(is_plain_name(name), "{at}: `shares.{name}` needs a name of letters, digits, `-`, `_` and `.`");
+            let base = self.url(&share.upstream)?;
+            ensure!(base.path == "/", "{at}: name only scheme, host and port, such as http://immich_server:2283");
+            let ttl = share.ttl.unwrap_or(Length(Span(Some(SHARE_TTL)))).0.0;
+            let Some(ttl) = ttl else {
+                bail!("{at}: a guest can not stay for ever; give `ttl` a length such as \"24h\"")
+            };
+            guests.push(Guests { list: self.list(&share.list)?, ttl });
+            shares.push(Share { name: name.clone(), base });
+        }
+        if let (false, None, Some(first)) = (shares.is_empty(), &g.share_listen, g.shares.values().next()) {
+            return Err(Hinted::error(
+                format!("{}: share links are asked nowhere", self.line(&first.upstream)),
+                "say where with `share_listen = \"127.0.0.1:5002\"` under `[gate]`",
+            ));
+        }
+        Ok((shares, guests))
+    }
+
+    fn listeners(&self, g: &GateFile) -> anyhow::Result<Vec<(Listen, Serves)>> {
+        let cert = |c: CertFile| if c == CertFile::Traefik { Cert::Traefik } else { Cert::Gate };
+        let mut out = Vec::new();
+        for m in &g.mirror {
+            let list = self.list(&m.list)?;
+            let Some(listen) = &m.listen else {
+                // On a shared one a client's own path could reach another endpoint.
+                bail!("{}: a mirror needs a `listen` of its own, such as \"127.0.0.1:5000\"", self.line(&m.list));
+            };
+            out.push((self.listen(listen)?, Serves::Mirror { list, cert: m.certificate.map(cert) }));
+        }
+        let mut learn = Vec::new();
+        for l in &g.learn {
+            let (list, cert) = (self.list(&l.list)?, cert(l.certificate.unwrap_or(CertFile::Gate)));
+            match &l.listen {
+                Some(at) => out.push((self.listen(at)?, Serves::Learn { list, cert })),
+                None if g.listen.is_none() => bail!(
+                    "{}: learning needs a `listen` of its own, or one under `[gate]` for /v1/learn/{list}",
+                    self.line(&l.list)
+                ),
+                None => learn.push((list, cert)),
+            }
+        }
+        if let Some(at) = &g.share_listen {
+            out.push((self.listen(at)?, Serves::Share));
+        }
+        if let Some(at) = &g.listen {
+            out.push((self.listen(at)?, Serves::Check { learn }));
+        }
+        let mut seen: Vec<&Listen> = Vec::new();
+        for (at, serves) in &out {
+            let any = matches!(at, Listen::Tcp(a) if a.port() == 0);
+            ensure!(
+                any || !seen.contains(&at),
+                "{}: {} wants a place that another teacher has; each needs its own",
+                self.read.path.display(),
+                serves.name()
+            );
+            seen.push(at);
+        }
+        Ok(out)
+    }
+
+    fn enforcers(&self, g: &GateFile) -> anyhow::Result<Vec<Kind>> {
+        let mut out = Vec::new();
+        for t in &g.traefik {
+            let mut middlewares = Vec::new();
+            for (name, lists) in &t.middlewares {
+                let at = self.line(name);
+                ensure!(is_plain_name(name.get_ref()), "{at}: `{}` can not name a middleware", name.get_ref());
+                ensure!(!lists.is_empty(), "{at}: the middleware `{}` has no list", name.get_ref());
+                let lists = lists.iter().map(|l| self.list(l)).collect::<anyhow::Result<Vec<_>>>()?;
+                middlewares.push((name.get_ref().clone(), lists));
+            }
+            ensure!(!middlewares.is_empty(), "{}: `[[gate.traefik]]` has no middleware", self.read.path.display());
+            let key =
+                if t.key == Some(KeyArg::IpWhiteList) { TraefikKey::IpWhiteList } else { TraefikKey::IpAllowList };
+            let api = t.api.as_ref().map(|u| self.url(u)).transpose()?;
+            out.push(Kind::Traefik { file: self.path(&t.file), middlewares, key, tcp: t.tcp, api });
+        }
+        let words = |given: &Option<Vec<String>>, or: &[&str]| {
+            given.clone().unwrap_or_else(|| or.iter().map(|w| (*w).to_string()).collect())
+        };
+        for n in &g.nginx {
+            let (test, reload) = (words(&n.test, &["nginx", "-t", "-q"]), words(&n.reload, &["nginx", "-s", "reload"]));
+            out.push(Kind::Nginx { list: self.list(&n.list)?, file: self.path(&n.file), test, reload });
+        }
+        for h in &g.haproxy {
+            // The map's name is what HAProxy's configuration calls it, so it is passed on as written.
+            let (list, socket) = (self.list(&h.list)?, self.path(&h.socket));
+            out.push(Kind::Haproxy { list, socket, map: h.map.clone() });
+        }
+        for c in &g.caddy {
+            out.push(Kind::Caddy { list: self.list(&c.list)?, api: self.url(&c.api)? });
+        }
+        for n in &g.nftables {
+            ensure!(
+                !n.ports.is_empty() && !n.ports.contains(&0),
+                "{}: `ports` needs ports from 1 to 65535",
+                self.line(&n.list)
+            );
+            out.push(Kind::Nftables { list: self.list(&n.list)?, ports: n.ports.clone() });
+        }
+        ensure!(
+            g.nftables.len() < 2,
+            "{}: there is one table for nftables, so one `[[gate.nftables]]`",
+            self.read.path.display()
+        );
+        for f in &g.file {
+            out.push(Kind::File { list: self.list(&f.list)?, file: self.path(&f.file) });
+        }
+        for c in &g.command {
+            ensure!(
+                !c.run.is_empty(),
+                "{}: `run` needs a program, such as [\"/usr/local/bin/apply\"]",
+                self.line(&c.list)
+            );
+            out.push(Kind::Command { list: self.list(&c.list)?, argv: c.run.clone() });
+        }
+        for w in &g.webhook {
+            out.push(Kind::Webhook { list: self.list(&w.list)?, to: self.url(&w.url)? });
+        }
+        Ok(out)
+    }
+}
+
+/// Every `list:NAME` at the doors names a list that the file has.
+///
+/// # Errors
+/// The first that does not, with its line.
+pub(crate) fn check_doors(read: &Read) -> anyhow::Result<()> {
+    let e = &read.edge;
+    let guards = e.port_lists.values().chain(e.host_lists.values()).map(|g| &g.allow_ips);
+    let all = [&e.allow_ips, &e.allow_ips_control, &e.allow_ips_data].into_iter().flatten().chain(guards);
+    let file = File { read, lists: e.lists.keys().cloned().collect() };
+    for value in all {
+        for (text, place) in read.entries(value)? {
+            for name in text.split(',').filter_map(|p| p.trim().strip_prefix("list:")).map(str::trim) {
+                if !file.lists.contains(name) {
+                    let all: Vec<&str> = file.lists.iter().map(String::as_str).collect();
+                    let there =
+                        if all.is_empty() { "there are none".into() } else { format!("there are {}", all.join(", ")) };
+                    return Err(Hinted::error(
+                        format!("{place}: there is no list `{name}`; {there}"),
+                        format!("write `[lists.{name}]` into the file, or another name"),
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::{self, EdgeFile};
+
+    const MANUAL: &str = include_str!("../../../docs/manual/gate.toml");
+
+    #[derive(Debug, Deserialize)]
+    struct Whole {
+        lists: BTreeMap<String, ListFile>,
+        gate: GateFile,
+    }
+
+    /// The manual with everything in force that it shows as a comment.
+    fn all_of_it() -> String {
+        let live = |l: &str| {
+            let bare = l.strip_prefix("# ").filter(|b| b.starts_with('[') || b.contains(" = "));
+            bare.unwrap_or(l).to_string() + "\n"
+        };
+        MANUAL.lines().map(live).collect()
+    }
+
+    #[test]
+    fn the_manual_is_valid_as_it_stands_and_with_everything_that_it_shows() {
+        toml::from_str::<EdgeFile>(MANUAL).unwrap();
+        let file = toml::from_str::<EdgeFile>(&all_of_it()).unwrap();
+        let g = file.gate.unwrap();
+        assert!(!g.nftables.is_empty() && !g.webhook.is_empty() && !g.haproxy.is_empty() && !g.shares.is_empty());
+        let dir = std::env::temp_dir().join(format!("portcullis-gate-toml-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("gate.toml"), all_of_it()).unwrap();
+        std::fs::write(dir.join("office.txt"), "192.0.2.0/28\n").unwrap();
+        std::fs::write(dir.join("policy.hujson"), r#"{"ipsets": {"ipset:branch": ["add 198.51.100.64/26"]}}"#).unwrap();
+        let read = config::read(&dir.join("gate.toml")).unwrap();
+        let plan = plan(&read, dir.join("state")).unwrap().unwrap();
+        assert!(plan.enforcers.len() >= 8 && plan.listeners.len() >= 4, "{plan:?}");
+        assert!(plan.lists.iter().any(|(_, r)| r.statics.contains(&"198.51.100.64/26".parse().unwrap())));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_manual_knows_every_key() {
+        let said = |key: &str| {
+            MANUAL.lines().any(|l| {
+                let l = l.trim_start_matches("# ");
+                l.starts_with(&format!("{key} = "))
+                    || l.starts_with(&format!("[[gate.{key}]]"))
+                    || l.starts_with(&format!("[gate.{key}."))
+            })
+        };
+        for at in ["[lists.x]\nno_such_key = 1\n[gate]", "[lists.x]\n[gate]\nno_such_key = 1"] {
+            let error = toml::from_str::<Whole>(at).unwrap_err().to_string();
+            let keys: Vec<&str> = error.split("expected").nth(1).unwrap().split('`').skip(1).step_by(2).collect();
+            assert!(keys.len() > 8, "{error}");
+            for key in keys {
+                assert!(said(key), "docs/manual/gate.toml does not explain `{key}`");
+            }
+        }
+        let _ = toml::from_str::<Whole>("[lists.x]\n[gate]").map(|w| (w.lists, w.gate)).unwrap();
+    }
+}
