@@ -52,6 +52,7 @@ pub(crate) struct GateFile {
     share_listen: Option<Spanned<String>>,
     pub(crate) trusted_proxies: Option<ListValue>,
     policy: Option<PathBuf>,
+    probes: Vec<Spanned<String>>,
     dns_servers: Vec<Spanned<String>>,
     dns_least: Option<Length>,
     mirror: Vec<Teacher>,
@@ -130,6 +131,7 @@ struct CaddyFile {
 struct NftablesFile {
     list: Spanned<String>,
     ports: Vec<u16>,
+    table: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -307,6 +309,7 @@ pub(crate) fn plan(read: &Read, data_dir: PathBuf) -> anyhow::Result<Option<Gate
         own: gate::own_addresses(),
         trusted,
         listeners: file.listeners(g)?,
+        probes: g.probes.iter().map(|u| file.url(u)).collect::<anyhow::Result<_>>()?,
         shares: shares.into_iter().zip(guests).collect(),
         enforcers: file.enforcers(g)?,
         take_over: Vec::new(),
@@ -456,19 +459,22 @@ impl File<'_> {
         for c in &g.caddy {
             out.push(Kind::Caddy { list: self.list(&c.list)?, api: self.url(&c.api)? });
         }
+        let mut tables: BTreeSet<String> = BTreeSet::new();
         for n in &g.nftables {
             ensure!(
                 !n.ports.is_empty() && !n.ports.contains(&0),
                 "{}: `ports` needs ports from 1 to 65535",
                 self.line(&n.list)
             );
-            out.push(Kind::Nftables { list: self.list(&n.list)?, ports: n.ports.clone() });
+            let table = n.table.as_ref().map_or("portcullis", |t| t.get_ref().as_str()).to_string();
+            ensure!(is_plain_name(&table), "{}: `{table}` can not name a table", self.line(&n.list));
+            ensure!(
+                tables.insert(table.clone()),
+                "{}: two lists want the table `{table}`; give one a `table` of its own",
+                self.line(&n.list)
+            );
+            out.push(Kind::Nftables { list: self.list(&n.list)?, ports: n.ports.iter().copied().collect(), table });
         }
-        ensure!(
-            g.nftables.len() < 2,
-            "{}: there is one table for nftables, so one `[[gate.nftables]]`",
-            self.read.path.display()
-        );
         for f in &g.file {
             out.push(Kind::File { list: self.list(&f.list)?, file: self.path(&f.file) });
         }
@@ -550,7 +556,7 @@ mod tests {
         std::fs::write(dir.join("policy.hujson"), r#"{"ipsets": {"ipset:branch": ["add 198.51.100.64/26"]}}"#).unwrap();
         let read = config::read(&dir.join("gate.toml")).unwrap();
         let plan = plan(&read, dir.join("state")).unwrap().unwrap();
-        assert!(plan.enforcers.len() >= 8 && plan.listeners.len() >= 4, "{plan:?}");
+        assert!(plan.enforcers.len() >= 8 && plan.listeners.len() == 3, "{plan:?}");
         assert!(plan.lists.iter().any(|(_, r)| r.statics.contains(&"198.51.100.64/26".parse().unwrap())));
         std::fs::remove_dir_all(dir).unwrap();
     }

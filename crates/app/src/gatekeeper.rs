@@ -104,6 +104,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         trusted,
         listeners: listeners(a, &list)?,
         shares: named,
+        probes: a.probe.iter().map(|u| url("--probe", u)).collect::<Result<_, _>>()?,
         follows,
         dns: Dns { servers: a.dns_servers.clone(), pace: Pace { least, ..Pace::default() } },
         enforcers,

@@ -178,6 +178,13 @@ struct Page {
 /// a crash takes at most this many seconds from a grant, never adds any.
 pub const SEEN_STEP: u64 = 60;
 
+/// How much newer a sign of life must be to be told and saved: [`SEEN_STEP`], or a third of a shorter `idle`, so that
+/// who is there is never taken for silent.
+#[must_use]
+pub fn seen_step(idle: Option<u64>) -> u64 {
+    idle.map_or(SEEN_STEP, |i| (i / 3).min(SEEN_STEP))
+}
+
 /// Limits with nothing but the house's defaults: /64 for IPv6, no private addresses, five minutes of grace.
 impl Default for Rules {
     fn default() -> Rules {
@@ -466,7 +473,7 @@ impl Ledger {
                 // A deadline that only moved with the proof is saved with `seen_at`; one that was set is saved now.
                 && (b.until.zip(g.until)).is_none_or(|(b, n)| n >= b && n - b < SEEN_STEP.max(1))
         });
-        let save = new || !same || saved.is_none_or(|s| g.seen_at.saturating_sub(s) >= SEEN_STEP);
+        let save = new || !same || saved.is_none_or(|s| g.seen_at.saturating_sub(s) >= seen_step(g.idle));
         if save {
             self.effects.push_back(Effect::Persist(g.clone()));
         }

@@ -64,8 +64,18 @@ pub fn reset_on_close(stream: &TcpStream) {
 /// The address this machine would use towards the internet; no packet is sent. For connect strings.
 #[must_use]
 pub fn own_address() -> Option<std::net::IpAddr> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    // A documentation address (RFC 5737): connecting a UDP socket only picks a route.
-    socket.connect("192.0.2.1:9").ok()?;
+    // Documentation addresses (RFC 5737, RFC 3849): connecting a UDP socket only picks a route.
+    own_towards("0.0.0.0:0", "192.0.2.1:9")
+}
+
+/// The addresses from which this machine reaches others, of both families.
+#[must_use]
+pub fn own_addresses() -> Vec<std::net::IpAddr> {
+    own_address().into_iter().chain(own_towards("[::]:0", "[2001:db8::1]:9")).collect()
+}
+
+fn own_towards(from: &str, to: &str) -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind(from).ok()?;
+    socket.connect(to).ok()?;
     socket.local_addr().ok().map(|a| a.ip()).filter(|a| !a.is_unspecified())
 }

@@ -64,6 +64,9 @@ pub(crate) struct GatekeeperArgs {
     /// Proxies whose X-Forwarded-For is believed [default: loopback and private ranges]
     #[arg(long, value_name = "LIST", env = "TRUSTED_PROXIES")]
     pub(crate) trusted_proxies: Option<String>,
+    /// Sites of yours that `doctor` asks as a stranger would, without a certificate and with forged headers; with commas [default: none]
+    #[arg(long, value_name = "URLS", env = "PROBE_URLS", value_delimiter = ',')]
+    pub(crate) probe: Vec<String>,
     /// Name servers for `dns:` entries, with commas, with or without a port [default: those of the system]
     #[arg(long, value_name = "ADDRESSES", env = "DNS_SERVERS", value_delimiter = ',', value_parser = crate::gate_file::name_server)]
     pub(crate) dns_servers: Vec<std::net::SocketAddr>,

@@ -66,14 +66,43 @@ pub async fn fetch(
     limit: usize,
     wait: Duration,
 ) -> anyhow::Result<(u16, Bytes)> {
+    let config = if base.https { Some(net::tls::system_roots(None)?) } else { None };
+    go(base, config, method, path, headers, body, limit, wait).await
+}
+
+/// Sends a request to a site whose certificate does not matter, and reads nothing but the status.
+///
+/// # Errors
+/// Nobody answers in time, or what comes is no HTTP.
+pub async fn fetch_unverified(
+    base: &Base,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+    wait: Duration,
+) -> anyhow::Result<(u16, Bytes)> {
+    let config = if base.https { Some(net::tls::unverified()?) } else { None };
+    go(base, config, method, path, headers, Bytes::new(), 0, wait).await
+}
+
+#[allow(clippy::too_many_arguments)]
+async fn go(
+    base: &Base,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+    body: Bytes,
+    limit: usize,
+    wait: Duration,
+) -> anyhow::Result<(u16, Bytes)> {
     let work = async {
         let host = base.host.trim_start_matches('[').trim_end_matches(']');
         let tcp = TcpStream::connect((host, base.port))
             .await
             .with_context(|| format!("cannot connect to {host}:{}", base.port))?;
         let _ = tcp.set_nodelay(true);
-        if base.https {
-            let config: Arc<rustls::ClientConfig> = net::tls::system_roots(None)?;
+        if let Some(config) = tls {
             let name = rustls::pki_types::ServerName::try_from(host.to_string()).context("the host is no TLS name")?;
             let tls = tokio_rustls::TlsConnector::from(config)
                 .connect(name, tcp)

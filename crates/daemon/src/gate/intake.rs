@@ -25,7 +25,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
+use super::doctor::Stranger;
 use super::enforce::Enforcer;
+use super::fetch::Base;
 use super::keeper::Keeper;
 use super::share::Shares;
 use crate::hint::Hinted;
@@ -93,6 +95,10 @@ pub struct Desk {
     pub guests: Vec<Guests>,
     /// Enforcers that a share waits for.
     pub enforcers: Vec<Enforcer>,
+    /// Sites that `doctor` asks as a stranger would.
+    pub probes: Vec<Base>,
+    /// The stranger of a doctor at work, and what became of it.
+    pub stranger: Mutex<Option<Stranger>>,
     /// Host names that lists follow.
     pub names: Arc<Mutex<decide::names::Names>>,
     /// Signs of life said lately, so that a busy client costs one event a minute.
@@ -248,6 +254,9 @@ fn visit(
 }
 
 async fn answer(desk: &Desk, serves: &Serves, peer: Addr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if let Some(response) = desk.strangers(serves, peer, &request) {
+        return response;
+    }
     let (what, response) = match serves {
         Serves::Mirror { list, cert } => ("mirror", mirror(desk, list, *cert, peer, request.headers()).await),
         Serves::Learn { list, cert } => ("learn", learn(desk, list, *cert, peer, request.headers()).await),
@@ -467,7 +476,9 @@ impl Desk {
     pub fn touch(&self, list: &str, addr: Addr) {
         let mut touched = self.touched.lock();
         let key = (list.to_string(), addr);
-        if touched.get(&key).is_some_and(|t| t.elapsed() < Duration::from_secs(decide::grant::SEEN_STEP)) {
+        let idle = self.keeper.picture.rules.read().get(list).and_then(|r| r.idle);
+        let step = Duration::from_secs(decide::grant::seen_step(idle));
+        if touched.get(&key).is_some_and(|t| t.elapsed() < step) {
             return;
         }
         if touched.len() > 100_000 {
@@ -477,42 +488,8 @@ impl Desk {
         self.keeper.mention(Event::Seen(list.to_string(), addr));
     }
 
-    /// What recent requests say of the configuration, each with the line that mends it.
-    #[must_use]
-    pub fn hints(&self) -> Vec<(String, String)> {
-        let mut out = Vec::new();
-        for what in self.said.lock().keys() {
-            let peer = what.split(' ').next().unwrap_or_default();
-            if what.contains("no trusted proxy") {
-                out.push((
-                    format!("{peer} sends requests and is no trusted proxy"),
-                    format!("if it is yours: TRUSTED_PROXIES={peer}"),
-                ));
-            } else if what.contains("sends no X-Forwarded-For") {
-                out.push((
-                    format!("{peer} sends no X-Forwarded-For"),
-                    "let the proxy in front send it; nobody is learnt without it".to_string(),
-                ));
-            } else if what.contains("private address") {
-                let docker = peer.parse::<Addr>().is_ok_and(|a| a.is_v4() && a.bits() >> 20 == 0xac1);
-                if docker && peer.ends_with(".1") {
-                    out.push((
-                        format!("clients seem to come from {peer}, which is a Docker gateway that hides who they are"),
-                        "publish the proxy's ports in host mode, or turn the userland proxy off (\"userland-proxy\": false) and IPv6 on for its network".to_string(),
-                    ));
-                } else {
-                    out.push((
-                        format!("{peer} proved itself and is private, so it was not learnt"),
-                        "put your own network into DEFAULT_SOURCE_RANGE, or set LEARN_PRIVATE=true".to_string(),
-                    ));
-                }
-            }
-        }
-        out
-    }
-
     /// Says something at most once in ten minutes.
-    fn once(&self, what: &str, say: impl FnOnce()) {
+    pub(super) fn once(&self, what: &str, say: impl FnOnce()) {
         let mut said = self.said.lock();
         said.retain(|_, t| t.elapsed() < Duration::from_secs(600));
         if said.len() < 1_000 && said.insert(what.to_string(), Instant::now()).is_none() {
@@ -522,10 +499,15 @@ impl Desk {
 }
 
 /// The visitor, whoever the peer is.
-fn visitor(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Result<Addr, String> {
+pub(super) fn visitor(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Result<Addr, String> {
     // Only this header: Traefik passes a client's own `Forwarded` on untouched.
     let values: Vec<&[u8]> = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes).collect();
-    trace(peer, &values, &[], &desk.trusted).map(|t| t.addr).map_err(|e| e.to_string())
+    let found = trace(peer, &values, &[], &desk.trusted).map(|t| t.addr).map_err(|e| e.to_string())?;
+    if super::doctor::is_gateway(found) && !values.is_empty() {
+        // Whatever becomes of it: behind such an address everybody may be.
+        desk.once(&format!("{found} gateway"), || {});
+    }
+    Ok(found)
 }
 
 /// The visitor that a trusted proxy reports; nobody proves anything without one.
@@ -548,7 +530,7 @@ pub enum Cert {
     Traefik,
 }
 
-fn principal(headers: &HeaderMap, cert: Cert) -> (Option<String>, Option<String>) {
+pub(super) fn principal(headers: &HeaderMap, cert: Cert) -> (Option<String>, Option<String>) {
     let get = |name: &str| {
         let mut all = headers.get_all(name).iter();
         let one = all.next().and_then(|v| v.to_str().ok()).map(str::trim).filter(|v| !v.is_empty() && v.len() <= 500);
@@ -589,7 +571,7 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+pub(super) fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
     *response.status_mut() = status;
     header(&mut response, "content-type", "text/plain; charset=utf-8");

@@ -2,6 +2,7 @@
 //! settings, mirrored requests, proxies' questions, people's commands. Out: lists kept in Traefik, nginx, HAProxy, …,
 //! and verdicts.
 
+mod doctor;
 pub mod enforce;
 pub mod fetch;
 pub mod intake;
@@ -25,6 +26,7 @@ use tracing::info;
 use crate::hint::Hinted;
 use crate::run::Run;
 use enforce::{Enforcer, Kind};
+use fetch::Base;
 use intake::{Desk, Guests, Listen, Serves};
 use keeper::Keeper;
 use names::{Dns, Follower};
@@ -51,6 +53,8 @@ pub struct GateSettings {
     pub listeners: Vec<(Listen, Serves)>,
     /// Named shares, each with where its guests go.
     pub shares: Vec<(Share, Guests)>,
+    /// Sites that `doctor` asks as a stranger would.
+    pub probes: Vec<Base>,
     /// What is kept equal.
     pub enforcers: Vec<Kind>,
     /// Events that take over what an earlier gate left, at the first start only.
@@ -91,6 +95,8 @@ pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
         shares: Shares::new(shares),
         guests,
         enforcers,
+        probes: settings.probes,
+        stranger: parking_lot::Mutex::default(),
         names: names.names.clone(),
         touched: parking_lot::Mutex::default(),
         said: parking_lot::Mutex::default(),
@@ -138,7 +144,7 @@ impl Gate {
 /// The public addresses of this machine: nobody else comes from them, and a proxy's own requests are no visitor's.
 #[must_use]
 pub fn own_addresses() -> AddrSet {
-    AddrSet::new(net::sockets::own_address().map(|ip| model::Prefix::host(model::Addr::new(ip))))
+    AddrSet::new(net::sockets::own_addresses().into_iter().map(|ip| model::Prefix::host(model::Addr::new(ip))))
 }
 
 /// Opens the gate's store in a data directory.

@@ -48,16 +48,19 @@ pub enum No {
 #[derive(Debug)]
 pub struct Shares {
     shares: Vec<Share>,
-    /// What is known of a link: alive or dead, and since when.
-    known: Mutex<HashMap<Link, (bool, Instant)>>,
+    /// What is known of a link, and since when.
+    known: Mutex<HashMap<Link, (Result<(), No>, Instant)>>,
     /// One check of a link at a time; who comes meanwhile waits for its answer.
     flights: Mutex<HashMap<Link, Arc<AsyncMutex<()>>>>,
-    canaries: AsyncMutex<BTreeMap<(usize, String), (bool, Instant)>>,
+    /// Whether the upstream tells live links of a shape from others; each is asked apart, so that a slow one holds up
+    /// no other.
+    canaries: Mutex<BTreeMap<(usize, &'static str), Canary>>,
     budget: Mutex<Budget>,
     said: Mutex<BTreeMap<String, Instant>>,
 }
 
 type Link = (usize, String);
+type Canary = Arc<AsyncMutex<Option<(bool, Instant)>>>;
 
 #[derive(Debug, Default)]
 struct Budget {
@@ -72,6 +75,8 @@ const WAIT: Duration = Duration::from_secs(2);
 const DEAD_FOR: Duration = Duration::from_secs(60);
 /// A page and its pictures are one question; a link that is withdrawn opens nothing new after this.
 const ALIVE_FOR: Duration = Duration::from_secs(10);
+/// An upstream that did not answer is left alone for so long: whoever queues behind a silent one is told at once.
+const SILENT_FOR: Duration = Duration::from_secs(5);
 /// An upgrade of the upstream may break its answers: asked again this often.
 const CANARY_EVERY: Duration = Duration::from_secs(600);
 /// Questions to upstreams in a minute. Immich's keys have 67 characters and Nextcloud's 15: guessing is hopeless at
@@ -94,7 +99,7 @@ impl Shares {
             shares,
             known: Mutex::default(),
             flights: Mutex::default(),
-            canaries: AsyncMutex::default(),
+            canaries: Mutex::default(),
             budget: Mutex::default(),
             said: Mutex::default(),
         }
@@ -125,15 +130,14 @@ impl Shares {
             }
         }
         drop(said);
-        // Held only while an upstream is asked, two seconds at most: then this time nothing is said of it.
-        if let Ok(canaries) = self.canaries.try_lock() {
-            for ((at, place), (good, _)) in canaries.iter() {
-                if let (false, Some(share)) = (good, self.shares.get(*at)) {
-                    out.push((
-                        format!("{} accepts {place}… links that do not exist", share.base),
-                        "its links open nothing; upgrade it, then they are checked again",
-                    ));
-                }
+        for ((at, place), canary) in self.canaries.lock().iter() {
+            // Held only while the upstream is asked, two seconds at most: then this time nothing is said of it.
+            let bad = canary.try_lock().is_ok_and(|c| matches!(*c, Some((false, _))));
+            if let (true, Some(share)) = (bad, self.shares.get(*at)) {
+                out.push((
+                    format!("{} accepts {place}… links that do not exist", share.base),
+                    "its links open nothing; upgrade it, then they are checked again",
+                ));
             }
         }
         out
@@ -161,26 +165,41 @@ impl Shares {
         let (place, token) = shape(uri).ok_or(No::Shape)?;
         let path = format!("{place}{token}");
         let link = (at, path.clone());
-        if let Some(alive) = self.remembered(&link) {
-            return if alive { Ok(share) } else { Err(No::Dead) };
+        if let Some(known) = self.remembered(&link) {
+            return known.map(|()| share);
         }
         let flight = self.flights.lock().entry(link.clone()).or_default().clone();
         let landed = flight.lock().await;
         let answer = match self.remembered(&link) {
-            Some(alive) => Ok(alive),
+            Some(known) => known,
             None => self.ask(at, share, place, token, &path, host, guest).await,
         };
         drop(landed);
-        let mut flights = self.flights.lock();
-        // The last one out takes the flight away.
-        if flights.get(&link).is_some_and(|f| Arc::strong_count(f) <= 2) {
-            flights.remove(&link);
-        }
-        drop(flights);
-        match answer? {
-            true => Ok(share),
-            false => Err(No::Dead),
-        }
+        drop(flight);
+        // Whoever is the last one out, or went away meanwhile, leaves nothing behind.
+        self.flights.lock().retain(|_, f| Arc::strong_count(f) > 1);
+        answer.map(|()| share)
+    }
+
+    /// Asks every upstream for links that do not exist. Returns those that accept all of them, or do not answer.
+    pub async fn probe(&self) -> Vec<(String, &'static str)> {
+        let each = self.shares.iter().enumerate().map(|(at, share)| async move {
+            let mut accepts = 0;
+            for place in PLACES {
+                match self.canary(at, share, place, "a1b2c3d4e5f6g7h", None).await {
+                    Ok(true) => return None,
+                    Ok(false) => accepts += 1,
+                    Err(_) => return None,
+                }
+            }
+            (accepts == PLACES.len()).then(|| {
+                (
+                    format!("{} accepts any share link, also those that do not exist", share.base),
+                    "is it the share's own service, and not a login page or a proxy in front? its links open nothing",
+                )
+            })
+        });
+        futures_util::future::join_all(each).await.into_iter().flatten().collect()
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -188,23 +207,25 @@ impl Shares {
         &self,
         at: usize,
         share: &Share,
-        place: &str,
+        place: &'static str,
         token: &str,
         path: &str,
         host: Option<&HeaderValue>,
         guest: Addr,
-    ) -> Result<bool, No> {
+    ) -> Result<(), No> {
         self.spend(guest)?;
-        if !self.canary(at, share, place, token, host).await? {
-            return Err(No::Canary);
-        }
-        let alive = self.status(share, path, host, Some(guest)).await? == 200;
+        let answer = match self.canary(at, share, place, token, host).await {
+            Ok(true) => self.status(share, path, host, Some(guest)).await,
+            Ok(false) => Err(No::Canary),
+            Err(e) => Err(e),
+        };
+        let answer = answer.and_then(|status| if status == 200 { Ok(()) } else { Err(No::Dead) });
         let mut known = self.known.lock();
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert((at, path.to_string()), (alive, Instant::now()));
-        Ok(alive)
+        known.insert((at, path.to_string()), (answer, Instant::now()));
+        answer
     }
 
     /// True if the upstream refuses a link of this shape that does not exist.
@@ -212,20 +233,20 @@ impl Shares {
         &self,
         at: usize,
         share: &Share,
-        place: &str,
+        place: &'static str,
         token: &str,
         host: Option<&HeaderValue>,
     ) -> Result<bool, No> {
-        let mut canaries = self.canaries.lock().await;
-        let key = (at, place.to_string());
-        if let Some((good, when)) = canaries.get(&key)
+        let canary = self.canaries.lock().entry((at, place)).or_default().clone();
+        let mut canary = canary.lock().await;
+        if let Some((good, when)) = *canary
             && when.elapsed() < CANARY_EVERY
         {
-            return Ok(*good);
+            return Ok(good);
         }
         let path = format!("{place}{}", random_like(token));
         let good = self.status(share, &path, host, None).await? != 200;
-        let before = canaries.insert(key, (good, Instant::now()));
+        let before = canary.replace((good, Instant::now()));
         if !good {
             error!(
                 "{} answers 200 to {place}… links that do not exist: it cannot say which are alive, so its {place} links open nothing; an upgrade of it may help",
@@ -276,10 +297,15 @@ impl Shares {
         })
     }
 
-    fn remembered(&self, link: &Link) -> Option<bool> {
+    fn remembered(&self, link: &Link) -> Option<Result<(), No>> {
         let known = self.known.lock();
-        let (alive, when) = known.get(link)?;
-        (when.elapsed() < if *alive { ALIVE_FOR } else { DEAD_FOR }).then_some(*alive)
+        let (answer, when) = known.get(link)?;
+        let lasts = match answer {
+            Ok(()) => ALIVE_FOR,
+            Err(No::Silent) => SILENT_FOR,
+            Err(_) => DEAD_FOR,
+        };
+        (when.elapsed() < lasts).then_some(*answer)
     }
 
     fn spend(&self, guest: Addr) -> Result<(), No> {

@@ -33,13 +33,16 @@ pub fn verbs(verbs: Verbs, gate: &Gate) -> Verbs {
             async move { answer }
         }
     };
-    let acting = gate.clone();
+    let (acting, asked) = (gate.clone(), gate.clone());
     verbs
         .on("gate-lists", on(lists))
         .on("gate-show", on(show))
         .on("gate-explain", on(explain_verb))
         .on("gate-audit", on(audit_verb))
-        .on("gate-doctor", on(doctor))
+        .on("gate-doctor", move |_| {
+            let gate = asked.clone();
+            async move { Ok(super::doctor::doctor(&gate).await) }
+        })
         .on("gate-grant", move |args| {
             let gate = acting.clone();
             async move { act(&gate, &args).await }
@@ -294,52 +297,4 @@ fn audit_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         return Ok(json!({ "file": gate.audit.display().to_string(), "lines": lines, "head": head }));
     }
     Ok(json!({ "file": gate.audit.display().to_string() }))
-}
-
-fn doctor(gate: &Gate, _: &Value) -> anyhow::Result<Value> {
-    let mut found: Vec<Value> = Vec::new();
-    let mut add = |what: String, fix: &str| found.push(json!({ "what": what, "fix": fix }));
-    let picture = &gate.keeper.picture;
-    for (part, why) in picture.trouble.lock().iter() {
-        add(format!("the {part} does not save: {why}"), "make room on the disk, or make the data directory writable");
-    }
-    let behind = picture.clock.lock().1;
-    if behind > 60 {
-        add(
-            format!("the clock is {behind} s behind the latest time that was saved"),
-            "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile",
-        );
-    }
-    for e in &gate.desk.enforcers {
-        let p = e.progress.lock();
-        if let Some(why) = &p.error {
-            add(
-                format!("{} is not equal to its list: {why}", p.name),
-                "the last good state stays; mend the cause, it is tried again by itself",
-            );
-        }
-        if let Some(remark) = &p.remark {
-            add(
-                format!("{}: {remark}", p.name),
-                "mount the directory instead of the single file (`./dyn:/app/dyn`, `--file dyn/dynamic-whitelist.yml`), or accept it",
-            );
-        }
-    }
-    let names = gate.names.names.lock();
-    let hosts: std::collections::BTreeSet<&HostName> = names.follows().iter().map(|f| &f.host).collect();
-    for host in hosts {
-        let Some(why) = names.known(host).and_then(|k| k.failed.clone()) else { continue };
-        add(
-            format!("{} has no good answer: {why}; the last good one stays", host.entry()),
-            "is the name right, and do this machine's name servers know it? ask them: getent ahosts NAME",
-        );
-    }
-    drop(names);
-    for (what, fix) in gate.desk.shares.trouble() {
-        add(what, fix);
-    }
-    for (what, fix) in gate.desk.hints() {
-        add(what, &fix);
-    }
-    Ok(json!({ "found": found }))
 }
