@@ -225,10 +225,12 @@ impl Book {
         now: u64,
     ) -> Result<u64, Refusal> {
         let expires = if place.tags.is_empty() { self.settings.node_expiry.map(|s| now + s) } else { None };
-        let same = |n: &Node| {
-            n.machine == machine && (n.key == key || (n.user == place.user && n.is_tagged() == !place.tags.is_empty()))
-        };
-        if let Some(old) = self.nodes.values().map(|m| &m.node).find(|n| same(n)).cloned() {
+        // With a key it had before it is that very node; else the one that its machine had at the same place.
+        let place_of =
+            |n: &Node| n.machine == machine && n.user == place.user && n.is_tagged() != place.tags.is_empty();
+        let by_key = self.by_key.get(&key).and_then(|id| self.nodes.get(id));
+        let old = by_key.or_else(|| self.nodes.values().find(|m| place_of(&m.node)));
+        if let Some(old) = old.map(|m| m.node.clone()) {
             self.by_key.remove(&old.key);
             self.by_key.insert(key, old.id);
             self.edit(old.id, |n| {

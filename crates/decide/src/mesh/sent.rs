@@ -90,8 +90,8 @@ impl Sent {
             now.insert(m.node.id, told);
             match self.peers.get(&m.node.id) {
                 Some(t) if *t == told => {}
-                // Without an endpoint a patch can not say that there is none.
-                Some(t) if t.whole == told.whole && t.allowed == told.allowed && !m.node.endpoints.is_empty() => {
+                // A patch can not say that there is no endpoint or no relay any more.
+                Some(t) if t.whole == told.whole && t.allowed == told.allowed && patchable(m) => {
                     out.peers_changed_patch.push(patch(m));
                 }
                 _ => out.peers_changed.push(peer(s, m, *place, allowed)),
@@ -178,6 +178,10 @@ fn basics(s: &Snapshot, m: &Member) -> Node {
         expired: m.expired,
         ..Node::default()
     }
+}
+
+fn patchable(m: &Member) -> bool {
+    !m.node.endpoints.is_empty() && m.node.home_derp() != 0
 }
 
 fn patch(m: &Member) -> PeerChange {
