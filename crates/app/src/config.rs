@@ -14,6 +14,7 @@ use toml::Spanned;
 use wire::upstream::PortRanges;
 
 use crate::args::{LogFormat, ProxyLine};
+use crate::control::Section;
 use crate::gate_file::{self, GateFile, ListFile};
 
 /// Read when `serve` is given no other file and this one exists.
@@ -67,6 +68,8 @@ pub(crate) struct EdgeFile {
     pub(crate) lists: BTreeMap<String, ListFile>,
     /// Their teachers and enforcers.
     pub(crate) gate: Option<GateFile>,
+    /// The coordination server of the mesh; `docs/manual/control.md` explains its keys.
+    pub(crate) control: Option<Section>,
 }
 
 /// A list of its own for one port or host.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use daemon::control::{self, ControlSettings, ServerUrl};
+use daemon::control::{self, Control, ControlSettings, ServerUrl};
 use daemon::run::Run;
 use decide::mesh::{Pools, Settings};
 use model::{AddrSet, Prefix};
@@ -31,9 +31,10 @@ struct ControlFile {
     control: Section,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// `[control]` of a file.
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Section {
+pub(crate) struct Section {
     server_url: Option<String>,
     listen: Option<Vec<SocketAddr>>,
     stun: Option<String>,
@@ -50,16 +51,55 @@ struct Section {
     app_expiry: Option<String>,
     app_resolvers: Option<Vec<String>>,
     metrics: Option<SocketAddr>,
+    /// Lists of the gate that nodes' public addresses enter; in `serve`.
+    pub(crate) teach: Vec<Teach>,
+}
+
+impl Section {
+    /// The same with its paths as seen from a folder.
+    pub(crate) fn beside(mut self, dir: &Path) -> Section {
+        let paths = [&mut self.derp_map, &mut self.policy, &mut self.tls_cert, &mut self.tls_key];
+        for path in paths.into_iter().flatten() {
+            *path = dir.join(&*path);
+        }
+        self
+    }
+}
+
+/// A list, and the nodes whose public addresses it takes in.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Teach {
+    /// The list.
+    pub(crate) list: String,
+    /// Whose nodes: `group:family`, `ada@example.com`, `tag:phone`, `autogroup:member`, names of nodes.
+    pub(crate) nodes: Vec<String>,
 }
 
 /// Runs the server until it is told to stop.
 pub(crate) async fn run(a: &ControlArgs, global: &GlobalArgs) -> Done {
-    let settings = plan(a, global)?;
-    let (url, dir) = (settings.server_url.to_string(), settings.data_dir.clone());
-    let listens_plain = !settings.server_url.tls;
+    let file = match &a.config {
+        Some(path) => read_config(path)?,
+        None => Section::default(),
+    };
+    if !file.teach.is_empty() {
+        return Err(Fail::usage(
+            "`[[control.teach]]` needs the gate whose lists it names, and `control` runs none",
+            "run both with `portcullis serve --config FILE`",
+        ));
+    }
+    let settings = plan(a, file, meant::data_dir(global.data_dir.clone())?)?;
     let run = Run::new(daemon::run::DRAIN);
     run.follow_signals()?;
-    let control = control::start(settings, &run).await?;
+    serve(settings, &run).await?;
+    Ok(run.finish().await?)
+}
+
+/// Starts a server, says where it is, and opens its admin socket.
+pub(crate) async fn serve(settings: ControlSettings, run: &Run) -> Result<Control, Fail> {
+    let (url, dir) = (settings.server_url.to_string(), settings.data_dir.clone());
+    let listens_plain = !settings.server_url.tls;
+    let control = control::start(settings, run).await?;
     for addr in &control.addrs {
         info!("listening on {addr}");
     }
@@ -67,7 +107,7 @@ pub(crate) async fn run(a: &ControlArgs, global: &GlobalArgs) -> Done {
         info!("clients reach this server by plain HTTP; what they say inside is encrypted all the same");
     }
     let socket = control::control_socket(&dir);
-    daemon::api::serve(&run, &socket, control::verbs(daemon::api::Verbs::default(), &control))?;
+    daemon::api::serve(run, &socket, control::verbs(daemon::api::Verbs::default(), &control))?;
     let now = control.desk.keeper.now();
     if !now.has_policy {
         warn!("there is no policy: every node reaches every other one; `portcullis policy set FILE` puts one in force");
@@ -77,14 +117,11 @@ pub(crate) async fn run(a: &ControlArgs, global: &GlobalArgs) -> Done {
         say::aside("first:      portcullis users create NAME");
         say::aside("            portcullis keys create --user NAME      (for tailscale up --authkey KEY)");
     }
-    Ok(run.finish().await?)
+    Ok(control)
 }
 
-fn plan(a: &ControlArgs, global: &GlobalArgs) -> Result<ControlSettings, Fail> {
-    let file = match &a.config {
-        Some(path) => read_config(path)?,
-        None => Section::default(),
-    };
+/// What flags, environment and a file mean together.
+pub(crate) fn plan(a: &ControlArgs, file: Section, data_dir: PathBuf) -> Result<ControlSettings, Fail> {
     let url = a.server_url.clone().or(file.server_url).ok_or_else(|| {
         Fail::usage(
             "how clients reach this server is missing",
@@ -148,7 +185,7 @@ fn plan(a: &ControlArgs, global: &GlobalArgs) -> Result<ControlSettings, Fail> {
     let asked = if a.app_resolver.is_empty() { file.app_resolvers.unwrap_or_default() } else { a.app_resolver.clone() };
     let app_resolvers = asked.iter().map(|t| nameserver(t)).collect::<Result<Vec<SocketAddr>, Fail>>()?;
     Ok(ControlSettings {
-        data_dir: meant::data_dir(global.data_dir.clone())?,
+        data_dir,
         server_url,
         listen: if listen.is_empty() { vec![SocketAddr::from(([0, 0, 0, 0], 8080))] } else { listen },
         tls,
@@ -172,7 +209,7 @@ fn read_config(path: &Path) -> Result<Section, Fail> {
             "docs/manual/control.md explains every key",
         )
     })?;
-    Ok(file.control)
+    Ok(file.control.beside(path.parent().unwrap_or(Path::new(""))))
 }
 
 fn derp_map(path: &Path) -> Result<serde_json::Value, Fail> {

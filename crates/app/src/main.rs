@@ -13,6 +13,7 @@ mod gatekeeper;
 mod logs;
 mod meant;
 mod mesh;
+mod node_teacher;
 mod policy;
 mod proxy;
 mod say;

@@ -16,7 +16,7 @@ use wire::connect::{ConnectString, EdgeUrl, TokenPlace};
 
 use crate::fail::Done;
 use crate::meant::{ClientPlan, EdgePlan};
-use crate::say;
+use crate::{control, node_teacher, say};
 
 /// Runs an edge, a gate or both until they are told to stop.
 pub(crate) async fn edge(plan: EdgePlan) -> Done {
@@ -30,6 +30,12 @@ pub(crate) async fn edge(plan: EdgePlan) -> Done {
         let _ = plan.gate_runs.set(gate.clone());
     }
     let lists = daemon::lists::start(&run, &doors, plan.find, gate.as_ref().map(|g| g.keeper.views.clone()))?;
+    if let Some((settings, teach)) = plan.mesh {
+        let control = control::serve(settings, &run).await?;
+        if let Some(gate) = &gate {
+            node_teacher::start(&run, &control, gate, teach);
+        }
+    }
     if let Some(gate) = &gate {
         gate_commands(&run, gate, &plan.data_dir);
         signs_of_life(&run, &doors, &lists, gate);

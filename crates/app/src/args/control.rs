@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::gate::{JsonArgs, Span, span};
 
 /// Run the coordination server that the official Tailscale clients join with `--login-server`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ControlArgs {
     /// How clients reach it: http://HOST:PORT, or https://HOST behind a proxy or with a certificate
     #[arg(long, value_name = "URL", env = "PORTCULLIS_SERVER_URL")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use daemon::control::ControlSettings;
 use daemon::gate::{Gate, GateSettings};
 use daemon::lists::{self, Find, ListPart, ListSource, Sources};
 use daemon::tunnel::settings::{EdgeSettings, EdgeTls, TcpPlane};
@@ -14,8 +15,10 @@ use wire::connect::TokenPlace;
 use wire::secret::TokenHash;
 use wire::upstream::PortRanges;
 
+use crate::args::control::ControlArgs;
 use crate::args::{EdgeArgs, Given, GlobalArgs, ListArgs, TokenArgs};
-use crate::config::{self, ListValue, Read};
+use crate::config::{self, EdgeFile, ListValue, Read};
+use crate::control::{self, Teach};
 use crate::fail::Fail;
 use crate::{gate_file, token};
 
@@ -38,6 +41,8 @@ pub(crate) struct EdgePlan {
     pub(crate) settings: Option<EdgeSettings>,
     /// The gate of the same file.
     pub(crate) gate: Option<GateSettings>,
+    /// The coordination server of the same file, and what it teaches the gate's lists.
+    pub(crate) mesh: Option<(ControlSettings, Vec<Teach>)>,
     /// Where the running gate is put, for the lists to be put into force at a reload.
     pub(crate) gate_runs: Arc<OnceLock<Gate>>,
     /// Finds the lists, at the start and at every reload.
@@ -105,12 +110,13 @@ pub(crate) fn edge(
     if gate.is_some() && f.gate.as_ref().is_none_or(|g| g.trusted_proxies.is_none()) {
         crate::gatekeeper::say_private_proxies("`trusted_proxies` under [gate]");
     }
+    let mesh = mesh(f, file, &data_dir, gate.as_ref())?;
     let gate_runs: Arc<OnceLock<Gate>> = Arc::default();
     let config = file.map(|r| r.path.clone());
     let drain = args.limits.drain.or(f.drain).unwrap_or(daemon::run::DRAIN);
-    if gate.is_some() && http.is_none() && tcp.is_none() {
+    if (gate.is_some() || mesh.is_some()) && http.is_none() && tcp.is_none() {
         let find = find(None, given.clone(), config, gate_runs.clone());
-        return Ok(EdgePlan { settings: None, gate, gate_runs, find, data_dir, drain, token_place: None });
+        return Ok(EdgePlan { settings: None, gate, mesh, gate_runs, find, data_dir, drain, token_place: None });
     }
     if http.is_none() && tcp.is_none() {
         return Err(Fail::usage(
@@ -148,7 +154,7 @@ pub(crate) fn edge(
         info!("--disable-transport-wrapping is accepted for old scripts; nothing is wrapped here");
     }
     let find = find(Some(args.lists.clone()), given.clone(), config, gate_runs.clone());
-    Ok(EdgePlan { settings: Some(settings), gate, gate_runs, find, data_dir, drain, token_place })
+    Ok(EdgePlan { settings: Some(settings), gate, mesh, gate_runs, find, data_dir, drain, token_place })
 }
 
 /// A set that is read once, at the start: `--trusted-proxies`. Nothing given is nobody.
@@ -260,6 +266,33 @@ fn tls(
 
 /// Reads flags and file anew at every call: a reload sees a changed configuration file and changed `@` files. `args`:
 /// `None` where no door is, only a gate.
+/// `[control]` of the file: paths in it start where the file lies.
+fn mesh(
+    f: &EdgeFile,
+    file: Option<&Read>,
+    data_dir: &Path,
+    gate: Option<&GateSettings>,
+) -> Result<Option<(ControlSettings, Vec<Teach>)>, Fail> {
+    let Some((section, read)) = f.control.clone().zip(file) else { return Ok(None) };
+    let teach = section.teach.clone();
+    for t in &teach {
+        if !gate.is_some_and(|g| g.lists.iter().any(|(name, _)| *name == t.list)) {
+            return Err(Fail::hinted(
+                format!("{}: [[control.teach]] names the list `{}`, which is not there", read.path.display(), t.list),
+                format!("add `[lists.{}]` and `[gate]`", t.list),
+            ));
+        }
+        if t.nodes.is_empty() {
+            return Err(Fail::hinted(
+                format!("{}: [[control.teach]] of the list `{}` names no nodes", read.path.display(), t.list),
+                "name whose: nodes = [\"group:family\"]",
+            ));
+        }
+    }
+    let settings = control::plan(&ControlArgs::default(), section.beside(&read.dir()), data_dir.to_path_buf())?;
+    Ok(Some((settings, teach)))
+}
+
 fn find(args: Option<ListArgs>, given: Given, config: Option<PathBuf>, gate: Arc<OnceLock<Gate>>) -> Find {
     Arc::new(move || {
         let file = config.as_deref().map(config::read).transpose()?;

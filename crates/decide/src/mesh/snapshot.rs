@@ -1,7 +1,7 @@
 //! The picture that readers share. In: the book at a moment. Out: what there is, the compiled policy for it, and the
 //! way from a node's number to its place in the policy's network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::{Addr, Prefix};
@@ -11,7 +11,7 @@ use wire::meshkey::NodeKey;
 use super::book::{Book, Refusal, Settings};
 use super::register::Pending;
 use crate::policy::language::Connector;
-use crate::policy::{Compiled, Role, Topology};
+use crate::policy::{Compiled, Role, Topology, Who, read_who};
 
 /// A node and what is known of it now.
 #[derive(Debug, Clone)]
@@ -112,6 +112,29 @@ impl Snapshot {
     /// There is none; says who there is.
     pub fn find(&self, text: &str) -> Result<u64, Refusal> {
         super::nodes::find(self.nodes.values(), text, &self.settings.domain).map(|n| n.id)
+    }
+
+    /// The nodes that these names stand for: users, groups, tags, `autogroup:member`, `*`, or nodes. A node whose key
+    /// has ended is none of them.
+    ///
+    /// # Errors
+    /// A text is no name of nodes; a name that nobody has now is none.
+    pub fn named(&self, texts: &[String]) -> Result<BTreeSet<u64>, Refusal> {
+        let mut out = BTreeSet::new();
+        let topology = self.compiled.topology();
+        for text in texts {
+            let who = read_who(text).ok();
+            let members = who.as_ref().and_then(|w| self.compiled.resolver.members(w));
+            match (who, members) {
+                (Some(Who::Any), _) => out.extend(topology.nodes.iter().filter_map(|n| n.id)),
+                (_, Some(members)) => out.extend(topology.nodes.iter().filter(|n| members.has(n)).filter_map(|n| n.id)),
+                _ if text.contains(':') && text.parse::<Addr>().is_err() => {
+                    return Err(Refusal::new(format!("`{}` stands for no nodes", text.escape_debug())));
+                }
+                _ => out.extend(self.find(text).ok().filter(|id| self.place(*id).is_some())),
+            }
+        }
+        Ok(out)
     }
 
     /// The full name of a node, with a dot at its end.

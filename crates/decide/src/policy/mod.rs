@@ -42,6 +42,7 @@ pub use ranges::Ranges;
 pub use rules::Origin;
 pub use tests::Outcome;
 pub use topology::{Node, Topology, User};
+pub(crate) use who::read_who;
 pub use who::{Ports, Proto, Role, Who, WhoPorts};
 
 impl Policy {
