@@ -77,6 +77,11 @@ impl Sent {
         if out == MapResponse::default() {
             return None;
         }
+        if !out.user_profiles.is_empty() {
+            // Official clients (1.102) do not show users that come beside small changes alone; with any other field
+            // they take the whole message (netmap, `mapResponseContainsNonPatchFields`).
+            out.health = Some(Vec::new());
+        }
         out.control_time = Some(Stamp(s.at));
         Some(out)
     }
