@@ -91,7 +91,12 @@ async fn ask(desk: &Desk, id: u64) -> anyhow::Result<()> {
     }
     let request = "GET /appconnector/routes HTTP/1.1\r\nHost: connector\r\n\r\n";
     let answer = desk.ask(id, Some(request), PATIENCE).await?;
-    let domains = read(&answer)?;
+    let mut domains = read(&answer)?;
+    // A connector speaks for the names that the policy gives it, and makes this server ask for no others.
+    let s = desk.keeper.now();
+    let apps = s.apps();
+    let mine = |name: &str| apps.iter().any(|a| a.covers(name) && a.connectors.iter().any(|m| m.node.id == id));
+    domains.retain(|name, _| mine(name));
     desk.keeper
         .change(move |book, now| {
             let Ok(node) = book.node_named(&id.to_string()) else { return };

@@ -2,6 +2,7 @@
 //! requests of a machine that has proved its key. Source: Tailscale's `control/controlhttp` and `control/controlbase`.
 
 use std::convert::Infallible;
+use std::io::Cursor;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::Addr;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::debug;
 use wire::noise::{Accepted, Initiation, respond};
 
 use super::desk::Desk;
+use super::http::Seat;
 use super::machine;
 use super::noise_stream::NoiseStream;
 
@@ -30,9 +32,14 @@ const HANDSHAKE: &str = "x-tailscale-handshake";
 /// The oldest capability version served: release 1.80 (January 2025), well before the last ten.
 pub(super) const OLDEST: u32 = 113;
 /// Requests of one client under way: official ones have a map stream, an update, an answer.
-const AT_ONCE: u32 = 32;
+const AT_ONCE: u32 = 16;
 /// A client that does not even finish the handshake is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
+const PREFACE: usize = 24;
+/// A client that sends nothing for this long is asked whether it lives; longer than signs of life on its map stream, so
+/// that a phone is not woken for it.
+const ALIVE: Duration = Duration::from_secs(120);
 /// Flow control windows: what clients send is small, and each window is memory that a client may fill.
 const WINDOW: u32 = 64 * 1024;
 /// Longest list of headers.
@@ -55,6 +62,10 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, from: Addr) 
         debug!("{from}: a client with capability version {}", initiation.version());
         return plain(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
     }
+    // The connection's own seat ends with the upgrade.
+    let (Some(seat), Ok(place)) = (Seat::take(desk, from), desk.channels.clone().try_acquire_owned()) else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "too many clients are connected\n");
+    };
     let accepted = match respond(&desk.machine, &initiation, rand::random()) {
         Ok(a) => a,
         Err(e) => {
@@ -64,6 +75,7 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, from: Addr) 
     };
     let (desk, run) = (desk.clone(), desk.run.clone());
     run.visit("control channel", async move {
+        let _place = (seat, place);
         match tokio::time::timeout(PATIENCE, hyper::upgrade::on(request)).await {
             Ok(Ok(io)) => serve(desk, TokioIo::new(io), accepted, from).await,
             Ok(Err(e)) => debug!("{from}: {e}"),
@@ -86,7 +98,16 @@ async fn serve(desk: Arc<Desk>, mut io: TokioIo<hyper::upgrade::Upgraded>, accep
     if !matches!(tokio::time::timeout(PATIENCE, sent).await, Ok(Ok(()))) {
         return;
     }
-    let io = NoiseStream::new(io, accepted.session, Vec::new());
+    let mut io = NoiseStream::new(io, accepted.session, Vec::new());
+    // Its first record proves its key: whoever replays somebody's first message ends here.
+    let mut preface = [0; PREFACE];
+    match tokio::time::timeout(PATIENCE, io.read_exact(&mut preface)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(e)) => return debug!("{from}: {}: {e}", machine.short()),
+        Err(_) => return debug!("{from}: {} says nothing", machine.short()),
+    }
+    let (read, write) = tokio::io::split(io);
+    let io = tokio::io::join(Cursor::new(preface).chain(read), write);
     let ending = desk.run.stopping();
     let service = {
         let desk = desk.clone();
@@ -102,6 +123,8 @@ async fn serve(desk: Arc<Desk>, mut io: TokioIo<hyper::upgrade::Upgraded>, accep
         .initial_connection_window_size(WINDOW * 2)
         .max_header_list_size(HEADERS)
         .max_send_buf_size(UNSENT)
+        .keep_alive_interval(ALIVE)
+        .keep_alive_timeout(PATIENCE * 3)
         .serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
     let done = tokio::select! {

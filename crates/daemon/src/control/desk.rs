@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use decide::mesh::Snapshot;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use wire::meshkey::MachinePrivate;
 use wire::tailcfg::map::PingRequest;
@@ -38,6 +39,10 @@ pub struct Desk {
     streams: Mutex<BTreeMap<u64, Open>>,
     waiting: Mutex<BTreeMap<String, oneshot::Sender<Bytes>>>,
     next: AtomicU64,
+    /// Places of control channels.
+    pub(super) channels: Arc<Semaphore>,
+    /// Connections by address.
+    pub(super) seats: Mutex<BTreeMap<model::Addr, u32>>,
     /// Requests by what they asked and how it went.
     pub(super) counts: Mutex<BTreeMap<(&'static str, u16), u64>>,
 }
@@ -62,6 +67,8 @@ pub(super) struct Opened {
     pub(super) asks: mpsc::Receiver<PingRequest>,
 }
 
+/// Control channels at a time: each takes some 50 KB, and a mesh of more nodes wants more than one server.
+const CHANNELS: usize = 50_000;
 /// Questions to one node that may wait.
 const ASKS: usize = 8;
 
@@ -86,6 +93,8 @@ impl Desk {
             streams: Mutex::default(),
             waiting: Mutex::default(),
             next: AtomicU64::new(1),
+            channels: Arc::new(Semaphore::new(CHANNELS)),
+            seats: Mutex::default(),
             counts: Mutex::default(),
         }
     }

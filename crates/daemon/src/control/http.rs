@@ -32,6 +32,8 @@ use crate::run::Run;
 
 /// Connections at a time. Each client has two: the control channel and the relay.
 const PLACES: usize = 50_000;
+/// Connections of one address at a time: a company behind one address fits, and one address does not take all.
+const PLACES_EACH: u32 = 2_000;
 /// A client's first byte, its TLS handshake, its request: who takes longer is no client.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The first byte of a TLS connection (RFC 8446, section 5.1: handshake).
@@ -96,8 +98,12 @@ async fn accept(
             continue;
         };
         let (desk, acceptor) = (desk.clone(), acceptor.clone());
+        let Some(seat) = Seat::take(&desk, Addr::of(peer)) else {
+            debug!("{peer} closed: it has {PLACES_EACH} connections");
+            continue;
+        };
         run.visit("control connection", async move {
-            let _place = place;
+            let _place = (place, seat);
             sockets::tune(&socket);
             let from = Addr::of(peer);
             match tokio::time::timeout(PATIENCE, first(&socket)).await {
@@ -110,6 +116,37 @@ async fn accept(
                 Ok(None) | Err(_) => debug!("{from}: nothing was sent"),
             }
         });
+    }
+}
+
+/// A connection as one of its address's.
+pub(super) struct Seat {
+    desk: Arc<Desk>,
+    addr: Addr,
+}
+
+impl Seat {
+    /// Proxies bring everybody's connections, and are not counted.
+    pub(super) fn take(desk: &Arc<Desk>, addr: Addr) -> Option<Seat> {
+        let mut seats = desk.seats.lock();
+        let count = seats.entry(addr).or_default();
+        if *count >= PLACES_EACH && !desk.trusted.contains(addr) {
+            return None;
+        }
+        *count += 1;
+        Some(Seat { desk: desk.clone(), addr })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.desk.seats.lock();
+        if let Some(count) = seats.get_mut(&self.addr) {
+            *count -= 1;
+            if *count == 0 {
+                seats.remove(&self.addr);
+            }
+        }
     }
 }
 

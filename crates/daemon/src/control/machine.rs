@@ -14,7 +14,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use model::Addr;
 use serde::de::DeserializeOwned;
-use tracing::{debug, info};
+use tracing::debug;
 use wire::meshkey::MachineKey;
 use wire::tailcfg::map::MapRequest;
 use wire::tailcfg::register::{Login, RegisterRequest, RegisterResponse, User};
@@ -29,8 +29,10 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
 /// Longest request: a host with thousands of routes fits.
 const BODY: usize = 512 * 1024;
+/// The same of a machine that nobody knows yet: its host and its key fit.
+const BODY_OF_STRANGER: usize = 32 * 1024;
 /// Longest answer to a question of ours: thousands of learnt names fit.
-const ANSWER: usize = 4 << 20;
+const ANSWER: usize = 1 << 20;
 /// A request comes at once; who trickles it holds one of few places.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Nobody vouches for a person at this server but its administrator, who is not asked for each login.
@@ -73,7 +75,7 @@ struct Problem(StatusCode, String);
 type Answered = Result<Response<Body>, Problem>;
 
 async fn register(desk: &Arc<Desk>, machine: MachineKey, from: Addr, request: Request<Incoming>) -> Answered {
-    let ask: RegisterRequest = read(request).await?;
+    let ask: RegisterRequest = read(desk, machine, request).await?;
     if ask.version < OLDEST {
         return json(&RegisterResponse {
             error: "this client is too old for this server; update it".into(),
@@ -100,12 +102,12 @@ async fn register(desk: &Arc<Desk>, machine: MachineKey, from: Addr, request: Re
             out.machine_authorized = true;
         }
         Registered::Waits(ticket) => {
-            info!("a node of {from} waits: portcullis nodes approve {ticket} --user NAME");
+            debug!("a node of {from} waits: portcullis nodes approve {ticket} --user NAME");
             out.auth_url = format!("{}/register/{ticket}", desk.url);
         }
         Registered::Ended | Registered::Left => out.node_key_expired = true,
         Registered::Refused(why) => {
-            info!("{from}: {} may not join: {why}", machine.short());
+            debug!("{from}: {} may not join: {why}", machine.short());
             out.error = why;
         }
     }
@@ -136,7 +138,7 @@ fn owner(s: &Snapshot, id: u64) -> (User, Login) {
 }
 
 async fn map(desk: &Arc<Desk>, machine: MachineKey, from: Addr, request: Request<Incoming>) -> Answered {
-    let ask: MapRequest = read(request).await?;
+    let ask: MapRequest = read(desk, machine, request).await?;
     if ask.version < OLDEST {
         return Err(Problem(StatusCode::BAD_REQUEST, "this client is too old for this server; update it".into()));
     }
@@ -186,8 +188,9 @@ async fn bytes(request: Request<Incoming>, most: usize) -> Result<Bytes, Problem
     Ok(whole.to_bytes())
 }
 
-async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Problem> {
-    let body = bytes(request, BODY).await?;
+async fn read<T: DeserializeOwned>(desk: &Desk, machine: MachineKey, request: Request<Incoming>) -> Result<T, Problem> {
+    let known = desk.keeper.now().knows(&machine);
+    let body = bytes(request, if known { BODY } else { BODY_OF_STRANGER }).await?;
     serde_json::from_slice(&body)
         .map_err(|e| Problem(StatusCode::BAD_REQUEST, format!("the request is not understood: {e}")))
 }

@@ -71,7 +71,7 @@ pub struct ControlSettings {
     /// Where metrics are, if anywhere.
     pub metrics: Option<SocketAddr>,
     /// The policy in force from the start, in place of the stored one.
-    pub policy: Option<String>,
+    pub policy: Option<PathBuf>,
 }
 
 /// The URL that clients are given.
@@ -113,17 +113,13 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
     let audit = settings.data_dir.join("control-audit.jsonl");
     let ssh_check = format!("https://{}/machine/ssh/check", settings.server_url.host);
     let keeper = Keeper::start(run, Settings { ssh_check, ..settings.book.clone() }, store, &audit)?;
-    if let Some(text) = settings.policy.clone() {
-        keeper
-            .change(move |book, now| {
-                if book.policy_text() == Some(text.as_str()) {
-                    Ok(())
-                } else {
-                    book.set_policy(Some(&text), "file", now)
-                }
-            })
-            .await?
-            .map_err(|e| Hinted::error(e.to_string(), "the policy file stays as it is; mend it and start again"))?;
+    if let Some(file) = settings.policy.clone() {
+        follow_policy(&keeper, &file).await?;
+        let ours = keeper.clone();
+        run.on_reload("policy", move || {
+            let (keeper, file) = (ours.clone(), file.clone());
+            Box::pin(async move { follow_policy(&keeper, &file).await })
+        });
     }
     let (app_expiry, resolvers, measured) = (settings.app_expiry, settings.app_resolvers.clone(), settings.metrics);
     let resolver = if resolvers.is_empty() { Resolver::system() } else { Resolver::at(&resolvers) }?;
@@ -135,6 +131,28 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
     }
     not_ready.ready();
     Ok(Control { desk, addrs, audit })
+}
+
+/// Puts a policy file in force, unless it is already.
+async fn follow_policy(keeper: &Keeper, file: &Path) -> anyhow::Result<String> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("the policy {} can not be read", file.display()))?;
+    let done = keeper
+        .change(move |book, now| {
+            if book.policy_text() == Some(text.as_str()) {
+                return Ok(false);
+            }
+            book.set_policy(Some(&text), "file", now).map(|()| true)
+        })
+        .await?;
+    match done {
+        Ok(true) => Ok(format!("{} is in force", file.display())),
+        Ok(false) => Ok("the same as before".to_string()),
+        Err(e) => Err(Hinted::error(
+            format!("{}: {e}", file.display()),
+            "mend these lines; `portcullis policy check FILE` shows them with hints",
+        )),
+    }
 }
 
 /// Opens the server's store in a data directory.

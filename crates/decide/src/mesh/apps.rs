@@ -22,6 +22,17 @@ pub struct App<'s> {
     pub learnt: Vec<(&'s Member, &'s Learnt)>,
 }
 
+/// Addresses of one node that are remembered at all, routed or not.
+const REMEMBERED: usize = 8_000;
+
+impl App<'_> {
+    /// True if the app stands for this name.
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        self.domains.iter().any(|d| covers(d, name))
+    }
+}
+
 impl Snapshot {
     /// Every app of the policy, by name.
     #[must_use]
@@ -73,6 +84,7 @@ pub fn told(old: &[Learnt], told: &BTreeMap<String, Vec<Addr>>, now: u64) -> Vec
     }
     out.sort();
     out.dedup_by(|a, b| a.domain == b.domain && a.addr == b.addr);
+    out.truncate(REMEMBERED);
     let live = out.iter().filter(|l| !l.gone).count();
     if live > MOST {
         let mut order: Vec<usize> = (0..out.len()).filter(|i| !out[*i].gone).collect();

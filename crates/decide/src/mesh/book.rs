@@ -92,6 +92,10 @@ pub(crate) const GRACE_AT_START: u64 = 60;
 /// An ephemeral node is forgotten when it has been away this long.
 pub(crate) const EPHEMERAL_AWAY: u64 = 300;
 
+/// Audit lines a minute about strangers: a person who sets up a school's laptops does not reach it, a flood does not
+/// fill the disk.
+const STRANGERS: u32 = 60;
+
 /// Whether a node is connected.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Presence {
@@ -131,6 +135,8 @@ pub struct Book {
     primaries: BTreeMap<Prefix, String>,
     /// What snapshots share of `by_key`.
     shared_keys: Option<Arc<BTreeMap<NodeKey, u64>>>,
+    /// What strangers did in a minute.
+    strangers: (u64, u32),
 }
 
 /// The policy when there is none: everything in one's own network is reachable.
@@ -168,6 +174,7 @@ impl Book {
             compiled: None,
             primaries: BTreeMap::new(),
             shared_keys: None,
+            strangers: (0, 0),
         }
     }
 
@@ -472,6 +479,24 @@ impl Book {
         self.counters[what] += 1;
         self.saves.insert(Slot::Counters);
         self.counters[what]
+    }
+
+    /// The same for what strangers can bring about as often as they like: so much of it goes on record, no more.
+    pub(crate) fn audit_stranger(
+        &mut self,
+        at: u64,
+        what: &'static str,
+        about: impl Into<String>,
+        by: impl Into<String>,
+    ) {
+        let minute = at / 60;
+        if self.strangers.0 != minute {
+            self.strangers = (minute, 0);
+        }
+        self.strangers.1 += 1;
+        if self.strangers.1 <= STRANGERS {
+            self.audit(at, what, about, by);
+        }
     }
 
     pub(crate) fn audit(&mut self, at: u64, what: &'static str, about: impl Into<String>, by: impl Into<String>) {

@@ -28,7 +28,7 @@ impl Book {
         let Some(m) = self.of_machine(machine, key) else {
             let whose = if self.by_key.contains_key(&key) { "belongs to another machine" } else { "is not known here" };
             if self.by_key.contains_key(&key) {
-                self.audit(now, "key-of-another", key.short(), machine.short());
+                self.audit_stranger(now, "key-of-another", key.short(), machine.short());
             }
             return Err(Refusal::new(format!("this node key {whose}")));
         };

@@ -84,7 +84,7 @@ impl Book {
         };
         let known = self.by_key.get(&key).and_then(|id| self.nodes.get(id)).map(|m| m.node.clone());
         if known.as_ref().is_some_and(|n| n.machine != machine) {
-            self.audit(now, "key-of-another", key.short(), machine.short());
+            self.audit_stranger(now, "key-of-another", key.short(), machine.short());
             return Registered::Refused("this node key belongs to another machine".into());
         }
         if ask.logs_out(now) {
@@ -97,7 +97,7 @@ impl Book {
             return match self.join(machine, key, ask, hash, now) {
                 Ok(id) => Registered::Node(id),
                 Err(no) => {
-                    self.audit(now, "join-refused", machine.short(), no.0.clone());
+                    self.audit_stranger(now, "join-refused", machine.short(), no.0.clone());
                     Registered::Refused(no.0)
                 }
             };
@@ -206,7 +206,7 @@ impl Book {
             since: now,
             node: None,
         };
-        self.audit(now, "node-waits", ticket.to_string(), machine.short());
+        self.audit_stranger(now, "node-waits", ticket.to_string(), machine.short());
         self.pending.insert(ticket.to_string(), p);
         self.changed = true;
         Registered::Waits(ticket.to_string())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use model::{Addr, Prefix};
 use wire::mesh::{JoinKey, Names, Node, User};
-use wire::meshkey::NodeKey;
+use wire::meshkey::{MachineKey, NodeKey};
 
 use super::book::{Book, Refusal, Settings};
 use super::register::Pending;
@@ -98,6 +98,12 @@ impl Snapshot {
     pub fn at_place(&self, place: usize) -> Option<&Member> {
         let id = self.compiled.topology().nodes.get(place)?.id?;
         self.nodes.get(&id)
+    }
+
+    /// True if a node of this machine is known.
+    #[must_use]
+    pub fn knows(&self, machine: &MachineKey) -> bool {
+        self.nodes.values().any(|m| m.node.machine == *machine)
     }
 
     /// The node with a key.
