@@ -197,7 +197,7 @@ pub(crate) fn plan(a: &ControlArgs, file: Section, data_dir: PathBuf) -> Result<
         app_expiry,
         app_resolvers,
         metrics: a.metrics.or(file.metrics),
-        policy: policy.transpose()?,
+        policy,
     })
 }
 
