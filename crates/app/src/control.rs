@@ -146,10 +146,7 @@ pub(crate) fn plan(a: &ControlArgs, file: Section, data_dir: PathBuf) -> Result<
         }
     };
     let derp_map = a.derp_map.clone().or(file.derp_map).map(|p| derp_map(&p)).transpose()?;
-    let policy =
-        a.policy.clone().or(file.policy).map(|p| {
-            std::fs::read_to_string(&p).with_context(|| format!("the policy {} can not be read", p.display()))
-        });
+    let policy = a.policy.clone().or(file.policy);
     let trusted =
         if a.trusted_proxies.is_empty() { file.trusted_proxies.unwrap_or_default() } else { a.trusted_proxies.clone() };
     let trusted = if trusted.is_empty() {
