@@ -84,8 +84,12 @@ pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, 
     if args.json.unwrap_or(false) {
         say::line(&answer);
     } else {
-        for said in answer["reloaded"].as_array().into_iter().flatten() {
-            say::line(said.as_str().unwrap_or("?"));
+        let said: Vec<&str> = answer["reloaded"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        for line in &said {
+            say::line(line);
+        }
+        if said.is_empty() {
+            say::line("nothing here is read again; restart it to change its settings");
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! `portcullis demo`: everything once, on this machine, with real traffic. In: nothing. Out: a private service, an
 //! edge and a client on loopback, requests from several loopback addresses, and what became of them, step by step.
 
+mod gate;
 mod visitor;
 
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use daemon::door::Doors;
 use daemon::files::{self, FilesSettings};
-use daemon::lists::{self, ListPart, ListSource, Sources};
+use daemon::lists::{self, ListPart, ListSource, Lists, Sources};
 use daemon::run::Run;
 use daemon::tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, TcpPlane, Trust};
 use daemon::tunnel::{client, edge};
@@ -66,7 +67,9 @@ async fn tour(run: &Run, folder: &Folder, once: bool) -> Result<()> {
         world.control,
         &world.pin[..19]
     ));
-    say::line(format_args!("  allow list        {}   ({FRIEND}, {COLLEAGUE})\n", world.list.display()));
+    say::line(format_args!("  allow list        {}   ({FRIEND}, {COLLEAGUE})", world.list.display()));
+    world.chapter.say_where();
+    say::line("");
 
     steps.title("Who gets in");
     for who in [FRIEND, COLLEAGUE] {
@@ -128,6 +131,9 @@ async fn tour(run: &Run, folder: &Folder, once: bool) -> Result<()> {
     let refused = world.with_wrong_pin().await;
     steps.check("a client that pinned another edge", &refused, refused.contains("is not trusted"));
 
+    say::line("");
+    world.chapter.tell(&mut steps, world.http, |who, host| world.explain_host(who, host)).await?;
+
     steps.finish()?;
     if !once {
         world.say_how();
@@ -146,6 +152,8 @@ struct World {
     list: PathBuf,
     token: PathBuf,
     client: ClientSettings,
+    chapter: gate::Chapter,
+    lists: Lists,
 }
 
 impl World {
@@ -171,15 +179,22 @@ impl World {
             max_visitors: 1024,
         };
         let file = list.clone();
-        lists::start(
+        let chapter = gate::Chapter::start(run, &folder.0).await?;
+        let lists = lists::start(
             run,
             &doors,
             Arc::new(move || {
                 let control = ListSource { name: "control".to_string(), parts: vec![ListPart::Default] };
                 let data = ListSource { name: "data".to_string(), parts: vec![ListPart::File(file.clone())] };
-                Ok(Sources { lists: vec![control, data], ..Sources::default() })
+                let named = |names: &[&str]| {
+                    let part = |n: &&str| ListPart::Named { name: (*n).to_string(), from: "demo".to_string() };
+                    names.iter().map(part).collect()
+                };
+                let home = ListSource { name: format!("host:{}", gate::HOME), parts: named(&gate::HOME_LISTS) };
+                let album = ListSource { name: format!("host:{}", gate::ALBUM), parts: named(&gate::ALBUM_LISTS) };
+                Ok(Sources { lists: vec![control, data, home, album], ..Sources::default() })
             }),
-            None,
+            Some(chapter.gate.keeper.views.clone()),
         )?;
         let handle = edge::start(settings, doors.clone(), run).await?;
         let pin = handle.fingerprint.context("the edge made no certificate")?;
@@ -210,6 +225,8 @@ impl World {
             list,
             token,
             client: client_settings,
+            chapter,
+            lists,
         })
     }
 
@@ -217,6 +234,24 @@ impl World {
         let words = self.doors.door(&["data"]).explain(who.parse::<Addr>()?);
         // The file's full path is said once, above.
         Ok(words.replace(&self.list.display().to_string(), "allow.txt"))
+    }
+
+    /// The verdict on a host, and who stands behind the address.
+    fn explain_host(&self, who: &str, host: &str) -> Result<String> {
+        let (name, addr) = (format!("host:{host}"), who.parse::<Addr>()?);
+        let mut words = self.doors.door(&[name.as_str()]).explain(addr);
+        for list in self.lists.takes_in(&name) {
+            for g in self.chapter.gate.keeper.holding(&list, addr) {
+                let left = g.ends_at().map_or(0, |e| e.saturating_sub(g.seen_at)) / 3_600;
+                words.push_str(&format!(
+                    "; {} on `{list}`, given to {} on {} evidence for {left} hours",
+                    g.id,
+                    g.principal.as_deref().unwrap_or("somebody"),
+                    g.evidence
+                ));
+            }
+        }
+        Ok(words)
     }
 
     async fn wait_refused(&self, who: &str) -> bool {

@@ -9,6 +9,7 @@ use anyhow::{anyhow, bail, ensure};
 use daemon::gate::enforce::Kind;
 use daemon::gate::fetch::Base;
 use daemon::gate::intake::{Cert, Guests, Listen, Serves};
+use daemon::gate::keeper::Ahead;
 use daemon::gate::names::Dns;
 use daemon::gate::share::Share;
 use daemon::gate::{self, GateSettings};
@@ -313,6 +314,7 @@ pub(crate) fn plan(read: &Read, data_dir: PathBuf) -> anyhow::Result<Option<Gate
         shares: shares.into_iter().zip(guests).collect(),
         enforcers: file.enforcers(g)?,
         take_over: Vec::new(),
+        ahead: Ahead::default(),
     }))
 }
 

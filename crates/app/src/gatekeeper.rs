@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use daemon::gate::enforce::Kind;
 use daemon::gate::fetch::Base;
 use daemon::gate::intake::{Cert, Guests, Listen, Serves};
+use daemon::gate::keeper::Ahead;
 use daemon::gate::names::Dns;
 use daemon::gate::share::Share;
 use daemon::gate::{self, GateSettings};
@@ -109,6 +110,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         dns: Dns { servers: a.dns_servers.clone(), pace: Pace { least, ..Pace::default() } },
         enforcers,
         take_over,
+        ahead: Ahead::default(),
     })
 }
 

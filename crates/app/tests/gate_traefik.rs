@@ -5,65 +5,13 @@
 mod gate_room;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use gate_room::*;
 
 const IMMICH: &str = "TEsm6bGu0tN5o1PjeVHDY0vwIqIfNDVPbVSzyfgI_jif2h0r8_GogiXmz8g3ziKYBh4";
 const NEXTCLOUD: &str = "aBcDeFgHiJkLmNo";
-
-fn traefik() -> Option<PathBuf> {
-    let cache = std::env::var_os("PORTCULLIS_CACHE").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/portcullis")))?;
-    peer("traefik", &[cache.join("traefik/bin/traefik")])
-}
-
-fn run(dir: &Path, program: &str, args: &[&str]) {
-    let out = Command::new(program).args(args).current_dir(dir).output().unwrap();
-    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-}
-
-/// A CA, a server certificate for both sites and a client certificate.
-fn certificates(dir: &Path) {
-    let ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-    let mut ca = vec!["req", "-x509", "-days", "2", "-subj", "/CN=test ca", "-keyout", "ca.key", "-out", "ca.pem"];
-    ca.extend(ec);
-    run(dir, "openssl", &ca);
-    for (name, extra) in [
-        ("site", "subjectAltName=DNS:ha.example.com,DNS:photos.example.com,DNS:cloud.example.com"),
-        ("phone", "extendedKeyUsage=clientAuth"),
-    ] {
-        let (key, csr, pem, ext) =
-            (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"), format!("{name}.ext"));
-        std::fs::write(dir.join(&ext), extra).unwrap();
-        let subject = format!("/CN={name}");
-        let mut req = vec!["req", "-subj", &subject, "-keyout", &key, "-out", &csr];
-        req.extend(ec);
-        run(dir, "openssl", &req);
-        run(
-            dir,
-            "openssl",
-            &[
-                "x509",
-                "-req",
-                "-days",
-                "2",
-                "-in",
-                &csr,
-                "-CA",
-                "ca.pem",
-                "-CAkey",
-                "ca.key",
-                "-CAcreateserial",
-                "-extfile",
-                &ext,
-                "-out",
-                &pem,
-            ],
-        );
-    }
-}
 
 struct Site {
     _traefik: Proc,
@@ -252,4 +200,139 @@ fn with_a_scope_the_guest_sees_one_site_only() {
         get(&s, "photos.example.com", "/", "127.0.1.1", false) == 200
             && get(&s, "cloud.example.com", "/", "127.0.1.1", false) == 200
     });
+}
+
+#[test]
+fn tcp_routers_take_the_list_too() {
+    let Some(binary) = traefik() else { return };
+    if peer("curl", &[]).is_none() {
+        return;
+    }
+    let dir = Dir::new("tfktcp");
+    let up = upstream(|_| (200, "in".into()));
+    let (port, api) = (free_port(), free_port());
+    std::fs::create_dir(dir.at("dyn")).unwrap();
+    let file = dir.at("dyn/dynamic-whitelist.yml");
+    let api_url = format!("http://127.0.0.1:{api}");
+    let env = [("TRAEFIK_TCP", "true"), ("LEARN_PRIVATE", "true"), ("TRAEFIK_API", api_url.as_str())];
+    let g = Gate::start(&dir.0, &env, &["--file", file.to_str().unwrap()]);
+    std::fs::write(
+        dir.at("dyn/tcp.yml"),
+        format!(
+            "tcp:\n  routers:\n    game: {{ rule: \"HostSNI(`*`)\", entryPoints: [game], service: game, middlewares: [dynamic-whitelist] }}\n  services:\n    game: {{ loadBalancer: {{ servers: [ {{ address: \"{up}\" }} ] }} }}\n"
+        ),
+    )
+    .unwrap();
+    let mut t = Command::new(binary);
+    t.args([
+        &format!("--entryPoints.game.address=127.0.0.1:{port}"),
+        &format!("--entryPoints.traefik.address=127.0.0.1:{api}"),
+        "--api.insecure=true",
+        &format!("--providers.file.directory={}", dir.at("dyn").display()),
+        "--log.level=ERROR",
+        "--global.checkNewVersion=false",
+        "--global.sendAnonymousUsage=false",
+    ]);
+    let t = Proc::start(t);
+    let open = |from: &str| {
+        let out = Command::new("curl")
+            .args(["-s", "--max-time", "10", "--interface", from])
+            .arg(format!("http://127.0.0.1:{port}/"))
+            .output()
+            .unwrap();
+        out.stdout == b"in"
+    };
+    g.mirror("127.0.1.1");
+    wait_or(|| open("127.0.1.1"), || format!("{}\n{}", t.text(), g.proc.text()));
+    assert!(!open("127.0.1.2"));
+    assert_eq!(g.command(&["grant", "revoke", "127.0.1.1"]).0, 0);
+    wait("the revoked one is refused", || !open("127.0.1.1"));
+}
+
+/// A network namespace whose loopback has these addresses; removed with its owner.
+struct Net(String);
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
+    }
+}
+
+#[test]
+fn ipv6_visitors_by_their_household_or_exactly() {
+    let Some(binary) = traefik() else { return };
+    if peer("curl", &[]).is_none() || peer("ip", &[]).is_none() {
+        return;
+    }
+    let net = Net(format!("pc6t{}", std::process::id()));
+    let ip = |args: &[&str]| Command::new("ip").args(args).output().unwrap().status.success();
+    if !ip(&["netns", "add", &net.0]) {
+        let why = "skipped: network namespaces can not be made here (needs root)";
+        assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");
+        eprintln!("{why}");
+        return;
+    }
+    let inside = |program: &std::path::Path| {
+        let mut c = Command::new("ip");
+        c.args(["netns", "exec", &net.0]).arg(program);
+        c
+    };
+    assert!(ip(&["-n", &net.0, "link", "set", "lo", "up"]));
+    for a in ["2001:db8:1::7", "2001:db8:1::8", "2001:db8:2::7"] {
+        assert!(ip(&["-n", &net.0, "addr", "add", &format!("{a}/128"), "dev", "lo"]));
+    }
+    let open = |from: &str| {
+        let mut c = inside(std::path::Path::new("curl"));
+        c.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", "--interface", from]);
+        let out = c.args(["-H", "Host: photos.example.com", "http://[::1]:8000/"]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).trim() == "200"
+    };
+    for (width, neighbour) in [("64", true), ("128", false)] {
+        let dir = Dir::new("tfk6");
+        std::fs::create_dir(dir.at("dyn")).unwrap();
+        std::fs::write(
+            dir.at("dyn/http.yml"),
+            "http:\n  routers:\n    photos: { rule: \"Host(`photos.example.com`)\", service: \"ping@internal\", middlewares: [dynamic-whitelist] }\n    ha: { rule: \"Host(`ha.example.com`)\", service: ha }\n  services:\n    ha: { mirroring: { service: gate, mirrors: [ { name: gate, percent: 100 } ] } }\n    gate: { loadBalancer: { servers: [ { url: \"http://127.0.0.1:5000\" } ] } }\n",
+        )
+        .unwrap();
+        let mut g = inside(std::path::Path::new(env!("CARGO_BIN_EXE_portcullis")));
+        g.args(["gatekeeper", "--file", "dyn/dynamic-whitelist.yml", "--data-dir", "state"]).current_dir(&dir.0);
+        g.env("IPV6_PREFIX", width).env("DEFAULT_SOURCE_RANGE", "192.0.2.1").env("NO_COLOR", "1");
+        let g = Proc::start(g);
+        wait_or(|| g.logged("listening on").is_some(), || g.text());
+        let mut t = inside(&binary);
+        t.args([
+            "--entryPoints.web.address=[::]:8000",
+            "--ping=true",
+            &format!("--providers.file.directory={}", dir.at("dyn").display()),
+            "--providers.providersThrottleDuration=100ms",
+            "--log.level=ERROR",
+            "--global.checkNewVersion=false",
+            "--global.sendAnonymousUsage=false",
+        ]);
+        let t = Proc::start(t);
+        wait_or(
+            || {
+                let mut c = inside(std::path::Path::new("curl"));
+                c.args([
+                    "-s",
+                    "--max-time",
+                    "5",
+                    "--interface",
+                    "2001:db8:1::7",
+                    "-H",
+                    "Host: ha.example.com",
+                    "http://[::1]:8000/",
+                ]);
+                c.output().unwrap().stdout == b"OK"
+            },
+            || format!("{}\n{}", t.text(), g.text()),
+        );
+        wait_or(
+            || open("2001:db8:1::7"),
+            || format!("{}\n{}", std::fs::read_to_string(dir.at("dyn/dynamic-whitelist.yml")).unwrap(), t.text()),
+        );
+        assert_eq!(open("2001:db8:1::8"), neighbour, "{width}");
+        assert!(!open("2001:db8:2::7"));
+    }
 }

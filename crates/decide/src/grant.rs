@@ -117,6 +117,8 @@ pub enum Refusal {
     Private,
     /// The address is this machine's own.
     Own,
+    /// Nobody can come from the address: multicast, broadcast, unspecified.
+    Nobodys,
     /// A static entry of the list holds the address already.
     Static,
 }
@@ -350,6 +352,9 @@ impl Ledger {
         }
         if self.own.contains(p.addr) {
             return Outcome::Refused(Refusal::Own);
+        }
+        if nobodys(p.addr) {
+            return Outcome::Refused(Refusal::Nobodys);
         }
         if p.addr.is_private() && !page.rules.learn_private {
             return Outcome::Refused(Refusal::Private);
@@ -631,12 +636,20 @@ impl Page {
     }
 }
 
+fn nobodys(addr: Addr) -> bool {
+    match addr.ip() {
+        std::net::IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || a.is_unspecified(),
+        std::net::IpAddr::V6(a) => a.is_multicast() || a.is_unspecified(),
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Refusal::NoList => "there is no such list",
             Refusal::NoGrant => "there is no such grant",
             Refusal::Private => "it is a private address, which could be anybody behind the same router",
+            Refusal::Nobodys => "nobody can come from such an address",
             Refusal::Own => "it is an address of this machine",
             Refusal::Static => "an entry that is always there holds it already",
         })

@@ -57,7 +57,9 @@ fn rename_over(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let kept = fs::metadata(path).ok();
     let mode = kept.as_ref().map_or(0o644, |m| m.permissions().mode() & 0o777);
     let write = || -> io::Result<()> {
-        let mut file = File::create(&temp)?;
+        // Made anew: a link that somebody put there before leads nowhere.
+        let _ = fs::remove_file(&temp);
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&temp)?;
         file.set_permissions(Permissions::from_mode(mode))?;
         if let Some(old) = &kept {
             // Only root may give files away; then the owner stays who it was.

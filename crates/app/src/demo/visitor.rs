@@ -31,11 +31,12 @@ impl fmt::Display for Answer {
     }
 }
 
-/// Asks once from an address.
+/// Asks once from an address; `headers` are whole lines, and may begin with a `Host:` of their own.
 pub(super) async fn get(from: &str, to: SocketAddr, path: &str, headers: &str) -> Answer {
     let ask = async {
         let mut stream = dial(from, to).await?;
-        let ask = format!("GET {path} HTTP/1.1\r\nHost: demo.example\r\n{headers}Connection: close\r\n\r\n");
+        let host = if headers.starts_with("Host:") { "" } else { "Host: demo.example\r\n" };
+        let ask = format!("GET {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n");
         // A refusal may come before the request is out: what counts is what is read.
         let _ = stream.write_all(ask.as_bytes()).await;
         let mut all = Vec::new();

@@ -287,3 +287,56 @@ pub fn peer(name: &str, places: &[PathBuf]) -> Option<PathBuf> {
     }
     found
 }
+
+/// Traefik's binary, from the cache of set-up or the path.
+pub fn traefik() -> Option<PathBuf> {
+    let cache = std::env::var_os("PORTCULLIS_CACHE").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/portcullis")))?;
+    peer("traefik", &[cache.join("traefik/bin/traefik")])
+}
+
+pub fn run_in(dir: &Path, program: &str, args: &[&str]) {
+    let out = Command::new(program).args(args).current_dir(dir).output().unwrap();
+    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// A CA (`ca.pem`), a server certificate for both sites and a client certificate.
+pub fn certificates(dir: &Path) {
+    let ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let mut ca = vec!["req", "-x509", "-days", "2", "-subj", "/CN=test ca", "-keyout", "ca.key", "-out", "ca.pem"];
+    ca.extend(ec);
+    run_in(dir, "openssl", &ca);
+    for (name, extra) in [
+        ("site", "subjectAltName=DNS:ha.example.com,DNS:photos.example.com,DNS:cloud.example.com,DNS:localhost"),
+        ("phone", "extendedKeyUsage=clientAuth"),
+    ] {
+        let (key, csr, pem, ext) =
+            (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"), format!("{name}.ext"));
+        std::fs::write(dir.join(&ext), extra).unwrap();
+        let subject = format!("/CN={name}");
+        let mut req = vec!["req", "-subj", &subject, "-keyout", &key, "-out", &csr];
+        req.extend(ec);
+        run_in(dir, "openssl", &req);
+        run_in(
+            dir,
+            "openssl",
+            &[
+                "x509",
+                "-req",
+                "-days",
+                "2",
+                "-in",
+                &csr,
+                "-CA",
+                "ca.pem",
+                "-CAkey",
+                "ca.key",
+                "-CAcreateserial",
+                "-extfile",
+                &ext,
+                "-out",
+                &pem,
+            ],
+        );
+    }
+}

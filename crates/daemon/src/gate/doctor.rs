@@ -90,9 +90,11 @@ fn names(gate: &Gate, found: &mut Vec<(String, String)>) {
     let names = gate.names.names.lock();
     let hosts: std::collections::BTreeSet<_> = names.follows().iter().map(|f| &f.host).collect();
     for host in hosts {
-        let Some(why) = names.known(host).and_then(|k| k.failed.clone()) else { continue };
+        let Some(known) = names.known(host) else { continue };
+        let Some(why) = &known.failed else { continue };
+        let stays = if known.addrs().next().is_some() { "the last good one stays" } else { "nobody is let in by it" };
         found.push((
-            format!("{} has no good answer: {why}; the last good one stays", host.entry()),
+            format!("{} has no good answer: {why}; {stays}", host.entry()),
             format!("is the name right, and do this machine's name servers know it? ask them: getent ahosts {host}"),
         ));
     }
@@ -134,7 +136,8 @@ fn heard(desk: &Desk, found: &mut Vec<(String, String)>) {
 /// Proxies that are believed though anybody may be one of them.
 fn wide(desk: &Desk, found: &mut Vec<(String, String)>) {
     for p in desk.trusted.prefixes() {
-        if p.bits() < 8 && !p.first().is_private() {
+        // As wide as that are only 10.0.0.0/8 and fc00::/7 of one's own; 0.0.0.0 counts as private, 0.0.0.0/0 does not.
+        if p.bits() < 7 || (p.bits() == 7 && !p.first().is_private()) {
             found.push((
                 format!("anybody in {p} may say whose address is let in: it is a trusted proxy"),
                 "name the proxies themselves: TRUSTED_PROXIES=ADDRESS, or `trusted_proxies` under [gate]".to_string(),

@@ -113,6 +113,10 @@ pub struct Desk {
 const SHARE_WAIT: Duration = Duration::from_secs(3);
 /// Connections of one listener at a time; proxies keep a few dozen.
 const AT_ONCE: usize = 4_096;
+/// The same of peers that are no trusted proxies: what they hold open keeps no proxy out.
+const STRANGERS_AT_ONCE: usize = 64;
+/// `X-Gate-User` where nobody is known by name: always said, so that a visitor's own header does not reach the site.
+const NOBODY: &str = "-";
 /// A proxy sends its head at once.
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 
@@ -150,6 +154,7 @@ impl Serves {
 /// The address can not be had.
 pub fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -> anyhow::Result<Option<SocketAddr>> {
     let room = Arc::new(Semaphore::new(AT_ONCE));
+    let strangers = Arc::new(Semaphore::new(STRANGERS_AT_ONCE));
     let serves = Arc::new(serves);
     match at {
         Listen::Tcp(addr) => {
@@ -166,19 +171,31 @@ pub fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -> anyho
             run.spawn("gate listener", async move {
                 tokio::pin!(stopping);
                 loop {
-                    let permit = room.clone().acquire_owned().await?;
-                    tokio::select! {
+                    let accepted = tokio::select! {
                         () = &mut stopping => return Ok(()),
-                        accepted = socket.accept() => match accepted {
-                            Ok((stream, peer)) => {
-                                let _ = stream.set_nodelay(true);
-                                visit(&run2, &desk, &serves, stream, Addr::of(peer), permit);
-                            }
-                            Err(e) => {
-                                warn!("a gate listener: {e}");
-                                tokio::time::sleep(Duration::from_millis(50)).await;
-                            }
-                        },
+                        accepted = socket.accept() => accepted,
+                    };
+                    match accepted {
+                        Ok((stream, peer)) => {
+                            let _ = stream.set_nodelay(true);
+                            let peer = Addr::of(peer);
+                            let permit = if desk.trusted.contains(peer) {
+                                room.clone().acquire_owned().await?
+                            } else if let Ok(permit) = strangers.clone().try_acquire_owned() {
+                                permit
+                            } else {
+                                // Closed at once: waiting would keep the proxies waiting.
+                                desk.once(&format!("{peer} full"), || {
+                                    warn!("{peer} is turned away: too many connections")
+                                });
+                                continue;
+                            };
+                            visit(&run2, &desk, &serves, stream, peer, permit);
+                        }
+                        Err(e) => {
+                            warn!("a gate listener: {e}");
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                        }
                     }
                 }
             });
@@ -427,11 +444,14 @@ fn check(desk: &Desk, list: &str, peer: Addr, headers: &HeaderMap) -> Response<F
     let mut response = text(StatusCode::OK, "");
     match desk.keeper.grant(list, prefix) {
         Some(g) => {
-            header(&mut response, "x-gate-user", g.principal.as_deref().unwrap_or(""));
+            header(&mut response, "x-gate-user", g.principal.as_deref().unwrap_or(NOBODY));
             header(&mut response, "x-gate-reason", &format!("{} {} {}", g.id, g.evidence, g.prefix));
             desk.touch(list, visitor);
         }
-        None => header(&mut response, "x-gate-reason", &format!("static {prefix}")),
+        None => {
+            header(&mut response, "x-gate-user", NOBODY);
+            header(&mut response, "x-gate-reason", &format!("static {prefix}"));
+        }
     }
     response
 }
@@ -466,7 +486,9 @@ async fn learn(desk: &Desk, list: &str, cert: Cert, peer: Addr, headers: &Header
         // A learner never breaks the site it learns from.
         Err(e) => {
             warn!("{who} proved itself from {visitor} but was not learnt: {e}");
-            text(StatusCode::OK, "")
+            let mut response = text(StatusCode::OK, "");
+            header(&mut response, "x-gate-user", &who);
+            response
         }
     }
 }

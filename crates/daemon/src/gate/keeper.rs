@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
@@ -56,6 +57,10 @@ pub struct Picture {
     pub clock: Mutex<(u64, u64)>,
 }
 
+/// Seconds by which the clock runs ahead of the real one: for the demo, which says so. `None`: the real clock.
+#[derive(Debug, Clone, Default)]
+pub struct Ahead(pub Option<Arc<AtomicU64>>);
+
 /// How others reach the keeper. Clones reach the same one.
 #[derive(Debug, Clone)]
 pub struct Keeper {
@@ -74,6 +79,8 @@ enum Ask {
     Event(Event, Option<Reply>),
     /// The lists and their rules are these from now on.
     Lists(Vec<(String, Rules)>, oneshot::Sender<Result<String, String>>),
+    /// The clock may have moved.
+    Look,
 }
 
 type Reply = oneshot::Sender<Result<Done, String>>;
@@ -96,6 +103,7 @@ struct Loop {
     store: Arc<dyn Store>,
     log: Log,
     clock: Clock,
+    ahead: Ahead,
     started: Instant,
     saved_clock: u64,
     out: watch::Sender<Arc<Published>>,
@@ -122,6 +130,7 @@ impl Keeper {
         store: Arc<dyn Store>,
         audit: &Path,
         take_over: Vec<Event>,
+        ahead: Ahead,
     ) -> anyhow::Result<Keeper> {
         let log = Log::open(audit)?;
         let saved = store.get(CLOCK).context("the store can not be read")?;
@@ -135,6 +144,7 @@ impl Keeper {
             store,
             log,
             clock: Clock::new(wall(), saved, 0),
+            ahead,
             started: Instant::now(),
             saved_clock: 0,
             out,
@@ -199,6 +209,11 @@ impl Keeper {
         let _ = self.asks.try_send(Ask::Event(event, None));
     }
 
+    /// Looks at the clock now instead of at the next deadline.
+    pub fn look(&self) {
+        let _ = self.asks.try_send(Ask::Look);
+    }
+
     /// Makes these the lists. Grants of a list that is gone stay stored and open nothing; those of a list that is back
     /// count again. Returns what changed, in words.
     ///
@@ -256,8 +271,9 @@ impl Loop {
     }
 
     fn now(&mut self) -> u64 {
-        let now = self.clock.tick(wall(), self.started.elapsed().as_secs());
-        *self.picture.clock.lock() = (now, self.clock.ahead_of(wall()));
+        let wall = wall().saturating_add(self.ahead.0.as_ref().map_or(0, |a| a.load(Ordering::SeqCst)));
+        let now = self.clock.tick(wall, self.started.elapsed().as_secs());
+        *self.picture.clock.lock() = (now, self.clock.ahead_of(wall));
         now
     }
 
@@ -282,6 +298,10 @@ impl Loop {
                 Ask::Lists(lists, reply) => {
                     self.settle(std::mem::take(&mut replies));
                     let _ = reply.send(self.relist(lists).map_err(|e| e.to_string()));
+                    continue;
+                }
+                Ask::Look => {
+                    self.tick();
                     continue;
                 }
             };

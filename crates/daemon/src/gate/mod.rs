@@ -28,7 +28,7 @@ use crate::run::Run;
 use enforce::{Enforcer, Kind};
 use fetch::Base;
 use intake::{Desk, Guests, Listen, Serves};
-use keeper::Keeper;
+use keeper::{Ahead, Keeper};
 use names::{Dns, Follower};
 use share::{Share, Shares};
 
@@ -59,6 +59,8 @@ pub struct GateSettings {
     pub enforcers: Vec<Kind>,
     /// Events that take over what an earlier gate left, at the first start only.
     pub take_over: Vec<Event>,
+    /// A clock that runs ahead, for the demo.
+    pub ahead: Ahead,
 }
 
 /// A running gate.
@@ -85,7 +87,8 @@ pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
     settings.enforcers.iter().try_for_each(Kind::ready)?;
     let store: Arc<dyn Store> = Arc::new(open(&settings.data_dir)?);
     let audit = settings.data_dir.join("audit.jsonl");
-    let keeper = Keeper::start(run, settings.lists, settings.own, store.clone(), &audit, settings.take_over)?;
+    let keeper =
+        Keeper::start(run, settings.lists, settings.own, store.clone(), &audit, settings.take_over, settings.ahead)?;
     let names = Follower::start(run, &keeper, store, settings.dns, settings.follows)?;
     let enforcers: Vec<Enforcer> = settings.enforcers.into_iter().map(|k| Enforcer::start(run, &keeper, k)).collect();
     let (shares, guests): (Vec<Share>, Vec<Guests>) = settings.shares.into_iter().unzip();

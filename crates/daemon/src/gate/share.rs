@@ -49,7 +49,7 @@ pub enum No {
 pub struct Shares {
     shares: Vec<Share>,
     /// What is known of a link, and since when.
-    known: Mutex<HashMap<Link, (Result<(), No>, Instant)>>,
+    known: Mutex<HashMap<Link, Known>>,
     /// One check of a link at a time; who comes meanwhile waits for its answer.
     flights: Mutex<HashMap<Link, Arc<AsyncMutex<()>>>>,
     /// Whether the upstream tells live links of a shape from others; each is asked apart, so that a slow one holds up
@@ -60,6 +60,7 @@ pub struct Shares {
 }
 
 type Link = (usize, String);
+type Known = (Result<(), No>, Instant);
 type Canary = Arc<AsyncMutex<Option<(bool, Instant)>>>;
 
 #[derive(Debug, Default)]
