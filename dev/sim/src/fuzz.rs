@@ -3,15 +3,19 @@
 
 use std::net::SocketAddr;
 
+use decide::mesh::{Book, Settings};
 use model::{Addr, AddrSet, Prefix, parse_list};
 use wire::connect::ConnectString;
 use wire::derp::{self, ClientInfo, Frame, ServerInfo};
 use wire::frame::{FrameReader, Part};
 use wire::hello::Hello;
+use wire::mesh::{Names, Node};
 use wire::meshkey::{DiscoKey, MachineKey, MachinePrivate, NodeKey, NodePrivate};
 use wire::noise::{HEAD_LEN, Initiation, Initiator, RECORD_MAX, Session, record_len, respond};
 use wire::proxy_line::{self, HEADER_MAX, Version};
 use wire::stun::{RESPONSE_MAX, Request, Response};
+use wire::tailcfg::map::MapRequest;
+use wire::tailcfg::register::RegisterRequest;
 use wire::upstream::{Plane, PortRanges, parse_upstreams};
 use wire::ws::{WsItem, WsReader};
 
@@ -19,7 +23,7 @@ use wire::ws::{WsItem, WsReader};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("prefixes", prefixes),
     ("connect_strings", connect_strings),
     ("upstreams", upstreams),
@@ -28,6 +32,7 @@ pub const TARGETS: [Target; 8] = [
     ("noise", noise),
     ("derp", derp),
     ("stun", stun),
+    ("mesh_requests", mesh_requests),
 ];
 
 /// Lists: what is read is written back to the same prefixes, and a set of them holds their ends.
@@ -256,4 +261,28 @@ pub fn stun(bytes: &[u8]) {
         let mapped = response.mapped;
         assert_eq!(again, Ok((response.transaction, mapped.ip().to_canonical(), mapped.port())), "written back");
     }
+}
+
+/// What machines ask and what the store holds: never a panic, and a book that takes any of it stays whole.
+pub fn mesh_requests(bytes: &[u8]) {
+    let machine = MachineKey::from_bytes([7; 32]);
+    let mut book = Book::new(Settings::default());
+    let now = 1_000_000;
+    if let Ok(ask) = serde_json::from_slice::<RegisterRequest>(bytes) {
+        let _ = book.register(machine, &ask, None, "ticket", now);
+        if book.create_user("ada", None, "fuzz", now).is_ok() && book.approve("ticket", "ada", "fuzz", now).is_ok() {
+            let node = book.nodes_of(machine).first().cloned();
+            let node = node.expect("who was approved is there");
+            assert!(node.name.len() <= 63 && !node.name.is_empty(), "a name is a label");
+            let text = serde_json::to_vec(&*node).expect("a record is plain data");
+            let again: Node = serde_json::from_slice(&text).expect("what was saved can be read");
+            assert_eq!(again, *node, "saved and read");
+        }
+        let _ = book.snapshot(now);
+    }
+    if let Ok(ask) = serde_json::from_slice::<MapRequest>(bytes) {
+        let _ = book.update(machine, &ask, now);
+    }
+    let _ = serde_json::from_slice::<Node>(bytes);
+    let _ = serde_json::from_slice::<Names>(bytes);
 }

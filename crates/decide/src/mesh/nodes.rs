@@ -169,6 +169,12 @@ impl Book {
         find(self.nodes.values(), text, &self.settings.domain)
     }
 
+    /// The nodes of a machine.
+    #[must_use]
+    pub fn nodes_of(&self, machine: MachineKey) -> Vec<Arc<Node>> {
+        self.nodes.values().filter(|m| m.node.machine == machine).map(|m| m.node.clone()).collect()
+    }
+
     /// Ends a node's key at once; it has to log in again.
     ///
     /// # Errors
