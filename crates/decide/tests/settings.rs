@@ -62,6 +62,35 @@ fn clients_are_told_the_settings_that_are_theirs() {
 }
 
 #[test]
+fn peers_are_told_what_they_read_from_others() {
+    let nodes = NODES.replace(r#""ipv4": "100.64.0.3""#, r#""ipv4": "100.64.0.3", "routable_ips": ["0.0.0.0/0"]"#);
+    let topology = Arc::new(Topology::read(&nodes).unwrap());
+    let attr = r#""nodeAttrs": [{"target": ["*"], "attr": ["suggest-exit-node", "funnel"]}]"#;
+    for (approvers, told) in [(r#""exitNode": ["tag:web"]"#, true), ("", false)] {
+        let text = format!(r#"{{"tagOwners": {{"tag:web": []}}, "autoApprovers": {{{approvers}}}, {attr}}}"#);
+        let c = Compiled::new(Arc::new(Policy::parse(&text).unwrap()), Arc::clone(&topology));
+        let web = c.topology().node("web").unwrap();
+        let caps: Vec<String> = c.peer_capabilities(web).into_keys().collect();
+        assert_eq!(caps, if told { vec!["suggest-exit-node"] } else { vec![] });
+        assert!(c.capabilities(web).contains_key("suggest-exit-node"));
+    }
+}
+
+#[test]
+fn what_lies_in_the_internet_is_let_in_by_exit_nodes() {
+    let nodes = NODES.replace(r#""ipv4": "100.64.0.3""#, r#""ipv4": "100.64.0.3", "routable_ips": ["0.0.0.0/0"]"#);
+    let text = r#"{"tagOwners": {"tag:web": []}, "autoApprovers": {"exitNode": ["tag:web"]},
+        "grants": [{"src": ["ada@example.com"], "dst": ["8.8.8.8", "10.0.0.0/8"], "ip": ["53"]}]}"#;
+    let c = Compiled::new(Arc::new(Policy::parse(text).unwrap()), Arc::new(Topology::read(&nodes).unwrap()));
+    let (web, mac) = (c.topology().node("web").unwrap(), c.topology().node("mac").unwrap());
+    let rules = c.filter_rules(&c.for_node(web).unwrap());
+    assert_eq!(rules.len(), 1);
+    assert_eq!(rules[0].dst_ports.iter().map(|d| d.ip.as_str()).collect::<Vec<_>>(), ["8.8.8.8"]);
+    // The way there is open to those who may reach the whole internet only.
+    assert!(c.for_node(mac).unwrap().peers.is_empty());
+}
+
+#[test]
 fn relays_are_read_and_checked() {
     let text = r#"{"derpMap": {"OmitDefaultRegions": true, "Regions": {"900": {"RegionID": 900, "RegionCode": "me",
         "Nodes": [{"Name": "1", "RegionID": 900, "HostName": "relay.example.com", "DERPPort": 443}]}, "1": null}}}"#;

@@ -225,6 +225,15 @@ impl Compiled {
         caps::capabilities(&self.resolver, node)
     }
 
+    /// Of a node's capabilities those that its peers are told with it: clients read them there and not from the node
+    /// itself. An exit node is suggested only once it is approved.
+    #[must_use]
+    pub fn peer_capabilities(&self, peer: usize) -> BTreeMap<String, serde_json::Value> {
+        let exit = self.resolver.net.exits.has(peer);
+        let told = |name: &str| (name == "suggest-exit-node" && exit) || name == "dns-subdomain-resolve";
+        self.capabilities(peer).into_iter().filter(|(name, _)| told(name)).collect()
+    }
+
     /// The ranges from which a node, known already or about to join, takes its addresses (`ipPool` of `nodeAttrs`), in
     /// the order in which they are to be tried; none means the usual ranges.
     #[must_use]
@@ -302,7 +311,7 @@ impl Compiled {
             for target in rule.dst.iter().filter_map(|d| self.rules.target(d)) {
                 concerned.add(&target.set.nodes);
                 concerned.add(&target.set.routers);
-                if target.set.internet {
+                if target.public {
                     concerned.add(&self.resolver.net.exits);
                 }
             }
@@ -331,10 +340,7 @@ impl Compiled {
             None => true,
             Some(t) => {
                 let set = &t.set;
-                t.any
-                    || set.nodes.has(node)
-                    || set.routers.has(node)
-                    || (set.internet && self.resolver.net.exits.has(node))
+                t.any || set.nodes.has(node) || set.routers.has(node) || (t.public && self.resolver.net.exits.has(node))
             }
         };
         !rule.via.is_empty()
@@ -401,7 +407,8 @@ impl Compiled {
         }
         let net = &self.resolver.net;
         let set = &target.set;
-        let exit = set.internet && net.exits.has(node);
+        // What lies in the internet is let in by every exit node; whether the way there is open is another question.
+        let exit = target.public && net.exits.has(node);
         if !set.nodes.has(node) && !set.routers.has(node) && !exit {
             return Vec::new();
         }

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use model::Prefix;
 
 use super::bits::Bits;
+use super::ipset::internet;
 use super::language::*;
 use super::people::Members;
 use super::problem::Pos;
@@ -102,6 +103,8 @@ pub(crate) struct Target {
     pub(crate) prefixes: Vec<Prefix>,
     /// True for `*`, which filters write as `*`.
     pub(crate) any: bool,
+    /// True if addresses are written of which some lie in the internet.
+    pub(crate) public: bool,
 }
 
 /// All rules with what they share.
@@ -358,7 +361,15 @@ fn touches(change: &Change, who: &Who, members: Option<&Members>, set: &Set) -> 
 
 fn target(outline: &Outline, name: usize, sets: &[Arc<Set>]) -> Target {
     let set = Arc::clone(&sets[name]);
-    Target { prefixes: set.prefixes(), any: outline.names[name] == Who::Any, set }
+    let prefixes = set.prefixes();
+    let who = &outline.names[name];
+    let written = matches!(who, Who::Prefix(..) | Who::Range(_) | Who::Host(_) | Who::IpSet(_) | Who::Service(_));
+    let inside = || {
+        let internet = internet();
+        prefixes.iter().any(|p| internet.covers(*p))
+    };
+    let public = set.internet || (written && inside());
+    Target { any: *who == Who::Any, public, prefixes, set }
 }
 
 fn resolve_sources(r: &Resolver, outline: &Outline, asks: &Asks, sets: &[Arc<Set>], fit: &[Arc<Bits>]) -> Sources {
