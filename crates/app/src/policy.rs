@@ -282,6 +282,9 @@ fn replace(file: &Path, text: &str) -> Result<()> {
 }
 
 fn load(files: &Files) -> Result<Option<(Arc<Policy>, Arc<Topology>)>> {
+    if files.policy == Path::new("-") && files.topology == Path::new("-") {
+        bail!("only one file can be standard input, and `-` stands for both\nhint: name one of them");
+    }
     let policy = load_policy(&files.policy)?;
     let topology = load_topology(&files.topology)?;
     Ok(policy.zip(topology))
@@ -353,6 +356,7 @@ fn read(file: &Path) -> Result<String> {
             (good.matches('\n').count() + 1, good.chars().rev().take_while(|c| *c != '\n').count() + 1);
         let what = match e.as_bytes() {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "the file is UTF-16, UTF-8 was expected".to_string(),
+            bytes if bytes.iter().take(1024).any(|b| *b == 0) => "the file is no text".to_string(),
             _ => format!("byte {at} is not UTF-8"),
         };
         anyhow!("{name}:{line}:{column}: {what}\nhint: save the file as UTF-8")

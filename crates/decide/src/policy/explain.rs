@@ -4,10 +4,14 @@
 use model::{Addr, Prefix};
 
 use super::compile::Compiled;
+use super::ranges::Ranges;
 use super::resolve::fits;
 use super::rules::{Dest, Origin, Rule};
 use super::tests::nets_match;
 use super::who::{Ports, Proto, Who, WhoPorts, proto_name, read_who, read_who_ports};
+
+/// So many pairs of addresses are answered one by one; names like `autogroup:internet` have dozens.
+const MAX_PAIRS: usize = 4;
 
 /// What somebody asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +57,12 @@ impl Question {
         if dst.parse::<Addr>().is_ok() || dst.parse::<Prefix>().is_ok() {
             return Ok(whole());
         }
-        let Ok(WhoPorts { ports, .. }) = read_who_ports(dst) else { return Ok(whole()) };
+        let ports = match read_who_ports(dst) {
+            Ok(WhoPorts { ports, .. }) => ports,
+            // `beedrill:99999` names a port that does not exist, and not a node.
+            Err(why) if dst.rsplit_once(':').is_some_and(|(_, p)| is_number(p)) => return Err(why),
+            Err(_) => return Ok(whole()),
+        };
         let (name, _) = dst.rsplit_once(':').unwrap_or((dst, ""));
         let name = name.trim_start_matches('[').replace(']', "");
         match ports.as_slice() {
@@ -73,32 +82,87 @@ impl Compiled {
     pub fn explain(&self, q: &Question) -> Result<Answer, String> {
         let (src, from) = self.place(&q.src)?;
         let (dst, to) = self.place(&q.dst)?;
-        let mut lines = Vec::new();
+        let mut alike: Vec<(String, Vec<(Prefix, Prefix)>)> = Vec::new();
         let mut allowed = true;
         let mut origin = None;
-        let asked = asked(q);
         for f in &from {
             for t in to.iter().filter(|t| t.is_v4() == f.is_v4()) {
-                let found = self.rules.all().iter().find(|r| self.matches(r, *f, *t, q).all());
-                let (rule, words) = match found {
+                let mut found = self.rules.all().iter().filter(|r| self.matches(r, *f, *t, q).all()).peekable();
+                let (rule, words) = match found.peek() {
                     Some(rule) => (Some(rule.origin), self.passes(rule, *f, *t)),
                     None => self.nearest(*f, *t, q),
                 };
-                allowed &= found.is_some();
-                let verdict = if found.is_some() { "allowed" } else { "refused" };
-                let line = format!("{src} ({f}) -> {dst} ({t}){asked}: {verdict}, {words}");
-                if !lines.contains(&line) {
-                    lines.push(line);
+                let (verdict, words) = match (found.peek().is_some(), self.part(found, *f, *t, q)) {
+                    (false, _) => ("refused", words),
+                    (true, None) => ("allowed", words),
+                    (true, Some(part)) => ("allowed in part", format!("{words}; {part}")),
+                };
+                allowed &= verdict == "allowed";
+                let answer = format!("{verdict}, {words}");
+                match alike.iter_mut().find(|(a, _)| *a == answer) {
+                    Some((_, pairs)) => pairs.push((*f, *t)),
+                    None => alike.push((answer, vec![(*f, *t)])),
                 }
-                if origin.is_none() || found.is_none() {
+                if origin.is_none() || verdict != "allowed" {
                     origin = rule;
                 }
             }
         }
-        if lines.is_empty() {
+        if alike.is_empty() {
             return Err(format!("{src} and {dst} have no address of the same family"));
         }
+        let asked = asked(q);
+        let mut lines = Vec::new();
+        for (answer, pairs) in alike {
+            if pairs.len() > MAX_PAIRS {
+                lines.push(format!("{src} -> {dst}{asked}: {answer} (the same for {} pairs of prefixes)", pairs.len()));
+                continue;
+            }
+            let line = |(f, t)| format!("{src} ({f}) -> {dst} ({t}){asked}: {answer}");
+            lines.extend(pairs.into_iter().map(line));
+        }
+        if let (Some((_, port)), true, None) = (dst.rsplit_once(':'), is_v6(&dst), q.port) {
+            if is_number(port) && self.resolver.net.node_at(to[0].first()).is_none() {
+                lines.push(format!("`{dst}` was read as one address; `[ADDRESS]:{port}` asks for a port"));
+            }
+        }
         Ok(Answer { allowed, rule: origin, lines })
+    }
+
+    /// What of a wide source and destination the rules name, if that is not all of them.
+    fn part<'r>(
+        &self,
+        rules: impl Iterator<Item = &'r Rule>,
+        from: Prefix,
+        to: Prefix,
+        q: &Question,
+    ) -> Option<String> {
+        if from.is_host() && to.is_host() {
+            return None;
+        }
+        let (mut src, mut dst) = (Ranges::new(), Ranges::new());
+        for rule in rules {
+            src.add(&self.rules.source(rule).set.ranges);
+            for d in rule.dst.iter().filter(|d| nets_match(&d.nets, q.proto, q.port)) {
+                match self.rules.target(d) {
+                    Some(t) if t.any => dst.add(&Ranges::all()),
+                    Some(t) => dst.add(&t.set.ranges),
+                    None => dst.add(&[to].into_iter().collect()),
+                }
+            }
+        }
+        let mut lacks = Vec::new();
+        for (asked, named, word) in [(from, src, "sources"), (to, dst, "destinations")] {
+            if !named.covers(asked) {
+                let both = named.intersect(&[asked].into_iter().collect());
+                let mut texts: Vec<String> = both.texts().take(MAX_PAIRS + 1).collect();
+                if texts.len() > MAX_PAIRS {
+                    texts[MAX_PAIRS] = "…".to_string();
+                }
+                lacks.push(format!("of the {word} only {}", texts.join(", ")));
+            }
+        }
+        (!lacks.is_empty()).then(|| lacks.join(", and "))
     }
 
     /// A name or address as prefixes: nodes by their names first, then everything a policy can name.
@@ -111,6 +175,9 @@ impl Compiled {
             if !self.resolver.policy.hosts.contains_key(name) {
                 return Err(format!("`{name}` is no node, no host of the policy, no user and no address"));
             }
+        }
+        if matches!(who, Who::Any | Who::DangerAll) {
+            return Err(format!("`{who}` is everybody; name a node, a user, a tag or an address"));
         }
         if matches!(who, Who::Own | Who::NonRoot) {
             return Err(format!("`{who}` is a different place for everybody; name a node"));
@@ -242,4 +309,12 @@ fn asked(q: &Question) -> String {
     let port = q.port.map(|p| format!(" port {p}")).unwrap_or_default();
     let proto = q.proto.map(|p| format!(" {}", proto_name(p))).unwrap_or_default();
     format!("{port}{proto}")
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn is_v6(text: &str) -> bool {
+    text.parse::<std::net::Ipv6Addr>().is_ok()
 }

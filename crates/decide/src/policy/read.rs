@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
         self.problems.push(self.lines.problem(at, message));
     }
 
-    fn fault_hint(&mut self, at: usize, message: impl Into<String>, hint: impl Into<String>) {
+    pub(crate) fn fault_hint(&mut self, at: usize, message: impl Into<String>, hint: impl Into<String>) {
         self.problems.push(self.lines.problem(at, message).hint(hint));
     }
 

@@ -12,6 +12,9 @@ use super::problem::Problem;
 use super::read::Reader;
 use super::who::Role;
 
+/// What a topology looks like.
+const FORM: &str = r#"the topology says who exists: {"users": […], "nodes": {"NAME": {"user": …, "ipv4": …}}}"#;
+
 /// Users and nodes.
 #[derive(Debug, Clone, Default)]
 pub struct Topology {
@@ -107,7 +110,7 @@ impl Topology {
             Some(users) => {
                 out.users = Arc::new(r.items(users, "users").iter().filter_map(|u| user(&mut r, u)).collect());
             }
-            None => r.fault(root.at, "a topology has `users`, a list of `{\"id\", \"name\", \"email\"}`"),
+            None => r.fault_hint(root.at, "a topology has `users`, a list of `{\"id\", \"name\", \"email\"}`", FORM),
         }
         match field(&root, "nodes") {
             Some(nodes) => {
@@ -116,7 +119,7 @@ impl Topology {
                     out.nodes.extend(new);
                 }
             }
-            None => r.fault(root.at, "a topology has `nodes`, an object of `\"NAME\": {…}`"),
+            None => r.fault_hint(root.at, "a topology has `nodes`, an object of `\"NAME\": {…}`", FORM),
         }
         out.nodes.sort_by(|a, b| a.name.cmp(&b.name));
         if r.problems.is_empty() { Ok(out) } else { Err(r.problems) }

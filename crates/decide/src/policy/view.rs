@@ -45,8 +45,8 @@ impl Compiled {
         })
     }
 
-    /// What a node is told, in lines: its prefixes, who comes in where, its peers with what goes through them, its
-    /// capabilities.
+    /// What a node is told, in lines: its prefixes, who comes in where, its peers with what goes through them, who logs
+    /// in, whom it asks for names, its capabilities.
     #[must_use]
     pub fn describe(&self, view: &NodeView) -> String {
         let name = |n: usize| self.topology().nodes.get(n).map_or("?", |n| n.name.as_str());
@@ -76,6 +76,20 @@ impl Compiled {
         }
         for p in &view.peers {
             let _ = writeln!(out, "  peer {} {}", name(*p), list(&self.allowed_ips(view.node, *p)));
+        }
+        for rule in self.ssh_policy(view.node, "check").rules {
+            let from: Vec<&str> = rule.principals.iter().map(|p| p.node_ip.as_str()).collect();
+            let logins = rule.ssh_users.iter().filter(|(_, to)| !to.is_empty()).map(|(name, _)| match name.as_str() {
+                "*" => "anybody but root",
+                name => name,
+            });
+            let action = rule.action.unwrap_or_default();
+            let word = match (action.reject, action.accept) {
+                (true, _) => " refused: nobody records",
+                (false, true) => "",
+                (false, false) => " after a check",
+            };
+            let _ = writeln!(out, "  ssh  {} as {}{word}", from.join(" "), logins.collect::<Vec<_>>().join(", "));
         }
         for (domain, at) in self.split_dns(view) {
             let at: Vec<&str> = at.iter().map(|n| name(*n)).collect();
