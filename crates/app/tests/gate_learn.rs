@@ -57,6 +57,15 @@ impl Learning {
         assert_eq!(self.get("ha.example.com", ha, "127.0.1.1", true, &claims), 200, "{}", self.serve.proc.text());
         assert_eq!(open("127.0.1.1"), 200);
         assert_eq!(open("127.0.1.9"), 403);
+        // A websocket is judged before it is one.
+        let upgrade = [
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+        ];
+        let socket = |from: &str| self.get("photos.example.com", photos, from, false, &upgrade);
+        assert_eq!((socket("127.0.1.1"), socket("127.0.1.2")), (200, 403));
         let said = self.serve.ok(&["list", "show", "family", "--json"]);
         let said: serde_json::Value = serde_json::from_str(&said).unwrap();
         let g = &said["grants"][0];
