@@ -202,6 +202,8 @@ proptest! {
                 prop_assert_eq!(next.node_json(&one), afresh.node_json(&other), "{:?} after {:?}", name, s);
             }
             prop_assert_eq!(everything(&next), everything(&afresh), "after {:?}", s);
+            let told = compiled.with_topology(Arc::new(topology.clone()));
+            prop_assert_eq!(everything(&told), everything(&afresh), "told of the network after {:?}", s);
             compiled = next;
         }
     }

@@ -436,7 +436,10 @@ impl Book {
             Some(c) if !self.recompile => c.clone(),
             _ => {
                 let topology = Arc::new(self.topology());
-                let compiled = Arc::new(Compiled::after(self.policy.clone(), topology, &self.primaries));
+                let compiled = Arc::new(match &self.compiled {
+                    Some(before) if Arc::ptr_eq(before.policy(), &self.policy) => before.with_topology(topology),
+                    _ => Compiled::after(self.policy.clone(), topology, &self.primaries),
+                });
                 self.primaries = compiled.primaries();
                 self.compiled = Some(compiled.clone());
                 self.recompile = false;

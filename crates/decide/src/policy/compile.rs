@@ -111,8 +111,31 @@ impl Compiled {
             Err(place) => topology.nodes.insert(place, Arc::new(node)),
         }
         let topology = Arc::new(topology);
-        let replaced = found.ok().and_then(|place| self.resolver.replaced(Arc::clone(&topology), place));
-        match replaced {
+        match found {
+            Ok(place) => self.replaced(topology, place),
+            Err(_) => self.with_nodes(topology),
+        }
+    }
+
+    /// The same policy for the network as it is now, whatever has changed: what one changed node does not touch is
+    /// shared, and so is what the policy says by itself. Primary routers stay as long as they are candidates.
+    #[must_use]
+    pub fn with_topology(&self, topology: Arc<Topology>) -> Compiled {
+        let old = self.topology();
+        if old.users != topology.users {
+            return Compiled::after(Arc::clone(self.policy()), topology, &self.primaries());
+        }
+        let pairs = || old.nodes.iter().zip(&topology.nodes);
+        let alike = old.nodes.len() == topology.nodes.len() && pairs().all(|(a, b)| a.name == b.name);
+        let mut changed = pairs().enumerate().filter(|(_, (a, b))| a != b).map(|(place, _)| place);
+        match (alike, changed.next(), changed.next()) {
+            (true, Some(place), None) => self.replaced(topology, place),
+            _ => self.with_nodes(topology),
+        }
+    }
+
+    fn replaced(&self, topology: Arc<Topology>, place: usize) -> Compiled {
+        match self.resolver.replaced(Arc::clone(&topology), place) {
             // Where two nodes share an address, a set holds both by it, and a change of one is not told from the other.
             Some((resolver, change)) if self.resolver.net.unique && resolver.net.unique => {
                 let rules = self.rules.replaced(&resolver, &change);

@@ -25,7 +25,7 @@ pub struct Topology {
 }
 
 /// A user.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {
     /// Number; the lowest is the owner if no user has a role.
     pub id: u64,
@@ -38,7 +38,7 @@ pub struct User {
 }
 
 /// A node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Node {
     /// The name by which results speak of it.
     pub name: String,
