@@ -317,6 +317,11 @@ pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
             if printed(json, &app)? {
                 return Ok(ExitCode::SUCCESS);
             }
+            let by = each(&app["connectors"]).map(word).collect::<Vec<_>>().join(" ");
+            let pinned = each(&app["pinned"]).map(|p| {
+                let none = String::new;
+                vec!["(pinned)".into(), word(p), none(), none(), by.clone(), none()]
+            });
             let rows: Vec<Vec<String>> = each(&app["learnt"])
                 .map(|l| {
                     let state = if l["gone"] == true { "gone" } else { "" };
@@ -329,6 +334,7 @@ pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
                         state.into(),
                     ]
                 })
+                .chain(pinned)
                 .collect();
             say::raw(&say::table(&["DOMAIN", "ADDRESS", "SINCE", "LAST SEEN", "CONNECTOR", ""], &rows));
             Ok(ExitCode::SUCCESS)

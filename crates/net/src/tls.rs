@@ -79,22 +79,27 @@ pub fn own_ca(dir: &Path, sans: &[String]) -> Result<(Arc<ServerConfig>, Digest)
     Ok((config, digest))
 }
 
-/// A configuration with a certificate that signs itself, made in `dir` at the first start and kept, and its
-/// fingerprint. For clients that pin exactly this certificate and compare no name.
+/// A configuration with a certificate for `name` that nobody vouches for, made in `dir` at the first start and kept
+/// while the name stays, and its fingerprint. For clients that pin exactly this certificate.
 ///
 /// # Errors
 /// The directory cannot be written, or what is in it is damaged.
 pub fn own_leaf(dir: &Path, name: &str) -> Result<(Arc<ServerConfig>, Digest)> {
     make_private_dir(dir)?;
     let (cert, key) = (dir.join("relay.crt"), dir.join("relay.key"));
-    if !cert.exists() || !key.exists() {
+    // Clients compare the name too: under another one the old certificate would be refused.
+    if !cert.exists() || !key.exists() || !is_for(&cert, name)? {
         let pair = KeyPair::generate().context("cannot make a key")?;
         let mut params = CertificateParams::new(vec![name.to_string()])
             .with_context(|| format!("`{name}` cannot stand in a certificate"))?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         set_life(&mut params);
-        let made = params.self_signed(&pair).context("cannot make a certificate")?;
+        // Official clients tell their people of an intercepted connection when subject and issuer are the same.
+        let mut by = CertificateParams::new(Vec::<String>::new()).context("cannot describe a CA")?;
+        by.distinguished_name.push(DnType::CommonName, "Portcullis");
+        let signer = KeyPair::generate().context("cannot make a key")?;
+        let made = params.signed_by(&pair, &Issuer::new(by, signer)).context("cannot make a certificate")?;
         write_private(&key, pair.serialize_pem().as_bytes())?;
         write_private(&cert, made.pem().as_bytes())?;
     }
@@ -102,6 +107,14 @@ pub fn own_leaf(dir: &Path, name: &str) -> Result<(Arc<ServerConfig>, Digest)> {
     let leaf = read_chain(&cert)?;
     let leaf = leaf.first().with_context(|| format!("{} holds no certificate", cert.display()))?;
     Ok((config, fingerprint(leaf)))
+}
+
+/// True if the first certificate of a file is for this name or address.
+fn is_for(cert: &Path, name: &str) -> Result<bool> {
+    let chain = read_chain(cert)?;
+    let Some(Ok(leaf)) = chain.first().map(webpki::EndEntityCert::try_from) else { return Ok(false) };
+    let Ok(name) = ServerName::try_from(name) else { return Ok(false) };
+    Ok(leaf.verify_is_valid_for_subject_name(&name).is_ok())
 }
 
 /// An edge's configuration with a given certificate.

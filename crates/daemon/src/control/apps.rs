@@ -35,8 +35,9 @@ struct Routes {
     domains: Option<BTreeMap<String, Option<Vec<String>>>>,
 }
 
-/// Follows connectors and names until the run stops. `patience`: seconds after which an address goes; `None` for never.
-pub(super) fn watch(run: &Run, desk: Arc<Desk>, resolver: Resolver, patience: Option<u64>) {
+/// Follows connectors and names until the run stops. `names`: who is asked, and the seconds after which an address goes;
+/// `None`: it never goes.
+pub(super) fn watch(run: &Run, desk: Arc<Desk>, names: Option<(Resolver, u64)>) {
     let (stopping, ours) = (run.stopping(), desk.clone());
     run.spawn("app connectors", async move {
         tokio::select! {
@@ -45,11 +46,11 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>, resolver: Resolver, patience: Op
         }
         Ok(())
     });
-    let Some(patience) = patience else { return };
+    let Some((resolver, patience)) = names else { return };
     let stopping = run.stopping();
     run.spawn("app names", async move {
         tokio::select! {
-            () = names(&desk, &resolver, patience) => {}
+            () = follow_names(&desk, &resolver, patience) => {}
             () = stopping => {}
         }
         Ok(())
@@ -145,7 +146,7 @@ fn unchunked(mut rest: &[u8]) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Asks the names themselves by their time to live.
-async fn names(desk: &Desk, resolver: &Resolver, patience: u64) {
+async fn follow_names(desk: &Desk, resolver: &Resolver, patience: u64) {
     let mut due: BTreeMap<String, Instant> = BTreeMap::new();
     let most = LATEST.min(Duration::from_secs((patience / 3).max(1)));
     loop {

@@ -36,6 +36,8 @@ const PLACES: usize = 50_000;
 const PLACES_EACH: u32 = 2_000;
 /// A client's first byte, its TLS handshake, its request: who takes longer is no client.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Where official clients go when plain HTTP has failed them.
+const HTTPS: u16 = 443;
 /// The first byte of a TLS connection (RFC 8446, section 5.1: handshake).
 const TLS: u8 = 0x16;
 
@@ -61,15 +63,42 @@ pub(super) fn listen(
     ));
     let places = Arc::new(Semaphore::new(PLACES));
     let mut addrs = Vec::new();
+    let mut serve = |listener: TcpListener| -> anyhow::Result<()> {
+        addrs.push(listener.local_addr().context("a listener without an address")?);
+        let (run2, desk, places, acceptor) = (run.clone(), desk.clone(), places.clone(), tls.acceptor.clone());
+        run.spawn("control listener", async move { accept(run2, listener, desk, places, acceptor).await });
+        Ok(())
+    };
     for at in &settings.listen {
         let listener = sockets::listen(*at).map_err(|e| {
             Hinted::error(format!("cannot listen on {at}: {e}"), "choose another address with `--listen ADDR:PORT`")
         })?;
-        addrs.push(listener.local_addr().context("a listener without an address")?);
-        let (run2, desk, places, acceptor) = (run.clone(), desk.clone(), places.clone(), tls.acceptor.clone());
-        run.spawn("control listener", async move { accept(run2, listener, desk, places, acceptor).await });
+        serve(listener)?;
+    }
+    for at in also_443(&settings) {
+        match sockets::listen(at) {
+            Ok(listener) => serve(listener)?,
+            Err(e) => warn!(
+                "cannot listen on {at}: {e}; clients that lose their connection to {} come back through port 443 only: \
+                 free it, or use an https URL",
+                settings.server_url
+            ),
+        }
     }
     Ok((desk, addrs))
+}
+
+/// Where clients look for the server after they have lost it, beside where it was told to listen.
+fn also_443(settings: &ControlSettings) -> Vec<SocketAddr> {
+    let listens = |port: u16| settings.listen.iter().any(|at| at.port() == port);
+    // A port of its own choosing is a test's: nobody comes back to it.
+    if !settings.server_url.needs_443() || listens(HTTPS) || !listens(settings.server_url.port) {
+        return Vec::new();
+    }
+    let mut all: Vec<SocketAddr> = settings.listen.iter().map(|at| SocketAddr::new(at.ip(), HTTPS)).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 async fn accept(

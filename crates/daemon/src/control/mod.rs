@@ -25,7 +25,7 @@ mod stream;
 pub mod stun;
 mod verbs;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +35,7 @@ use model::AddrSet;
 use net::dns::Resolver;
 use serde_json::Value;
 use store::{If, Sqlite, Store, StoreError};
+use tracing::warn;
 use wire::meshkey::{MachinePrivate, NodePrivate};
 
 use crate::hint::Hinted;
@@ -122,10 +123,16 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
         });
     }
     let (app_expiry, resolvers, measured) = (settings.app_expiry, settings.app_resolvers.clone(), settings.metrics);
-    let resolver = if resolvers.is_empty() { Resolver::system() } else { Resolver::at(&resolvers) }?;
+    let resolver = if resolvers.is_empty() {
+        let none =
+            |e: anyhow::Error| warn!("addresses of apps keep their routes: {e:#}; name one with `--app-resolver`");
+        Resolver::system().map_err(none).ok()
+    } else {
+        Some(Resolver::at(&resolvers)?)
+    };
     let (desk, addrs) = http::listen(run, settings, keeper, machine, relay)?;
     health::watch(run, desk.clone());
-    apps::watch(run, desk.clone(), resolver, app_expiry);
+    apps::watch(run, desk.clone(), resolver.zip(app_expiry));
     if let Some(at) = measured {
         metrics::listen(run, desk.clone(), at)?;
     }
@@ -184,6 +191,21 @@ fn secret(store: &dyn Store, key: &str, make: impl FnOnce([u8; 32]) -> String) -
     Ok(text)
 }
 
+impl ServerUrl {
+    /// True if official clients turn to port 443 of the host, and to nothing else, when they have lost their connection
+    /// and come back within two minutes: plain HTTP at a name or a public address. Source: Tailscale's
+    /// `control/ts2021/client.go` (`isPrivateHost`) and `control/controlhttp/client.go` (`forceNoise443`).
+    #[must_use]
+    pub fn needs_443(&self) -> bool {
+        let near = match self.host.parse::<IpAddr>() {
+            Ok(IpAddr::V4(a)) => a.is_private() || a.is_loopback(),
+            Ok(IpAddr::V6(a)) => a.is_unique_local() || a.is_loopback(),
+            Err(_) => self.host == "localhost",
+        };
+        !self.tls && !near
+    }
+}
+
 impl std::fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.tls { "https" } else { "http" };
@@ -229,6 +251,21 @@ impl std::str::FromStr for ServerUrl {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_and_public_servers_need_port_443() {
+        for (text, want) in [
+            ("http://203.0.113.9:8080", true),
+            ("http://mesh.example.com", true),
+            ("https://203.0.113.9:8443", false),
+            ("http://192.168.1.9:8080", false),
+            ("http://[fd00::9]:8080", false),
+            ("http://localhost:8080", false),
+            ("http://127.0.0.1:8080", false),
+        ] {
+            assert_eq!(text.parse::<ServerUrl>().unwrap().needs_443(), want, "{text}");
+        }
+    }
 
     #[test]
     fn urls_of_servers() {

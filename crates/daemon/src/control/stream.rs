@@ -76,16 +76,23 @@ pub(super) fn once(desk: &Desk, id: u64, how: How) -> Option<Bytes> {
 async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, opened: &mut super::desk::Opened) {
     let mut picture = desk.keeper.picture.clone();
     let mut sent = Sent::default();
-    let key = picture.borrow().nodes.get(&id).map(|m| m.node.key);
+    let mut known = picture.borrow().nodes.get(&id).map(|m| m.node.clone());
     let stopping = desk.run.stopping();
     tokio::pin!(stopping);
     let mut quiet = tokio::time::interval_at(tokio::time::Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
     loop {
         let now = picture.borrow_and_update().clone();
-        // Deleted, or gone on with another key: this stream is nobody's.
-        if now.nodes.get(&id).map(|m| m.node.key) != key || key.is_none() {
+        let Some(node) = now.nodes.get(&id).map(|m| m.node.clone()) else {
+            if let Some(node) = known {
+                send(tell, &sent.farewell(&now, &node), how).await;
+            }
+            return;
+        };
+        // Gone on with another key: this stream is nobody's.
+        if known.as_ref().map(|n| n.key) != Some(node.key) {
             return;
         }
+        known = Some(node);
         let derp = desk.derp(&now);
         if let Some(message) = sent.advance(&now, id, (derp.0, &derp.1)) {
             drop(now);

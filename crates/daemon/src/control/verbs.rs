@@ -474,7 +474,11 @@ fn apps_show(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
                     "connector": m.node.name })
         })
         .collect();
-    Ok(json!({ "name": app.name, "domains": app.domains, "learnt": learnt }))
+    let pinned: Vec<String> = app.pinned.iter().map(ToString::to_string).collect();
+    let connectors: Vec<&str> = app.connectors.iter().map(|m| m.node.name.as_str()).collect();
+    Ok(
+        json!({ "name": app.name, "domains": app.domains, "pinned": pinned, "connectors": connectors, "learnt": learnt }),
+    )
 }
 
 fn status(desk: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {

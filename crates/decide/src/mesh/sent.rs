@@ -86,6 +86,21 @@ impl Sent {
         Some(out)
     }
 
+    /// The last message for a node that was taken away: its key has ended and it has nobody to talk to. Without it a
+    /// client goes on with what it knew until it is started again.
+    #[must_use]
+    pub fn farewell(&self, s: &Snapshot, node: &wire::mesh::Node) -> MapResponse {
+        let mut node = node.clone();
+        node.expires = Some(s.at);
+        let mut member = Member::new(node.into(), 0);
+        member.expired = true;
+        let mut out = MapResponse { node: Some(own_node(s, &member, None)), ..MapResponse::default() };
+        out.packet_filters.insert("base".to_string(), Vec::new());
+        out.peers_removed = self.peers.keys().copied().collect();
+        out.control_time = Some(Stamp(s.at));
+        out
+    }
+
     fn peers(&mut self, s: &Snapshot, view: Option<&NodeView>, out: &mut MapResponse) {
         let mut now: BTreeMap<u64, Told> = BTreeMap::new();
         for place in view.map(|v| v.peers.as_slice()).unwrap_or_default() {

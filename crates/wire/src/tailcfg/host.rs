@@ -32,7 +32,7 @@ pub struct Hostinfo {
     #[serde(deserialize_with = "or_default", skip_serializing_if = "is_false")]
     pub shields_up: bool,
     /// Prefixes it can route.
-    #[serde(rename = "RoutableIPs", deserialize_with = "prefixes", serialize_with = "texts")]
+    #[serde(rename = "RoutableIPs", deserialize_with = "prefixes", serialize_with = "long")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routable_ips: Vec<Prefix>,
     /// Tags it asks for, with `tag:`.
@@ -166,6 +166,11 @@ pub(crate) fn texts<S: Serializer, T: fmt::Display>(all: &[T], s: S) -> Result<S
 pub(crate) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(d: D) -> Result<Vec<T>, D::Error> {
     let all = Option::<Vec<String>>::deserialize(d)?.unwrap_or_default();
     all.iter().map(|t| t.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+/// Prefixes with their length, single addresses too: official clients read no others.
+pub(crate) fn long<S: Serializer>(all: &[Prefix], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(all.iter().map(|p| format!("{}/{}", p.first(), p.bits())))
 }
 
 /// Prefixes as a client writes them; host bits are forgiven, other nonsense is not.

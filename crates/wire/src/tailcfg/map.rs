@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::FilterRule;
-use super::host::{Hostinfo, Stamp, is_false, or_default, parsed, texts};
+use super::host::{Hostinfo, Stamp, is_false, long, or_default, parsed, texts};
 use crate::meshkey::{DiscoKey, MachineKey, NodeKey};
 
 /// What a client says and asks.
@@ -285,9 +285,4 @@ pub struct DnsRecord {
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(n: &u32) -> bool {
     *n == 0
-}
-
-/// Prefixes with their length, single addresses too.
-fn long<S: serde::Serializer>(all: &[Prefix], s: S) -> Result<S::Ok, S::Error> {
-    s.collect_seq(all.iter().map(|p| format!("{}/{}", p.first(), p.bits())))
 }
