@@ -2,6 +2,7 @@
 //! edge and a client on loopback, requests from several loopback addresses, and what became of them, step by step.
 
 mod gate;
+pub(crate) mod mesh;
 mod visitor;
 
 use std::net::SocketAddr;

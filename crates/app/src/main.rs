@@ -69,6 +69,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Grant(a) => return gate::grant(a, global),
         Command::Audit(a) => return gate::audit(a, global),
         Command::Doctor(a) => return gate::doctor(a, global),
+        Command::Demo(a) if a.mesh == Some(true) => block_on(demo::mesh::run()),
         Command::Demo(a) => block_on(demo::run(a.once.unwrap_or(false))),
         Command::Explain(a) => return admin::explain(a, global),
         Command::Lists(a) => return admin::lists(a, global),

@@ -23,6 +23,10 @@ use crate::Dir;
 /// The public networks: what stands before the last octet, and the bridge of it. `.1` is the internet's own router.
 const NETWORKS: [([u8; 3], &str); 3] = [([203, 0, 113], "w0"), ([198, 51, 100], "w1"), ([192, 0, 2], "w2")];
 
+/// The address of every bridge on its own wire. A bridge without one of its own takes the lowest of its cables, a new
+/// one with each lower cable, and drops what comes to the old one for as long as neighbours remember it.
+const MAC: &str = "02:00:5e:00:53:01";
+
 /// First letters of every namespace made here; the maker's process number follows, for the sweep.
 const PREFIX: &str = "ptcl-";
 
@@ -68,7 +72,7 @@ impl World {
             }
         };
         for (net, bridge) in NETWORKS {
-            internet.ip(&["link", "add", bridge, "type", "bridge"]);
+            internet.ip(&["link", "add", bridge, "address", MAC, "type", "bridge"]);
             let [a, b, c] = net;
             internet.ip(&["addr", "add", &format!("{a}.{b}.{c}.1/24"), "dev", bridge]);
             internet.ip(&["addr", "add", &format!("{}/64", v6(Ipv4Addr::new(a, b, c, 1))), "dev", bridge]);
@@ -111,7 +115,7 @@ impl World {
     pub fn nat(&self, name: &str, public: &str, inside: &str) -> Nat {
         let host = self.host(name, public);
         let inside: Ipv4Addr = inside.parse().unwrap_or_else(|e| panic!("{inside}: {e}"));
-        host.ip(&["link", "add", "lan", "type", "bridge"]);
+        host.ip(&["link", "add", "lan", "address", MAC, "type", "bridge"]);
         host.ip(&["addr", "add", &format!("{inside}/24"), "dev", "lan"]);
         host.ip(&["link", "set", "lan", "up"]);
         host.nft(

@@ -185,6 +185,9 @@ pub(crate) struct DemoArgs {
     /// End after the tour; exit 0 only if every step came out as it should [default: false]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", env = "PORTCULLIS_ONCE", hide_possible_values = true)]
     pub(crate) once: Option<bool>,
+    /// Show the mesh instead: a partner that answers one address only, official clients, real packets; needs root and `tailscaled` [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", env = "PORTCULLIS_MESH", hide_possible_values = true)]
+    pub(crate) mesh: Option<bool>,
 }
 
 #[derive(Debug, Clone, Args)]

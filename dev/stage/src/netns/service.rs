@@ -38,6 +38,12 @@ impl Service {
         Service { host: host.clone(), addr, shared }
     }
 
+    /// The host it runs on.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// Where it answers.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {

@@ -102,7 +102,11 @@ impl Tailscaled {
         let server = format!("--login-server={server}");
         let name = format!("--hostname={}", self.host.name());
         let limit = format!("--timeout={}s", JOIN.as_secs());
-        self.cli(&[&["up", &server, &name, &limit], args].concat()).map(drop)
+        // What the caller says itself is not said twice: the command takes each flag once.
+        let own = [name.as_str(), limit.as_str()];
+        let said = |flag: &str| args.iter().any(|a| a.split('=').next() == flag.split('=').next());
+        let own: Vec<&str> = own.into_iter().filter(|flag| !said(flag)).collect();
+        self.cli(&[&["up", &server], own.as_slice(), args].concat()).map(drop)
     }
 
     /// `tailscale up` that waits for a person, running beside the test.
