@@ -56,7 +56,15 @@ impl Proc {
 }
 
 impl Drop for Proc {
+    /// Asked to end first: a killed nginx leaves its workers behind.
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        }
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
