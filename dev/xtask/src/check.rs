@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("portcullis", &["daemon", "decide", "wire", "model", "net", "store"]),
     ("sim", &["decide", "wire", "model"]),
     ("stage", &[]),
-    ("xtask", &["stage", "decide", "wire", "model"]),
+    ("xtask", &["stage", "sim", "decide", "wire", "model"]),
 ];
 
 /// Rooms of `daemon`; none may name another, but for `api`, where rooms put the verbs that commands reach them by.

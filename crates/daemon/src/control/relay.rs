@@ -64,9 +64,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 10,000 connections, each at 32 MiB/s: more than a relayed tunnel reaches, less than a machine has.
+    /// 10,000 connections, each at a gigabit a second: more than a relayed tunnel reaches, less than a machine has.
     fn default() -> Limits {
-        Limits { clients: 10_000, bytes_per_second: Some(32 << 20), burst: 8 << 20 }
+        Limits { clients: 10_000, bytes_per_second: Some(125_000_000), burst: 16 << 20 }
     }
 }
 

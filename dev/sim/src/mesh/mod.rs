@@ -4,9 +4,11 @@
 mod control;
 mod derp;
 mod stream;
+mod tls;
 
 pub use control::{Channel, MapStream, Transport, read_head, server_key};
 pub use derp::{Derp, Received};
+pub use tls::tls;
 use wire::meshkey::{DiscoKey, MachinePrivate, NodePrivate};
 
 /// The capability version that these nodes say they have: that of client 1.94.

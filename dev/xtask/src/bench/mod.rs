@@ -3,6 +3,8 @@
 use anyhow::{Result, bail};
 
 mod admit;
+mod control;
+mod control_servers;
 mod figures;
 mod link;
 mod load;
@@ -18,6 +20,11 @@ type Bench = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 const BENCHES: &[Bench] = &[
     ("admit", "nanoseconds of one decision, milliseconds to build a list", admit::run),
     ("tunnel", "throughput, CPU, requests, connections and memory beside rathole, bore, frp and chisel", tunnel::run),
+    (
+        "control",
+        "registrations, policy changes, memory of map streams and the relay, beside headscale and derper",
+        control::run,
+    ),
     ("policy", "a policy for 10,000 nodes, and packets under 10,000 rules", policy::run),
 ];
 

@@ -213,7 +213,7 @@ pub(crate) fn note(f: &mut Figures, who: Who, e: &anyhow::Error) {
 }
 
 /// The release binary, built now.
-fn build() -> Result<PathBuf> {
+pub(crate) fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let root = crate::check::root();
     let built = Command::new(&cargo)
