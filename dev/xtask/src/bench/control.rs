@@ -35,6 +35,9 @@ const AT_ONCE: usize = 8;
 /// Policy changes for each round.
 const CHANGES: u16 = 5;
 
+/// How long one step of a contestant may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What is asked for: a change has reached every node, an idle map stream costs less.
 const REACH: Duration = Duration::from_secs(1);
 const STREAM_KIB: f64 = 50.0;
@@ -139,7 +142,7 @@ async fn control(server: &Server, who: Who, nodes: &[Node], f: &mut Figures) -> 
             node.connect(addr, &key).await?.register(&auth).await.with_context(|| node.name.clone())
         });
     }
-    while let Some(done) = registering.join_next().await {
+    while let Some(done) = in_time("registrations", registering.join_next()).await? {
         done??;
     }
     put(0, nodes.len() as f64 / start.elapsed().as_secs_f64());
@@ -147,14 +150,22 @@ async fn control(server: &Server, who: Who, nodes: &[Node], f: &mut Figures) -> 
     let before = rss_kib(server.pid());
     let (seen, mut news) = mpsc::unbounded_channel();
     let wanted = Arc::new(AtomicU64::new(0));
-    let mut streams = tokio::task::JoinSet::new();
-    for node in nodes {
-        let mut channel = node.connect(server.addr, &key).await?;
-        let mut map = channel.map().await?;
-        map.news().await.with_context(|| format!("the first map of {}", node.name))?;
+    let (mut opening, mut streams) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
+    for node in nodes.iter().cloned() {
+        let (places, addr) = (places.clone(), server.addr);
+        opening.spawn(async move {
+            let _place = places.acquire().await?;
+            let mut channel = node.connect(addr, &key).await?;
+            let mut map = channel.map().await?;
+            map.news().await.with_context(|| format!("the first map of {}", node.name))?;
+            // The channel lives as long as its stream.
+            anyhow::Ok((channel, map))
+        });
+    }
+    while let Some(opened) = in_time("the first maps", opening.join_next()).await? {
+        let (channel, mut map) = opened??;
         let (seen, wanted) = (seen.clone(), wanted.clone());
         streams.spawn(async move {
-            // The channel lives as long as its stream.
             let _channel = channel;
             while let Ok(Some(message)) = map.next_bytes().await {
                 let port = wanted.load(Ordering::Acquire);
@@ -175,7 +186,7 @@ async fn control(server: &Server, who: Who, nodes: &[Node], f: &mut Figures) -> 
         wanted.store(port.into(), Ordering::Release);
         let start = Instant::now();
         server.set_policy(port)?;
-        let last = tokio::time::timeout(Duration::from_secs(30), async {
+        let last = async {
             let mut left = nodes.len();
             let mut last = start;
             while left > 0 {
@@ -185,13 +196,17 @@ async fn control(server: &Server, who: Who, nodes: &[Node], f: &mut Figures) -> 
                 }
             }
             anyhow::Ok(last)
-        });
-        took.push(last.await.context("a policy change did not reach every node")??.duration_since(start));
+        };
+        took.push(in_time("a policy change at every node", last).await??.duration_since(start));
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     streams.abort_all();
     put(1, median(took.iter().map(|t| t.as_secs_f64() * 1000.0).collect()).unwrap_or_default());
     Ok(())
+}
+
+async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, future).await.with_context(|| format!("{what}: not within {} s", PATIENCE.as_secs()))
 }
 
 /// Packets through the relay; for this project's the nodes have been registered before.
