@@ -1,5 +1,6 @@
 //! An established `ts2021` channel as a byte stream. In: a session and whatever carries it. Out: `AsyncRead` and
-//! `AsyncWrite` of the plaintext. Two fixed buffers for each channel, nothing allocated for a record.
+//! `AsyncWrite` of the plaintext. Two bounded buffers for each channel, which exist only while bytes are under way: most
+//! channels wait most of the time, and there are many. Nothing is allocated for a record within a burst.
 
 use std::io;
 use std::pin::Pin;
@@ -10,6 +11,9 @@ use wire::noise::{HEAD_LEN, OVERHEAD, Opener, PLAIN_MAX, RECORD_MAX, Sealer, Ses
 
 /// Sealed bytes that wait to be sent: two whole records, so that one is filled while one is sent.
 const UNSENT_MAX: usize = 2 * RECORD_MAX;
+
+/// Bytes that are waited for without a buffer: a short record fits.
+const FEW: usize = 128;
 
 /// What the early payload starts with; an HTTP/2 peer never sends it first (Tailscale's `control/ts2021`).
 pub const EARLY_MAGIC: [u8; 5] = *b"\xff\xff\xffTS";
@@ -29,7 +33,7 @@ pub struct NoiseStream<S> {
 struct Reader {
     opener: Opener,
     /// `[plain_from..plain_to]` is opened and not yet read, `[next..filled]` has come and is not yet opened.
-    buffer: Box<[u8; RECORD_MAX]>,
+    buffer: Option<Box<[u8; RECORD_MAX]>>,
     plain_from: usize,
     plain_to: usize,
     next: usize,
@@ -44,7 +48,7 @@ struct Reader {
 struct Writer {
     sealer: Sealer,
     /// `[from..to]` is sealed and not yet sent.
-    buffer: Box<[u8; UNSENT_MAX]>,
+    buffer: Option<Box<[u8; UNSENT_MAX]>>,
     from: usize,
     to: usize,
     broken: bool,
@@ -55,7 +59,7 @@ impl<S> NoiseStream<S> {
     pub fn new(io: S, session: Session, leftover: impl Into<Vec<u8>>) -> NoiseStream<S> {
         let reader = Reader {
             opener: session.opener,
-            buffer: Box::new([0; RECORD_MAX]),
+            buffer: None,
             plain_from: 0,
             plain_to: 0,
             next: 0,
@@ -64,8 +68,8 @@ impl<S> NoiseStream<S> {
             used: 0,
             broken: false,
         };
-        let buffer = Box::new([0; UNSENT_MAX]);
-        NoiseStream { io, reader, writer: Writer { sealer: session.sealer, buffer, from: 0, to: 0, broken: false } }
+        let writer = Writer { sealer: session.sealer, buffer: None, from: 0, to: 0, broken: false };
+        NoiseStream { io, reader, writer }
     }
 }
 
@@ -122,7 +126,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for NoiseStream<S> {
             }
         }
         let take = out.remaining().min(reader.plain_to - reader.plain_from);
-        out.put_slice(&reader.buffer[reader.plain_from..reader.plain_from + take]);
+        let buffer = reader.buffer.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        out.put_slice(&buffer[reader.plain_from..reader.plain_from + take]);
         reader.plain_from += take;
         Poll::Ready(Ok(()))
     }
@@ -132,24 +137,32 @@ impl Reader {
     /// Opens the next record; false at an end between two records.
     fn poll_record<S: AsyncRead + Unpin>(&mut self, io: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
-            let came = &mut self.buffer[self.next..self.filled];
-            if let Some(head) = came.first_chunk::<HEAD_LEN>() {
-                let len = record_len(*head).map_err(invalid)?;
-                if let Some(record) = came.get_mut(..len) {
-                    let plain = self.opener.open(record).map_err(invalid)?.len();
-                    self.plain_from = self.next + HEAD_LEN;
-                    self.plain_to = self.plain_from + plain;
-                    self.next += len;
-                    return Poll::Ready(Ok(true));
+            if let Some(buffer) = &mut self.buffer {
+                let came = &mut buffer[self.next..self.filled];
+                if let Some(head) = came.first_chunk::<HEAD_LEN>() {
+                    let len = record_len(*head).map_err(invalid)?;
+                    if let Some(record) = came.get_mut(..len) {
+                        let plain = self.opener.open(record).map_err(invalid)?.len();
+                        self.plain_from = self.next + HEAD_LEN;
+                        self.plain_to = self.plain_from + plain;
+                        self.next += len;
+                        return Poll::Ready(Ok(true));
+                    }
                 }
+                // All that was opened has been read, so its place is free.
+                buffer.copy_within(self.next..self.filled, 0);
             }
-            // All that was opened has been read, so its place is free.
-            self.buffer.copy_within(self.next..self.filled, 0);
             self.filled -= self.next;
             self.next = 0;
             (self.plain_from, self.plain_to) = (0, 0);
             let before = self.filled;
-            ready!(self.poll_fill(io, cx))?;
+            let Poll::Ready(done) = self.poll_fill(io, cx) else {
+                if before == 0 {
+                    self.buffer = None;
+                }
+                return Poll::Pending;
+            };
+            done?;
             if self.filled == before {
                 let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "the channel ended within a record");
                 return Poll::Ready(if before == 0 { Ok(false) } else { Err(cut()) });
@@ -159,8 +172,8 @@ impl Reader {
 
     /// Takes what fits of the leftover bytes, then of the carrier's. A record fits, so there is always room.
     fn poll_fill<S: AsyncRead + Unpin>(&mut self, io: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let room = &mut self.buffer[self.filled..];
         if self.used < self.leftover.len() {
+            let room = &mut self.buffer.get_or_insert_with(|| Box::new([0; RECORD_MAX]))[self.filled..];
             let take = room.len().min(self.leftover.len() - self.used);
             room[..take].copy_from_slice(&self.leftover[self.used..self.used + take]);
             (self.used, self.filled) = (self.used + take, self.filled + take);
@@ -169,7 +182,19 @@ impl Reader {
             }
             return Poll::Ready(Ok(()));
         }
-        let mut room = ReadBuf::new(room);
+        let Some(buffer) = &mut self.buffer else {
+            // Waits with a few bytes in hand; a buffer is made for what follows them.
+            let mut few = [0; FEW];
+            let mut room = ReadBuf::new(&mut few);
+            ready!(Pin::new(io).poll_read(cx, &mut room))?;
+            self.filled = room.filled().len();
+            if self.filled > 0 {
+                let buffer = self.buffer.insert(Box::new([0; RECORD_MAX]));
+                buffer[..self.filled].copy_from_slice(room.filled());
+            }
+            return Poll::Ready(Ok(()));
+        };
+        let mut room = ReadBuf::new(&mut buffer[self.filled..]);
         ready!(Pin::new(io).poll_read(cx, &mut room))?;
         self.filled += room.filled().len();
         Poll::Ready(Ok(()))
@@ -187,7 +212,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for NoiseStream<S> {
         while UNSENT_MAX - writer.to < take + OVERHEAD {
             ready!(writer.poll_send(&mut this.io, cx))?;
         }
-        let len = writer.sealer.seal(&plain[..take], &mut writer.buffer[writer.to..]).map_err(io::Error::other)?;
+        let buffer = writer.buffer.get_or_insert_with(|| Box::new([0; UNSENT_MAX]));
+        let len = writer.sealer.seal(&plain[..take], &mut buffer[writer.to..]).map_err(io::Error::other)?;
         writer.to += len;
         Poll::Ready(Ok(take))
     }
@@ -197,6 +223,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for NoiseStream<S> {
         while this.writer.from < this.writer.to {
             ready!(this.writer.poll_send(&mut this.io, cx))?;
         }
+        this.writer.buffer = None;
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
@@ -212,7 +239,8 @@ impl Writer {
         if self.broken {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        match ready!(Pin::new(io).poll_write(cx, &self.buffer[self.from..self.to])) {
+        let Some(buffer) = &mut self.buffer else { return Poll::Ready(Ok(())) };
+        match ready!(Pin::new(io).poll_write(cx, &buffer[self.from..self.to])) {
             Ok(sent) if sent > 0 => self.from += sent,
             // A part of a record may be out: what follows would not be understood.
             other => {
@@ -221,7 +249,7 @@ impl Writer {
             }
         }
         if self.from >= RECORD_MAX || self.from == self.to {
-            self.buffer.copy_within(self.from..self.to, 0);
+            buffer.copy_within(self.from..self.to, 0);
             (self.from, self.to) = (0, self.to - self.from);
         }
         Poll::Ready(Ok(()))

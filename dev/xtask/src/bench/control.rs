@@ -147,7 +147,7 @@ async fn control(server: &Server, who: Who, nodes: &[Node], f: &mut Figures) -> 
     }
     put(0, nodes.len() as f64 / start.elapsed().as_secs_f64());
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let before = rss_kib(server.pid());
+    let before = anonymous_kib(server.pid());
     let (seen, mut news) = mpsc::unbounded_channel();
     let wanted = Arc::new(AtomicU64::new(0));
     let (mut opening, mut streams) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
@@ -177,9 +177,8 @@ async fn control(server: &Server, who: Who, nodes: &[Node], f: &mut Figures) -> 
         });
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let after = rss_kib(server.pid());
-    put(2, after.saturating_sub(before) as f64 / nodes.len() as f64);
-    put(3, after as f64 / 1024.0);
+    put(2, anonymous_kib(server.pid()).saturating_sub(before) as f64 / nodes.len() as f64);
+    put(3, rss_kib(server.pid()) as f64 / 1024.0);
     let mut took = vec![];
     for change in 0..CHANGES {
         let port = 1000 + change;
@@ -203,6 +202,13 @@ async fn control(server: &Server, who: Who, nodes: &[Node], f: &mut Figures) -> 
     streams.abort_all();
     put(1, median(took.iter().map(|t| t.as_secs_f64() * 1000.0).collect()).unwrap_or_default());
     Ok(())
+}
+
+/// Resident memory that is no file: pages of the program itself come once and not for each stream.
+fn anonymous_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+    line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
 }
 
 async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
@@ -286,7 +292,7 @@ fn table(o: &Options, figures: &Figures, notes: &[String]) -> String {
          The load generator runs on the same machine. The registrations, maps and filters are those of the protocol; \
          nodes have no tunnels. A policy change is counted from the start of the command that sets it (`policy set` of \
          either server) until the last of the nodes has the new packet filter. Memory of a map stream: growth of the \
-         process from before the first to five seconds after the last, divided by their number. Relay: packets of {PACKET} \
+         process (without its program file) from before the first to five seconds after the last, divided by their number. Relay: packets of {PACKET} \
          bytes, {IN_FLIGHT} in flight for each pair; CPU is the relay's own. This relay reads one client at no more than \
          a gigabit a second.\n\n",
         o.nodes,
