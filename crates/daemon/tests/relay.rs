@@ -11,7 +11,7 @@ use daemon::control::relay::{Limits, Relay};
 use parking_lot::Mutex;
 use sim::mesh::{Derp, Node, Received};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use wire::derp::{Frame, Gone, HEAD_LEN, PACKET_MAX};
 use wire::meshkey::{NodeKey, NodePrivate};
 
@@ -251,8 +251,12 @@ async fn a_full_relay_and_silent_strangers_do_not_harm_clients() {
     let stage = Stage::new(Limits { clients: 2, ..Limits::default() }).await;
     let mut silent = vec![];
     for _ in 0..100 {
-        silent.push(stage.tcp().await);
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(stage.address).await.unwrap());
     }
+    // From one address sixty-four may be silent, the others are refused at once.
+    stage.refused(36).await;
     let (mut a, mut b) = (stage.node(0).await, stage.node(1).await);
     assert!(Node::new(2).relay(stage.tcp().await).await.is_err());
     a.send(&key(1), b"works").await.unwrap();

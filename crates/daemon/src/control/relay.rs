@@ -7,7 +7,7 @@
 //! client that does not read costs itself only.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use wire::derp::{self, ClientInfo, DerpError, Frame, Gone, HEAD_LEN, Head, KEEP_ALIVE, Kind, ServerInfo};
@@ -29,7 +29,11 @@ use super::outbox::Outbox;
 const ENTER: Duration = Duration::from_secs(10);
 
 /// Connections that may be introducing themselves at once; each holds less than 20 KB.
-const ENTERING: usize = 256;
+const ENTERING: usize = 1024;
+
+/// And of them from one address (IPv6: one /64), so that a single stranger does not keep the others out; an office
+/// behind one address comes back in a few seconds.
+const ENTERING_FROM_ONE: usize = 64;
 
 /// A client that takes no byte for this long is gone. Official relays wait two seconds for the whole of a write; slow
 /// links are forgiven more here, since what waits for them is bounded.
@@ -107,7 +111,8 @@ struct Inner {
     /// The connections of each key; the last of them gets what is sent to it.
     seats: RwLock<HashMap<NodeKey, Vec<Arc<Client>>>>,
     connections: AtomicU64,
-    entering: Semaphore,
+    /// How many are introducing themselves, by where they come from.
+    entering: Mutex<HashMap<IpAddr, usize>>,
     counts: Counters,
     log: LogBudget,
 }
@@ -187,7 +192,7 @@ impl Relay {
                 limits,
                 seats: RwLock::default(),
                 connections: AtomicU64::new(0),
-                entering: Semaphore::new(ENTERING),
+                entering: Mutex::default(),
                 counts: Counters::default(),
                 log: LogBudget::default(),
             }),
@@ -256,7 +261,7 @@ impl Relay {
     {
         let relay = &*self.inner;
         add(&relay.counts.accepted, 1);
-        let end = relay.enter_and_run(io, Inbox::new(leftover.into())).await;
+        let end = relay.enter_and_run(io, Inbox::new(leftover.into()), remote.ip()).await;
         match end {
             Cut::Left | Cut::Revoked | Cut::Closing | Cut::Io(_) | Cut::Stalled => {
                 debug!(%remote, "relay: connection ended: {end}");
@@ -271,8 +276,11 @@ impl Relay {
 }
 
 impl Inner {
-    async fn enter_and_run<S: AsyncRead + AsyncWrite + Unpin>(&self, mut io: S, mut inbox: Inbox) -> Cut {
-        let mut seat = match self.enter(&mut io, &mut inbox).await {
+    async fn enter_and_run<S>(&self, mut io: S, mut inbox: Inbox, from: IpAddr) -> Cut
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut seat = match self.enter(&mut io, &mut inbox, from).await {
             Ok(seat) => seat,
             Err(cut) => {
                 add(&self.counts.refused, 1);
@@ -289,11 +297,11 @@ impl Inner {
     }
 
     /// Introductions: ours, the client's, the answer. The client has its seat before it has the answer.
-    async fn enter<S>(&self, io: &mut S, inbox: &mut Inbox) -> Result<Seat<'_>, Cut>
+    async fn enter<S>(&self, io: &mut S, inbox: &mut Inbox, from: IpAddr) -> Result<Seat<'_>, Cut>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let _entering = self.entering.try_acquire().map_err(|_| Cut::Full)?;
+        let _entering = Entering::one_more(self, from).ok_or(Cut::Full)?;
         let (key, info) = tokio::time::timeout(ENTER, self.introduce(io, inbox)).await.map_err(|_| Cut::Late)??;
         if !(self.admit)(&key) {
             return Err(Cut::NotAdmitted(key));
@@ -450,11 +458,52 @@ impl Inner {
     /// Of connections with one key, the one that sent last gets what is sent to it.
     #[cold]
     fn speaks(&self, client: &Client) {
+        let is_last = |same: &Vec<Arc<Client>>| same.last().is_some_and(|c| std::ptr::eq(&**c, client));
+        if self.seats.read().get(&client.key).is_some_and(is_last) {
+            return;
+        }
         let mut seats = self.seats.write();
         let Some(same) = seats.get_mut(&client.key) else { return };
         if let Some(at) = same.iter().position(|c| std::ptr::eq(&**c, client)) {
             let client = same.remove(at);
             same.push(client);
+        }
+    }
+}
+
+/// A connection that introduces itself, until it is dropped.
+struct Entering<'a> {
+    relay: &'a Inner,
+    from: IpAddr,
+}
+
+impl<'a> Entering<'a> {
+    fn one_more(relay: &'a Inner, from: IpAddr) -> Option<Entering<'a>> {
+        let from = match from.to_canonical() {
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+            v4 => v4,
+        };
+        let mut entering = relay.entering.lock();
+        if entering.values().sum::<usize>() >= ENTERING {
+            return None;
+        }
+        let same = entering.entry(from).or_default();
+        if *same >= ENTERING_FROM_ONE {
+            return None;
+        }
+        *same += 1;
+        Some(Entering { relay, from })
+    }
+}
+
+impl Drop for Entering<'_> {
+    fn drop(&mut self) {
+        let mut entering = self.relay.entering.lock();
+        if let Some(same) = entering.get_mut(&self.from) {
+            *same -= 1;
+            if *same == 0 {
+                entering.remove(&self.from);
+            }
         }
     }
 }

@@ -27,7 +27,9 @@ usage: cargo xtask bench control [--rounds N] [--nodes N] [--quick] [--bin FILE]
   --nodes     simulated nodes (100)
   --quick     one round, no file written
   --bin       measure this binary instead of building one
-  --only      contestants: portcullis, headscale, derper";
+  --only      contestants: portcullis, headscale, derper
+headscale comes with `cargo xtask test --setup`; derper with
+  GOBIN=~/.cache/portcullis/peers/bin go install tailscale.com/cmd/derper@v1.102.3";
 
 /// Registrations at a time: more than people do, less than keeps the load generator busy with itself.
 const AT_ONCE: usize = 8;
@@ -314,6 +316,13 @@ fn table(o: &Options, figures: &Figures, notes: &[String]) -> String {
     );
     for note in notes {
         let _ = writeln!(out, "\nLeft out: {note}");
+    }
+    // An unoptimised program is slower than what people get; figures must not hide which one they are of.
+    if o.bin.as_ref().is_some_and(|bin| bin.components().any(|c| c.as_os_str() == "debug")) {
+        let _ = writeln!(
+            out,
+            "\nportcullis was a development build here, hardly optimised; the others are release builds."
+        );
     }
     let _ = writeln!(out, "\n{}", super::machine());
     out
