@@ -531,7 +531,7 @@ fn in_text(from: &str, e: &model::ListError) -> String {
 }
 
 fn summary(list: &List) -> String {
-    match list.set.prefixes() {
+    match &*list.set.prefixes() {
         [] => format!("`{}` lets nobody in", list.name),
         [a, b] if [*a, *b] == [Prefix::ALL_V4, Prefix::ALL_V6] => format!("`{}` lets everybody in", list.name),
         [one] => format!("`{}` holds {one}", list.name),

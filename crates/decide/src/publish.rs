@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use model::{Addr, GrantId, Prefix};
+use model::{Addr, AddrSet, GrantId, Prefix};
 
 use crate::grant::Ledger;
 
@@ -95,7 +95,25 @@ pub fn desired(ledger: &Ledger, list: &str, generation: u64) -> Desired {
     }
 }
 
+/// The set of all addresses of a list, made from the set of an earlier state of it.
+#[must_use]
+pub fn follow(set: &AddrSet, before: &Desired, after: &Desired) -> AddrSet {
+    if before.statics != after.statics {
+        return after.set();
+    }
+    let changes = before.learnt.changes(&after.learnt);
+    let fixed = |p: &Prefix| after.statics.contains(p);
+    let gone = changes.iter().filter_map(|c| c.before.map(|b| b.0)).filter(|p| !fixed(p));
+    set.changed(gone, changes.iter().filter_map(|c| c.after.map(|a| a.0)))
+}
+
 impl Desired {
+    /// All its addresses.
+    #[must_use]
+    pub fn set(&self) -> AddrSet {
+        AddrSet::new(self.statics.iter().copied().chain(self.learnt.iter().map(|(p, _)| p)))
+    }
+
     /// Learnt entries, then static ones, each once, without those that another one covers. At least one: [`NOBODY`]
     /// stands for nobody.
     #[must_use]
@@ -103,6 +121,14 @@ impl Desired {
         let all = self.learnt.iter().map(|(p, _)| p).chain(self.statics.iter().copied());
         let kept = uncovered(all.collect());
         if kept.is_empty() { nobody() } else { kept }
+    }
+
+    /// Every entry once, in order. At least one: [`NOBODY`] stands for nobody.
+    #[must_use]
+    pub fn sorted(&self) -> Vec<Prefix> {
+        let all: std::collections::BTreeSet<Prefix> =
+            self.learnt.iter().map(|(p, _)| p).chain(self.statics.iter().copied()).collect();
+        if all.is_empty() { nobody() } else { all.into_iter().collect() }
     }
 
     /// The fewest prefixes that hold exactly the same addresses, in order: neighbours become one.
@@ -421,7 +447,7 @@ mod tests {
             let build = |from: &Learnt, m: &BTreeMap<u64, (u8, u64)>| {
                 let mut l = from.clone();
                 (0..2_000).for_each(|id| match m.get(&id) {
-                    Some((n, end)) => l.put(GrantId(id), Prefix::host(Addr::new([192, 0, 2, *n].into())), Some(*end)),
+                    Some((n, end)) => l.put(GrantId(id), Prefix::host(Addr::new([10, *n % 2, (id >> 8) as u8, id as u8].into())), Some(*end)),
                     None => l.remove(GrantId(id)),
                 });
                 l
@@ -430,12 +456,17 @@ mod tests {
             let second = build(&first, &b);
             prop_assert_eq!((first.len(), second.len()), (a.len(), b.len()));
             let ids = a.keys().chain(b.keys()).collect::<std::collections::BTreeSet<_>>();
-            let want = ids.iter().filter(|id| a.get(id) != b.get(id)).count();
+            let shown = |m: &BTreeMap<u64, (u8, u64)>, id: &u64| m.get(id).map(|(n, end)| (n % 2, *end));
+            let want = ids.iter().filter(|id| shown(&a, id) != shown(&b, id)).count();
             let changes = first.changes(&second);
             prop_assert_eq!(changes.len(), want);
             prop_assert!(changes.iter().all(|c| c.before != c.after));
             prop_assert!(second.changes(&second).is_empty());
             prop_assert_eq!(second.iter().count(), b.len());
+            let of = |l: &Learnt| Desired { learnt: l.clone(), statics: ps(&["192.0.2.5"]), ..Desired::default() };
+            let followed = follow(&of(&first).set(), &of(&first), &of(&second));
+            let anew = of(&second).set();
+            prop_assert_eq!(followed.prefixes(), anew.prefixes());
         }
     }
 

@@ -1,53 +1,100 @@
 //! An immutable set of prefixes with longest-prefix lookup. In: prefixes, once. Out: the longest that holds an
-//! address. Swapped whole when the list changes; never edited.
+//! address. Swapped whole when the list changes; never edited. A set with a few changes shares what stays with the one
+//! before, so that a change of a long list costs microseconds.
 //!
 //! The address space is cut into stretches in which the same length of prefix is the longest; the prefix itself is
 //! then the address cut to that length, so that no table of prefixes is touched by a lookup. Stretches are found by a
 //! table on the first bits and a binary search in a few neighbouring words.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::addr::Addr;
 use crate::prefix::Prefix;
 
-/// A set of prefixes. Lookup takes the longest prefix that holds an address; no allocation.
+/// A set of prefixes. Lookup takes the longest prefix that holds an address; no allocation. A copy shares everything.
 #[derive(Clone, Default)]
 pub struct AddrSet {
+    base: Arc<Base>,
+    late: Option<Arc<Late>>,
+}
+
+/// A set as it was built.
+#[derive(Clone, Default)]
+struct Base {
     prefixes: Vec<Prefix>,
     v4: V4,
     v6: V6,
 }
 
+/// What changed since a set was built.
+struct Late {
+    /// Prefixes that the base does not have.
+    added: Base,
+    /// Prefixes of the base that are gone, in order.
+    removed: Vec<Prefix>,
+}
+
 /// No prefix holds the stretch. Every length is smaller.
 const NONE: u8 = u8::MAX;
+
+/// Changes that are kept beside a base: building a set of these takes some tens of microseconds.
+const LATE: usize = 512;
+/// A set this small is built whole in the same time.
+const SMALL: usize = 1_024;
 
 impl AddrSet {
     /// Builds the set; duplicates count once.
     #[must_use]
     pub fn new(prefixes: impl IntoIterator<Item = Prefix>) -> AddrSet {
-        let mut prefixes: Vec<Prefix> = prefixes.into_iter().collect();
-        // By family, start, then widest first: a parent stands before its children.
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        let split = prefixes.partition_point(|p| p.is_v4());
-        let v4 = V4::new(&stretches(&prefixes[..split]));
-        let v6 = V6::new(&stretches(&prefixes[split..]));
-        AddrSet { prefixes, v4, v6 }
+        AddrSet { base: Arc::new(Base::new(prefixes.into_iter().collect())), late: None }
+    }
+
+    /// The set with some prefixes removed and some added; of one that is in both, it has it.
+    #[must_use]
+    pub fn changed(&self, remove: impl IntoIterator<Item = Prefix>, add: impl IntoIterator<Item = Prefix>) -> AddrSet {
+        self.changed_beside(SMALL, LATE, remove, add)
+    }
+
+    fn changed_beside(
+        &self,
+        small: usize,
+        most: usize,
+        remove: impl IntoIterator<Item = Prefix>,
+        add: impl IntoIterator<Item = Prefix>,
+    ) -> AddrSet {
+        let (mut added, mut removed) = match &self.late {
+            None => (BTreeSet::new(), BTreeSet::new()),
+            Some(l) => (l.added.prefixes.iter().copied().collect(), l.removed.iter().copied().collect::<BTreeSet<_>>()),
+        };
+        for p in remove {
+            if !added.remove(&p) && self.base.has(p) {
+                removed.insert(p);
+            }
+        }
+        for p in add {
+            if !removed.remove(&p) && !self.base.has(p) {
+                added.insert(p);
+            }
+        }
+        if self.base.prefixes.len() < small || added.len() + removed.len() > most {
+            let stay = self.base.prefixes.iter().copied().filter(|p| !removed.contains(p));
+            return AddrSet::new(stay.chain(added).collect::<Vec<_>>());
+        }
+        let late = Late { added: Base::new(added.into_iter().collect()), removed: removed.into_iter().collect() };
+        AddrSet { base: self.base.clone(), late: Some(Arc::new(late)) }
     }
 
     /// The longest prefix that holds the address.
     #[must_use]
     #[inline]
     pub fn lookup(&self, addr: Addr) -> Option<Prefix> {
-        match addr.ip() {
-            IpAddr::V4(a) => {
-                let bits = u32::from(a);
-                Prefix::cut_v4(bits, self.v4.len_at(bits))
-            }
-            IpAddr::V6(a) => {
-                let bits = u128::from(a);
-                Prefix::cut_v6(bits, self.v6.len_at(bits))
-            }
+        let found = self.base.lookup(addr);
+        match &self.late {
+            None => found,
+            Some(late) => late.lookup(&self.base, addr, found),
         }
     }
 
@@ -60,26 +107,74 @@ impl AddrSet {
 
     /// The prefixes in order, duplicates removed.
     #[must_use]
-    pub fn prefixes(&self) -> &[Prefix] {
-        &self.prefixes
+    pub fn prefixes(&self) -> Cow<'_, [Prefix]> {
+        let Some(late) = &self.late else { return Cow::Borrowed(&self.base.prefixes) };
+        let stay = self.base.prefixes.iter().filter(|p| late.removed.binary_search(p).is_err());
+        let mut all: Vec<Prefix> = stay.chain(&late.added.prefixes).copied().collect();
+        all.sort_unstable();
+        Cow::Owned(all)
     }
 
     /// Number of different prefixes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.prefixes.len()
+        let late = self.late.as_ref().map_or((0, 0), |l| (l.added.prefixes.len(), l.removed.len()));
+        self.base.prefixes.len() + late.0 - late.1
     }
 
     /// True if the set holds nobody.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.prefixes.is_empty()
+        self.len() == 0
+    }
+}
+
+impl Base {
+    fn new(mut prefixes: Vec<Prefix>) -> Base {
+        // By family, start, then widest first: a parent stands before its children.
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        let split = prefixes.partition_point(|p| p.is_v4());
+        let v4 = V4::new(&stretches(&prefixes[..split]));
+        let v6 = V6::new(&stretches(&prefixes[split..]));
+        Base { prefixes, v4, v6 }
+    }
+
+    #[inline]
+    fn lookup(&self, addr: Addr) -> Option<Prefix> {
+        match addr.ip() {
+            IpAddr::V4(a) => {
+                let bits = u32::from(a);
+                Prefix::cut_v4(bits, self.v4.len_at(bits))
+            }
+            IpAddr::V6(a) => {
+                let bits = u128::from(a);
+                Prefix::cut_v6(bits, self.v6.len_at(bits))
+            }
+        }
+    }
+
+    fn has(&self, p: Prefix) -> bool {
+        self.prefixes.binary_search(&p).is_ok()
+    }
+}
+
+impl Late {
+    fn lookup(&self, base: &Base, addr: Addr, mut found: Option<Prefix>) -> Option<Prefix> {
+        // The longest of the base may be gone; then the next wider one counts.
+        while let Some(p) = found.filter(|p| self.removed.binary_search(p).is_ok()) {
+            found = (0..p.bits()).rev().filter_map(|len| Prefix::new(addr, len)).find(|q| base.has(*q));
+        }
+        match (found, self.added.lookup(addr)) {
+            (Some(a), Some(b)) => Some(if b.bits() > a.bits() { b } else { a }),
+            (a, b) => a.or(b),
+        }
     }
 }
 
 impl std::fmt::Debug for AddrSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(&self.prefixes).finish()
+        f.debug_set().entries(self.prefixes().iter()).finish()
     }
 }
 
@@ -383,6 +478,41 @@ mod tests {
                 [a, z, a.wrapping_sub(1), z.wrapping_add(1)].map(|b| IpAddr::V4(Ipv4Addr::from(b)))
             }).collect();
             check(&list, probes.into_iter().map(IpAddr::V4).chain(edges));
+        }
+
+        #[test]
+        fn a_changed_set_is_the_set_built_anew(
+            first in proptest::collection::vec((near_v4(), 0u8..=32), 0..20),
+            steps in proptest::collection::vec(
+                proptest::collection::vec((near_v4(), 0u8..=32, any::<bool>(), any::<prop::sample::Index>()), 1..6), 1..8),
+            most in 0usize..30,
+        ) {
+            let prefix = |a: Ipv4Addr, len: u8| Prefix::new(Addr::new(IpAddr::V4(a)), len).unwrap();
+            let mut want: BTreeSet<Prefix> = first.iter().map(|(a, l)| prefix(*a, *l)).collect();
+            let mut set = AddrSet::new(want.iter().copied());
+            for step in steps {
+                let (mut remove, mut add) = (Vec::new(), Vec::new());
+                for (a, len, new, which) in step {
+                    match want.iter().nth(which.index(want.len().max(1))) {
+                        Some(p) if !new => remove.push(*p),
+                        _ => add.push(prefix(a, len)),
+                    }
+                }
+                remove.iter().for_each(|p| { want.remove(p); });
+                want.extend(add.iter().copied());
+                set = set.changed_beside(0, most, remove, add);
+                let anew = AddrSet::new(want.iter().copied());
+                prop_assert_eq!(set.prefixes(), anew.prefixes());
+                prop_assert_eq!(set.len(), want.len());
+                for p in &want {
+                    let edges = [p.first(), p.last()].map(Addr::bits);
+                    let near = edges.into_iter().flat_map(|b| [b.saturating_sub(1), b, b + 1]);
+                    for bits in near.filter(|b| *b <= u128::from(u32::MAX)) {
+                        let a = Addr::new(IpAddr::V4(Ipv4Addr::from(bits as u32)));
+                        prop_assert_eq!(set.lookup(a), anew.lookup(a), "{} in {:?}", a, want);
+                    }
+                }
+            }
         }
 
         #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow};
 use decide::clock::Clock;
 use decide::grant::{Audit, Effect, Event, Ledger, Outcome, Rules};
-use decide::publish::{Desired, desired};
+use decide::publish::{Desired, desired, follow};
 use model::{Addr, AddrSet, Grant, GrantId, List, Prefix, View, ViewBuilder};
 use parking_lot::{Mutex, RwLock};
 use store::{If, Step, Store, StoreError};
@@ -485,15 +485,12 @@ impl Loop {
         }
         let mut view = ViewBuilder::default();
         for (name, d) in &lists {
-            let same = before
-                .lists
-                .get(name)
-                .filter(|b| Arc::ptr_eq(b, d))
-                .and_then(|_| before.view.list(before.view.id(name)?));
-            let set = same.map_or_else(
-                || AddrSet::new(d.statics.iter().copied().chain(d.learnt.iter().map(|(p, _)| p))),
-                |l| l.set.clone(),
-            );
+            let then = before.lists.get(name).zip(before.view.id(name).and_then(|id| before.view.list(id)));
+            let set = match then {
+                Some((b, l)) if Arc::ptr_eq(b, d) => l.set.clone(),
+                Some((b, l)) => follow(&l.set, b, d),
+                None => d.set(),
+            };
             view.add(List { name: name.clone(), set, source: "the gate".to_string() });
         }
         let view = Arc::new(view.build(generation));

@@ -11,6 +11,7 @@ use crate::gate::fetch::{Base, fetch};
 
 pub(super) async fn apply(d: &Desired, api: &Base, memory: &mut Memory) -> anyhow::Result<bool> {
     let entries = d.merged();
+    super::say_if_long(entries.len(), "Caddy", &d.list, memory);
     let want = json!(entries.iter().map(ToString::to_string).collect::<Vec<_>>());
     let (status, body) = fetch(api, Method::GET, &api.path, HeaderMap::new(), Bytes::new(), 16 << 20, WAIT).await?;
     if status == 200 && serde_json::from_slice::<Value>(&body).is_ok_and(|v| v == want) {

@@ -120,6 +120,8 @@ pub struct Progress {
     pub error: Option<String>,
     /// What a person should know.
     pub remark: Option<String>,
+    /// Advice, each with what to do.
+    pub notes: Vec<(String, String)>,
 }
 
 /// An enforcer at work.
@@ -136,12 +138,16 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// A program or an API that takes longer has failed.
 const WAIT: Duration = Duration::from_secs(20);
-/// nginx starts new workers at each reload, and old ones live as long as their connections: not more often than this.
-const NGINX_APART: Duration = Duration::from_secs(1);
+/// nginx starts new workers at each reload, and old ones live as long as their connections; Caddy closes its streams:
+/// not more often than this.
+const RELOADS_APART: Duration = Duration::from_secs(1);
+/// Traefik takes what is quiet for its `providersThrottleDuration` (2 s) at once and gathers the rest: a burst is a
+/// write or two.
+const WRITES_APART: Duration = Duration::from_millis(250);
 /// Traefik, Caddy and nginx's `allow` read such a list from top to bottom for each request: about 10 ns an entry.
 const LONG: usize = 1_000;
-/// HAProxy drops a command longer than its buffer (`tune.bufsize`, 16 KiB by default) without a word.
-const HAPROXY_CHUNK: usize = 8 * 1024;
+/// What follows a change without haste, HAProxy's file: a burst is written once.
+const SAVE: Duration = Duration::from_millis(50);
 
 impl Enforcer {
     /// Starts keeping something equal to the published lists.
@@ -205,6 +211,15 @@ impl Kind {
         }
     }
 
+    /// Changes are at least this far apart; what comes meanwhile goes together.
+    fn apart(&self) -> Duration {
+        match self {
+            Kind::Traefik { .. } => WRITES_APART,
+            Kind::Nginx { .. } | Kind::Caddy { .. } => RELOADS_APART,
+            _ => Duration::ZERO,
+        }
+    }
+
     fn lists(&self) -> Vec<String> {
         match self {
             Kind::Traefik { middlewares, .. } => {
@@ -235,7 +250,12 @@ async fn keep_equal(
     let mut last: Vec<Option<Arc<Desired>>> = Vec::new();
     let mut memory = Memory { picture, ..Memory::default() };
     let mut look = true;
+    let mut applied: Option<Instant> = None;
+    let mut unsaved: Option<Instant> = None;
     loop {
+        if let Some(at) = applied {
+            tokio::time::sleep(kind.apart().saturating_sub(at.elapsed())).await;
+        }
         let now = published.borrow_and_update().clone();
         let lists: Vec<Option<Arc<Desired>>> = kind.lists().iter().map(|l| now.lists.get(l).cloned()).collect();
         let same = lists.len() == last.len()
@@ -243,6 +263,7 @@ async fn keep_equal(
         let mut again = LOOK_AGAIN;
         if !same || look {
             let began = Instant::now();
+            applied = Some(began);
             match apply(&kind, &now, &mut memory, std::mem::take(&mut look)).await {
                 Ok(changed) => {
                     wait = RETRY.0;
@@ -254,6 +275,7 @@ async fn keep_equal(
                         debug!("{}: generation {} after {} ms", p.name, now.generation, p.took.as_millis());
                     }
                     p.remark = memory.remark.clone();
+                    p.notes = memory.notes.clone();
                     if p.error.take().is_some() {
                         info!("{} is equal to its list again", p.name);
                     }
@@ -276,6 +298,22 @@ async fn keep_equal(
             progress.lock().reached = now.generation;
             tell.send_replace(now.generation);
         }
+        if let (Kind::Haproxy { list, map, .. }, Some(d)) = (&kind, last.first().cloned().flatten())
+            && haproxy::unsaved(&d, &memory)
+        {
+            let since = *unsaved.get_or_insert_with(Instant::now);
+            let more = tokio::time::timeout(SAVE, published.changed()).await;
+            if more.is_ok_and(|c| c.is_ok()) && since.elapsed() < SAVE * 4 {
+                continue;
+            }
+            unsaved = None;
+            if let Err(e) = haproxy::save(&d, map, &mut memory).await {
+                warn!("the map file of `{list}`: {e:#}");
+                progress.lock().error = Some(format!("{e:#}"));
+                last.clear();
+                again = wait;
+            }
+        }
         tokio::select! {
             changed = published.changed() => {
                 if changed.is_err() {
@@ -292,12 +330,32 @@ async fn keep_equal(
 #[derive(Debug, Default)]
 struct Memory {
     remark: Option<String>,
-    reloaded: Option<Instant>,
+    /// nginx was reloaded with what its file has.
+    reloaded: bool,
     sent: Option<Vec<Prefix>>,
-    warned_long: bool,
+    /// Advice for a person, each with what to do.
+    notes: Vec<(String, String)>,
+    haproxy: haproxy::State,
     nftables: nftables::State,
     /// For the ledger's clock.
     picture: Arc<Picture>,
+}
+
+/// Says once, in the log and to `doctor`, that a list is too long for something that reads it from top to bottom.
+fn say_if_long(entries: usize, who: &str, list: &str, memory: &mut Memory) {
+    let what = format!("`{list}` has more than {LONG} entries, which {who} reads from top to bottom for each request");
+    let known = memory.notes.iter().any(|n| n.0 == what);
+    match (entries > LONG, known) {
+        (true, false) => {
+            let fix = format!(
+                "ask the check endpoint instead (forward-auth to /v1/check/{list}), which does not slow down with the list"
+            );
+            warn!("{what}; {fix}");
+            memory.notes.push((what, fix));
+        }
+        (false, true) => memory.notes.retain(|n| n.0 != what),
+        _ => {}
+    }
 }
 
 fn of<'a>(now: &'a Published, list: &str) -> anyhow::Result<&'a Arc<Desired>> {
@@ -311,7 +369,7 @@ async fn apply(kind: &Kind, now: &Arc<Published>, memory: &mut Memory, look: boo
             traefik::apply(file, middlewares, *key, *tcp, api.as_ref(), now, memory).await
         }
         Kind::Nginx { list, file, test, reload } => nginx::apply(of(now, list)?, file, test, reload, memory).await,
-        Kind::Haproxy { list, socket, map } => haproxy::apply(of(now, list)?, socket, map).await,
+        Kind::Haproxy { list, socket, map } => haproxy::apply(of(now, list)?, socket, map, memory, look).await,
         Kind::Caddy { list, api } => caddy::apply(of(now, list)?, api, memory).await,
         Kind::Nftables { list, ports, table } => nftables::apply(now, list, ports, table, memory, look).await,
         Kind::File { list, file } => {

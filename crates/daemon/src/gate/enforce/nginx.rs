@@ -1,14 +1,13 @@
 //! nginx: a file for a `geo` block. In: the list. Out: the file, tested, and a reload.
 
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::Context;
 use decide::publish::{Desired, nginx_geo};
 use net::replace::replace;
 
+use super::Memory;
 use super::hooks::program;
-use super::{Memory, NGINX_APART};
 
 pub(super) async fn apply(
     d: &Desired,
@@ -19,11 +18,8 @@ pub(super) async fn apply(
 ) -> anyhow::Result<bool> {
     let text = nginx_geo(&d.merged());
     let before = std::fs::read(file).ok();
-    if before.as_deref() == Some(text.as_bytes()) && memory.reloaded.is_some() {
+    if before.as_deref() == Some(text.as_bytes()) && memory.reloaded {
         return Ok(false);
-    }
-    if let Some(at) = memory.reloaded {
-        tokio::time::sleep(NGINX_APART.saturating_sub(at.elapsed())).await;
     }
     replace(file, text.as_bytes()).with_context(|| format!("{} can not be written", file.display()))?;
     if let Err(e) = program(test, None).await {
@@ -34,6 +30,6 @@ pub(super) async fn apply(
         return Err(e.context("nginx refuses its configuration"));
     }
     program(reload, None).await.context("nginx was not reloaded")?;
-    memory.reloaded = Some(Instant::now());
+    memory.reloaded = true;
     Ok(true)
 }

@@ -31,21 +31,16 @@ pub(super) async fn apply(
         for list in lists {
             entries.extend(of(now, list)?.entries());
         }
-        let nobody = decide::publish::NOBODY;
-        if entries.iter().any(|p| p.to_string() != nobody) {
-            entries.retain(|p| p.to_string() != nobody);
+        let nobody: Option<Prefix> = decide::publish::NOBODY.parse().ok();
+        if entries.iter().any(|p| Some(*p) != nobody) {
+            entries.retain(|p| Some(*p) != nobody);
         }
         let mut seen = std::collections::BTreeSet::new();
         entries.retain(|p| seen.insert(*p));
         if entries.len() > LONG {
             entries = merge(entries);
         }
-        if entries.len() > LONG && !std::mem::replace(&mut memory.warned_long, true) {
-            warn!(
-                "`{name}` has {} entries, which Traefik reads from top to bottom for each request; the check endpoint (forwardAuth to /v1/check/LIST) does not slow down",
-                entries.len()
-            );
-        }
+        super::say_if_long(entries.len(), "Traefik", name, memory);
         written.push(Middleware { name: name.clone(), entries, tcp });
     }
     let (path, text) = (file.to_path_buf(), traefik_yaml(&written, key));
