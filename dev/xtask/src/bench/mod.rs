@@ -6,6 +6,8 @@ mod admit;
 mod control;
 mod control_servers;
 mod figures;
+mod gate;
+mod gate_world;
 mod link;
 mod load;
 mod pairs;
@@ -24,6 +26,11 @@ const BENCHES: &[Bench] = &[
         "control",
         "registrations, policy changes, memory of map streams and the relay, beside headscale and derper",
         control::run,
+    ),
+    (
+        "gate",
+        "from event to enforced, checks behind real proxies, bursts, long lists, beside a Flask service",
+        gate::run,
     ),
     ("policy", "a policy for 10,000 nodes, and packets under 10,000 rules", policy::run),
 ];
