@@ -197,7 +197,7 @@ pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
         if let Some(policy) = &policy
             && let Some(set) = policy.list_sets().get(name)
         {
-            statics.extend(set.prefixes());
+            statics.extend(set.prefixes().iter());
         }
         let mut parts: Vec<ListPart> = Vec::new();
         for (text, place) in list.statics.as_ref().map(|v| read.entries(v)).transpose()?.into_iter().flatten() {
@@ -217,7 +217,7 @@ pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
                     let all: Vec<&str> = sets.keys().map(String::as_str).collect();
                     bail!("{place}: the policy has no `{text}`; it has {}", all.join(", "));
                 };
-                statics.extend(set.prefixes());
+                statics.extend(set.prefixes().iter());
             } else {
                 parts.extend(daemon::lists::parts(text, &place, Some(&read.dir()))?);
             }
@@ -236,7 +236,7 @@ pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
         for w in loaded.warnings.iter().filter(|w| !w.contains("lets nobody in")) {
             warn!("{w}");
         }
-        statics.extend(loaded.lists.iter().flat_map(|l| l.set.prefixes()).copied());
+        statics.extend(loaded.lists.iter().flat_map(|l| l.set.prefixes().into_owned()));
         // In order and each once: what an unchanged file says is equal to what it said.
         let statics = AddrSet::new(statics).prefixes().to_vec();
         out.push((name.clone(), rules(read, name, list, statics)?));

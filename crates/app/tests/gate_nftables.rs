@@ -275,15 +275,15 @@ fn a_proof_opens_a_port_and_a_revocation_cuts_what_is_open() {
 fn an_end_cuts_with_the_gate_and_without_it_and_a_restart_keeps() {
     let Some(w) = World::new("ends") else { return };
     let mut gate = w.gate(&["--nft-ports", "8080"]);
-    w.tell(&["grant", "add", "203.0.113.7", "--for", "4s"]);
+    w.tell(&["grant", "add", "203.0.113.7", "--for", "12s"]);
     w.tell(&["grant", "add", "203.0.113.77"]);
     let (short, long) = (w.talk("203.0.113.7"), w.talk("203.0.113.77"));
     short.cut();
     wait_or(|| w.flows("203.0.113.7") == 0, || gate.text());
     assert!(!w.reaches("203.0.113.7"));
     long.goes_on();
-    w.tell(&["grant", "add", "203.0.113.7", "--for", "6s"]);
-    w.tell(&["grant", "add", "203.0.113.0/28", "--for", "6s"]);
+    w.tell(&["grant", "add", "203.0.113.7", "--for", "14s"]);
+    w.tell(&["grant", "add", "203.0.113.0/28", "--for", "14s"]);
     let short = w.talk("203.0.113.7");
     // `ip netns exec` becomes the program, so this is kill -9 for the gate itself.
     gate.child.kill().unwrap();

@@ -74,6 +74,9 @@ fn own(gate: &Gate, found: &mut Vec<(String, String)>) {
                 "the last good state stays; mend the cause, it is tried again by itself",
             );
         }
+        for (what, fix) in &p.notes {
+            add(format!("{}: {what}", p.name), fix);
+        }
         if let Some(remark) = &p.remark {
             let fix = if remark.contains("in place") {
                 "mount the directory instead of the single file (`./dyn:/app/dyn`, `--file dyn/dynamic-whitelist.yml`), or accept it"
@@ -135,7 +138,7 @@ fn heard(desk: &Desk, found: &mut Vec<(String, String)>) {
 
 /// Proxies that are believed though anybody may be one of them.
 fn wide(desk: &Desk, found: &mut Vec<(String, String)>) {
-    for p in desk.trusted.prefixes() {
+    for p in desk.trusted.prefixes().iter() {
         // As wide as that are only 10.0.0.0/8 and fc00::/7 of one's own; 0.0.0.0 counts as private, 0.0.0.0/0 does not.
         if p.bits() < 7 || (p.bits() == 7 && !p.first().is_private()) {
             found.push((
