@@ -457,7 +457,8 @@ fn with_named(list: &List, named: &[String], gate: Option<&View>) -> List {
     if named.is_empty() {
         return list.clone();
     }
-    let taken = named.iter().filter_map(|n| gate.and_then(|v| v.list(v.id(n)?))).flat_map(|l| l.set.prefixes().into_owned());
+    let taken =
+        named.iter().filter_map(|n| gate.and_then(|v| v.list(v.id(n)?))).flat_map(|l| l.set.prefixes().into_owned());
     let set = AddrSet::new(list.set.prefixes().iter().copied().chain(taken));
     List { set, ..list.clone() }
 }
