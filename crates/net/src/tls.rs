@@ -457,3 +457,21 @@ fn has_aes() -> bool {
 fn has_aes() -> bool {
     false
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_own_certificate_stays_until_its_name_changes() {
+        let dir = std::env::temp_dir().join(format!("portcullis-leaf-{}", std::process::id()));
+        let pin = |name: &str| own_leaf(&dir, name).unwrap().1;
+        let first = pin("203.0.113.9");
+        assert_eq!(pin("203.0.113.9"), first);
+        let named = pin("mesh.example.com");
+        assert_ne!(named, first, "clients compare the name as well");
+        assert_eq!(pin("mesh.example.com"), named);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -207,4 +207,13 @@ mod tests {
         assert_eq!((h.peer_api(true), h.peer_api(false)), (Some(4711), None));
         assert!(serde_json::from_str::<Hostinfo>(r#"{"RoutableIPs":["10.0.0.0/99"]}"#).is_err());
     }
+
+    #[test]
+    fn routes_are_told_with_their_length() {
+        // Official clients refuse a whole map over `198.51.100.7`.
+        let text = r#"{"RoutableIPs":["198.51.100.7/32","10.0.0.0/8"]}"#;
+        let h: Hostinfo = serde_json::from_str(text).unwrap();
+        let told = serde_json::to_value(&h).unwrap();
+        assert_eq!(told["RoutableIPs"], serde_json::json!(["198.51.100.7/32", "10.0.0.0/8"]));
+    }
 }
