@@ -213,7 +213,9 @@ http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fast
             c.arg("-c").arg(conf);
         }
         "caddy" => {
-            let conf = dir.write("Caddyfile", format!("{{\n admin off\n auto_https off\n}}\nhttp://{at} {{\n bind 127.0.0.1\n handle /checked {{\n  forward_auth {check} {{\n   uri /v1/check/{LIST}\n  }}\n  reverse_proxy {upstream}\n }}\n handle /open {{\n  reverse_proxy {upstream}\n }}\n}}\n"));
+            // By the port alone: a site with an address answers visitors of other names with an empty 200.
+            let port = at.port();
+            let conf = dir.write("Caddyfile", format!("{{\n admin off\n auto_https off\n}}\nhttp://:{port} {{\n bind 127.0.0.1\n handle /checked {{\n  forward_auth {check} {{\n   uri /v1/check/{LIST}\n  }}\n  reverse_proxy {upstream}\n }}\n handle /open {{\n  reverse_proxy {upstream}\n }}\n}}\n"));
             c.args(["run", "--adapter", "caddyfile", "--config"]).arg(conf);
             c.env("HOME", dir.path()).env("XDG_CONFIG_HOME", dir.path()).env("XDG_DATA_HOME", dir.path());
         }
@@ -230,6 +232,7 @@ http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fast
     let p = Process::start(name, c);
     stage::ports::wait(at, LIMIT).map_err(|e| anyhow!("{e}\n{}", p.output()))?;
     let open = Instant::now();
+    // What comes is the upstream's own answer, not something that the proxy made up.
     for path in ["/open", "/checked"] {
         while !TcpStream::connect(at)
             .map_err(anyhow::Error::from)
