@@ -29,14 +29,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
 const HEAD_MAX: usize = 16 * 1024;
 const MAP_MAX: usize = 64 << 20;
 
-/// What an early payload starts with.
-const EARLY: [u8; 5] = *b"\xff\xff\xffTS";
-
 /// The channel of one node.
 pub struct Channel {
     requests: SendRequest<Full<Bytes>>,
-    /// The server's early payload, if it sent one.
-    pub early: Option<Value>,
     node: Node,
 }
 
@@ -96,22 +91,12 @@ impl Node {
     /// The server refuses.
     pub async fn connect_over(&self, io: impl Transport, host: &str, key: &MachineKey) -> Result<Channel> {
         let (io, session, came) = self.handshake(io, host, key).await?;
-        let mut io = Stream::new(io, session, came);
-        let mut start = [0; EARLY.len()];
-        io.read_exact(&mut start).await.context("the server ended the channel")?;
-        let mut early = None;
-        if start == EARLY {
-            let mut json = vec![0; io.read_u32().await? as usize];
-            io.read_exact(&mut json).await?;
-            early = Some(serde_json::from_slice(&json)?);
-        } else {
-            io.unread(&start);
-        }
+        let io = Stream::new(io, session, came);
         let (requests, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await?;
         // It ends with the channel: when the last request handle is dropped or the server hangs up.
         tokio::spawn(connection);
-        Ok(Channel { requests, early, node: self.clone() })
+        Ok(Channel { requests, node: self.clone() })
     }
 
     /// The upgrade and the handshake; returns the connection, the session and what came behind it.

@@ -14,17 +14,35 @@ pub(super) struct Stream<S> {
     came: Vec<u8>,
     plain: Vec<u8>,
     unsent: Vec<u8>,
+    /// An early payload may still come; it is passed over.
+    early: bool,
 }
+
+/// What an early payload starts with: magic, then its length (4, big-endian).
+const EARLY: [u8; 5] = *b"\xff\xff\xffTS";
+const EARLY_HEAD: usize = EARLY.len() + 4;
 
 impl<S> Stream<S> {
     /// With bytes that came behind the handshake.
     pub(super) fn new(io: S, session: Session, came: Vec<u8>) -> Stream<S> {
-        Stream { io, session, came, plain: vec![], unsent: vec![] }
+        Stream { io, session, came, plain: vec![], unsent: vec![], early: true }
     }
 
-    /// Puts bytes back that were read too far.
-    pub(super) fn unread(&mut self, bytes: &[u8]) {
-        self.plain.splice(..0, bytes.iter().copied());
+    /// True if there is something to read behind an early payload, if one came.
+    fn readable(&mut self) -> bool {
+        if self.early && !self.plain.is_empty() {
+            let start = self.plain.len().min(EARLY.len());
+            if self.plain[..start] != EARLY[..start] {
+                self.early = false;
+            } else if let Some([.., a, b, c, d]) = self.plain.first_chunk::<EARLY_HEAD>() {
+                let len = EARLY_HEAD + u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+                if self.plain.len() >= len {
+                    self.plain.drain(..len);
+                    self.early = false;
+                }
+            }
+        }
+        !self.early && !self.plain.is_empty()
     }
 }
 
@@ -32,7 +50,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
-            if !this.plain.is_empty() {
+            if this.readable() {
                 let n = this.plain.len().min(out.remaining());
                 out.put_slice(&this.plain[..n]);
                 this.plain.drain(..n);
