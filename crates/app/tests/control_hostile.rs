@@ -266,7 +266,9 @@ async fn records_and_bodies_that_are_too_long_or_no_http() {
         let (status, answer) = channel.post(path, &json!({ "Version": "not a number" })).await.unwrap();
         assert_eq!(status, 400, "{answer}");
         let deep = [b"[".repeat(50_000), b"]".repeat(50_000)].concat();
-        assert_eq!(channel.send("POST", path, deep).await.unwrap().0, 400);
+        // Too long or too deep, whichever the server sees first.
+        let status = channel.send("POST", path, deep).await.unwrap().0;
+        assert!([400, 413].contains(&status), "{path}: {status}");
     }
     assert_eq!(channel.post("/machine/unheard-of", &json!({})).await.unwrap().0, 501);
     assert_eq!(control.nodes(), 0);
