@@ -142,7 +142,8 @@ fn haproxy_by_its_runtime_socket_and_its_map_file() {
     g.mirror("127.0.1.1");
     wait_or(|| from("127.0.1.1", port) == 200, || g.proc.text());
     assert_eq!(from("127.0.1.2", port), 403);
-    // HAProxy starts anew from the map file.
+    // HAProxy starts anew from the map file, which follows a long list shortly after.
+    wait_or(|| std::fs::read_to_string(&map).is_ok_and(|m| m.contains("127.0.1.1 ")), || g.proc.text());
     drop(p);
     let p = start();
     ready(port, &p);
