@@ -7,9 +7,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use wire::grant::GrantRecord;
+
+use crate::digest::sha256_hex;
 
 /// To what something happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,7 +181,7 @@ pub fn verify(path: &Path) -> anyhow::Result<(u64, String)> {
 fn hash(line: &Line) -> anyhow::Result<String> {
     let bare = Line { hash: String::new(), ..line.clone() };
     let text = serde_json::to_string(&bare)?;
-    Ok(digest(&SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(sha256_hex(text.as_bytes()))
 }
 
 /// The last whole line and the length of the file up to its end.

@@ -4,10 +4,12 @@
 pub mod api;
 pub mod audit;
 pub mod control;
+mod digest;
 pub mod door;
 pub mod files;
 pub mod gate;
 pub mod hint;
+mod html;
 pub mod lists;
 pub mod run;
 pub mod tunnel;

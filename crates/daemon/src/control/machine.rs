@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use decide::mesh::{Registered, Snapshot};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -23,6 +22,7 @@ use wire::tailcfg::ssh::SshAction;
 use super::channel::OLDEST;
 use super::desk::Desk;
 use super::stream;
+use crate::digest::sha256_hex;
 
 /// The body of an answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
@@ -82,7 +82,7 @@ async fn register(desk: &Arc<Desk>, machine: MachineKey, from: Addr, request: Re
             ..Default::default()
         });
     }
-    let proof = ask.auth_key().map(|key| hex(digest(&SHA256, key.as_bytes()).as_ref()));
+    let proof = ask.auth_key().map(|key| sha256_hex(key.as_bytes()));
     let wait = ask.followup.rsplit('/').next().filter(|t| !t.is_empty()).map(str::to_string);
     if let Some(ticket) = wait {
         followed(desk, &ticket).await;
@@ -209,11 +209,7 @@ fn full(bytes: impl Into<Bytes>) -> Body {
 /// What a page and `nodes approve` call a waiting node: hard to guess, short enough to read out.
 fn ticket() -> String {
     /// No letter or digit that looks like another one.
-    const LETTERS: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz23456789_";
+    const LETTERS: &[u8; 30] = b"abcdefghjkmnpqrstuvwxyz2345678";
     let random: [u8; 16] = rand::random();
-    random.iter().map(|b| char::from(LETTERS[usize::from(b % 30)])).collect()
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    random.iter().map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()])).collect()
 }

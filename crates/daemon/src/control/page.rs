@@ -3,10 +3,12 @@
 use decide::mesh::Snapshot;
 use hyper::StatusCode;
 
+use crate::html::{escape, page};
+
 /// The front page: how to join.
 pub(super) fn front(url: &str) -> String {
     let url = escape(url);
-    whole(
+    page(
         "Portcullis",
         &format!(
             "<p>This is a coordination server. Join with the official client:</p>\
@@ -19,10 +21,10 @@ pub(super) fn front(url: &str) -> String {
 pub(super) fn waiting(s: &Snapshot, ticket: &str) -> (StatusCode, String) {
     let Some(p) = s.pending.get(ticket) else {
         let text = "<p>This page is not known here. It is good for an hour; run <code>tailscale up</code> again for a new one.</p>";
-        return (StatusCode::NOT_FOUND, whole("Unknown page", text));
+        return (StatusCode::NOT_FOUND, page("Unknown page", text));
     };
     if p.node.is_some() {
-        return (StatusCode::OK, whole("Approved", "<p>This device has joined. You can close this page.</p>"));
+        return (StatusCode::OK, page("Approved", "<p>This device has joined. You can close this page.</p>"));
     }
     let host = escape(if p.host.hostname.is_empty() { "a device" } else { &p.host.hostname });
     let os = escape(&p.host.os);
@@ -34,29 +36,5 @@ pub(super) fn waiting(s: &Snapshot, ticket: &str) -> (StatusCode, String) {
         p.machine.short(),
         ticket = escape(ticket),
     );
-    (StatusCode::OK, whole("A device waits", &text))
-}
-
-fn whole(title: &str, body: &str) -> String {
-    format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><title>{title}</title>\
-         <body style=\"font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:12vh auto;padding:0 1em\">\
-         <h1 style=\"font-size:1.3em\">{title}</h1>{body}</body></html>\n"
-    )
-}
-
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
+    (StatusCode::OK, page("A device waits", &text))
 }

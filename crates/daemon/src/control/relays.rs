@@ -22,6 +22,7 @@ use super::keeper::Keeper;
 use super::relay::Relay;
 use super::relay_http;
 use super::stun::Stun;
+use crate::digest::hex;
 use crate::hint::Hinted;
 use crate::run::Run;
 
@@ -71,7 +72,7 @@ pub(super) fn map(settings: &ControlSettings, pin: Option<[u8; 32]>) -> Value {
         Err(_) => {}
     }
     if let Some(pin) = pin {
-        node["CertName"] = format!("sha256-raw:{}", super::machine::hex(&pin)).into();
+        node["CertName"] = format!("sha256-raw:{}", hex(&pin)).into();
     }
     map["Regions"][REGION.to_string()] =
         json!({ "RegionID": REGION, "RegionCode": "own", "RegionName": "Portcullis", "Nodes": [node] });

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use aws_lc_rs::digest::{SHA256, digest};
 use decide::mesh::{Book, Refusal, Snapshot};
 use decide::policy::{Compiled, Policy, diff};
 use model::{Addr, Prefix};
@@ -16,6 +15,7 @@ use wire::mesh::{JoinKey, Names, Node, User};
 use super::Control;
 use super::desk::Desk;
 use crate::api::Verbs;
+use crate::digest::{hex, sha256_hex};
 use crate::hint::Hinted;
 
 /// Where a coordination server listens for commands.
@@ -144,8 +144,8 @@ fn key_json(s: &Snapshot, k: &JoinKey) -> Value {
 
 async fn keys_create(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
     // 192 bits: nobody guesses it, and nothing that was logged on the way gives it away.
-    let secret = format!("pck-{}", super::machine::hex(&rand::random::<[u8; 24]>()));
-    let hash = super::machine::hex(digest(&SHA256, secret.as_bytes()).as_ref());
+    let secret = format!("pck-{}", hex(&rand::random::<[u8; 24]>()));
+    let hash = sha256_hex(secret.as_bytes());
     let made = desk
         .keeper
         .change(move |book, now| {

@@ -1,6 +1,7 @@
 //! Pages, pure. In: what a folder holds and how to sort it, or what went wrong. Out: HTML that works without scripts,
 //! in light and dark, on small screens.
 
+use crate::html;
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
@@ -210,23 +211,11 @@ fn row(out: &mut String, entry: &Entry) {
 /// For HTML text and quoted attributes. Bytes that are no UTF-8 are shown as replacement characters, control
 /// characters and those that turn the direction of writing too.
 pub(super) fn escape(name: &[u8]) -> String {
-    let mut out = String::with_capacity(name.len());
-    for c in String::from_utf8_lossy(name).chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c if c.is_control()
-                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-            {
-                out.push('\u{fffd}');
-            }
-            c => out.push(c),
-        }
-    }
-    out
+    let harmless = |c: char| {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || turns { '\u{fffd}' } else { c }
+    };
+    html::escape(&String::from_utf8_lossy(name).chars().map(harmless).collect::<String>())
 }
 
 /// `1.5 MiB`: three digits at most, so that columns are easy to compare.

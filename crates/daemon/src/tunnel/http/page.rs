@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 
 use super::head::Reply;
+use crate::html;
 
 /// Says why there is no answer of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,13 +20,7 @@ impl Page {
     /// The page as HTML: works without a style sheet, in light and dark.
     pub(super) fn html(&self) -> String {
         let title = format!("{} {}", self.status, reason(self.status));
-        format!(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-             <meta name=\"color-scheme\" content=\"light dark\"><title>{title}</title>\
-             <body style=\"font:16px/1.5 system-ui,sans-serif;max-width:36em;margin:12vh auto;padding:0 1em\">\
-             <h1 style=\"font-size:1.3em\">{title}</h1><p>{}</p></body></html>\n",
-            escape(&self.text)
-        )
+        html::page(&title, &format!("<p>{}</p>", html::escape(&self.text)))
     }
 
     /// Writes the response.
@@ -53,18 +48,4 @@ impl Page {
 
 fn reason(status: u16) -> &'static str {
     http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error")
-}
-
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
 }
