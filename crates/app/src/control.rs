@@ -49,6 +49,7 @@ pub(crate) struct Section {
     node_expiry: Option<String>,
     trusted_proxies: Option<Vec<String>>,
     app_expiry: Option<String>,
+    app_routes: Option<u32>,
     app_resolvers: Option<Vec<String>>,
     metrics: Option<SocketAddr>,
     /// Lists of the gate that nodes' public addresses enter; in `serve`.
@@ -190,7 +191,13 @@ pub(crate) fn plan(a: &ControlArgs, file: Section, data_dir: PathBuf) -> Result<
         derp_map,
         relay: a.relay.or(file.relay).unwrap_or(true),
         trusted,
-        book: Settings { pools, domain, node_expiry, ..Settings::default() },
+        book: Settings {
+            pools,
+            domain,
+            node_expiry,
+            app_routes: a.app_routes.or(file.app_routes),
+            ..Settings::default()
+        },
         app_expiry,
         app_resolvers,
         metrics: a.metrics.or(file.metrics),

@@ -52,6 +52,9 @@ pub(crate) struct ControlArgs {
     /// How long an address of an app keeps its route without its name answering with it: 24h, `never` [default: 24h]
     #[arg(long, value_name = "TIME", env = "PORTCULLIS_APP_EXPIRY", value_parser = span)]
     pub(crate) app_expiry: Option<Span>,
+    /// How many addresses of one app have a route at one connector [default: 1000]
+    #[arg(long, value_name = "N", env = "PORTCULLIS_APP_ROUTES")]
+    pub(crate) app_routes: Option<u32>,
     /// Who is asked for the names of apps, as the connectors see them; repeatable [default: this machine's nameservers]
     #[arg(long, value_name = "ADDR", env = "PORTCULLIS_APP_RESOLVER")]
     pub(crate) app_resolver: Vec<String>,

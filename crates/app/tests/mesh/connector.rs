@@ -177,3 +177,51 @@ fn old_addresses_go_when_the_name_stops_answering_with_them() {
     let live = learnt.iter().filter(|l| l["gone"] != true).map(|l| l["address"].to_string()).collect::<String>();
     assert!(!live.contains("198.51.100.7\"") && live.contains("198.51.100.9"), "{shown:#}");
 }
+
+#[test]
+fn what_is_left_out_goes_by_the_clients_own_way() {
+    let Some(mesh) = Mesh::new() else { return };
+    let shop = Shop::open(&mesh.world);
+    shop.dns.set("www.shop.test", 1, &[at("198.51.100.7")]);
+    shop.dns.set("old.shop.test", 1, &[at("198.51.100.8")]);
+    shop.dns.set("a.old.shop.test", 1, &[at("198.51.100.9")]);
+    shop.dns.set("new.old.shop.test", 1, &[at("198.51.100.60")]);
+    let control = &mesh.control;
+    let ann = control.key("ann", &[]);
+    let _ = control.try_run(&["users", "create", "ops"]);
+    let domains = r#""*.shop.test", "!old.shop.test", "new.old.shop.test""#;
+    control.policy(&POLICY.replace(r#""shop.test", "*.shop.test""#, domains));
+    let ops = control.key("ops", &["--tags", "tag:connector"]);
+    let _connector =
+        member(&mesh, "connector", CONNECTOR, &ops, &["--advertise-connector", "--advertise-tags=tag:connector"]);
+    let ann = member(&mesh, "ann-laptop", "203.0.113.20", &ann, &["--accept-routes"]);
+    reaches(&ann, "www.shop.test", "198.51.100.7");
+    // Without other nameservers the connector answers; its client learns, and no route comes of it.
+    becomes(SETTLED, &Ok(vec![ip("198.51.100.8")]), || asks(ann.host(), "old.shop.test"));
+    assert_eq!(asks(ann.host(), "a.old.shop.test"), Ok(vec![ip("198.51.100.9")]));
+    // What says more about a name wins.
+    reaches(&ann, "new.old.shop.test", "198.51.100.60");
+    let state = |addr: &str| {
+        let all = control.json(&["routes", "list"]);
+        let route = all["routes"].as_array().unwrap().iter().find(|r| r["prefix"] == addr).cloned();
+        route.map(|r| r["state"].as_str().unwrap().to_string())
+    };
+    for addr in ["198.51.100.8", "198.51.100.9"] {
+        becomes(SETTLED, &Some("left out".to_string()), || state(addr));
+        assert!(visit(ann.host(), (ip(addr), 443).into(), SOON).is_err(), "the service wants the connector's address");
+    }
+    let mut routes = connector_routes(&ann);
+    routes.sort();
+    assert_eq!(routes, ["192.0.2.80/32", "198.51.100.60/32", "198.51.100.7/32"]);
+    let shown = control.json(&["apps", "show", "shop"]).to_string();
+    assert!(shown.contains("!old.shop.test") && !shown.contains("198.51.100.8"), "{shown}");
+    // With nameservers of one's own the connector is not asked at all.
+    control.run(&["dns", "nameservers", DNS]);
+    let client = ip("203.0.113.20");
+    becomes(SETTLED, &true, || {
+        let _ = asks(ann.host(), "old.shop.test");
+        shop.dns.asked("old.shop.test").contains(&client)
+    });
+    reaches(&ann, "www.shop.test", "198.51.100.7");
+    assert!(!shop.dns.asked("www.shop.test").contains(&client));
+}

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use decide::mesh;
-use model::Addr;
+use model::{Addr, Prefix};
 use net::dns::{Answer, Resolver};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -18,6 +17,8 @@ use crate::run::Run;
 
 /// A connector that says nothing new of itself is asked this often.
 const AGAIN: Duration = Duration::from_secs(60);
+/// One that has not answered is asked again after this.
+const RETRY: Duration = Duration::from_secs(5);
 /// Changes that come together are asked about together.
 const SETTLE: Duration = Duration::from_millis(50);
 /// A connector answers at once or not at all.
@@ -57,53 +58,46 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>, names: Option<(Resolver, u64)>) 
     });
 }
 
-/// Asks each connector when it has changed, and now and then.
+/// Asks each connector when it offers other routes, and now and then.
 async fn follow(desk: &Desk) {
     let mut picture = desk.keeper.picture.clone();
-    let mut asked: BTreeMap<u64, (u64, Instant)> = BTreeMap::new();
+    // What each offered when it was asked last, and when it is asked again.
+    let mut asked: BTreeMap<u64, (Vec<Prefix>, Instant)> = BTreeMap::new();
     loop {
         let now = picture.borrow_and_update().clone();
-        let mut connectors: BTreeMap<u64, u64> = BTreeMap::new();
-        for app in now.apps() {
-            connectors.extend(app.connectors.iter().filter(|m| m.online).map(|m| (m.node.id, m.told)));
+        let mut connectors: BTreeMap<u64, Vec<Prefix>> = BTreeMap::new();
+        for m in now.apps().iter().flat_map(|app| &app.connectors).filter(|m| desk.has_stream(m.node.id)) {
+            connectors.entry(m.node.id).or_insert_with(|| m.node.host.routable_ips.clone());
         }
+        drop(now);
         asked.retain(|id, _| connectors.contains_key(id));
-        let due = |id: &u64, told: &u64| asked.get(id).is_none_or(|(t, at)| t != told || at.elapsed() >= AGAIN);
-        let due: Vec<u64> = connectors.iter().filter(|(id, told)| due(id, told)).map(|(id, _)| *id).collect();
-        for id in due {
-            if let Err(e) = ask(desk, id).await {
-                debug!("connector {id}: {e:#}");
+        for (id, offered) in connectors {
+            if asked.get(&id).is_some_and(|(then, again)| *then == offered && *again > Instant::now()) {
+                continue;
             }
-            // What it told may have changed it; that is no reason to ask again.
-            let told = desk.keeper.now().nodes.get(&id).map_or(0, |m| m.told);
-            asked.insert(id, (told, Instant::now()));
+            let again = match ask(desk, id, &offered).await {
+                Ok(()) => AGAIN,
+                Err(e) => {
+                    debug!("connector {id}: {e:#}");
+                    RETRY
+                }
+            };
+            asked.insert(id, (offered, Instant::now() + again));
         }
+        let next = asked.values().map(|(_, again)| *again).min().unwrap_or_else(|| Instant::now() + AGAIN);
         tokio::select! {
             changed = picture.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(AGAIN) => {}
+            () = tokio::time::sleep_until(next) => {}
         }
         tokio::time::sleep(SETTLE).await;
     }
 }
 
-async fn ask(desk: &Desk, id: u64) -> anyhow::Result<()> {
-    if !desk.has_stream(id) {
-        return Ok(());
-    }
+async fn ask(desk: &Desk, id: u64, offered: &[Prefix]) -> anyhow::Result<()> {
     let request = "GET /appconnector/routes HTTP/1.1\r\nHost: connector\r\n\r\n";
     let answer = desk.ask(id, Some(request), PATIENCE).await?;
-    let mut domains = read(&answer)?;
-    // A connector speaks for the names that the policy gives it, and makes this server ask for no others.
-    let s = desk.keeper.now();
-    let apps = s.apps();
-    let mine = |name: &str| apps.iter().any(|a| a.covers(name) && a.connectors.iter().any(|m| m.node.id == id));
-    domains.retain(|name, _| mine(name));
-    desk.keeper
-        .change(move |book, now| {
-            let Ok(node) = book.node_named(&id.to_string()) else { return };
-            book.learnt(id, mesh::told(&node.learnt, &domains, now));
-        })
-        .await
+    let (domains, offered) = (read(&answer)?, offered.to_vec());
+    desk.keeper.change(move |book, now| book.connector_told(id, &domains, &offered, now)).await
 }
 
 /// The body of an HTTP answer, as a connector writes it.
@@ -150,17 +144,7 @@ async fn follow_names(desk: &Desk, resolver: &Resolver, patience: u64) {
     let mut due: BTreeMap<String, Instant> = BTreeMap::new();
     let most = LATEST.min(Duration::from_secs((patience / 3).max(1)));
     loop {
-        let s = desk.keeper.now();
-        let mut of: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        for m in s.nodes.values() {
-            for l in &m.node.learnt {
-                let nodes = of.entry(l.domain.clone()).or_default();
-                if nodes.last() != Some(&m.node.id) {
-                    nodes.push(m.node.id);
-                }
-            }
-        }
-        drop(s);
+        let of = desk.keeper.now().learnt_names();
         due.retain(|d, _| of.contains_key(d));
         let now = Instant::now();
         let turn: Vec<(String, Vec<u64>)> =
@@ -196,8 +180,7 @@ async fn one(desk: &Desk, resolver: &Resolver, domain: &str, nodes: Vec<u64>, pa
         .keeper
         .change(move |book, now| {
             for id in nodes {
-                let Ok(node) = book.node_named(&id.to_string()) else { continue };
-                book.learnt(id, mesh::answered(&node.learnt, &domain, &addrs, now, patience));
+                book.name_answered(id, &domain, &addrs, now, patience);
             }
         })
         .await;

@@ -1,18 +1,21 @@
-//! App connectors for people: what each app stands for, who learns for it, what was learnt. In: a snapshot. Out: tables.
+//! App connectors: what each app stands for, who learns for it, what was learnt and what of it has a route. In: a
+//! snapshot for people; for the book what connectors tell and what names answer. Out: tables, changed members.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{Addr, Prefix};
-use wire::mesh::Learnt;
+use wire::mesh::{Learnt, Node};
 
-use super::snapshot::{Member, Snapshot, covers};
+use super::book::Book;
+use super::snapshot::{Member, Snapshot};
+use crate::policy::language::Connector;
 
 /// An app of the policy.
 #[derive(Debug, Clone)]
 pub struct App<'s> {
     /// Its name.
     pub name: String,
-    /// Its domains, as written.
+    /// Its domains, as written; those that are left out with `!`.
     pub domains: Vec<String>,
     /// Its pinned routes.
     pub pinned: Vec<Prefix>,
@@ -24,14 +27,11 @@ pub struct App<'s> {
 
 /// Addresses of one node that are remembered at all, routed or not.
 const REMEMBERED: usize = 8_000;
-
-impl App<'_> {
-    /// True if the app stands for this name.
-    #[must_use]
-    pub fn covers(&self, name: &str) -> bool {
-        self.domains.iter().any(|d| covers(d, name))
-    }
-}
+/// Addresses of one app at one connector, unless set otherwise: a wildcard over a large service finds thousands, and each
+/// is a route in everybody's map.
+pub const APP_ROUTES: u32 = 1_000;
+/// A sign of life is written down this often, in seconds, so that a name asked every few seconds is not a write each.
+const WRITE: u64 = 60;
 
 impl Snapshot {
     /// Every app of the policy, by name.
@@ -48,57 +48,108 @@ impl Snapshot {
                 learnt: Vec::new(),
             });
             app.domains.extend(c.domains.iter().map(|d| d.it.clone()));
+            app.domains.extend(c.except.iter().map(|d| format!("!{}", d.it)));
             app.pinned.extend(c.routes.iter().map(|r| r.it));
-            let learns = |m: &&Member| c.connectors.iter().any(|t| t.it == "*" || m.node.tags.contains(&t.it));
-            for m in self.nodes.values().filter(learns) {
+            for m in self.nodes.values().filter(|m| serves(&m.node, c)) {
                 if !app.connectors.iter().any(|o| o.node.id == m.node.id) {
                     app.connectors.push(m);
                 }
-                let of = |l: &&Learnt| c.domains.iter().any(|d| covers(&d.it, &l.domain));
-                app.learnt.extend(m.node.learnt.iter().filter(of).map(|l| (m, l)));
+                app.learnt.extend(m.node.learnt.iter().filter(|l| c.covers(&l.domain)).map(|l| (m, l)));
             }
+        }
+        for app in out.values_mut() {
+            // Two entries of one app may stand for the same name.
+            app.learnt.sort_by(|(a, l), (b, m)| (l, a.node.id).cmp(&(m, b.node.id)));
+            app.learnt.dedup_by(|(a, l), (b, m)| a.node.id == b.node.id && l == m);
         }
         out.into_values().collect()
     }
+
+    /// The names that somebody has to be asked about: those of connectors, and for which nodes.
+    #[must_use]
+    pub fn learnt_names(&self) -> BTreeMap<String, Vec<u64>> {
+        let connectors: Vec<&Connector> = connectors(self.compiled.policy()).collect();
+        let mut out: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for m in self.nodes.values() {
+            for l in m.node.learnt.iter().filter(|l| connectors.iter().any(|c| c.covers(&l.domain))) {
+                let nodes = out.entry(l.domain.clone()).or_default();
+                if nodes.last() != Some(&m.node.id) {
+                    nodes.push(m.node.id);
+                }
+            }
+        }
+        out
+    }
 }
 
-/// Addresses of one node that learnt, at most: a wildcard over a large service finds thousands, and each is a route in
-/// everybody's map.
-const MOST: usize = 1_000;
-/// A sign of life is written down this often, in seconds, so that a name asked every few seconds is not a write each.
-const WRITE: u64 = 60;
+impl Book {
+    /// A connector has told what it has learnt: names and their addresses, of the names that the policy gives it. What
+    /// it has forgotten is forgotten. `offered`: the routes that it offered when it was asked.
+    pub fn connector_told(&mut self, id: u64, told: &BTreeMap<String, Vec<Addr>>, offered: &[Prefix], now: u64) {
+        let Some(node) = self.nodes.get(&id).map(|m| m.node.clone()) else { return };
+        let policy = self.policy().clone();
+        let mine: Vec<&Connector> = connectors(&policy).filter(|c| serves(&node, c)).collect();
+        let known: BTreeMap<(&str, Addr), &Learnt> =
+            node.learnt.iter().map(|l| ((l.domain.as_str(), l.addr), l)).collect();
+        let mut list: Vec<Learnt> = Vec::new();
+        for (domain, addrs) in told.iter().filter(|(d, _)| mine.iter().any(|c| c.could_learn(d))) {
+            for addr in addrs {
+                list.push(match known.get(&(domain.as_str(), *addr)) {
+                    Some(l) => (*l).clone(),
+                    None => Learnt { domain: domain.clone(), addr: *addr, since: now, seen: now, gone: false },
+                });
+            }
+        }
+        list.sort();
+        list.dedup_by(|a, b| a.domain == b.domain && a.addr == b.addr);
+        list.truncate(REMEMBERED);
+        let heard: BTreeSet<Prefix> = offered.iter().copied().collect();
+        let presence = self.presence.entry(id).or_default();
+        if presence.heard != heard {
+            presence.heard = heard;
+            self.recompile |= mine.iter().any(|c| !c.except.is_empty());
+        }
+        self.learnt(id, capped(list, &mine, self.settings.app_routes));
+    }
 
-/// What is known of a connector's names once it has told what it knows. What it has forgotten is forgotten; beyond
-/// `MOST` addresses the ones seen longest ago have no route.
-#[must_use]
-pub fn told(old: &[Learnt], told: &BTreeMap<String, Vec<Addr>>, now: u64) -> Vec<Learnt> {
-    let known: BTreeMap<(&str, Addr), &Learnt> = old.iter().map(|l| ((l.domain.as_str(), l.addr), l)).collect();
-    let mut out: Vec<Learnt> = Vec::new();
-    for (domain, addrs) in told {
-        for addr in addrs {
-            out.push(match known.get(&(domain.as_str(), *addr)) {
-                Some(l) => (*l).clone(),
-                None => Learnt { domain: domain.clone(), addr: *addr, since: now, seen: now, gone: false },
-            });
+    /// A name has answered. An address that it has not answered with for `patience` seconds has no route any more; one
+    /// that comes back has.
+    pub fn name_answered(&mut self, id: u64, domain: &str, answer: &[Addr], now: u64, patience: u64) {
+        let Some(node) = self.nodes.get(&id).map(|m| m.node.clone()) else { return };
+        let policy = self.policy().clone();
+        let mine: Vec<&Connector> = connectors(&policy).filter(|c| serves(&node, c)).collect();
+        let list = answered(&node.learnt, domain, answer, now, patience);
+        self.learnt(id, capped(list, &mine, self.settings.app_routes));
+    }
+}
+
+/// All app connectors of a policy.
+pub(crate) fn connectors(policy: &crate::policy::Policy) -> impl Iterator<Item = &Connector> {
+    policy.node_attrs.iter().flat_map(|a| &a.connectors)
+}
+
+/// True if a node learns for an app.
+pub(crate) fn serves(node: &Node, c: &Connector) -> bool {
+    c.connectors.iter().any(|t| t.it == "*" || node.tags.contains(&t.it))
+}
+
+/// The same with no more routes of one app than it may have: the addresses learnt last keep theirs, because somebody has
+/// just been told of them.
+fn capped(mut list: Vec<Learnt>, apps: &[&Connector], most: Option<u32>) -> Vec<Learnt> {
+    let most = most.unwrap_or(APP_ROUTES) as usize;
+    let names: BTreeSet<&str> = apps.iter().map(|c| c.name.as_str()).collect();
+    for name in names {
+        let of = |l: &Learnt| apps.iter().any(|c| c.name == name && c.covers(&l.domain));
+        let mut live: Vec<usize> = (0..list.len()).filter(|i| !list[*i].gone && of(&list[*i])).collect();
+        if live.len() > most {
+            live.sort_by_key(|i| (std::cmp::Reverse(list[*i].since), *i));
+            live.split_off(most).into_iter().for_each(|i| list[i].gone = true);
         }
     }
-    out.sort();
-    out.dedup_by(|a, b| a.domain == b.domain && a.addr == b.addr);
-    out.truncate(REMEMBERED);
-    let live = out.iter().filter(|l| !l.gone).count();
-    if live > MOST {
-        let mut order: Vec<usize> = (0..out.len()).filter(|i| !out[*i].gone).collect();
-        order.sort_by_key(|i| (out[*i].seen, out[*i].since));
-        order.truncate(live - MOST);
-        order.into_iter().for_each(|i| out[i].gone = true);
-    }
-    out
+    list
 }
 
-/// What is known once a name has answered. An address that it has not answered with for `patience` seconds has no route
-/// any more; one that comes back has.
-#[must_use]
-pub fn answered(old: &[Learnt], domain: &str, answer: &[Addr], now: u64, patience: u64) -> Vec<Learnt> {
+fn answered(old: &[Learnt], domain: &str, answer: &[Addr], now: u64, patience: u64) -> Vec<Learnt> {
     let fresh = |l: &Learnt| {
         if l.domain != domain {
             return l.clone();
@@ -120,34 +171,107 @@ pub fn answered(old: &[Learnt], domain: &str, answer: &[Addr], now: u64, patienc
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::{RouteState, Saved, Settings};
     use super::*;
 
     fn addr(n: u32) -> Addr {
         Addr::new(std::net::Ipv4Addr::from(0xC633_6400 + n).into())
     }
 
-    #[test]
-    fn an_address_goes_when_its_name_stops_answering_with_it_and_comes_back() {
-        let known = BTreeMap::from([("x.example".to_string(), vec![addr(1), addr(2)])]);
-        let at_first = told(&[], &known, 100);
-        let later = answered(&at_first, "x.example", &[addr(2)], 130, 60);
-        assert!(later.iter().all(|l| !l.gone), "not yet");
-        let gone = answered(&later, "x.example", &[addr(2)], 161, 60);
-        assert_eq!(gone.iter().map(|l| l.gone).collect::<Vec<_>>(), [true, false]);
-        // The connector keeps what it has learnt for ever; that does not bring the route back.
-        let still = told(&gone, &known, 170);
-        assert_eq!(still, gone);
-        let back = answered(&still, "x.example", &[addr(1)], 180, 60);
-        assert!(!back[0].gone && back[0].since == 100 && back[0].seen == 180);
-        assert!(answered(&gone, "y.example", &[], 999, 60) == gone, "another name says nothing about this one");
+    /// A book with one connector that offers the first `routes` addresses, and one app.
+    fn book(domains: &str, app_routes: Option<u32>, routes: u32) -> Book {
+        let offered: Vec<String> = (0..routes).map(|n| format!("{}/32", addr(n))).collect();
+        let node = serde_json::from_value(serde_json::json!({
+            "id": 1, "machine": format!("mkey:{:064x}", 1), "key": format!("nodekey:{:064x}", 2), "name": "router",
+            "tags": ["tag:c"], "ipv4": "100.64.0.1", "ipv6": "fd7a:115c:a1e0::1", "created": 1,
+            "host": { "RoutableIPs": offered } }));
+        let mut book = Book::new(Settings { app_routes, ..Settings::default() });
+        book.load(Saved::Node(std::sync::Arc::new(node.unwrap())), 1).unwrap();
+        let policy = format!(
+            r#"{{"tagOwners": {{"tag:c": []}}, "autoApprovers": {{"routes": {{"0.0.0.0/0": ["tag:c"]}}}},
+                "nodeAttrs": [{{"target": ["*"], "app": {{"tailscale.com/app-connectors": [
+                    {{"name": "x", "connectors": ["tag:c"], "domains": [{domains}]}}]}}}}]}}"#
+        );
+        book.set_policy(Some(&policy), "test", 1).unwrap();
+        book
+    }
+
+    fn told(book: &mut Book, names: &[(&str, &[u32])], now: u64) {
+        let addrs = |list: &[u32]| list.iter().map(|n| addr(*n)).collect();
+        let names = names.iter().map(|(name, list)| ((*name).to_string(), addrs(list))).collect();
+        let offered = book.node_named("router").unwrap().host.routable_ips.clone();
+        book.connector_told(1, &names, &offered, now);
+    }
+
+    fn gone(book: &Book) -> Vec<bool> {
+        book.node_named("router").unwrap().learnt.iter().map(|l| l.gone).collect()
+    }
+
+    fn states(book: &mut Book, now: u64) -> Vec<&'static str> {
+        book.snapshot(now).routes().iter().map(|r| r.state.word()).collect()
     }
 
     #[test]
-    fn a_name_that_finds_thousands_has_so_many_routes_and_no_more() {
-        let many = BTreeMap::from([("x.example".to_string(), (0..3_000).map(addr).collect::<Vec<_>>())]);
-        let all = told(&[], &many, 100);
-        assert_eq!(all.iter().filter(|l| !l.gone).count(), MOST);
-        let none = told(&all, &BTreeMap::new(), 200);
-        assert!(none.is_empty());
+    fn an_address_goes_when_its_name_stops_answering_with_it_and_comes_back() {
+        let mut b = book(r#""x.example""#, None, 3);
+        told(&mut b, &[("x.example", &[1, 2])], 100);
+        b.name_answered(1, "x.example", &[addr(2)], 130, 60);
+        assert_eq!(gone(&b), [false, false], "not yet");
+        b.name_answered(1, "x.example", &[addr(2)], 161, 60);
+        assert_eq!(gone(&b), [true, false]);
+        assert_eq!(states(&mut b, 161), ["approved", "gone", "approved"]);
+        // The connector keeps what it has learnt for ever; that does not bring the route back.
+        told(&mut b, &[("x.example", &[1, 2])], 170);
+        assert_eq!(gone(&b), [true, false]);
+        b.name_answered(1, "y.example", &[], 999, 60);
+        assert_eq!(gone(&b), [true, false], "another name says nothing about this one");
+        b.name_answered(1, "x.example", &[addr(1)], 180, 60);
+        let back = b.node_named("router").unwrap().learnt[0].clone();
+        assert!(!back.gone && back.since == 100 && back.seen == 180);
+        told(&mut b, &[], 200);
+        assert_eq!(gone(&b), [] as [bool; 0], "what it forgets is forgotten");
+    }
+
+    #[test]
+    fn an_app_has_so_many_routes_and_no_more() {
+        let mut b = book(r#""*.x.example""#, Some(2), 5);
+        told(&mut b, &[("a.x.example", &[0, 1])], 100);
+        told(&mut b, &[("a.x.example", &[0, 1]), ("b.x.example", &[3])], 200);
+        assert_eq!(gone(&b), [false, true, false], "the one just learnt has a route");
+        // That a name answers with it brings no address above the limit back.
+        b.name_answered(1, "a.x.example", &[addr(0), addr(1)], 300, 60);
+        assert_eq!(gone(&b), [false, true, false]);
+        let many: Vec<u32> = (0..3_000).collect();
+        let mut b = book(r#""*.x.example""#, None, 1);
+        told(&mut b, &[("a.x.example", &many)], 100);
+        assert_eq!(gone(&b).iter().filter(|g| !**g).count(), APP_ROUTES as usize);
+    }
+
+    #[test]
+    fn what_is_left_out_is_never_a_route() {
+        let mut b = book(r#""*.x.example", "!old.x.example""#, None, 4);
+        // Until the connector has said what for, nobody is told of an address.
+        assert_eq!(states(&mut b, 90), ["pending"; 4]);
+        told(&mut b, &[("a.x.example", &[0, 1]), ("old.x.example", &[1, 2]), ("else.example", &[3])], 100);
+        assert_eq!(states(&mut b, 100), ["approved", "approved", "left out", "approved"], "1 is of both, 3 of no app");
+        let s = b.snapshot(100);
+        let app = &s.apps()[0];
+        assert_eq!(app.domains, ["*.x.example", "!old.x.example"]);
+        assert_eq!(app.learnt.iter().map(|(_, l)| l.addr).collect::<Vec<_>>(), [addr(0), addr(1)]);
+        assert_eq!(
+            s.learnt_names().into_keys().collect::<Vec<_>>(),
+            ["a.x.example"],
+            "nobody asks for what is left out"
+        );
+        // Left out no more.
+        let mut b2 = book(r#""*.x.example""#, None, 4);
+        told(&mut b2, &[("a.x.example", &[0, 1]), ("old.x.example", &[1, 2])], 100);
+        assert_eq!(states(&mut b2, 100), ["approved"; 4]);
+        // A person's word goes before waiting, not before what is known.
+        let mut b3 = book(r#""*.x.example", "!old.x.example""#, None, 1);
+        b3.approve_routes("router", &[Prefix::host(addr(0))], "test", 90).unwrap();
+        assert_eq!(states(&mut b3, 90), ["approved"]);
+        told(&mut b3, &[("old.x.example", &[0])], 100);
+        assert!(b3.snapshot(100).routes().iter().all(|r| r.state == RouteState::LeftOut));
     }
 }

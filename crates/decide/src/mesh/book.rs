@@ -22,6 +22,8 @@ pub struct Settings {
     pub domain: String,
     /// Seconds after which a person's node has to log in again; `None` for never.
     pub node_expiry: Option<u64>,
+    /// Routes of one app at one connector, at most; `None` for [`super::APP_ROUTES`].
+    pub app_routes: Option<u32>,
     /// Where an SSH server asks whether a login has to be confirmed.
     pub ssh_check: String,
 }
@@ -107,6 +109,8 @@ pub(crate) struct Presence {
     pub(crate) until: u64,
     /// True if it has not answered when asked.
     pub(crate) silent: bool,
+    /// The routes it offered when it last told what it has learnt.
+    pub(crate) heard: BTreeSet<Prefix>,
 }
 
 /// The book. One owner writes; what it hands out is never changed.

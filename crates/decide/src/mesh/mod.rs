@@ -16,7 +16,7 @@ mod routes;
 mod sent;
 mod snapshot;
 
-pub use apps::{App, answered, told};
+pub use apps::{APP_ROUTES, App};
 pub use book::{Audit, Book, Refusal, Saved, Settings, Slot};
 pub use pool::Pools;
 pub use register::{Pending, Registered};

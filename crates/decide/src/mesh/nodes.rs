@@ -244,7 +244,7 @@ impl Book {
     }
 
     /// What a connector has learnt, in place of what was known.
-    pub fn learnt(&mut self, id: u64, learnt: Vec<Learnt>) {
+    pub(crate) fn learnt(&mut self, id: u64, learnt: Vec<Learnt>) {
         if self.nodes.get(&id).is_some_and(|m| m.node.learnt != learnt) {
             self.edit(id, |n| n.learnt = learnt);
             self.recompile = true;

@@ -16,6 +16,8 @@ pub enum RouteState {
     Revoked,
     /// Its name has stopped answering with it.
     Gone,
+    /// It is of a name that its app leaves out.
+    LeftOut,
 }
 
 /// A route of a node.
@@ -53,6 +55,7 @@ impl RouteState {
             RouteState::Approved => "approved",
             RouteState::Revoked => "revoked",
             RouteState::Gone => "gone",
+            RouteState::LeftOut => "left out",
         }
     }
 }
@@ -70,8 +73,8 @@ impl Snapshot {
                     RouteState::Approved
                 } else if m.node.revoked.contains(prefix) {
                     RouteState::Revoked
-                } else if prefix.is_host() && m.node.learnt.iter().any(|l| l.gone && l.addr == prefix.first()) {
-                    RouteState::Gone
+                } else if let Some(state) = self.of_names(m, *prefix) {
+                    state
                 } else {
                     RouteState::Pending
                 };
@@ -83,6 +86,16 @@ impl Snapshot {
             }
         }
         out
+    }
+
+    /// What its names make of a route that is not in use: nothing if none is known, or the policy could approve it.
+    fn of_names(&self, m: &Member, prefix: Prefix) -> Option<RouteState> {
+        let place = self.place(m.node.id)?;
+        let offered = &self.compiled.topology().nodes.get(place)?.routable;
+        let mut about = m.node.learnt.iter().filter(|l| prefix.is_host() && l.addr == prefix.first()).peekable();
+        about.peek()?;
+        let gone = about.any(|l| l.gone);
+        (!offered.contains(&prefix)).then_some(if gone { RouteState::Gone } else { RouteState::LeftOut })
     }
 
     /// Who carries an address: the longest approved route first; exit nodes last.

@@ -266,12 +266,30 @@ fn dns_of(s: &Snapshot, view: Option<&NodeView>) -> DnsConfig {
     out.routes = names.split.iter().map(|(d, r)| (d.clone(), r.iter().map(resolver).collect())).collect();
     let Some(view) = view else { return out };
     for (domain, places) in s.compiled.split_dns(view) {
-        let at: Vec<Resolver> = places.iter().filter_map(|p| peer_api(s.at_place(*p)?)).collect();
+        // A name that an app leaves out is asked of those who would be asked without the app. If nobody is named here,
+        // the connector answers; no route comes of it.
+        let left_out = || as_usual(names, domain).iter().map(resolver).collect();
+        let learners = || places.iter().filter_map(|p| peer_api(s.at_place(*p)?)).collect();
+        let at: Vec<Resolver> = if places.is_empty() { left_out() } else { learners() };
         if !at.is_empty() {
             out.routes.insert(domain.to_string(), at);
         }
     }
     out
+}
+
+/// Who answers for a name without any app: the nearest domain's nameservers, else those for everything.
+fn as_usual<'n>(names: &'n Names, name: &str) -> &'n [String] {
+    let mut at = name.trim_end_matches('.');
+    loop {
+        if let Some(servers) = names.split.get(&at.to_ascii_lowercase()) {
+            return servers;
+        }
+        match at.split_once('.') {
+            Some((_, parent)) => at = parent,
+            None => return &names.nameservers,
+        }
+    }
 }
 
 /// Where a connector answers names: DNS over HTTP at its PeerAPI.

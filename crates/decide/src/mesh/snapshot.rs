@@ -8,6 +8,7 @@ use model::{Addr, Prefix};
 use wire::mesh::{JoinKey, Names, Node, User};
 use wire::meshkey::{MachineKey, NodeKey};
 
+use super::apps::{connectors, serves};
 use super::book::{Book, Refusal, Settings};
 use super::register::Pending;
 use crate::policy::language::Connector;
@@ -173,7 +174,7 @@ impl Book {
             email: u.email.clone(),
             role: u.role.as_deref().and_then(Role::named),
         });
-        let connectors: Vec<&Connector> = self.policy().node_attrs.iter().flat_map(|a| &a.connectors).collect();
+        let connectors: Vec<&Connector> = connectors(self.policy()).collect();
         let nodes = self.nodes.values().filter(|m| !m.expired).map(|m| {
             let n = &m.node;
             crate::policy::Node {
@@ -182,7 +183,7 @@ impl Book {
                 tags: n.tags.clone(),
                 ipv4: Some(n.ipv4),
                 ipv6: Some(n.ipv6),
-                routable: offered(n),
+                routable: offered(n, &connectors, self.presence.get(&n.id).map(|p| &p.heard)),
                 approved: n.approved.clone(),
                 id: Some(n.id),
                 online: m.online,
@@ -203,41 +204,36 @@ impl Book {
     }
 }
 
-/// The routes a node offers that nobody has taken back and whose names still answer with them.
-fn offered(node: &Node) -> Vec<Prefix> {
-    let gone = |p: &Prefix| {
-        let mut about = node.learnt.iter().filter(|l| p.is_host() && l.addr == p.first()).peekable();
-        about.peek().is_some() && about.all(|l| l.gone)
+/// The routes a node offers that nobody has taken back. An address that was learnt is one of them as long as a name of
+/// the node's apps answers with it. Where an app leaves names out, an address waits until the connector has said for
+/// which name it is (`heard`), unless a person approved it.
+fn offered(node: &Node, connectors: &[&Connector], heard: Option<&BTreeSet<Prefix>>) -> Vec<Prefix> {
+    let mine: Vec<&&Connector> = connectors.iter().filter(|c| serves(node, c)).collect();
+    let picky = mine.iter().any(|c| !c.except.is_empty());
+    let mut about: BTreeMap<Addr, bool> = BTreeMap::new();
+    for l in &node.learnt {
+        // A name that is no app's any more says nothing against a route that a person wants.
+        let nobodys =
+            || !mine.iter().any(|c| c.could_learn(&l.domain)) && node.approved.contains(&Prefix::host(l.addr));
+        *about.entry(l.addr).or_default() |= !l.gone && mine.iter().any(|c| c.covers(&l.domain)) || nobodys();
+    }
+    let good = |p: &Prefix| {
+        let known = p.is_host().then(|| about.get(&p.first())).flatten();
+        let waits = || picky && p.is_host() && !heard.is_some_and(|h| h.contains(p)) && !node.approved.contains(p);
+        known.copied().unwrap_or_else(|| !waits())
     };
-    node.host.routable_ips.iter().filter(|p| !node.revoked.contains(p) && !gone(p)).copied().collect()
+    node.host.routable_ips.iter().filter(|p| !node.revoked.contains(p) && good(p)).copied().collect()
 }
 
 /// What a node has learnt for which app.
 fn learnt(node: &Node, connectors: &[&Connector]) -> BTreeMap<String, Vec<Prefix>> {
-    let mut out: BTreeMap<String, Vec<Prefix>> = BTreeMap::new();
+    let mut out: BTreeMap<String, BTreeSet<Prefix>> = BTreeMap::new();
     for l in node.learnt.iter().filter(|l| !l.gone) {
-        for c in connectors.iter().filter(|c| c.domains.iter().any(|d| covers(&d.it, &l.domain))) {
-            let list = out.entry(c.name.clone()).or_default();
-            let host = Prefix::host(l.addr);
-            if !list.contains(&host) {
-                list.push(host);
-            }
+        for c in connectors.iter().filter(|c| c.covers(&l.domain)) {
+            out.entry(c.name.clone()).or_default().insert(Prefix::host(l.addr));
         }
     }
-    out
-}
-
-/// True if a domain of an app connector, perhaps a wildcard, stands for a name.
-pub(crate) fn covers(domain: &str, name: &str) -> bool {
-    let name = name.trim_end_matches('.');
-    match domain.strip_prefix("*.") {
-        Some(parent) => {
-            let head = name.len().checked_sub(parent.len()).filter(|n| *n > 1);
-            head.is_some_and(|n| name.is_char_boundary(n) && name[n..].eq_ignore_ascii_case(parent))
-                && head.is_some_and(|n| name.as_bytes().get(n - 1) == Some(&b'.'))
-        }
-        None => name.eq_ignore_ascii_case(domain.trim_end_matches('.')),
-    }
+    out.into_iter().map(|(app, addrs)| (app, addrs.into_iter().collect())).collect()
 }
 
 /// What postures may ask of a node, by the names of the documentation.
@@ -256,16 +252,4 @@ fn postures(node: &Node) -> BTreeMap<String, crate::policy::posture::Value> {
         ("node:tsReleaseTrack", track.to_string()),
     ];
     all.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.to_string(), Value::Text(v))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wildcards_stand_for_what_is_below_them() {
-        assert!(covers("*.code.example", "a.code.example") && covers("*.code.example", "a.b.Code.example."));
-        assert!(!covers("*.code.example", "code.example") && !covers("*.code.example", "xcode.example"));
-        assert!(covers("code.example", "code.example.") && !covers("code.example", "a.code.example"));
-    }
 }

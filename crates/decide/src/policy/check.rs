@@ -3,6 +3,7 @@
 
 use model::{Addr, AddrRange, Prefix};
 
+use super::apps;
 use super::hujson::clip;
 use super::ipset;
 use super::language::*;
@@ -131,7 +132,7 @@ impl<'p> Checker<'p> {
             // A document of the hosted service names services that it defines elsewhere; here they have no address.
             Who::Service(_) if p.services.is_empty() => return,
             Who::Service(_) => ("services", keys(&p.services)),
-            Who::App(_) => ("the app connectors of nodeAttrs", apps(p)),
+            Who::App(_) => ("the app connectors of nodeAttrs", app_names(p)),
             _ => return,
         };
         let name = match who {
@@ -287,6 +288,20 @@ impl<'p> Checker<'p> {
         for d in &c.domains {
             if let Err(why) = domain_fits(&d.it) {
                 self.fault(d.pos, format!("domain `{}` {why}", clip(&d.it)));
+            }
+        }
+        for d in &c.except {
+            let name = clip(&d.it);
+            if let Err(why) = domain_fits(&d.it) {
+                self.fault(d.pos, format!("domain `!{name}` {why}"));
+            } else if c.domains.iter().any(|n| n.it.eq_ignore_ascii_case(&d.it)) {
+                self.fault(d.pos, format!("`{name}` is both named and left out"));
+            } else if !c
+                .domains
+                .iter()
+                .any(|n| n.it.starts_with("*.") && apps::reach(&n.it, apps::base(&d.it)).is_some())
+            {
+                self.fault(d.pos, format!("`!{name}` leaves nothing out: no wildcard of this app stands for it"));
             }
         }
         for r in c.routes.iter().filter(|r| r.it.bits() == 0) {
@@ -452,7 +467,7 @@ fn keys<T>(named: &Named<T>) -> Vec<&str> {
 }
 
 /// Names of app connectors, without `app:`.
-fn apps(p: &Policy) -> Vec<&str> {
+fn app_names(p: &Policy) -> Vec<&str> {
     p.node_attrs.iter().flat_map(|n| &n.connectors).map(|c| c.name.as_str()).collect()
 }
 

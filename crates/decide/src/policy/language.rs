@@ -146,6 +146,9 @@ pub struct Connector {
     pub connectors: Vec<At<String>>,
     /// Names it learns from: `example.com`, `*.example.com`.
     pub domains: Vec<At<String>>,
+    /// Names it leaves out of its wildcards, with all below them, written `!example.com`; here without the `!`. One that
+    /// begins with `*.` leaves out only what is below.
+    pub except: Vec<At<String>>,
     /// Pinned routes, approved without being asked.
     pub routes: Vec<At<Prefix>>,
     /// A ready-made app instead of domains.

@@ -461,10 +461,12 @@ impl<'a> Reader<'a> {
                 "ipPool" => n.ip_pool = self.list(v, "prefixes", |r, i| r.prefix(i)),
                 _ => {
                     for m in self.object(v).unwrap_or_default() {
+                        let mut value = m.item.to_serde();
                         if m.key == CONNECTORS {
                             n.connectors = self.each(&m.item, "app connectors", |r, i| r.connector(i));
+                            value = for_nodes(value);
                         }
-                        n.app.insert(m.key.clone(), m.item.to_serde());
+                        n.app.insert(m.key.clone(), value);
                     }
                 }
             }
@@ -479,6 +481,7 @@ impl<'a> Reader<'a> {
             name: String::new(),
             connectors: vec![],
             domains: vec![],
+            except: vec![],
             routes: vec![],
             preset: None,
         };
@@ -487,7 +490,14 @@ impl<'a> Reader<'a> {
             match name {
                 "name" => c.name = self.text(v).unwrap_or_default().to_string(),
                 "connectors" => c.connectors = self.texts(v, "tags"),
-                "domains" => c.domains = self.texts(v, "domains"),
+                "domains" => {
+                    for d in self.texts(v, "domains") {
+                        match d.it.strip_prefix('!') {
+                            Some(name) => c.except.push(At { pos: d.pos, it: name.to_string() }),
+                            None => c.domains.push(d),
+                        }
+                    }
+                }
                 "routes" => c.routes = self.list(v, "prefixes", |r, i| r.prefix(i)),
                 _ => c.preset = self.text(v).map(str::to_string),
             }
@@ -797,6 +807,16 @@ fn name_form(prefix: &str, rest: Option<&str>) -> Result<(), String> {
         return Err("may not hold spaces or commas".to_string());
     }
     Ok(())
+}
+
+/// What connectors are told of their apps: official ones know nothing of names that are left out.
+fn for_nodes(mut apps: serde_json::Value) -> serde_json::Value {
+    for app in apps.as_array_mut().into_iter().flatten() {
+        if let Some(domains) = app.get_mut("domains").and_then(serde_json::Value::as_array_mut) {
+            domains.retain(|d| !d.as_str().is_some_and(|d| d.trim_start().starts_with('!')));
+        }
+    }
+    apps
 }
 
 /// The known name that differs least, if it differs by a slip of the pen.
