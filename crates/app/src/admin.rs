@@ -77,7 +77,7 @@ pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, 
     // A gate that runs alone is reached by its own socket.
     let dir = meant::data_dir(global.data_dir.clone())?;
     let answer = if args.control_port.is_none() && daemon::api::find(&dir, None).is_err() && crate::gate::runs(global) {
-        crate::gate::ask(global, "reload", Value::Null)?
+        crate::ask::gate(global, "reload", Value::Null)?
     } else {
         ask(args, global, "reload", Value::Null)?
     };
@@ -98,7 +98,5 @@ pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, 
 fn ask(args: &AdminArgs, global: &GlobalArgs, verb: &str, what: Value) -> Result<Value, Fail> {
     let dir = meant::data_dir(global.data_dir.clone())?;
     let socket = daemon::api::find(&dir, args.control_port)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    Ok(runtime.block_on(daemon::api::ask(&socket, verb, what))?)
+    crate::ask::socket(&socket, verb, what)
 }

@@ -100,9 +100,16 @@ pub(crate) async fn run(a: &ControlArgs, global: &GlobalArgs) -> Done {
 pub(crate) async fn serve(settings: ControlSettings, run: &Run) -> Result<Control, Fail> {
     let (url, dir) = (settings.server_url.to_string(), settings.data_dir.clone());
     let listens_plain = !settings.server_url.tls;
+    let no_tls_in_front = settings.server_url.tls && settings.tls.is_none() && settings.trusted.is_empty();
     let control = control::start(settings, run).await?;
     for addr in &control.addrs {
         info!("listening on {addr}");
+    }
+    if no_tls_in_front {
+        warn!(
+            "clients go to {url}, and this server has no certificate for it and trusts no proxy; give `--tls-cert` and \
+             `--tls-key`, or `--trusted-proxies` with the proxy's address"
+        );
     }
     if listens_plain {
         info!("clients reach this server by plain HTTP; what they say inside is encrypted all the same");
@@ -156,7 +163,8 @@ pub(crate) fn plan(a: &ControlArgs, file: Section, data_dir: PathBuf) -> Result<
         meant::set_of("TRUSTED_PROXIES", &trusted, None, "--trusted-proxies")?
     };
     let domain = a.domain.clone().or(file.domain).unwrap_or_else(|| DOMAIN.to_string());
-    let domain = domain.trim_matches('.').to_ascii_lowercase();
+    let domain = decide::mesh::domain_name(&domain)
+        .map_err(|why| Fail::usage(format!("--domain: `{}` {why}", domain.escape_debug()), "such as mesh.internal"))?;
     if server_url.host.ends_with(&format!(".{domain}")) || server_url.host == domain {
         return Err(Fail::usage(
             format!(
@@ -195,10 +203,10 @@ pub(crate) fn plan(a: &ControlArgs, file: Section, data_dir: PathBuf) -> Result<
             pools,
             domain,
             node_expiry,
+            app_expiry,
             app_routes: a.app_routes.or(file.app_routes),
             ..Settings::default()
         },
-        app_expiry,
         app_resolvers,
         metrics: a.metrics.or(file.metrics),
         policy,

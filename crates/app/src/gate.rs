@@ -2,23 +2,24 @@
 //! typed. Out: the gate's answer, as words, a table or JSON.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use serde_json::{Value, json};
+use wire::tailcfg::host::Stamp;
 
 use crate::args::GlobalArgs;
 use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, ListArgs, ListCommand, Span};
 use crate::fail::Fail;
-use crate::{meant, say};
+use crate::{ask, meant, say};
 
 /// `list` and `list show NAME`.
 pub(crate) fn list(a: &ListArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     match &a.what {
         Some(ListCommand::Show { name, json }) => show(name, json, global),
         None => {
-            let answer = ask(global, "gate-lists", Value::Null)?;
+            let answer = ask::gate(global, "gate-lists", Value::Null)?;
             if printed(&a.json, &answer)? {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -37,7 +38,7 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
     let (json_args, args) = match c {
         GrantCommand::List { name: Some(name), json } => return show(name, json, global),
         GrantCommand::List { name: None, json } => {
-            let all = ask(global, "gate-lists", Value::Null)?;
+            let all = ask::gate(global, "gate-lists", Value::Null)?;
             for l in each(&all["lists"]) {
                 show(&word(&l["name"]), json, global)?;
             }
@@ -58,7 +59,7 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
             (json, json!({ "act": "extend", "what": what, "for": span.0, "list": list }))
         }
     };
-    let answer = ask(global, "gate-grant", args)?;
+    let answer = ask::gate(global, "gate-grant", args)?;
     if printed(json_args, &answer)? {
         return Ok(ExitCode::SUCCESS);
     }
@@ -89,21 +90,31 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
 
 /// `audit` and `audit verify`; both read the file, so they work without a running gate too.
 pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let default = || Ok::<_, Fail>(meant::data_dir(global.data_dir.clone())?.join("audit.jsonl"));
+    let logs = |told: Option<&PathBuf>| match told {
+        Some(file) => Ok(vec![file.clone()]),
+        None => audit_logs(&meant::data_dir(global.data_dir.clone())?),
+    };
     if let Some(AuditCommand::Verify { file }) = &a.what {
-        let path = match file {
-            Some(f) => f.clone(),
-            None => default()?,
-        };
-        let (lines, head) =
-            daemon::audit::verify(&path).with_context(|| format!("{} is not what was written", path.display()))?;
-        say::line(format!("{lines} lines, none changed; the last hash is {head}"));
+        for path in logs(file.as_ref())? {
+            let open = std::fs::File::open(&path).map(drop);
+            open.with_context(|| format!("cannot read {}", path.display()))?;
+            let (lines, head) =
+                daemon::audit::verify(&path).with_context(|| format!("{} is not what was written", path.display()))?;
+            let name = path.file_name().unwrap_or_default().display();
+            say::line(format!("{name}: {lines} lines, none changed; the last hash is {head}"));
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let path = default()?;
-    let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut lines: Vec<String> =
-        BufReader::new(file).lines().collect::<std::io::Result<_>>().context("cannot read the audit log")?;
+    let mut lines: Vec<String> = Vec::new();
+    for path in logs(None)? {
+        let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        for line in BufReader::new(file).lines() {
+            lines.push(line.with_context(|| format!("cannot read {}", path.display()))?);
+        }
+    }
+    // The gate and the coordination server write a log each; people want to know what happened when.
+    let at = |l: &String| serde_json::from_str::<Value>(l).ok().and_then(|v| v["at"].as_u64());
+    lines.sort_by_cached_key(at);
     if let Some(last) = a.last {
         lines.drain(..lines.len().saturating_sub(last));
     }
@@ -121,7 +132,7 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
             vec![
                 when(&l["at"]),
                 word(&l["what"]),
-                word(&g["prefix"]),
+                if g.is_null() { word(&l["about"]) } else { word(&g["prefix"]) },
                 word(&g["list"]),
                 word(&g["evidence"]),
                 word(&g["principal"]),
@@ -129,13 +140,13 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
             ]
         })
         .collect();
-    say::raw(&say::table(&["WHEN", "WHAT", "ADDRESS", "LIST", "EVIDENCE", "WHO", "WHY"], &rows));
+    say::raw(&say::table(&["WHEN", "WHAT", "WHAT ABOUT", "LIST", "EVIDENCE", "WHO", "WHY"], &rows));
     Ok(ExitCode::SUCCESS)
 }
 
 /// `doctor`: exit 0 if nothing is wrong, 1 otherwise.
 pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let answer = ask(global, "gate-doctor", Value::Null)?;
+    let answer = ask::gate(global, "gate-doctor", Value::Null)?;
     let found: Vec<&Value> = each(&answer["found"]).collect();
     if !printed(json, &answer)? {
         for f in &found {
@@ -156,7 +167,7 @@ pub(crate) fn runs(global: &GlobalArgs) -> bool {
 
 /// What the gate says of an address.
 pub(crate) fn explain(address: &str, service: Option<&str>, json: bool, global: &GlobalArgs) -> Result<bool, Fail> {
-    let answer = ask(global, "gate-explain", json!({ "address": address, "service": service }))?;
+    let answer = ask::gate(global, "gate-explain", json!({ "address": address, "service": service }))?;
     if json {
         say::line(serde_json::to_string_pretty(&answer).context("cannot print the answer")?);
     } else {
@@ -188,12 +199,12 @@ pub(crate) fn say_grants(answer: &Value) {
 
 /// The names of the gate's lists.
 pub(crate) fn lists(global: &GlobalArgs) -> Result<Vec<String>, Fail> {
-    let all = ask(global, "gate-lists", Value::Null)?;
+    let all = ask::gate(global, "gate-lists", Value::Null)?;
     Ok(each(&all["lists"]).map(|l| word(&l["name"])).collect())
 }
 
 fn show(name: &str, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let answer = ask(global, "gate-show", json!({ "list": name }))?;
+    let answer = ask::gate(global, "gate-show", json!({ "list": name }))?;
     if printed(json, &answer)? {
         return Ok(ExitCode::SUCCESS);
     }
@@ -258,20 +269,6 @@ fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
     }
 }
 
-pub(crate) fn ask(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
-    let dir = meant::data_dir(global.data_dir.clone())?;
-    let socket = daemon::gate::gate_socket(&dir);
-    if !Path::new(&socket).exists() {
-        return Err(Fail::hinted(
-            format!("no gate runs from {}", dir.display()),
-            "start one with `portcullis gatekeeper` or `portcullis serve --config FILE`, or name its data directory with `--data-dir DIR`",
-        ));
-    }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    Ok(runtime.block_on(daemon::api::ask(&socket, verb, args))?)
-}
-
 pub(crate) fn printed(json: &JsonArgs, answer: &Value) -> Result<bool, Fail> {
     if json.json.unwrap_or(false) {
         say::line(serde_json::to_string_pretty(answer).context("cannot print the answer")?);
@@ -294,6 +291,19 @@ pub(crate) fn word(v: &Value) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
+/// The audit logs of a data directory.
+fn audit_logs(dir: &Path) -> Result<Vec<PathBuf>, Fail> {
+    let all: Vec<PathBuf> =
+        ["audit.jsonl", "control-audit.jsonl"].iter().map(|n| dir.join(n)).filter(|p| p.exists()).collect();
+    if all.is_empty() {
+        return Err(Fail::hinted(
+            format!("there is no audit log in {}", dir.display()),
+            "name the data directory of a gate or coordination server with `--data-dir DIR`",
+        ));
+    }
+    Ok(all)
+}
+
 fn enforced(v: &Value) -> String {
     each(v)
         .map(|e| format!("{}{}", word(&e["name"]), if e["error"].is_string() { " (failing)" } else { "" }))
@@ -307,19 +317,7 @@ fn end(v: &Value) -> String {
 
 /// Seconds since the epoch as `2026-11-21 14:00:00Z`.
 pub(crate) fn when(v: &Value) -> String {
-    let Some(t) = v.as_u64() else { return String::new() };
-    let (days, secs) = (t / 86_400, t % 86_400);
-    // Days to a date, after Howard Hinnant's "chrono-compatible low-level date algorithms" (civil_from_days).
-    let z = days as i64 + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", secs / 3_600, secs / 60 % 60, secs % 60)
+    v.as_u64().map_or_else(String::new, |t| Stamp(t).to_string().replacen('T', " ", 1))
 }
 
 #[cfg(test)]

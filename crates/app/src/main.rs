@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod ask;
 mod config;
 mod control;
 mod demo;

@@ -1,6 +1,7 @@
 //! Commands to a running coordination server: `users`, `keys`, `nodes`, `routes`, `apps`, `dns`, `policy get|set`. In:
 //! what was typed. Out: the server's answer, as words, a table or JSON.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use crate::args::control::{AppsCommand, DnsCommand, KeysCommand, NodesCommand, R
 use crate::args::gate::JsonArgs;
 use crate::fail::Fail;
 use crate::gate::{each, printed, when, word};
-use crate::say;
+use crate::{ask, say};
 
 type Answer = Result<ExitCode, Fail>;
 
@@ -30,15 +31,15 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
                     "owner, admin, network-admin, it-admin, billing-admin, auditor or member",
                 ));
             }
-            let user = ask(global, "users-create", json!({ "name": name, "role": role }))?;
+            let user = ask::control(global, "users-create", json!({ "name": name, "role": role }))?;
             told(json, &user, || format!("user {} is there", login(&user)))
         }
         UsersCommand::Delete { name, json } => {
-            let user = ask(global, "users-delete", json!({ "name": name }))?;
+            let user = ask::control(global, "users-delete", json!({ "name": name }))?;
             told(json, &user, || format!("user {} is gone", login(&user)))
         }
         UsersCommand::List(json) => {
-            let all = ask(global, "users-list", Value::Null)?;
+            let all = ask::control(global, "users-list", Value::Null)?;
             if printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -63,15 +64,16 @@ pub(crate) fn keys(c: &KeysCommand, global: &GlobalArgs) -> Answer {
             let expiry = expiry.map_or(Some(KEY_EXPIRY), |s| s.0);
             let args =
                 json!({ "user": user, "reusable": reusable, "ephemeral": ephemeral, "tags": tags, "expiry": expiry });
-            let key = ask(global, "keys-create", args)?;
+            let key = ask::control(global, "keys-create", args)?;
+            unknown_tags(&key);
             told(json, &key, || word(&key["key"]))
         }
         KeysCommand::Revoke { id, json } => {
-            let key = ask(global, "keys-revoke", json!({ "id": id }))?;
+            let key = ask::control(global, "keys-revoke", json!({ "id": id }))?;
             told(json, &key, || format!("key {id} is good for nothing any more"))
         }
         KeysCommand::List(json) => {
-            let all = ask(global, "keys-list", Value::Null)?;
+            let all = ask::control(global, "keys-list", Value::Null)?;
             if printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -104,44 +106,47 @@ pub(crate) fn nodes(c: &NodesCommand, global: &GlobalArgs) -> Answer {
         NodesCommand::List(json) => nodes_list(json, global),
         NodesCommand::Show { node, json } => node_show(node, json, global),
         NodesCommand::Approve { node, user, json } => {
-            let n = ask(global, "nodes-approve", json!({ "node": node, "user": user }))?;
+            let n = ask::control(global, "nodes-approve", json!({ "node": node, "user": user }))?;
             told(json, &n, || format!("{} has joined as {}", word(&n["name"]), word(&n["ipv4"])))
         }
         NodesCommand::Refuse { node, json } => {
-            let n = ask(global, "nodes-refuse", json!({ "node": node }))?;
+            let n = ask::control(global, "nodes-refuse", json!({ "node": node }))?;
             told(json, &n, || format!("{node} was turned away"))
         }
         NodesCommand::Expire { node, json } => {
-            let n = ask(global, "nodes-expire", json!({ "node": node }))?;
+            let n = ask::control(global, "nodes-expire", json!({ "node": node }))?;
             told(json, &n, || format!("{} has to log in again", word(&n["name"])))
         }
         NodesCommand::Rename { node, name, json } => {
-            let n = ask(global, "nodes-rename", json!({ "node": node, "name": name }))?;
-            told(json, &n, || format!("{node} is called {} now", word(&n["name"])))
+            let n = ask::control(global, "nodes-rename", json!({ "node": node, "name": name }))?;
+            told(json, &n, || format!("node {} is called {} now", word(&n["id"]), word(&n["name"])))
         }
         NodesCommand::Tag { node, tags, json } => {
-            let n = ask(global, "nodes-tag", json!({ "node": node, "tags": tags }))?;
+            let n = ask::control(global, "nodes-tag", json!({ "node": node, "tags": tags }))?;
+            unknown_tags(&n);
             let tags: Vec<String> = each(&n["tags"]).map(word).collect();
             let has = if tags.is_empty() { "no tag".to_string() } else { tags.join(" ") };
             told(json, &n, || format!("{} has {has}", word(&n["name"])))
         }
         NodesCommand::Delete { node, json } => {
-            let n = ask(global, "nodes-delete", json!({ "node": node }))?;
+            let n = ask::control(global, "nodes-delete", json!({ "node": node }))?;
             told(json, &n, || format!("{} is gone", word(&n["name"])))
         }
     }
 }
 
 fn nodes_list(json: &JsonArgs, global: &GlobalArgs) -> Answer {
-    let all = ask(global, "nodes-list", Value::Null)?;
+    let all = ask::control(global, "nodes-list", Value::Null)?;
     if printed(json, &all)? {
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = each(&all["nodes"])
         .map(|n| {
-            let state = match (n["expired"] == true, n["online"] == true) {
-                (true, _) => "logged out".to_string(),
-                (_, true) => "online".to_string(),
+            let state = match (n["expired"] == true, n["online"] == true, n["expected"] == true) {
+                (true, ..) => "logged out".to_string(),
+                (_, true, _) => "online".to_string(),
+                // It was there before the server was started, or a moment ago.
+                (_, _, true) => "not back yet".to_string(),
                 _ => format!("away since {}", when(&n["seen"])),
             };
             vec![
@@ -168,7 +173,7 @@ fn nodes_list(json: &JsonArgs, global: &GlobalArgs) -> Answer {
 }
 
 fn node_show(node: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
-    let n = ask(global, "nodes-show", json!({ "node": node }))?;
+    let n = ask::control(global, "nodes-show", json!({ "node": node }))?;
     if printed(json, &n)? {
         return Ok(ExitCode::SUCCESS);
     }
@@ -185,6 +190,7 @@ fn node_show(node: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
         ("reached at", list(&n["endpoints"])),
         ("joined", when(&n["created"])),
         ("logged in", stays),
+        ("ephemeral", word(&n["ephemeral"])),
         ("client", format!("{} on {}", word(&n["client"]), word(&n["os"]))),
         ("machine", word(&n["machine"])),
         ("key", word(&n["key"])),
@@ -202,7 +208,7 @@ fn node_show(node: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
 pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
     match c {
         RoutesCommand::List(json) => {
-            let all = ask(global, "routes-list", Value::Null)?;
+            let all = ask::control(global, "routes-list", Value::Null)?;
             if printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -228,7 +234,7 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
             Ok(ExitCode::SUCCESS)
         }
         RoutesCommand::Approve { node, routes, json } => {
-            let done = ask(global, "routes-approve", json!({ "node": node, "routes": routes }))?;
+            let done = ask::control(global, "routes-approve", json!({ "node": node, "routes": routes }))?;
             let missing: Vec<String> = each(&done["not_offered"]).map(word).collect();
             if !missing.is_empty() && !json.json.unwrap_or(false) {
                 say::line(format!(
@@ -240,7 +246,7 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
             told(json, &done, || format!("approved at {}: {}", word(&done["node"]), routes.join(" ")))
         }
         RoutesCommand::Revoke { node, routes, json } => {
-            let done = ask(global, "routes-revoke", json!({ "node": node, "routes": routes }))?;
+            let done = ask::control(global, "routes-revoke", json!({ "node": node, "routes": routes }))?;
             told(json, &done, || format!("taken back at {}: {}", word(&done["node"]), routes.join(" ")))
         }
         RoutesCommand::Check { address, json } => check(address, json, global),
@@ -249,15 +255,21 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
 
 /// `routes check`: exit 1 if nobody carries it.
 fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
-    let found = ask(global, "routes-check", json!({ "address": address }))?;
+    let found = ask::control(global, "routes-check", json!({ "address": address }))?;
     let mut carriers = each(&found["carriers"]).peekable();
-    let code = if carriers.peek().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let code =
+        if carriers.peek().is_some() || found["node"].is_string() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if printed(json, &found)? {
         return Ok(code);
+    }
+    if found["node"].is_string() {
+        say::line(format!("{} is the node {} itself", word(&found["address"]), word(&found["node"])));
+        return Ok(ExitCode::SUCCESS);
     }
     for c in carriers {
         let users: Vec<String> = each(&c["users"]).map(word).collect();
         let whom = if users.is_empty() { "nobody".to_string() } else { users.join(", ") };
+        let whom = if c["exit"] == true { format!("{whom}, if it is their exit node") } else { whom };
         let away = if c["online"] == true { "" } else { ", which is away" };
         say::line(format!(
             "{} goes through {}{away} by {}",
@@ -274,14 +286,14 @@ fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
         }
     }
     for p in each(&found["not_approved"]) {
-        say::line(format!(
-            "{} at {} is {}: portcullis routes approve {} {}",
-            word(&p["route"]),
-            word(&p["node"]),
-            word(&p["state"]),
-            word(&p["node"]),
-            word(&p["route"])
-        ));
+        let (route, node, state) = (word(&p["route"]), word(&p["node"]), word(&p["state"]));
+        let hint = if matches!(state.as_str(), "pending" | "revoked") {
+            let route = if route.ends_with("/0") { "exit" } else { &route };
+            format!(": portcullis routes approve {node} {route}")
+        } else {
+            String::new()
+        };
+        say::line(format!("{route} at {node} is {state}{hint}"));
     }
     if code == ExitCode::FAILURE {
         say::line(format!("nobody carries {}", word(&found["address"])));
@@ -293,7 +305,7 @@ fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
 pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
     match c {
         AppsCommand::List(json) => {
-            let all = ask(global, "apps-list", Value::Null)?;
+            let all = ask::control(global, "apps-list", Value::Null)?;
             if printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -313,30 +325,34 @@ pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
             Ok(ExitCode::SUCCESS)
         }
         AppsCommand::Show { name, json } => {
-            let app = ask(global, "apps-show", json!({ "name": name }))?;
+            let app = ask::control(global, "apps-show", json!({ "name": name }))?;
             if printed(json, &app)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let by = each(&app["connectors"]).map(word).collect::<Vec<_>>().join(" ");
             let pinned = each(&app["pinned"]).map(|p| {
                 let none = String::new;
-                vec!["(pinned)".into(), word(p), none(), none(), by.clone(), none()]
+                vec!["(pinned)".into(), word(p), none(), none(), "always".into(), by.clone()]
             });
             let rows: Vec<Vec<String>> = each(&app["learnt"])
                 .map(|l| {
-                    let state = if l["gone"] == true { "gone" } else { "" };
+                    let until = match (l["gone"] == true, l["until"].is_u64()) {
+                        (true, _) => format!("gone {}", when(&l["until"])),
+                        (false, true) => when(&l["until"]),
+                        (false, false) => "for ever".into(),
+                    };
                     vec![
                         word(&l["domain"]),
                         word(&l["address"]),
                         when(&l["since"]),
                         when(&l["seen"]),
+                        until,
                         word(&l["connector"]),
-                        state.into(),
                     ]
                 })
                 .chain(pinned)
                 .collect();
-            say::raw(&say::table(&["DOMAIN", "ADDRESS", "SINCE", "LAST SEEN", "CONNECTOR", ""], &rows));
+            say::raw(&say::table(&["DOMAIN", "ADDRESS", "SINCE", "LAST SEEN", "UNTIL", "CONNECTOR"], &rows));
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -346,7 +362,7 @@ pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
 pub(crate) fn dns(c: &DnsCommand, global: &GlobalArgs) -> Answer {
     let (json, change) = match c {
         DnsCommand::Show(json) => {
-            let names = ask(global, "dns-get", Value::Null)?;
+            let names = ask::control(global, "dns-get", Value::Null)?;
             if printed(json, &names)? {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -371,13 +387,13 @@ pub(crate) fn dns(c: &DnsCommand, global: &GlobalArgs) -> Answer {
         DnsCommand::Add { name, address, json } => (json, json!({ "record": { "name": name, "value": address } })),
         DnsCommand::Remove { name, json } => (json, json!({ "remove_record": name })),
     };
-    let done = ask(global, "dns-set", change)?;
+    let done = ask::control(global, "dns-set", change)?;
     told(json, &done, || "every node is told".to_string())
 }
 
 /// `policy get`.
 pub(crate) fn policy_get(json: bool, global: &GlobalArgs) -> Answer {
-    let got = ask(global, "policy-get", Value::Null)?;
+    let got = ask::control(global, "policy-get", Value::Null)?;
     if json {
         say::line(serde_json::to_string_pretty(&got).context("cannot print the answer")?);
         return Ok(ExitCode::SUCCESS);
@@ -403,21 +419,73 @@ pub(crate) fn policy_set(file: &Path, dry_run: bool, json: bool, global: &Global
     } else {
         std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
     };
-    let done = ask(global, "policy-set", json!({ "policy": text, "dry_run": dry_run }))?;
+    let done = ask::control(global, "policy-set", json!({ "policy": text, "dry_run": dry_run }))?;
     if json {
         say::line(serde_json::to_string_pretty(&done).context("cannot print the answer")?);
         return Ok(ExitCode::SUCCESS);
     }
-    for c in each(&done["changes"]) {
-        let list = |v: &Value| each(v).map(word).collect::<Vec<_>>().join(", ");
-        let verb = if c["gained"] == true { "gains" } else { "loses" };
-        say::line(format!("{} {verb} {} at {}", list(&c["who"]), list(&c["what"]), word(&c["at"])));
+    for line in gains_and_losses(&done["changes"]) {
+        say::line(line);
     }
     if each(&done["changes"]).next().is_none() {
         say::line("nobody gains or loses anything");
     }
-    say::line(if dry_run { "nothing was changed" } else { "in force" });
+    say::line(match (dry_run, done["until_start_from"].as_str()) {
+        (true, _) => "nothing was changed".to_string(),
+        (false, None) => "in force".to_string(),
+        (false, Some(file)) => format!("in force until the server starts again or reloads, which reads {file}"),
+    });
     Ok(ExitCode::SUCCESS)
+}
+
+/// Names beyond these are only counted.
+const NAMES: usize = 8;
+/// Longer words are cut: the values of some attributes fill a screen.
+const WORD: usize = 80;
+
+/// Who gains and who loses what, one line for all to whom the same happens.
+fn gains_and_losses(changes: &Value) -> Vec<String> {
+    let mut own: BTreeMap<(bool, Vec<String>), Vec<String>> = BTreeMap::new();
+    let mut out = Vec::new();
+    let cut = |w: String| if w.chars().count() > WORD { w.chars().take(WORD).chain(['…']).collect() } else { w };
+    for c in each(changes) {
+        let (who, what): (Vec<String>, Vec<String>) =
+            (each(&c["who"]).map(word).collect(), each(&c["what"]).map(|w| cut(word(w))).collect());
+        let (gained, at) = (c["gained"] == true, word(&c["at"]));
+        if who == [at.as_str()] {
+            own.entry((gained, what)).or_default().push(at);
+        } else {
+            out.push(format!("{} {} {} at {at}", several(&who), verb(gained, who.len()), what.join(", ")));
+        }
+    }
+    for ((gained, what), who) in own {
+        out.push(format!("{} {} {}", several(&who), verb(gained, who.len()), what.join(", ")));
+    }
+    out
+}
+
+fn several(names: &[String]) -> String {
+    match names.len().checked_sub(NAMES) {
+        Some(more) if more > 0 => format!("{} and {more} more", names[..NAMES].join(", ")),
+        _ => names.join(", "),
+    }
+}
+
+fn verb(gained: bool, who: usize) -> &'static str {
+    match (gained, who > 1) {
+        (true, false) => "gains",
+        (true, true) => "gain",
+        (false, false) => "loses",
+        (false, true) => "lose",
+    }
+}
+
+/// Says on standard error which tags give nothing yet.
+fn unknown_tags(answer: &Value) {
+    let tags: Vec<String> = each(&answer["unknown_tags"]).map(word).collect();
+    if !tags.is_empty() {
+        eprintln!("note: the policy in force names {} nowhere under tagOwners", tags.join(", "));
+    }
 }
 
 fn told(json: &JsonArgs, answer: &Value, words: impl FnOnce() -> String) -> Answer {
@@ -427,16 +495,19 @@ fn told(json: &JsonArgs, answer: &Value, words: impl FnOnce() -> String) -> Answ
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
-    let dir = crate::meant::data_dir(global.data_dir.clone())?;
-    let socket = daemon::control::control_socket(&dir);
-    if !socket.exists() {
-        return Err(Fail::hinted(
-            format!("no coordination server runs from {}", dir.display()),
-            "start one with `portcullis control`, or name its data directory with `--data-dir DIR`",
-        ));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_to_many_alike_is_one_line() {
+        let change =
+            |who: &[&str], at: &str, gained: bool| json!({ "who": who, "at": at, "what": ["x"], "gained": gained });
+        let mut all = vec![change(&["a", "b"], "c", true), change(&["a"], "c", false)];
+        all.extend((0..10).map(|n| change(&[&format!("n{n}")], &format!("n{n}"), true)));
+        assert_eq!(
+            gains_and_losses(&Value::Array(all)),
+            ["a, b gain x at c", "a loses x at c", "n0, n1, n2, n3, n4, n5, n6, n7 and 2 more gain x"]
+        );
     }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    Ok(runtime.block_on(daemon::api::ask(&socket, verb, args))?)
 }

@@ -18,6 +18,8 @@ use crate::control::Teach;
 
 /// A node that stays is a proof again this often, well within the shortest life of a grant that makes sense.
 const AGAIN: Duration = Duration::from_secs(60);
+/// The shortest life of a grant with which a node that stays does not fall off its list, in seconds.
+pub(crate) const SHORTEST: u64 = 2 * AGAIN.as_secs();
 /// Devices come and go in crowds; nobody waits for the list within this time.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -38,8 +40,14 @@ pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: Vec<Teach>
     run.spawn("node teacher", async move {
         tokio::pin!(stopping);
         let mut taught: BTreeMap<(String, u64), Taught> = BTreeMap::new();
+        let mut nobodys: Vec<String> = Vec::new();
         loop {
             let now = picture.borrow_and_update().clone();
+            let nobody: Vec<String> = teach.iter().filter_map(|t| nobody(&now, t)).collect();
+            for words in nobody.iter().filter(|w| !nobodys.contains(w)) {
+                warn!("{words}");
+            }
+            nobodys = nobody;
             for t in &teach {
                 follow(&gate, &now, t, &mut taught).await;
             }
@@ -53,13 +61,18 @@ pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: Vec<Teach>
     });
 }
 
+/// What has to be said about names that stand for nobody.
+fn nobody(s: &Snapshot, t: &Teach) -> Option<String> {
+    let names = s.nobodys(&t.nodes);
+    let first = || format!("[[control.teach]] of the list `{}`: {} stands for no node now", t.list, names.join(", "));
+    (!names.is_empty()).then(first)
+}
+
 async fn follow(gate: &Gate, s: &Snapshot, t: &Teach, taught: &mut BTreeMap<(String, u64), Taught>) {
     let members = match s.named(&t.nodes) {
         Ok(m) => m,
-        Err(e) => {
-            warn!("the list `{}` takes in no nodes: {e}", t.list);
-            return;
-        }
+        // Said already.
+        Err(_) => return,
     };
     let gone: Vec<(String, u64)> =
         taught.keys().filter(|(list, id)| *list == t.list && !members.contains(id)).cloned().collect();

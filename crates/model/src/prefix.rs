@@ -106,6 +106,12 @@ impl Prefix {
         self.len <= other.len && self.contains(other.addr)
     }
 
+    /// With its length always, single addresses too: `192.0.2.1/32`, as routes are written.
+    #[must_use]
+    pub fn long(self) -> String {
+        format!("{}/{}", self.addr, self.len)
+    }
+
     /// The same addresses as a range.
     #[must_use]
     pub fn range(self) -> AddrRange {

@@ -244,7 +244,7 @@ pub(crate) struct AuditArgs {
 pub(crate) enum AuditCommand {
     /// Check that no line was changed, moved or taken out
     Verify {
-        /// The log [default: audit.jsonl in the data directory]
+        /// The log [default: all logs of the data directory]
         file: Option<PathBuf>,
     },
 }

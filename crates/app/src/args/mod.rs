@@ -84,7 +84,7 @@ pub(crate) enum Command {
     /// Let somebody in by hand, or end what was given
     #[command(subcommand)]
     Grant(gate::GrantCommand),
-    /// Show what a gate gave and took, from its audit log
+    /// Show what a gate gave and took, and what was changed in the mesh, from the audit logs
     Audit(gate::AuditArgs),
     /// Say what is wrong with a running gate and its surroundings, each with the line that mends it
     Doctor(gate::JsonArgs),

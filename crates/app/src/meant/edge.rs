@@ -20,7 +20,7 @@ use crate::args::{EdgeArgs, Given, GlobalArgs, ListArgs, TokenArgs};
 use crate::config::{self, EdgeFile, ListValue, Read};
 use crate::control::{self, Teach};
 use crate::fail::Fail;
-use crate::{gate_file, token};
+use crate::{gate_file, node_teacher, token};
 
 /// Which command was typed; they differ in their defaults only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,14 @@ pub(crate) fn edge(
         SocketAddr::new(args.listen.control_addr.or(f.control_addr).unwrap_or_else(every_address), control_port);
     let data_addr = args.listen.data_addr.or(f.data_addr).unwrap_or_else(every_address);
     let http_port = args.listen.port.or(f.port).unwrap_or(HTTP_PORT);
-    let http = (kind != Kind::Tcp && f.http.unwrap_or(true)).then(|| SocketAddr::new(data_addr, http_port));
+    // A file of a gate or a mesh alone need not say that there is no tunnel.
+    let alone = (f.gate.is_some() || f.control.is_some())
+        && [f.token_file.is_some(), f.token_files.is_some(), f.token_env.is_some()] == [false; 3]
+        && [f.port.is_some(), f.control_port.is_some(), f.allow_ports.is_some()] == [false; 3]
+        && [args.listen.port.is_some(), args.listen.control_port.is_some(), args.listen.allow_ports.is_some()]
+            == [false; 3]
+        && token::find(&args.token, given)?.is_none();
+    let http = (kind != Kind::Tcp && f.http.unwrap_or(!alone)).then(|| SocketAddr::new(data_addr, http_port));
     if http.is_some() && http_port == control_port && http_port != 0 {
         return Err(Fail::usage(
             format!("the HTTP plane and the control plane both want port {http_port}"),
@@ -264,8 +271,6 @@ fn tls(
     }
 }
 
-/// Reads flags and file anew at every call: a reload sees a changed configuration file and changed `@` files. `args`:
-/// `None` where no door is, only a gate.
 /// `[control]` of the file: paths in it start where the file lies.
 fn mesh(
     f: &EdgeFile,
@@ -282,6 +287,17 @@ fn mesh(
                 format!("add `[lists.{}]` and `[gate]`", t.list),
             ));
         }
+        let rules = gate.iter().flat_map(|g| &g.lists).find(|(name, _)| *name == t.list).map(|(_, rules)| rules);
+        if rules.is_some_and(|r| [r.idle, r.ttl].into_iter().flatten().any(|s| s < node_teacher::SHORTEST)) {
+            return Err(Fail::hinted(
+                format!(
+                    "{}: `lists.{}` forgets an address sooner than nodes give signs of life",
+                    read.path.display(),
+                    t.list
+                ),
+                format!("give it `idle` and `ttl` of at least {} s", node_teacher::SHORTEST),
+            ));
+        }
         if t.nodes.is_empty() {
             return Err(Fail::hinted(
                 format!("{}: [[control.teach]] of the list `{}` names no nodes", read.path.display(), t.list),
@@ -293,6 +309,8 @@ fn mesh(
     Ok(Some((settings, teach)))
 }
 
+/// Reads flags and file anew at every call: a reload sees a changed configuration file and changed `@` files. `args`:
+/// `None` where no door is, only a gate.
 fn find(args: Option<ListArgs>, given: Given, config: Option<PathBuf>, gate: Arc<OnceLock<Gate>>) -> Find {
     Arc::new(move || {
         let file = config.as_deref().map(config::read).transpose()?;

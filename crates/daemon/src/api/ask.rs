@@ -59,23 +59,25 @@ pub fn find(data_dir: &Path, control_port: Option<u16>) -> anyhow::Result<PathBu
 pub async fn ask(socket: &Path, verb: &str, args: Value) -> anyhow::Result<Value> {
     let stream = UnixStream::connect(socket).await.map_err(|e| {
         Hinted::error(
-            format!("cannot reach a running edge at {}: {e}", socket.display()),
+            format!("nothing answers at {}: {e}", socket.display()),
             "is it running, from this data directory and under this user?",
         )
     })?;
     let (read, mut write) = stream.into_split();
     let mut text = serde_json::to_vec(&Request { verb: verb.to_string(), args })?;
     text.push(b'\n');
-    write.write_all(&text).await.context("the edge does not take the request")?;
+    write.write_all(&text).await.context("the running process does not take the request")?;
     let mut line = String::new();
     tokio::time::timeout(PATIENCE, BufReader::new(read).read_line(&mut line))
         .await
-        .context("the edge does not answer")?
-        .context("the edge does not answer")?;
+        .context("the running process does not answer")?
+        .context("the running process does not answer")?;
     if line.is_empty() {
-        bail!("the edge closed the admin socket without an answer; it may belong to another user");
+        bail!("the running process closed the admin socket without an answer; it may belong to another user");
     }
-    match serde_json::from_str(&line).context("the edge's answer is not understood; is it another version?")? {
+    match serde_json::from_str(&line)
+        .context("the running process's answer is not understood; is it another version?")?
+    {
         Reply::Done { ok } => Ok(ok),
         Reply::Failed { error, hint: Some(hint) } => Err(Hinted::error(error, hint)),
         Reply::Failed { error, hint: None } => bail!("{error}"),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use wire::meshkey::MachinePrivate;
 use wire::tailcfg::map::PingRequest;
 
-use super::ServerUrl;
 use super::keeper::Keeper;
 use super::relay::Relay;
+use super::{ControlSettings, ServerUrl};
 use crate::run::Run;
 
 /// Shared by all connections.
@@ -36,6 +37,8 @@ pub struct Desk {
     /// The relays as clients are told them, with a number that changes when they do.
     pub(super) derp: (u64, Value),
     pub(super) relay: Option<Relay>,
+    /// The file that the policy is read from at every start.
+    pub(super) policy_file: Option<PathBuf>,
     streams: Mutex<BTreeMap<u64, Open>>,
     waiting: Mutex<BTreeMap<String, oneshot::Sender<Bytes>>>,
     next: AtomicU64,
@@ -75,21 +78,21 @@ const ASKS: usize = 8;
 impl Desk {
     pub(super) fn new(
         keeper: Keeper,
-        url: ServerUrl,
+        settings: &ControlSettings,
         machine: MachinePrivate,
         run: Run,
-        trusted: model::AddrSet,
         derp: Value,
         relay: Option<Relay>,
     ) -> Desk {
         Desk {
             keeper,
-            url,
+            url: settings.server_url.clone(),
             machine,
             run,
-            trusted,
+            trusted: settings.trusted.clone(),
             derp: (1, derp),
             relay,
+            policy_file: settings.policy.clone(),
             streams: Mutex::default(),
             waiting: Mutex::default(),
             next: AtomicU64::new(1),

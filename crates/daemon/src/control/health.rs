@@ -38,8 +38,9 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>) {
                         return;
                     }
                     let alive = desk.ask(id, None, PATIENCE).await.is_ok();
-                    if !alive && desk.has_stream(id) {
-                        info!("node {id} does not answer; its routes go through another one");
+                    let was = desk.keeper.now().nodes.get(&id).filter(|m| m.online).map(|m| m.node.name.clone());
+                    if let Some(name) = was.filter(|_| !alive && desk.has_stream(id)) {
+                        info!("{name} does not answer; its routes go through another router");
                     }
                     desk.keeper.mention(move |book, now| book.answered(id, alive, now));
                 });

@@ -52,15 +52,7 @@ pub(super) fn listen(
     let tls = relays::tls(&settings)?;
     let map = relays::map(&settings, tls.pin);
     let relay = relays::start(run, &settings, relay, &keeper)?;
-    let desk = Arc::new(Desk::new(
-        keeper,
-        settings.server_url.clone(),
-        machine,
-        run.clone(),
-        settings.trusted.clone(),
-        map,
-        relay,
-    ));
+    let desk = Arc::new(Desk::new(keeper, &settings, machine, run.clone(), map, relay));
     let places = Arc::new(Semaphore::new(PLACES));
     let mut addrs = Vec::new();
     let mut serve = |listener: TcpListener| -> anyhow::Result<()> {

@@ -57,7 +57,13 @@ pub(super) async fn answer(
         (&Method::GET, "/machine/ssh/check") => ("ssh-check", json(&SshAction::reject(NO_CHECK))),
         (m, p) => {
             debug!("{}: {m} {p} is not offered here", machine.short());
-            ("unknown", Err(Problem(StatusCode::NOT_IMPLEMENTED, "this server does not offer that".into())))
+            (
+                "unknown",
+                Err(Problem(
+                    StatusCode::NOT_IMPLEMENTED,
+                    format!("{} is not offered by this server", p.escape_debug()),
+                )),
+            )
         }
     };
     let answer = done.unwrap_or_else(|Problem(status, text)| {

@@ -65,8 +65,6 @@ pub struct ControlSettings {
     pub trusted: AddrSet,
     /// Addresses, domain, expiry.
     pub book: Settings,
-    /// Seconds after which a learnt address goes that its name does not answer with; `None` for never.
-    pub app_expiry: Option<u64>,
     /// Who is asked for the names of apps; none: the system's nameservers.
     pub app_resolvers: Vec<SocketAddr>,
     /// Where metrics are, if anywhere.
@@ -122,7 +120,8 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
             Box::pin(async move { follow_policy(&keeper, &file).await })
         });
     }
-    let (app_expiry, resolvers, measured) = (settings.app_expiry, settings.app_resolvers.clone(), settings.metrics);
+    let (app_expiry, resolvers, measured) =
+        (settings.book.app_expiry, settings.app_resolvers.clone(), settings.metrics);
     let resolver = if resolvers.is_empty() {
         let none =
             |e: anyhow::Error| warn!("addresses of apps keep their routes: {e:#}; name one with `--app-resolver`");

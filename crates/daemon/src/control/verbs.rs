@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use decide::mesh::{Book, Refusal, Snapshot};
+use decide::mesh::{self, Book, Refusal, Snapshot};
 use decide::policy::{Compiled, Policy, diff};
 use model::{Addr, Prefix};
 use serde::Deserialize;
@@ -165,11 +165,14 @@ async fn keys_create(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
                 used: 0,
                 revoked: false,
             };
-            book.create_key(new, BY, now)
+            let made = book.create_key(new, BY, now)?;
+            Ok::<_, Refusal>((book.unknown_tags(&made.tags), made))
         })
         .await?
         .map_err(|e| anyhow!("{e}"))?;
+    let (unknown, made) = made;
     let mut v = key_json(&desk.keeper.now(), &made);
+    v["unknown_tags"] = json!(unknown);
     v["key"] = secret.into();
     Ok(v)
 }
@@ -180,8 +183,8 @@ fn keys_revoke(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Valu
     Ok(json!({ "id": key.id, "revoked": key.revoked }))
 }
 
-fn nodes_list(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
-    let all: Vec<Value> = s.nodes.keys().filter_map(|id| node_json(s, *id)).collect();
+fn nodes_list(desk: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
+    let all: Vec<Value> = s.nodes.keys().filter_map(|id| node_json(desk, s, *id)).collect();
     let waiting: Vec<Value> = s
         .pending
         .values()
@@ -195,19 +198,19 @@ fn nodes_list(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
 }
 
 /// A node for people and scripts.
-fn node_json(s: &Snapshot, id: u64) -> Option<Value> {
+fn node_json(desk: &Desk, s: &Snapshot, id: u64) -> Option<Value> {
     let m = s.nodes.get(&id)?;
     let n = &m.node;
     let routes: Vec<Value> = s
-        .routes()
+        .routes_of(m)
         .iter()
-        .filter(|r| r.member.node.id == id)
-        .map(|r| json!({ "prefix": r.prefix.to_string(), "state": r.state.word(), "by_policy": r.by_policy, "primary": r.primary }))
+        .map(|r| json!({ "prefix": r.prefix.long(), "state": r.state.word(), "by_policy": r.by_policy, "primary": r.primary }))
         .collect();
     Some(json!({
         "id": n.id, "name": n.name, "full_name": s.full_name(n).trim_end_matches('.'),
         "user": n.user.and_then(|u| s.users.get(&u)).map(User::login), "tags": n.tags, "belongs_to": s.principal(n),
-        "ipv4": n.ipv4.to_string(), "ipv6": n.ipv6.to_string(), "online": m.online, "expired": m.expired,
+        "ipv4": n.ipv4.to_string(), "ipv6": n.ipv6.to_string(), "online": m.online && desk.has_stream(id),
+        "expected": m.online, "expired": m.expired,
         "expires": n.expires, "created": n.created, "seen": n.seen, "ephemeral": n.ephemeral,
         "comes_from": m.from.map(|a| a.to_string()), "os": n.host.os, "client": n.host.ipn_version,
         "hostname": n.host.hostname, "version": n.version, "endpoints": n.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -215,10 +218,10 @@ fn node_json(s: &Snapshot, id: u64) -> Option<Value> {
     }))
 }
 
-fn nodes_show(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
+fn nodes_show(desk: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
     let name = text(args, "node").map_err(|e| anyhow!("{e}"))?;
     let id = s.find(name).map_err(|e| anyhow!("{e}"))?;
-    let mut v = node_json(s, id).context("the node is gone")?;
+    let mut v = node_json(desk, s, id).context("the node is gone")?;
     if let Some(view) = s.place(id).and_then(|p| s.compiled.for_node(p)) {
         v["map"] = s.compiled.node_json(&view);
     }
@@ -260,7 +263,9 @@ fn nodes_rename(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Val
 
 fn nodes_tag(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
     let tags: Vec<String> = list(args, "tags")?;
-    Ok(told(&*book.tag(text(args, "node")?, &tags, by, now)?))
+    let mut v = told(&*book.tag(text(args, "node")?, &tags, by, now)?);
+    v["unknown_tags"] = json!(book.unknown_tags(&tags));
+    Ok(v)
 }
 
 fn nodes_delete(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
@@ -272,7 +277,7 @@ fn routes_list(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
         .routes()
         .iter()
         .map(|r| {
-            json!({ "node": r.member.node.name, "id": r.member.node.id, "prefix": r.prefix.to_string(),
+            json!({ "node": r.member.node.name, "id": r.member.node.id, "prefix": r.prefix.long(),
                     "state": r.state.word(), "by_policy": r.by_policy, "primary": r.primary, "online": r.member.online,
                     "leaves_from": r.member.from.map(|a| a.to_string()) })
         })
@@ -292,14 +297,19 @@ fn prefixes(args: &Value) -> Result<Vec<Prefix>, Refusal> {
             out.extend([Prefix::ALL_V4, Prefix::ALL_V6]);
             continue;
         }
-        out.push(t.parse().map_err(|e| Refusal(format!("{e}")))?);
+        let (prefix, cleared) = Prefix::parse_lenient(&t).map_err(|e| Refusal(format!("{e}")))?;
+        if cleared {
+            let want = prefix.long();
+            return Err(Refusal(format!("`{}` names one address of {want}; write {want}", t.escape_debug())));
+        }
+        out.push(prefix);
     }
     Ok(out)
 }
 
 fn routes_approve(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
     let (node, missing) = book.approve_routes(text(args, "node")?, &prefixes(args)?, by, now)?;
-    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    let missing: Vec<String> = missing.iter().map(|p| p.long()).collect();
     Ok(json!({ "node": node.name, "not_offered": missing }))
 }
 
@@ -310,21 +320,26 @@ fn routes_revoke(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Va
 
 fn routes_check(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
     let addr: Addr = text(args, "address").map_err(|e| anyhow!("{e}"))?.parse()?;
+    let node = s.nodes.values().find(|m| m.node.ipv4 == addr || m.node.ipv6 == addr).map(|m| m.node.name.clone());
     let carriers: Vec<Value> = s
         .carriers(addr)
         .iter()
         .map(|c| {
-            json!({ "route": c.route.to_string(), "node": c.member.node.name, "online": c.member.online,
-                    "leaves_from": c.member.from.map(|a| a.to_string()), "users": c.users })
+            json!({ "route": c.route.long(), "node": c.member.node.name, "online": c.member.online,
+                    "exit": c.route.bits() == 0, "leaves_from": c.member.from.map(|a| a.to_string()), "users": c.users })
         })
         .collect();
-    let waiting: Vec<Value> = s
-        .routes()
+    let mut waiting: Vec<_> = s.routes();
+    waiting.retain(|r| r.state != mesh::RouteState::Approved && r.prefix.contains(addr));
+    // An exit node is no answer to the question how one address is reached, as long as there is another.
+    let nearer = waiting.iter().any(|r| r.prefix.bits() > 0) || carriers.iter().any(|c| c["exit"] == false);
+    waiting.retain(|r| r.prefix.bits() > 0 || !nearer);
+    waiting.sort_by_key(|r| std::cmp::Reverse(r.prefix.bits()));
+    let waiting: Vec<Value> = waiting
         .iter()
-        .filter(|r| r.state != decide::mesh::RouteState::Approved && r.prefix.contains(addr))
-        .map(|r| json!({ "route": r.prefix.to_string(), "node": r.member.node.name, "state": r.state.word() }))
+        .map(|r| json!({ "route": r.prefix.long(), "node": r.member.node.name, "state": r.state.word() }))
         .collect();
-    Ok(json!({ "address": addr.to_string(), "carriers": carriers, "not_approved": waiting }))
+    Ok(json!({ "address": addr.to_string(), "node": node, "carriers": carriers, "not_approved": waiting }))
 }
 
 fn policy_get(book: &mut Book, _: &Value, _: &str, _: u64) -> Result<Value, Refusal> {
@@ -349,8 +364,8 @@ async fn policy_set(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
     })?;
     let s = desk.keeper.now();
     let new = Compiled::new(Arc::new(policy), s.compiled.topology().clone());
-    let failed: Vec<String> = new
-        .run_tests()
+    let outcomes = new.run_tests();
+    let failed: Vec<String> = outcomes
         .iter()
         .filter_map(|o| o.failure.as_ref().map(|why| format!("{} at {}: {}: {why}", o.section, o.pos, o.asserted)))
         .collect();
@@ -369,7 +384,9 @@ async fn policy_set(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
         let done = desk.keeper.change(move |book, now| book.set_policy(Some(&text), BY, now)).await?;
         done.map_err(|e| anyhow!("{e}"))?;
     }
-    Ok(json!({ "changes": changes, "in_force": !dry, "tests": new.run_tests().len() }))
+    // What is read at every start goes before what was set.
+    let file = desk.policy_file.as_ref().map(|f| f.display().to_string());
+    Ok(json!({ "changes": changes, "in_force": !dry, "tests": outcomes.len(), "until_start_from": file }))
 }
 
 fn dns_get(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
@@ -392,7 +409,8 @@ fn dns_set(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, R
         names.nameservers = list(args, "nameservers")?;
     }
     if args.get("search").is_some() {
-        names.search = list(args, "search")?;
+        let texts: Vec<String> = list(args, "search")?;
+        names.search = texts.iter().map(|t| domain(t)).collect::<Result<_, _>>()?;
     }
     if let Some(split) = args.get("split") {
         let domain = domain(text(split, "domain")?)?;
@@ -404,7 +422,7 @@ fn dns_set(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, R
         }
     }
     if let Some(add) = args.get("record") {
-        let name = domain(text(add, "name")?)?;
+        let name = book.free_name(&domain(text(add, "name")?)?)?;
         let addr: Addr = text(add, "value")?.parse().map_err(|e| Refusal(format!("{e}")))?;
         let kind = if addr.is_v4() { "A" } else { "AAAA" };
         let record = wire::tailcfg::map::DnsRecord { name, r#type: kind.into(), value: addr.to_string() };
@@ -433,15 +451,7 @@ fn dns_set(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, R
 }
 
 fn domain(text: &str) -> Result<String, Refusal> {
-    let name = text.trim().trim_end_matches('.').to_ascii_lowercase();
-    let label = |l: &str| {
-        !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if name.len() <= 253 && name.split('.').all(label) {
-        Ok(name)
-    } else {
-        Err(Refusal(format!("`{}` is no domain name", text.escape_debug())))
-    }
+    mesh::domain_name(text).map_err(|why| Refusal(format!("`{}` {why}", text.escape_debug())))
 }
 
 fn apps_list(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
@@ -450,7 +460,7 @@ fn apps_list(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
         .iter()
         .map(|a| {
             let nodes: Vec<&str> = a.connectors.iter().map(|m| m.node.name.as_str()).collect();
-            json!({ "name": a.name, "domains": a.domains, "pinned": a.pinned.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            json!({ "name": a.name, "domains": a.domains, "pinned": a.pinned.iter().map(|p| p.long()).collect::<Vec<_>>(),
                     "connectors": nodes, "addresses": a.learnt.iter().filter(|(_, l)| !l.gone).count() })
         })
         .collect();
@@ -470,11 +480,12 @@ fn apps_show(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
         .learnt
         .iter()
         .map(|(m, l)| {
+            let until = s.settings.app_expiry.map(|e| l.seen.saturating_add(e));
             json!({ "domain": l.domain, "address": l.addr.to_string(), "since": l.since, "seen": l.seen, "gone": l.gone,
-                    "connector": m.node.name })
+                    "until": if l.gone { Some(l.seen) } else { until }, "connector": m.node.name })
         })
         .collect();
-    let pinned: Vec<String> = app.pinned.iter().map(ToString::to_string).collect();
+    let pinned: Vec<String> = app.pinned.iter().map(|p| p.long()).collect();
     let connectors: Vec<&str> = app.connectors.iter().map(|m| m.node.name.as_str()).collect();
     Ok(
         json!({ "name": app.name, "domains": app.domains, "pinned": pinned, "connectors": connectors, "learnt": learnt }),

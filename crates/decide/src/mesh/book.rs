@@ -22,6 +22,8 @@ pub struct Settings {
     pub domain: String,
     /// Seconds after which a person's node has to log in again; `None` for never.
     pub node_expiry: Option<u64>,
+    /// Seconds after which a learnt address goes that its name does not answer with; `None` for never.
+    pub app_expiry: Option<u64>,
     /// Routes of one app at one connector, at most; `None` for [`super::APP_ROUTES`].
     pub app_routes: Option<u32>,
     /// Where an SSH server asks whether a login has to be confirmed.
@@ -293,7 +295,34 @@ impl Book {
             self.names = Arc::new(names);
             self.saves.insert(Slot::Names);
             self.changed = true;
-            self.audit(now, "names-set", "dns", by);
+            let text = |list: &[String]| if list.is_empty() { "none".to_string() } else { list.join(" ") };
+            let names = &self.names;
+            let split: Vec<String> = names.split.iter().map(|(d, s)| format!("{d} {}", s.join(" "))).collect();
+            let records: Vec<String> = names.records.iter().map(|r| format!("{} {}", r.name, r.value)).collect();
+            let about = format!(
+                "nameservers {}; search {}; split {}; names {}",
+                text(&names.nameservers),
+                text(&names.search),
+                text(&split),
+                text(&records)
+            );
+            self.audit(now, "names-set", about, by);
+        }
+    }
+
+    /// A name for a record of one's own.
+    ///
+    /// # Errors
+    /// It has no domain, so nobody would ask for it as such, or a node has it.
+    pub fn free_name(&self, name: &str) -> Result<String, Refusal> {
+        let domain = &self.settings.domain;
+        if !name.contains('.') {
+            return Err(Refusal::new(format!("`{name}` is no full name; write {name}.{domain}")));
+        }
+        let node = name.strip_suffix(domain.as_str()).and_then(|n| n.strip_suffix('.'));
+        match node.filter(|n| self.nodes.values().any(|m| m.node.name == *n)) {
+            Some(n) => Err(Refusal::new(format!("`{name}` is the node {n}; its address is its own"))),
+            None => Ok(name.to_string()),
         }
     }
 
@@ -333,11 +362,15 @@ impl Book {
     /// It is not there, or has nodes.
     pub fn delete_user(&mut self, name: &str, by: &str, now: u64) -> Result<User, Refusal> {
         let id = self.user_named(name)?.id;
-        let nodes: Vec<&str> =
-            self.nodes.values().filter(|m| m.node.user == Some(id)).map(|m| m.node.name.as_str()).collect();
+        // A node with tags is its tags', whoever brought it.
+        let of_tags: Vec<u64> =
+            self.nodes.values().filter(|m| m.node.user == Some(id) && m.node.is_tagged()).map(|m| m.node.id).collect();
+        let own = |m: &&Member| m.node.user == Some(id) && !m.node.is_tagged();
+        let nodes: Vec<&str> = self.nodes.values().filter(own).map(|m| m.node.name.as_str()).collect();
         if !nodes.is_empty() {
             return Err(Refusal::new(format!("`{name}` has nodes: {}; delete them first", nodes.join(", "))));
         }
+        of_tags.into_iter().for_each(|n| self.edit(n, |n| n.user = None));
         let keys: Vec<u64> = self.keys.values().filter(|k| k.user == Some(id)).map(|k| k.id).collect();
         for k in keys {
             self.keys.remove(&k);
@@ -362,8 +395,18 @@ impl Book {
     /// There is none; says who there is.
     pub fn user_named(&self, name: &str) -> Result<&User, Refusal> {
         let short = name.strip_suffix('@').unwrap_or(name);
-        let same = |u: &&User| u.email.eq_ignore_ascii_case(name) || u.name == short || u.id.to_string() == name;
-        self.users.values().find(same).ok_or_else(|| {
+        let whole = |u: &&User| u.email.eq_ignore_ascii_case(name) || u.id.to_string() == name;
+        let found: Vec<&User> = self.users.values().filter(|u| u.name == short).collect();
+        let found = match self.users.values().find(whole) {
+            Some(u) => vec![u],
+            None => found,
+        };
+        if let [_, _, ..] = found.as_slice() {
+            let all: Vec<&str> = found.iter().map(|u| u.login()).collect();
+            let name = name.escape_debug();
+            return Err(Refusal::new(format!("`{name}` could be {}; write it in full", all.join(" or "))));
+        }
+        found.first().copied().ok_or_else(|| {
             let all: Vec<&str> = self.users.values().take(20).map(User::login).collect();
             let there =
                 if all.is_empty() { "there is none yet".into() } else { format!("there are {}", all.join(", ")) };
@@ -386,8 +429,20 @@ impl Book {
         let key = JoinKey { id, created: now, ..new };
         self.keys.insert(id, key.clone());
         self.saves.insert(Slot::Key(id));
-        self.audit(now, "key-created", format!("key {id}"), by);
+        self.changed = true;
+        let whose = key.user.and_then(|u| self.users.get(&u)).map(|u| u.login().to_string());
+        let kind = [(key.reusable, "reusable"), (key.ephemeral, "ephemeral")];
+        let kind = kind.into_iter().filter(|(is, _)| *is).map(|(_, word)| word.to_string());
+        let about: Vec<String> = whose.into_iter().chain(key.tags.iter().cloned()).chain(kind).collect();
+        self.audit(now, "key-created", format!("key {id}: {}", about.join(" ")), by);
         Ok(key)
+    }
+
+    /// Those of these tags that the policy in force does not know; without a policy there is nothing to know.
+    #[must_use]
+    pub fn unknown_tags(&self, tags: &[String]) -> Vec<String> {
+        let unknown = |t: &&String| self.policy_text.is_some() && !self.policy.tag_owners.contains_key(t.as_str());
+        tags.iter().filter(unknown).cloned().collect()
     }
 
     /// Takes a join key back.
@@ -396,9 +451,13 @@ impl Book {
     /// It is not there.
     pub fn revoke_key(&mut self, id: u64, by: &str, now: u64) -> Result<JoinKey, Refusal> {
         let key = self.keys.get_mut(&id).ok_or_else(|| Refusal::new(format!("there is no key {id}")))?;
+        if key.revoked {
+            return Ok(key.clone());
+        }
         key.revoked = true;
         let key = key.clone();
         self.saves.insert(Slot::Key(id));
+        self.changed = true;
         self.audit(now, "key-revoked", format!("key {id}"), by);
         Ok(key)
     }
@@ -422,6 +481,8 @@ impl Book {
     /// Does what time brings: keys end, nodes are away, pages are forgotten.
     pub fn tick(&mut self, now: u64) {
         self.pending.retain(|_, p| p.ends() > now);
+        // The next picture shows whose key has ended.
+        self.changed |= self.nodes.values().any(|m| m.expired != m.node.expired(now));
         self.refresh_presence(now);
         self.forget_ephemeral(now);
     }

@@ -122,6 +122,7 @@ impl Book {
             && p.silent == alive
         {
             p.silent = !alive;
+            self.seen(id, now);
             self.refresh_presence(now);
         }
     }

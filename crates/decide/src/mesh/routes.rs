@@ -4,6 +4,7 @@
 use model::{Addr, Prefix};
 
 use super::snapshot::{Member, Snapshot};
+use crate::policy::NodeView;
 
 /// What became of an offered route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum RouteState {
     Gone,
     /// It is of a name that its app leaves out.
     LeftOut,
+    /// Approved for when the node offers it.
+    Awaited,
 }
 
 /// A route of a node.
@@ -56,36 +59,40 @@ impl RouteState {
             RouteState::Revoked => "revoked",
             RouteState::Gone => "gone",
             RouteState::LeftOut => "left out",
+            RouteState::Awaited => "approved, not offered",
         }
     }
 }
 
 impl Snapshot {
-    /// Every route that nodes offer, by node and prefix.
+    /// Every route that nodes offer, or that is approved for when they do, by node and prefix.
     #[must_use]
     pub fn routes(&self) -> Vec<RouteView<'_>> {
-        let mut out = Vec::new();
-        for m in self.nodes.values() {
-            let place = self.place(m.node.id);
-            let approved = place.map(|p| self.compiled.approved(p)).unwrap_or_default();
-            for prefix in &m.node.host.routable_ips {
-                let state = if approved.contains(prefix) {
-                    RouteState::Approved
-                } else if m.node.revoked.contains(prefix) {
-                    RouteState::Revoked
-                } else if let Some(state) = self.of_names(m, *prefix) {
-                    state
-                } else {
-                    RouteState::Pending
-                };
-                let primary = place.is_some_and(|p| {
-                    self.compiled.primary(*prefix) == Some(p) || (prefix.bits() == 0 && approved.contains(prefix))
-                });
-                let by_policy = state == RouteState::Approved && !m.node.approved.contains(prefix);
-                out.push(RouteView { member: m, prefix: *prefix, state, by_policy, primary });
-            }
-        }
-        out
+        self.nodes.values().flat_map(|m| self.routes_of(m)).collect()
+    }
+
+    /// The same of one node.
+    #[must_use]
+    pub fn routes_of<'s>(&'s self, m: &'s Member) -> Vec<RouteView<'s>> {
+        let place = self.place(m.node.id);
+        let approved = place.map(|p| self.compiled.approved(p)).unwrap_or_default();
+        let view = |prefix: Prefix| {
+            let state = if !m.node.host.routable_ips.contains(&prefix) {
+                RouteState::Awaited
+            } else if approved.contains(&prefix) || (place.is_none() && m.node.approved.contains(&prefix)) {
+                RouteState::Approved
+            } else if m.node.revoked.contains(&prefix) {
+                RouteState::Revoked
+            } else {
+                self.of_names(m, prefix).unwrap_or(RouteState::Pending)
+            };
+            let carries = |p| self.compiled.primary(prefix) == Some(p);
+            let primary = place.is_some_and(|p| carries(p) || (prefix.bits() == 0 && approved.contains(&prefix)));
+            let by_policy = state == RouteState::Approved && !m.node.approved.contains(&prefix);
+            RouteView { member: m, prefix, state, by_policy, primary: primary && state == RouteState::Approved }
+        };
+        let offered = &m.node.host.routable_ips;
+        offered.iter().chain(m.node.approved.iter().filter(|p| !offered.contains(p))).map(|p| view(*p)).collect()
     }
 
     /// What its names make of a route that is not in use: nothing if none is known, or the policy could approve it.
@@ -98,24 +105,34 @@ impl Snapshot {
         (!offered.contains(&prefix)).then_some(if gone { RouteState::Gone } else { RouteState::LeftOut })
     }
 
-    /// Who carries an address: the longest approved route first; exit nodes last.
+    /// Who carries an address, the longest route first, exit nodes last, and who may use it. Each node is named once: it
+    /// sends by the longest route that it is told of.
     #[must_use]
     pub fn carriers(&self, addr: Addr) -> Vec<Carrier<'_>> {
         let mut routes: Vec<RouteView<'_>> =
             self.routes().into_iter().filter(|r| r.primary && r.prefix.contains(addr)).collect();
         routes.sort_by_key(|r| std::cmp::Reverse(r.prefix.bits()));
-        routes
-            .into_iter()
-            .map(|r| {
-                let peer = self.place(r.member.node.id);
-                let uses = |m: &&Member| {
-                    let Some((viewer, peer)) = self.place(m.node.id).zip(peer) else { return false };
-                    let sees = || self.compiled.for_node(viewer).is_some_and(|v| v.peers.contains(&peer));
-                    viewer != peer && sees() && self.compiled.allowed_ips(viewer, peer).contains(&r.prefix)
-                };
-                let users = self.nodes.values().filter(uses).map(|m| m.node.name.as_str()).collect();
-                Carrier { route: r.prefix, member: r.member, users }
-            })
-            .collect()
+        let mut left: Vec<(&Member, NodeView)> =
+            self.nodes.values().filter_map(|m| Some((m, self.compiled.for_node(self.place(m.node.id)?)?))).collect();
+        let mut out: Vec<Carrier<'_>> = Vec::new();
+        for r in routes {
+            let Some(peer) = self.place(r.member.node.id) else { continue };
+            let told = |v: &NodeView| {
+                v.node != peer && v.peers.contains(&peer) && self.compiled.allowed_ips(v.node, peer).contains(&r.prefix)
+            };
+            // An exit node is used by those who chose it, so it takes nobody from another one.
+            let (here, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, v)| told(v));
+            let own = |m: &Member| if addr.is_v4() { m.node.ipv4 } else { m.node.ipv6 };
+            let may = here.iter().filter(|(m, _)| self.compiled.reaches(own(m), addr));
+            let users: Vec<&str> = may.map(|(m, _)| m.node.name.as_str()).collect();
+            left = others;
+            if r.prefix.bits() == 0 {
+                left.extend(here);
+            }
+            if out.is_empty() || !users.is_empty() {
+                out.push(Carrier { route: r.prefix, member: r.member, users });
+            }
+        }
+        out
     }
 }

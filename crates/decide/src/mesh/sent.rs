@@ -131,6 +131,8 @@ impl Sent {
             let id = user_of(m);
             wanted.entry(id).or_insert_with(|| profile(s, id));
         }
+        // Clients forget a user with the last of its nodes.
+        self.users.retain(|id, _| wanted.contains_key(id));
         for (id, p) in wanted {
             let hash = digest(&p.login_name);
             if self.users.insert(id, hash) != Some(hash) {

@@ -144,6 +144,13 @@ impl Snapshot {
         Ok(out)
     }
 
+    /// Those of these names that stand for no node now; a name may be one that nobody has yet.
+    #[must_use]
+    pub fn nobodys<'t>(&self, texts: &'t [String]) -> Vec<&'t str> {
+        let nobody = |t: &&String| !self.named(std::slice::from_ref(t)).is_ok_and(|found| !found.is_empty());
+        texts.iter().filter(nobody).map(String::as_str).collect()
+    }
+
     /// The full name of a node, with a dot at its end.
     #[must_use]
     pub fn full_name(&self, node: &Node) -> String {

@@ -260,7 +260,7 @@ impl<'p> Checker<'p> {
         self.all(&entry.target, Place::Target);
         for pool in &entry.ip_pool {
             if let Err(why) = pool_fits(pool.it) {
-                self.fault(pool.pos, format!("ipPool {}/{} {why}", pool.it.first(), pool.it.bits()));
+                self.fault(pool.pos, format!("ipPool {} {why}", pool.it.long()));
             }
         }
         for c in &entry.connectors {

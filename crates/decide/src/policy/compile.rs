@@ -290,7 +290,7 @@ impl Compiled {
     /// A filter rule in the protocol's form.
     #[must_use]
     pub fn to_wire(&self, filter: &Filter) -> tailcfg::FilterRule {
-        let long = |p: &Prefix| format!("{}/{}", p.first(), p.bits());
+        let long = |p: &Prefix| p.long();
         tailcfg::FilterRule {
             src_ips: self.source_texts(&filter.src).to_vec(),
             dst_ports: filter

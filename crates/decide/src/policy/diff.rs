@@ -150,7 +150,7 @@ fn of_nodes(old: &Compiled, new: &Compiled) -> Vec<Change> {
                 serde_json::Value::Null => format!("attribute {k}"),
                 v => format!("attribute {k} {v}"),
             });
-            attributes.chain(c.approved(i).iter().map(|r| format!("route {}/{}", r.first(), r.bits()))).collect()
+            attributes.chain(c.approved(i).iter().map(|r| format!("route {}", r.long()))).collect()
         };
         let (before, after) = (words(old), words(new));
         for (gained, what) in [(false, &before - &after), (true, &after - &before)] {

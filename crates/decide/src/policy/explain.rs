@@ -189,6 +189,17 @@ impl Compiled {
         Ok((text.to_string(), prefixes))
     }
 
+    /// True if some rule lets something pass from one address to the other.
+    #[must_use]
+    pub fn reaches(&self, from: Addr, to: Addr) -> bool {
+        let q = Question { src: String::new(), dst: String::new(), port: None, proto: Proto::default() };
+        let (from, to) = (Prefix::host(from), Prefix::host(to));
+        self.rules.all().iter().any(|r| {
+            let m = self.matches(r, from, to, &q);
+            m.src && m.posture && m.dst
+        })
+    }
+
     fn matches(&self, rule: &Rule, from: Prefix, to: Prefix, q: &Question) -> Match {
         let named = rule.names.iter().any(|w| *w == Who::DangerAll)
             || self.rules.source(rule).set.ranges.overlaps(from)

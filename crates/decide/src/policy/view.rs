@@ -32,8 +32,7 @@ impl Compiled {
     pub fn node_json(&self, view: &NodeView) -> Value {
         let name = |n: usize| self.topology().nodes.get(n).map(|n| n.name.clone()).unwrap_or_default();
         let rules = self.filter_rules(view);
-        let long =
-            |list: Vec<model::Prefix>| list.iter().map(|p| format!("{}/{}", p.first(), p.bits())).collect::<Vec<_>>();
+        let long = |list: Vec<model::Prefix>| list.iter().map(|p| p.long()).collect::<Vec<_>>();
         let allowed: Map<String, Value> =
             view.peers.iter().map(|p| (name(*p), json!(long(self.allowed_ips(view.node, *p))))).collect();
         json!({

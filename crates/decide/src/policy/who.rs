@@ -344,7 +344,7 @@ impl fmt::Display for Who {
             | Who::App(n)
             | Who::Service(n) => f.write_str(n),
             Who::Prefix(p, false) => p.fmt(f),
-            Who::Prefix(p, true) => write!(f, "{}/{}", p.first(), p.bits()),
+            Who::Prefix(p, true) => f.write_str(&p.long()),
             Who::Range(r) => write!(f, "{}-{}", r.first(), r.last()),
         }
     }

@@ -170,7 +170,7 @@ pub(crate) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(d
 
 /// Prefixes with their length, single addresses too: official clients read no others.
 pub(crate) fn long<S: Serializer>(all: &[Prefix], s: S) -> Result<S::Ok, S::Error> {
-    s.collect_seq(all.iter().map(|p| format!("{}/{}", p.first(), p.bits())))
+    s.collect_seq(all.iter().map(|p| p.long()))
 }
 
 /// Prefixes as a client writes them; host bits are forgiven, other nonsense is not.

@@ -1,0 +1,145 @@
+//! What administrators do with the book and what they are told: keys, users, routes, names, keys that end.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use decide::mesh::{Book, Saved, Settings};
+use serde_json::json;
+use wire::mesh::JoinKey;
+
+fn node(book: &mut Book, id: u64, more: serde_json::Value) {
+    let mut all = json!({
+        "id": id, "machine": format!("mkey:{id:064x}"), "key": format!("nodekey:{id:064x}"), "name": format!("n{id}"),
+        "ipv4": format!("100.64.0.{id}"), "ipv6": format!("fd7a:115c:a1e0::{id}"), "created": 1 });
+    for (k, v) in more.as_object().unwrap() {
+        all[k] = v.clone();
+    }
+    book.load(Saved::Node(Arc::new(serde_json::from_value(all).unwrap())), 1).unwrap();
+}
+
+fn book() -> Book {
+    let mut book = Book::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
+    for name in ["ada@example.com", "ben@example.com", "ben@other.example"] {
+        book.create_user(name, None, "test", 1).unwrap();
+    }
+    book
+}
+
+fn key() -> JoinKey {
+    JoinKey {
+        id: 0,
+        user: Some(1),
+        hash: "x".into(),
+        reusable: true,
+        ephemeral: false,
+        tags: vec!["tag:x".into()],
+        created: 1,
+        expires: None,
+        used: 0,
+        revoked: false,
+    }
+}
+
+#[test]
+fn a_key_is_in_the_next_picture_and_on_record_with_whose_it_is() {
+    let mut b = book();
+    let _ = b.snapshot(1);
+    let id = b.create_key(key(), "test", 2).unwrap().id;
+    assert!(b.changed());
+    assert!(!b.snapshot(2).keys[&id].revoked);
+    b.revoke_key(id, "test", 3).unwrap();
+    assert!(b.changed());
+    assert!(b.snapshot(3).keys[&id].revoked);
+    b.revoke_key(id, "test", 4).unwrap();
+    let told: Vec<String> = b.take_audits().into_iter().map(|a| format!("{} {}", a.what, a.about)).collect();
+    assert_eq!(told[3..], ["key-created key 1: ada@example.com tag:x reusable", "key-revoked key 1"]);
+}
+
+#[test]
+fn a_short_name_that_is_two_users_is_neither() {
+    let mut b = book();
+    let why = b.delete_user("ben", "test", 2).unwrap_err().to_string();
+    assert!(why.contains("ben@example.com or ben@other.example"), "{why}");
+    assert_eq!(b.user_named("ben@other.example").unwrap().id, 3);
+    b.delete_user("ben@example.com", "test", 2).unwrap();
+    assert_eq!(b.user_named("ben").unwrap().id, 3, "now it is one");
+    assert!(b.user_named("nobody").unwrap_err().to_string().contains("there are ada@example.com"));
+}
+
+#[test]
+fn who_goes_leaves_the_machines_of_tags_behind() {
+    let mut b = book();
+    node(&mut b, 1, json!({ "user": 2, "tags": ["tag:router"] }));
+    node(&mut b, 2, json!({ "user": 2 }));
+    let why = b.delete_user("ben@example.com", "test", 2).unwrap_err().to_string();
+    assert!(why.contains("has nodes: n2;"), "{why}");
+    b.delete("n2", "test", 2).unwrap();
+    b.delete_user("ben@example.com", "test", 2).unwrap();
+    assert_eq!(b.node_named("n1").unwrap().user, None);
+}
+
+#[test]
+fn a_key_that_ends_by_itself_is_seen_to_have_ended() {
+    let mut b = book();
+    node(&mut b, 1, json!({ "user": 1, "expires": 100 }));
+    let s = b.snapshot(50);
+    assert!(!s.nodes[&1].expired && !b.changed());
+    assert_eq!(b.deadline(50), Some(61), "the grace after a start");
+    b.tick(100);
+    assert!(b.changed());
+    let s = b.snapshot(100);
+    assert!(s.nodes[&1].expired && s.place(1).is_none());
+    b.tick(101);
+    assert!(!b.changed(), "that is news once");
+}
+
+#[test]
+fn records_are_full_names_that_no_node_has() {
+    let mut b = book();
+    node(&mut b, 1, json!({ "user": 1 }));
+    assert!(b.free_name("printer.mesh.internal").is_ok() && b.free_name("n1.corp.example").is_ok());
+    assert!(b.free_name("printer").unwrap_err().to_string().contains("printer.mesh.internal"));
+    assert!(b.free_name("n1.mesh.internal").unwrap_err().to_string().contains("is the node n1"));
+}
+
+#[test]
+fn carriers_are_those_whose_packets_pass() {
+    let mut b = book();
+    let offers = |routes: &[&str]| json!({ "user": 1, "tags": ["tag:r"], "host": { "RoutableIPs": routes }, "approved": routes });
+    node(&mut b, 1, json!({ "user": 1 }));
+    node(&mut b, 2, json!({ "user": 2 }));
+    node(&mut b, 3, offers(&["198.51.100.0/24", "0.0.0.0/0", "::/0"]));
+    node(&mut b, 4, offers(&["198.51.100.7/32"]));
+    let policy = r#"{"tagOwners": {"tag:r": []}, "ipsets": {"ipset:p": ["add 198.51.100.0/24", "remove 198.51.100.8"]},
+        "grants": [{"src": ["ada@example.com"], "dst": ["ipset:p"], "ip": ["tcp:80"]}]}"#;
+    b.set_policy(Some(policy), "test", 2).unwrap();
+    let s = b.snapshot(2);
+    let who = |addr: &str| -> Vec<(String, Vec<String>)> {
+        let told = |c: decide::mesh::Carrier<'_>| {
+            (format!("{} {}", c.member.node.name, c.route.long()), c.users.iter().map(ToString::to_string).collect())
+        };
+        s.carriers(addr.parse().unwrap()).into_iter().map(told).collect()
+    };
+    let of =
+        |route: &str, users: &[&str]| (route.to_string(), users.iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert_eq!(who("198.51.100.9"), [of("n3 198.51.100.0/24", &["n1"])]);
+    // The longer route takes it; the shorter one is not what anybody's packets go by.
+    assert_eq!(who("198.51.100.7"), [of("n4 198.51.100.7/32", &["n1"])]);
+    // What the set leaves out is dropped at the router.
+    assert_eq!(who("198.51.100.8"), [of("n3 198.51.100.0/24", &[])]);
+    assert_eq!(who("203.0.113.1"), [of("n3 0.0.0.0/0", &[])]);
+}
+
+#[test]
+fn routes_that_nobody_offers_are_seen() {
+    let mut b = book();
+    node(&mut b, 1, json!({ "user": 1, "host": { "RoutableIPs": ["10.0.0.0/8"] } }));
+    b.approve_routes("n1", &["192.0.2.0/24".parse().unwrap()], "test", 2).unwrap();
+    let s = b.snapshot(2);
+    let all: Vec<String> = s.routes().iter().map(|r| format!("{} {}", r.prefix.long(), r.state.word())).collect();
+    assert_eq!(all, ["10.0.0.0/8 pending", "192.0.2.0/24 approved, not offered"]);
+    assert_eq!(
+        s.nobodys(&["n1".into(), "group:none".into(), "ada@example.com".into(), "x".into()]),
+        ["group:none", "x"]
+    );
+}
