@@ -203,7 +203,7 @@ fn what_is_left_out_goes_by_the_clients_own_way() {
     reaches(&ann, "new.old.shop.test", "198.51.100.60");
     let state = |addr: &str| {
         let all = control.json(&["routes", "list"]);
-        let route = all["routes"].as_array().unwrap().iter().find(|r| r["prefix"] == addr).cloned();
+        let route = all["routes"].as_array().unwrap().iter().find(|r| r["prefix"] == format!("{addr}/32")).cloned();
         route.map(|r| r["state"].as_str().unwrap().to_string())
     };
     for addr in ["198.51.100.8", "198.51.100.9"] {
