@@ -190,6 +190,7 @@ fn below(name: &str, command: &clap::Command, out: &mut Vec<(String, clap::Comma
 }
 
 pub(crate) fn block_on(room: impl Future<Output = Done>) -> Done {
+    net::sockets::more_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let done = runtime.block_on(room);

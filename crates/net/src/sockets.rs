@@ -29,6 +29,15 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Lets this process open as many files as the system allows it, each connection being one. Shells and services start
+/// with 1,024, which a single stranger can use up.
+pub fn more_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Refused by some sandboxes; then it stays as it was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
 /// Options of a visitor's or an upstream's connection: no Nagle.
 pub fn tune(stream: &TcpStream) {
     // A socket that was reset meanwhile refuses options; the next read says so.

@@ -109,11 +109,12 @@ async fn serve(desk: Arc<Desk>, mut io: TokioIo<hyper::upgrade::Upgraded>, accep
     let (read, write) = tokio::io::split(io);
     let io = tokio::io::join(Cursor::new(preface).chain(read), write);
     let ending = desk.run.stopping();
+    let asker = Arc::new(machine::Asker::new(machine, from));
     let service = {
         let desk = desk.clone();
         service_fn(move |request| {
-            let desk = desk.clone();
-            async move { Ok::<_, Infallible>(machine::answer(&desk, machine, from, request).await) }
+            let (desk, asker) = (desk.clone(), asker.clone());
+            async move { Ok::<_, Infallible>(machine::answer(&desk, &asker, request).await) }
         })
     };
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())

@@ -4,10 +4,11 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
+use decide::mesh::crowd;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -23,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 use wire::meshkey::{MachinePrivate, NodePrivate};
 
+use super::budget::LogBudget;
 use super::channel::{self, plain};
 use super::desk::Desk;
 use super::keeper::Keeper;
@@ -32,7 +34,7 @@ use crate::run::Run;
 
 /// Connections at a time. Each client has two: the control channel and the relay.
 const PLACES: usize = 50_000;
-/// Connections of one address at a time: a company behind one address fits, and one address does not take all.
+/// Connections of one address (IPv6: one /64) at a time: a company behind one address fits, and one does not take all.
 const PLACES_EACH: u32 = 2_000;
 /// A client's first byte, its TLS handshake, its request: who takes longer is no client.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -102,13 +104,16 @@ async fn accept(
 ) -> anyhow::Result<()> {
     let stopping = run.stopping();
     tokio::pin!(stopping);
+    let log = LogBudget::default();
     loop {
         let (socket, peer) = tokio::select! {
             () = &mut stopping => return Ok(()),
             accepted = listener.accept() => match accepted {
                 Ok(a) => a,
                 Err(e) => {
-                    warn!("control listener: {e}");
+                    if let Some(held_back) = log.spend(Instant::now()) {
+                        warn!(held_back, "control listener: {e}");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
@@ -149,9 +154,11 @@ pub(super) struct Seat {
 impl Seat {
     /// Proxies bring everybody's connections, and are not counted.
     pub(super) fn take(desk: &Arc<Desk>, addr: Addr) -> Option<Seat> {
+        let trusted = desk.trusted.contains(addr);
+        let addr = crowd(addr);
         let mut seats = desk.seats.lock();
         let count = seats.entry(addr).or_default();
-        if *count >= PLACES_EACH && !desk.trusted.contains(addr) {
+        if *count >= PLACES_EACH && !trusted {
             return None;
         }
         *count += 1;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use decide::mesh::{Registered, Snapshot};
+use decide::mesh::{Book, Registered, Snapshot};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -13,6 +13,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use model::Addr;
 use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
 use tracing::debug;
 use wire::meshkey::MachineKey;
 use wire::tailcfg::map::MapRequest;
@@ -40,23 +41,33 @@ const NO_CHECK: &str = "this server can not confirm logins; ask for a rule with 
 /// How long a client waits for a person before it is told to ask again, shorter than proxies' patience.
 const FOLLOWUP: Duration = Duration::from_secs(50);
 
-/// Answers one request.
-pub(super) async fn answer(
-    desk: &Arc<Desk>,
+/// Who asks in one channel.
+#[derive(Debug)]
+pub(super) struct Asker {
     machine: MachineKey,
     from: Addr,
-    request: Request<Incoming>,
-) -> Response<Body> {
+    /// One request of a channel is read at a time: the memory that it may fill is that of one.
+    reading: Mutex<()>,
+}
+
+impl Asker {
+    pub(super) fn new(machine: MachineKey, from: Addr) -> Asker {
+        Asker { machine, from, reading: Mutex::new(()) }
+    }
+}
+
+/// Answers one request.
+pub(super) async fn answer(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_string();
     let (what, done) = match (request.method(), path.as_str()) {
-        (&Method::POST, "/machine/register") => ("register", register(desk, machine, from, request).await),
-        (&Method::POST, "/machine/map") => ("map", map(desk, machine, from, request).await),
+        (&Method::POST, "/machine/register") => ("register", register(desk, asker, request).await),
+        (&Method::POST, "/machine/map") => ("map", map(desk, asker, request).await),
         (_, p) if p.starts_with("/machine/answer/") => {
-            ("answer", answered(desk, &p["/machine/answer/".len()..], request).await)
+            ("answer", answered(desk, asker, &p["/machine/answer/".len()..], request).await)
         }
         (&Method::GET, "/machine/ssh/check") => ("ssh-check", json(&SshAction::reject(NO_CHECK))),
         (m, p) => {
-            debug!("{}: {m} {p} is not offered here", machine.short());
+            debug!("{}: {m} {p} is not offered here", asker.machine.short());
             (
                 "unknown",
                 Err(Problem(
@@ -80,8 +91,9 @@ struct Problem(StatusCode, String);
 
 type Answered = Result<Response<Body>, Problem>;
 
-async fn register(desk: &Arc<Desk>, machine: MachineKey, from: Addr, request: Request<Incoming>) -> Answered {
-    let ask: RegisterRequest = read(desk, machine, request).await?;
+async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Answered {
+    let ask: RegisterRequest = read(desk, asker, request).await?;
+    let (machine, from) = (asker.machine, asker.from);
     if ask.version < OLDEST {
         return json(&RegisterResponse {
             error: "this client is too old for this server; update it".into(),
@@ -96,7 +108,14 @@ async fn register(desk: &Arc<Desk>, machine: MachineKey, from: Addr, request: Re
     let ticket = ticket();
     let done = {
         let (ask, ticket) = (ask.clone(), ticket);
-        desk.keeper.change(move |book, now| book.register(machine, &ask, proof.as_deref(), &ticket, now)).await
+        let registered = move |book: &mut Book, now| {
+            let done = book.register(machine, &ask, proof.as_deref(), &ticket, now);
+            if let Registered::Waits(ticket) = &done {
+                book.waits_from(ticket, from);
+            }
+            done
+        };
+        desk.keeper.change(registered).await
     };
     let done = done.map_err(|e| Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}")))?;
     debug!("{from}: {} registers: {done:?}", machine.short());
@@ -143,8 +162,9 @@ fn owner(s: &Snapshot, id: u64) -> (User, Login) {
     (user, login)
 }
 
-async fn map(desk: &Arc<Desk>, machine: MachineKey, from: Addr, request: Request<Incoming>) -> Answered {
-    let ask: MapRequest = read(desk, machine, request).await?;
+async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Answered {
+    let ask: MapRequest = read(desk, asker, request).await?;
+    let (machine, from) = (asker.machine, asker.from);
     if ask.version < OLDEST {
         return Err(Problem(StatusCode::BAD_REQUEST, "this client is too old for this server; update it".into()));
     }
@@ -171,8 +191,8 @@ async fn map(desk: &Arc<Desk>, machine: MachineKey, from: Addr, request: Request
     Ok(out)
 }
 
-async fn answered(desk: &Desk, id: &str, request: Request<Incoming>) -> Answered {
-    let body = if request.method() == Method::HEAD { Bytes::new() } else { bytes(request, ANSWER).await? };
+async fn answered(desk: &Desk, asker: &Asker, id: &str, request: Request<Incoming>) -> Answered {
+    let body = if request.method() == Method::HEAD { Bytes::new() } else { bytes(asker, request, ANSWER).await? };
     if desk.answered(id, body) {
         Ok(Response::new(full(Bytes::new())))
     } else {
@@ -180,8 +200,11 @@ async fn answered(desk: &Desk, id: &str, request: Request<Incoming>) -> Answered
     }
 }
 
-async fn bytes(request: Request<Incoming>, most: usize) -> Result<Bytes, Problem> {
-    let whole = Limited::new(request.into_body(), most).collect();
+async fn bytes(asker: &Asker, request: Request<Incoming>, most: usize) -> Result<Bytes, Problem> {
+    let whole = async {
+        let _turn = asker.reading.lock().await;
+        Limited::new(request.into_body(), most).collect().await
+    };
     let whole = tokio::time::timeout(PATIENCE, whole).await;
     let whole = whole.map_err(|_| Problem(StatusCode::REQUEST_TIMEOUT, "the request did not come in time".into()))?;
     let whole = whole.map_err(|e| {
@@ -194,9 +217,9 @@ async fn bytes(request: Request<Incoming>, most: usize) -> Result<Bytes, Problem
     Ok(whole.to_bytes())
 }
 
-async fn read<T: DeserializeOwned>(desk: &Desk, machine: MachineKey, request: Request<Incoming>) -> Result<T, Problem> {
-    let known = desk.keeper.now().knows(&machine);
-    let body = bytes(request, if known { BODY } else { BODY_OF_STRANGER }).await?;
+async fn read<T: DeserializeOwned>(desk: &Desk, asker: &Asker, request: Request<Incoming>) -> Result<T, Problem> {
+    let known = desk.keeper.now().knows(&asker.machine);
+    let body = bytes(asker, request, if known { BODY } else { BODY_OF_STRANGER }).await?;
     serde_json::from_slice(&body)
         .map_err(|e| Problem(StatusCode::BAD_REQUEST, format!("the request is not understood: {e}")))
 }

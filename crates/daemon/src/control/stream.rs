@@ -76,6 +76,7 @@ pub(super) fn once(desk: &Desk, id: u64, how: How) -> Option<Bytes> {
 async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, opened: &mut super::desk::Opened) {
     let mut picture = desk.keeper.picture.clone();
     let mut sent = Sent::default();
+    let mut heard = None;
     let mut known = picture.borrow().nodes.get(&id).map(|m| m.node.clone());
     let stopping = desk.run.stopping();
     tokio::pin!(stopping);
@@ -93,8 +94,12 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
             return;
         }
         known = Some(node);
-        let derp = desk.derp(&now);
-        if let Some(message) = sent.advance(&now, id, (derp.0, &derp.1)) {
+        // Strangers who wait at the door make pictures too; nodes have nothing to hear of them.
+        let message = (heard.replace(now.revision) != Some(now.revision)).then(|| {
+            let derp = desk.derp(&now);
+            sent.advance(&now, id, (derp.0, &derp.1))
+        });
+        if let Some(message) = message.flatten() {
             drop(now);
             if !send(tell, &message, how).await {
                 debug!("node {id} takes no more of its map");

@@ -123,7 +123,7 @@ pub struct Book {
     pub(crate) keys: BTreeMap<u64, JoinKey>,
     pub(crate) nodes: BTreeMap<u64, Member>,
     pub(crate) by_key: BTreeMap<NodeKey, u64>,
-    pub(crate) pending: BTreeMap<String, Pending>,
+    pub(crate) pending: BTreeMap<String, Arc<Pending>>,
     pub(crate) presence: BTreeMap<u64, Presence>,
     pub(crate) names: Arc<Names>,
     policy_text: Option<String>,
@@ -131,7 +131,7 @@ pub struct Book {
     pub(crate) counters: [u64; 5],
     pub(crate) saves: BTreeSet<Slot>,
     pub(crate) audits: Vec<Audit>,
-    /// Counts up with every change of a node, so that a map knows what it has told already.
+    /// Counts up with every change that a map may show, so that it knows what it has told already.
     pub(crate) revision: u64,
     /// Nodes, users or the policy are no longer what was compiled.
     pub(crate) recompile: bool,
@@ -293,6 +293,7 @@ impl Book {
     pub fn set_names(&mut self, names: Names, by: &str, now: u64) {
         if *self.names != names {
             self.names = Arc::new(names);
+            self.revision += 1;
             self.saves.insert(Slot::Names);
             self.changed = true;
             let text = |list: &[String]| if list.is_empty() { "none".to_string() } else { list.join(" ") };
@@ -470,7 +471,7 @@ impl Book {
     /// When [`Book::tick`] has something to do next, seconds since the Unix epoch.
     #[must_use]
     pub fn deadline(&self, now: u64) -> Option<u64> {
-        let pending = self.pending.values().map(Pending::ends);
+        let pending = self.pending.values().map(|p| p.ends());
         let expiry = self.nodes.values().filter_map(|m| m.node.expires);
         let away = self.presence.values().filter(|p| p.streams.is_empty()).map(|p| p.until);
         let gone = self.nodes.values().filter(|m| m.node.ephemeral && !m.online).map(|m| m.node.seen + EPHEMERAL_AWAY);
@@ -507,6 +508,7 @@ impl Book {
                 });
                 self.primaries = compiled.primaries();
                 self.compiled = Some(compiled.clone());
+                self.revision += 1;
                 self.recompile = false;
                 self.shared_keys = None;
                 compiled

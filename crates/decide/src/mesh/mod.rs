@@ -20,7 +20,7 @@ pub use apps::{APP_ROUTES, App};
 pub use book::{Audit, Book, Refusal, Saved, Settings, Slot};
 pub use names::domain_name;
 pub use pool::Pools;
-pub use register::{Pending, Registered};
+pub use register::{Pending, Registered, crowd};
 pub use routes::{Carrier, RouteState, RouteView};
 pub use sent::Sent;
 pub use snapshot::{Member, Snapshot};

@@ -3,7 +3,8 @@
 /// Longest label of a name (RFC 1035, section 2.3.4).
 const LABEL: usize = 63;
 
-/// A host's name as a DNS label: small letters, digits and single hyphens; `node` if nothing is left.
+/// A host's name as a DNS label: small letters, digits and single hyphens; `node` if nothing is left, and before a
+/// number: a number means the node of that number.
 #[must_use]
 pub(crate) fn label(host: &str) -> String {
     let mut out = String::new();
@@ -18,7 +19,15 @@ pub(crate) fn label(host: &str) -> String {
     }
     out.truncate(LABEL);
     let out = out.trim_end_matches('-');
-    if out.is_empty() { "node".to_string() } else { out.to_string() }
+    match out {
+        "" => "node".to_string(),
+        number if is_number(number) => format!("node-{}", &number[..number.len().min(LABEL - "node-".len())]),
+        _ => out.to_string(),
+    }
+}
+
+fn is_number(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// The label, with a number behind it if it is taken.
@@ -47,12 +56,13 @@ pub(crate) fn given(name: &str) -> Result<&str, String> {
         && name.len() <= LABEL
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-')
-        && !name.ends_with('-');
+        && !name.ends_with('-')
+        && !is_number(name);
     if good {
         Ok(name)
     } else {
         Err(format!(
-            "`{}` can not name a node; use small letters, digits and `-`, at most 63, no `-` at an end",
+            "`{}` can not name a node; use small letters, digits and `-`, at most 63, no `-` at an end, no number",
             name.escape_debug()
         ))
     }
@@ -87,10 +97,12 @@ mod tests {
             ("", "node"),
             ("-x-", "x"),
             ("Gerät", "ger-t"),
+            ("17", "node-17"),
         ] {
             assert_eq!(label(host), want, "{host}");
         }
         assert_eq!(label(&"a".repeat(99)).len(), LABEL);
+        assert_eq!(label(&"9".repeat(99)).len(), LABEL);
     }
 
     #[test]

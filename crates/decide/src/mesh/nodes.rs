@@ -6,7 +6,7 @@ use std::sync::Arc;
 use model::{Addr, Prefix};
 use wire::mesh::{Learnt, Node};
 use wire::meshkey::{MachineKey, NodeKey};
-use wire::tailcfg::host::Hostinfo;
+use wire::tailcfg::host::{Hostinfo, Service};
 use wire::tailcfg::map::MapRequest;
 
 use super::book::{Book, EPHEMERAL_AWAY, GRACE, Refusal, Slot, is_tag};
@@ -17,6 +17,15 @@ use super::snapshot::Member;
 const MAX_ENDPOINTS: usize = 64;
 /// Routes of one node, so that nobody fills the maps of all others.
 pub(crate) const MAX_ROUTES: usize = 4_096;
+/// Characters of a text about a host: the longest host name there is (POSIX, `HOST_NAME_MAX` is 255 at the most).
+const MAX_TEXT: usize = 255;
+/// Services of a node; clients that are not asked for a list of their ports name three.
+const MAX_SERVICES: usize = 64;
+/// SSH host keys of a node, and characters of one: RSA with 16,384 bits fits.
+const MAX_SSH_KEYS: usize = 16;
+const MAX_SSH_KEY: usize = 4_096;
+/// Tags that are remembered as asked for.
+const MAX_TAGS: usize = 64;
 
 impl Book {
     /// A node says where and what it is. Returns its number.
@@ -60,10 +69,7 @@ impl Book {
     /// Takes in what a node says of its host.
     pub(crate) fn take_host(&mut self, id: u64, host: &Hostinfo) {
         let Some(m) = self.nodes.get(&id) else { return };
-        let mut host = host.clone();
-        host.routable_ips.sort_unstable();
-        host.routable_ips.dedup();
-        host.routable_ips.truncate(MAX_ROUTES);
+        let host = bounded(host);
         let old = m.node.clone();
         if old.host == host {
             return;
@@ -76,16 +82,20 @@ impl Book {
             self.patch(id, |n| n.host = host);
             return;
         }
-        let name = if renamed {
-            names::unique(&label, |n| self.nodes.values().any(|m| m.node.id != id && m.node.name == n))
-        } else {
-            old.name.clone()
-        };
+        let name = if renamed { names::unique(&label, |n| self.is_taken(n, id)) } else { old.name.clone() };
         self.edit(id, |n| {
             n.host = host;
             n.name = name;
         });
         self.recompile |= routes || renamed || visible;
+    }
+
+    /// True if another node has this name, or an administrator gave it to something else.
+    pub(crate) fn is_taken(&self, name: &str, id: u64) -> bool {
+        let given =
+            |full: &str| full.strip_prefix(name).and_then(|r| r.strip_prefix('.')) == Some(&self.settings.domain);
+        self.nodes.values().any(|m| m.node.id != id && m.node.name == name)
+            || self.names.records.iter().any(|r| given(&r.name))
     }
 
     /// A map stream of a node has begun.
@@ -264,6 +274,11 @@ impl Book {
         now: u64,
     ) -> Result<(Arc<Node>, Vec<Prefix>), Refusal> {
         let node = self.node_named(node)?;
+        if let Some(own) = routes.iter().find(|p| self.settings.pools.hold(**p)) {
+            return Err(Refusal::new(format!(
+                "{own} lies in the network itself: its nodes answer there, and no router"
+            )));
+        }
         self.edit(node.id, |n| {
             n.revoked.retain(|p| !routes.contains(p));
             n.approved.extend(routes.iter().filter(|p| !node.approved.contains(p)));
@@ -328,6 +343,33 @@ impl Book {
     }
 }
 
+/// What is believed of a host's words: as much as an honest one says, in characters that can be shown.
+pub(crate) fn bounded(host: &Hostinfo) -> Hostinfo {
+    let text = |t: &String| t.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect::<String>();
+    let service = |s: &Service| Service { proto: text(&s.proto), port: s.port, description: text(&s.description) };
+    let mut routable_ips = host.routable_ips.clone();
+    routable_ips.sort_unstable();
+    routable_ips.dedup();
+    routable_ips.truncate(MAX_ROUTES);
+    let keys = host.ssh_host_keys.iter().filter(|k| k.len() <= MAX_SSH_KEY && !k.contains(char::is_control));
+    Hostinfo {
+        ipn_version: text(&host.ipn_version),
+        os: text(&host.os),
+        os_version: text(&host.os_version),
+        device_model: text(&host.device_model),
+        hostname: text(&host.hostname),
+        shields_up: host.shields_up,
+        routable_ips,
+        request_tags: host.request_tags.iter().take(MAX_TAGS).map(text).collect(),
+        services: host.services.iter().take(MAX_SERVICES).map(service).collect(),
+        net_info: host.net_info.clone(),
+        ssh_host_keys: keys.take(MAX_SSH_KEYS).cloned().collect(),
+        app_connector: host.app_connector,
+        userspace: host.userspace,
+        peer_relay: host.peer_relay,
+    }
+}
+
 /// The node that a person means.
 pub(crate) fn find<'m>(
     nodes: impl Iterator<Item = &'m Member> + Clone,
@@ -341,7 +383,8 @@ pub(crate) fn find<'m>(
         let full = || short.strip_prefix(&n.name).and_then(|r| r.strip_prefix('.')) == Some(domain);
         n.name == short || full() || Some(n.key) == key || addr.is_some_and(|a| n.ipv4 == a || n.ipv6 == a)
     };
-    let found = nodes.clone().find(|m| same(&m.node)).or_else(|| nodes.clone().find(|m| Some(m.node.id) == id));
+    // A number first: it never means a node that calls itself so.
+    let found = nodes.clone().find(|m| Some(m.node.id) == id).or_else(|| nodes.clone().find(|m| same(&m.node)));
     found.map(|m| m.node.clone()).ok_or_else(|| {
         let all: Vec<&str> = nodes.take(20).map(|m| m.node.name.as_str()).collect();
         let there = if all.is_empty() { "there is none yet".into() } else { format!("there are {}", all.join(", ")) };

@@ -16,16 +16,34 @@ const V4: (&str, u8) = ("100.64.0.0", 10);
 /// Where IPv6 ones come from by default: the unique local range that official clients take for their own.
 const V6: (&str, u8) = ("fd7a:115c:a1e0::", 48);
 
-/// Never given away: the addresses at which every node answers names, a range that ChromeOS uses inside, and where
-/// IPv4 subnets written as IPv6 (4via6) live.
-const KEPT: [(&str, u8); 4] =
-    [("100.100.100.100", 32), ("100.115.92.0", 23), ("fd7a:115c:a1e0::53", 128), ("fd7a:115c:a1e0:b1a::", 64)];
+/// Where IPv4 subnets written as IPv6 (4via6) live: routes of routers, no nodes.
+const VIA: (&str, u8) = ("fd7a:115c:a1e0:b1a::", 64);
+/// Never given away: the addresses at which every node answers names, a range that ChromeOS uses inside, and 4via6.
+const KEPT: [(&str, u8); 4] = [NAMES[0], ("100.115.92.0", 23), NAMES[1], VIA];
+/// Where every node answers names.
+const NAMES: [(&str, u8); 2] = [("100.100.100.100", 32), ("fd7a:115c:a1e0::53", 128)];
 
 impl Default for Pools {
     fn default() -> Pools {
-        let of = |(text, bits): (&str, u8)| text.parse().ok().and_then(|a| Prefix::new(a, bits));
-        Pools { v4: of(V4).unwrap_or(Prefix::ALL_V4), v6: of(V6).unwrap_or(Prefix::ALL_V6) }
+        Pools { v4: read(V4).unwrap_or(Prefix::ALL_V4), v6: read(V6).unwrap_or(Prefix::ALL_V6) }
     }
+}
+
+impl Pools {
+    /// True if the prefix lies in the network itself, where nodes answer for their own addresses and nobody routes.
+    pub(crate) fn hold(&self, prefix: Prefix) -> bool {
+        if self.v4.covers(prefix) {
+            return true;
+        }
+        if self.v6.covers(prefix) {
+            return !read(VIA).is_some_and(|p| p.covers(prefix));
+        }
+        NAMES.into_iter().filter_map(read).any(|p| p.covers(prefix))
+    }
+}
+
+fn read((text, bits): (&str, u8)) -> Option<Prefix> {
+    text.parse().ok().and_then(|a| Prefix::new(a, bits))
 }
 
 /// The first free address of a pool at or after `from` (counted from its first), which wraps around once. Returns it
@@ -34,8 +52,7 @@ pub(crate) fn next(pool: Prefix, from: u64, taken: impl Fn(Addr) -> bool) -> Opt
     let width = u32::from(pool.first().width()) - u32::from(pool.bits());
     // 2^40 nodes are more than anyone has; IPv6 pools are counted no further.
     let size = 1u64 << width.min(40);
-    let kept: Vec<Prefix> =
-        KEPT.iter().filter_map(|(text, bits)| text.parse().ok().and_then(|a| Prefix::new(a, *bits))).collect();
+    let kept: Vec<Prefix> = KEPT.into_iter().filter_map(read).collect();
     // The first is the network's own name; a pool of one has nothing else.
     let first = u64::from(size > 1);
     let base = pool.first().bits();

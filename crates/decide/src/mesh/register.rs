@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use model::Addr;
 use wire::mesh::{JoinKey, Node};
 use wire::meshkey::{MachineKey, NodeKey};
 use wire::tailcfg::host::Hostinfo;
 use wire::tailcfg::register::RegisterRequest;
 
-use super::book::{Book, NODE, Refusal, Slot, V4, V6};
+use super::book::{Book, NODE, Refusal, Slot, V4, V6, is_tag};
+use super::nodes::bounded;
 use super::snapshot::Member;
 use super::{names, pool};
 
@@ -26,6 +28,8 @@ pub struct Pending {
     pub ephemeral: bool,
     /// Capability version.
     pub version: u32,
+    /// Where it asked from, if that is known.
+    pub from: Option<Addr>,
     /// Since when, seconds since the Unix epoch.
     pub since: u64,
     /// The node it has become.
@@ -36,6 +40,13 @@ pub struct Pending {
 const PENDING_LIFE: u64 = 3_600;
 /// Anybody who reaches the server can ask for a page: the oldest makes room.
 const PENDING_MAX: usize = 1_000;
+/// Of them from one address (IPv6: one /64): a school's laptops behind one address fit, and one stranger does not push
+/// out everybody else.
+const PENDING_FROM_ONE: usize = 50;
+/// Routes that a page remembers; the node tells all of them once it is in.
+const PENDING_ROUTES: usize = 256;
+/// Tags that a node may ask for.
+const ASKED_TAGS: usize = 64;
 
 impl Pending {
     /// When it is forgotten, seconds since the Unix epoch.
@@ -66,6 +77,8 @@ struct Place {
     tags: Vec<String>,
     ephemeral: bool,
     by_key: Option<u64>,
+    /// The node that it is again, with a key that was good for that one.
+    again: Option<u64>,
 }
 
 impl Book {
@@ -122,10 +135,10 @@ impl Book {
         };
         let user = self.user_named(user)?.id;
         let tags = self.asked_tags(&p.host.request_tags, Some(user), &[])?;
-        let place = Place { user: Some(user), tags, ephemeral: p.ephemeral, by_key: None };
+        let place = Place { user: Some(user), tags, ephemeral: p.ephemeral, by_key: None, again: None };
         let id = self.admit(p.machine, p.key, &p.host, p.version, place, by, now)?;
         if let Some(p) = self.pending.get_mut(ticket) {
-            p.node = Some(id);
+            Arc::make_mut(p).node = Some(id);
         }
         self.nodes.get(&id).map(|m| m.node.clone()).ok_or_else(|| Refusal::new("the node is gone"))
     }
@@ -153,13 +166,21 @@ impl Book {
     ) -> Result<u64, Refusal> {
         let key = self.keys.values().find(|k| k.hash == hash).cloned();
         let key = key.ok_or_else(|| Refusal::new("this auth key is not known here"))?;
-        // A client repeats itself when it is started again with the key it joined with.
-        let again = self.nodes.values().any(|m| m.node.machine == machine && m.node.by_key == Some(key.id));
-        usable(&key, again, now)?;
+        // A client repeats itself when it is started again with the key it joined with. That brings no second node, and
+        // none back whose time was ended.
+        let known = self.by_key.get(&node);
+        let made = |n: &Node| n.machine == machine && n.by_key == Some(key.id) && !n.expired(now);
+        let again = self.nodes.values().find(|m| made(&m.node)).map(|m| m.node.id);
+        let again = again.filter(|id| known.is_none_or(|k| k == id));
+        usable(&key, again.is_some(), now)?;
         let tags = self.asked_tags(&ask.hostinfo.request_tags, key.user, &key.tags)?;
-        let place = Place { user: key.user, tags, ephemeral: key.ephemeral || ask.ephemeral, by_key: Some(key.id) };
+        let ephemeral = key.ephemeral || ask.ephemeral;
+        let only = again.filter(|_| !key.reusable);
+        let place = Place { user: key.user, tags, ephemeral, by_key: Some(key.id), again: only };
         let id = self.admit(machine, node, &ask.hostinfo, ask.version, place, &format!("key {}", key.id), now)?;
-        if !again && let Some(k) = self.keys.get_mut(&key.id) {
+        if again.is_none()
+            && let Some(k) = self.keys.get_mut(&key.id)
+        {
             k.used += 1;
             self.saves.insert(Slot::Key(key.id));
         }
@@ -170,6 +191,13 @@ impl Book {
     fn asked_tags(&self, asked: &[String], user: Option<u64>, of_key: &[String]) -> Result<Vec<String>, Refusal> {
         if asked.is_empty() {
             return Ok(of_key.to_vec());
+        }
+        if let Some(bad) = asked.iter().find(|t| !is_tag(t)) {
+            let bad: String = bad.chars().take(60).collect();
+            return Err(Refusal::new(format!("requested tags are invalid: `{}` is no tag", bad.escape_debug())));
+        }
+        if asked.len() > ASKED_TAGS {
+            return Err(Refusal::new(format!("a node may ask for {ASKED_TAGS} tags at most")));
         }
         let mut tags: Vec<String> = asked.to_vec();
         tags.sort_unstable();
@@ -200,16 +228,33 @@ impl Book {
             ticket: ticket.to_string(),
             machine,
             key,
-            host: ask.hostinfo.clone(),
+            host: of_stranger(&ask.hostinfo),
             ephemeral: ask.ephemeral,
             version: ask.version,
+            from: None,
             since: now,
             node: None,
         };
         self.audit_stranger(now, "node-waits", ticket.to_string(), machine.short());
-        self.pending.insert(ticket.to_string(), p);
+        self.pending.insert(ticket.to_string(), Arc::new(p));
         self.changed = true;
         Registered::Waits(ticket.to_string())
+    }
+
+    /// Where a waiting node asked from. The oldest pages of an address that asked for too many go.
+    pub fn waits_from(&mut self, ticket: &str, from: Addr) {
+        let Some(p) = self.pending.get_mut(ticket) else { return };
+        Arc::make_mut(p).from = Some(from);
+        let same = |p: &Pending| p.node.is_none() && p.from.is_some_and(|f| crowd(f) == crowd(from));
+        let mut theirs: Vec<(u64, String)> =
+            self.pending.values().filter(|p| same(p)).map(|p| (p.since, p.ticket.clone())).collect();
+        // Tickets are random: of one second's pages any may be the oldest, but not the one just asked for.
+        theirs.retain(|(_, t)| t != ticket);
+        theirs.sort_unstable();
+        let over = (theirs.len() + 1).saturating_sub(PENDING_FROM_ONE);
+        for (_, t) in theirs.into_iter().take(over) {
+            self.pending.remove(&t);
+        }
     }
 
     /// Makes a node, or lets one that the same machine had at the same place go on with a new key.
@@ -224,13 +269,21 @@ impl Book {
         by: &str,
         now: u64,
     ) -> Result<u64, Refusal> {
-        let expires = if place.tags.is_empty() { self.settings.node_expiry.map(|s| now + s) } else { None };
+        let mut expires = if place.tags.is_empty() { self.settings.node_expiry.map(|s| now + s) } else { None };
         // With a key it had before it is that very node; else the one that its machine had at the same place.
         let place_of =
             |n: &Node| n.machine == machine && n.user == place.user && n.is_tagged() != place.tags.is_empty();
         let by_key = self.by_key.get(&key).and_then(|id| self.nodes.get(id));
-        let old = by_key.or_else(|| self.nodes.values().find(|m| place_of(&m.node)));
+        if by_key.is_some_and(|m| m.node.machine != machine) {
+            return Err(Refusal::new("this node key belongs to another machine"));
+        }
+        let again = place.again.and_then(|id| self.nodes.get(&id));
+        let old = by_key.or(again).or_else(|| self.nodes.values().find(|m| place_of(&m.node)));
         if let Some(old) = old.map(|m| m.node.clone()) {
+            // A key that is used up gives no new time.
+            if place.again.is_some() && !old.is_tagged() && place.tags.is_empty() {
+                expires = old.expires;
+            }
             self.by_key.remove(&old.key);
             self.by_key.insert(key, old.id);
             self.edit(old.id, |n| {
@@ -249,7 +302,8 @@ impl Book {
         }
         let (ipv4, ipv6) = self.addresses(place.user, &place.tags)?;
         let id = self.count(NODE);
-        let name = names::unique(&names::label(&host.hostname), |n| self.nodes.values().any(|m| m.node.name == n));
+        let host = bounded(host);
+        let name = names::unique(&names::label(&host.hostname), |n| self.is_taken(n, id));
         let node = Node {
             id,
             machine,
@@ -267,7 +321,7 @@ impl Book {
             ephemeral: place.ephemeral,
             by_key: place.by_key,
             version,
-            host: host.clone(),
+            host,
             endpoints: Vec::new(),
             approved: Vec::new(),
             revoked: Vec::new(),
@@ -313,14 +367,33 @@ impl Book {
     }
 
     fn leave(&mut self, node: &Node, now: u64) {
+        if node.expired(now) && !node.ephemeral {
+            return;
+        }
         self.audit(now, "node-left", node.name.clone(), "logout");
         if node.ephemeral {
             self.remove(node.id);
-        } else if !node.expired(now) {
+        } else {
             self.edit(node.id, |n| n.expires = Some(now));
             self.recompile = true;
         }
     }
+}
+
+/// What a page and its approval need of a host: anybody can ask for a page.
+fn of_stranger(host: &Hostinfo) -> Hostinfo {
+    let mut host = bounded(host);
+    host.services = Vec::new();
+    host.ssh_host_keys = Vec::new();
+    host.routable_ips.truncate(PENDING_ROUTES);
+    host.routable_ips.shrink_to_fit();
+    host
+}
+
+/// Who can not be told apart by an address: a host of an IPv6 network has as many of its /64 as it likes.
+#[must_use]
+pub fn crowd(addr: Addr) -> Addr {
+    if addr.is_v4() { addr } else { addr.with_bits(addr.bits() >> 64 << 64) }
 }
 
 fn usable(key: &JoinKey, again: bool, now: u64) -> Result<(), Refusal> {

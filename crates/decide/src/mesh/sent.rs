@@ -254,6 +254,10 @@ fn ssh_of(s: &Snapshot, view: &NodeView) -> Option<Value> {
 /// Names as one node should look them up.
 fn dns_of(s: &Snapshot, view: Option<&NodeView>) -> DnsConfig {
     let resolver = |addr: &String| Resolver { addr: addr.clone() };
+    // A node whose key has ended knows its own domain, and nothing of what lies in it.
+    let Some(view) = view else {
+        return DnsConfig { domains: own_domain(s), proxied: true, ..DnsConfig::default() };
+    };
     let names: &Names = &s.names;
     let mut out = DnsConfig {
         resolvers: names.nameservers.iter().map(resolver).collect(),
@@ -261,12 +265,9 @@ fn dns_of(s: &Snapshot, view: Option<&NodeView>) -> DnsConfig {
         extra_records: names.records.clone(),
         ..DnsConfig::default()
     };
-    if !s.settings.domain.is_empty() {
-        out.domains.push(s.settings.domain.clone());
-    }
+    out.domains = own_domain(s);
     out.domains.extend(names.search.iter().cloned());
     out.routes = names.split.iter().map(|(d, r)| (d.clone(), r.iter().map(resolver).collect())).collect();
-    let Some(view) = view else { return out };
     for (domain, places) in s.compiled.split_dns(view) {
         // A name that an app leaves out is asked of those who would be asked without the app. If nobody is named here,
         // the connector answers; no route comes of it.
@@ -292,6 +293,10 @@ fn as_usual<'n>(names: &'n Names, name: &str) -> &'n [String] {
             None => return &names.nameservers,
         }
     }
+}
+
+fn own_domain(s: &Snapshot) -> Vec<String> {
+    Some(&s.settings.domain).filter(|d| !d.is_empty()).into_iter().cloned().collect()
 }
 
 /// Where a connector answers names: DNS over HTTP at its PeerAPI.

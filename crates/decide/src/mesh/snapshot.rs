@@ -36,6 +36,8 @@ pub struct Member {
 pub struct Snapshot {
     /// Counts up.
     pub generation: u64,
+    /// The same as in the picture before if nodes have nothing new to hear of it.
+    pub revision: u64,
     /// When it was made, seconds since the Unix epoch.
     pub at: u64,
     /// Users by number.
@@ -47,7 +49,7 @@ pub struct Snapshot {
     /// Numbers of nodes by their keys; the same map as long as nobody came, left or changed keys.
     pub by_key: Arc<BTreeMap<NodeKey, u64>>,
     /// Who waits to be approved.
-    pub pending: BTreeMap<String, Pending>,
+    pub pending: BTreeMap<String, Arc<Pending>>,
     /// Names.
     pub names: Arc<Names>,
     /// The policy applied to all this.
@@ -74,6 +76,7 @@ impl Snapshot {
         let place = |(i, n): (usize, &Arc<crate::policy::Node>)| by_name.get(n.name.as_str()).map(|id| (*id, i));
         Snapshot {
             generation,
+            revision: book.revision,
             at,
             users: Arc::new(book.users.clone()),
             keys: book.keys.clone(),
@@ -182,6 +185,13 @@ impl Book {
             role: u.role.as_deref().and_then(Role::named),
         });
         let connectors: Vec<&Connector> = connectors(self.policy()).collect();
+        // Nodes answer for their own addresses: no router and no connector speaks for them.
+        let pools = self.settings.pools;
+        let addrs = self.nodes.values().flat_map(|m| [m.node.ipv4, m.node.ipv6]);
+        // From an `ipPool` of the policy.
+        let elsewhere: BTreeSet<Addr> = addrs.filter(|a| !pools.hold(Prefix::host(*a))).collect();
+        let own = |p: &Prefix| pools.hold(*p) || (p.is_host() && elsewhere.contains(&p.first()));
+        let own: &dyn Fn(&Prefix) -> bool = &own;
         let nodes = self.nodes.values().filter(|m| !m.expired).map(|m| {
             let n = &m.node;
             crate::policy::Node {
@@ -190,12 +200,12 @@ impl Book {
                 tags: n.tags.clone(),
                 ipv4: Some(n.ipv4),
                 ipv6: Some(n.ipv6),
-                routable: offered(n, &connectors, self.presence.get(&n.id).map(|p| &p.heard)),
+                routable: offered(n, &connectors, self.presence.get(&n.id).map(|p| &p.heard), own),
                 approved: n.approved.clone(),
                 id: Some(n.id),
                 online: m.online,
                 posture: postures(n),
-                learned: learnt(n, &connectors),
+                learned: learnt(n, &connectors, own),
             }
         });
         let mut nodes: Vec<Arc<crate::policy::Node>> = nodes.map(Arc::new).collect();
@@ -213,8 +223,13 @@ impl Book {
 
 /// The routes a node offers that nobody has taken back. An address that was learnt is one of them as long as a name of
 /// the node's apps answers with it. Where an app leaves names out, an address waits until the connector has said for
-/// which name it is (`heard`), unless a person approved it.
-fn offered(node: &Node, connectors: &[&Connector], heard: Option<&BTreeSet<Prefix>>) -> Vec<Prefix> {
+/// which name it is (`heard`), unless a person approved it. None of them leads into the network's `own` addresses.
+fn offered(
+    node: &Node,
+    connectors: &[&Connector],
+    heard: Option<&BTreeSet<Prefix>>,
+    own: &dyn Fn(&Prefix) -> bool,
+) -> Vec<Prefix> {
     let mine: Vec<&&Connector> = connectors.iter().filter(|c| serves(node, c)).collect();
     let picky = mine.iter().any(|c| !c.except.is_empty());
     let mut about: BTreeMap<Addr, bool> = BTreeMap::new();
@@ -229,13 +244,13 @@ fn offered(node: &Node, connectors: &[&Connector], heard: Option<&BTreeSet<Prefi
         let waits = || picky && p.is_host() && !heard.is_some_and(|h| h.contains(p)) && !node.approved.contains(p);
         known.copied().unwrap_or_else(|| !waits())
     };
-    node.host.routable_ips.iter().filter(|p| !node.revoked.contains(p) && good(p)).copied().collect()
+    node.host.routable_ips.iter().filter(|p| !node.revoked.contains(p) && good(p) && !own(p)).copied().collect()
 }
 
 /// What a node has learnt for which app.
-fn learnt(node: &Node, connectors: &[&Connector]) -> BTreeMap<String, Vec<Prefix>> {
+fn learnt(node: &Node, connectors: &[&Connector], own: &dyn Fn(&Prefix) -> bool) -> BTreeMap<String, Vec<Prefix>> {
     let mut out: BTreeMap<String, BTreeSet<Prefix>> = BTreeMap::new();
-    for l in node.learnt.iter().filter(|l| !l.gone) {
+    for l in node.learnt.iter().filter(|l| !l.gone && !own(&Prefix::host(l.addr))) {
         for c in connectors.iter().filter(|c| c.covers(&l.domain)) {
             out.entry(c.name.clone()).or_default().insert(Prefix::host(l.addr));
         }

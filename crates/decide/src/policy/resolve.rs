@@ -172,8 +172,13 @@ impl Resolver {
             _ => self.complete(ranges, Vec::new(), internet, None),
         };
         if let Who::App(name) = who {
-            // Before anything is learnt, those who may reach the app must see whom to ask for its names.
-            set.nodes.add(&self.connectors(name.trim_start_matches("app:")));
+            // Those who may reach the app see its connectors, before anything is learnt too: they are asked for its
+            // names. What they learn opens themselves and no other node or router, whatever they say.
+            let connectors = self.connectors(name.trim_start_matches("app:"));
+            let theirs = |route: &usize| self.net.routers[*route].iter().any(|n| connectors.has(*n));
+            set.routes = Bits::of(self.net.routes.len(), set.routes.iter().filter(theirs));
+            set.routers.keep(&connectors);
+            set.nodes = connectors;
         }
         set
     }

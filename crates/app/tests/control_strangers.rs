@@ -1,0 +1,266 @@
+//! Strangers at a coordination server: nobody gave them anything, and they take what they can: places, memory, pages,
+//! other people's addresses. In: the built program. Each is bounded by where it comes from, and others go on.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sim::mesh::{Node, read_head, server_key};
+use stage::process::Process;
+use stage::{Dir, ports};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use wire::meshkey::MachineKey;
+use wire::noise::{RECORD_MAX, Session};
+
+const BIN: &str = env!("CARGO_BIN_EXE_portcullis");
+
+/// Longest that anything here may take on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+
+struct Control {
+    process: Process,
+    addr: SocketAddr,
+    key: MachineKey,
+    dir: Dir,
+}
+
+impl Control {
+    /// A server that was started with so many files, as a shell starts it.
+    async fn with_files(files: u32) -> Control {
+        let dir = Dir::new("control-strangers");
+        let addr = ports::local(ports::free());
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -Sn {files}; exec \"$0\" \"$@\""), BIN, "control", "--stun", "off"]);
+        command.args(["--server-url", &format!("http://{addr}"), "--listen", &addr.to_string(), "--data-dir"]);
+        command.arg(dir.path());
+        let process = Process::start("control", command);
+        ports::wait(addr, SOON).unwrap();
+        let control = Control { process, addr, key: server_key(addr).await.unwrap(), dir };
+        control.command(&["users", "create", "eve"]);
+        control
+    }
+
+    async fn start() -> Control {
+        Control::with_files(1024).await
+    }
+
+    /// An administrator's command; returns what it prints.
+    fn command(&self, args: &[&str]) -> String {
+        let out = Command::new(BIN).args(args).arg("--data-dir").arg(self.dir.path()).output().unwrap();
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    fn nodes(&self) -> Value {
+        serde_json::from_str(&self.command(&["nodes", "list", "--json"])).unwrap()
+    }
+
+    async fn from(&self, source: &str) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
+        socket.connect(self.addr).await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> (String, String) {
+        let mut io = TcpStream::connect(self.addr).await.unwrap();
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n");
+        io.write_all(ask.as_bytes()).await.unwrap();
+        let (head, mut body) = in_time(read_head(&mut io)).await.unwrap();
+        in_time(io.read_to_end(&mut body)).await.unwrap();
+        (head, String::from_utf8(body).unwrap())
+    }
+
+    async fn is_well(&mut self) {
+        self.process.must_run();
+        let (head, _) = self.get("/health").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    }
+}
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.expect("not in time")
+}
+
+#[tokio::test]
+async fn one_address_does_not_use_up_the_files_of_the_process() {
+    let mut control = Control::with_files(256).await;
+    let mut held = vec![];
+    for _ in 0..600 {
+        held.push(TcpStream::connect(control.addr).await.unwrap());
+    }
+    control.is_well().await;
+    control.command(&["users", "list"]);
+}
+
+#[tokio::test]
+async fn a_flood_of_pages_from_one_address_leaves_those_of_others() {
+    let mut control = Control::start().await;
+    let honest = Node::new(1);
+    let mut channel = honest.connect_over(control.from("127.0.0.9").await, "c", &control.key).await.unwrap();
+    let (_, answer) = channel.post("/machine/register", &honest.register_request("")).await.unwrap();
+    let url = answer["AuthURL"].as_str().unwrap_or_else(|| panic!("{answer}"));
+    let ticket = url.rsplit('/').next().unwrap().to_string();
+    let mut last = String::new();
+    for n in 100..220 {
+        let stranger = Node::new(n);
+        let mut channel = stranger.connect(control.addr, &control.key).await.unwrap();
+        let mut request = stranger.register_request("");
+        request["Hostinfo"]["Hostname"] = json!("<script>alert(1)</script>\u{1b}[2J\r\nwaits");
+        let (_, answer) = channel.post("/machine/register", &request).await.unwrap();
+        last = answer["AuthURL"].as_str().unwrap_or_else(|| panic!("{answer}")).to_string();
+    }
+    let waiting = control.nodes()["waiting"].as_array().unwrap().len();
+    assert!((2..=51).contains(&waiting), "{waiting} wait");
+    let (head, page) = control.get(&format!("/register/{}", last.rsplit('/').next().unwrap())).await;
+    assert!(head.starts_with("HTTP/1.1 200") && !page.contains("<script>"), "{head}{page}");
+    let list = control.command(&["nodes", "list"]);
+    assert!(!list.contains('\u{1b}') && !list.contains('\r'), "{list:?}");
+    control.command(&["nodes", "approve", &ticket, "--user", "eve"]);
+    control.is_well().await;
+}
+
+#[tokio::test]
+async fn what_a_stranger_says_about_its_address_is_not_believed() {
+    let control = Control::start().await;
+    let auth = control.command(&["keys", "create", "--user", "eve"]);
+    let node = Node::new(1);
+    let host = "c\r\nX-Forwarded-For: 203.0.113.7\r\nForwarded: for=203.0.113.7\r\nX-Real-IP: 203.0.113.7";
+    let mut channel = node.connect_over(control.from("127.0.0.9").await, host, &control.key).await.unwrap();
+    channel.register(auth.lines().last().unwrap()).await.unwrap();
+    let mut map = channel.map().await.unwrap();
+    in_time(map.news()).await.unwrap();
+    let shown = &control.nodes()["nodes"][0];
+    assert_eq!(shown["comes_from"], "127.0.0.9", "{shown}");
+}
+
+/// HTTP/2 by hand, inside a control channel: for what no library sends.
+struct Raw {
+    out: mpsc::Sender<Vec<u8>>,
+    over: mpsc::Receiver<()>,
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const CONTINUATION: u8 = 9;
+
+impl Raw {
+    async fn open(control: &Control, n: u64) -> Raw {
+        let node = Node::new(n);
+        let (io, session, came) = node.handshake(control.from("127.0.0.1").await, "c", &control.key).await.unwrap();
+        let (mut read, mut write) = tokio::io::split(io);
+        let (out, mut queue) = mpsc::channel::<Vec<u8>>(4);
+        let (tell, over) = mpsc::channel(1);
+        tokio::spawn(async move {
+            // What comes is read and not looked at.
+            let mut came = came;
+            while read.read_buf(&mut came).await.is_ok_and(|n| n > 0) {
+                came.clear();
+            }
+            drop(tell);
+        });
+        tokio::spawn(async move {
+            let Session { mut sealer, .. } = session;
+            let mut record = [0; RECORD_MAX];
+            while let Some(bytes) = queue.recv().await {
+                for piece in bytes.chunks(4000) {
+                    let len = sealer.seal(piece, &mut record).unwrap();
+                    if write.write_all(&record[..len]).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            std::future::pending::<()>().await;
+        });
+        let raw = Raw { out, over };
+        raw.send([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat()).await;
+        raw
+    }
+
+    /// False once the server has hung up.
+    async fn send(&self, bytes: Vec<u8>) -> bool {
+        tokio::time::timeout(SOON, self.out.send(bytes)).await.is_ok_and(|sent| sent.is_ok())
+    }
+
+    async fn ends(mut self) -> bool {
+        tokio::time::timeout(SOON, self.over.recv()).await.is_ok()
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A field that is not indexed, name and value as they are (RFC 7541, section 6.2.2).
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let text = |t: &str| [&[u8::try_from(t.len()).unwrap()], t.as_bytes()].concat();
+    [&[0][..], &text(name), &text(value)].concat()
+}
+
+fn request(path: &str) -> Vec<u8> {
+    [field(":method", "POST"), field(":scheme", "https"), field(":authority", "c"), field(":path", path)].concat()
+}
+
+#[tokio::test]
+async fn half_sent_requests_of_one_stranger_fill_no_memory() {
+    /// As much as fits into the window that a stream starts with, less than a stranger's longest request.
+    const PART: usize = 31 * 1024;
+    const CHANNELS: u64 = 100;
+    let mut control = Control::start().await;
+    let mut held = vec![];
+    for n in 0..CHANNELS {
+        held.push(Raw::open(&control, 1_000 + n).await);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = control.process.rss_kib();
+    // One after the other on each channel, so that its window opens again in between when requests are read at once.
+    for i in 0..14u32 {
+        for raw in &held {
+            let stream = 2 * i + 1;
+            let mut bytes = frame(HEADERS, 4, stream, &request("/machine/register"));
+            for piece in vec![b' '; PART].chunks(8 * 1024) {
+                bytes.extend(frame(0, 0, stream, piece));
+            }
+            raw.send(bytes).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let each = control.process.rss_kib().saturating_sub(before) / CHANNELS;
+    println!("{each} KiB a channel");
+    assert!(each < 256, "{each} KiB a channel");
+    drop(held);
+    control.is_well().await;
+}
+
+#[tokio::test]
+async fn requests_that_are_taken_back_and_heads_without_end_are_cut() {
+    let mut control = Control::start().await;
+    let before = control.process.rss_kib();
+    let taken_back = Raw::open(&control, 1).await;
+    let start = Instant::now();
+    for i in 0..50_000u32 {
+        let stream = 2 * i + 1;
+        let mut bytes = frame(HEADERS, 4, stream, &request("/machine/map"));
+        bytes.extend(frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+        if !taken_back.send(bytes).await || start.elapsed() > SOON {
+            break;
+        }
+    }
+    assert!(taken_back.ends().await, "requests are taken back for ever");
+    let endless = Raw::open(&control, 2).await;
+    endless.send(frame(HEADERS, 0, 1, &request("/machine/map"))).await;
+    let more = field("x", &"y".repeat(100)).repeat(20);
+    for _ in 0..20_000 {
+        if !endless.send(frame(CONTINUATION, 0, 1, &more)).await {
+            break;
+        }
+    }
+    assert!(endless.ends().await, "a head goes on for ever");
+    let grown = control.process.rss_kib().saturating_sub(before);
+    assert!(grown < 64 * 1024, "{grown} KiB more");
+    control.is_well().await;
+}
