@@ -1,6 +1,6 @@
 //! Strangers at a coordination server: nobody gave them anything, and they take what they can: places, memory, pages,
 //! other people's addresses. In: the built program. Each is bounded by where it comes from, and others go on.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::net::SocketAddr;
 use std::process::Command;
