@@ -100,6 +100,8 @@ pub(crate) async fn run(a: &ControlArgs, global: &GlobalArgs) -> Done {
 pub(crate) async fn serve(settings: ControlSettings, run: &Run) -> Result<Control, Fail> {
     let (url, dir) = (settings.server_url.to_string(), settings.data_dir.clone());
     let listens_plain = !settings.server_url.tls;
+    let listens = |port| settings.listen.iter().any(|at| at.port() == port || at.port() == 0);
+    let elsewhere = settings.trusted.is_empty() && !listens(settings.server_url.port);
     let no_tls_in_front = settings.server_url.tls && settings.tls.is_none() && settings.trusted.is_empty();
     let control = control::start(settings, run).await?;
     for addr in &control.addrs {
@@ -109,6 +111,12 @@ pub(crate) async fn serve(settings: ControlSettings, run: &Run) -> Result<Contro
         warn!(
             "clients go to {url}, and this server has no certificate for it and trusts no proxy; give `--tls-cert` and \
              `--tls-key`, or `--trusted-proxies` with the proxy's address"
+        );
+    }
+    if elsewhere {
+        warn!(
+            "clients go to {url}, and this server listens on another port and trusts no proxy that could stand between; \
+             give `--listen` with that port, or `--trusted-proxies`"
         );
     }
     if listens_plain {

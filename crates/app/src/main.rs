@@ -99,7 +99,9 @@ fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
         Ok(file) => file,
         Err(fail) => {
             log(global, None);
-            return Err(fail.or_hint("docs/manual/edge.toml explains every key"));
+            return Err(fail.or_hint(
+                "docs/manual explains every key: edge.toml, gate.toml for [lists] and [gate], control.md for [control]",
+            ));
         }
     };
     log(global, file.as_ref().map(|f| &f.edge));

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use decide::mesh::{Book, Saved, Settings};
+use decide::mesh::{Book, Registered, Saved, Settings};
 use serde_json::json;
 use wire::mesh::JoinKey;
+use wire::meshkey::{MachineKey, NodeKey};
+use wire::tailcfg::register::RegisterRequest;
 
 fn node(book: &mut Book, id: u64, more: serde_json::Value) {
     let mut all = json!({
@@ -142,4 +144,70 @@ fn routes_that_nobody_offers_are_seen() {
         s.nobodys(&["n1".into(), "group:none".into(), "ada@example.com".into(), "x".into()]),
         ["group:none", "x"]
     );
+}
+
+fn machine(n: u8) -> MachineKey {
+    format!("mkey:{n:064x}").parse().unwrap()
+}
+
+fn node_key(n: u8) -> NodeKey {
+    format!("nodekey:{n:064x}").parse().unwrap()
+}
+
+/// A machine logs in with a key, perhaps instead of another one, perhaps asking for tags.
+fn login(
+    book: &mut Book,
+    m: u8,
+    key: u8,
+    before: Option<u8>,
+    tags: &[&str],
+    proof: Option<&str>,
+    now: u64,
+) -> Registered {
+    let mut ask = RegisterRequest { version: 130, node_key: Some(node_key(key)), ..RegisterRequest::default() };
+    ask.old_node_key = before.map(node_key);
+    ask.hostinfo.hostname = format!("m{m}");
+    ask.hostinfo.request_tags = tags.iter().map(ToString::to_string).collect();
+    book.register(machine(m), &ask, proof, &format!("ticket-{m}-{key}"), now)
+}
+
+#[test]
+fn a_machine_that_logs_in_anew_with_or_without_tags_is_the_same_node() {
+    let mut b = book();
+    let plain = JoinKey { tags: vec![], hash: "plain".into(), ..key() };
+    let tagged = JoinKey { hash: "tagged".into(), ..key() };
+    let bens = JoinKey { user: Some(2), hash: "bens".into(), tags: vec![], ..key() };
+    for k in [plain, tagged, bens] {
+        b.create_key(k, "test", 1).unwrap();
+    }
+    assert_eq!(login(&mut b, 1, 10, None, &[], Some("plain"), 2), Registered::Node(1));
+    b.approve_routes("m1", &["192.0.2.0/24".parse().unwrap()], "test", 2).unwrap();
+    let was = b.node_named("m1").unwrap();
+    assert_eq!(login(&mut b, 1, 11, Some(10), &[], Some("tagged"), 3), Registered::Node(1), "it gains a tag");
+    let is = b.node_named("m1").unwrap();
+    assert_eq!((is.ipv4, &is.approved, is.tags.as_slice()), (was.ipv4, &was.approved, &["tag:x".to_string()][..]));
+    assert_eq!(login(&mut b, 1, 12, Some(11), &[], Some("plain"), 4), Registered::Node(1), "and loses it");
+    assert!(b.node_named("m1").unwrap().tags.is_empty());
+    // Somebody else's login is somebody else's node, and so is a key that another machine had.
+    assert_eq!(login(&mut b, 1, 13, Some(12), &[], Some("bens"), 5), Registered::Node(2));
+    assert_eq!(login(&mut b, 2, 14, Some(12), &[], Some("tagged"), 6), Registered::Node(3));
+    assert_eq!(b.node_named("m1").unwrap().key, node_key(12));
+}
+
+#[test]
+fn who_is_turned_away_is_told_so_and_who_has_joined_waits_no_more() {
+    let mut b = book();
+    b.create_key(JoinKey { hash: "plain".into(), tags: vec![], ..key() }, "test", 1).unwrap();
+    assert_eq!(login(&mut b, 1, 10, None, &[], None, 2), Registered::Waits("ticket-1-10".into()));
+    b.refuse("ticket-1-10", "test", 3).unwrap();
+    assert!(b.refuse("ticket-1-10", "test", 3).is_err() && b.approve("ticket-1-10", "ada", "test", 3).is_err());
+    let Registered::Refused(why) = login(&mut b, 1, 11, None, &[], None, 4) else { panic!("it has a new page") };
+    assert!(why.contains("turned this device away") && why.contains("10 minutes"), "{why}");
+    assert_eq!(login(&mut b, 1, 11, None, &[], Some("plain"), 5), Registered::Node(1), "a key is another matter");
+    b.tick(700);
+    // A page is asked for, and then the machine joins by key.
+    assert_eq!(login(&mut b, 2, 20, None, &[], None, 701), Registered::Waits("ticket-2-20".into()));
+    assert_eq!(login(&mut b, 2, 21, None, &[], Some("plain"), 702), Registered::Node(2));
+    assert!(b.approve("ticket-2-20", "ada", "test", 703).is_err());
+    assert!(b.snapshot(703).pending.is_empty());
 }

@@ -142,7 +142,7 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
 /// Waits until a person has decided about a ticket, or long enough.
 async fn followed(desk: &Desk, ticket: &str) {
     let mut picture = desk.keeper.picture.clone();
-    let decided = picture.wait_for(|s| s.pending.get(ticket).is_none_or(|p| p.node.is_some()));
+    let decided = picture.wait_for(|s| s.pending.get(ticket).is_none_or(|p| !p.waits()));
     tokio::select! {
         _ = decided => {}
         () = tokio::time::sleep(FOLLOWUP) => {}

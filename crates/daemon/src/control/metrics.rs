@@ -85,7 +85,7 @@ fn text(desk: &Desk) -> String {
         "portcullis_mesh_waiting",
         "gauge",
         "Nodes that wait to be approved.",
-        count(s.pending.values().filter(|p| p.node.is_none()).count()),
+        count(s.pending.values().filter(|p| p.waits()).count()),
     );
     one("portcullis_mesh_generation", "counter", "Pictures of the network made so far.", s.generation);
     one("portcullis_mesh_policy", "gauge", "1 if a policy is in force.", u64::from(s.has_policy));

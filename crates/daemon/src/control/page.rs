@@ -26,6 +26,9 @@ pub(super) fn waiting(s: &Snapshot, ticket: &str) -> (StatusCode, String) {
     if p.node.is_some() {
         return (StatusCode::OK, page("Approved", "<p>This device has joined. You can close this page.</p>"));
     }
+    if p.refused.is_some() {
+        return (StatusCode::OK, page("Turned away", "<p>An administrator has turned this device away.</p>"));
+    }
     let host = escape(if p.host.hostname.is_empty() { "a device" } else { &p.host.hostname });
     let os = escape(&p.host.os);
     let text = format!(

@@ -188,7 +188,7 @@ fn nodes_list(desk: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
     let waiting: Vec<Value> = s
         .pending
         .values()
-        .filter(|p| p.node.is_none())
+        .filter(|p| p.waits())
         .map(|p| {
             json!({ "ticket": p.ticket, "hostname": p.host.hostname, "os": p.host.os, "machine": p.machine,
                     "asks_tags": p.host.request_tags, "since": p.since, "until": p.ends() })
@@ -496,6 +496,6 @@ fn status(desk: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
     Ok(json!({
         "url": desk.url.to_string(), "nodes": s.nodes.len(), "online": s.nodes.values().filter(|m| m.online).count(),
         "streams": desk.streams(), "users": s.users.len(), "policy": s.has_policy, "generation": s.generation,
-        "waiting": s.pending.values().filter(|p| p.node.is_none()).count(),
+        "waiting": s.pending.values().filter(|p| p.waits()).count(),
     }))
 }

@@ -20,7 +20,8 @@ pub(crate) fn label(host: &str) -> String {
     out.truncate(LABEL);
     let out = out.trim_end_matches('-');
     match out {
-        "" => "node".to_string(),
+        // What every host calls itself names none of them.
+        "" | "localhost" => "node".to_string(),
         number if is_number(number) => format!("node-{}", &number[..number.len().min(LABEL - "node-".len())]),
         _ => out.to_string(),
     }
@@ -95,6 +96,7 @@ mod tests {
             ("web01.example.com", "web01"),
             ("__", "node"),
             ("", "node"),
+            ("localhost", "node"),
             ("-x-", "x"),
             ("Gerät", "ger-t"),
             ("17", "node-17"),

@@ -378,7 +378,9 @@ pub(crate) fn find<'m>(
 ) -> Result<Arc<Node>, Refusal> {
     let addr: Option<Addr> = text.parse().ok();
     let key: Option<NodeKey> = text.parse().ok();
-    let (id, short) = (text.parse::<u64>().ok(), text.trim_end_matches('.'));
+    // Names of nodes are small, and DNS does not care.
+    let (id, lower) = (text.parse::<u64>().ok(), text.to_ascii_lowercase());
+    let short = lower.trim_end_matches('.');
     let same = |n: &Node| {
         let full = || short.strip_prefix(&n.name).and_then(|r| r.strip_prefix('.')) == Some(domain);
         n.name == short || full() || Some(n.key) == key || addr.is_some_and(|a| n.ipv4 == a || n.ipv6 == a)

@@ -32,12 +32,19 @@ pub struct Pending {
     pub from: Option<Addr>,
     /// Since when, seconds since the Unix epoch.
     pub since: u64,
+    /// The node key that its machine says it had before.
+    pub before: Option<NodeKey>,
+    /// When a person turned it away, seconds since the Unix epoch.
+    pub refused: Option<u64>,
     /// The node it has become.
     pub node: Option<u64>,
 }
 
 /// A page is good for an hour: long enough to find the administrator.
 const PENDING_LIFE: u64 = 3_600;
+/// A machine that was turned away gets no new page for so long: its client asks for one every few seconds. A person who
+/// turned away the wrong one does not wait for an hour.
+const REFUSED_LIFE: u64 = 600;
 /// Anybody who reaches the server can ask for a page: the oldest makes room.
 const PENDING_MAX: usize = 1_000;
 /// Of them from one address (IPv6: one /64): a school's laptops behind one address fit, and one stranger does not push
@@ -52,7 +59,13 @@ impl Pending {
     /// When it is forgotten, seconds since the Unix epoch.
     #[must_use]
     pub fn ends(&self) -> u64 {
-        self.since + PENDING_LIFE
+        self.refused.map_or(self.since + PENDING_LIFE, |at| at + REFUSED_LIFE)
+    }
+
+    /// True while a person has still to decide.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.node.is_none() && self.refused.is_none()
     }
 }
 
@@ -77,8 +90,10 @@ struct Place {
     tags: Vec<String>,
     ephemeral: bool,
     by_key: Option<u64>,
-    /// The node that it is again, with a key that was good for that one.
+    /// The node that it is again.
     again: Option<u64>,
+    /// True if it is that only because its join key was good for that one, and for no other.
+    used_up: bool,
 }
 
 impl Book {
@@ -127,7 +142,7 @@ impl Book {
     /// # Errors
     /// Nobody waits under it, there is no such user, or it asks for tags that are not the user's to give.
     pub fn approve(&mut self, ticket: &str, user: &str, by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
-        let Some(p) = self.pending.get(ticket).filter(|p| p.node.is_none()).cloned() else {
+        let Some(p) = self.pending.get(ticket).filter(|p| p.waits()).cloned() else {
             return Err(Refusal::new(format!(
                 "nobody waits as `{}`; `portcullis nodes list` shows who does. A page is good for an hour",
                 ticket.escape_debug()
@@ -135,7 +150,8 @@ impl Book {
         };
         let user = self.user_named(user)?.id;
         let tags = self.asked_tags(&p.host.request_tags, Some(user), &[])?;
-        let place = Place { user: Some(user), tags, ephemeral: p.ephemeral, by_key: None, again: None };
+        let again = self.rotated(p.machine, p.before, Some(user), &tags);
+        let place = Place { user: Some(user), tags, ephemeral: p.ephemeral, by_key: None, again, used_up: false };
         let id = self.admit(p.machine, p.key, &p.host, p.version, place, by, now)?;
         if let Some(p) = self.pending.get_mut(ticket) {
             Arc::make_mut(p).node = Some(id);
@@ -148,9 +164,11 @@ impl Book {
     /// # Errors
     /// Nobody waits under it.
     pub fn refuse(&mut self, ticket: &str, by: &str, now: u64) -> Result<(), Refusal> {
-        let Some(p) = self.pending.remove(ticket) else {
+        let Some(p) = self.pending.get_mut(ticket).filter(|p| p.waits()) else {
             return Err(Refusal::new(format!("nobody waits as `{}`", ticket.escape_debug())));
         };
+        Arc::make_mut(p).refused = Some(now);
+        let p = p.clone();
         self.changed = true;
         self.audit(now, "node-refused", p.machine.short(), by);
         Ok(())
@@ -176,7 +194,9 @@ impl Book {
         let tags = self.asked_tags(&ask.hostinfo.request_tags, key.user, &key.tags)?;
         let ephemeral = key.ephemeral || ask.ephemeral;
         let only = again.filter(|_| !key.reusable);
-        let place = Place { user: key.user, tags, ephemeral, by_key: Some(key.id), again: only };
+        let same = only.or_else(|| self.rotated(machine, ask.old_node_key, key.user, &tags));
+        let used_up = only.is_some();
+        let place = Place { user: key.user, tags, ephemeral, by_key: Some(key.id), again: same, used_up };
         let id = self.admit(machine, node, &ask.hostinfo, ask.version, place, &format!("key {}", key.id), now)?;
         if again.is_none()
             && let Some(k) = self.keys.get_mut(&key.id)
@@ -184,7 +204,16 @@ impl Book {
             k.used += 1;
             self.saves.insert(Slot::Key(key.id));
         }
+        // Its page has no purpose any more: approving it would make a node that nobody is.
+        self.pending.retain(|_, p| p.machine != machine || p.node.is_some());
         Ok(id)
+    }
+
+    /// The node that a machine logs in again with another key, by the key it says it had before: the same one as long as
+    /// its user stays, or tags take it over from tags. It may gain or lose tags by that.
+    fn rotated(&self, machine: MachineKey, before: Option<NodeKey>, user: Option<u64>, tags: &[String]) -> Option<u64> {
+        let n = &self.of_machine(machine, before?)?.node;
+        (n.user == user || (n.is_tagged() && !tags.is_empty())).then_some(n.id)
     }
 
     /// The tags a node gets: those of its key, or those it asks for if the key or the policy lets it.
@@ -213,6 +242,13 @@ impl Book {
     }
 
     fn wait(&mut self, machine: MachineKey, key: NodeKey, ask: &RegisterRequest, ticket: &str, now: u64) -> Registered {
+        let refused = self.pending.values().find(|p| p.machine == machine && p.refused.is_some());
+        if let Some(p) = refused {
+            let minutes = p.ends().saturating_sub(now).div_ceil(60);
+            return Registered::Refused(format!(
+                "an administrator has turned this device away; it may ask again in {minutes} minutes"
+            ));
+        }
         let mine = self.pending.values().find(|p| p.machine == machine && p.key == key && p.node.is_none());
         if let Some(p) = mine {
             return Registered::Waits(p.ticket.clone());
@@ -233,6 +269,8 @@ impl Book {
             version: ask.version,
             from: None,
             since: now,
+            before: ask.old_node_key,
+            refused: None,
             node: None,
         };
         self.audit_stranger(now, "node-waits", ticket.to_string(), machine.short());
@@ -281,7 +319,7 @@ impl Book {
         let old = by_key.or(again).or_else(|| self.nodes.values().find(|m| place_of(&m.node)));
         if let Some(old) = old.map(|m| m.node.clone()) {
             // A key that is used up gives no new time.
-            if place.again.is_some() && !old.is_tagged() && place.tags.is_empty() {
+            if place.used_up && !old.is_tagged() && place.tags.is_empty() {
                 expires = old.expires;
             }
             self.by_key.remove(&old.key);
