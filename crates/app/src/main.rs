@@ -100,7 +100,7 @@ fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
         Err(fail) => {
             log(global, None);
             return Err(fail.or_hint(
-                "docs/manual explains every key: edge.toml, gate.toml for [lists] and [gate], control.md for [control]",
+                "docs/manual/edge.toml explains every key, gate.toml those of [lists] and [gate], control.md those of [control]",
             ));
         }
     };
