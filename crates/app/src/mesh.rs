@@ -163,8 +163,11 @@ fn nodes_list(json: &JsonArgs, global: &GlobalArgs) -> Answer {
     say::raw(&say::table(&["ID", "NODE", "ADDRESS", "BELONGS TO", "STATE", "COMES FROM", "OS"], &rows));
     for w in each(&all["waiting"]) {
         let machine: String = word(&w["machine"]).chars().take("mkey:".len() + 5).collect();
+        // A tag is more than a name: who approves sees what the device will be.
+        let tags: Vec<String> = each(&w["asks_tags"]).map(word).collect();
+        let tags = if tags.is_empty() { String::new() } else { format!(", asks for {}", tags.join(" ")) };
         say::line(format!(
-            "{} ({machine}) waits: portcullis nodes approve {} --user NAME",
+            "{} ({machine}) waits{tags}: portcullis nodes approve {} --user NAME",
             word(&w["hostname"]),
             word(&w["ticket"])
         ));

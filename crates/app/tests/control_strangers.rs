@@ -110,6 +110,7 @@ async fn a_flood_of_pages_from_one_address_leaves_those_of_others() {
         let mut channel = stranger.connect(control.addr, &control.key).await.unwrap();
         let mut request = stranger.register_request("");
         request["Hostinfo"]["Hostname"] = json!("<script>alert(1)</script>\u{1b}[2J\r\nwaits");
+        request["Hostinfo"]["RequestTags"] = json!(["tag:<b>router"]);
         let (_, answer) = channel.post("/machine/register", &request).await.unwrap();
         last = answer["AuthURL"].as_str().unwrap_or_else(|| panic!("{answer}")).to_string();
     }
@@ -117,7 +118,9 @@ async fn a_flood_of_pages_from_one_address_leaves_those_of_others() {
     assert!((2..=51).contains(&waiting), "{waiting} wait");
     let (head, page) = control.get(&format!("/register/{}", last.rsplit('/').next().unwrap())).await;
     assert!(head.starts_with("HTTP/1.1 200") && !page.contains("<script>"), "{head}{page}");
+    assert!(page.contains("asks for <b>tag:&lt;b&gt;router</b>"), "{page}");
     let list = control.command(&["nodes", "list"]);
+    assert!(list.contains("asks for tag:<b>router"), "{list}");
     assert!(!list.contains('\u{1b}') && !list.contains('\r'), "{list:?}");
     control.command(&["nodes", "approve", &ticket, "--user", "eve"]);
     control.is_well().await;
@@ -135,6 +138,32 @@ async fn what_a_stranger_says_about_its_address_is_not_believed() {
     in_time(map.news()).await.unwrap();
     let shown = &control.nodes()["nodes"][0];
     assert_eq!(shown["comes_from"], "127.0.0.9", "{shown}");
+}
+
+#[tokio::test]
+async fn a_member_has_a_few_channels_and_the_newest_are_the_ones_that_live() {
+    let mut control = Control::start().await;
+    let auth = control.command(&["keys", "create", "--user", "eve"]);
+    let node = Node::new(1);
+    let mut channels = vec![];
+    for i in 0..40 {
+        let mut channel = node.connect(control.addr, &control.key).await.unwrap();
+        if i == 0 {
+            channel.register(auth.lines().last().unwrap()).await.unwrap();
+        }
+        let map = channel.map().await.unwrap();
+        channels.push((channel, map));
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut living = vec![];
+    for (i, (channel, _)) in channels.iter_mut().enumerate() {
+        if in_time(channel.post("/machine/map", &node.map_request(false))).await.is_ok() {
+            living.push(i);
+        }
+    }
+    assert_eq!(living, (32..40).collect::<Vec<_>>(), "the newest live");
+    in_time(channels[39].1.news()).await.unwrap();
+    control.is_well().await;
 }
 
 /// HTTP/2 by hand, inside a control channel: for what no library sends.

@@ -106,6 +106,7 @@ async fn serve(desk: Arc<Desk>, mut io: TokioIo<hyper::upgrade::Upgraded>, accep
         Ok(Err(e)) => return debug!("{from}: {}: {e}", machine.short()),
         Err(_) => return debug!("{from}: {} says nothing", machine.short()),
     }
+    let entered = desk.enter(machine);
     let (read, write) = tokio::io::split(io);
     let io = tokio::io::join(Cursor::new(preface).chain(read), write);
     let ending = desk.run.stopping();
@@ -130,6 +131,7 @@ async fn serve(desk: Arc<Desk>, mut io: TokioIo<hyper::upgrade::Upgraded>, accep
     tokio::pin!(connection);
     let done = tokio::select! {
         done = connection.as_mut() => done,
+        () = entered.cut.cancelled() => return debug!("{from}: {} has newer channels", machine.short()),
         () = ending => {
             // Map streams end by themselves now; nothing else takes long.
             connection.as_mut().graceful_shutdown();

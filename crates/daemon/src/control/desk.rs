@@ -1,7 +1,7 @@
 //! What the parts of a coordination server share. In: requests that run. Out: the keeper, the relays, who has a map
 //! stream open, and questions that wait for an answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use wire::meshkey::MachinePrivate;
+use wire::meshkey::{MachineKey, MachinePrivate};
 use wire::tailcfg::map::PingRequest;
 
 use super::keeper::Keeper;
@@ -46,6 +46,8 @@ pub struct Desk {
     pub(super) channels: Arc<Semaphore>,
     /// Connections by address.
     pub(super) seats: Mutex<BTreeMap<model::Addr, u32>>,
+    /// Channels of each machine, the newest last.
+    machines: Mutex<BTreeMap<MachineKey, VecDeque<(u64, CancellationToken)>>>,
     /// Requests by what they asked and how it went.
     pub(super) counts: Mutex<BTreeMap<(&'static str, u16), u64>>,
 }
@@ -72,6 +74,29 @@ pub(super) struct Opened {
 
 /// Control channels at a time: each takes some 50 KB, and a mesh of more nodes wants more than one server.
 const CHANNELS: usize = 50_000;
+/// A channel as one of its machine's, until it is dropped.
+pub(super) struct Entered {
+    desk: Arc<Desk>,
+    machine: MachineKey,
+    id: u64,
+    /// Newer ones took its place.
+    pub(super) cut: CancellationToken,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut machines = self.desk.machines.lock();
+        let Some(open) = machines.get_mut(&self.machine) else { return };
+        open.retain(|(id, _)| *id != self.id);
+        if open.is_empty() {
+            machines.remove(&self.machine);
+        }
+    }
+}
+
+/// Channels of one machine, each of which may hold a whole map that is not read. Official clients have one; one whose
+/// network comes and goes leaves others behind for a while.
+const CHANNELS_EACH: usize = 8;
 /// Questions to one node that may wait.
 const ASKS: usize = 8;
 
@@ -98,6 +123,7 @@ impl Desk {
             next: AtomicU64::new(1),
             channels: Arc::new(Semaphore::new(CHANNELS)),
             seats: Mutex::default(),
+            machines: Mutex::default(),
             counts: Mutex::default(),
         }
     }
@@ -124,6 +150,21 @@ impl Desk {
             old.end.cancel();
         }
         Opened { stream, end, asks: queue }
+    }
+
+    /// A machine opens a channel, and loses its oldest one if it has too many.
+    pub(super) fn enter(self: &Arc<Desk>, machine: MachineKey) -> Entered {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let cut = CancellationToken::new();
+        let mut machines = self.machines.lock();
+        let open = machines.entry(machine).or_default();
+        if open.len() >= CHANNELS_EACH
+            && let Some((_, oldest)) = open.pop_front()
+        {
+            oldest.cancel();
+        }
+        open.push_back((id, cut.clone()));
+        Entered { desk: self.clone(), machine, id, cut }
     }
 
     /// A map stream has ended.

@@ -31,8 +31,10 @@ pub(super) fn waiting(s: &Snapshot, ticket: &str) -> (StatusCode, String) {
     }
     let host = escape(if p.host.hostname.is_empty() { "a device" } else { &p.host.hostname });
     let os = escape(&p.host.os);
+    let tags = escape(&p.host.request_tags.join(" "));
+    let tags = if tags.is_empty() { String::new() } else { format!(" and asks for <b>{tags}</b>") };
     let text = format!(
-        "<p><b>{host}</b> ({os}) wants to join. An administrator approves it on the server with:</p>\
+        "<p><b>{host}</b> ({os}) wants to join{tags}. An administrator approves it on the server with:</p>\
          <pre>portcullis nodes approve {ticket} --user NAME</pre>\
          <p>Its machine key is <code>{}</code>; <code>portcullis nodes list</code> shows the same.</p>\
          <p>The device goes on by itself once that is done.</p>",

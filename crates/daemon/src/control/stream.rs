@@ -101,8 +101,12 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
         });
         if let Some(message) = message.flatten() {
             drop(now);
-            if !send(tell, &message, how).await {
-                debug!("node {id} takes no more of its map");
+            let taken = tokio::select! {
+                taken = send(tell, &message, how) => taken,
+                () = opened.end.cancelled() => false,
+            };
+            if !taken {
+                debug!("node {id} takes no more of this map");
                 return;
             }
             quiet.reset();

@@ -3,8 +3,12 @@
 /// Longest label of a name (RFC 1035, section 2.3.4).
 const LABEL: usize = 63;
 
+/// Names that machines ask for by themselves and believe whoever has them: a proxy for everything (WPAD), a router
+/// (ISATAP, RFC 5214). No host gets one by saying so.
+const BELIEVED: [&str; 2] = ["wpad", "isatap"];
+
 /// A host's name as a DNS label: small letters, digits and single hyphens; `node` if nothing is left, and before a
-/// number: a number means the node of that number.
+/// number, which means the node of that number, and before names that machines ask for by themselves.
 #[must_use]
 pub(crate) fn label(host: &str) -> String {
     let mut out = String::new();
@@ -22,7 +26,9 @@ pub(crate) fn label(host: &str) -> String {
     match out {
         // What every host calls itself names none of them.
         "" | "localhost" => "node".to_string(),
-        number if is_number(number) => format!("node-{}", &number[..number.len().min(LABEL - "node-".len())]),
+        name if is_number(name) || BELIEVED.contains(&name) => {
+            format!("node-{}", &name[..name.len().min(LABEL - "node-".len())])
+        }
         _ => out.to_string(),
     }
 }
@@ -100,6 +106,7 @@ mod tests {
             ("-x-", "x"),
             ("Gerät", "ger-t"),
             ("17", "node-17"),
+            ("WPAD.example", "node-wpad"),
         ] {
             assert_eq!(label(host), want, "{host}");
         }
