@@ -2,8 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 
+use stage::netns::Host;
 use stage::netns::service::{Service, answer, visit};
 use stage::netns::tailscaled::{Mode, Tailscaled};
 use stage::process::Process;
@@ -77,44 +79,60 @@ fn a_client_without_a_device_reaches_members_and_fixed_addresses_through_its_pro
     assert!(visit(client.host(), to("198.51.100.7:443"), SOON).is_err());
 }
 
+/// Whoever sets a proxy up copies it from here, so this is what is run.
+const MANUAL: &str = include_str!("../../../../docs/manual/control.md");
+
+/// A recipe of the manual, known by its first line, for the name and the certificate of the test.
+fn recipe(first: &str, dir: &Dir) -> String {
+    let block = MANUAL.split("```").find(|b| b.split_once('\n').is_some_and(|(_, text)| text.starts_with(first)));
+    let (_, text) = block.and_then(|b| b.split_once('\n')).unwrap_or_else(|| panic!("the manual has no {first}"));
+    let at = dir.path().display().to_string();
+    text.replace("mesh.example.com", "control.test").replace("/etc/nginx", &at).replace("/etc/traefik", &at)
+}
+
+/// The proxy as the manual sets it up; what is added is where it keeps its files, and where no certificate authority
+/// can be asked, the certificate.
+fn set_up(proxy: proxies::Kind, dir: &Dir, host: &Host, program: PathBuf) -> Command {
+    let at = dir.path().display();
+    let mut command = host.command(program);
+    match proxy {
+        proxies::Kind::Caddy => {
+            let site = recipe("# Caddyfile", dir);
+            let site = site.replacen("{\n", &format!("{{\n\ttls {at}/cert.pem {at}/key.pem\n"), 1);
+            let file = dir.write("Caddyfile", format!("{{\n\tadmin off\n\tauto_https disable_redirects\n}}\n{site}"));
+            command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file).env("HOME", dir.path());
+            command.env("XDG_DATA_HOME", dir.path()).env("XDG_CONFIG_HOME", dir.path());
+        }
+        proxies::Kind::Nginx => {
+            let server = recipe("# nginx.conf", dir);
+            let file = dir.write(
+                "nginx.conf",
+                format!(
+                    "daemon off; user root; pid {at}/nginx.pid; error_log stderr warn; events {{ }}\n\
+                     http {{ access_log off; client_body_temp_path {at}/b; proxy_temp_path {at}/p;\n\
+                     fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n{server}}}\n"
+                ),
+            );
+            command.args(["-e", "stderr", "-p"]).arg(dir.path()).arg("-c").arg(file);
+        }
+        proxies::Kind::Traefik => {
+            dir.write("mesh.yml", recipe("# mesh.yml", dir));
+            let quiet = "global: { checkNewVersion: false, sendAnonymousUsage: false }\n";
+            let file = dir.write("traefik.yml", format!("{quiet}{}", recipe("# traefik.yml", dir)));
+            command.arg(format!("--configFile={}", file.display())).current_dir(dir.path());
+        }
+        proxies::Kind::Haproxy => panic!("the manual has no recipe for HAProxy"),
+    }
+    command
+}
+
 /// Control behind a proxy that ends TLS with a certificate of our own CA; clients trust it through `SSL_CERT_FILE`.
 fn behind(proxy: proxies::Kind) {
     let Some(program) = peers::need(proxy.program()) else { return };
-    let Some(mesh) = Mesh::at("https://control.test", &[]) else { return };
+    let Some(mesh) = Mesh::at("https://control.test", &["--trusted-proxies", "127.0.0.1"]) else { return };
     let dir = Dir::new("front");
     let ca = proxies::signed(&dir, &format!("DNS:control.test,IP:{CONTROL}"));
-    let at = dir.path().display();
-    let mut command: Command;
-    if proxy == proxies::Kind::Caddy {
-        let file = dir.write(
-            "Caddyfile",
-            format!(
-                "{{\n\tadmin off\n\tauto_https off\n}}\nhttps://control.test {{\n\ttls {at}/cert.pem {at}/key.pem\n\t\
-                 reverse_proxy 127.0.0.1:8080\n}}\n"
-            ),
-        );
-        command = mesh.control.host.command(program);
-        command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file).env("HOME", dir.path());
-        command.env("XDG_DATA_HOME", dir.path()).env("XDG_CONFIG_HOME", dir.path());
-    } else {
-        let file = dir.write(
-            "nginx.conf",
-            format!(
-                "daemon off; user root; pid {at}/nginx.pid; error_log stderr warn; events {{ }}\n\
-                 http {{ access_log off; client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f;\n\
-                 uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n\
-                 map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}\n\
-                 server {{ listen 443 ssl; server_name control.test;\n\
-                 ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;\n\
-                 location / {{ proxy_pass http://127.0.0.1:8080; proxy_http_version 1.1; proxy_buffering off;\n\
-                 proxy_set_header Host $http_host; proxy_set_header Upgrade $http_upgrade;\n\
-                 proxy_set_header Connection $connection_upgrade; proxy_read_timeout 3600s;\n\
-                 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}\n"
-            ),
-        );
-        command = mesh.control.host.command(program);
-        command.args(["-e", "stderr", "-p"]).arg(dir.path()).arg("-c").arg(file);
-    }
+    let command = set_up(proxy, &dir, &mesh.control.host, program);
     let mut front = Process::start(proxy.program(), command);
     let up = eventually(START, || {
         front.must_run();
@@ -130,6 +148,9 @@ fn behind(proxy: proxies::Kind) {
         client
     };
     let (laptop, server) = (member("laptop", "203.0.113.20"), member("server", "203.0.113.21"));
+    // It knows whose public addresses these are, not that of the proxy alone.
+    let from = |name: &str| mesh.control.node(name).map(|n| n["comes_from"].clone());
+    becomes(SETTLED, &[Some("203.0.113.20".into()), Some("203.0.113.21".into())], || [from("laptop"), from("server")]);
     let _service = Service::start(server.host(), to("[::]:80"));
     becomes(SETTLED, &Ok(laptop.v4()), || visit(laptop.host(), (server.v4(), 80).into(), SOON));
     // The relay works through the proxy too.
@@ -151,4 +172,9 @@ fn behind_caddy() {
 #[test]
 fn behind_nginx() {
     behind(proxies::Kind::Nginx);
+}
+
+#[test]
+fn behind_traefik() {
+    behind(proxies::Kind::Traefik);
 }
