@@ -465,3 +465,117 @@ fn a_second_router_takes_over_and_the_first_does_not_take_it_back() {
     w.go(&Step::Revoke { machine: 1, route: 0 });
     assert_eq!(carrier(&mut w), None);
 }
+
+#[test]
+fn a_node_that_logs_in_again_stays_at_its_relay() {
+    let mut w = World::new();
+    for n in [0, 1] {
+        w.go(&Step::Join { machine: n, user: 0, router: false });
+        w.go(&Step::Endpoints { machine: n, port: 3, relay: 9 });
+    }
+    let (viewer, id) = (w.id(0).unwrap(), w.id(1).unwrap());
+    let relay = |w: &mut World| {
+        let mut peer = Client::default();
+        peer.hear(&w.book.snapshot(w.now), viewer);
+        peer.peers[&id]["HomeDERP"].clone()
+    };
+    assert_eq!(relay(&mut w), json!(9));
+    w.go(&Step::Logout { machine: 1 });
+    // A client that has just started says nothing of its network, neither in its login nor in its first updates.
+    w.hosts[1].net_info = None;
+    w.go(&Step::Rejoin { machine: 1 });
+    assert_eq!((w.id(1), relay(&mut w)), (Some(id), json!(9)));
+    w.update(1, Vec::new());
+    assert_eq!(relay(&mut w), json!(9));
+    w.go(&Step::Endpoints { machine: 1, port: 3, relay: 8 });
+    assert_eq!(relay(&mut w), json!(8), "what it says is what counts");
+}
+
+/// A world with a member that stays, and one of an ephemeral key that has just connected.
+fn with_ephemeral(router: bool) -> (World, u64) {
+    let mut w = World::new();
+    w.go(&Step::Join { machine: 0, user: 0, router: false });
+    w.go(&Step::Connect { machine: 0 });
+    w.go(&Step::Join { machine: 1, user: 1, router });
+    w.go(&Step::Connect { machine: 1 });
+    let id = w.id(1).unwrap();
+    (w, id)
+}
+
+#[test]
+fn an_ephemeral_node_is_forgotten_five_minutes_after_it_has_left() {
+    let (mut w, id) = with_ephemeral(false);
+    let stays = w.id(0).unwrap();
+    let mut peer = Client::default();
+    w.now += 7_200;
+    peer.hear(&w.book.snapshot(w.now), stays);
+    assert!(peer.peers.contains_key(&id), "who is connected stays, however long");
+    w.go(&Step::Disconnect { machine: 1 });
+    w.now += 299;
+    peer.hear(&w.book.snapshot(w.now), stays);
+    assert!(peer.peers.contains_key(&id));
+    assert_eq!(w.book.deadline(w.now), Some(w.now + 1), "whoever turns the clock is told when to come");
+    w.book.take_saves();
+    w.now += 1;
+    let s = w.book.snapshot(w.now);
+    peer.hear(&s, stays);
+    assert!(!s.nodes.contains_key(&id) && !peer.peers.contains_key(&id));
+    assert!(w.book.take_saves().contains(&Slot::Node(id)) && w.book.saved(Slot::Node(id)).is_none());
+    assert!(w.book.take_audits().iter().any(|a| a.what == "node-forgotten"));
+    assert!(s.nodes.contains_key(&stays));
+    // Others only become absent.
+    w.go(&Step::Disconnect { machine: 0 });
+    w.now += 1_000_000;
+    assert!(w.book.snapshot(w.now).nodes.contains_key(&stays));
+}
+
+#[test]
+fn an_ephemeral_node_that_comes_back_in_time_is_kept_and_one_that_never_came_is_not() {
+    let (mut w, id) = with_ephemeral(false);
+    for _ in 0..3 {
+        w.go(&Step::Disconnect { machine: 1 });
+        w.now += 299;
+        w.book.tick(w.now);
+        w.go(&Step::Connect { machine: 1 });
+        w.now += 299;
+        w.book.tick(w.now);
+    }
+    assert_eq!(w.id(1), Some(id), "each absence is counted for itself");
+    // It registered and never asked for its map.
+    w.go(&Step::Join { machine: 3, user: 1, router: false });
+    w.now += 299;
+    w.book.tick(w.now);
+    assert!(w.id(3).is_some());
+    w.now += 1;
+    w.book.tick(w.now);
+    assert!(w.id(3).is_none() && w.id(1) == Some(id));
+}
+
+#[test]
+fn an_ephemeral_router_that_does_not_answer_is_kept_while_its_stream_stands() {
+    let (mut w, id) = with_ephemeral(true);
+    w.now += 7_200;
+    w.go(&Step::Silent { machine: 1, alive: false });
+    w.book.tick(w.now);
+    assert_eq!(w.id(1), Some(id), "it has not left");
+    w.go(&Step::Disconnect { machine: 1 });
+    w.now += 300;
+    w.book.tick(w.now);
+    assert_eq!(w.id(1), None);
+}
+
+#[test]
+fn after_a_restart_an_ephemeral_node_has_its_time_to_come_back() {
+    let (mut w, id) = with_ephemeral(false);
+    // It was connected for hours when the server was killed: when it was seen last is from long ago.
+    w.now += 7_200;
+    let saved: Vec<Saved> = w.book.take_saves().into_iter().filter_map(|slot| w.book.saved(slot)).collect();
+    let start = w.now + 60;
+    let mut again = Book::new(Settings::default());
+    for record in saved {
+        again.load(record, start).unwrap();
+    }
+    let there = |book: &mut Book, now: u64| book.snapshot(now).nodes.contains_key(&id);
+    assert!(there(&mut again, start + 299), "five minutes, also after a restart");
+    assert!(!there(&mut again, start + 300));
+}

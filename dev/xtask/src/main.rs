@@ -9,7 +9,9 @@ mod setup;
 mod test;
 
 const USAGE: &str = "\
-usage: cargo xtask test [--setup]        every suite; --setup first installs what the suites need and then requires it
+usage: cargo xtask test [--setup [--releases]]
+                                         every suite; --setup first installs what the suites need and then requires it;
+                                         --releases also builds the official mesh clients of ten releases (15 min)
        cargo xtask check                 fast house checks: arrows, file headers, words
        cargo xtask bench NAME [--quick] [--rounds N] …
                                          measure: `cargo xtask bench` lists the names";

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use stage::netns::tailscaled::{RELEASES, program_of};
 use stage::peers::{cache, find};
 
 /// Programs of the suites and the Debian package that brings each.
@@ -52,7 +53,15 @@ pub(crate) fn suites() -> Result<()> {
     if TAILSCALE.1.iter().any(|p| find(p).is_none()) {
         tailscale().context("cannot build the official mesh client; it needs Go 1.26 or later")?;
     }
-    Ok(())
+    releases(&RELEASES[..1])
+}
+
+/// Every release of the mesh's official client that a test knows: a quarter of an hour on two idle cores.
+///
+/// # Errors
+/// One can not be built, and the words of `go`.
+pub(crate) fn all_releases() -> Result<()> {
+    releases(&RELEASES)
 }
 
 /// The tunnel benchmark's peers. One that cannot be built is said and left out of the table.
@@ -152,6 +161,25 @@ fn tailscale() -> Result<()> {
     // The paths of this machine do not belong into a test's programs, and symbols are never looked at.
     let mut command = Command::new("go");
     run(command.args(["install", "-trimpath", "-ldflags=-s -w"]).args(packages).env("GOBIN", bin))
+}
+
+/// Older releases of the same client, each as one program that is daemon and command line: half the linking.
+fn releases(wanted: &[(&str, &str)]) -> Result<()> {
+    let bin = cache().join("peers/bin");
+    for (number, version) in wanted.iter().filter(|(number, _)| find(&program_of(number)).is_none()) {
+        println!("setup: building tailscale {version} (some minutes, once)");
+        // `go install` names a program after its package.
+        let dir = cache().join(format!("tailscale-{number}"));
+        std::fs::create_dir_all(&dir)?;
+        std::fs::create_dir_all(&bin)?;
+        let mut command = Command::new("go");
+        command.args(["install", "-trimpath", "-ldflags=-s -w", "-tags=ts_include_cli"]);
+        run(command.arg(format!("tailscale.com/cmd/tailscaled@{version}")).env("GOBIN", &dir))
+            .with_context(|| format!("cannot build release {number} of the official mesh client"))?;
+        std::fs::rename(dir.join("tailscaled"), bin.join(program_of(number)))?;
+        std::fs::remove_dir(&dir)?;
+    }
+    Ok(())
 }
 
 fn cargo_install(name: &str, version: &str) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `cargo xtask test [--setup]`. In: the tree. Out: every suite run, then one line each and a count.
+//! `cargo xtask test [--setup [--releases]]`. In: the tree. Out: every suite run, then one line each and a count.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -22,15 +22,22 @@ struct Step {
 /// # Errors
 /// If anything failed, or the arguments are wrong.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let mut setup = false;
+    let (mut setup, mut releases) = (false, false);
     for arg in args {
         match arg.as_str() {
             "--setup" => setup = true,
-            other => bail!("unknown argument `{other}`; usage: cargo xtask test [--setup]"),
+            "--releases" => releases = true,
+            other => bail!("unknown argument `{other}`; usage: cargo xtask test [--setup [--releases]]"),
         }
+    }
+    if releases && !setup {
+        bail!("`--releases` installs what is missing, as `--setup` does; say both");
     }
     if setup {
         crate::setup::suites()?;
+    }
+    if releases {
+        crate::setup::all_releases()?;
     }
     let skips = std::env::temp_dir().join(format!("portcullis-skipped-{}", std::process::id()));
     let _ = std::fs::remove_file(&skips);

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use stage::eventually;
 use stage::netns::service::{Service, answer, visit, visit_udp};
 use stage::netns::tailscaled::Tailscaled;
 
-use crate::room::{Mesh, SETTLED, SOON, becomes, ip, to};
+use crate::room::{Control, Mesh, SETTLED, SOON, becomes, ip, to};
 
 const SERVICE: &str = "198.51.100.7:443";
 const OTHER: &str = "198.51.100.7:8443";
@@ -25,6 +26,15 @@ const POLICY: &str = r#"{
     ],
 }"#;
 
+/// What `routes check` says of the partner: who carries it, for whom, and from which address, one after the other.
+fn carriers(control: &Control) -> Value {
+    control.json(&["routes", "check", "198.51.100.7"])["carriers"].clone()
+}
+
+fn carrier(node: &str, from: &str, users: &[&str]) -> Value {
+    json!([{ "route": "198.51.100.7/32", "node": node, "online": true, "exit": false, "leaves_from": from, "users": users }])
+}
+
 #[test]
 fn the_service_sees_the_router_for_whom_the_policy_names_while_the_route_is_approved() {
     let Some(mesh) = Mesh::new() else { return };
@@ -39,6 +49,9 @@ fn the_service_sees_the_router_for_whom_the_policy_names_while_the_route_is_appr
     let ben = mesh.member("ben-laptop", "203.0.113.21", &keys[1], &accept);
     let cem = mesh.member("cem-laptop", "203.0.113.22", &keys[2], &accept);
     assert!(visit(ann.host(), to(SERVICE), SOON).is_err(), "nobody gets in from anywhere else");
+    let check = || control.try_run(&["routes", "check", "198.51.100.7"]);
+    let nobody = check().unwrap_err();
+    assert!(nobody.contains("nobody carries 198.51.100.7") && nobody.contains("exit status: 1"), "{nobody}");
 
     let router = mesh.router("router", "203.0.113.10", &keys[3], &["--advertise-routes=198.51.100.7/32"]);
     let pending = || control.run(&["routes", "list"]);
@@ -46,6 +59,8 @@ fn the_service_sees_the_router_for_whom_the_policy_names_while_the_route_is_appr
     assert!(visit(ann.host(), to(SERVICE), SOON).is_err(), "a route that nobody approved carries nothing");
     assert_eq!(ann.routes_of("router"), Vec::<String>::new());
     assert_eq!((service.seen(), other.seen()), (vec![], vec![]));
+    let waits = check().unwrap_err();
+    assert!(waits.contains("pending: portcullis routes approve router 198.51.100.7/32\n"), "{waits}");
 
     control.run(&["routes", "approve", "router", "198.51.100.7/32"]);
     let asked = Instant::now();
@@ -62,6 +77,12 @@ fn the_service_sees_the_router_for_whom_the_policy_names_while_the_route_is_appr
     assert_eq!(cem.routes_of("router"), Vec::<String>::new(), "who may not use a route does not hear of it");
     assert!(visit(cem.host(), to(SERVICE), SOON).is_err());
     assert_eq!((service.seen().len(), other.seen().len()), seen);
+    // It says what was just seen on the wire: the address of the router, for Ann and Ben and not for Cem.
+    assert_eq!(carriers(control), carrier("router", "203.0.113.10", &["ann-laptop", "ben-laptop"]));
+    let words = check().unwrap();
+    for part in ["through router", "for:         ann-laptop, ben-laptop\n", "leaves from: 203.0.113.10 "] {
+        assert!(words.contains(part), "{words}");
+    }
 
     let mut open = ann.host().connect(to(SERVICE), SOON).unwrap();
     assert_eq!(answer(&mut open), Ok(ip("203.0.113.10")));
@@ -71,6 +92,8 @@ fn the_service_sees_the_router_for_whom_the_policy_names_while_the_route_is_appr
     becomes(Duration::from_secs(5), &true, gone);
     eprintln!("revoked and gone after {:?}", revoked.elapsed());
     assert!(answer(&mut open).is_err(), "an open connection ends with the route");
+    let taken = check().unwrap_err();
+    assert!(taken.contains("is revoked") && taken.contains("nobody carries"), "{taken}");
     drop(router);
 }
 
@@ -88,8 +111,10 @@ fn a_policy_change_is_with_the_router_at_once() {
     eventually(SETTLED, || control.try_run(&["routes", "approve", "router", "198.51.100.7/32"])).unwrap();
     becomes(SETTLED, &Ok(ip("203.0.113.10")), || visit(ann.host(), to(SERVICE), SOON));
 
+    assert_eq!(carriers(control), carrier("router", "203.0.113.10", &["ann-laptop"]));
     control.policy(&POLICY.replace("\"ann@\"", "\"ben@\""));
     becomes(Duration::from_secs(5), &true, || visit(ann.host(), to(SERVICE), Duration::from_millis(300)).is_err());
+    assert_eq!(carriers(control), carrier("router", "203.0.113.10", &[]), "for nobody who is here");
     control.policy(POLICY);
     becomes(Duration::from_secs(5), &Ok(ip("203.0.113.10")), || visit(ann.host(), to(SERVICE), SOON));
     // A policy that breaks its own promise is refused, and the old one stays.
@@ -161,14 +186,18 @@ fn taken_over(changes: &[(Duration, Option<IpAddr>)]) {
 #[test]
 fn a_second_router_takes_over_from_one_that_is_killed() {
     let Some(mut pair) = pair() else { return };
+    let control = &pair.mesh.control;
+    assert_eq!(carriers(control), carrier("one", ROUTERS[0], &["ann-laptop"]));
     pair.routers[0].kill();
     taken_over(&watch(&pair, Duration::from_secs(20)));
+    assert_eq!(carriers(control), carrier("two", ROUTERS[1], &["ann-laptop"]), "the address of who carries it now");
     // The first comes back, and the second keeps the work: an address that partners see must not jump about.
     pair.routers[0].restart(Duration::ZERO);
     pair.routers[0].wait(SETTLED, |s| s["BackendState"] == "Running").unwrap();
     let quiet = watch(&pair, Duration::from_secs(8));
     assert!(quiet.iter().all(|(_, seen)| *seen == Some(ip(ROUTERS[1]))), "{quiet:?}");
-    assert_eq!(pair.mesh.control.node("one").map(|n| n["online"].clone()), Some(true.into()));
+    assert_eq!(control.node("one").map(|n| n["online"].clone()), Some(true.into()));
+    assert_eq!(carriers(control), carrier("two", ROUTERS[1], &["ann-laptop"]));
 }
 
 #[test]

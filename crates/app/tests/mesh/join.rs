@@ -4,19 +4,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use stage::eventually;
-use stage::netns::service::{Service, visit, visit_udp};
+use stage::netns::service::{Service, visit};
 use stage::netns::tailscaled::Tailscaled;
 
-use crate::room::{Mesh, SETTLED, SOON, becomes, to};
-
-/// Reaches a member's port 80 over both families and both protocols, and is seen as itself.
-fn talk(from: &Tailscaled, other: &Tailscaled) {
-    for (target, own) in [(other.v4(), from.v4()), (other.v6(), from.v6())] {
-        let addr = (target, 80).into();
-        becomes(SETTLED, &Ok(own), || visit(from.host(), addr, SOON));
-        assert_eq!(visit_udp(from.host(), addr, SOON), Ok(own), "UDP to {target}");
-    }
-}
+use crate::room::{Mesh, SETTLED, SOON, becomes, talk, to};
 
 #[test]
 fn members_reach_each_other_directly_and_by_the_relay() {

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+use stage::netns::service::{visit, visit_udp};
 use stage::netns::tailscaled::Tailscaled;
 use stage::netns::{Host, World};
 use stage::process::Process;
@@ -99,7 +100,10 @@ impl Control {
     pub(crate) fn start(host: Host, url: &str, args: &[&str]) -> Control {
         let dir = host.dir().join("control");
         std::fs::create_dir_all(&dir).unwrap();
-        let fixed = ["--server-url", url, "--listen", "0.0.0.0:8080", "--stun", "0.0.0.0:3478", "--data-dir"];
+        // A URL with an IPv6 address is for clients that come over IPv6.
+        let (listen, stun) =
+            if url.contains('[') { ("[::]:8080", "[::]:3478") } else { ("0.0.0.0:8080", "0.0.0.0:3478") };
+        let fixed = ["--server-url", url, "--listen", listen, "--stun", stun, "--data-dir"];
         let mut all: Vec<String> = fixed.iter().chain(&[dir.to_str().unwrap()]).map(ToString::to_string).collect();
         all.extend(args.iter().map(ToString::to_string));
         let process = launch(&host, &all);
@@ -191,6 +195,15 @@ fn launch(host: &Host, args: &[String]) -> Process {
     let mut command = host.command(env!("CARGO_BIN_EXE_portcullis"));
     command.arg("control").args(args);
     Process::start("control", command)
+}
+
+/// Reaches a member's port 80 over both families and both protocols, and is seen as itself.
+pub(crate) fn talk(from: &Tailscaled, other: &Tailscaled) {
+    for (target, own) in [(other.v4(), from.v4()), (other.v6(), from.v6())] {
+        let addr = (target, 80).into();
+        becomes(SETTLED, &Ok(own), || visit(from.host(), addr, SOON));
+        assert_eq!(visit_udp(from.host(), addr, SOON), Ok(own), "UDP to {target}");
+    }
 }
 
 /// Waits until `f` gives `want`, and says what it gave instead.

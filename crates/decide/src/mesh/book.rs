@@ -107,6 +107,8 @@ pub(crate) struct Presence {
     pub(crate) streams: BTreeSet<u64>,
     /// Where it came from last.
     pub(crate) from: Option<Addr>,
+    /// When its last stream ended, or when the server started.
+    pub(crate) left: u64,
     /// Until when it counts as connected without a stream.
     pub(crate) until: u64,
     /// True if it has not answered when asked.
@@ -197,7 +199,7 @@ impl Book {
                     return Err(Refusal::new(format!("nodes {other} and {} have the same key", n.id)));
                 }
                 let until = now + GRACE_AT_START;
-                self.presence.insert(n.id, Presence { until, ..Presence::default() });
+                self.presence.insert(n.id, Presence { left: now, until, ..Presence::default() });
                 self.revision += 1;
                 self.nodes.insert(n.id, Member::new(n, self.revision));
             }
@@ -474,7 +476,7 @@ impl Book {
         let pending = self.pending.values().map(|p| p.ends());
         let expiry = self.nodes.values().filter_map(|m| m.node.expires);
         let away = self.presence.values().filter(|p| p.streams.is_empty()).map(|p| p.until);
-        let gone = self.nodes.values().filter(|m| m.node.ephemeral && !m.online).map(|m| m.node.seen + EPHEMERAL_AWAY);
+        let gone = self.nodes.values().filter_map(|m| self.forgotten_at(m));
         // What is past was dealt with when it came.
         pending.chain(expiry).chain(away).chain(gone).filter(|t| *t > now).min()
     }

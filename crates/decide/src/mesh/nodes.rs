@@ -69,8 +69,13 @@ impl Book {
     /// Takes in what a node says of its host.
     pub(crate) fn take_host(&mut self, id: u64, host: &Hostinfo) {
         let Some(m) = self.nodes.get(&id) else { return };
-        let host = bounded(host);
+        let mut host = bounded(host);
         let old = m.node.clone();
+        if host.net_info.is_none() {
+            // A client that logs in again says nothing of its network until something changes there; it stays at its
+            // relay, and without one nobody who has no direct path would find it.
+            host.net_info.clone_from(&old.host.net_info);
+        }
         if old.host == host {
             return;
         }
@@ -121,6 +126,7 @@ impl Book {
             && p.streams.remove(&stream)
             && p.streams.is_empty()
         {
+            p.left = now;
             p.until = now + GRACE;
             self.seen(id, now);
         }
@@ -156,13 +162,19 @@ impl Book {
         }
     }
 
+    /// When a node is forgotten if it does not come back; `None` for one that is there, also when it does not answer.
+    pub(crate) fn forgotten_at(&self, m: &Member) -> Option<u64> {
+        let p = self.presence.get(&m.node.id);
+        if !m.node.ephemeral || p.is_some_and(|p| !p.streams.is_empty()) {
+            return None;
+        }
+        // A server that was killed did not see who left when; absence is then counted from its start.
+        Some(p.map_or(0, |p| p.left).max(m.node.seen) + EPHEMERAL_AWAY)
+    }
+
     pub(crate) fn forget_ephemeral(&mut self, now: u64) {
-        let gone: Vec<u64> = self
-            .nodes
-            .values()
-            .filter(|m| m.node.ephemeral && !m.online && m.node.seen + EPHEMERAL_AWAY <= now)
-            .map(|m| m.node.id)
-            .collect();
+        let gone: Vec<u64> =
+            self.nodes.values().filter(|m| self.forgotten_at(m).is_some_and(|t| t <= now)).map(|m| m.node.id).collect();
         for id in gone {
             if let Some(m) = self.nodes.get(&id) {
                 let name = m.node.name.clone();

@@ -24,14 +24,50 @@ pub enum Mode {
     Userspace(SocketAddr),
 }
 
+/// The last releases before the pinned one, the oldest first: what a release is called, and its newest version.
+pub const RELEASES: [(&str, &str); 9] = [
+    ("1.84", "v1.84.3"),
+    ("1.86", "v1.86.2"),
+    ("1.88", "v1.88.4"),
+    ("1.90", "v1.90.9"),
+    ("1.92", "v1.92.5"),
+    ("1.94", "v1.94.2"),
+    ("1.96", "v1.96.5"),
+    ("1.98", "v1.98.10"),
+    ("1.100", "v1.100.0"),
+];
+
+/// The program of a release beside the pinned one, as `1.84`: daemon and command line in one file
+/// (its build tag `ts_include_cli`), in set-up's cache.
+#[must_use]
+pub fn release(number: &str) -> Option<PathBuf> {
+    peers::find(&program_of(number))
+}
+
+/// What the program of a release is called.
+#[must_use]
+pub fn program_of(number: &str) -> String {
+    format!("tailscaled-{number}")
+}
+
 /// A running `tailscaled`; killed with its owner.
 #[derive(Debug)]
 pub struct Tailscaled {
     host: Host,
+    program: Program,
     mode: Mode,
     env: Vec<(String, String)>,
     process: Process,
     dir: PathBuf,
+}
+
+/// Which client runs.
+#[derive(Debug, Clone)]
+enum Program {
+    /// The pinned one: two programs.
+    Pinned,
+    /// One program that is both.
+    Both(PathBuf),
 }
 
 impl Tailscaled {
@@ -53,11 +89,20 @@ impl Tailscaled {
 
     /// Starts the daemon in a mode, with environment variables.
     pub fn start_with(host: &Host, mode: Mode, env: &[(&str, &str)]) -> Tailscaled {
+        Tailscaled::begin(host, Program::Pinned, mode, env)
+    }
+
+    /// Starts another release, a program as [`release`] gives it, with a TUN device.
+    pub fn start_release(host: &Host, program: &Path) -> Tailscaled {
+        Tailscaled::begin(host, Program::Both(program.to_path_buf()), Mode::Tun, &[])
+    }
+
+    fn begin(host: &Host, program: Program, mode: Mode, env: &[(&str, &str)]) -> Tailscaled {
         let env: Vec<_> = env.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect();
         let dir = host.dir().join("tailscale");
         std::fs::create_dir_all(&dir).unwrap();
-        let process = launch(host, mode, &env, &dir);
-        let mut daemon = Tailscaled { host: host.clone(), mode, env, process, dir };
+        let process = launch(host, &program, mode, &env, &dir);
+        let mut daemon = Tailscaled { host: host.clone(), program, mode, env, process, dir };
         daemon.wait_socket();
         daemon
     }
@@ -78,7 +123,7 @@ impl Tailscaled {
     pub fn restart(&mut self, after: Duration) {
         self.kill();
         std::thread::sleep(after);
-        self.process = launch(&self.host, self.mode, &self.env, &self.dir);
+        self.process = launch(&self.host, &self.program, self.mode, &self.env, &self.dir);
         self.wait_socket();
     }
 
@@ -252,7 +297,14 @@ impl Tailscaled {
 
     fn command(&self) -> Command {
         // The command speaks to the daemon's socket alone, so it needs no namespace, and starts faster without.
-        let mut command = Command::new(peers::find("tailscale").unwrap_or_else(|| panic!("tailscale is missing")));
+        let mut command = match &self.program {
+            Program::Pinned => Command::new(peers::find("tailscale").unwrap_or_else(|| panic!("tailscale is missing"))),
+            Program::Both(path) => {
+                let mut command = Command::new(path);
+                command.env("TS_BE_CLI", "true");
+                command
+            }
+        };
         command.arg("--socket").arg(self.dir.join("sock"));
         command
     }
@@ -279,8 +331,11 @@ impl Drop for Tailscaled {
     }
 }
 
-fn launch(host: &Host, mode: Mode, env: &[(String, String)], dir: &Path) -> Process {
-    let program = peers::find("tailscaled").unwrap_or_else(|| panic!("tailscaled is missing"));
+fn launch(host: &Host, program: &Program, mode: Mode, env: &[(String, String)], dir: &Path) -> Process {
+    let program = match program {
+        Program::Pinned => peers::find("tailscaled").unwrap_or_else(|| panic!("tailscaled is missing")),
+        Program::Both(path) => path.clone(),
+    };
     let _ = std::fs::remove_file(dir.join("sock"));
     let mut command = host.command(program);
     command.arg("--statedir").arg(dir).arg("--socket").arg(dir.join("sock"));
