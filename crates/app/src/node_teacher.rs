@@ -2,7 +2,7 @@
 //! other apps get in with no route through the mesh. In: pictures of the mesh. Out: proofs to the gate, and the end of a
 //! grant once its node is no longer one of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use daemon::control::Control;
@@ -10,7 +10,7 @@ use daemon::gate::Gate;
 use daemon::run::Run;
 use decide::grant::{Event, Outcome, Proof};
 use decide::mesh::Snapshot;
-use model::{Addr, Evidence, GrantId};
+use model::{Addr, Evidence, Grant};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -26,8 +26,6 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// What a node has brought about on one list.
 struct Taught {
     addr: Addr,
-    /// The grants of its addresses, the newest last.
-    grants: Vec<GrantId>,
     at: Instant,
 }
 
@@ -48,6 +46,10 @@ pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: Vec<Teach>
                 warn!("{words}");
             }
             nobodys = nobody;
+            let lists: BTreeSet<&str> = teach.iter().map(|t| t.list.as_str()).collect();
+            for list in lists {
+                take_back(&gate, &now, &teach, list, &mut taught).await;
+            }
             for t in &teach {
                 follow(&gate, &now, t, &mut taught).await;
             }
@@ -74,14 +76,6 @@ async fn follow(gate: &Gate, s: &Snapshot, t: &Teach, taught: &mut BTreeMap<(Str
         // Said already.
         Err(_) => return,
     };
-    let gone: Vec<(String, u64)> =
-        taught.keys().filter(|(list, id)| *list == t.list && !members.contains(id)).cloned().collect();
-    for key in gone {
-        for grant in taught.remove(&key).map(|t| t.grants).unwrap_or_default() {
-            info!("node {} is no longer one of those that the list `{}` takes in", key.1, key.0);
-            let _ = gate.keeper.tell(Event::Revoke(grant, "its node is no longer a member".into())).await;
-        }
-    }
     for m in members.iter().filter_map(|id| s.nodes.get(id)).filter(|m| m.online) {
         let Some(addr) = m.from else { continue };
         let key = (t.list.clone(), m.node.id);
@@ -97,14 +91,43 @@ async fn follow(gate: &Gate, s: &Snapshot, t: &Teach, taught: &mut BTreeMap<(Str
             ttl: None,
         };
         let done = gate.keeper.tell(Event::Proof(proof)).await;
-        let known = taught.entry(key).or_insert_with(|| Taught { addr, grants: Vec::new(), at: Instant::now() });
-        (known.addr, known.at) = (addr, Instant::now());
         if let Ok(done) = done
-            && let Outcome::Given(id) | Outcome::Renewed(id) = done.outcome
-            && !known.grants.contains(&id)
+            && let Outcome::Given(_) = done.outcome
         {
             info!("{addr} is on `{}` because {} comes from there", t.list, m.node.name);
-            known.grants.push(id);
         }
+        taught.insert(key, Taught { addr, at: Instant::now() });
     }
+}
+
+/// Takes back what nodes have brought about that are no longer members, in a run before this one too. What somebody else
+/// gave for the same address stays.
+async fn take_back(
+    gate: &Gate,
+    s: &Snapshot,
+    teach: &[Teach],
+    list: &str,
+    taught: &mut BTreeMap<(String, u64), Taught>,
+) {
+    let mut members: BTreeSet<&str> = BTreeSet::new();
+    for t in teach.iter().filter(|t| t.list == list) {
+        // Who is meant is not known for now: said elsewhere, and nobody loses anything by it.
+        let Ok(ids) = s.named(&t.nodes) else { return };
+        members.extend(ids.iter().filter_map(|id| s.nodes.get(id)).map(|m| m.node.name.as_str()));
+    }
+    let left = |g: &Grant| g.evidence == Evidence::Node && !g.device.as_deref().is_some_and(|d| members.contains(d));
+    let grants: Vec<Grant> = {
+        let all = gate.keeper.picture.grants.read();
+        all.get(list).into_iter().flat_map(BTreeMap::values).filter(|g| left(g)).cloned().collect()
+    };
+    for g in grants {
+        let device = g.device.as_deref().unwrap_or_default();
+        info!("{device} is no longer one of the nodes that the list `{list}` takes in");
+        let _ = gate.keeper.tell(Event::Revoke(g.id, "its node is no longer a member".into())).await;
+        // Others behind the same address say again that they are there.
+        taught.retain(|(of, _), k| of != list || !g.prefix.contains(k.addr));
+    }
+    let ids: BTreeSet<u64> =
+        s.nodes.values().filter(|m| members.contains(m.node.name.as_str())).map(|m| m.node.id).collect();
+    taught.retain(|(of, id), _| of != list || ids.contains(id));
 }
