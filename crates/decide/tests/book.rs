@@ -211,3 +211,25 @@ fn who_is_turned_away_is_told_so_and_who_has_joined_waits_no_more() {
     assert!(b.approve("ticket-2-20", "ada", "test", 703).is_err());
     assert!(b.snapshot(703).pending.is_empty());
 }
+
+#[test]
+fn any_route_of_a_connector_is_any_single_address() {
+    let mut b = book();
+    let offers = |tag: &str| json!({ "tags": [tag], "host": { "RoutableIPs": ["198.51.100.7/32", "128.0.0.0/1", "192.0.2.0/24"] } });
+    node(&mut b, 1, offers("tag:c"));
+    node(&mut b, 2, offers("tag:r"));
+    let policy = r#"{"tagOwners": {"tag:c": [], "tag:r": []},
+        "autoApprovers": {"routes": {"0.0.0.0/0": ["tag:c", "tag:r"], "192.0.2.0/24": ["tag:c"]}},
+        "nodeAttrs": [{"target": ["*"], "app": {"tailscale.com/app-connectors": [
+            {"name": "x", "connectors": ["tag:c"], "domains": ["x.example"]}]}}]}"#;
+    b.set_policy(Some(policy), "test", 2).unwrap();
+    let s = b.snapshot(2);
+    let state = |id: u64| -> Vec<String> {
+        let all = s.routes_of(&s.nodes[&id]);
+        let mut all: Vec<String> = all.iter().map(|r| format!("{} {}", r.prefix.long(), r.state.word())).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(state(1), ["128.0.0.0/1 pending", "192.0.2.0/24 approved", "198.51.100.7/32 approved"]);
+    assert_eq!(state(2), ["128.0.0.0/1 approved", "192.0.2.0/24 approved", "198.51.100.7/32 approved"]);
+}

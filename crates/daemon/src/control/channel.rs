@@ -89,23 +89,36 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, from: Addr) 
     answer
 }
 
-async fn serve(desk: Arc<Desk>, mut io: TokioIo<hyper::upgrade::Upgraded>, accepted: Accepted, from: Addr) {
+type Noise = NoiseStream<TokioIo<hyper::upgrade::Upgraded>>;
+
+/// Ends the handshake. Its first record proves a machine's key: whoever replays somebody's first message ends here.
+async fn greet(
+    mut io: TokioIo<hyper::upgrade::Upgraded>,
+    accepted: Accepted,
+    from: Addr,
+) -> Option<(Noise, [u8; PREFACE])> {
     let machine = accepted.peer;
     let sent = async {
         io.write_all(&accepted.response).await?;
         io.flush().await
     };
     if !matches!(tokio::time::timeout(PATIENCE, sent).await, Ok(Ok(()))) {
-        return;
+        return None;
     }
     let mut io = NoiseStream::new(io, accepted.session, Vec::new());
-    // Its first record proves its key: whoever replays somebody's first message ends here.
     let mut preface = [0; PREFACE];
     match tokio::time::timeout(PATIENCE, io.read_exact(&mut preface)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(e)) => return debug!("{from}: {}: {e}", machine.short()),
-        Err(_) => return debug!("{from}: {} says nothing", machine.short()),
+        Ok(Ok(_)) => return Some((io, preface)),
+        Ok(Err(e)) => debug!("{from}: {}: {e}", machine.short()),
+        Err(_) => debug!("{from}: {} says nothing", machine.short()),
     }
+    None
+}
+
+async fn serve(desk: Arc<Desk>, io: TokioIo<hyper::upgrade::Upgraded>, accepted: Accepted, from: Addr) {
+    let machine = accepted.peer;
+    // Boxed, like the connection below: a channel lasts for weeks and holds no more than it needs then.
+    let Some((io, preface)) = Box::pin(greet(io, accepted, from)).await else { return };
     let entered = desk.enter(machine);
     let (read, write) = tokio::io::split(io);
     let io = tokio::io::join(Cursor::new(preface).chain(read), write);
@@ -115,20 +128,21 @@ async fn serve(desk: Arc<Desk>, mut io: TokioIo<hyper::upgrade::Upgraded>, accep
         let desk = desk.clone();
         service_fn(move |request| {
             let (desk, asker) = (desk.clone(), asker.clone());
-            async move { Ok::<_, Infallible>(machine::answer(&desk, &asker, request).await) }
+            // Boxed: a map stream's request stays for as long as the stream, and needs no room for how it was answered.
+            Box::pin(async move { Ok::<_, Infallible>(machine::answer(&desk, &asker, request).await) })
         })
     };
-    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
+    let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
         .max_concurrent_streams(AT_ONCE)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW * 2)
         .max_header_list_size(HEADERS)
         .max_send_buf_size(UNSENT)
         .keep_alive_interval(ALIVE)
-        .keep_alive_timeout(PATIENCE * 3)
-        .serve_connection(TokioIo::new(io), service);
-    tokio::pin!(connection);
+        .keep_alive_timeout(PATIENCE * 3);
+    let mut connection = Box::pin(http.serve_connection(TokioIo::new(io), service));
+    drop(http);
     let done = tokio::select! {
         done = connection.as_mut() => done,
         () = entered.cut.cancelled() => return debug!("{from}: {} has newer channels", machine.short()),

@@ -62,14 +62,14 @@ impl std::fmt::Debug for Desk {
 struct Open {
     stream: u64,
     end: CancellationToken,
-    asks: mpsc::Sender<PingRequest>,
+    asks: mpsc::Sender<Box<PingRequest>>,
 }
 
 /// What a new map stream needs.
 pub(super) struct Opened {
     pub(super) stream: u64,
     pub(super) end: CancellationToken,
-    pub(super) asks: mpsc::Receiver<PingRequest>,
+    pub(super) asks: mpsc::Receiver<Box<PingRequest>>,
 }
 
 /// Control channels at a time: each takes some 50 KB, and a mesh of more nodes wants more than one server.
@@ -202,7 +202,7 @@ impl Desk {
         let asks = self.streams.lock().get(&node).map(|o| o.asks.clone()).context("it has no map stream open")?;
         self.waiting.lock().insert(id.clone(), tell);
         let answer = async {
-            asks.send(ping).await.map_err(|_| anyhow!("its map stream has ended"))?;
+            asks.send(Box::new(ping)).await.map_err(|_| anyhow!("its map stream has ended"))?;
             told.await.map_err(|_| anyhow!("it was not answered"))
         };
         let answer = tokio::time::timeout(patience, answer).await;

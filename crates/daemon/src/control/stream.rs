@@ -1,6 +1,7 @@
 //! A map stream: a client hears of the network as it changes. In: pictures, questions to the node. Out: messages, each
 //! with its length before it, a whole map first. Source: Tailscale's `control/controlclient`, `MapResponse`.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -119,7 +120,7 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
                 tokio::time::sleep(SETTLE).await;
                 continue;
             }
-            Some(ask) = opened.asks.recv() => MapResponse { ping_request: Some(ask), ..MapResponse::default() },
+            Some(ask) = opened.asks.recv() => MapResponse { ping_request: Some(*ask), ..MapResponse::default() },
             _ = quiet.tick(), if how.keep_alive => MapResponse { keep_alive: true, ..MapResponse::default() },
             () = tell.closed() => return,
             () = opened.end.cancelled() => return,
@@ -136,16 +137,60 @@ async fn send(tell: &mpsc::Sender<Bytes>, message: &MapResponse, how: How) -> bo
     matches!(tokio::time::timeout(STUCK, tell.send(bytes)).await, Ok(Ok(())))
 }
 
+/// What maps are written and compressed in. Each thread keeps one: maps are large, streams keep little, and small things
+/// that stay between large ones that go would hold their memory.
+struct Scratch {
+    json: Vec<u8>,
+    packed: Vec<u8>,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+}
+
+/// A thread keeps no more than this for the next map: one of about a thousand nodes.
+const SCRATCH: usize = 1 << 20;
+
+thread_local! {
+    static HERE: RefCell<Scratch> = const { RefCell::new(Scratch { json: Vec::new(), packed: Vec::new(), zstd: None }) };
+}
+
 /// A message with its length, 32 bits little-endian, before it.
 fn frame(message: &MapResponse, how: How) -> Option<Bytes> {
-    let json = serde_json::to_vec(message).map_err(|e| error!("a map can not be written: {e}")).ok()?;
-    let body = if how.zstd {
-        zstd::bulk::compress(&json, LEVEL).map_err(|e| error!("a map can not be compressed: {e}")).ok()?
-    } else {
-        json
-    };
-    let mut out = BytesMut::with_capacity(body.len() + 4);
-    out.put_u32_le(u32::try_from(body.len()).ok()?);
-    out.extend_from_slice(&body);
-    Some(out.freeze())
+    HERE.with_borrow_mut(|s| {
+        let framed = s.frame(message, how).map_err(|e| error!("a map can not be written: {e:#}")).ok();
+        if s.json.capacity() > SCRATCH {
+            (s.json, s.packed) = (Vec::new(), Vec::new());
+        }
+        framed
+    })
+}
+
+/// Small tables: what repeats in a map repeats soon.
+fn compressor() -> std::io::Result<zstd::bulk::Compressor<'static>> {
+    use zstd::zstd_safe::CParameter::{HashLog, WindowLog};
+    let mut z = zstd::bulk::Compressor::new(LEVEL)?;
+    z.set_parameter(WindowLog(16))?;
+    z.set_parameter(HashLog(12))?;
+    Ok(z)
+}
+
+impl Scratch {
+    fn frame(&mut self, message: &MapResponse, how: How) -> anyhow::Result<Bytes> {
+        self.json.clear();
+        serde_json::to_writer(&mut self.json, message)?;
+        let body = if how.zstd {
+            let zstd = match &mut self.zstd {
+                Some(z) => z,
+                none => none.insert(compressor()?),
+            };
+            self.packed.clear();
+            self.packed.reserve(zstd::zstd_safe::compress_bound(self.json.len()));
+            zstd.compress_to_buffer(&self.json, &mut self.packed)?;
+            &self.packed
+        } else {
+            &self.json
+        };
+        let mut out = BytesMut::with_capacity(body.len() + 4);
+        out.put_u32_le(u32::try_from(body.len())?);
+        out.extend_from_slice(body);
+        Ok(out.freeze())
+    }
 }

@@ -26,7 +26,8 @@ pub struct Sent {
     dns: u64,
     ssh: u64,
     derp: u64,
-    peers: BTreeMap<u64, Told>,
+    /// By number. Each stream keeps one for every peer, so it is no larger than it must be.
+    peers: Vec<(u64, Told)>,
     users: BTreeMap<u64, u64>,
 }
 
@@ -96,20 +97,22 @@ impl Sent {
         member.expired = true;
         let mut out = MapResponse { node: Some(own_node(s, &member, None)), ..MapResponse::default() };
         out.packet_filters.insert("base".to_string(), Vec::new());
-        out.peers_removed = self.peers.keys().copied().collect();
+        out.peers_removed = self.peers.iter().map(|(id, _)| *id).collect();
         out.control_time = Some(Stamp(s.at));
         out
     }
 
     fn peers(&mut self, s: &Snapshot, view: Option<&NodeView>, out: &mut MapResponse) {
-        let mut now: BTreeMap<u64, Told> = BTreeMap::new();
-        for place in view.map(|v| v.peers.as_slice()).unwrap_or_default() {
+        let places = view.map(|v| v.peers.as_slice()).unwrap_or_default();
+        let mut now: Vec<(u64, Told)> = Vec::with_capacity(places.len());
+        let known = |id: u64| self.peers.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| self.peers[at].1);
+        for place in places {
             let Some((m, viewer)) = s.at_place(*place).zip(view.map(|v| v.node)) else { continue };
             let allowed = s.compiled.allowed_ips(viewer, *place);
             let told = Told { whole: m.told, patched: m.patched, allowed: digest(&allowed) };
-            now.insert(m.node.id, told);
-            match self.peers.get(&m.node.id) {
-                Some(t) if *t == told => {}
+            now.push((m.node.id, told));
+            match known(m.node.id) {
+                Some(t) if t == told => {}
                 // A patch can not say that there is no endpoint or no relay any more.
                 Some(t) if t.whole == told.whole && t.allowed == told.allowed && patchable(m) => {
                     out.peers_changed_patch.push(patch(m));
@@ -117,7 +120,9 @@ impl Sent {
                 _ => out.peers_changed.push(peer(s, m, *place, allowed)),
             }
         }
-        out.peers_removed = self.peers.keys().filter(|id| !now.contains_key(id)).copied().collect();
+        now.sort_unstable_by_key(|(id, _)| *id);
+        let stays = |id: &u64| now.binary_search_by_key(id, |(id, _)| *id).is_ok();
+        out.peers_removed = self.peers.iter().map(|(id, _)| *id).filter(|id| !stays(id)).collect();
         out.peers_changed.sort_by_key(|n| n.id);
         out.peers_changed_patch.sort_by_key(|n| n.node_id);
         self.peers = now;
@@ -312,9 +317,24 @@ fn peer_api(m: &Member) -> Option<Resolver> {
 
 /// Remembers a value by its digest; true if it is another one than before.
 fn changed<T: serde::Serialize>(before: &mut u64, now: &T) -> bool {
+    let mut h = Digest(DefaultHasher::new());
     // These values are plain data: writing them as JSON does not fail, and if it did they would count as new.
-    let hash = serde_json::to_vec(now).map_or(0, |json| digest(&json)).max(1);
+    let hash = serde_json::to_writer(&mut h, now).map_or(0, |()| h.0.finish()).max(1);
     std::mem::replace(before, hash) != hash
+}
+
+/// Takes in what is written.
+struct Digest(DefaultHasher);
+
+impl std::io::Write for Digest {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn digest<T: Hash>(value: &T) -> u64 {

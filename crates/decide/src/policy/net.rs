@@ -182,14 +182,18 @@ impl Approvers {
     }
 
     /// True if the node may have this route, or a wider one it is part of. `0.0.0.0/0` under `routes` means any route,
-    /// not the exit node's; pinned routes of app connectors are approved by being pinned.
+    /// not the exit node's; pinned routes of app connectors are approved by being pinned. For an app connector that
+    /// "any route" is any single address, for that is what it learns: a person who writes it for names does not mean
+    /// half the internet.
     pub(crate) fn approves(&self, policy: &Policy, node: &Node, route: Prefix) -> bool {
         if is_exit(route) {
             return self.exit.iter().any(|m| m.has(node));
         }
-        let mut connectors = policy.node_attrs.iter().flat_map(|n| &n.connectors);
-        self.routes.iter().any(|(p, members)| p.covers(route) && members.iter().any(|m| m.has(node)))
-            || connectors.any(|c| c.routes.iter().any(|r| r.it.covers(route)) && is_connector(node, c))
+        let connectors = || policy.node_attrs.iter().flat_map(|n| &n.connectors).filter(|c| is_connector(node, c));
+        let wide = || route.is_host() || connectors().next().is_none();
+        let covers = |p: &Prefix| p.covers(route) && (p.bits() > 0 || wide());
+        self.routes.iter().any(|(p, members)| covers(p) && members.iter().any(|m| m.has(node)))
+            || connectors().any(|c| c.routes.iter().any(|r| r.it.covers(route)))
     }
 }
 
