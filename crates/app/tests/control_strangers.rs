@@ -18,6 +18,8 @@ use wire::noise::{RECORD_MAX, Session};
 
 const BIN: &str = env!("CARGO_BIN_EXE_portcullis");
 
+const PROXY: &str = "127.0.0.8";
+
 /// Longest that anything here may take on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
@@ -36,7 +38,7 @@ impl Control {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -Sn {files}; exec \"$0\" \"$@\""), BIN, "control", "--stun", "off"]);
         command.args(["--server-url", &format!("http://{addr}"), "--listen", &addr.to_string(), "--data-dir"]);
-        command.arg(dir.path());
+        command.arg(dir.path()).args(["--trusted-proxies", PROXY]);
         let process = Process::start("control", command);
         ports::wait(addr, SOON).unwrap();
         let control = Control { process, addr, key: server_key(addr).await.unwrap(), dir };
@@ -163,6 +165,23 @@ async fn a_member_has_a_few_channels_and_the_newest_are_the_ones_that_live() {
     }
     assert_eq!(living, (32..40).collect::<Vec<_>>(), "the newest live");
     in_time(channels[39].1.news()).await.unwrap();
+    control.is_well().await;
+}
+
+#[tokio::test]
+async fn headers_that_contradict_each_other_are_refused_and_fill_no_log() {
+    let mut control = Control::start().await;
+    let twice = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2";
+    let other = "X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.2";
+    for i in 0..100 {
+        let mut io = control.from(PROXY).await;
+        let said = [twice, other, "X-Forwarded-For: nobody"][i % 3];
+        io.write_all(format!("GET /key?v=130 HTTP/1.1\r\nHost: c\r\n{said}\r\n\r\n").as_bytes()).await.unwrap();
+        let (head, _) = in_time(read_head(&mut io)).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 400"), "{said}: {head}");
+    }
+    let lines = control.process.output().lines().filter(|l| l.contains("X-Forwarded-For")).count();
+    assert!((1..=40).contains(&lines), "{lines} lines about 100 requests");
     control.is_well().await;
 }
 

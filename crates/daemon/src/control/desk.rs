@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use wire::meshkey::{MachineKey, MachinePrivate};
 use wire::tailcfg::map::PingRequest;
 
+use super::budget::LogBudget;
 use super::keeper::Keeper;
 use super::relay::Relay;
 use super::{ControlSettings, ServerUrl};
@@ -48,6 +49,8 @@ pub struct Desk {
     pub(super) seats: Mutex<BTreeMap<model::Addr, u32>>,
     /// Channels of each machine, the newest last.
     machines: Mutex<BTreeMap<MachineKey, VecDeque<(u64, CancellationToken)>>>,
+    /// Lines about requests whose headers can not be believed: strangers send them through proxies that pass them on.
+    pub(super) unbelieved: LogBudget,
     /// Requests by what they asked and how it went.
     pub(super) counts: Mutex<BTreeMap<(&'static str, u16), u64>>,
 }
@@ -124,6 +127,7 @@ impl Desk {
             channels: Arc::new(Semaphore::new(CHANNELS)),
             seats: Mutex::default(),
             machines: Mutex::default(),
+            unbelieved: LogBudget::default(),
             counts: Mutex::default(),
         }
     }

@@ -245,7 +245,9 @@ fn visitor(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Option<Addr> {
     match decide::visitor::trace(peer, &all("x-forwarded-for"), &all("forwarded"), &desk.trusted) {
         Ok(traced) => Some(traced.addr),
         Err(e) => {
-            info!("{peer}: {e}");
+            if let Some(held_back) = desk.unbelieved.spend(Instant::now()) {
+                info!(held_back, "{peer}: {e}");
+            }
             None
         }
     }
