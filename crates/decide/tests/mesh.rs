@@ -467,6 +467,32 @@ fn a_second_router_takes_over_and_the_first_does_not_take_it_back() {
 }
 
 #[test]
+fn only_clients_that_can_are_told_of_peers_in_a_small_message() {
+    // Releases 1.84, 1.100 and 1.102.
+    for (version, small) in [(116, false), (141, false), (142, true)] {
+        let mut w = World::new();
+        w.go(&Step::Join { machine: 0, user: 0, router: false });
+        let ask = MapRequest { version, node_key: Some(key(0, 0)), ..MapRequest::default() };
+        let id = w.book.update(machine(0), &ask, w.now).unwrap();
+        w.go(&Step::Join { machine: 1, user: 0, router: false });
+        w.go(&Step::Endpoints { machine: 1, port: 3, relay: 9 });
+        let mut sent = Sent::default();
+        let derp = json!({ "Regions": {} });
+        let mut next = |w: &mut World| sent.advance(&w.book.snapshot(w.now), id, (1, &derp)).unwrap();
+        next(&mut w);
+        w.go(&Step::Join { machine: 2, user: 0, router: false });
+        let came = next(&mut w);
+        assert_eq!((came.peers_changed.len(), came.health.is_none()), (1, small), "{version}");
+        w.go(&Step::Endpoints { machine: 1, port: 3, relay: 8 });
+        let moved = next(&mut w);
+        assert_eq!((moved.peers_changed_patch.len(), moved.health.is_none()), (1, true), "{version}");
+        w.go(&Step::Delete { machine: 2 });
+        let went = next(&mut w);
+        assert_eq!((went.peers_removed.len(), went.health.is_none()), (1, small), "{version}");
+    }
+}
+
+#[test]
 fn a_node_that_logs_in_again_stays_at_its_relay() {
     let mut w = World::new();
     for n in [0, 1] {

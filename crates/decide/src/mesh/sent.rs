@@ -17,6 +17,10 @@ use crate::policy::NodeView;
 /// any user's.
 const TAGGED: u64 = 2_147_455_555;
 
+/// The first capability version (release 1.102) that takes peers who come and go on its way for small changes, and
+/// does with them all that there is to do.
+const PEERS_BY_DIFFERENCE: u32 = 142;
+
 /// What one client knows.
 #[derive(Debug, Clone, Default)]
 pub struct Sent {
@@ -78,9 +82,11 @@ impl Sent {
         if out == MapResponse::default() {
             return None;
         }
-        if !out.user_profiles.is_empty() {
-            // Official clients (1.102) do not show users that come beside small changes alone; with any other field
-            // they take the whole message (netmap, `mapResponseContainsNonPatchFields`).
+        // Official clients take a message of small changes alone another way than one with any other field (netmap,
+        // `mapResponseContainsNonPatchFields`). On that way they do not show new users, and release 1.100 neither
+        // pings new peers nor routes to them.
+        let peers = !(out.peers_changed.is_empty() && out.peers_removed.is_empty());
+        if !out.user_profiles.is_empty() || (peers && member.node.version < PEERS_BY_DIFFERENCE) {
             out.health = Some(Vec::new());
         }
         out.control_time = Some(Stamp(s.at));
