@@ -86,7 +86,8 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
         let now = picture.borrow_and_update().clone();
         let Some(node) = now.nodes.get(&id).map(|m| m.node.clone()) else {
             if let Some(node) = known {
-                send(tell, &sent.farewell(&now, &node), how).await;
+                let bytes = frame(&sent.farewell(&now, &node), how);
+                send(tell, bytes).await;
             }
             return;
         };
@@ -96,14 +97,16 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
         }
         known = Some(node);
         // Strangers who wait at the door make pictures too; nodes have nothing to hear of them.
-        let message = (heard.replace(now.revision) != Some(now.revision)).then(|| {
+        let mut news = || {
             let derp = desk.derp(&now);
-            sent.advance(&now, id, (derp.0, &derp.1))
-        });
-        if let Some(message) = message.flatten() {
-            drop(now);
+            // Only its bytes stay while the client takes them.
+            sent.advance(&now, id, (derp.0, &derp.1)).map(|message| frame(&message, how))
+        };
+        let bytes = if heard.replace(now.revision) == Some(now.revision) { None } else { news() };
+        drop(now);
+        if let Some(bytes) = bytes {
             let taken = tokio::select! {
-                taken = send(tell, &message, how) => taken,
+                taken = send(tell, bytes) => taken,
                 () = opened.end.cancelled() => false,
             };
             if !taken {
@@ -112,7 +115,7 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
             }
             quiet.reset();
         }
-        let message = tokio::select! {
+        let bytes = tokio::select! {
             changed = picture.changed() => {
                 if changed.is_err() {
                     return;
@@ -120,20 +123,24 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
                 tokio::time::sleep(SETTLE).await;
                 continue;
             }
-            Some(ask) = opened.asks.recv() => MapResponse { ping_request: Some(*ask), ..MapResponse::default() },
-            _ = quiet.tick(), if how.keep_alive => MapResponse { keep_alive: true, ..MapResponse::default() },
+            Some(ask) = opened.asks.recv() => {
+                frame(&MapResponse { ping_request: Some(*ask), ..MapResponse::default() }, how)
+            }
+            _ = quiet.tick(), if how.keep_alive => {
+                frame(&MapResponse { keep_alive: true, ..MapResponse::default() }, how)
+            }
             () = tell.closed() => return,
             () = opened.end.cancelled() => return,
             () = &mut stopping => return,
         };
-        if !send(tell, &message, how).await {
+        if !send(tell, bytes).await {
             return;
         }
     }
 }
 
-async fn send(tell: &mpsc::Sender<Bytes>, message: &MapResponse, how: How) -> bool {
-    let Some(bytes) = frame(message, how) else { return false };
+async fn send(tell: &mpsc::Sender<Bytes>, bytes: Option<Bytes>) -> bool {
+    let Some(bytes) = bytes else { return false };
     matches!(tokio::time::timeout(STUCK, tell.send(bytes)).await, Ok(Ok(())))
 }
 
