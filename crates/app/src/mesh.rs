@@ -256,12 +256,11 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
     }
 }
 
-/// `routes check`: exit 1 if nobody carries it.
+/// `routes check`: exit 1 if nobody carries it, or for nobody.
 fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
     let found = ask::control(global, "routes-check", json!({ "address": address }))?;
-    let mut carriers = each(&found["carriers"]).peekable();
-    let code =
-        if carriers.peek().is_some() || found["node"].is_string() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let used = each(&found["carriers"]).any(|c| each(&c["users"]).next().is_some());
+    let code = if used || found["node"].is_string() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if printed(json, &found)? {
         return Ok(code);
     }
@@ -269,7 +268,7 @@ fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
         say::line(format!("{} is the node {} itself", word(&found["address"]), word(&found["node"])));
         return Ok(ExitCode::SUCCESS);
     }
-    for c in carriers {
+    for c in each(&found["carriers"]) {
         let users: Vec<String> = each(&c["users"]).map(word).collect();
         let whom = if users.is_empty() { "nobody".to_string() } else { users.join(", ") };
         let whom = if c["exit"] == true { format!("{whom}, if it is their exit node") } else { whom };
@@ -282,6 +281,7 @@ fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
         ));
         say::line(format!("  for:         {whom}"));
         match &c["leaves_from"] {
+            Value::String(from) if users.is_empty() => say::line(format!("  leaves from: {from}")),
             Value::String(from) => say::line(format!(
                 "  leaves from: {from}  (its control connection comes from there; give it to the partner)"
             )),
@@ -298,7 +298,7 @@ fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
         };
         say::line(format!("{route} at {node} is {state}{hint}"));
     }
-    if code == ExitCode::FAILURE {
+    if each(&found["carriers"]).next().is_none() {
         say::line(format!("nobody carries {}", word(&found["address"])));
     }
     Ok(code)
@@ -390,8 +390,11 @@ pub(crate) fn dns(c: &DnsCommand, global: &GlobalArgs) -> Answer {
         DnsCommand::Add { name, address, json } => (json, json!({ "record": { "name": name, "value": address } })),
         DnsCommand::Remove { name, json } => (json, json!({ "remove_record": name })),
     };
+    let cleared = change.get("nameservers").and_then(Value::as_array).is_some_and(Vec::is_empty);
     let done = ask::control(global, "dns-set", change)?;
-    told(json, &done, || "every node is told".to_string())
+    told(json, &done, || {
+        if cleared { "every node asks its own nameservers again".to_string() } else { "every node is told".to_string() }
+    })
 }
 
 /// `policy get`.

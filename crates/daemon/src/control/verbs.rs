@@ -439,7 +439,9 @@ fn dns_set(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, R
         }
     }
     for server in names.nameservers.iter().chain(names.split.values().flatten()) {
-        if server.parse::<Addr>().is_err() && !server.starts_with("https://") {
+        let url = |t: &str| t.strip_prefix("https://").is_some_and(|rest| !rest.trim_matches('/').is_empty());
+        let addr = |t: &str| t.parse::<Addr>().is_ok_and(|a| !a.ip().is_unspecified());
+        if !addr(server) && !url(server) {
             return Err(Refusal(format!(
                 "`{}` is no nameserver; write an address such as 9.9.9.9",
                 server.escape_debug()

@@ -220,6 +220,11 @@ impl Book {
         if let Some(other) = self.nodes.values().find(|m| m.node.name == name && m.node.id != node.id) {
             return Err(Refusal::new(format!("node {} is called `{name}` already", other.node.id)));
         }
+        if self.is_taken(&name, node.id) || name == "localhost" {
+            return Err(Refusal::new(format!(
+                "`{name}` names something else; `portcullis dns show` has what you added"
+            )));
+        }
         self.edit(node.id, |n| {
             n.name = name.clone();
             n.named = true;
