@@ -53,7 +53,11 @@ pub(crate) fn suites() -> Result<()> {
     if TAILSCALE.1.iter().any(|p| find(p).is_none()) {
         tailscale().context("cannot build the official mesh client; it needs Go 1.26 or later")?;
     }
-    releases(&RELEASES[..1])
+    releases(&RELEASES[..1])?;
+    if find("peer-rust").is_none() {
+        peer_rust().context("cannot build the node by the Rust crate `tailscale`")?;
+    }
+    Ok(())
 }
 
 /// Every release of the mesh's official client that a test knows: a quarter of an hour on two idle cores.
@@ -161,6 +165,20 @@ fn tailscale() -> Result<()> {
     // The paths of this machine do not belong into a test's programs, and symbols are never looked at.
     let mut command = Command::new("go");
     run(command.args(["install", "-trimpath", "-ldflags=-s -w"]).args(packages).env("GOBIN", bin))
+}
+
+/// The node in `dev/peer-rust`, which is no member of the workspace.
+fn peer_rust() -> Result<()> {
+    println!("setup: building dev/peer-rust (some minutes, once)");
+    let (bin, target) = (cache().join("peers/bin"), cache().join("peer-rust-target"));
+    std::fs::create_dir_all(&bin)?;
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../peer-rust/Cargo.toml");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(["build", "--quiet", "--locked", "--manifest-path"]).arg(manifest);
+    run(command.env("CARGO_TARGET_DIR", &target))?;
+    std::fs::copy(target.join("debug/peer-rust"), bin.join("peer-rust"))?;
+    // It is built once; what it was built from is much larger.
+    Ok(std::fs::remove_dir_all(target)?)
 }
 
 /// Older releases of the same client, each as one program that is daemon and command line: half the linking.

@@ -1,7 +1,7 @@
 //! The mesh with official clients: `portcullis control` and real `tailscaled` on hosts of their own, real packets.
 //! What is proven is named by each file: who joins, what a fixed address is worth, what a name routes, what a filter
 //! lets through, what stands in front, what IPv6 alone carries, how a node's life goes, what names lead to,
-//! and that older releases of the client do the same.
+//! and that older releases of the client do the same, as does one of another make.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod connector;
@@ -15,4 +15,5 @@ mod names;
 mod ports;
 mod room;
 mod routes;
+mod rust;
 mod versions;

@@ -44,6 +44,9 @@ const ALIVE: Duration = Duration::from_secs(120);
 const WINDOW: u32 = 64 * 1024;
 /// Longest list of headers.
 const HEADERS: u32 = 16 * 1024;
+/// What the server says first (`EarlyNoise`): some clients, as the Rust crate `tailscale`, wait for it before they speak.
+/// Nobody is asked here to prove a node's key, so it holds no challenge.
+const EARLY: &[u8] = b"{}";
 /// Bytes of an answer that wait for a client which does not read.
 const UNSENT: usize = 256 * 1024;
 
@@ -106,6 +109,9 @@ async fn greet(
         return None;
     }
     let mut io = NoiseStream::new(io, accepted.session, Vec::new());
+    if !matches!(tokio::time::timeout(PATIENCE, io.send_early_payload(EARLY)).await, Ok(Ok(()))) {
+        return None;
+    }
     let mut preface = [0; PREFACE];
     match tokio::time::timeout(PATIENCE, io.read_exact(&mut preface)).await {
         Ok(Ok(_)) => return Some((io, preface)),

@@ -137,7 +137,11 @@ impl Desk {
         let mut map = self.derp.1.clone();
         let Some(theirs) = &s.compiled.policy().derp_map else { return (self.derp.0, map) };
         for (id, region) in theirs.get("Regions").and_then(Value::as_object).into_iter().flatten() {
-            map["Regions"][id.as_str()] = region.clone();
+            match map["Regions"].as_object_mut() {
+                // A region without one under its number crashes clients; `null` takes ours or another out of the map.
+                Some(regions) if region.is_null() => drop(regions.remove(id)),
+                _ => map["Regions"][id.as_str()] = region.clone(),
+            }
         }
         let mut hash = DefaultHasher::new();
         map.to_string().hash(&mut hash);

@@ -14,13 +14,23 @@ use time::format_description::well_known::Rfc3339;
 #[serde(rename_all = "PascalCase", default)]
 pub struct Hostinfo {
     /// Version of the client.
-    #[serde(rename = "IPNVersion", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "IPNVersion",
+        alias = "IpnVersion",
+        deserialize_with = "or_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub ipn_version: String,
     /// Operating system.
-    #[serde(rename = "OS", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    #[serde(rename = "OS", alias = "Os", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub os: String,
     /// Its version.
-    #[serde(rename = "OSVersion", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "OSVersion",
+        alias = "OsVersion",
+        deserialize_with = "or_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub os_version: String,
     /// Model of a phone.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
@@ -32,7 +42,7 @@ pub struct Hostinfo {
     #[serde(deserialize_with = "or_default", skip_serializing_if = "is_false")]
     pub shields_up: bool,
     /// Prefixes it can route.
-    #[serde(rename = "RoutableIPs", deserialize_with = "prefixes", serialize_with = "long")]
+    #[serde(rename = "RoutableIPs", alias = "RoutableIps", deserialize_with = "prefixes", serialize_with = "long")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routable_ips: Vec<Prefix>,
     /// Tags it asks for, with `tag:`.
@@ -45,7 +55,12 @@ pub struct Hostinfo {
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
     pub net_info: Option<NetInfo>,
     /// SSH host keys.
-    #[serde(rename = "sshHostKeys", deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "sshHostKeys",
+        alias = "SshHostKeys",
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub ssh_host_keys: Vec<String>,
     /// True if it learns routes from names.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
@@ -76,16 +91,26 @@ pub struct Service {
 #[serde(rename_all = "PascalCase", default)]
 pub struct NetInfo {
     /// The relay region it listens at; 0 for none.
-    #[serde(rename = "PreferredDERP")]
+    #[serde(rename = "PreferredDERP", alias = "PreferredDerp")]
     pub preferred_derp: u32,
     /// True if its address and port differ with whom it talks to.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
     pub mapping_varies_by_dest_ip: Option<bool>,
     /// True if UDP works.
-    #[serde(rename = "WorkingUDP", deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "WorkingUDP",
+        alias = "WorkingUdp",
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub working_udp: Option<bool>,
     /// True if IPv6 works.
-    #[serde(rename = "WorkingIPv6", deserialize_with = "or_default", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "WorkingIPv6",
+        alias = "WorkingIpv6",
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub working_ipv6: Option<bool>,
 }
 

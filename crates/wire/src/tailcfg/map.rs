@@ -33,8 +33,8 @@ pub struct MapRequest {
     /// True if it wants to hear of changes.
     #[serde(deserialize_with = "or_default")]
     pub stream: bool,
-    /// Its host.
-    #[serde(deserialize_with = "or_default")]
+    /// Its host. Go takes names in any case; the Rust crate `tailscale` writes some in its own, here and in the host.
+    #[serde(alias = "HostInfo", deserialize_with = "or_default")]
     pub hostinfo: Option<Hostinfo>,
     /// Where it can be reached.
     #[serde(deserialize_with = "parsed")]

@@ -79,8 +79,7 @@ pub struct RegisterResponse {
     /// Where a person has to go first.
     #[serde(rename = "AuthURL")]
     pub auth_url: String,
-    /// Why not; shown to the person.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// Why not; shown to the person. Said even when it is empty: not every client takes it for empty when it is missing.
     pub error: String,
 }
 
@@ -125,5 +124,18 @@ mod tests {
         assert!(!read(r#"{"Expiry":null,"Auth":null,"Hostinfo":null}"#).logs_out(1_790_000_000));
         assert_eq!(read(r#"{"Auth":{"AuthKey":" k "}}"#).auth_key(), Some("k"));
         assert_eq!(format!("{:?}", read(r#"{"Auth":{"AuthKey":"secret"}}"#).auth.unwrap()), "RegisterAuth(…)");
+    }
+
+    #[test]
+    fn names_of_another_client_and_fields_it_wants() {
+        // As the Rust crate `tailscale` 0.6 writes them, and what its login needs to find.
+        let map = r#"{"HostInfo":{"Os":"linux","IpnVersion":"0.6.1","NetInfo":{"PreferredDerp":900}}}"#;
+        let host = serde_json::from_str::<crate::tailcfg::map::MapRequest>(map).unwrap().hostinfo.unwrap();
+        assert_eq!((host.os.as_str(), host.ipn_version.as_str()), ("linux", "0.6.1"));
+        assert_eq!(host.net_info.unwrap().preferred_derp, 900);
+        let answer = serde_json::to_value(RegisterResponse::default()).unwrap();
+        for field in ["User", "Login", "NodeKeyExpired", "MachineAuthorized", "AuthURL", "Error"] {
+            assert!(answer.get(field).is_some(), "{field}");
+        }
     }
 }
