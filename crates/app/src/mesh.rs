@@ -256,11 +256,11 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
     }
 }
 
-/// `routes check`: exit 1 if nobody carries it, or for nobody.
+/// `routes check`: exit 1 if nobody carries it.
 fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
     let found = ask::control(global, "routes-check", json!({ "address": address }))?;
-    let used = each(&found["carriers"]).any(|c| each(&c["users"]).next().is_some());
-    let code = if used || found["node"].is_string() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let carried = each(&found["carriers"]).next().is_some();
+    let code = if carried || found["node"].is_string() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if printed(json, &found)? {
         return Ok(code);
     }
@@ -298,7 +298,7 @@ fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
         };
         say::line(format!("{route} at {node} is {state}{hint}"));
     }
-    if each(&found["carriers"]).next().is_none() {
+    if !carried {
         say::line(format!("nobody carries {}", word(&found["address"])));
     }
     Ok(code)
@@ -340,6 +340,7 @@ pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
             let rows: Vec<Vec<String>> = each(&app["learnt"])
                 .map(|l| {
                     let until = match (l["gone"] == true, l["until"].is_u64()) {
+                        _ if l["over"] == true => "over the limit of routes".into(),
                         (true, _) => format!("gone {}", when(&l["until"])),
                         (false, true) => when(&l["until"]),
                         (false, false) => "for ever".into(),

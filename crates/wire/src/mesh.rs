@@ -166,6 +166,9 @@ pub struct Learnt {
     /// True once the name has stopped answering with it, or the app has too many: no route goes there any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
+    /// True if that is because the app has too many.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over: bool,
 }
 
 /// Who knows names.

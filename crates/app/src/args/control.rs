@@ -53,7 +53,7 @@ pub(crate) struct ControlArgs {
     #[arg(long, value_name = "TIME", env = "PORTCULLIS_APP_EXPIRY", value_parser = span)]
     pub(crate) app_expiry: Option<Span>,
     /// How many addresses of one app have a route at one connector [default: 1000]
-    #[arg(long, value_name = "N", env = "PORTCULLIS_APP_ROUTES")]
+    #[arg(long, value_name = "N", env = "PORTCULLIS_APP_ROUTES", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) app_routes: Option<u32>,
     /// Who is asked for the names of apps, as the connectors see them; repeatable [default: this machine's nameservers]
     #[arg(long, value_name = "ADDR", env = "PORTCULLIS_APP_RESOLVER")]

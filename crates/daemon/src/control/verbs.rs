@@ -330,14 +330,18 @@ fn routes_check(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
         })
         .collect();
     let mut waiting: Vec<_> = s.routes();
-    waiting.retain(|r| r.state != mesh::RouteState::Approved && r.prefix.contains(addr));
+    waiting.retain(|r| (r.state != mesh::RouteState::Approved || r.member.expired) && r.prefix.contains(addr));
     // An exit node is no answer to the question how one address is reached, as long as there is another.
     let nearer = waiting.iter().any(|r| r.prefix.bits() > 0) || carriers.iter().any(|c| c["exit"] == false);
     waiting.retain(|r| r.prefix.bits() > 0 || !nearer);
     waiting.sort_by_key(|r| std::cmp::Reverse(r.prefix.bits()));
     let waiting: Vec<Value> = waiting
         .iter()
-        .map(|r| json!({ "route": r.prefix.long(), "node": r.member.node.name, "state": r.state.word() }))
+        .map(|r| {
+            let approved = r.state == mesh::RouteState::Approved;
+            let state = if approved { "approved, but its node is logged out" } else { r.state.word() };
+            json!({ "route": r.prefix.long(), "node": r.member.node.name, "state": state })
+        })
         .collect();
     Ok(json!({ "address": addr.to_string(), "node": node, "carriers": carriers, "not_approved": waiting }))
 }
@@ -483,7 +487,7 @@ fn apps_show(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
         .iter()
         .map(|(m, l)| {
             let until = s.settings.app_expiry.map(|e| l.seen.saturating_add(e));
-            json!({ "domain": l.domain, "address": l.addr.to_string(), "since": l.since, "seen": l.seen, "gone": l.gone,
+            json!({ "domain": l.domain, "address": l.addr.to_string(), "since": l.since, "seen": l.seen, "gone": l.gone, "over": l.over,
                     "until": if l.gone { Some(l.seen) } else { until }, "connector": m.node.name })
         })
         .collect();

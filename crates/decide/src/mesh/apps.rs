@@ -96,7 +96,9 @@ impl Book {
             for addr in addrs {
                 list.push(match known.get(&(domain.as_str(), *addr)) {
                     Some(l) => (*l).clone(),
-                    None => Learnt { domain: domain.clone(), addr: *addr, since: now, seen: now, gone: false },
+                    None => {
+                        Learnt { domain: domain.clone(), addr: *addr, since: now, seen: now, gone: false, over: false }
+                    }
                 });
             }
         }
@@ -143,7 +145,9 @@ fn capped(mut list: Vec<Learnt>, apps: &[&Connector], most: Option<u32>) -> Vec<
         let mut live: Vec<usize> = (0..list.len()).filter(|i| !list[*i].gone && of(&list[*i])).collect();
         if live.len() > most {
             live.sort_by_key(|i| (std::cmp::Reverse(list[*i].since), *i));
-            live.split_off(most).into_iter().for_each(|i| list[i].gone = true);
+            for i in live.split_off(most) {
+                (list[i].gone, list[i].over) = (true, true);
+            }
         }
     }
     list
@@ -159,9 +163,9 @@ fn answered(old: &[Learnt], domain: &str, answer: &[Addr], now: u64, patience: u
             if l.gone || now >= l.seen + WRITE.min(patience / 2) {
                 l.seen = now;
             }
-            l.gone = false;
+            (l.gone, l.over) = (false, false);
         } else if now >= l.seen.saturating_add(patience) {
-            l.gone = true;
+            (l.gone, l.over) = (true, false);
         }
         l
     };
@@ -241,6 +245,8 @@ mod tests {
         // That a name answers with it brings no address above the limit back.
         b.name_answered(1, "a.x.example", &[addr(0), addr(1)], 300, 60);
         assert_eq!(gone(&b), [false, true, false]);
+        assert!(b.node_named("router").unwrap().learnt[1].over);
+        assert_eq!(states(&mut b, 300)[..2], ["approved", "over the limit"]);
         let many: Vec<u32> = (0..3_000).collect();
         let mut b = book(r#""*.x.example""#, None, 1);
         told(&mut b, &[("a.x.example", &many)], 100);

@@ -19,6 +19,8 @@ pub enum RouteState {
     Gone,
     /// It is of a name that its app leaves out.
     LeftOut,
+    /// Its app has as many routes as it may.
+    Over,
     /// Approved for when the node offers it.
     Awaited,
 }
@@ -59,6 +61,7 @@ impl RouteState {
             RouteState::Revoked => "revoked",
             RouteState::Gone => "gone",
             RouteState::LeftOut => "left out",
+            RouteState::Over => "over the limit",
             RouteState::Awaited => "approved, not offered",
         }
     }
@@ -99,10 +102,14 @@ impl Snapshot {
     fn of_names(&self, m: &Member, prefix: Prefix) -> Option<RouteState> {
         let place = self.place(m.node.id)?;
         let offered = &self.compiled.topology().nodes.get(place)?.routable;
-        let mut about = m.node.learnt.iter().filter(|l| prefix.is_host() && l.addr == prefix.first()).peekable();
-        about.peek()?;
-        let gone = about.any(|l| l.gone);
-        (!offered.contains(&prefix)).then_some(if gone { RouteState::Gone } else { RouteState::LeftOut })
+        let about: Vec<_> = m.node.learnt.iter().filter(|l| prefix.is_host() && l.addr == prefix.first()).collect();
+        let state = match about.as_slice() {
+            [] => return None,
+            all if all.iter().any(|l| l.over) => RouteState::Over,
+            all if all.iter().any(|l| l.gone) => RouteState::Gone,
+            _ => RouteState::LeftOut,
+        };
+        (!offered.contains(&prefix)).then_some(state)
     }
 
     /// Who carries an address, the longest route first, exit nodes last, and who may use it. Each node is named once: it
