@@ -83,7 +83,7 @@ pub(super) trait Session: Send + Sync + 'static {
 pub(super) struct Carrier {
     /// Its number in the session.
     pub(super) no: u8,
-    role: Role,
+    pub(super) role: Role,
     session: Arc<dyn Session>,
     streams: Mutex<HashMap<u32, Arc<Core>>>,
     next: AtomicU32,

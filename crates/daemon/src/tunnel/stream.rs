@@ -11,6 +11,7 @@ use net::buffers::{self, BULK};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use wire::frame::{Kind, Reset, ResetCode};
+use wire::ws::Role;
 
 use super::bulk::{BulkLink, BulkRead, BulkWrite, Next};
 use super::mux::{Core, HEADS, PING_EVERY, QUANTUM};
@@ -275,10 +276,13 @@ impl Drop for Stream {
         let write = self.tx.bulk.take().or_else(|| out.link.take());
         let home = out.home.take();
         drop(out);
+        // A client that has not moved may have sent everything before it heard of the link. It then waits for a stream
+        // that is over and would not hear of the next one: such a link is not used again (edge only).
+        let heard = self.rx.bulk.is_some() || core.carrier.role == Role::Client;
         let read = self.rx.bulk.take().or_else(|| core.inn.lock().link.take());
         if let Some(home) = home {
             let mut link = read.zip(write).map(|(read, write)| BulkLink { read, write });
-            home.give(link.take_if(|link| whole && link.is_at_rest()));
+            home.give(link.take_if(|link| whole && heard && link.is_at_rest()));
         }
     }
 }
