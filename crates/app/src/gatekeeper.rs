@@ -284,7 +284,7 @@ fn url(flag: &str, text: &str) -> Result<Base, Fail> {
 /// What an earlier gate left in the file: addresses that this list could have learnt itself.
 fn earlier(file: &std::path::Path, list: &str, rules: &Rules) -> Result<Vec<Event>, Fail> {
     let statics = AddrSet::new(rules.statics.iter().copied());
-    let now = gate::keeper::wall();
+    let now = daemon::wall();
     let mut out = Vec::new();
     for p in gate::read_earlier(file)? {
         if rules.statics.iter().any(|s| s.covers(p)) || statics.contains(p.first()) {

@@ -3,24 +3,22 @@
 //! the built program. Each attack is refused, its cost is bounded, honest nodes go on, and the log says what happened.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use std::net::SocketAddr;
+mod control_room;
+
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use control_room::{BIN, Control};
 use serde_json::{Value, json};
-use sim::mesh::{Channel, Derp, MapStream, Node, Received, VERSION, read_head, server_key};
-use stage::process::Process;
-use stage::{Dir, ports};
+use sim::mesh::{Channel, Derp, MapStream, Node, Received, VERSION, read_head};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use wire::derp::Frame;
-use wire::meshkey::{MachineKey, NodeKey};
+use wire::meshkey::NodeKey;
 use wire::noise::{INITIATION_LEN, Initiator};
-
-const BIN: &str = env!("CARGO_BIN_EXE_portcullis");
 
 /// Longest that anything here may take on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -28,35 +26,9 @@ const SOON: Duration = Duration::from_secs(20);
 /// What an attack may add to the memory of the process, in KiB.
 const MEMORY: u64 = 64 * 1024;
 
-struct Control {
-    process: Process,
-    addr: SocketAddr,
-    key: MachineKey,
-    dir: Dir,
-}
-
 impl Control {
     async fn start() -> Control {
-        let dir = Dir::new("control-hostile");
-        let addr = ports::local(ports::free());
-        let mut command = Command::new(BIN);
-        let url = format!("http://{addr}");
-        command.args(["control", "--server-url", &url, "--listen", &addr.to_string(), "--stun", "off", "--data-dir"]);
-        let process = Process::start("control", {
-            command.arg(dir.path());
-            command
-        });
-        ports::wait(addr, SOON).unwrap();
-        let control = Control { process, addr, key: server_key(addr).await.unwrap(), dir };
-        control.command(&["users", "create", "eve"]);
-        control
-    }
-
-    /// An administrator's command; returns what it prints.
-    fn command(&self, args: &[&str]) -> String {
-        let out = Command::new(BIN).args(args).arg("--data-dir").arg(self.dir.path()).output().unwrap();
-        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap()
+        Control::launch("control-hostile", Command::new(BIN), &[], SOON).await
     }
 
     fn auth_key(&self, how: &[&str]) -> String {

@@ -2,59 +2,35 @@
 //! other people's addresses. In: the built program. Each is bounded by where it comes from, and others go on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod control_room;
+
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use control_room::{BIN, Control};
 use serde_json::{Value, json};
-use sim::mesh::{Node, read_head, server_key};
-use stage::process::Process;
-use stage::{Dir, ports};
+use sim::mesh::{Node, read_head};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
-use wire::meshkey::MachineKey;
 use wire::noise::{RECORD_MAX, Session};
-
-const BIN: &str = env!("CARGO_BIN_EXE_portcullis");
 
 const PROXY: &str = "127.0.0.8";
 
 /// Longest that anything here may take on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
-struct Control {
-    process: Process,
-    addr: SocketAddr,
-    key: MachineKey,
-    dir: Dir,
-}
-
 impl Control {
     /// A server that was started with so many files, as a shell starts it.
     async fn with_files(files: u32) -> Control {
-        let dir = Dir::new("control-strangers");
-        let addr = ports::local(ports::free());
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("ulimit -Sn {files}; exec \"$0\" \"$@\""), BIN, "control", "--stun", "off"]);
-        command.args(["--server-url", &format!("http://{addr}"), "--listen", &addr.to_string(), "--data-dir"]);
-        command.arg(dir.path()).args(["--trusted-proxies", PROXY]);
-        let process = Process::start("control", command);
-        ports::wait(addr, SOON).unwrap();
-        let control = Control { process, addr, key: server_key(addr).await.unwrap(), dir };
-        control.command(&["users", "create", "eve"]);
-        control
+        command.args(["-c", &format!("ulimit -Sn {files}; exec \"$0\" \"$@\""), BIN]);
+        Control::launch("control-strangers", command, &["--trusted-proxies", PROXY], SOON).await
     }
 
     async fn start() -> Control {
         Control::with_files(1024).await
-    }
-
-    /// An administrator's command; returns what it prints.
-    fn command(&self, args: &[&str]) -> String {
-        let out = Command::new(BIN).args(args).arg("--data-dir").arg(self.dir.path()).output().unwrap();
-        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap()
     }
 
     fn nodes(&self) -> Value {

@@ -13,3 +13,6 @@ mod html;
 pub mod lists;
 pub mod run;
 pub mod tunnel;
+mod wall;
+
+pub use wall::wall;

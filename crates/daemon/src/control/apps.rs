@@ -65,10 +65,9 @@ async fn follow(desk: &Desk) {
     let mut asked: BTreeMap<u64, (Vec<Prefix>, Instant)> = BTreeMap::new();
     loop {
         let now = picture.borrow_and_update().clone();
-        let mut connectors: BTreeMap<u64, Vec<Prefix>> = BTreeMap::new();
-        for m in now.apps().iter().flat_map(|app| &app.connectors).filter(|m| desk.has_stream(m.node.id)) {
-            connectors.entry(m.node.id).or_insert_with(|| m.node.host.routable_ips.clone());
-        }
+        let there = now.connectors().filter(|m| desk.has_stream(m.node.id));
+        let connectors: BTreeMap<u64, Vec<Prefix>> =
+            there.map(|m| (m.node.id, m.node.host.routable_ips.clone())).collect();
         drop(now);
         asked.retain(|id, _| connectors.contains_key(id));
         for (id, offered) in connectors {

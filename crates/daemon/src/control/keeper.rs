@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use decide::clock::Clock;
@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::audit::{About, Log, Record};
 use crate::run::Run;
+use crate::wall;
 
 /// How others reach the keeper. Clones reach the same one.
 #[derive(Debug, Clone)]
@@ -212,11 +213,6 @@ impl Loop {
     fn now(&mut self) -> u64 {
         self.clock.tick(wall(), self.started.elapsed().as_secs())
     }
-}
-
-/// The wall clock, seconds since the Unix epoch.
-pub(crate) fn wall() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 fn record(a: Audit) -> Record {

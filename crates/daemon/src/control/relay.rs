@@ -7,11 +7,13 @@
 //! client that does not read costs itself only.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use decide::mesh::crowd;
+use model::Addr;
 use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -479,10 +481,7 @@ struct Entering<'a> {
 
 impl<'a> Entering<'a> {
     fn one_more(relay: &'a Inner, from: IpAddr) -> Option<Entering<'a>> {
-        let from = match from.to_canonical() {
-            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-            v4 => v4,
-        };
+        let from = crowd(Addr::new(from)).ip();
         let mut entering = relay.entering.lock();
         if entering.values().sum::<usize>() >= ENTERING {
             return None;

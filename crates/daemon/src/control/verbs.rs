@@ -131,7 +131,7 @@ fn key_json(s: &Snapshot, k: &JoinKey) -> Value {
     v["user"] = k.user.and_then(|u| s.users.get(&u)).map(User::login).into();
     let state = if k.revoked {
         "revoked"
-    } else if k.expires.is_some_and(|e| e <= super::keeper::wall()) {
+    } else if k.expires.is_some_and(|e| e <= crate::wall()) {
         "expired"
     } else if k.used > 0 && !k.reusable {
         "used"

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use decide::clock::Clock;
@@ -21,6 +21,7 @@ use wire::grant::GrantRecord;
 use crate::audit::{About, Log, Record};
 use crate::hint::Hinted;
 use crate::run::Run;
+use crate::wall;
 
 /// Everything published, at a generation.
 #[derive(Debug, Clone, Default)]
@@ -549,12 +550,6 @@ impl Loop {
 fn key(id: GrantId) -> String {
     // Fixed width: listed by key is listed by number.
     format!("{GRANTS}{:020}", id.0)
-}
-
-/// Seconds since the Unix epoch by the wall clock.
-#[must_use]
-pub fn wall() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// What the keeper's answer means in words, for a person.

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::keeper::{Keeper, wall};
+use super::keeper::Keeper;
 use crate::run::Run;
 
 /// How names are asked for.
@@ -201,7 +201,7 @@ impl Loop {
     }
 
     fn now(&self) -> u64 {
-        self.keeper.picture.clock.lock().0.max(wall())
+        self.keeper.picture.clock.lock().0.max(crate::wall())
     }
 
     fn follow(&self) {

@@ -154,7 +154,7 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
 
 async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
     let act = text(args, "act").context("`act` is missing")?;
-    let now = gate.keeper.picture.clock.lock().0.max(super::keeper::wall());
+    let now = gate.keeper.picture.clock.lock().0.max(crate::wall());
     let until = args.get("for").and_then(Value::as_u64).map(|secs| now.saturating_add(secs));
     if let Some(name) =
         text(args, if act == "add" { "prefix" } else { "what" }).filter(|t| t.trim().starts_with("dns:"))

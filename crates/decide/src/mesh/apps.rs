@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{Addr, Prefix};
-use wire::mesh::{Learnt, Node};
+use wire::mesh::Learnt;
 
 use super::book::Book;
 use super::snapshot::{Member, Snapshot};
@@ -38,8 +38,7 @@ impl Snapshot {
     #[must_use]
     pub fn apps(&self) -> Vec<App<'_>> {
         let mut out: BTreeMap<&str, App<'_>> = BTreeMap::new();
-        let connectors = self.compiled.policy().node_attrs.iter().flat_map(|a| &a.connectors);
-        for c in connectors {
+        for c in self.compiled.policy().connectors() {
             let app = out.entry(c.name.as_str()).or_insert_with(|| App {
                 name: c.name.clone(),
                 domains: Vec::new(),
@@ -50,7 +49,7 @@ impl Snapshot {
             app.domains.extend(c.domains.iter().map(|d| d.it.clone()));
             app.domains.extend(c.except.iter().map(|d| format!("!{}", d.it)));
             app.pinned.extend(c.routes.iter().map(|r| r.it));
-            for m in self.nodes.values().filter(|m| serves(&m.node, c)) {
+            for m in self.nodes.values().filter(|m| c.is_at(&m.node.tags)) {
                 if !app.connectors.iter().any(|o| o.node.id == m.node.id) {
                     app.connectors.push(m);
                 }
@@ -65,10 +64,16 @@ impl Snapshot {
         out.into_values().collect()
     }
 
+    /// The nodes that learn for some app.
+    pub fn connectors(&self) -> impl Iterator<Item = &Member> {
+        let policy = self.compiled.policy();
+        self.nodes.values().filter(|m| policy.connectors().any(|c| c.is_at(&m.node.tags)))
+    }
+
     /// The names that somebody has to be asked about: those of connectors, and for which nodes.
     #[must_use]
     pub fn learnt_names(&self) -> BTreeMap<String, Vec<u64>> {
-        let connectors: Vec<&Connector> = connectors(self.compiled.policy()).collect();
+        let connectors: Vec<&Connector> = self.compiled.policy().connectors().collect();
         let mut out: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for m in self.nodes.values() {
             for l in m.node.learnt.iter().filter(|l| connectors.iter().any(|c| c.covers(&l.domain))) {
@@ -88,7 +93,7 @@ impl Book {
     pub fn connector_told(&mut self, id: u64, told: &BTreeMap<String, Vec<Addr>>, offered: &[Prefix], now: u64) {
         let Some(node) = self.nodes.get(&id).map(|m| m.node.clone()) else { return };
         let policy = self.policy().clone();
-        let mine: Vec<&Connector> = connectors(&policy).filter(|c| serves(&node, c)).collect();
+        let mine: Vec<&Connector> = policy.connectors().filter(|c| c.is_at(&node.tags)).collect();
         let known: BTreeMap<(&str, Addr), &Learnt> =
             node.learnt.iter().map(|l| ((l.domain.as_str(), l.addr), l)).collect();
         let mut list: Vec<Learnt> = Vec::new();
@@ -119,20 +124,10 @@ impl Book {
     pub fn name_answered(&mut self, id: u64, domain: &str, answer: &[Addr], now: u64, patience: u64) {
         let Some(node) = self.nodes.get(&id).map(|m| m.node.clone()) else { return };
         let policy = self.policy().clone();
-        let mine: Vec<&Connector> = connectors(&policy).filter(|c| serves(&node, c)).collect();
+        let mine: Vec<&Connector> = policy.connectors().filter(|c| c.is_at(&node.tags)).collect();
         let list = answered(&node.learnt, domain, answer, now, patience);
         self.learnt(id, capped(list, &mine, self.settings.app_routes));
     }
-}
-
-/// All app connectors of a policy.
-pub(crate) fn connectors(policy: &crate::policy::Policy) -> impl Iterator<Item = &Connector> {
-    policy.node_attrs.iter().flat_map(|a| &a.connectors)
-}
-
-/// True if a node learns for an app.
-pub(crate) fn serves(node: &Node, c: &Connector) -> bool {
-    c.connectors.iter().any(|t| t.it == "*" || node.tags.contains(&t.it))
 }
 
 /// The same with no more routes of one app than it may have: the addresses learnt last keep theirs, because somebody has

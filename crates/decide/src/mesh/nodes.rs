@@ -192,6 +192,11 @@ impl Book {
         find(self.nodes.values(), text, &self.settings.domain)
     }
 
+    /// The node of a number, after it was changed.
+    pub(crate) fn numbered(&self, id: u64) -> Result<Arc<Node>, Refusal> {
+        self.nodes.get(&id).map(|m| m.node.clone()).ok_or_else(|| Refusal::new("the node is gone"))
+    }
+
     /// The nodes of a machine.
     #[must_use]
     pub fn nodes_of(&self, machine: MachineKey) -> Vec<Arc<Node>> {
@@ -207,7 +212,7 @@ impl Book {
         self.edit(node.id, |n| n.expires = Some(now));
         self.recompile = true;
         self.audit(now, "node-expired", node.name.clone(), by);
-        self.node_named(&node.id.to_string())
+        self.numbered(node.id)
     }
 
     /// Gives a node another name.
@@ -231,7 +236,7 @@ impl Book {
         });
         self.recompile = true;
         self.audit(now, "node-renamed", format!("{} to {name}", node.name), by);
-        self.node_named(&node.id.to_string())
+        self.numbered(node.id)
     }
 
     /// Gives a node these tags in place of those it has. Without any it is its user's again.
@@ -257,7 +262,7 @@ impl Book {
         });
         self.recompile = true;
         self.audit(now, "node-tagged", about, by);
-        self.node_named(&node.id.to_string())
+        self.numbered(node.id)
     }
 
     /// Takes a node away.
@@ -305,7 +310,7 @@ impl Book {
         self.recompile = true;
         self.audit(now, "routes-approved", format!("{}: {}", node.name, words(routes)), by);
         let missing = routes.iter().filter(|p| !node.host.routable_ips.contains(p)).copied().collect();
-        Ok((self.node_named(&node.id.to_string())?, missing))
+        Ok((self.numbered(node.id)?, missing))
     }
 
     /// Takes routes of a node back; only a person can approve them again.
@@ -327,7 +332,7 @@ impl Book {
         });
         self.recompile = true;
         self.audit(now, "routes-revoked", format!("{}: {}", node.name, words(routes)), by);
-        self.node_named(&node.id.to_string())
+        self.numbered(node.id)
     }
 
     pub(crate) fn remove(&mut self, id: u64) {

@@ -156,7 +156,7 @@ impl Book {
         if let Some(p) = self.pending.get_mut(ticket) {
             Arc::make_mut(p).node = Some(id);
         }
-        self.nodes.get(&id).map(|m| m.node.clone()).ok_or_else(|| Refusal::new("the node is gone"))
+        self.numbered(id)
     }
 
     /// A person refuses who waits under a ticket.

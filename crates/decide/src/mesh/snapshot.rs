@@ -8,7 +8,6 @@ use model::{Addr, Prefix};
 use wire::mesh::{JoinKey, Names, Node, User};
 use wire::meshkey::{MachineKey, NodeKey};
 
-use super::apps::{connectors, serves};
 use super::book::{Book, Refusal, Settings};
 use super::register::Pending;
 use crate::policy::language::Connector;
@@ -184,7 +183,7 @@ impl Book {
             email: u.email.clone(),
             role: u.role.as_deref().and_then(Role::named),
         });
-        let connectors: Vec<&Connector> = connectors(self.policy()).collect();
+        let connectors: Vec<&Connector> = self.policy().connectors().collect();
         // Nodes answer for their own addresses: no router and no connector speaks for them.
         let pools = self.settings.pools;
         let addrs = self.nodes.values().flat_map(|m| [m.node.ipv4, m.node.ipv6]);
@@ -230,7 +229,7 @@ fn offered(
     heard: Option<&BTreeSet<Prefix>>,
     own: &dyn Fn(&Prefix) -> bool,
 ) -> Vec<Prefix> {
-    let mine: Vec<&&Connector> = connectors.iter().filter(|c| serves(node, c)).collect();
+    let mine: Vec<&&Connector> = connectors.iter().filter(|c| c.is_at(&node.tags)).collect();
     let picky = mine.iter().any(|c| !c.except.is_empty());
     let mut about: BTreeMap<Addr, bool> = BTreeMap::new();
     for l in &node.learnt {

@@ -4,10 +4,21 @@
 use std::collections::BTreeMap;
 
 use super::compile::{Compiled, NodeView};
-use super::language::Connector;
-use super::resolve::is_connector;
+use super::language::{Connector, Policy};
+
+impl Policy {
+    /// All app connectors, in the order written.
+    pub(crate) fn connectors(&self) -> impl Iterator<Item = &Connector> {
+        self.node_attrs.iter().flat_map(|entry| &entry.connectors)
+    }
+}
 
 impl Connector {
+    /// True if a node with these tags learns for the app.
+    pub(crate) fn is_at(&self, tags: &[String]) -> bool {
+        self.connectors.iter().any(|t| t.it == "*" || tags.contains(&t.it))
+    }
+
     /// True if the app stands for a name. Of everything written that reaches the name the longest decides, and of two
     /// that are as long the one that leaves it out.
     #[must_use]
@@ -58,11 +69,11 @@ impl Compiled {
         let mut out: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         let nodes = &self.topology().nodes;
         let mut asked: Vec<&Connector> = Vec::new();
-        for c in self.resolver.policy.node_attrs.iter().flat_map(|entry| &entry.connectors) {
-            if nodes.get(view.node).is_some_and(|own| is_connector(own, c)) {
+        for c in self.resolver.policy.connectors() {
+            if nodes.get(view.node).is_some_and(|own| c.is_at(&own.tags)) {
                 continue;
             }
-            let learn = |n: &&usize| nodes.get(**n).is_some_and(|node| is_connector(node, c));
+            let learn = |n: &&usize| nodes.get(**n).is_some_and(|node| c.is_at(&node.tags));
             let learners: Vec<usize> = view.peers.iter().filter(learn).copied().collect();
             if learners.is_empty() {
                 continue;
@@ -87,14 +98,14 @@ impl Compiled {
     #[must_use]
     pub fn is_connector(&self, node: usize) -> bool {
         let Some(node) = self.topology().nodes.get(node) else { return false };
-        self.resolver.policy.node_attrs.iter().flat_map(|entry| &entry.connectors).any(|c| is_connector(node, c))
+        self.resolver.policy.connectors().any(|c| c.is_at(&node.tags))
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::{Policy, Topology};
+    use super::super::Topology;
     use super::*;
 
     #[test]

@@ -468,7 +468,7 @@ fn keys<T>(named: &Named<T>) -> Vec<&str> {
 
 /// Names of app connectors, without `app:`.
 fn app_names(p: &Policy) -> Vec<&str> {
-    p.node_attrs.iter().flat_map(|n| &n.connectors).map(|c| c.name.as_str()).collect()
+    p.connectors().map(|c| c.name.as_str()).collect()
 }
 
 /// The addresses of a range as one type for both kinds of target.

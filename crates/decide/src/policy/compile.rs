@@ -12,7 +12,7 @@ use wire::tailcfg::{self, NetPortRange, PortRange};
 use super::bits::{Bits, make_symmetric};
 use super::caps;
 use super::language::Policy;
-use super::resolve::{Resolver, is_connector};
+use super::resolve::Resolver;
 use super::routes::{Reach, Routing};
 use super::rules::{Dest, Origin, Rule, Rules, Target};
 use super::tests::nets_match;
@@ -413,7 +413,7 @@ impl Compiled {
     /// node's own port 53. `*` covers the question already.
     fn answers_names(&self, rule: &Rule, node: usize) -> bool {
         let Some(n) = self.topology().nodes.get(node) else { return false };
-        let mut learns = self.policy().node_attrs.iter().flat_map(|e| &e.connectors).filter(|c| is_connector(n, c));
+        let mut learns = self.policy().connectors().filter(|c| c.is_at(&n.tags));
         let asks = |d: &Dest, app: &str| match &d.who {
             Who::App(name) => name.strip_prefix("app:") == Some(app),
             Who::Any => false,

@@ -9,7 +9,6 @@ use super::bits::Bits;
 use super::language::*;
 use super::people::{Members, People};
 use super::ranges::Ranges;
-use super::resolve::is_connector;
 use super::topology::{Node, Topology, is_exit};
 use super::who::Who;
 
@@ -189,7 +188,7 @@ impl Approvers {
         if is_exit(route) {
             return self.exit.iter().any(|m| m.has(node));
         }
-        let connectors = || policy.node_attrs.iter().flat_map(|n| &n.connectors).filter(|c| is_connector(node, c));
+        let connectors = || policy.connectors().filter(|c| c.is_at(&node.tags));
         let wide = || route.is_host() || connectors().next().is_none();
         let covers = |p: &Prefix| p.covers(route) && (p.bits() > 0 || wide());
         self.routes.iter().any(|(p, members)| covers(p) && members.iter().any(|m| m.has(node)))

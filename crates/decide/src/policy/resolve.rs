@@ -257,17 +257,17 @@ impl Resolver {
 
     /// The nodes that learn for an app connector.
     fn connectors(&self, app: &str) -> Bits {
-        let all = || self.policy.node_attrs.iter().flat_map(|n| &n.connectors).filter(|c| c.name == app);
+        let all = || self.policy.connectors().filter(|c| c.name == app);
         let nodes = self.topology.nodes.iter().enumerate();
-        Bits::of(self.net.len, nodes.filter(|(_, n)| all().any(|c| is_connector(n, c))).map(|(i, _)| i))
+        Bits::of(self.net.len, nodes.filter(|(_, n)| all().any(|c| c.is_at(&n.tags))).map(|(i, _)| i))
     }
 
     /// Exactly what an app connector has learnt, and its pinned routes.
     fn learned(&self, app: &str) -> Ranges {
         let mut out: Vec<Prefix> = Vec::new();
-        for c in self.policy.node_attrs.iter().flat_map(|n| &n.connectors).filter(|c| c.name == app) {
+        for c in self.policy.connectors().filter(|c| c.name == app) {
             out.extend(c.routes.iter().map(|r| r.it));
-            for n in self.topology.nodes.iter().filter(|n| is_connector(n, c)) {
+            for n in self.topology.nodes.iter().filter(|n| c.is_at(&n.tags)) {
                 out.extend(n.learned.get(app).into_iter().flatten());
             }
         }
@@ -338,11 +338,6 @@ fn enter(list: &mut Vec<usize>, place: usize) {
 /// True if the attributes satisfy every condition of the posture.
 pub(crate) fn fits(policy: &Policy, name: &str, attributes: &BTreeMap<String, posture::Value>) -> bool {
     policy.postures.get(name).is_some_and(|p| !p.it.is_empty() && p.it.iter().all(|c| posture::holds(c, attributes)))
-}
-
-/// True if the node learns for this app connector.
-pub(crate) fn is_connector(node: &Node, connector: &Connector) -> bool {
-    connector.connectors.iter().any(|t| t.it == "*" || node.has_tag(&t.it))
 }
 
 /// True if the node's user has the role. A tagged node takes it from an owner of one of its tags who has exactly this

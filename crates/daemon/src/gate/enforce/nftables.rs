@@ -24,7 +24,7 @@ pub(super) async fn apply(
 ) -> anyhow::Result<bool> {
     super::of(now, list)?;
     // The ledger's time: a wall clock that was set back gives nobody more.
-    let clock = memory.picture.clock.lock().0.max(crate::gate::keeper::wall());
+    let clock = memory.picture.clock.lock().0.max(crate::wall());
     let mut state = std::mem::take(&mut memory.nftables);
     let (now, list, ports, table) = (now.clone(), list.to_string(), ports.clone(), table.to_string());
     let work = tokio::task::spawn_blocking(move || {
