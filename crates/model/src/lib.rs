@@ -6,6 +6,7 @@ mod grant;
 mod list;
 mod prefix;
 mod set;
+mod source;
 mod view;
 
 pub use addr::{Addr, AddrError};
@@ -13,4 +14,5 @@ pub use grant::{Evidence, EvidenceError, Grant, GrantId};
 pub use list::{ListError, ListText, ListWarning, parse_list};
 pub use prefix::{AddrRange, Prefix, PrefixError};
 pub use set::AddrSet;
+pub use source::SourceKey;
 pub use view::{List, ListId, Now, View, ViewBuilder};

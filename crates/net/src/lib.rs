@@ -1,17 +1,21 @@
 //! Hands: sockets, TLS, links, dialling. In: addresses and settings that were decided elsewhere. Out: connections that
 //! move bytes. Decides nothing, judges nobody.
 
+pub mod budget;
 pub mod buffers;
 #[cfg(target_os = "linux")]
 pub mod conntrack;
 pub mod dial;
 pub mod dns;
+pub mod guesses;
 pub mod link;
+pub mod log_budget;
 pub mod memory;
 #[cfg(target_os = "linux")]
 mod netlink;
 #[cfg(target_os = "linux")]
 pub mod nftables;
 pub mod replace;
+pub mod serve;
 pub mod sockets;
 pub mod tls;

@@ -38,6 +38,13 @@ pub fn more_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+/// How many files this process may have open, each connection being one.
+#[must_use]
+pub fn file_limit() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)
+}
+
 /// Options of a visitor's or an upstream's connection: no Nagle.
 pub fn tune(stream: &TcpStream) {
     // A socket that was reset meanwhile refuses options; the next read says so.

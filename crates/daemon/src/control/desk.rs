@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 use wire::meshkey::{MachineKey, MachinePrivate};
 use wire::tailcfg::map::PingRequest;
 
-use super::budget::LogBudget;
 use super::keeper::Keeper;
 use super::relay::Relay;
 use super::{ControlSettings, ServerUrl};
 use crate::run::Run;
+use net::log_budget::LogBudget;
 
 /// Shared by all connections.
 pub struct Desk {

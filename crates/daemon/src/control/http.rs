@@ -24,13 +24,13 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 use wire::meshkey::{MachinePrivate, NodePrivate};
 
-use super::budget::LogBudget;
 use super::channel::{self, plain};
 use super::desk::Desk;
 use super::keeper::Keeper;
 use super::{ControlSettings, page, relays};
 use crate::hint::Hinted;
 use crate::run::Run;
+use net::log_budget::LogBudget;
 
 /// Connections at a time. Each client has two: the control channel and the relay.
 const PLACES: usize = 50_000;

@@ -7,7 +7,6 @@
 //! ```
 
 mod apps;
-mod budget;
 mod channel;
 mod desk;
 mod health;

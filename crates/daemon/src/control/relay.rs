@@ -24,8 +24,8 @@ use wire::derp::{self, ClientInfo, DerpError, Frame, Gone, HEAD_LEN, Head, KEEP_
 use wire::meshkey::{KEY_LEN, NodeKey, NodePrivate};
 use wire::nacl;
 
-use super::budget::LogBudget;
 use super::outbox::Outbox;
+use net::log_budget::LogBudget;
 
 /// Time from the first byte to a good introduction.
 const ENTER: Duration = Duration::from_secs(10);

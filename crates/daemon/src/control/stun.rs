@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 use tracing::warn;
 use wire::stun::{REQUEST_MAX, RESPONSE_MAX, Request, Response};
 
-use super::budget::LogBudget;
+use net::log_budget::LogBudget;
 
 /// Pause after an error of the socket itself, so that a broken one does not keep a processor busy.
 const PAUSE: Duration = Duration::from_millis(50);
