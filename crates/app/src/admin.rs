@@ -38,6 +38,7 @@ pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCod
             say::line(a["text"].as_str().unwrap_or("?"));
             crate::gate::say_grants(a);
         }
+        say_stale(&answer);
     }
     let allowed = !answers.is_empty() && answers.iter().all(|a| a["verdict"] == "allow");
     Ok(code(allowed))
@@ -66,10 +67,18 @@ pub(crate) fn lists(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, F
         })
         .collect();
     say::raw(&say::table(&["LIST", "ENTRIES", "FIRST", "WRITTEN IN"], &rows));
+    say_stale(&answer);
     if say::to_person() {
         say::line(format!("generation {}, {} connections inside", answer["generation"], answer["inside"]));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says that what was judged by may not be what the files say.
+fn say_stale(answer: &Value) {
+    if let Some(stale) = answer["files"]["stale"].as_str() {
+        say::line(stale);
+    }
 }
 
 /// `reload`.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use daemon::gate::enforce::Kind;
 use daemon::gate::fetch::Base;
 use daemon::gate::intake::{Cert, Guests, Listen, Serves};
@@ -267,7 +267,7 @@ fn rules(read: &Read, name: &str, list: &ListFile, statics: Vec<Prefix>) -> anyh
 }
 
 fn policy(path: &std::path::Path) -> anyhow::Result<Policy> {
-    let text = std::fs::read_to_string(path).map_err(|e| anyhow!("cannot read the policy {}: {e}", path.display()))?;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the policy {}", path.display()))?;
     Policy::parse(&text).map_err(|problems| {
         let first =
             problems.first().map(|p| format!("{}:{}: {}", path.display(), p.pos, p.message)).unwrap_or_default();

@@ -40,7 +40,7 @@ pub(crate) async fn run(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
     run.follow_signals()?;
     let data_dir = plan.data_dir.clone();
     let gate = gate::start(plan, &run)?;
-    crate::tunnel::gate_commands(&run, &gate, &data_dir);
+    crate::tunnel::gate_commands(&run, &gate, None, &data_dir);
     Ok(run.finish().await?)
 }
 

@@ -37,7 +37,7 @@ pub(crate) async fn edge(plan: EdgePlan) -> Done {
         }
     }
     if let Some(gate) = &gate {
-        gate_commands(&run, gate, &plan.data_dir);
+        gate_commands(&run, gate, Some(&lists), &plan.data_dir);
         signs_of_life(&run, &doors, &lists, gate);
     }
     let Some(settings) = plan.settings else {
@@ -48,11 +48,14 @@ pub(crate) async fn edge(plan: EdgePlan) -> Done {
     let edge = edge_room::start(settings, doors.clone(), &run).await?;
     let socket = api::edge_socket(&plan.data_dir, edge.control_addr.port());
     let for_status = edge.clone();
+    let at_doors = lists.clone();
     let behind = gate.map(|gate| -> api::Behind {
         std::sync::Arc::new(move |list, addr| gate::behind(&gate, &lists.takes_in(list), addr))
     });
     // In a read-only container there is no admin socket, and the edge serves all the same.
-    if let Err(e) = api::serve(&run, &socket, api::edge_verbs(&run, &doors, behind, move || for_status.status())) {
+    if let Err(e) =
+        api::serve(&run, &socket, api::edge_verbs(&run, &doors, &at_doors, behind, move || for_status.status()))
+    {
         warn!("no `explain` and `reload` from the command line: {e:#}");
     }
     say_where(&edge, &tls, plan.token_place.as_ref());
@@ -61,9 +64,16 @@ pub(crate) async fn edge(plan: EdgePlan) -> Done {
     Ok(run.finish().await?)
 }
 
-/// `list`, `grant`, `doctor`, … from the command line.
-pub(crate) fn gate_commands(run: &Run, gate: &Gate, data_dir: &Path) {
-    let verbs = gate::verbs(api::reload_verbs(api::Verbs::default(), run), gate);
+/// `list`, `grant`, `doctor`, … from the command line. `lists`: the list files of this process, if it reads any.
+pub(crate) fn gate_commands(run: &Run, gate: &Gate, lists: Option<&Lists>, data_dir: &Path) {
+    let mut verbs = gate::verbs(api::reload_verbs(api::Verbs::default(), run), gate);
+    if let Some(lists) = lists.cloned() {
+        verbs = verbs.amend("gate-doctor", move |answer| {
+            if let Some(found) = answer["found"].as_array_mut() {
+                found.extend(api::stale(&lists));
+            }
+        });
+    }
     if let Err(e) = api::serve(run, &gate::gate_socket(data_dir), verbs) {
         warn!("no `list`, `grant` and `doctor` from the command line: {e:#}");
     }

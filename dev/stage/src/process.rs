@@ -113,6 +113,14 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// Lets it open no descriptor with this number or above; `None` gives back what it had at most.
+    pub fn limit_files(&self, most: Option<u64>) {
+        use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let limit = Rlimit { current: most.or(maximum), maximum };
+        prlimit(Pid::from_raw(self.pid() as i32), Resource::Nofile, limit).unwrap();
+    }
+
     /// Resident memory of the process in KiB.
     #[must_use]
     pub fn rss_kib(&self) -> u64 {

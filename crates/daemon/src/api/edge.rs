@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::Verbs;
 use crate::door::Doors;
 use crate::hint::Hinted;
+use crate::lists::Lists;
 use crate::run::Run;
 
 /// Where the edge with this control port listens for commands.
@@ -28,17 +29,24 @@ pub type Behind = Arc<dyn Fn(&str, Addr) -> Vec<Value> + Send + Sync>;
 pub fn edge_verbs(
     run: &Run,
     doors: &Arc<Doors>,
+    lists: &Lists,
     behind: Option<Behind>,
     status: impl Fn() -> Value + Send + Sync + 'static,
 ) -> Verbs {
     let (for_explain, for_lists) = (doors.clone(), doors.clone());
+    let (explained, listed, doctored) = (lists.clone(), lists.clone(), lists.clone());
     reload_verbs(Verbs::default(), run)
         .on("explain", move |args| {
             let answer = explain_verb(&for_explain.view(), behind.as_ref(), &args);
-            async move { answer }
+            let fresh = freshness(&explained);
+            async move { answer.map(|a| with(a, &fresh)) }
         })
         .on("lists", move |_| {
-            let answer = lists_verb(&for_lists);
+            let answer = with(lists_verb(&for_lists), &freshness(&listed));
+            async move { Ok(answer) }
+        })
+        .on("doctor", move |_| {
+            let answer = json!({ "found": stale(&doctored) });
             async move { Ok(answer) }
         })
         .on("status", move |_| {
@@ -55,6 +63,30 @@ pub fn reload_verbs(verbs: Verbs, run: &Run) -> Verbs {
         let run = run.clone();
         async move { reload_verb(&run).await }
     })
+}
+
+/// How the lists in force stand to their files: `read_at`, `trouble`, and `stale`, a sentence where there is trouble.
+fn freshness(lists: &Lists) -> Value {
+    let fresh = lists.freshness();
+    let mut v = serde_json::to_value(&fresh).unwrap_or_default();
+    v["stale"] = fresh.words(crate::wall()).into();
+    v
+}
+
+fn with(mut answer: Value, fresh: &Value) -> Value {
+    answer["files"] = fresh.clone();
+    answer
+}
+
+/// What a doctor says of list files that do not count: `[{"what", "fix"}]`.
+#[must_use]
+pub fn stale(lists: &Lists) -> Vec<Value> {
+    let fresh = lists.freshness();
+    let fix = match &fresh.trouble {
+        Some(t) if t.retried => "give it back, or make it readable for this process; nothing else is needed",
+        _ => "mend what is written; `portcullis reload` says at once whether it is good",
+    };
+    fresh.words(crate::wall()).map(|what| json!({ "what": what, "fix": fix })).into_iter().collect()
 }
 
 fn explain_verb(view: &View, behind: Option<&Behind>, args: &Value) -> anyhow::Result<Value> {

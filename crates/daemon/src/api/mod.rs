@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 pub use ask::{ask, find};
-pub use edge::{Behind, edge_socket, edge_verbs, reload_verbs};
+pub use edge::{Behind, edge_socket, edge_verbs, reload_verbs, stale};
 
 use crate::hint::Hinted;
 use crate::run::Run;
@@ -48,6 +48,23 @@ impl Verbs {
     {
         self.table.insert(name, Arc::new(move |args| Box::pin(handler(args))));
         self
+    }
+}
+
+impl Verbs {
+    /// Lets something be added to the answers of a verb that is there.
+    #[must_use]
+    pub fn amend(mut self, name: &'static str, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Verbs {
+        let Some(before) = self.table.remove(name) else { return self };
+        let change = Arc::new(change);
+        self.on(name, move |args| {
+            let (answer, change) = (before(args), change.clone());
+            async move {
+                let mut answer = answer.await?;
+                change(&mut answer);
+                Ok(answer)
+            }
+        })
     }
 }
 
