@@ -107,6 +107,15 @@ fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|l| l.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v))
 }
 
+/// Tests that measure the memory of this process, one at a time.
+static MEASURING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// Resident memory of this process in MiB.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / 1_048_576
+}
+
 #[test]
 fn sends_files_with_what_is_known_of_them() {
     let server = Server::new(true, None);
@@ -285,6 +294,87 @@ fn asks_for_the_password() {
     for user in ["admin", ""] {
         assert_eq!(server.ask("GET /digits.txt", &basic(&format!("{user}:p:ss wörd"))).0, 200);
     }
+}
+
+#[test]
+fn passwords_are_not_guessed_fast() {
+    use base64::Engine as _;
+    let server = Server::new(true, Some("right"));
+    let ask = |password: &str, from: &str| {
+        let pair = base64::engine::general_purpose::STANDARD.encode(format!("a:{password}"));
+        // What a local proxy or the tunnel's client sends: its own entry is the last.
+        let fields = format!("Authorization: Basic {pair}\r\nX-Forwarded-For: 192.0.2.200, {from}\r\n");
+        server.ask("GET /digits.txt", &fields).0
+    };
+    for _ in 0..50 {
+        assert_eq!(server.get("/digits.txt").0, 401, "asking without a password is no guess");
+    }
+    assert_eq!(server.ask("GET /digits.txt", "Authorization: Basic cjpyaWdodA==\r\n").0, 200);
+    for n in 0..10 {
+        assert_eq!(ask(&format!("wrong {n}"), "198.51.100.7"), 401);
+    }
+    assert_eq!(ask("wrong", "198.51.100.7"), 429);
+    assert_eq!(ask("right", "198.51.100.7"), 429, "whoever hits it now is not told");
+    assert_eq!(ask("right", "198.51.100.8"), 200, "others are not kept out");
+    assert_eq!(ask("right", "2001:db8::1"), 200);
+    for n in 0..10 {
+        ask("wrong", &format!("2001:db8::{n}"));
+    }
+    assert_eq!(ask("right", "2001:db8::ffff"), 429, "a network of IPv6 is one source");
+}
+
+/// Visitors who ask for the page of a large folder and never read it: each page was held for as long as they liked.
+#[test]
+fn pages_that_nobody_reads_are_bounded() {
+    let _alone = MEASURING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let server = Server::new(true, None);
+    let names = server.root("many");
+    std::fs::create_dir(&names).unwrap();
+    for n in 0..20_000 {
+        std::fs::File::create(names.join(format!("a file with a rather long name, number {n}.txt"))).unwrap();
+    }
+    let before = resident();
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        let mut stream = server.connect();
+        write!(stream, "GET /many/ HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        // The head says that the page was made, or that there is no room for it.
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        held.push((stream, String::from_utf8_lossy(&head[9..]).into_owned()));
+    }
+    let busy = held.iter().filter(|(_, status)| status == "503").count();
+    let grown = resident().saturating_sub(before);
+    assert!(busy > 0 && busy < 60, "{busy} of 60 were refused");
+    assert!(grown < 300, "{grown} MiB more");
+    assert_eq!(server.text("/digits.txt"), "0123456789", "files are served all the same");
+    drop(held);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while server.get("/many/").0 != 200 {
+        assert!(Instant::now() < deadline, "the memory is not given back");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn files_that_nobody_reads_are_bounded() {
+    let _alone = MEASURING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let server = Server::new(true, None);
+    std::fs::File::create(server.root("large.bin")).unwrap().set_len(3_000_000).unwrap();
+    let before = resident();
+    let held: Vec<TcpStream> = (0..300)
+        .map(|_| {
+            let mut stream = server.connect();
+            write!(stream, "GET /large.bin HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream
+        })
+        .collect();
+    let mut whole = server.get("/large.bin").2;
+    whole.retain(|b| *b != 0);
+    assert!(whole.is_empty(), "large files are still served whole");
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 250, "{grown} MiB for {} readers that stand still", held.len());
 }
 
 #[test]

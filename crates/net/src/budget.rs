@@ -101,6 +101,11 @@ impl Charge {
         }
     }
 
+    /// Another charge of the same source, empty.
+    pub fn sibling(&self) -> Charge {
+        self.budget.charge(self.source)
+    }
+
     /// Bytes that this charge holds.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -18,4 +18,5 @@ pub mod nftables;
 pub mod replace;
 pub mod serve;
 pub mod sockets;
+pub mod stall;
 pub mod tls;

@@ -7,12 +7,17 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use model::{Addr, SourceKey};
+use net::budget::{Budget, Charge};
+use net::guesses::{Guesses, Wrong};
+use net::serve::{Full, Slot, Slots};
 use wire::secret::TokenHash;
 
 use super::body::FileBody;
@@ -33,6 +38,19 @@ pub(super) struct Site {
     pub(super) root: Root,
     pub(super) allow_browsing: bool,
     pub(super) token: Option<TokenHash>,
+    pub(super) guesses: Guesses,
+    /// Pages and pieces of files that wait for their visitors.
+    pub(super) memory: Arc<Budget>,
+    /// Pages of folders that are being made.
+    pub(super) pages: Arc<Slots>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visitor {
+    pub(super) addr: Addr,
+    /// Memory and places are counted for this source; `None` for a local proxy, which speaks for many.
+    pub(super) source: Option<SourceKey>,
 }
 
 /// What a look at the file system found; made on a thread that may wait for a disk.
@@ -55,9 +73,13 @@ enum Look {
 
 impl Site {
     /// Answers a request.
-    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<FileBody>, Infallible> {
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        visitor: Visitor,
+    ) -> Result<Response<FileBody>, Infallible> {
         let (method, path) = (request.method().clone(), request.uri().path().to_string());
-        let mut response = self.respond(&request).await;
+        let mut response = self.respond(&request, visitor).await;
         if method == Method::HEAD {
             // The length stays in the head.
             let length = http_body::Body::size_hint(response.body()).exact().unwrap_or_default();
@@ -70,12 +92,9 @@ impl Site {
         Ok(response)
     }
 
-    async fn respond(self: &Arc<Self>, request: &Request<Incoming>) -> Response<FileBody> {
-        if !self.knows(request.headers()) {
-            let mut r =
-                plain(StatusCode::UNAUTHORIZED, "A password is needed to see these files. Any user name will do.");
-            set(&mut r, header::WWW_AUTHENTICATE, "Basic realm=\"files\", charset=\"UTF-8\"");
-            return r;
+    async fn respond(self: &Arc<Self>, request: &Request<Incoming>, visitor: Visitor) -> Response<FileBody> {
+        if let Err(refused) = self.check_password(request.headers(), visitor) {
+            return refused;
         }
         let get = request.method() == Method::GET;
         if !get && request.method() != Method::HEAD {
@@ -92,11 +111,19 @@ impl Site {
         };
         let names = below.names.clone();
         let order = Order::read(request.uri().query().unwrap_or_default());
+        let page = match self.place_for_page(&below, visitor) {
+            Ok(slot) => slot,
+            Err(_) => return busy(),
+        };
         let site = self.clone();
         let look = tokio::task::spawn_blocking(move || site.look(&below, order)).await;
+        drop(page);
+        let account = self.memory.charge(visitor.source);
         match look.unwrap_or_else(|e| Look::Failed(io::Error::other(e))) {
-            Look::File { file, facts, kind } => send_file(file, facts, kind, request.headers(), get),
-            Look::List { page } => html(StatusCode::OK, page),
+            Look::File { file, facts, kind } => send_file(file, facts, kind, request.headers(), get, account),
+            Look::List { page } => {
+                FileBody::charged(page, account).map_or_else(|_| busy(), |body| html(StatusCode::OK, body))
+            }
             Look::NeedsSlash => redirect(&names, request.uri().query()),
             Look::Closed => plain(StatusCode::FORBIDDEN, "The contents of this folder are not shown."),
             Look::Denied => plain(StatusCode::FORBIDDEN, "This file cannot be read by the server."),
@@ -108,18 +135,33 @@ impl Site {
         }
     }
 
-    /// True if no password is asked for, or the right one was given (RFC 7617); any user name will do.
-    fn knows(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return true };
-        let mut given = headers.get_all(header::AUTHORIZATION).iter();
-        let (Some(one), None) = (given.next(), given.next()) else { return false };
-        let password = one.to_str().ok().and_then(|text| {
-            let (scheme, encoded) = text.split_once(' ')?;
-            let decoded = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(encoded.trim()).ok())??;
-            let pair = String::from_utf8(decoded).ok()?;
-            pair.split_once(':').map(|(_, password)| password.to_string())
-        });
-        password.is_some_and(|p| token.matches(&p))
+    /// Lets in who gives the right password, or anybody if none is asked for. Any user name will do.
+    fn check_password(&self, headers: &HeaderMap, visitor: Visitor) -> Result<(), Response<FileBody>> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let (who, now) = (guesser(visitor, headers), Instant::now());
+        if self.guesses.blocked(who, now) {
+            return Err(blocked());
+        }
+        let given = password(headers);
+        if given.as_ref().is_some_and(|p| token.matches(p)) {
+            self.guesses.right(who);
+            return Ok(());
+        }
+        // A browser asks without a password first: that is no guess.
+        if headers.contains_key(header::AUTHORIZATION) && self.guesses.wrong(who, now) == Wrong::LastOne {
+            tracing::warn!(visitor = %who, "file server: too many wrong passwords; closed for this source for a minute");
+        }
+        let mut r = plain(StatusCode::UNAUTHORIZED, "A password is needed to see these files. Any user name will do.");
+        set(&mut r, header::WWW_AUTHENTICATE, "Basic realm=\"files\", charset=\"UTF-8\"");
+        Err(r)
+    }
+
+    /// A place to make the page of a folder in; a path that names a file needs none.
+    fn place_for_page(&self, below: &Below, visitor: Visitor) -> Result<Option<Slot>, Full> {
+        if !self.allow_browsing || !below.slash {
+            return Ok(None);
+        }
+        visitor.source.map_or_else(|| self.pages.take_trusted(), |source| self.pages.take(source)).map(Some)
     }
 
     fn look(&self, below: &Below, order: Order) -> Look {
@@ -152,6 +194,26 @@ impl Site {
             Err(e) => failed(e),
         }
     }
+}
+
+/// The password of HTTP Basic authentication (RFC 7617), if exactly one was given.
+fn password(headers: &HeaderMap) -> Option<String> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(one), None) = (given.next(), given.next()) else { return None };
+    let (scheme, encoded) = one.to_str().ok()?.split_once(' ')?;
+    let decoded = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(encoded.trim()).ok())??;
+    String::from_utf8(decoded).ok()?.split_once(':').map(|(_, password)| password.to_string())
+}
+
+/// Who guesses: the visitor, or the one for whom a local proxy speaks, whose own entry is the last. Only the count of
+/// wrong passwords goes by it, so that a local process that lies about it gains tries and nothing else.
+fn guesser(visitor: Visitor, headers: &HeaderMap) -> Addr {
+    if visitor.source.is_some() {
+        return visitor.addr;
+    }
+    let fields = headers.get_all("x-forwarded-for").iter().next_back();
+    let last = fields.and_then(|f| f.to_str().ok()).and_then(|text| text.rsplit(',').next());
+    last.and_then(|text| text.parse().ok()).unwrap_or(visitor.addr)
 }
 
 fn file_look(file: File, facts: Facts, name: &[u8]) -> Look {
@@ -191,7 +253,14 @@ fn looks_like_text(file: &File) -> bool {
     n > 0 && text && !sample.iter().any(|b| *b < 0x20 && !b"\t\n\r\x0c\x1b".contains(b))
 }
 
-fn send_file(file: File, facts: Facts, kind: HeaderValue, headers: &HeaderMap, get: bool) -> Response<FileBody> {
+fn send_file(
+    file: File,
+    facts: Facts,
+    kind: HeaderValue,
+    headers: &HeaderMap,
+    get: bool,
+    account: Charge,
+) -> Response<FileBody> {
     let etag = facts.etag();
     let (status, first, end) = match decide(headers, get, &etag, facts.modified_at(), facts.size) {
         Send::Whole => (StatusCode::OK, 0, facts.size),
@@ -204,7 +273,7 @@ fn send_file(file: File, facts: Facts, kind: HeaderValue, headers: &HeaderMap, g
             return r;
         }
     };
-    let mut r = Response::new(FileBody::part(file, first, end));
+    let mut r = Response::new(FileBody::part(file, first, end, account));
     *r.status_mut() = status;
     set(&mut r, header::ETAG, &etag);
     set(&mut r, header::LAST_MODIFIED, &httpdate::fmt_http_date(facts.modified_at()));
@@ -238,11 +307,26 @@ fn nothing() -> Response<FileBody> {
 
 fn plain(status: StatusCode, text: &str) -> Response<FileBody> {
     let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
-    html(status, page::plain(&title, &page::escape(text.as_bytes())))
+    html(status, FileBody::text(page::plain(&title, &page::escape(text.as_bytes()))))
 }
 
-fn html(status: StatusCode, page: String) -> Response<FileBody> {
-    let mut r = Response::new(FileBody::text(page));
+/// Too much waits for this visitor's source, or for everybody.
+fn busy() -> Response<FileBody> {
+    let mut r = plain(StatusCode::SERVICE_UNAVAILABLE, "Too many pages are being read. Try again in a moment.");
+    set(&mut r, header::RETRY_AFTER, "2");
+    r
+}
+
+fn blocked() -> Response<FileBody> {
+    let mut r =
+        plain(StatusCode::TOO_MANY_REQUESTS, "Too many wrong passwords came from your address. Try again in a minute.");
+    set(&mut r, header::RETRY_AFTER, "60");
+    set(&mut r, header::CONNECTION, "close");
+    r
+}
+
+fn html(status: StatusCode, body: FileBody) -> Response<FileBody> {
+    let mut r = Response::new(body);
     *r.status_mut() = status;
     set(&mut r, header::CONTENT_TYPE, "text/html; charset=utf-8");
     set(&mut r, header::CACHE_CONTROL, "no-store");

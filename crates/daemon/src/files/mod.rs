@@ -15,18 +15,22 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use model::Addr;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use model::{Addr, SourceKey};
+use net::budget::Budget;
+use net::guesses::Guesses;
+use net::log_budget::LogBudget;
+use net::serve::{Limits, Listener, Slots};
+use net::stall::WriteStall;
+use tokio::net::TcpStream;
 
-use self::answer::Site;
+use self::answer::{Site, Visitor};
 use self::root::Root;
-use crate::door::{Door, Doors};
+use crate::door::{Door, Doors, Pass};
 use crate::hint::Hinted;
 use crate::run::Run;
 use wire::secret::TokenHash;
@@ -57,8 +61,28 @@ pub const LIST: &str = "data";
 /// How long a request's head may take, and a connection may wait for its next one.
 const HEAD_TIME: Duration = Duration::from_secs(60);
 
-/// Most visitors at once; each may hold a quarter of a MiB of a file.
+/// Visitors at the same time, if the system allows so many files; each has a connection and mostly a file open.
 const VISITORS_MAX: usize = 4096;
+
+/// Of the limit of open files, one in so many is a visitor's place: a visitor takes two, and some stay for the list and
+/// for the log.
+const FILES_EACH: usize = 3;
+
+/// Of all places, one source takes one in so many at most. Behind one address there may be an office of a hundred people
+/// with six connections each.
+const SHARE: usize = 8;
+
+/// Memory for pages and pieces of files that wait for their visitors, in all and for one source: a page of 20,000 names
+/// has 7 MB.
+const MEMORY: usize = 128 << 20;
+const MEMORY_EACH: usize = 16 << 20;
+
+/// Pages of folders that are made at the same time, in all and for one source; each takes some 10 MB while it is made.
+const PAGES: usize = 8;
+const PAGES_EACH: usize = 2;
+
+/// An answer of which nothing was read for so long is ended.
+const STALL: Duration = Duration::from_secs(60);
 
 /// What waits for a slow visitor beside the piece that was read, in bytes; also the longest head.
 const BUFFER: usize = 64 * 1024;
@@ -73,59 +97,74 @@ pub async fn start(settings: FilesSettings, doors: Arc<Doors>, run: &Run) -> Res
         let what = format!("cannot serve the folder {}: {e}", settings.webroot.display());
         Hinted::error(what, "give a folder that this user may read with --webroot DIR")
     })?;
-    let listener = TcpListener::bind(settings.listen)
-        .await
+    let listener = Listener::bind("file server", settings.listen)
         .with_context(|| format!("cannot listen on {} (--addr, --port)", settings.listen))?;
     let addr = listener.local_addr()?;
-    let site = Arc::new(Site { root, allow_browsing: settings.allow_browsing, token: settings.token });
+    let site = Arc::new(Site {
+        root,
+        allow_browsing: settings.allow_browsing,
+        token: settings.token,
+        guesses: Guesses::default(),
+        memory: Budget::new(MEMORY, MEMORY_EACH),
+        pages: Slots::new(Limits { total: PAGES, per_source: PAGES_EACH, reserve: 0 }),
+    });
     run.spawn("file server", accept(listener, site, doors.door(&[LIST]), run.clone()));
     Ok(FilesHandle { addr })
 }
 
-async fn accept(listener: TcpListener, site: Arc<Site>, door: Door, run: Run) -> Result<()> {
-    let places = Arc::new(Semaphore::new(VISITORS_MAX));
+async fn accept(listener: Listener, site: Arc<Site>, door: Door, run: Run) -> Result<()> {
+    let total = VISITORS_MAX.min(net::sockets::file_limit() / FILES_EACH);
+    let slots = Slots::new(Limits { total, per_source: total.div_ceil(SHARE), reserve: 0 });
+    let (refused, full) = (LogBudget::of(1), LogBudget::of(1));
     let mut stopping = std::pin::pin!(run.stopping());
     loop {
         let (stream, peer) = tokio::select! {
             () = &mut stopping => return Ok(()),
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(e) => {
-                    tracing::warn!(error = %e, "file server: a visitor could not be accepted");
-                    // Out of descriptors: the next accept would fail at once.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
+            accepted = listener.accept() => accepted,
+        };
+        let addr = Addr::of(peer);
+        let pass = match door.admit(addr) {
+            Ok(pass) => pass,
+            Err(_) => {
+                if let Some(held_back) = refused.spend(Instant::now()) {
+                    tracing::info!(%peer, held_back, "file server: refused, its address is not on the list");
                 }
-            },
+                continue;
+            }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "file server: closed, {VISITORS_MAX} visitors are inside");
+        // A local peer may be a proxy or a tunnel client, which brings everybody's requests.
+        let source = (!addr.ip().is_loopback()).then(|| SourceKey::of(addr));
+        let visitor = Visitor { addr, source };
+        if source.is_some() && site.guesses.blocked(addr, Instant::now()) {
             continue;
+        }
+        let slot = match source.map_or_else(|| slots.take_trusted(), |source| slots.take(source)) {
+            Ok(slot) => slot,
+            Err(why) => {
+                if let Some(held_back) = full.spend(Instant::now()) {
+                    tracing::warn!(%peer, held_back, "file server: closed, {why}");
+                }
+                continue;
+            }
         };
-        let (site, door, stopping) = (site.clone(), door.clone(), run.stopping());
+        let (site, stopping) = (site.clone(), run.stopping());
         run.visit("file visitor", async move {
-            serve(stream, peer, site, &door, stopping).await;
-            drop(place);
+            serve(stream, visitor, site, &pass, stopping).await;
+            drop(slot);
         });
     }
 }
 
 /// Serves one visitor.
-async fn serve(stream: TcpStream, peer: SocketAddr, site: Arc<Site>, door: &Door, stopping: impl Future<Output = ()>) {
-    let pass = match door.admit(Addr::of(peer)) {
-        Ok(pass) => pass,
-        Err(_) => {
-            tracing::debug!(%peer, "file server: refused at the door");
-            return;
-        }
-    };
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| site.clone().answer(request));
+async fn serve(stream: TcpStream, visitor: Visitor, site: Arc<Site>, pass: &Pass, stopping: impl Future<Output = ()>) {
+    let peer = visitor.addr;
+    net::sockets::tune(&stream);
+    let service = service_fn(move |request| site.clone().answer(request, visitor));
     let mut conn = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(WriteStall::new(stream, STALL)), service);
     let mut stopping = std::pin::pin!(stopping);
     let mut stopped = false;
     loop {
@@ -146,5 +185,5 @@ async fn serve(stream: TcpStream, peer: SocketAddr, site: Arc<Site>, door: &Door
     }
     tracing::debug!(%peer, "file server: cut, no longer allowed");
     // What was not delivered yet is thrown away.
-    let _ = conn.into_parts().io.into_inner().set_zero_linger();
+    net::sockets::reset_on_close(&conn.into_parts().io.into_inner().into_inner());
 }

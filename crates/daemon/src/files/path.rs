@@ -44,11 +44,15 @@ fn name(part: &str) -> Result<Vec<u8>, Refused> {
     if name.contains(&0) {
         return Err(Refused::Malformed("it has a NUL"));
     }
-    let hidden = name.starts_with(b".") && name != b".well-known";
-    if name.is_empty() || hidden || name.contains(&b'/') || name.contains(&b'\\') {
+    if name.is_empty() || is_hidden_name(&name) || name.contains(&b'/') || name.contains(&b'\\') {
         return Err(Refused::Nothing);
     }
     Ok(name)
+}
+
+/// True for a name that is neither shown nor served: one that begins with a dot, but for `.well-known` (RFC 8615).
+pub(super) fn is_hidden_name(name: &[u8]) -> bool {
+    name.starts_with(b".") && name != b".well-known"
 }
 
 /// Percent decoding (RFC 3986, section 2.1). `+` is a plus.

@@ -4,13 +4,15 @@
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+
+use super::path::is_hidden_name;
 
 /// How often a look-up that met a rename is tried again (`openat2` says EAGAIN then).
 const RETRIES: usize = 8;
@@ -128,6 +130,16 @@ impl Root {
         Ok(out)
     }
 
+    /// True if the file or folder that was opened through links has a name that is never served, on its way from the
+    /// root: what a link shows must not be what its target's own name hides.
+    fn is_hidden(&self, opened: &OwnedFd) -> bool {
+        let real = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        // Both are asked for now: the root may have been renamed since it was opened.
+        let (Ok(root), Ok(target)) = (real(&self.dir), real(opened)) else { return true };
+        let Ok(below) = target.strip_prefix(&root) else { return true };
+        below.components().any(|c| is_hidden_name(c.as_os_str().as_bytes()))
+    }
+
     /// A link is looked at where it leads to.
     fn stat(&self, folder: &OwnedFd, name: &CStr, names: &[Vec<u8>]) -> io::Result<Stat> {
         let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -145,6 +157,19 @@ impl Root {
             return self.open_by_steps(path, flags);
         }
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        // Nearly every path has no links, and then its names are all there is to know.
+        match self.openat2(path, flags, beneath | ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::LOOP) => {}
+            other => return Ok(other?),
+        }
+        let opened = self.open_through_links(path, flags, beneath)?;
+        if self.is_hidden(&opened) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(opened)
+    }
+
+    fn open_through_links(&self, path: &Path, flags: OFlags, beneath: ResolveFlags) -> io::Result<OwnedFd> {
         match self.openat2(path, flags, beneath) {
             // An absolute link counts as leaving, also when it leads back inside: see where it goes and open that
             // without following any link, so that nothing can change in between.
@@ -291,6 +316,38 @@ mod tests {
         {
             assert!(!found(&root, path), "{path} by steps");
         }
+    }
+
+    #[test]
+    fn a_link_shows_nothing_that_is_hidden() {
+        let place = Place::new("hidden");
+        let at = place.0.join("root");
+        std::fs::create_dir_all(at.join(".git/objects")).unwrap();
+        std::fs::create_dir_all(at.join(".well-known")).unwrap();
+        std::fs::write(at.join(".git/config"), "secret").unwrap();
+        std::fs::write(at.join(".env"), "secret").unwrap();
+        std::fs::write(at.join(".well-known/security.txt"), "open").unwrap();
+        for (target, link) in [
+            (".env", "env"),
+            (".git", "git"),
+            (".git/config", "config"),
+            ("git", "git-again"),
+            (".well-known/security.txt", "open"),
+        ] {
+            symlink(target, at.join(link)).unwrap();
+        }
+        symlink(at.join(".env"), at.join("env-absolute")).unwrap();
+        let root = Root::open(&at).unwrap();
+        for path in ["env", "git", "git/config", "git/objects", "config", "git-again/config", "env-absolute"] {
+            assert!(!found(&root, path), "{path}");
+        }
+        assert!(found(&root, "open"));
+        let Found::Folder(dir) = root.find(&[]).unwrap() else { panic!("no folder") };
+        let shown: Vec<_> = root.list(&dir, &[]).unwrap().into_iter().map(|e| e.name).collect();
+        assert!(!shown.iter().any(|n| n.starts_with(b"env") || n.starts_with(b"git") || n == b"config"), "{shown:?}");
+        // The folder is renamed while it is served: links go on working, hidden names stay hidden.
+        std::fs::rename(&at, place.0.join("moved")).unwrap();
+        assert!(found(&root, "open") && !found(&root, "env"));
     }
 
     #[test]
