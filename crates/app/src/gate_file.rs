@@ -39,6 +39,7 @@ pub(crate) struct ListFile {
     ttl: Option<Length>,
     idle: Option<Length>,
     evict: Option<EvictArg>,
+    ipv4_prefix: Option<u8>,
     ipv6_prefix: Option<u8>,
     learn_private: Option<bool>,
     devices: Option<usize>,
@@ -246,7 +247,9 @@ pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
 
 fn rules(read: &Read, name: &str, list: &ListFile, statics: Vec<Prefix>) -> anyhow::Result<Rules> {
     let width = list.ipv6_prefix.unwrap_or(Rules::default().v6_width);
+    let v4_width = list.ipv4_prefix.unwrap_or(Rules::default().v4_width);
     let at = read.path.display();
+    ensure!((16..=32).contains(&v4_width), "{at}: `lists.{name}`: `ipv4_prefix` is 16 to 32 bits, not {v4_width}");
     ensure!((1..=128).contains(&width), "{at}: `lists.{name}`: `ipv6_prefix` is 1 to 128 bits, not {width}");
     ensure!(
         list.max != Some(0),
@@ -258,6 +261,7 @@ fn rules(read: &Read, name: &str, list: &ListFile, statics: Vec<Prefix>) -> anyh
         evict: if list.evict == Some(EvictArg::FirstSeen) { Evict::FirstSeen } else { Evict::LeastRecentlySeen },
         ttl: list.ttl.unwrap_or(Length(Span(Some(TTL)))).0.0,
         idle: list.idle.and_then(|l| l.0.0),
+        v4_width,
         v6_width: width,
         learn_private: list.learn_private.unwrap_or(false),
         devices: list.devices,

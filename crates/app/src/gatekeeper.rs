@@ -15,7 +15,7 @@ use daemon::run::Run;
 use decide::grant::{Entry, Event, Evict, Rules};
 use decide::names::{Follow, HostName, Pace};
 use decide::publish::{TraefikKey, is_plain_name};
-use model::{AddrSet, Evidence, Prefix};
+use model::{AddrSet, Evidence, Prefix, parse_list};
 use tracing::{info, warn};
 
 use crate::args::GlobalArgs;
@@ -65,6 +65,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         },
         ttl: a.ttl.unwrap_or(Span(Some(TTL))).0,
         idle: a.idle.and_then(|s| s.0),
+        v4_width: a.ipv4_prefix.unwrap_or(32),
         v6_width: a.ipv6_prefix.unwrap_or(64),
         learn_private: a.learn_private.unwrap_or(false),
         statics: statics.clone(),
@@ -91,7 +92,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         middlewares,
         key: if a.traefik_key == Some(KeyArg::IpWhiteList) { TraefikKey::IpWhiteList } else { TraefikKey::IpAllowList },
         tcp: a.traefik_tcp.unwrap_or(false),
-        api: a.traefik_api.as_deref().map(|u| url("TRAEFIK_API", u)).transpose()?,
+        api: a.traefik_api.as_deref().map(|u| url("TRAEFIK_API", u, "http://traefik:8080")).transpose()?,
     }];
     enforcers.extend(also(&a.also, &list)?);
     let own = daemon::gate::own_addresses();
@@ -105,7 +106,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         trusted,
         listeners: listeners(a, &list)?,
         shares: named,
-        probes: a.probe.iter().map(|u| url("--probe", u)).collect::<Result<_, _>>()?,
+        probes: a.probe.iter().map(|u| url("PROBE_URLS", u, "https://ha.example.com")).collect::<Result<_, _>>()?,
         follows,
         dns: Dns { servers: a.dns_servers.clone(), pace: Pace { least, ..Pace::default() } },
         enforcers,
@@ -127,30 +128,50 @@ fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
         (None, Some(old)) => (old, "MAX_ALLOWED_IPS"),
         (None, None) => return Ok(MAX),
     };
-    text.parse()
-        .map_err(|_| Fail::usage(format!("{name}={text} is no number of addresses"), "give a whole number such as 10"))
+    let max = text.parse().map_err(|_| {
+        Fail::usage(format!("{name}={text} is no number of addresses"), "give a whole number such as 10")
+    })?;
+    if max == 0 {
+        return Err(Fail::usage(
+            format!("{name}=0 would forget everybody who proves himself"),
+            "give the number of addresses that your household uses at a time, such as 10",
+        ));
+    }
+    Ok(max)
 }
 
 fn source_range(text: &str) -> Result<(Vec<Prefix>, Vec<HostName>), Fail> {
+    const NAME: &str = "DEFAULT_SOURCE_RANGE";
     let (mut out, mut hosts): (Vec<Prefix>, Vec<HostName>) = (Vec::new(), Vec::new());
-    for item in text.split([',', ' ', ';', '\n']).map(|t| t.trim().trim_matches(['"', '\''])).filter(|t| !t.is_empty())
-    {
-        if item.starts_with("dns:") {
-            let wrong = |e| Fail::usage(format!("DEFAULT_SOURCE_RANGE: {e}"), "such as dns:home.example.net");
-            hosts.push(item.parse().map_err(wrong)?);
-            continue;
+    // Quotes around single entries are forgiven; names are taken out, the rest is a list like any other.
+    let mut rest = String::new();
+    for word in text.replace(['"', '\''], " ").split_inclusive(|c: char| c.is_whitespace() || matches!(c, ',' | ';')) {
+        match word.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, ',' | ';')) {
+            name if name.starts_with("dns:") => {
+                let wrong = |e| Fail::usage(format!("{NAME}: {e}"), "such as dns:home.example.net");
+                hosts.push(name.parse().map_err(wrong)?);
+            }
+            _ => rest.push_str(word),
         }
-        let (prefix, host_bits) = Prefix::parse_lenient(item).map_err(|e| {
-            Fail::usage(
-                format!("DEFAULT_SOURCE_RANGE: {e}"),
-                "write prefixes with commas between them, such as 10.0.0.0/8,192.168.0.0/16",
-            )
-        })?;
-        if host_bits {
-            info!("DEFAULT_SOURCE_RANGE: {item} is read as {prefix}");
-        }
+    }
+    let list = parse_list(&rest).map_err(|e| {
+        let name = e.text.contains(|c: char| c.is_ascii_alphabetic() && !c.is_ascii_hexdigit())
+            && format!("dns:{}", e.text).parse::<HostName>().is_ok();
+        Fail::usage(
+            format!("{NAME}: `{}`: {}", e.text, e.reason),
+            if name {
+                format!("a host name is followed as dns:{}", e.text)
+            } else {
+                "write addresses, prefixes, ranges and names with commas between them, such as 10.0.0.0/8,192.0.2.10-192.0.2.99,dns:home.example.net".to_string()
+            },
+        )
+    })?;
+    for w in &list.warnings {
+        info!("{NAME}: {} is read as {}", w.text, w.normal);
+    }
+    for prefix in list.prefixes {
         if prefix.bits() == 0 {
-            warn!("DEFAULT_SOURCE_RANGE holds {prefix}: everybody is let in");
+            warn!("{NAME} holds {prefix}: everybody is let in");
         }
         if !out.contains(&prefix) {
             out.push(prefix);
@@ -191,7 +212,7 @@ fn shares(text: &str) -> Result<Vec<Share>, Fail> {
             Some((name, at)) if !name.contains(':') => (Some(name), at),
             _ => (None, item),
         };
-        let base = url("SHARE_UPSTREAMS", at)?;
+        let base = url("SHARE_UPSTREAMS", at, "http://immich_server:2283")?;
         if base.path != "/" {
             return Err(Fail::usage(
                 format!("SHARE_UPSTREAMS: {at} has a path"),
@@ -259,7 +280,10 @@ fn also(a: &AlsoArgs, list: &str) -> Result<Vec<Kind>, Fail> {
             "each change closes every open WebSocket and stream of Caddy; forward_auth to /v1/check/{} does not",
             list()
         );
-        out.push(Kind::Caddy { list: list(), api: url("--caddy-api", api)? });
+        out.push(Kind::Caddy {
+            list: list(),
+            api: url("--caddy-api", api, "http://127.0.0.1:2019/id/gate/remote_ip/ranges")?,
+        });
     }
     if let Some(file) = &a.list_file {
         out.push(Kind::File { list: list(), file: file.clone() });
@@ -272,13 +296,13 @@ fn also(a: &AlsoArgs, list: &str) -> Result<Vec<Kind>, Fail> {
         out.push(Kind::Command { list: list(), argv: words(Some(exec), "") });
     }
     if let Some(to) = &a.webhook {
-        out.push(Kind::Webhook { list: list(), to: url("--webhook", to)? });
+        out.push(Kind::Webhook { list: list(), to: url("--webhook", to, "http://127.0.0.1:9000/list")? });
     }
     Ok(out)
 }
 
-fn url(flag: &str, text: &str) -> Result<Base, Fail> {
-    text.trim().parse().map_err(|e| Fail::usage(format!("{flag}: {e}"), "such as http://immich_server:2283"))
+fn url(name: &str, text: &str, such_as: &str) -> Result<Base, Fail> {
+    text.trim().parse().map_err(|e| Fail::usage(format!("{name}: {e}"), format!("such as {such_as}")))
 }
 
 /// What an earlier gate left in the file: addresses that this list could have learnt itself.
@@ -290,7 +314,7 @@ fn earlier(file: &std::path::Path, list: &str, rules: &Rules) -> Result<Vec<Even
         if rules.statics.iter().any(|s| s.covers(p)) || statics.contains(p.first()) {
             continue;
         }
-        let learnable = p.bits() >= if p.is_v4() { 32 } else { rules.v6_width };
+        let learnable = p.bits() >= if p.is_v4() { rules.v4_width } else { rules.v6_width };
         if !learnable && p != rules.learnt(p.first()) {
             info!(
                 "{}: {p} is wider than anything learnt and is not taken over; add it to DEFAULT_SOURCE_RANGE if it should stay",

@@ -287,11 +287,20 @@ fn with_a_scope_a_guest_enters_one_service_and_not_the_others() {
 #[test]
 fn wrong_settings_say_what_to_do_and_exit_2() {
     let dir = Dir::new("wrong");
-    for (k, v, hint) in [
+    for (k, v, says) in [
         ("MAX_IP_LEN", "many", "whole number"),
+        ("MAX_IP_LEN", "0", "MAX_IP_LEN=0 would forget everybody"),
         ("DEFAULT_SOURCE_RANGE", "10.0.0.0/33", "DEFAULT_SOURCE_RANGE"),
+        ("DEFAULT_SOURCE_RANGE", "192.0.2.9-192.0.2.1", "192.0.2.9-192.0.2.1"),
+        ("DEFAULT_SOURCE_RANGE", "10.0.0.0/8,home.example.net", "dns:home.example.net"),
         ("TRUSTED_PROXIES", "traefik", "TRUSTED_PROXIES"),
-        ("SHARE_UPSTREAMS", "immich", "http"),
+        ("SHARE_UPSTREAMS", "immich", "http://immich_server:2283"),
+        ("TRAEFIK_API", "traefik", "http://traefik:8080"),
+        ("PROBE_URLS", "ha", "https://ha.example.com"),
+        // Nobody typed --ttl.
+        ("GRANT_TTL", "7", "invalid value '7' for 'GRANT_TTL'"),
+        ("LEARN_PRIVATE", "perhaps", "for 'LEARN_PRIVATE'"),
+        ("IPV4_PREFIX", "8", "for 'IPV4_PREFIX'"),
     ] {
         let out = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
             .args(["gatekeeper", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -301,8 +310,44 @@ fn wrong_settings_say_what_to_do_and_exit_2() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.code() == Some(2) && said.contains("error: ") && said.contains(hint), "{k}={v}: {said}");
+        assert!(out.status.code() == Some(2) && said.contains("error: ") && said.contains(says), "{k}={v}: {said}");
+        assert!(!said.contains("--ttl") && !dir.at("s").exists(), "{k}={v}: {said}");
     }
+    // A flag that was typed is named, whatever the environment holds beside it.
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["gatekeeper", "--ttl", "7"])
+        .env("GRANT_TTL", "7d")
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&out.stderr).contains("for '--ttl"), "{out:?}");
+}
+
+#[test]
+fn variables_are_taken_as_compose_files_write_them() {
+    let dir = Dir::new("compose");
+    let up = upstream(|head| if head.contains(IMMICH) { (200, String::new()) } else { (404, String::new()) });
+    let g = Gate::start(
+        &dir.0,
+        &[
+            // The list form of Docker Compose keeps the quotes; an unset variable of its own becomes an empty one.
+            ("MAX_IP_LEN", "\"2\""),
+            ("SHARE_UPSTREAMS", &format!("'http://{up}'")),
+            ("DEFAULT_SOURCE_RANGE", "\"192.0.2.8-192.0.2.11, 10.1.2.3/8\""),
+            ("GRANT_TTL", ""),
+            ("TRAEFIK_API", "\"\""),
+            ("PORTCULLIS_EVICT", "\"first-seen\""),
+            ("LEARN_PRIVATE", "yes"),
+            // A pool of a carrier: the proof comes from one address, the next connection from another.
+            ("IPV4_PREFIX", "24"),
+        ],
+        &["--check-listen", "127.0.0.1:0"],
+    );
+    assert_eq!(ask(&g, up, &format!("/share/{IMMICH}"), "198.51.100.7"), 200);
+    g.mirror("203.0.113.7");
+    g.mirror("192.168.7.7");
+    g.expect(&["203.0.113.0/24", "192.168.7.0/24", "192.0.2.8/30", "10.0.0.0/8"]);
+    let check = |ip: &str| request(g.addrs[1], "GET", "/v1/check/dynamic-whitelist", &[("X-Forwarded-For", ip)]).0;
+    assert_eq!((check("203.0.113.9"), check("203.0.114.9")), (200, 403));
 }
 
 #[test]

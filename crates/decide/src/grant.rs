@@ -32,6 +32,9 @@ pub struct Rules {
     pub ttl: Option<u64>,
     /// Seconds from the latest sign of life (proof or admitted request) to the end. `None`: silence ends nothing.
     pub idle: Option<u64>,
+    /// Width of a learnt IPv4 prefix in bits, 1 to 32: less than 32 for carriers whose customers change their address
+    /// within a pool from one connection to the next.
+    pub v4_width: u8,
     /// Width of a learnt IPv6 prefix in bits, 1 to 128.
     pub v6_width: u8,
     /// Learn from private, loopback, link-local, CGN and unique local addresses too.
@@ -195,6 +198,7 @@ impl Default for Rules {
             evict: Evict::default(),
             ttl: None,
             idle: None,
+            v4_width: 32,
             // A household or a phone has a whole /64 and changes its address in it daily (RFC 8981).
             v6_width: 64,
             learn_private: false,
@@ -610,7 +614,7 @@ impl Rules {
     /// The prefix that a proof from this address teaches.
     #[must_use]
     pub fn learnt(&self, addr: Addr) -> Prefix {
-        let width = if addr.is_v4() { 32 } else { self.v6_width };
+        let width = if addr.is_v4() { self.v4_width } else { self.v6_width };
         Prefix::new(addr, width).unwrap_or(Prefix::host(addr))
     }
 

@@ -7,6 +7,7 @@ pub mod buffers;
 pub mod conntrack;
 pub mod dial;
 pub mod dns;
+pub mod environment;
 pub mod guesses;
 pub mod link;
 pub mod log_budget;

@@ -94,14 +94,17 @@ pub(crate) struct GatekeeperArgs {
     /// Bits of a learnt IPv6 prefix: 64 is a household, 128 one address [default: 64]
     #[arg(long, value_name = "BITS", env = "IPV6_PREFIX", value_parser = clap::value_parser!(u8).range(1..=128))]
     pub(crate) ipv6_prefix: Option<u8>,
+    /// Bits of a learnt IPv4 prefix: 32 is one address, 24 a part of a carrier's pool and everybody in it [default: 32]
+    #[arg(long, value_name = "BITS", env = "IPV4_PREFIX", value_parser = clap::value_parser!(u8).range(16..=32))]
+    pub(crate) ipv4_prefix: Option<u8>,
     /// Learn private, loopback and CGN addresses too [default: false]
-    #[arg(long, value_name = "BOOL", env = "LEARN_PRIVATE", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", env = "LEARN_PRIVATE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) learn_private: Option<bool>,
     /// The key in Traefik's file [default: ip-allow-list]
     #[arg(long, value_name = "KEY", env = "TRAEFIK_KEY")]
     pub(crate) traefik_key: Option<KeyArg>,
     /// Write the middlewares for TCP routers too [default: false]
-    #[arg(long, value_name = "BOOL", env = "TRAEFIK_TCP", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", env = "TRAEFIK_TCP", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) traefik_tcp: Option<bool>,
     /// Traefik's API, to see when it has read the list, such as http://traefik:8080 [default: not asked]
     #[arg(long, value_name = "URL", env = "TRAEFIK_API")]

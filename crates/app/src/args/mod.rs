@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -241,9 +242,52 @@ impl Given {
     }
 }
 
+/// What Gatekeeper reads beside what it documents.
+const MAX_ALLOWED_IPS: &str = "MAX_ALLOWED_IPS";
+
+/// Gatekeeper's users write its variables as Docker Compose takes them; for `gatekeeper` a value in quotes is the value,
+/// and a variable without a value is none.
+fn tidy_environment(typed: &[String]) {
+    if !typed.iter().any(|a| a == "gatekeeper") {
+        return;
+    }
+    let all = Cli::command();
+    let Some(gatekeeper) = all.find_subcommand("gatekeeper") else { return };
+    let names = gatekeeper.get_arguments().filter_map(|a| a.get_env()?.to_str());
+    net::environment::tidy(names.chain([MAX_ALLOWED_IPS]));
+}
+
+/// The error of a value that came from the environment names the variable: nobody typed the flag.
+fn by_its_name(mut error: clap::Error, typed: &[String]) -> clap::Error {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
+    let flag = flag.split([' ', '=', '[']).next().unwrap_or_default().to_string();
+    let mut command = Cli::command();
+    // As deep as subcommands were typed: `--listen` is another flag in another command.
+    for word in typed {
+        if let Some(sub) = command.find_subcommand(word) {
+            command = sub.clone();
+        }
+    }
+    let long = flag.trim_start_matches('-');
+    let Some(arg) = command.get_arguments().find(|a| a.get_long() == Some(long)) else { return error };
+    let short = arg.get_short().map(|c| format!("-{c}"));
+    let stands = |t: &String| {
+        t.strip_prefix(&flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+            || short.as_ref().is_some_and(|s| t.starts_with(s))
+    };
+    if let Some(name) = arg.get_env().filter(|name| std::env::var_os(name).is_some())
+        && !typed.iter().any(stands)
+    {
+        error.insert(ContextKind::InvalidArg, ContextValue::String(name.to_string_lossy().into_owned()));
+    }
+    error
+}
+
 /// Parses the process's arguments; prints and exits by itself for `--help`, `--version` and wrong usage (exit 2).
 pub(crate) fn parse() -> (Cli, Given) {
-    let matches = Cli::command().get_matches();
+    let typed: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    tidy_environment(&typed);
+    let matches = Cli::command().try_get_matches().unwrap_or_else(|e| by_its_name(e, &typed).exit());
     let mut given = Given::default();
     given.collect(&matches);
     match Cli::from_arg_matches(&matches) {
