@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use daemon::tunnel::settings::Site;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
@@ -36,6 +37,7 @@ pub(crate) struct EdgeFile {
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) token_files: Option<Vec<PathBuf>>,
     pub(crate) token_env: Option<String>,
+    pub(crate) tokens: Option<Vec<TokenFile>>,
     pub(crate) auto_tls: Option<bool>,
     pub(crate) auto_tls_san: Option<Vec<String>>,
     pub(crate) auto_tls_path: Option<PathBuf>,
@@ -52,6 +54,7 @@ pub(crate) struct EdgeFile {
     #[serde(default, deserialize_with = "duration")]
     pub(crate) grace: Option<Duration>,
     pub(crate) max_visitors: Option<u32>,
+    pub(crate) max_visitors_per_source: Option<u32>,
     #[serde(default, deserialize_with = "duration")]
     pub(crate) drain: Option<Duration>,
     pub(crate) data_dir: Option<PathBuf>,
@@ -70,6 +73,19 @@ pub(crate) struct EdgeFile {
     pub(crate) gate: Option<GateFile>,
     /// The coordination server of the mesh; `docs/manual/control.md` explains its keys.
     pub(crate) control: Option<Section>,
+}
+
+/// One of `[[tokens]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TokenFile {
+    pub(crate) name: String,
+    pub(crate) file: PathBuf,
+    #[serde(default, deserialize_with = "sites")]
+    pub(crate) hosts: Option<Vec<Site>>,
+    #[serde(default, deserialize_with = "ports")]
+    pub(crate) ports: Option<PortRanges>,
+    pub(crate) allow_ips: Option<ListValue>,
 }
 
 /// A list of its own for one port or host.
@@ -221,6 +237,11 @@ fn ports<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PortRanges>, D::Er
     parsed(from, |t| t.parse().map_err(|e: wire::upstream::UpstreamError| e.to_string()))
 }
 
+fn sites<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Site>>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts.iter().map(|t| t.parse().map_err(de::Error::custom)).collect::<Result<_, _>>().map(Some)
+}
+
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     parsed(from, crate::args::values::duration)
 }
@@ -249,6 +270,7 @@ mod tests {
             let said = |l: &str| {
                 l.trim_start_matches("# ").starts_with(&format!("{key} = "))
                     || l.trim_start_matches("# ").starts_with(&format!("[{key}"))
+                    || l == format!("# [[{key}]]")
                     || l.starts_with(&format!("[{key}."))
             };
             assert!(MANUAL.lines().any(said), "docs/manual/edge.toml does not explain `{key}`");
@@ -257,9 +279,14 @@ mod tests {
 
     #[test]
     fn what_is_commented_out_in_the_manual_is_valid_too() {
-        for line in MANUAL.lines().filter_map(|l| l.strip_prefix("# ")).filter(|l| l.contains(" = ")) {
+        let (alone, tables) = MANUAL.split_once("# [[").unwrap();
+        for line in alone.lines().filter_map(|l| l.strip_prefix("# ")).filter(|l| l.contains(" = ")) {
             toml::from_str::<EdgeFile>(line).map_err(|e| format!("{line}: {e}")).unwrap();
         }
+        let table: String =
+            tables.lines().take_while(|l| !l.is_empty()).map(|l| format!("{}\n", l.trim_start_matches("# "))).collect();
+        let file = toml::from_str::<EdgeFile>(&format!("[[{table}")).unwrap();
+        assert_eq!(file.tokens.unwrap()[0].hosts.as_ref().unwrap().len(), 2);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use daemon::door::Doors;
 use daemon::files::{self, FilesSettings};
 use daemon::lists::{self, ListPart, ListSource, Lists, Sources};
 use daemon::run::Run;
-use daemon::tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, TcpPlane, Trust};
+use daemon::tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, EdgeToken, TcpPlane, Trust, UpstreamTls};
 use daemon::tunnel::{client, edge};
 use model::{Addr, AddrSet};
 use wire::secret::{Secret, TokenHash};
@@ -171,13 +171,14 @@ impl World {
             control: SocketAddr::from(([127, 0, 0, 1], 0)),
             http: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             tcp: Some(TcpPlane { addr: [127, 0, 0, 1].into(), allow_ports: PortRanges::all() }),
-            tokens: vec![TokenHash::of(&secret)],
+            tokens: vec![EdgeToken::all("demo", TokenHash::of(&secret))],
             tls: EdgeTls::Auto { sans: vec!["127.0.0.1".to_string()], dir: folder.0.join("tls") },
             trusted_proxies: AddrSet::default(),
             proxy_protocol: None,
             lb_proxy_protocol: None,
             grace: Duration::from_secs(30),
             max_visitors: 1024,
+            max_visitors_per_source: 1024,
         };
         let file = list.clone();
         let chapter = gate::Chapter::start(run, &folder.0).await?;
@@ -199,7 +200,7 @@ impl World {
         )?;
         let handle = edge::start(settings, doors.clone(), run).await?;
         let pin = handle.fingerprint.context("the edge made no certificate")?;
-        let to = UpstreamTo { tls: false, host: private.ip().to_string(), port: private.port() };
+        let to = UpstreamTo::tcp(private.ip().to_string(), private.port());
         let any_host = UpstreamAsk::Http { host: None, path: String::new() };
         let client_settings = ClientSettings {
             url: format!("wss://{}", handle.control_addr).parse()?,
@@ -210,7 +211,7 @@ impl World {
             demux: false,
             proxy: None,
             id: None,
-            upstream_insecure: false,
+            upstream_tls: UpstreamTls::default(),
         };
         client::start(client_settings.clone(), run).await?;
         tokio::time::timeout(Duration::from_secs(10), handle.published())

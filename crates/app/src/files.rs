@@ -39,9 +39,15 @@ pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
         run.follow_signals()?;
         let doors = Doors::new();
         lists::start(&run, &doors, Arc::new(move || Ok(sources.clone())), None)?;
+        meant::say_unreachable(&doors.view(), files::LIST, listen.ip(), "--addr 0.0.0.0");
         let ready = run.not_ready("file server");
         let handle = files::start(settings, doors, &run).await?;
-        say::aside(format_args!("files: http://{}", handle.addr));
+        let host = if handle.addr.ip().is_unspecified() {
+            net::sockets::own_address().unwrap_or(IpAddr::from([127, 0, 0, 1]))
+        } else {
+            handle.addr.ip()
+        };
+        say::aside(format_args!("files: http://{}", SocketAddr::new(host, handle.addr.port())));
         ready.ready();
         Ok(run.finish().await?)
     })

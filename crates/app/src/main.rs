@@ -54,6 +54,16 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
     match &cli.command {
         Command::Http(Side::Server(a)) => edge(Kind::Http, a, global, given),
         Command::Tcp(Side::Server(a)) => edge(Kind::Tcp, a, global, given),
+        Command::Http(Side::Fileserver(a)) => files::run(a, given),
+        Command::Tcp(Side::Fileserver(_)) => Err(Fail::usage("a folder is served by HTTP", "`portcullis fileserver`")),
+        Command::Uplink { .. } => Err(Fail::usage(
+            "`uplink` belongs to a service that inlets sells; there is no such thing here",
+            "run an edge of your own with `portcullis http server`, and `portcullis http client` here",
+        )),
+        Command::Version => {
+            say::raw(concat!("portcullis ", env!("CARGO_PKG_VERSION"), "\n"));
+            Ok(())
+        }
         Command::Server(a) => edge(Kind::Classic, &classic_token(a.clone()), global, given),
         Command::Serve(a) => serve(a, global, given),
         Command::Http(Side::Client(a)) => client(Plane::Http, a, given),
@@ -105,36 +115,61 @@ fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
         }
     };
     log(global, file.as_ref().map(|f| &f.edge));
-    if a.edge.limits.generate.is_some() {
-        return generate("Portcullis edge", &a.edge);
+    if let Some(kind) = a.edge.limits.generate {
+        return generate(kind, &a.edge, file.as_ref(), given);
     }
     let plan = meant::edge(Kind::Serve, &a.edge, global, file.as_ref(), given)?;
     block_on(tunnel::edge(plan))
 }
 
 fn edge(kind: Kind, a: &EdgeArgs, global: &GlobalArgs, given: &Given) -> Done {
-    if a.limits.generate.is_some() {
-        return generate("Portcullis edge", a);
+    if let Some(kind) = a.limits.generate {
+        return generate(kind, a, None, given);
     }
     let plan = meant::edge(kind, a, global, None, given)?;
     block_on(tunnel::edge(plan))
 }
 
 fn client(plane: Plane, a: &ClientArgs, given: &Given) -> Done {
-    if let Some(Generate::Systemd) = a.link.generate {
-        say::raw(&unit::systemd(&unit::Unit { what: "Portcullis client", low_ports: false }));
+    if let Some(kind) = a.link.generate {
+        no_k8s(kind)?;
+        let unit = unit::Unit { what: "Portcullis client", low_ports: false, files: CLIENT_FILES, token: None };
+        say::raw(&unit::systemd(&unit));
         return Ok(());
     }
     let plan = meant::client(plane, a, given)?;
     block_on(tunnel::client(plan))
 }
 
-fn generate(what: &'static str, a: &EdgeArgs) -> Done {
+/// Open files of a client: a connection to an upstream for each of the visitors that an edge takes by default.
+const CLIENT_FILES: u64 = 65_536;
+
+fn generate(kind: Generate, a: &EdgeArgs, file: Option<&config::Read>, given: &Given) -> Done {
+    no_k8s(kind)?;
     let low = |p: Option<u16>| p.is_some_and(|p| p != 0 && p < 1024);
-    let opened = a.listen.allow_ports.as_ref().is_some_and(|p| p.iter().next().is_some_and(|p| p < 1024));
-    let low_ports = opened || low(a.listen.port) || low(a.listen.control_port);
-    say::raw(&unit::systemd(&unit::Unit { what, low_ports }));
+    let f = file.map(|r| &r.edge);
+    let ports = a.listen.allow_ports.as_ref().or(f.and_then(|f| f.allow_ports.as_ref()));
+    let opened = ports.is_some_and(|p| p.iter().next().is_some_and(|p| p < 1024));
+    let low_ports = opened
+        || low(a.listen.port.or(f.and_then(|f| f.port)))
+        || low(a.listen.control_port.or(f.and_then(|f| f.control_port)));
+    let visitors = a.limits.max_visitors.or(f.and_then(|f| f.max_visitors)).unwrap_or(meant::MAX_VISITORS);
+    // The token of the file is root's, and read before the service's own user is there.
+    let token = file.filter(|_| token::find(&a.token, given).ok().flatten().is_none());
+    let token = token.and_then(|r| r.edge.token_file.as_ref().map(|t| r.dir().join(t)));
+    let files = u64::from(visitors) + daemon::tunnel::edge::FILES_KEPT as u64;
+    say::raw(&unit::systemd(&unit::Unit { what: "Portcullis edge", low_ports, files, token }));
     Ok(())
+}
+
+fn no_k8s(kind: Generate) -> Result<(), Fail> {
+    match kind {
+        Generate::Systemd => Ok(()),
+        Generate::K8s => Err(Fail::usage(
+            "manifests for Kubernetes are not made here",
+            "run the same command in a Deployment of your own, the token in a Secret: `--token-file /run/token/token`",
+        )),
+    }
 }
 
 /// The open-source inlets reads `TOKEN`; here it counts after every other way.

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use daemon::tunnel::client;
-use daemon::tunnel::settings::ClientSettings;
+use daemon::tunnel::settings::{ClientSettings, UpstreamTls};
 use serde_json::Value;
 
 use crate::args::{Given, StatusArgs};
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &StatusArgs, given: &Given) -> Done {
         carriers: 1,
         demux: false,
         id: None,
-        upstream_insecure: false,
+        upstream_tls: UpstreamTls::default(),
     };
     crate::block_on(async move {
         let body = client::get(settings, "/status").await?;

@@ -16,7 +16,7 @@ use wire::connect::{ConnectString, EdgeUrl, TokenPlace};
 
 use crate::fail::Done;
 use crate::meant::{ClientPlan, EdgePlan};
-use crate::{control, node_teacher, say};
+use crate::{control, meant, node_teacher, say};
 
 /// Runs an edge, a gate or both until they are told to stop.
 pub(crate) async fn edge(plan: EdgePlan) -> Done {
@@ -45,6 +45,16 @@ pub(crate) async fn edge(plan: EdgePlan) -> Done {
         return Ok(run.finish().await?);
     };
     let tls = settings.tls.clone();
+    // A proxy or a balancer in front names its visitors.
+    let fronted = !settings.trusted_proxies.is_empty() || settings.lb_proxy_protocol.is_some();
+    if let Some(at) = settings.http.map(|h| h.ip()).or(settings.tcp.as_ref().map(|t| t.addr)).filter(|_| !fronted) {
+        meant::say_unreachable(
+            &doors.view(),
+            "data",
+            at,
+            "--data-addr 0.0.0.0, or --trusted-proxies with the proxy in front",
+        );
+    }
     let edge = edge_room::start(settings, doors.clone(), &run).await?;
     let socket = api::edge_socket(&plan.data_dir, edge.control_addr.port());
     let for_status = edge.clone();
@@ -149,7 +159,14 @@ fn say_where(edge: &EdgeHandle, tls: &EdgeTls, token: Option<&TokenPlace>) {
             ));
         }
         EdgeTls::Own { .. } => {
-            say::aside(format_args!("(put the name in your certificate in the place of {})", connect.url.host))
+            if edge.name.is_none() {
+                say::aside(format_args!("(put the name in your certificate in the place of {})", connect.url.host));
+            }
+            if edge.needs_root {
+                say::aside(format_args!(
+                    "(this system does not know the CA of your certificate: clients that do not either need its root, by --ca-file, or by its fingerprint once the root stands last in the file of --tls-cert)"
+                ));
+            }
         }
         EdgeTls::Off => {
             say::aside("(not encrypted: behind a proxy with TLS, clients use its wss:// URL without --insecure)")
@@ -175,6 +192,9 @@ fn public_host(edge: &EdgeHandle, tls: &EdgeTls) -> String {
         && let Some(san) = sans.iter().find(|s| !s.contains('*'))
     {
         return san.clone();
+    }
+    if let Some(name) = &edge.name {
+        return name.clone();
     }
     let bound = edge.control_addr.ip();
     if !bound.is_unspecified() {

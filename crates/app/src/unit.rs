@@ -1,6 +1,15 @@
 //! `--generate=systemd`. In: the command line as typed. Out: a hardened unit that runs it, with secrets kept out.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::CommandFactory;
+
+use crate::args::Cli;
 
 /// What the unit needs to know besides the command line.
 pub(crate) struct Unit {
@@ -8,42 +17,54 @@ pub(crate) struct Unit {
     pub(crate) what: &'static str,
     /// Binds a port below 1024.
     pub(crate) low_ports: bool,
+    /// Open files that it may need.
+    pub(crate) files: u64,
+    /// The token's file, where it stands in a configuration file that the command names.
+    pub(crate) token: Option<PathBuf>,
 }
 
-/// The unit for this process's own arguments, without `--generate`. Relative paths in them are made absolute, since a
-/// service starts elsewhere.
+/// The unit for this process's own arguments, without `--generate`.
 pub(crate) fn systemd(unit: &Unit) -> String {
-    let program =
-        std::env::current_exe().map_or_else(|_| "/usr/local/bin/portcullis".to_string(), |p| p.display().to_string());
-    let mut words = vec![program];
-    let mut args = std::env::args().skip(1).peekable();
-    let mut notes = Vec::new();
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--generate" => drop(args.next()),
-            a if a.starts_with("--generate=") => {}
-            "--token" | "-t" => {
-                drop(args.next());
-                words.extend(["--token-file".to_string(), "%d/token".to_string()]);
-                notes.push("the token was in an argument, which every user can read: put it into /etc/portcullis/token, mode 0600");
-            }
-            a if a.starts_with("--token=") => {
-                words.extend(["--token-file".to_string(), "%d/token".to_string()]);
-                notes.push("the token was in an argument, which every user can read: put it into /etc/portcullis/token, mode 0600");
-            }
-            _ => words.push(arg),
-        }
-    }
-    let words: Vec<String> = absolute_paths(words).iter().map(|w| quoted(w)).collect();
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/local/bin/portcullis"));
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    let set = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    text(unit, &program, Words::read(&args, &here), systemd_version(), &set.collect::<Vec<_>>())
+}
+
+fn text(unit: &Unit, program: &Path, words: Words, systemd: Option<u32>, variables: &[String]) -> String {
     let mut out = String::new();
+    let mut words = words;
+    if let (None, Some(path)) = (&words.credential, &unit.token) {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        words.token(path.display().to_string());
+    }
+    let Words { words, mut notes, credential } = words;
+    let lost: Vec<&str> = variables
+        .iter()
+        .map(String::as_str)
+        .filter(|v| v.starts_with("PORTCULLIS_") && *v != "PORTCULLIS_DATA_DIR")
+        .collect();
+    if !lost.is_empty() {
+        notes.push(format!("set in this shell, and not known to the service: {}", lost.join(", ")));
+    }
     for note in &notes {
         let _ = writeln!(out, "# {note}");
     }
-    let credential = if notes.is_empty() { "" } else { "LoadCredential=token:/etc/portcullis/token\n" };
+    let command: Vec<String> =
+        std::iter::once(program.display().to_string()).chain(words).map(|w| quoted(&w)).collect();
+    let credential =
+        credential.map_or(String::new(), |path| format!("LoadCredential={}\n", quoted(&format!("token:{path}"))));
     let capabilities = if unit.low_ports {
         "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n"
     } else {
         "CapabilityBoundingSet=\n"
+    };
+    // `notify-reload` came with 253 (systemd.service(5)); the other form does on every version.
+    let kind = if systemd.is_some_and(|v| v >= 253) {
+        "Type=notify-reload"
+    } else {
+        "Type=notify\nExecReload=/bin/kill -HUP $MAINPID"
     };
     let _ = write!(
         out,
@@ -53,7 +74,7 @@ Wants=network-online.target
 After=network-online.target
 
 [Service]
-Type=notify-reload
+{kind}
 ExecStart={command}
 Restart=always
 RestartSec=5
@@ -83,36 +104,155 @@ MemoryDenyWriteExecute=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
 UMask=0077
-LimitNOFILE=65536
+LimitNOFILE={files}
 
 [Install]
 WantedBy=multi-user.target
 ",
         what = unit.what,
-        command = words.join(" "),
+        files = unit.files,
+        command = command.join(" "),
     );
     out
 }
 
-/// Values that name a file here are made absolute, also behind `@` and `=`.
-fn absolute_paths(words: Vec<String>) -> Vec<String> {
-    let Ok(here) = std::env::current_dir() else { return words };
-    let absolute = |value: &str| -> Option<String> {
-        let (at, path) = value.strip_prefix('@').map_or(("", value), |p| ("@", p));
-        let joined = here.join(path);
-        (!path.is_empty() && !path.starts_with('/') && (at == "@" || path.contains(['/', '.'])) && joined.is_file())
-            .then(|| format!("{at}{}", joined.display()))
-    };
-    words
-        .into_iter()
-        .map(|word| match word.split_once('=') {
-            Some((flag, value)) if flag.starts_with("--") => {
-                absolute(value).map_or_else(|| word.clone(), |v| format!("{flag}={v}"))
+/// The command line, fit for a service: it starts in `/`, as a user of its own, and nobody may read a secret in it.
+#[derive(Debug, Default)]
+struct Words {
+    words: Vec<String>,
+    notes: Vec<String>,
+    /// The file that systemd, as root, hands on as the token.
+    credential: Option<String>,
+}
+
+/// What a flag's value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Value {
+    /// A file or a folder.
+    Path,
+    /// Where state lies: the service has its own folder for that.
+    State,
+    /// A file that holds the token.
+    TokenFile,
+    /// The token itself.
+    Token,
+    /// Names of files stand behind `@` in it.
+    Other,
+    /// Left out, like `--generate`.
+    Dropped,
+    /// It has none, or only behind `=`.
+    None,
+}
+
+impl Words {
+    fn read(args: &[String], here: &Path) -> Words {
+        let flags = flags(&mut Cli::command());
+        let mut out = Words::default();
+        let mut args = args.iter().cloned().peekable();
+        while let Some(arg) = args.next() {
+            let (flag, value) = match arg.split_once('=') {
+                Some((flag, value)) if flag.starts_with("--") => (flag.to_string(), Some(value.to_string())),
+                // `-fFILE`
+                _ if arg.len() > 2 && arg.starts_with('-') && !arg.starts_with("--") && arg.is_char_boundary(2) => {
+                    (arg[..2].to_string(), Some(arg[2..].to_string()))
+                }
+                _ => (arg.clone(), None),
+            };
+            match flags.get(&flag) {
+                None | Some(Value::None) => out.words.push(out_of(&arg, here)),
+                Some(kind) => {
+                    let value = value.or_else(|| args.next()).unwrap_or_default();
+                    out.flag(flag, *kind, &value, here);
+                }
             }
-            _ => absolute(&word).unwrap_or(word),
-        })
-        .collect()
+        }
+        out
+    }
+
+    fn flag(&mut self, flag: String, kind: Value, value: &str, here: &Path) {
+        let absolute = here.join(value).display().to_string();
+        match kind {
+            Value::Dropped => {}
+            Value::State => self.notes.push(format!("{flag} is left out: state lies in /var/lib/portcullis")),
+            Value::Token => {
+                self.notes.push("the token was in an argument, which every user can read: put it into /etc/portcullis/token, mode 0600".to_string());
+                self.token("/etc/portcullis/token".to_string());
+            }
+            Value::TokenFile => self.token(absolute),
+            Value::Path => {
+                self.note_unreadable(&absolute);
+                self.words.extend([flag, absolute]);
+            }
+            Value::Other | Value::None => {
+                let value = out_of(value, here);
+                for path in value.split(',').filter_map(|v| v.strip_prefix('@')) {
+                    self.note_unreadable(path);
+                }
+                self.words.extend([flag, value]);
+            }
+        }
+    }
+
+    fn token(&mut self, path: String) {
+        self.credential = Some(path);
+        self.words.extend(["--token-file".to_string(), "%d/token".to_string()]);
+    }
+
+    /// The service runs as a user of its own, which is nobody's group and owns nothing.
+    fn note_unreadable(&mut self, path: &str) {
+        let open = |p: &Path, bit: u32| std::fs::metadata(p).map_or(true, |m| m.permissions().mode() & bit != 0);
+        let inside = Path::new(path).ancestors().skip(1).all(|dir| open(dir, 0o001));
+        if !open(Path::new(path), 0o004) || !inside {
+            self.notes.push(format!("the service's user cannot read {path}: open it and the folders above it to others, or give the unit `SupplementaryGroups=`"));
+        }
+    }
+}
+
+/// A word in which files stand behind `@`: their paths made absolute.
+fn out_of(word: &str, here: &Path) -> String {
+    let one = |part: &str| match part.strip_prefix('@') {
+        Some(path) if !path.is_empty() => format!("@{}", here.join(path).display()),
+        _ => part.to_string(),
+    };
+    word.split(',').map(one).collect::<Vec<_>>().join(",")
+}
+
+/// Every flag that takes a value, in all its spellings, and what the value is. From the definitions of the flags.
+fn flags(command: &mut clap::Command) -> BTreeMap<String, Value> {
+    command.build();
+    let mut out = BTreeMap::new();
+    let mut todo = vec![&*command];
+    while let Some(command) = todo.pop() {
+        for arg in command.get_arguments() {
+            let path = arg.get_value_parser().type_id() == std::any::TypeId::of::<PathBuf>();
+            let optional = arg.get_num_args().is_some_and(|n| n.min_values() == 0);
+            let kind = match arg.get_id().as_str() {
+                "generate" => Value::Dropped,
+                "token" => Value::Token,
+                "token_file" | "token_from" => Value::TokenFile,
+                "data_dir" | "auto_tls_path" => Value::State,
+                _ if !arg.get_action().takes_values() || optional => Value::None,
+                _ if path => Value::Path,
+                _ => Value::Other,
+            };
+            let long = arg.get_long_and_visible_aliases().unwrap_or_default();
+            let hidden = arg.get_all_aliases().unwrap_or_default();
+            out.extend(long.into_iter().chain(hidden).map(|l| (format!("--{l}"), kind)));
+            out.extend(
+                arg.get_short_and_visible_aliases().unwrap_or_default().into_iter().map(|s| (format!("-{s}"), kind)),
+            );
+        }
+        todo.extend(command.get_subcommands());
+    }
+    out
+}
+
+/// The version of this machine's systemd; `None` where there is none to ask.
+fn systemd_version() -> Option<u32> {
+    let out = Command::new(OsStr::new("systemctl")).arg("--version").output().ok()?;
+    String::from_utf8_lossy(&out.stdout).split_whitespace().nth(1)?.split(['.', '~', '-']).next()?.parse().ok()
 }
 
 /// A word as systemd reads it: `%` and `$` stand for themselves, quotes around what needs them (systemd.service(5)).
@@ -135,5 +275,38 @@ mod tests {
         assert_eq!(quoted("a \"b\""), "\"a \\\"b\\\"\"");
         assert_eq!(quoted(""), "\"\"");
         assert_eq!(quoted("%d/token"), "%d/token");
+    }
+
+    fn words(args: &str) -> Words {
+        let args: Vec<String> = args.split(' ').map(ToString::to_string).collect();
+        Words::read(&args, Path::new("/nowhere/at all"))
+    }
+
+    #[test]
+    fn paths_are_absolute_and_the_token_is_a_credential() {
+        for given in ["--token-file token", "--token-file=token", "-f token", "-ftoken"] {
+            let w = words(&format!(
+                "http server {given} --allow-ips @office,192.0.2.1 --tls-cert c.pem --generate=systemd"
+            ));
+            assert_eq!(w.credential.as_deref(), Some("/nowhere/at all/token"), "{given}");
+            assert_eq!(
+                w.words.join(" "),
+                "http server --token-file %d/token --allow-ips @/nowhere/at all/office,192.0.2.1 --tls-cert /nowhere/at all/c.pem"
+            );
+        }
+        let w = words("tcp client -u 2222=127.0.0.1:22 --demux --debug=true --generate systemd -t hidden --data-dir x");
+        assert_eq!(w.words.join(" "), "tcp client -u 2222=127.0.0.1:22 --demux --debug=true --token-file %d/token");
+        assert_eq!(w.notes.len(), 2, "{:?}", w.notes);
+    }
+
+    #[test]
+    fn the_kind_of_service_is_one_that_systemd_knows() {
+        let unit = Unit { what: "Portcullis edge", low_ports: false, files: 1, token: None };
+        let of = |version| text(&unit, Path::new("/bin/p"), Words::default(), version, &["PORTCULLIS_X".to_string()]);
+        assert!(of(Some(253)).contains("\nType=notify-reload\n"));
+        for old in [Some(252), None] {
+            assert!(of(old).contains("\nType=notify\nExecReload=/bin/kill -HUP $MAINPID\n"));
+        }
+        assert!(of(None).contains("PORTCULLIS_X"));
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use decide::{Ask, Verdict, Why, admit};
+use decide::{Ask, Verdict, admit};
 use model::{Addr, View};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -43,6 +43,29 @@ pub struct Pass {
     slot: usize,
 }
 
+/// A verdict against an address, with the view that it was given on: what is said of it is what was judged, whatever
+/// the lists say a moment later.
+#[derive(Clone)]
+pub struct Refused {
+    view: Arc<View>,
+    ask: Ask,
+    verdict: Verdict,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&decide::words(&self.view, self.ask, self.verdict))
+    }
+}
+
+impl std::fmt::Debug for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Refused {}
+
 /// Enough that two cores rarely meet; few enough that an idle process pays nothing.
 const SHARDS: usize = 16;
 
@@ -57,6 +80,8 @@ struct Entry {
     addr: Addr,
     lists: Arc<[String]>,
     cut: AtomicBool,
+    /// Why it was cut.
+    why: OnceLock<Box<Refused>>,
     wake: Notify,
 }
 
@@ -94,7 +119,13 @@ impl Doors {
         let mut cut = 0;
         for shard in &self.inside {
             for entry in shard.lock().entries.iter().flatten() {
-                if !judge(&view, &entry.lists, entry.addr).is_allow() && !entry.cut.swap(true, Ordering::AcqRel) {
+                let ask = ask(&view, &entry.lists, entry.addr);
+                let verdict = admit(&view, ask);
+                if verdict.is_allow() {
+                    continue;
+                }
+                let _ = entry.why.set(Box::new(Refused { view: view.clone(), ask, verdict }));
+                if !entry.cut.swap(true, Ordering::AcqRel) {
                     entry.wake.notify_waiters();
                     cut += 1;
                 }
@@ -132,23 +163,31 @@ impl Door {
     /// Judges a visitor and notes that it is inside.
     ///
     /// # Errors
-    /// The reason why it must not pass.
-    pub fn admit(&self, addr: Addr) -> Result<Pass, Why> {
-        let entry =
-            Arc::new(Entry { addr, lists: self.lists.clone(), cut: AtomicBool::new(false), wake: Notify::new() });
+    /// Why it must not pass.
+    pub fn admit(&self, addr: Addr) -> Result<Pass, Refused> {
+        let entry = Arc::new(Entry {
+            addr,
+            lists: self.lists.clone(),
+            cut: AtomicBool::new(false),
+            why: OnceLock::new(),
+            wake: Notify::new(),
+        });
         let shard = Arc::as_ptr(&entry) as usize / size_of::<Entry>() % SHARDS;
         let slot = self.doors.inside[shard].lock().insert(entry.clone());
         let pass = Pass { doors: self.doors.clone(), entry, shard, slot };
         // Judged after it is noted: a view published in between is seen either here or by `publish`.
-        match self.judge(addr) {
-            Verdict::Allow(_) => {
-                if let Some(tell) = self.doors.passed.get() {
-                    tell(addr);
-                }
-                Ok(pass)
+        {
+            let view = self.doors.view.borrow();
+            let ask = ask(&view, &self.lists, addr);
+            let verdict = admit(&view, ask);
+            if !verdict.is_allow() {
+                return Err(Refused { view: view.clone(), ask, verdict });
             }
-            Verdict::Refuse(why) => Err(why),
         }
+        if let Some(tell) = self.doors.passed.get() {
+            tell(addr);
+        }
+        Ok(pass)
     }
 
     /// Judges without noting anybody.
@@ -169,6 +208,12 @@ impl Pass {
     #[must_use]
     pub fn addr(&self) -> Addr {
         self.entry.addr
+    }
+
+    /// Why the visitor is no longer allowed; nothing while it is.
+    #[must_use]
+    pub fn why(&self) -> String {
+        self.entry.why.get().map_or_else(String::new, ToString::to_string)
     }
 
     /// True once the visitor is no longer allowed.

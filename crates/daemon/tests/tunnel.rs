@@ -9,7 +9,7 @@ use std::time::Duration;
 use daemon::door::Doors;
 use daemon::run::Run;
 use daemon::tunnel::edge::{self, EdgeHandle};
-use daemon::tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, TcpPlane, Trust};
+use daemon::tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, EdgeToken, TcpPlane, Trust, UpstreamTls};
 use daemon::tunnel::{client, settings::HttpProxy};
 use model::{AddrSet, List, ViewBuilder, parse_list};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,13 +54,13 @@ fn client_settings(edge: &EdgeHandle, port: u16, upstream: SocketAddr) -> Client
         trust: edge.fingerprint.map_or(Trust::Plain, Trust::Pin),
         upstreams: vec![Upstream {
             ask: UpstreamAsk::Port(port),
-            to: UpstreamTo { tls: false, host: upstream.ip().to_string(), port: upstream.port() },
+            to: UpstreamTo::tcp(upstream.ip().to_string(), upstream.port()),
         }],
         carriers: 2,
         demux: false,
         proxy: None::<HttpProxy>,
         id: None,
-        upstream_insecure: false,
+        upstream_tls: UpstreamTls::default(),
     }
 }
 
@@ -73,13 +73,14 @@ async fn world(tls: bool, upstream: SocketAddr) -> World {
         control: "127.0.0.1:0".parse().unwrap(),
         http: None,
         tcp: Some(TcpPlane { addr: "127.0.0.1".parse().unwrap(), allow_ports: PortRanges::all() }),
-        tokens: vec![TokenHash::of("t0ken")],
+        tokens: vec![EdgeToken::all("test", TokenHash::of("t0ken"))],
         tls: if tls { EdgeTls::Auto { sans: vec![], dir: dir.clone() } } else { EdgeTls::Off },
         trusted_proxies: AddrSet::default(),
         proxy_protocol: None,
         lb_proxy_protocol: None,
         grace: Duration::from_secs(10),
         max_visitors: 10_000,
+        max_visitors_per_source: 10_000,
     };
     let edge = edge::start(settings, doors.clone(), &run).await.unwrap();
     let _ = std::fs::remove_dir_all(dir);

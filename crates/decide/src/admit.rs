@@ -53,6 +53,12 @@ pub fn explain(view: &View, ask: Ask) -> String {
     Sentence { view, ask, verdict: admit(view, ask) }.to_string()
 }
 
+/// A verdict that was given, in the same words; `view` and `ask` are those that it was given on.
+#[must_use]
+pub fn words(view: &View, ask: Ask, verdict: Verdict) -> String {
+    Sentence { view, ask, verdict }.to_string()
+}
+
 impl Verdict {
     /// True for `Allow`.
     #[must_use]

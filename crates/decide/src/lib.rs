@@ -11,5 +11,5 @@ pub mod publish;
 mod service;
 pub mod visitor;
 
-pub use admit::{Ask, Verdict, Why, admit, explain};
+pub use admit::{Ask, Verdict, Why, admit, explain, words};
 pub use service::{Guard, Service};

@@ -19,6 +19,8 @@ pub enum Service {
     Port(u16),
     /// A host of the HTTP plane, in lower case.
     Host(String),
+    /// The clients of a token, which pass the control plane's list too.
+    Token(String),
 }
 
 /// Which list guards a service, and why that one.
@@ -39,6 +41,7 @@ impl Service {
             Service::Data => vec!["data".to_string()],
             Service::Port(port) => vec![format!("port:{port}"), "data".to_string()],
             Service::Host(host) => vec![format!("host:{host}"), "data".to_string()],
+            Service::Token(name) => vec![format!("token:{name}"), "control".to_string()],
         }
     }
 
@@ -80,10 +83,16 @@ impl FromStr for Service {
     /// Reads `control`, `data`, `port:2222`, `host:app.example.com`, a port alone or a host alone (a port behind it
     /// does not count).
     fn from_str(text: &str) -> Result<Service, String> {
-        let wanted =
-            || format!("`{text}` is not a service; wanted `control`, `data`, `port:2222` or `host:app.example.com`");
+        let wanted = || {
+            format!(
+                "`{text}` is not a service; wanted `control`, `data`, `port:2222`, `host:app.example.com` or `token:laptop`"
+            )
+        };
         let t = text.trim().to_ascii_lowercase();
         let port = |p: &str| p.parse::<u16>().ok().filter(|n| *n != 0 && p.bytes().all(|b| b.is_ascii_digit()));
+        if let Some(name) = text.trim().strip_prefix("token:").filter(|n| !n.is_empty()) {
+            return Ok(Service::Token(name.to_string()));
+        }
         match t.split_once(':') {
             Some(("port", p)) => port(p).map(Service::Port).ok_or_else(wanted),
             Some(("host", h)) => host(h).map(Service::Host).ok_or_else(wanted),
@@ -101,6 +110,7 @@ impl fmt::Display for Service {
             Service::Data => f.write_str("the data plane"),
             Service::Port(port) => write!(f, "port {port}"),
             Service::Host(host) => write!(f, "host {host}"),
+            Service::Token(name) => write!(f, "token {name}"),
         }
     }
 }
@@ -135,6 +145,7 @@ mod tests {
             ("DATA", Service::Data),
             ("port:2222", Service::Port(2222)),
             ("2222", Service::Port(2222)),
+            ("token:Laptop", Service::Token("Laptop".to_string())),
             ("host:App.example.com.", Service::Host("app.example.com".into())),
             ("app.example.com:9443", Service::Host("app.example.com".into())),
             ("host:control", Service::Host("control".into())),

@@ -84,6 +84,12 @@ impl Addr {
         }
     }
 
+    /// True if it is of this machine alone (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3).
+    #[must_use]
+    pub fn is_loopback(self) -> bool {
+        self.ip().is_loopback()
+    }
+
     /// True for an address of one's own surroundings: private, loopback, link-local, CGN, unique local, unspecified.
     /// Nothing is learnt from these unless asked to.
     #[must_use]

@@ -608,7 +608,7 @@ mod tests {
             let (accepted, dialled) = tokio::join!(accept, dial);
             assert!(accepted.is_err(), "the edge hears that it was refused");
             let (seen, why) = crate::tls::seen_in(&dialled.unwrap_err()).unwrap();
-            assert_eq!(seen, digest);
+            assert_eq!(seen, Some(digest));
             assert!(!why.is_empty());
         }
     }

@@ -45,6 +45,13 @@ pub fn file_limit() -> usize {
     getrlimit(Resource::Nofile).current.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)
 }
 
+/// Files that this process may have open at the same time.
+#[must_use]
+pub fn files_max() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
 /// Options of a visitor's or an upstream's connection: no Nagle.
 pub fn tune(stream: &TcpStream) {
     // A socket that was reset meanwhile refuses options; the next read says so.

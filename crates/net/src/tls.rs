@@ -129,23 +129,46 @@ pub fn own_certificate(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
         .with_context(|| format!("cannot use {} with the key {}", cert.display(), key.display()))
 }
 
-/// The fingerprint that clients of an edge with this certificate must pin: of the last certificate of its chain.
-/// `None` if this system trusts the chain, as it does for certificates of public CAs.
+/// What clients must know to believe an edge with a given certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vouched {
+    /// The system's roots vouch for it: its name alone, so that it may be renewed from any intermediate.
+    BySystem,
+    /// The last certificate of its file vouches for itself: this fingerprint outlives every renewal by that CA.
+    ByRoot(Digest),
+    /// Its CA's root is not in the file: clients need the root in a file of their own.
+    Elsewhere,
+}
+
+/// Who vouches for the certificate in a file, and its first name that is no wildcard.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn pin_of(cert: &Path) -> Result<Option<Digest>> {
+pub fn vouched(cert: &Path) -> Result<(Vouched, Option<String>)> {
     let chain = read_chain(cert)?;
-    let Some((end, rest)) = chain.split_first() else { return Ok(None) };
+    let Some((end, rest)) = chain.split_first() else { return Ok((Vouched::Elsewhere, None)) };
     let natives = rustls_native_certs::load_native_certs().certs;
     let anchors: Vec<_> = natives.iter().filter_map(|c| webpki::anchor_from_trusted_cert(c).ok()).collect();
-    let leaf = webpki::EndEntityCert::try_from(end);
+    let leaf = webpki::EndEntityCert::try_from(end).ok();
+    let name = leaf.as_ref().and_then(|l| l.valid_dns_names().find(|n| !n.contains('*')).map(ToString::to_string));
     let algorithms = crypto().signature_verification_algorithms.all;
     let usage = webpki::KeyUsage::server_auth();
-    let trusted = leaf.is_ok_and(|leaf| {
+    let trusted = leaf.is_some_and(|leaf| {
         leaf.verify_for_usage(algorithms, &anchors, rest, UnixTime::now(), usage, None, None).is_ok()
     });
-    Ok((!trusted).then(|| fingerprint(rest.last().unwrap_or(end))))
+    let last = rest.last().unwrap_or(end);
+    let by = match (trusted, names_itself(last)) {
+        (true, _) => Vouched::BySystem,
+        (false, true) => Vouched::ByRoot(fingerprint(last)),
+        (false, false) => Vouched::Elsewhere,
+    };
+    Ok((by, name))
+}
+
+/// True if a certificate names itself as its issuer, as roots and self-signed ones do. Intermediates do not, and CAs
+/// change them as they like.
+fn names_itself(der: &CertificateDer<'_>) -> bool {
+    webpki::EndEntityCert::try_from(der).is_ok_and(|c| c.issuer() == c.subject())
 }
 
 /// A client that believes an edge because a certificate of its chain has this fingerprint. Names are not compared:
@@ -159,12 +182,14 @@ pub fn pinned(pin: Digest) -> Result<Arc<ClientConfig>> {
     client_config(crypto, verifier)
 }
 
-/// A client that believes what the system believes, and the certificates of a PEM file.
+/// A client that believes what the system believes, and the certificates of a PEM file: what they sign, and a server
+/// that shows exactly one of them, as a self-signed one is.
 ///
 /// # Errors
 /// The file cannot be read or holds no certificate.
 pub fn system_roots(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
+    let mut exact = Vec::new();
     for cert in rustls_native_certs::load_native_certs().certs {
         // A root that webpki does not understand is skipped, as every client does.
         let _ = roots.add(cert);
@@ -175,6 +200,7 @@ pub fn system_roots(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>> {
             CertificateDer::pem_file_iter(path).map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
         for cert in certs {
             let cert = cert.map_err(|e| anyhow::anyhow!("{} is not PEM: {e}", path.display()))?;
+            exact.push(fingerprint(&cert));
             roots.add(cert).with_context(|| format!("{} holds a certificate that is no CA", path.display()))?;
         }
         if roots.len() == before {
@@ -187,7 +213,7 @@ pub fn system_roots(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>> {
     } else {
         Some(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crypto.clone()).build()?)
     };
-    let verifier = Arc::new(System { inner, algorithms: crypto.signature_verification_algorithms });
+    let verifier = Arc::new(System { inner, exact, algorithms: crypto.signature_verification_algorithms });
     client_config(crypto, verifier)
 }
 
@@ -201,10 +227,10 @@ pub fn unverified() -> Result<Arc<ClientConfig>> {
     client_config(crypto, Arc::new(Anyone { algorithms }))
 }
 
-/// An edge whose certificate was refused, from an error of a handshake made with [`system_roots`] or [`pinned`]: the
-/// fingerprint that would pin it (of the last certificate of its chain) and why it was refused.
+/// A certificate that was refused, from an error of a handshake made with [`system_roots`] or [`pinned`]: the
+/// fingerprint that would pin it, if the last certificate of its chain vouches for itself, and why it was refused.
 #[must_use]
-pub fn seen_in(error: &(dyn std::error::Error + 'static)) -> Option<(Digest, String)> {
+pub fn seen_in(error: &(dyn std::error::Error + 'static)) -> Option<(Option<Digest>, String)> {
     let mut at = Some(error);
     while let Some(e) = at {
         if let Some(untrusted) = e.downcast_ref::<Untrusted>() {
@@ -226,11 +252,43 @@ pub fn seen_in(error: &(dyn std::error::Error + 'static)) -> Option<(Digest, Str
     None
 }
 
+/// The same client, offering only this protocol (RFC 7301).
+#[must_use]
+pub fn with_alpn(config: &ClientConfig, protocol: &[u8]) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Arc::new(config)
+}
+
+/// Why a handshake as a client failed, in words for a person.
+#[must_use]
+pub fn words(error: &std::io::Error) -> String {
+    use rustls::AlertDescription as Alert;
+    if let Some((_, words)) = seen_in(error) {
+        return words;
+    }
+    match error.get_ref().and_then(|e| e.downcast_ref::<TlsError>()) {
+        Some(TlsError::InvalidMessage(_)) => "it does not answer in TLS".to_string(),
+        Some(TlsError::AlertReceived(Alert::NoApplicationProtocol)) => {
+            "it does not speak this version of HTTP".to_string()
+        }
+        Some(TlsError::AlertReceived(Alert::UnrecognisedName)) => "it has no certificate for this name".to_string(),
+        Some(TlsError::AlertReceived(Alert::CertificateRequired | Alert::BadCertificate)) => {
+            "it wants a certificate of the client".to_string()
+        }
+        Some(TlsError::AlertReceived(alert)) => format!("it ended the handshake: {alert:?}"),
+        _ if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "it closed the connection during the handshake".to_string()
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// A chain that was refused, and what it ended in.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 struct Untrusted {
-    seen: Digest,
+    seen: Option<Digest>,
     reason: String,
 }
 
@@ -243,6 +301,8 @@ struct Pin {
 #[derive(Debug)]
 struct System {
     inner: Option<Arc<WebPkiServerVerifier>>,
+    /// Certificates that are believed when a server shows them itself.
+    exact: Vec<Digest>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -252,7 +312,8 @@ struct Anyone {
 }
 
 fn untrusted(end: &CertificateDer<'_>, chain: &[CertificateDer<'_>], reason: String) -> TlsError {
-    let seen = fingerprint(chain.last().unwrap_or(end));
+    let last = chain.last().unwrap_or(end);
+    let seen = names_itself(last).then(|| fingerprint(last));
     TlsError::InvalidCertificate(CertificateError::Other(rustls::OtherError(Arc::new(Untrusted { seen, reason }))))
 }
 
@@ -319,12 +380,20 @@ impl ServerCertVerifier for System {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
+        if !self.exact.is_empty() && self.exact.contains(&fingerprint(end)) {
+            return Ok(ServerCertVerified::assertion());
+        }
         let Some(inner) = &self.inner else {
             return Err(untrusted(end, chain, "this system has no trusted certificates".to_string()));
         };
         inner.verify_server_cert(end, chain, name, ocsp, now).map_err(|e| match e {
             TlsError::InvalidCertificate(why) => {
                 let why = match why {
+                    CertificateError::Other(other)
+                        if other.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity) =>
+                    {
+                        "it is self-signed".to_string()
+                    }
                     CertificateError::Other(other) => other.to_string(),
                     CertificateError::UnknownIssuer => "nobody whom this system trusts has signed it".to_string(),
                     why => why.to_string(),

@@ -52,7 +52,7 @@ pub enum ConnectError {
     #[error("`{0}` is not the URL of an edge: {1}")]
     Url(String, &'static str),
     /// Not a fingerprint.
-    #[error("`{0}` is not a fingerprint: wanted `sha256:` and 64 hex digits")]
+    #[error("`{0}` is not a fingerprint: wanted `sha256:` and 64 hex digits, with or without colons")]
     Fingerprint(String),
     /// Not a connect string.
     #[error("`{0}` is not a connect string: {1}")]
@@ -117,7 +117,14 @@ impl FromStr for Fingerprint {
     type Err = ConnectError;
     fn from_str(text: &str) -> Result<Fingerprint, ConnectError> {
         let fail = || ConnectError::Fingerprint(text.to_string());
-        let hex = text.trim().strip_prefix("sha256:").ok_or_else(fail)?;
+        // `SHA256 Fingerprint=AB:CD:…` is how openssl prints it, and people copy all or part of that.
+        let text = text.trim();
+        let lower = text.to_ascii_lowercase();
+        let hex = ["sha256:", "sha256 fingerprint=", ""].iter().find_map(|p| lower.strip_prefix(p)).unwrap_or(&lower);
+        let colons = hex.bytes().filter(|b| *b == b':').count();
+        if colons != 0 && (colons != 31 || !hex.split(':').all(|pair| pair.len() == 2)) {
+            return Err(fail());
+        }
         let hex: Vec<u8> = hex.bytes().filter(|b| *b != b':').collect();
         if hex.len() != 64 {
             return Err(fail());
@@ -282,6 +289,20 @@ mod tests {
         ] {
             let e = text.parse::<ConnectString>().unwrap_err().to_string();
             assert!(e.contains(why), "{text}: {e}");
+        }
+    }
+
+    #[test]
+    fn fingerprints_as_openssl_prints_them() {
+        let pairs: Vec<String> = HEX.as_bytes().chunks(2).map(|c| String::from_utf8_lossy(c).to_uppercase()).collect();
+        let colons = pairs.join(":");
+        for text in
+            [format!("SHA256 Fingerprint={colons}"), format!("sha256 Fingerprint={colons}"), colons.clone(), HEX.into()]
+        {
+            assert_eq!(text.parse::<Fingerprint>().unwrap().to_string(), format!("sha256:{HEX}"), "{text}");
+        }
+        for bad in [&colons[3..], "SHA1 Fingerprint=AA:BB", "", ":", &colons.replace(':', "::")] {
+            assert!(bad.parse::<Fingerprint>().is_err(), "{bad}");
         }
     }
 

@@ -58,6 +58,9 @@ pub struct Welcome {
     pub bulk: u32,
     /// Where the upstreams are reached now, for the client to print: `:2222 → 192.168.0.10:22`.
     pub published: Vec<String>,
+    /// What the client's people should know: names that it shares with another client.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// Why there is no session.

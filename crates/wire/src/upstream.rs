@@ -9,6 +9,7 @@
 //! | `2222=192.168.0.10:22`, `2222=192.168.0.10` | connections to this port of the edge |
 //! | `192.168.0.10` with `--ports 2222,5432` | the same ports there (TCP clients) |
 //! | `192.168.0.10:22` | TCP clients: port 22 on both sides; HTTP clients: every host, by HTTP |
+//! | `unix:/run/app.sock` on the right side | a Unix socket of the client's machine |
 //!
 //! Several in one value are parted by commas. The same left side twice shares the load.
 
@@ -46,11 +47,26 @@ pub enum UpstreamAsk {
 pub struct UpstreamTo {
     /// TLS to the upstream (`https://`).
     pub tls: bool,
-    /// Name or address; IPv6 without brackets.
-    pub host: String,
-    /// Port.
-    pub port: u16,
+    /// Where it listens.
+    pub at: Place,
 }
+
+/// Where an upstream listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On a TCP port.
+    Tcp {
+        /// Name or address; IPv6 without brackets.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// On a Unix socket with this absolute path.
+    Unix(String),
+}
+
+/// Longest path of a Unix socket (unix(7): 108 bytes with the NUL at the end).
+const UNIX_PATH_MAX: usize = 107;
 
 /// Ports and ranges of ports: `2222,5432,8000-8100`.
 /// In order, disjoint and not touching.
@@ -108,7 +124,7 @@ pub fn parse_upstreams(
                     let port = port.ok_or_else(|| {
                         fail("it has no port; say which with `--ports 22`, or write `PORT=HOST:PORT`".to_string())
                     })?;
-                    let to = UpstreamTo { tls: false, host, port };
+                    let to = UpstreamTo::tcp(host, port);
                     out.push(Upstream { ask: UpstreamAsk::Port(port), to });
                     continue;
                 };
@@ -120,7 +136,7 @@ pub fn parse_upstreams(
                 }
                 out.extend(ports.iter().map(|p| Upstream {
                     ask: UpstreamAsk::Port(p),
-                    to: UpstreamTo { tls: false, host: host.clone(), port: port.unwrap_or(p) },
+                    to: UpstreamTo::tcp(host.clone(), port.unwrap_or(p)),
                 }));
             }
         }
@@ -179,12 +195,20 @@ impl PortRanges {
     }
 }
 
+impl UpstreamTo {
+    /// A TCP port, without TLS.
+    #[must_use]
+    pub fn tcp(host: String, port: u16) -> UpstreamTo {
+        UpstreamTo { tls: false, at: Place::Tcp { host, port } }
+    }
+}
+
 impl fmt::Display for UpstreamTo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
+        match &self.at {
+            Place::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Place::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Place::Unix(path) => write!(f, "unix:{path}"),
         }
     }
 }
@@ -279,8 +303,8 @@ impl Form {
         if text.is_empty() {
             return Err("it is empty; between two commas stands an upstream".to_string());
         }
-        // An `=` behind the scheme belongs to a URL.
-        let scheme = text.find("://").unwrap_or(text.len());
+        // An `=` behind the scheme belongs to a URL or a path.
+        let scheme = [text.find("://"), text.find("unix:/")].into_iter().flatten().min().unwrap_or(text.len());
         let (left, right) = match text.find('=').filter(|i| *i < scheme) {
             Some(i) => (Some(text[..i].trim()), text[i + 1..].trim()),
             None => (None, text),
@@ -291,21 +315,26 @@ impl Form {
             if to.http.is_some() {
                 return Err(format!("a port is forwarded as it is, without HTTP: write `{port}=HOST:PORT`"));
             }
-            let to = UpstreamTo { tls: false, port: to.port.unwrap_or(port), host: to.host };
-            return Ok(Form::Whole(Upstream { ask: UpstreamAsk::Port(port), to }));
+            return Ok(Form::Whole(Upstream { ask: UpstreamAsk::Port(port), to: to.place(false, port) }));
         }
         if plane == Plane::Tcp {
             if to.http.is_some() || left.is_some() {
                 return Err("a TCP client forwards ports: write `HOST` with `--ports`, `HOST:PORT` or `PORT=HOST:PORT`; for HTTP use `portcullis http client`".to_string());
             }
-            return Ok(Form::Host { host: to.host, port: to.port });
+            return match to.at {
+                At::Host { host, port } => Ok(Form::Host { host, port }),
+                At::Unix(path) => Err(format!("say which port of the edge it is for: `PORT=unix:{path}`")),
+            };
         }
         if to.tcp {
             return Err("say which port of the edge it is for: `PORT=HOST:PORT`".to_string());
         }
         let (host, path) = left.map_or(Ok((None, String::new())), read_ask)?;
         let tls = to.http == Some(true);
-        let to = UpstreamTo { tls, port: to.port.unwrap_or(if tls { 443 } else { 80 }), host: to.host };
+        if tls && matches!(to.at, At::Unix(_)) {
+            return Err("a Unix socket is spoken to without TLS: write `unix:/path`".to_string());
+        }
+        let to = to.place(tls, if tls { 443 } else { 80 });
         Ok(Form::Whole(Upstream { ask: UpstreamAsk::Http { host, path }, to }))
     }
 }
@@ -316,8 +345,13 @@ struct To {
     http: Option<bool>,
     /// `tcp://` was written.
     tcp: bool,
-    host: String,
-    port: Option<u16>,
+    at: At,
+}
+
+/// A place whose port may be left out.
+enum At {
+    Host { host: String, port: Option<u16> },
+    Unix(String),
 }
 
 impl To {
@@ -329,6 +363,9 @@ impl To {
             Some((s, r)) if s.eq_ignore_ascii_case("tcp") => (None, true, r),
             Some((s, _)) => return Err(format!("the scheme `{s}` is not one of `http`, `https` and `tcp`")),
         };
+        if let Some(path) = rest.strip_prefix("unix:") {
+            return Ok(To { http, tcp, at: At::Unix(unix_path(path)?) });
+        }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#']) {
             return Err("its address has a path; requests keep the path they came with".to_string());
@@ -351,7 +388,18 @@ impl To {
                     },
                 )
             }
-            None if rest.parse::<std::net::Ipv6Addr>().is_ok() => (rest, None),
+            None if rest.parse::<std::net::Ipv6Addr>().is_ok() => {
+                // `::1:5173` is an address, and hardly ever the one that was meant.
+                if let Some((host, port)) = rest.rsplit_once(':')
+                    && host.parse::<std::net::Ipv6Addr>().is_ok()
+                    && read_port(port).is_some()
+                {
+                    return Err(format!(
+                        "write the address in brackets: `[{host}]:{port}`, or `[{rest}]` if all of it is the address"
+                    ));
+                }
+                (rest, None)
+            }
             None => rest.split_once(':').map_or((rest, None), |(h, p)| (h, Some(p))),
         };
         let port = match port {
@@ -368,8 +416,28 @@ impl To {
         if !host.contains(':') && !is_name(host) {
             return Err(format!("`{host}` is not a host name or an address"));
         }
-        Ok(To { http, tcp, host: host.to_ascii_lowercase(), port })
+        Ok(To { http, tcp, at: At::Host { host: host.to_ascii_lowercase(), port } })
     }
+
+    /// With `port` where none was written.
+    fn place(self, tls: bool, port: u16) -> UpstreamTo {
+        let at = match self.at {
+            At::Host { host, port: written } => Place::Tcp { host, port: written.unwrap_or(port) },
+            At::Unix(path) => Place::Unix(path),
+        };
+        UpstreamTo { tls, at }
+    }
+}
+
+/// The path of a Unix socket.
+fn unix_path(path: &str) -> Result<String, String> {
+    if !path.starts_with('/') {
+        return Err(format!("`{path}` is not the whole path of a socket; write `unix:/run/app.sock`"));
+    }
+    if path.len() > UNIX_PATH_MAX || path.chars().any(char::is_control) {
+        return Err(format!("the path of a socket has at most {UNIX_PATH_MAX} bytes and no control characters"));
+    }
+    Ok(path.to_string())
 }
 
 /// `host`, `host/path`, `/path` or `*`; a port after the host is dropped, since routing does not see it.
@@ -442,6 +510,10 @@ mod tests {
             ("2222=192.168.0.10:22", "2222=192.168.0.10:22"),
             ("2222=192.168.0.10", "2222=192.168.0.10:2222"),
             ("2222=tcp://[::1]:22", "2222=[::1]:22"),
+            ("unix:/run/app.sock", "*=http://unix:/run/app.sock"),
+            ("a.example.com=http://unix:/run/A=b/app", "a.example.com=http://unix:/run/A=b/app"),
+            ("2222=unix:/run/ssh.sock", "2222=unix:/run/ssh.sock"),
+            ("http://[::1:5173]", "*=http://[::1:5173]:80"),
         ] {
             assert_eq!(read(&[text], "", Plane::Http).unwrap(), [normal], "{text}");
         }
@@ -498,6 +570,11 @@ mod tests {
             ("10.0.0.1", "", Plane::Tcp, "--ports"),
             ("10.0.0.1:22", "1,2", Plane::Tcp, "PORT=HOST:PORT"),
             ("22=10.0.0.1", "23", Plane::Tcp, "no upstream uses"),
+            ("::1:5173", "", Plane::Http, "[::1]:5173"),
+            ("http://2001:db8::1:80", "", Plane::Http, "[2001:db8::1]:80"),
+            ("unix:app.sock", "", Plane::Http, "unix:/run/app.sock"),
+            ("https://unix:/run/app.sock", "", Plane::Http, "without TLS"),
+            ("unix:/run/app.sock", "", Plane::Tcp, "PORT=unix:/run/app.sock"),
         ] {
             let e = read(&[text], ports, plane).unwrap_err();
             assert!(e.contains(why), "{text}: {e}");

@@ -41,6 +41,7 @@ pub struct Edge {
     mode: Mode,
     tls: bool,
     bin: PathBuf,
+    args: Vec<std::ffi::OsString>,
     dir: Dir,
 }
 
@@ -64,9 +65,21 @@ impl Edge {
             command.arg("--auto-tls=false");
         }
         command.args(args);
-        let mut edge = Edge { process: Process::start("edge", command), control, http, mode, tls, bin, dir };
+        let args = command.get_args().map(ToOwned::to_owned).collect();
+        let mut edge = Edge { process: Process::start("edge", command), control, http, mode, tls, bin, args, dir };
         edge.wait();
         edge
+    }
+
+    /// Kills it, and starts it again as it was after a while.
+    pub fn away(&mut self, time: std::time::Duration) {
+        self.process.signal(rustix::process::Signal::KILL);
+        self.process.wait(START).unwrap_or_else(|e| panic!("{e}"));
+        std::thread::sleep(time);
+        let mut command = Command::new(&self.bin);
+        command.args(&self.args);
+        self.process = Process::start("edge", command);
+        self.wait();
     }
 
     /// Waits until the planes accept; fails with the edge's words if it ends instead.

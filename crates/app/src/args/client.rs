@@ -18,6 +18,8 @@ pub(crate) struct ClientArgs {
     pub(crate) publish: PublishArgs,
     #[command(flatten)]
     pub(crate) link: LinkArgs,
+    #[command(flatten)]
+    pub(crate) inlets: super::inlets::InletsArgs,
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -46,7 +48,7 @@ pub(crate) struct TrustArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "What to publish")]
 pub(crate) struct PublishArgs {
-    /// Where requests go: http://127.0.0.1:3000, app.example.com=http://127.0.0.1:4000, app.example.com/api=http://…, 2222=192.168.0.10:22, or a host with --ports; repeatable, comma lists
+    /// Where requests go: http://127.0.0.1:3000, app.example.com=http://127.0.0.1:4000, app.example.com/api=http://…, 2222=192.168.0.10:22, unix:/run/app.sock, or a host with --ports; repeatable, comma lists
     #[arg(long, short = 'u', value_name = "UPSTREAM", env = "PORTCULLIS_UPSTREAM")]
     pub(crate) upstream: Vec<String>,
     /// Ports to open at the edge, the same as at the upstream: 2222,5432,8000-8010; repeatable
@@ -58,6 +60,12 @@ pub(crate) struct PublishArgs {
     /// Accept any certificate of https:// upstreams [default: false]
     #[arg(long, value_name = "BOOL", env = "PORTCULLIS_UPSTREAM_INSECURE", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) upstream_insecure: Option<bool>,
+    /// CA certificates in PEM for https:// upstreams, believed besides those of this system; a self-signed certificate too
+    #[arg(long, value_name = "FILE", env = "PORTCULLIS_UPSTREAM_CA")]
+    pub(crate) upstream_ca: Option<PathBuf>,
+    /// Name that certificates of https:// upstreams must have, and that is asked for (SNI) [default: the upstream's host]
+    #[arg(long, value_name = "NAME", env = "PORTCULLIS_UPSTREAM_SERVER_NAME")]
+    pub(crate) upstream_server_name: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -95,4 +103,7 @@ pub(crate) struct StatusArgs {
 pub(crate) enum Generate {
     /// A hardened unit, on standard output
     Systemd,
+    /// As inlets writes it; not here
+    #[value(name = "k8s_yaml", alias = "k8s-yaml", hide = true)]
+    K8s,
 }

@@ -33,6 +33,8 @@ pub(crate) struct EdgeArgs {
     pub(crate) front: FrontArgs,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) inlets: super::inlets::InletsArgs,
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -112,6 +114,9 @@ pub(crate) struct LimitArgs {
     /// Most visitors at once [default: 65536]
     #[arg(long, value_name = "NUMBER", env = "PORTCULLIS_MAX_VISITORS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_visitors: Option<u32>,
+    /// Most visitors of one address (IPv6: one /64) at once; proxies and balancers in front are not counted [default: a quarter of --max-visitors]
+    #[arg(long, value_name = "NUMBER", env = "PORTCULLIS_MAX_VISITORS_PER_SOURCE", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_visitors_per_source: Option<u32>,
     /// How long connections may go on after a stop, such as 10s [default: 10s]
     #[arg(long, value_name = "TIME", env = "PORTCULLIS_DRAIN", value_parser = values::duration)]
     pub(crate) drain: Option<Duration>,

@@ -5,6 +5,7 @@ mod client;
 pub(crate) mod control;
 mod edge;
 pub(crate) mod gate;
+mod inlets;
 pub(crate) mod values;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-pub(crate) use client::{ClientArgs, Generate, StatusArgs, TrustArgs};
+pub(crate) use client::{ClientArgs, Generate, PublishArgs, StatusArgs, TrustArgs};
 pub(crate) use edge::{EdgeArgs, ListArgs, ProxyLine, ServeArgs, proxy_version};
 
 /// Decides which addresses may reach which services, and keeps that answer true by itself.
@@ -126,6 +127,15 @@ pub(crate) enum Command {
     },
     /// Print the manual page, in roff
     Man,
+    /// As inlets writes `--version`
+    #[command(hide = true)]
+    Version,
+    /// Of inlets
+    #[command(hide = true, disable_help_flag = true)]
+    Uplink {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -134,6 +144,9 @@ pub(crate) enum Side {
     Server(EdgeArgs),
     /// The private side: connects services to an edge
     Client(ClientArgs),
+    /// As inlets writes `fileserver`
+    #[command(hide = true)]
+    Fileserver(FilesArgs),
 }
 
 /// How the shared secret is given.

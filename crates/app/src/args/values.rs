@@ -19,6 +19,38 @@ pub(crate) fn bind_addr(text: &str) -> Result<IpAddr, String> {
         .map_err(|_| "wanted an IPv4 or IPv6 address, without a port".to_string())
 }
 
+/// A name or an address that can stand in a certificate and be connected to, in its normal form; IPv6 in brackets is
+/// taken too.
+pub(crate) fn certificate_name(text: &str) -> Result<String, String> {
+    let t = text.trim();
+    let bare = t.strip_prefix('[').and_then(|b| b.strip_suffix(']')).unwrap_or(t);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        if ip.is_unspecified() {
+            return Err("it is every address of this machine, and nobody can connect to that".to_string());
+        }
+        return Ok(ip.to_string());
+    }
+    if t.contains("://") || t.contains('/') {
+        return Err("it is a URL".to_string());
+    }
+    if let Some((_, port)) = t.rsplit_once(':')
+        && port.bytes().all(|b| b.is_ascii_digit())
+    {
+        return Err("it has a port, which no certificate has".to_string());
+    }
+    let name = t.strip_suffix('.').unwrap_or(t);
+    let label = |l: &str| {
+        let inner = l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        (1..=63).contains(&l.len()) && inner && !l.starts_with('-') && !l.ends_with('-')
+    };
+    let whole = name.strip_prefix("*.").unwrap_or(name);
+    let last = whole.rsplit('.').next().unwrap_or_default();
+    if name.len() > 253 || !whole.split('.').all(label) || last.bytes().all(|b| b.is_ascii_digit()) {
+        return Err("it is not a host name".to_string());
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
 /// A visitor's address.
 pub(crate) fn addr(text: &str) -> Result<Addr, String> {
     text.parse().map_err(|e: model::AddrError| e.reason.to_string())
@@ -62,6 +94,37 @@ mod tests {
         }
         for bad in ["", "127.0.0.1:80", "example.com", "[::1"] {
             assert!(bind_addr(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_for_a_certificate() {
+        for (text, name) in [
+            ("Edge.example.com", "edge.example.com"),
+            ("edge.example.com.", "edge.example.com"),
+            ("*.example.com", "*.example.com"),
+            ("203.0.113.9", "203.0.113.9"),
+            ("[2001:db8:e::9]", "2001:db8:e::9"),
+            ("2001:DB8:E::9", "2001:db8:e::9"),
+            ("localhost", "localhost"),
+        ] {
+            assert_eq!(certificate_name(text).unwrap(), name, "{text}");
+        }
+        for (text, why) in [
+            ("edge.example.com:8123", "port"),
+            ("203.0.113.9:8123", "port"),
+            ("[2001:db8:e::9]:8123", "port"),
+            ("::", "nobody can connect"),
+            ("0.0.0.0", "nobody can connect"),
+            ("https://edge.example.com", "URL"),
+            ("edge..example.org", "host name"),
+            ("a,b", "host name"),
+            ("300.1.2.3", "host name"),
+            ("*", "host name"),
+            ("-a.example", "host name"),
+            ("", "host name"),
+        ] {
+            assert!(certificate_name(text).unwrap_err().contains(why), "{text}");
         }
     }
 

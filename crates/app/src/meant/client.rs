@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use daemon::tunnel::settings::{ClientSettings, Trust};
+use daemon::tunnel::settings::{ClientSettings, Trust, UpstreamTls};
 use tracing::{info, warn};
 use wire::connect::EdgeUrl;
 use wire::upstream::{Plane, PortRanges, parse_upstreams};
 
-use crate::args::{ClientArgs, Given, TokenArgs, TrustArgs};
+use crate::args::{ClientArgs, Given, PublishArgs, TokenArgs, TrustArgs};
 use crate::fail::Fail;
 use crate::proxy;
 use crate::token::{self, Token};
@@ -26,6 +26,7 @@ const CARRIERS: u8 = 2;
 /// # Errors
 /// Contradictions and bad values, with the flag or variable they stand in.
 pub(crate) fn client(plane: Plane, args: &ClientArgs, given: &Given) -> Result<ClientPlan, Fail> {
+    args.inlets.judge(given)?;
     let (url, trust) = trust(&args.trust, given)?;
     let token = token_for(&args.token, &args.trust, given)?;
     let ports = ports(&args.publish.ports)?;
@@ -48,9 +49,28 @@ pub(crate) fn client(plane: Plane, args: &ClientArgs, given: &Given) -> Result<C
         carriers: args.link.carriers.unwrap_or(CARRIERS),
         demux: args.link.demux.unwrap_or(false),
         id: args.link.id.clone(),
-        upstream_insecure: args.publish.upstream_insecure.unwrap_or(false),
+        upstream_tls: upstream_tls(&args.publish)?,
     };
     Ok(ClientPlan { settings, drain: args.link.drain.unwrap_or(daemon::run::DRAIN) })
+}
+
+fn upstream_tls(args: &PublishArgs) -> Result<UpstreamTls, Fail> {
+    let insecure = args.upstream_insecure.unwrap_or(false);
+    if insecure && args.upstream_ca.is_some() {
+        return Err(Fail::usage(
+            "--upstream-insecure believes every certificate, and --upstream-ca says which to believe",
+            "keep one of them",
+        ));
+    }
+    if let Some(name) = &args.upstream_server_name
+        && rustls::pki_types::ServerName::try_from(name.as_str()).is_err()
+    {
+        return Err(Fail::usage(
+            format!("`{name}` is neither a DNS name nor an address"),
+            "give the name that stands in the upstream's certificate to --upstream-server-name",
+        ));
+    }
+    Ok(UpstreamTls { insecure, ca_file: args.upstream_ca.clone(), server_name: args.upstream_server_name.clone() })
 }
 
 /// Which edge, and why it is believed.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use daemon::control::ControlSettings;
 use daemon::gate::{Gate, GateSettings};
 use daemon::lists::{self, Find, ListPart, ListSource, Sources};
-use daemon::tunnel::settings::{EdgeSettings, EdgeTls, TcpPlane};
+use daemon::tunnel::settings::{EdgeSettings, EdgeTls, EdgeToken, Rights, TcpPlane};
 use model::AddrSet;
 use tracing::{info, warn};
 use wire::connect::TokenPlace;
@@ -16,7 +16,7 @@ use wire::secret::TokenHash;
 use wire::upstream::PortRanges;
 
 use crate::args::control::ControlArgs;
-use crate::args::{EdgeArgs, Given, GlobalArgs, ListArgs, TokenArgs};
+use crate::args::{EdgeArgs, Given, GlobalArgs, ListArgs, TokenArgs, values};
 use crate::config::{self, EdgeFile, ListValue, Read};
 use crate::control::{self, Teach};
 use crate::fail::Fail;
@@ -62,7 +62,7 @@ const HTTP_PORT: u16 = 8000;
 /// Survives a client's restart and a laptop's change of network (field: reconnects take 100 ms to 10 s).
 const GRACE: Duration = Duration::from_secs(30);
 /// As many as one public address has ports: more visitors than that need more than one edge.
-const MAX_VISITORS: u32 = 65_536;
+pub(crate) const MAX_VISITORS: u32 = 65_536;
 
 /// The configuration file of `serve`: the one told, or the default one if it exists.
 pub(crate) fn load_config(told: Option<&Path>) -> Result<Option<Read>, Fail> {
@@ -85,6 +85,7 @@ pub(crate) fn edge(
     file: Option<&Read>,
     given: &Given,
 ) -> Result<EdgePlan, Fail> {
+    args.inlets.judge(given)?;
     let none = config::EdgeFile::default();
     let f = file.map_or(&none, |r| &r.edge);
     let in_dir = |p: &PathBuf| file.map_or_else(|| p.clone(), |r| r.dir().join(p));
@@ -98,7 +99,7 @@ pub(crate) fn edge(
     let http_port = args.listen.port.or(f.port).unwrap_or(HTTP_PORT);
     // A file of a gate or a mesh alone need not say that there is no tunnel.
     let alone = (f.gate.is_some() || f.control.is_some())
-        && [f.token_file.is_some(), f.token_files.is_some(), f.token_env.is_some()] == [false; 3]
+        && [f.token_file.is_some(), f.token_files.is_some(), f.token_env.is_some(), f.tokens.is_some()] == [false; 4]
         && [f.port.is_some(), f.control_port.is_some(), f.allow_ports.is_some()] == [false; 3]
         && [args.listen.port.is_some(), args.listen.control_port.is_some(), args.listen.allow_ports.is_some()]
             == [false; 3]
@@ -145,6 +146,7 @@ pub(crate) fn edge(
             "a PROXY line is believed from loopback and private addresses only; name the balancer with --trusted-proxies if it has another"
         );
     }
+    let max_visitors = args.limits.max_visitors.or(f.max_visitors).unwrap_or(MAX_VISITORS);
     let settings = EdgeSettings {
         control,
         http,
@@ -155,7 +157,12 @@ pub(crate) fn edge(
         proxy_protocol: args.front.proxy_protocol.or(f.proxy_protocol).and_then(|p| p.0),
         lb_proxy_protocol: lb,
         grace: args.limits.grace.or(f.grace).unwrap_or(GRACE),
-        max_visitors: args.limits.max_visitors.or(f.max_visitors).unwrap_or(MAX_VISITORS) as usize,
+        max_visitors: max_visitors as usize,
+        max_visitors_per_source: args
+            .limits
+            .max_visitors_per_source
+            .or(f.max_visitors_per_source)
+            .unwrap_or_else(|| max_visitors.div_ceil(4)) as usize,
     };
     if args.limits.disable_transport_wrapping.is_some() {
         info!("--disable-transport-wrapping is accepted for old scripts; nothing is wrapped here");
@@ -194,35 +201,93 @@ pub(crate) fn set_of(
     Ok(loaded.lists.pop().map(|l| l.set).unwrap_or_default())
 }
 
-fn tokens(args: &TokenArgs, file: Option<&Read>, given: &Given) -> Result<(Vec<TokenHash>, Option<TokenPlace>), Fail> {
+fn tokens(args: &TokenArgs, file: Option<&Read>, given: &Given) -> Result<(Vec<EdgeToken>, Option<TokenPlace>), Fail> {
     if let Some(t) = token::find(args, given)? {
-        return Ok((vec![TokenHash::of(t.secret.reveal())], t.place));
+        warn_short(t.secret.reveal(), "the token");
+        return Ok((vec![EdgeToken::all("token", TokenHash::of(t.secret.reveal()))], t.place));
     }
     let Some(read) = file else { return Err(token::missing()) };
     let f = &read.edge;
-    let mut places: Vec<TokenPlace> = Vec::new();
-    let path = |p: &PathBuf| TokenPlace::File(read.dir().join(p).display().to_string());
-    places.extend(f.token_file.iter().map(path));
-    places.extend(f.token_files.iter().flatten().map(path));
-    places.extend(f.token_env.clone().map(TokenPlace::Env));
-    let ways =
-        usize::from(f.token_file.is_some()) + usize::from(f.token_files.is_some()) + usize::from(f.token_env.is_some());
-    if ways > 1 {
+    let from = read.path.display().to_string();
+    let ways = [f.token_file.is_some(), f.token_files.is_some(), f.token_env.is_some(), f.tokens.is_some()];
+    if ways.iter().filter(|w| **w).count() > 1 {
         return Err(Fail::hinted(
-            format!("{}: the token is given twice", read.path.display()),
-            "keep one of `token_file`, `token_files` and `token_env`",
+            format!("{from}: the token is given twice"),
+            "keep one of `token_file`, `token_files`, `token_env` and `[[tokens]]`",
         ));
     }
+    let path = |p: &PathBuf| TokenPlace::File(read.dir().join(p).display().to_string());
+    let by_name = |p: &PathBuf| (p.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path(p));
+    let mut places: Vec<(String, TokenPlace)> = Vec::new();
+    places.extend(f.token_file.iter().chain(f.token_files.iter().flatten()).map(by_name));
+    places.extend(f.token_env.clone().map(|e| ("token".to_string(), TokenPlace::Env(e))));
+    places.extend(f.tokens.iter().flatten().map(|t| (t.name.clone(), path(&t.file))));
     if places.is_empty() {
         return Err(token::missing());
     }
-    let from = read.path.display().to_string();
-    let hashes = places
-        .iter()
-        .map(|p| token::at(p, &from).map(|t| TokenHash::of(t.secret.reveal())))
-        .collect::<Result<Vec<_>, Fail>>()?;
-    let only = if let [one] = places.as_slice() { Some(one.clone()) } else { None };
-    Ok((hashes, only))
+    let mut out: Vec<EdgeToken> = Vec::new();
+    for (i, (name, place)) in places.iter().enumerate() {
+        let secret = token::at(place, &from)?.secret;
+        warn_short(secret.reveal(), &format!("the token `{name}`"));
+        if let Some(same) = out.iter().find(|o| o.hash.matches(secret.reveal())) {
+            return Err(Fail::hinted(
+                format!("{from}: the tokens `{}` and `{name}` are the same", same.name),
+                "a token of its own for each: `head -c 32 /dev/urandom | base64 > NAME.token`",
+            ));
+        }
+        let told = f.tokens.as_ref().and_then(|t| t.get(i));
+        out.push(EdgeToken {
+            name: name.clone(),
+            hash: TokenHash::of(secret.reveal()),
+            rights: told.map_or_else(Rights::default, rights),
+            guarded: told.is_some_and(|t| t.allow_ips.is_some()),
+        });
+    }
+    if f.tokens.is_some() {
+        names_are_good(&places, &from)?;
+    }
+    let only = if let [(_, one)] = places.as_slice() { Some(one.clone()) } else { None };
+    Ok((out, only))
+}
+
+/// Of a token for which hosts are named, ports are none unless they are named too, and the other way round.
+fn rights(told: &config::TokenFile) -> Rights {
+    match (&told.hosts, &told.ports) {
+        (None, None) => Rights::default(),
+        (hosts, ports) => Rights {
+            hosts: Some(hosts.clone().unwrap_or_default()),
+            ports: Some(ports.clone().unwrap_or_else(PortRanges::none)),
+        },
+    }
+}
+
+/// A token's name is part of a list's name and of log lines.
+fn names_are_good(tokens: &[(String, TokenPlace)], from: &str) -> Result<(), Fail> {
+    for (i, (name, _)) in tokens.iter().enumerate() {
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        {
+            return Err(Fail::hinted(
+                format!("{from}: `{name}` is not a name for a token"),
+                "letters, digits, `-`, `_` and `.`, up to 64 of them",
+            ));
+        }
+        if tokens.iter().take(i).any(|(other, _)| other == name) {
+            return Err(Fail::hinted(format!("{from}: two tokens are called `{name}`"), "give each a name of its own"));
+        }
+    }
+    Ok(())
+}
+
+/// 16 characters of `base64` are 96 bits; what people make up is far less at this length.
+const SHORT: usize = 16;
+
+fn warn_short(token: &str, what: &str) {
+    if token.len() < SHORT {
+        warn!(
+            "{what} has {} characters and may be guessed; a good one: `head -c 32 /dev/urandom | base64 > token && chmod 600 token`",
+            token.len()
+        );
+    }
 }
 
 fn tls(
@@ -256,15 +321,15 @@ fn tls(
             } else {
                 args.tls.auto_tls_san.clone()
             };
-            let sans: Vec<String> = sans.iter().map(|s| s.trim().to_string()).filter(|s| !s.is_empty()).collect();
-            if let Some(bad) =
-                sans.iter().find(|s| !s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:*".contains(&b)))
-            {
-                return Err(Fail::usage(
-                    format!("`{bad}` is not a name or address for a certificate"),
-                    "give a host name or an IP address to --auto-tls-san, without scheme and port",
-                ));
-            }
+            let sans = sans.iter().filter(|s| !s.trim().is_empty()).map(|s| {
+                values::certificate_name(s).map_err(|why| {
+                    Fail::usage(
+                        format!("`{}` is not a name or address for a certificate: {why}", s.trim()),
+                        "give --auto-tls-san the name or address by which clients reach this edge, such as edge.example.com or 203.0.113.9",
+                    )
+                })
+            });
+            let sans = sans.collect::<Result<Vec<_>, Fail>>()?;
             let dir = args.tls.auto_tls_path.clone().or_else(|| f.auto_tls_path.as_ref().map(in_dir));
             Ok(EdgeTls::Auto { sans, dir: dir.unwrap_or_else(|| data_dir.join(format!("tls-{}", control.port()))) })
         }
@@ -344,6 +409,11 @@ fn find(args: Option<ListArgs>, given: Given, config: Option<PathBuf>, gate: Arc
             ListSource { name: "data".to_string(), parts: data.unwrap_or(both) },
         ];
         if let Some(read) = &file {
+            for token in read.edge.tokens.iter().flatten() {
+                if let Some(list) = &token.allow_ips {
+                    lists.push(ListSource { name: format!("token:{}", token.name), parts: from_file(list, read)? });
+                }
+            }
             for (port, guard) in &read.edge.port_lists {
                 lists.push(ListSource { name: format!("port:{port}"), parts: from_file(&guard.allow_ips, read)? });
             }
@@ -376,6 +446,21 @@ fn from_file(value: &ListValue, read: &Read) -> anyhow::Result<Vec<ListPart>> {
     }
     none_stands_alone(&out, &read.path.display().to_string())?;
     Ok(out)
+}
+
+/// Says that nobody on a list can come, where only this machine can connect and the list holds no address of it.
+pub(crate) fn say_unreachable(view: &model::View, list: &str, listen: IpAddr, instead: &str) {
+    let Some(list) = view.lists().iter().find(|l| l.name == list) else { return };
+    // RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3.
+    let own = [[127, 0, 0, 0].into(), Ipv6Addr::LOCALHOST.into()].map(model::Addr::new);
+    let own = [model::Prefix::new(own[0], 8), model::Prefix::new(own[1], 128)];
+    let reaches = list.set.prefixes().iter().any(|p| own.iter().flatten().any(|o| p.covers(*o) || o.covers(*p)));
+    if listen.is_loopback() && !list.set.is_empty() && !reaches {
+        warn!(
+            "nobody can come in: {listen} is reached from this machine only, and list `{}` ({}) holds no address of it; to be reached from elsewhere: {instead}",
+            list.name, list.source
+        );
+    }
 }
 
 /// `none` beside other values would look like a lock and be none.

@@ -6,7 +6,7 @@ mod edge;
 use std::path::PathBuf;
 
 pub(crate) use client::{ClientPlan, client, token_for, trust};
-pub(crate) use edge::{EdgePlan, Kind, edge, from_flags, load_config, set_of};
+pub(crate) use edge::{EdgePlan, Kind, MAX_VISITORS, edge, from_flags, load_config, say_unreachable, set_of};
 
 use crate::fail::Fail;
 

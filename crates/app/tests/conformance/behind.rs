@@ -189,6 +189,21 @@ fn untrusted(kind: Kind) {
     assert!(!matches!(through.as_ref().map(|r| r.status), Ok(200)), "an untrusted proxy was believed");
 }
 
+/// An edge that was away serves again as soon as it is back: what the proxy answered meanwhile was read and acted on.
+fn away(kind: Kind) {
+    let site = Upstream::site("private");
+    let upstream = format!("http://{}", site.addr());
+    let Some(mut b) = Behind::start(kind, Mode::Http, &[], &["--upstream", &upstream]) else { return };
+    wait(&b);
+    b.edge.away(Duration::from_secs(2));
+    let back = Instant::now();
+    wait(&b);
+    // Pauses double up to a second and a half in that time; a dial that nobody answers would take 15 s.
+    assert!(back.elapsed() < Duration::from_secs(6), "{:?}\n{}", back.elapsed(), b.client.process.output());
+    let words = b.client.process.output();
+    assert!(!words.contains("did not answer in 15 s"), "{words}");
+}
+
 macro_rules! suite {
     ($($module:ident $kind:ident),*) => {$(
         mod $module {
@@ -199,6 +214,7 @@ macro_rules! suite {
             #[test] fn reload() { super::reload(Kind::$kind); }
             #[test] fn visitor_address() { super::visitor_address(Kind::$kind); }
             #[test] fn untrusted() { super::untrusted(Kind::$kind); }
+            #[test] fn away() { super::away(Kind::$kind); }
         }
     )*};
 }

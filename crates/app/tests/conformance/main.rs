@@ -6,6 +6,7 @@ mod balancer;
 mod behind;
 mod corporate;
 mod silence;
+mod upstreams;
 
 /// The binary under test.
 const BIN: &str = env!("CARGO_BIN_EXE_portcullis");

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use stage::edge::{Edge, Mode, wait_echo, wait_site};
@@ -50,6 +51,95 @@ fn half_open_handshakes() {
         edge.process.must_run();
         drop(held);
     }
+}
+
+/// Connections of strangers that say nothing take all places but those of clients that were here.
+#[test]
+fn strangers_lock_out_no_client_that_was_here() {
+    let upstream = Upstream::site("private");
+    let mut edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let to = format!("http://{}", upstream.addr());
+    let client = edge.client(&["--upstream", &to]);
+    wait_site(edge.http, "site.test").unwrap();
+    // More sources than have places, eight hundred connections, for as long as this takes.
+    let held = flood(edge.control, 800, b"GET /tunnel HTTP/1.1\r\nHost: e\r\nUpgr");
+    let begin = Instant::now();
+    drop(client);
+    let _again = edge.client(&["--upstream", &to]);
+    wait_site(edge.http, "site.test").unwrap();
+    // Handshakes that are not finished end after 10 s, which would let anybody in.
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    drop(held);
+}
+
+/// One source has its share of visitors and not more, whatever it does with them.
+#[test]
+fn one_source_leaves_places_to_others() {
+    let site = Site::start(Upstream::site("private"), &["--max-visitors", "40", "--max-visitors-per-source", "10"]);
+    let greedy = Ipv4Addr::new(127, 0, 0, 66);
+    let held: Vec<_> = (0..60).filter_map(|_| http::tcp_from(greedy, site.http()).ok()).collect();
+    site.serves();
+    let mut one_more = http::tcp_from(greedy, site.http()).unwrap();
+    assert!(http::get_on(&mut one_more, "site.test", "/", &[]).is_err(), "it has its share");
+    let said = site.edge.process.output().lines().filter(|l| l.contains("127.0.0.66") && l.contains("closed")).count();
+    assert!((1..=20).contains(&said), "{said} lines:\n{}", site.edge.process.output());
+    drop(held);
+}
+
+/// Refused visitors are counted and mostly not written.
+#[test]
+fn refused_visitors_do_not_fill_the_log() {
+    let echo = Upstream::echo();
+    let port = ports::free();
+    let mut edge = Edge::start(BIN, Mode::Tcp, false, &["--allow-ips-data", "127.0.0.1"]);
+    let _client = edge.client(&["--upstream", &format!("{port}=127.0.0.1:{}", echo.port())]);
+    wait_echo(ports::local(port)).unwrap();
+    for _ in 0..500 {
+        let mut s = http::tcp_from(Ipv4Addr::new(127, 0, 0, 8), ports::local(port)).unwrap();
+        assert!(!matches!(s.read(&mut [0]), Ok(1..)));
+    }
+    let lines = edge.process.output().lines().filter(|l| l.contains("127.0.0.8 is refused")).count();
+    assert!((1..=20).contains(&lines), "{lines} lines");
+    let metrics = Command::new(BIN)
+        .args(["status", "--url", &format!("ws://{}", edge.control), "--insecure", "--json"])
+        .arg("--token-file")
+        .arg(edge.token_file())
+        .output()
+        .unwrap();
+    let status = String::from_utf8_lossy(&metrics.stdout).into_owned();
+    assert!(status.replace(' ', "").contains("\"visitors\":0"), "clients and askers are no visitors: {status}");
+}
+
+/// With few files visitors are bounded below that, so that a list still takes effect.
+#[test]
+fn files_are_kept_for_lists() {
+    let dir = stage::Dir::new("files");
+    let list = dir.write("list", "127.0.0.0/8\n");
+    let (control, http_at) = (ports::free(), ports::free());
+    let token = dir.secret("token", stage::edge::TOKEN);
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!(
+        "ulimit -n 128; exec {BIN} http server --auto-tls=false --control-addr 127.0.0.1 --data-addr 127.0.0.1 --port {http_at} --control-port {control} --token-file {} --data-dir {} --allow-ips-data @{}",
+        token.display(), dir.path().join("data").display(), list.display()
+    ));
+    let mut edge = stage::process::Process::start("edge", command);
+    edge.line(stage::START, |l| l.contains("at most 96 visitors").then_some(())).unwrap_or_else(|e| panic!("{e}"));
+    stage::eventually(stage::START, || TcpStream::connect(ports::local(http_at))).unwrap();
+    let held = flood(ports::local(http_at), 400, b"GET / HTTP/1.1\r\n");
+    std::fs::write(dir.path().join("new"), "127.0.0.1\n").unwrap();
+    std::fs::rename(dir.path().join("new"), &list).unwrap();
+    // Who is no longer on the list is hung up on, although there are more than enough of them.
+    let cut = stage::eventually(Duration::from_secs(10), || {
+        let mut s = &held[0];
+        s.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        match s.read(&mut [0]) {
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => Err(()),
+            _ => Ok(()),
+        }
+    });
+    cut.unwrap_or_else(|()| panic!("not cut:\n{}", edge.output()));
+    let flooded = edge.output().lines().filter(|l| l.contains("cannot accept")).count();
+    assert!(flooded <= 3, "{}", edge.output());
 }
 
 /// Visitors who connect and say little or nothing.

@@ -15,7 +15,15 @@ pub(crate) fn upgrade(
     to: SocketAddr,
     fields: &[(&str, &str)],
 ) -> std::io::Result<(std::net::TcpStream, http::Response)> {
-    let mut s = http::tcp(to)?;
+    upgrade_from(Ipv4Addr::LOCALHOST, to, fields)
+}
+
+fn upgrade_from(
+    from: Ipv4Addr,
+    to: SocketAddr,
+    fields: &[(&str, &str)],
+) -> std::io::Result<(std::net::TcpStream, http::Response)> {
+    let mut s = http::tcp_from(from, to)?;
     let answer = http::upgrade_on(&mut s, "edge.test", "/tunnel", fields)?;
     Ok((s, answer))
 }
@@ -33,18 +41,18 @@ fn no_token_and_wrong_tokens() {
         Some("Bearer stage-token-0123456789abcde"),
         Some("Bearer stage-token-0123456789abcdefg"),
     ];
-    for authorization in wrong {
+    for (n, authorization) in (1..).zip(wrong) {
+        // Each from an address of its own: ten wrong ones of one address are the last that are looked at.
+        let from = Ipv4Addr::new(127, 0, 1, n);
         let mut fields = session.to_vec();
         fields.extend(authorization.map(|a| ("Authorization", a)));
-        let (_, answer) = upgrade(edge.control, &fields).unwrap();
+        let (_, answer) = upgrade_from(from, edge.control, &fields).unwrap();
         assert_eq!(answer.status, 401, "{authorization:?}: {}", answer.head);
         for path in ["/status", "/metrics"] {
             let fields: Vec<_> = authorization.map(|a| ("Authorization", a)).into_iter().collect();
-            assert_eq!(
-                http::get(edge.control, "edge.test", path, &fields).unwrap().status,
-                401,
-                "{path} {authorization:?}"
-            );
+            let mut s = http::tcp_from(from, edge.control).unwrap();
+            let answer = http::get_on(&mut s, "edge.test", path, &fields).unwrap();
+            assert_eq!(answer.status, 401, "{path} {authorization:?}");
         }
     }
     // Twice is not once: whoever reads the first and whoever reads the last would disagree.
@@ -54,6 +62,40 @@ fn no_token_and_wrong_tokens() {
     assert_eq!(upgrade(edge.control, &fields).unwrap().1.status, 401);
     let right = [session.to_vec(), vec![("Authorization", token.as_str())]].concat();
     assert_eq!(upgrade(edge.control, &right).unwrap().1.status, 101, "the right token must do");
+}
+
+/// Ten wrong tokens of one address, and no more are looked at, not even the right one; others notice nothing.
+#[test]
+fn tokens_cannot_be_guessed_fast() {
+    let edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let guesser = Ipv4Addr::new(127, 0, 0, 66);
+    let ask = |from: Ipv4Addr, token: &str, more: &[(&str, &str)]| {
+        let bearer = format!("Bearer {token}");
+        let mut s = http::tcp_from(from, edge.control).unwrap();
+        let fields = [&[("Authorization", bearer.as_str())], more].concat();
+        http::get_on(&mut s, "edge.test", "/status", &fields).unwrap().status
+    };
+    let begin = Instant::now();
+    let guesses: Vec<u16> = (0..10).map(|n| ask(guesser, &format!("guess-{n}"), &[])).collect();
+    assert_eq!(guesses, [401; 10]);
+    assert!(begin.elapsed() >= Duration::from_secs(3), "each of them waits: {:?}", begin.elapsed());
+    assert_eq!(ask(guesser, stage::edge::TOKEN, &[]), 429, "the right one is not looked at either");
+    assert_eq!(ask(Ipv4Addr::LOCALHOST, stage::edge::TOKEN, &[]), 200);
+    let lines = edge.process.output().lines().filter(|l| l.contains("127.0.0.66 sent a wrong token")).count();
+    assert_eq!(lines, 10, "{}", edge.process.output());
+    // A proxy of this machine that was not named: strangers behind it do not close it for everybody, and it is said.
+    let proxy = Ipv4Addr::new(127, 0, 0, 67);
+    for n in 0..12 {
+        assert_eq!(ask(proxy, &format!("guess-{n}"), &[("X-Forwarded-For", "198.51.100.7")]), 401);
+    }
+    assert_eq!(ask(proxy, stage::edge::TOKEN, &[("X-Forwarded-For", "198.51.100.8")]), 200);
+    let said = edge
+        .process
+        .output()
+        .lines()
+        .filter(|l| l.contains("WARN") && l.contains("--trusted-proxies 127.0.0.67"))
+        .count();
+    assert_eq!(said, 1, "{}", edge.process.output());
 }
 
 #[test]

@@ -104,7 +104,8 @@ fn explain_verb(view: &View, behind: Option<&Behind>, args: &Value) -> anyhow::R
             answers.push(answer);
         }
         None => {
-            let each = 0..view.lists().len();
+            // A token's list is for its clients alone, and asked for by name.
+            let each = (0..view.lists().len()).filter(|i| !view.lists()[*i].name.starts_with("token:"));
             answers.extend(each.map(|i| judged(view, behind, Ask { addr, list: ListId(i as u32) })));
         }
     }

@@ -10,3 +10,8 @@ mod relay;
 pub mod settings;
 mod stream;
 mod upgrade;
+
+/// What a peer says, fit for a log: one line, of a length.
+fn printable(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control()).take(600).collect()
+}

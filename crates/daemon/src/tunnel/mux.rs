@@ -73,6 +73,9 @@ pub(super) trait Session: Send + Sync + 'static {
     /// A frame of the session.
     fn control(&self, kind: Kind, payload: &[u8]) -> Result<(), String>;
 
+    /// The peer ended a stream of ours before its time, and says why.
+    fn was_reset(&self, _reset: &Reset) {}
+
     /// The pool of bulk links; `None` on the client, which waits to be told.
     fn pool(&self) -> Option<&Arc<Pool>> {
         None
@@ -479,7 +482,9 @@ impl Carrier {
             }
             Kind::Reset => {
                 if let Some(core) = self.stream(id) {
-                    core.reset(Reset::parse(payload));
+                    let reset = Reset::parse(payload);
+                    self.session.was_reset(&reset);
+                    core.reset(reset);
                 }
             }
             Kind::Window => {

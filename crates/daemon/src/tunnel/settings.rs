@@ -1,8 +1,10 @@
 //! What an edge and a client need to know, resolved: no option is left open for later. In: command line, environment
 //! and file, merged by `app`. Out: plain values.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use model::AddrSet;
@@ -20,8 +22,8 @@ pub struct EdgeSettings {
     pub http: Option<SocketAddr>,
     /// Whether and how clients may open TCP ports.
     pub tcp: Option<TcpPlane>,
-    /// What clients must prove they know; never empty.
-    pub tokens: Vec<TokenHash>,
+    /// What clients must prove they know, and what each gives them; never empty.
+    pub tokens: Vec<EdgeToken>,
     /// TLS of the control plane.
     pub tls: EdgeTls,
     /// Proxies whose `X-Forwarded-For`, `Forwarded` or PROXY line is believed.
@@ -34,6 +36,97 @@ pub struct EdgeSettings {
     pub grace: Duration,
     /// Most visitors at once, all planes together.
     pub max_visitors: usize,
+    /// Most visitors of one source at once; proxies and balancers that are believed are not counted.
+    pub max_visitors_per_source: usize,
+}
+
+/// A token of an edge.
+#[derive(Debug, Clone)]
+pub struct EdgeToken {
+    /// What people call it.
+    pub name: String,
+    /// What proves it.
+    pub hash: TokenHash,
+    /// What its clients may publish.
+    pub rights: Rights,
+    /// A list `token:NAME` says from where its clients may come.
+    pub guarded: bool,
+}
+
+/// What clients of a token may publish. `None`: whatever the edge allows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rights {
+    /// Hosts and paths.
+    pub hosts: Option<Vec<Site>>,
+    /// TCP ports.
+    pub ports: Option<PortRanges>,
+}
+
+/// A host and what lies below a path of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Lower case, without a port; `*.example.com` for all names below, empty for every host.
+    pub host: String,
+    /// Starts with `/` and ends with none, or is empty.
+    pub path: String,
+}
+
+impl EdgeToken {
+    /// One that may do everything.
+    #[must_use]
+    pub fn all(name: &str, hash: TokenHash) -> EdgeToken {
+        EdgeToken { name: name.to_string(), hash, rights: Rights::default(), guarded: false }
+    }
+}
+
+impl Site {
+    /// True if everything of this host below this path is part of it.
+    #[must_use]
+    pub fn holds(&self, host: &str, path: &str) -> bool {
+        let by_host = match self.host.strip_prefix('*') {
+            Some(below) => host.len() > below.len() && host.ends_with(below),
+            None => self.host.is_empty() || self.host == host,
+        };
+        by_host
+            && path
+                .strip_prefix(self.path.as_str())
+                .is_some_and(|r| self.path.is_empty() || r.is_empty() || r.starts_with('/'))
+    }
+
+    /// True if it names a part of this site, and not all of it.
+    #[must_use]
+    pub fn is_narrower_than(&self, host: &str, path: &str) -> bool {
+        let site = Site { host: host.to_string(), path: path.to_string() };
+        !self.host.is_empty() && site != *self && site.holds(&self.host, &self.path)
+    }
+}
+
+impl FromStr for Site {
+    type Err = String;
+
+    /// Reads `app.example.com`, `app.example.com/api`, `*.example.com`, or `*` for every host.
+    fn from_str(text: &str) -> Result<Site, String> {
+        let text = text.trim();
+        let (host, path) = text.find('/').map_or((text, ""), |i| (&text[..i], text[i..].trim_end_matches('/')));
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        if host == "*" {
+            return Ok(Site { host: String::new(), path: path.to_string() });
+        }
+        let name = host.strip_prefix("*.").unwrap_or(&host);
+        let label = |l: &str| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        if !name.split('.').all(label) || path.bytes().any(|b| !b.is_ascii_graphic() || b"?#".contains(&b)) {
+            return Err(format!(
+                "`{text}` is not a host; write `app.example.com`, `app.example.com/api`, `*.example.com` or `*`"
+            ));
+        }
+        Ok(Site { host, path: path.to_string() })
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.host.is_empty() { "*" } else { &self.host }, self.path)
+    }
 }
 
 /// TCP ports opened for clients.
@@ -85,8 +178,19 @@ pub struct ClientSettings {
     pub proxy: Option<HttpProxy>,
     /// A stable name for this client: a new session with the same id takes over at once. Random by default.
     pub id: Option<String>,
-    /// Accept any certificate of `https://` upstreams.
-    pub upstream_insecure: bool,
+    /// How `https://` upstreams are believed.
+    pub upstream_tls: UpstreamTls,
+}
+
+/// Why certificates of `https://` upstreams are believed.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamTls {
+    /// Any certificate is.
+    pub insecure: bool,
+    /// Besides this system's CAs, those of this PEM file; a certificate that stands in it itself is believed too.
+    pub ca_file: Option<PathBuf>,
+    /// The name that is asked for and must stand in the certificate, instead of the upstream's host.
+    pub server_name: Option<String>,
 }
 
 /// Why the edge's certificate is believed.

@@ -154,16 +154,61 @@ pub(super) async fn answer(link: &mut Link, status: &str, content_type: &str, ex
     link.write.close().await;
 }
 
-/// Reads everything up to the peer's end, at most `max` bytes.
-pub(super) async fn read_rest(link: &mut LinkRead, max: usize) -> Vec<u8> {
-    let mut out = Vec::new();
+/// An answer's body, by the length that its head tells (RFC 9112, section 6.3), at most `max` bytes: a proxy that keeps
+/// the connection alive says nothing more after it. What came before a connection broke off is given as it is.
+pub(super) async fn read_body(link: &mut LinkRead, headers: &[(String, String)], max: usize) -> Body {
+    let of = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+    let chunked = of("transfer-encoding").is_some_and(|v| v.to_ascii_lowercase().ends_with("chunked"));
+    let length = of("content-length").filter(|_| !chunked).and_then(|v| v.parse::<usize>().ok());
+    let mut raw = Vec::new();
     let mut part = Lease::new();
-    while out.len() < max && link.fill(&mut part).await.unwrap_or(0) > 0 {
-        out.extend_from_slice(part.filled());
+    let mut ended = false;
+    loop {
+        let (complete, data) = match length {
+            // Looked at where a chunk may have ended only.
+            _ if chunked && (ended || raw.ends_with(b"\r\n")) => match unchunked(&raw) {
+                (data, true) => (true, Some(data)),
+                (data, false) => (false, Some(data)),
+            },
+            Some(n) => (raw.len() >= n, None),
+            None => (ended && !chunked && raw.len() < max, None),
+        };
+        if complete || ended {
+            let mut bytes = data.unwrap_or(raw);
+            bytes.truncate(length.unwrap_or(max).min(max));
+            return Body { bytes, complete };
+        }
+        ended = raw.len() >= max || link.fill(&mut part).await.unwrap_or(0) == 0;
+        raw.extend_from_slice(part.filled());
         part.clear();
     }
-    out.truncate(max);
-    out
+}
+
+/// What came of a body.
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    /// All of it.
+    pub(super) complete: bool,
+}
+
+/// The data of a chunked body as far as it has come, and whether that is all of it (RFC 9112, section 7.1).
+fn unchunked(mut raw: &[u8]) -> (Vec<u8>, bool) {
+    let mut out = Vec::new();
+    loop {
+        let Some(end) = raw.windows(2).position(|w| w == b"\r\n") else { return (out, false) };
+        let line = String::from_utf8_lossy(&raw[..end]).into_owned();
+        let size = line.split(';').next().unwrap_or_default().trim();
+        let Ok(size) = usize::from_str_radix(size, 16) else { return (out, false) };
+        raw = &raw[end + 2..];
+        if size == 0 {
+            return (out, true);
+        }
+        out.extend_from_slice(&raw[..size.min(raw.len())]);
+        match raw.get(size.saturating_add(2)..) {
+            Some(rest) => raw = rest,
+            None => return (out, false),
+        }
+    }
 }
 
 async fn read_head(link: &mut LinkRead) -> Result<Option<Vec<u8>>> {
@@ -190,6 +235,39 @@ async fn read_head(link: &mut LinkRead) -> Result<Option<Vec<u8>>> {
         }
         if !head[0].is_ascii_uppercase() {
             bail!("not HTTP");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// What is read of an answer after which the connection stays open.
+    async fn body_of(answer: &'static [u8]) -> (Vec<u8>, bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (near, _) = listener.accept().await.unwrap();
+        far.write_all(answer).await.unwrap();
+        let mut link = Link::plain(near);
+        let (_, headers) = read_answer(&mut link.read).await.unwrap();
+        let read = read_body(&mut link.read, &headers, 4096);
+        let body = tokio::time::timeout(Duration::from_secs(5), read).await.unwrap();
+        (body.bytes, body.complete)
+    }
+
+    #[tokio::test]
+    async fn a_body_ends_where_its_head_says_although_the_connection_stays() {
+        for (answer, wanted) in [
+            (&b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"[..], &b""[..]),
+            (b"HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnonemore", b"none"),
+            (b"HTTP/1.1 502 x\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", b"abcde"),
+        ] {
+            assert_eq!(body_of(answer).await, (wanted.to_vec(), true));
         }
     }
 }

@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use wire::connect::Fingerprint;
 
+use super::super::printable;
 use super::super::settings::{ClientSettings, Trust};
 use crate::hint::Hinted;
 
@@ -74,13 +75,19 @@ impl Dialler {
             self.settings.token.reveal()
         );
         link.write.write_all(ask.as_bytes()).await.map_err(anyhow::Error::from)?;
-        let (status, headers) = upgrade::read_answer(&mut link.read).await?;
         /// A status page with thousands of clients fits.
         const ANSWER_MAX: usize = 16 * 1024 * 1024;
-        let body = upgrade::read_rest(&mut link.read, ANSWER_MAX).await;
+        let answer = async {
+            let (status, headers) = upgrade::read_answer(&mut link.read).await?;
+            let body = upgrade::read_body(&mut link.read, &headers, ANSWER_MAX).await;
+            anyhow::Ok((status, headers, body))
+        };
+        let (status, headers, body) =
+            tokio::time::timeout(DIAL, answer).await.map_err(|_| anyhow!("the edge did not answer in 15 s"))??;
         match status {
-            200 => Ok(body),
-            _ => Err(refused(status, &headers, &body)),
+            200 if body.complete => Ok(body.bytes),
+            200 => Err(DialError::Again(anyhow!("the answer of {url} broke off"))),
+            _ => Err(refused(status, &headers, &body.bytes)),
         }
     }
 
@@ -103,7 +110,10 @@ impl Dialler {
             })
         })?;
         if status != 101 {
-            let body = upgrade::read_rest(&mut link.read, 4096).await;
+            /// The words of a refusal are worth a moment, not more: they may never come to an end.
+            const WORDS: Duration = Duration::from_secs(2);
+            let body = upgrade::read_body(&mut link.read, &headers, 4096);
+            let body = tokio::time::timeout(WORDS, body).await.map_or_else(|_| Vec::new(), |b| b.bytes);
             return Err(refused(status, &headers, &body));
         }
         let accepted = headers.iter().find(|(n, _)| n == "sec-websocket-accept").map(|(_, v)| v.as_str());
@@ -136,13 +146,20 @@ impl Dialler {
     fn tls_failed(&self, e: std::io::Error) -> DialError {
         let url = &self.settings.url;
         if let Some((seen, words)) = net::tls::seen_in(&e) {
-            let seen = Fingerprint(seen);
-            let hint = match &self.settings.trust {
-                Trust::Pin(pin) => format!(
+            let seen = seen.map(Fingerprint);
+            let hint = match (&self.settings.trust, seen) {
+                (Trust::Pin(pin), Some(seen)) => format!(
                     "pinned is {pin}, the edge showed {seen}: either the edge has a new CA (compare with what it printed at its start), or somebody is in between"
                 ),
-                _ => format!(
+                (Trust::Pin(pin), None) => format!(
+                    "pinned is {pin}, and the edge shows a certificate of a CA that it does not show itself: if it is a public one, leave the fingerprint out; else take the root's, and put the root into the edge's --tls-cert"
+                ),
+                (_, Some(seen)) => format!(
                     "if the edge itself printed this fingerprint at its start, pin it: --ca-fingerprint {seen}; behind a proxy with a public certificate, check that its name is {}",
+                    url.host
+                ),
+                (_, None) => format!(
+                    "give the root of its CA with --ca-file, and check that the certificate is for {}",
                     url.host
                 ),
             };
@@ -166,24 +183,86 @@ pub(super) fn random_name() -> String {
 }
 
 fn refused(status: u16, headers: &[(String, String)], body: &[u8]) -> DialError {
-    let words = String::from_utf8_lossy(body);
-    let words: String =
-        words.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(300).collect();
-    let server = headers.iter().find(|(n, _)| n == "server").map_or(String::new(), |(_, v)| format!(" (from {v})"));
+    let of = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| printable(v));
+    let words = words_of(body);
+    let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+    let server = of("server").map_or(String::new(), |v| format!(" (from {v})"));
     match status {
+        401 if of("www-authenticate").is_some_and(|v| !v.to_ascii_lowercase().starts_with("bearer")) => {
+            DialError::Final(Hinted::error(
+                format!("something in front of the edge wants a login of its own{server}{words}"),
+                "let the path of the tunnel through without one: the token is what guards the edge",
+            ))
+        }
         401 => DialError::Final(Hinted::error(
             "the edge refuses the token",
             "the token must be the one the edge was started with; compare the files, a line end does not count",
         )),
-        403 => DialError::Again(anyhow!("refused: {words}{server}")),
-        404 if words.contains("no such session") => DialError::Again(anyhow!("the edge has forgotten the session")),
-        301 | 302 | 307 | 308 => {
-            let to = headers.iter().find(|(n, _)| n == "location").map_or("?", |(_, v)| v.as_str());
-            DialError::Final(Hinted::error(
-                format!("the URL redirects to {to}"),
-                "give the final URL; a tunnel follows no redirects",
-            ))
+        403 => DialError::Again(anyhow!("refused{server}{words}")),
+        404 if String::from_utf8_lossy(body).contains("no such session") => {
+            DialError::Again(anyhow!("the edge has forgotten the session"))
         }
-        _ => DialError::Again(anyhow!("the upgrade was refused with status {status}{server}: {words}")),
+        404 => DialError::Again(Hinted::error(
+            format!("no edge at this URL: status 404{server}{words}"),
+            "the URL must lead to the edge's control plane; if a proxy serves it below a path, the path belongs to the URL",
+        )),
+        301 | 302 | 303 | 307 | 308 => DialError::Final(Hinted::error(
+            format!("the URL redirects to {}{server}", of("location").unwrap_or_else(|| "?".to_string())),
+            "give the final URL; a tunnel follows no redirects",
+        )),
+        426 => DialError::Again(Hinted::error(
+            format!("the request to upgrade did not arrive as one: status 426{server}"),
+            "a proxy in between must pass `Upgrade` and `Connection` on (nginx: proxy_http_version 1.1 and both as headers)",
+        )),
+        502..=504 => {
+            DialError::Again(anyhow!("the edge behind this URL does not answer: status {status}{server}{words}"))
+        }
+        _ => DialError::Again(anyhow!("the upgrade was refused with status {status}{server}{words}")),
+    }
+}
+
+/// One line of a refusal's body for a person: the first one that says something, without the tags of a page.
+fn words_of(body: &[u8]) -> String {
+    /// Enough for a sentence.
+    const LONGEST: usize = 300;
+    let text = String::from_utf8_lossy(body);
+    let text = match text.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")) {
+        Some((title, _)) => title.to_string(),
+        None if text.trim_start().starts_with('<') => String::new(),
+        None => text.into_owned(),
+    };
+    let line = text.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or_default();
+    line.chars().filter(|c| !c.is_control()).take(LONGEST).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn of(status: u16, headers: &[(&str, &str)], body: &str) -> (bool, String) {
+        let headers: Vec<_> = headers.iter().map(|(n, v)| ((*n).to_string(), (*v).to_string())).collect();
+        match refused(status, &headers, body.as_bytes()) {
+            DialError::Final(e) => (true, format!("{e:#}")),
+            DialError::Again(e) => (false, format!("{e:#}")),
+        }
+    }
+
+    #[test]
+    fn refusals_say_who_refused_and_whether_trying_again_can_help() {
+        let nginx = [("server", "nginx/1.22.1")];
+        let page = "<html>\r\n<head><title>404 Not Found</title></head>\r\n<body>…";
+        for (status, headers, body, is_final, wanted) in [
+            (401, &[("www-authenticate", "Bearer")][..], "401: the token is wrong", true, "refuses the token"),
+            (401, &[("www-authenticate", "Basic realm=\"x\"")], "", true, "a login of its own"),
+            (404, &nginx, page, false, "404 (from nginx/1.22.1): 404 Not Found"),
+            (301, &[("location", "https://b.example/")], "", true, "https://b.example/"),
+            (502, &nginx, "", false, "does not answer: status 502 (from nginx/1.22.1)"),
+            (426, &[], "426: …", false, "upgrade"),
+            (403, &[], "403: 192.0.2.1 is refused", false, "192.0.2.1 is refused"),
+        ] {
+            let (fin, words) = of(status, headers, body);
+            assert!(fin == is_final && words.contains(wanted), "{status}: {fin} {words}");
+        }
     }
 }

@@ -13,7 +13,9 @@ use rand::random;
 use tracing::{info, warn};
 
 use self::dial::{DialError, Dialler};
+use self::upstreams::Upstreams;
 use super::settings::ClientSettings;
+use crate::hint::Hinted;
 use crate::run::Run;
 
 /// First pause before dialling again.
@@ -31,10 +33,11 @@ const GOOD_AFTER: Duration = Duration::from_secs(5);
 /// # Errors
 /// The settings cannot be used: a CA file that cannot be read.
 pub async fn start(settings: ClientSettings, run: &Run) -> Result<()> {
+    let upstreams = Arc::new(Upstreams::new(&settings)?);
     let dialler = Arc::new(Dialler::new(settings)?);
     let ready = run.not_ready("session with the edge");
     let owner = run.clone();
-    run.spawn("client", async move { keep(&dialler, &owner, ready).await });
+    run.spawn("client", async move { keep(&dialler, &upstreams, &owner, ready).await });
     Ok(())
 }
 
@@ -49,15 +52,21 @@ pub async fn get(settings: ClientSettings, path: &str) -> Result<Vec<u8>> {
     }
 }
 
-async fn keep(dialler: &Arc<Dialler>, run: &Run, ready: crate::run::NotReady) -> Result<()> {
+async fn keep(
+    dialler: &Arc<Dialler>,
+    upstreams: &Arc<Upstreams>,
+    run: &Run,
+    ready: crate::run::NotReady,
+) -> Result<()> {
     let stopping = run.stopping();
     tokio::pin!(stopping);
     let mut retry = Backoff::default();
     let mut ready = Some(ready);
+    let mut said = String::new();
     while !run.is_stopping() {
         let started = Instant::now();
         // It ends by itself when the run stops, once nothing is under way.
-        let ended = session::run(dialler, run, &mut ready).await;
+        let ended = session::run(dialler, upstreams, run, &mut ready).await;
         if run.is_stopping() {
             return Ok(());
         }
@@ -67,7 +76,14 @@ async fn keep(dialler: &Arc<Dialler>, run: &Run, ready: crate::run::NotReady) ->
         let pause = retry.next();
         match ended {
             Err(DialError::Final(e)) => return Err(e),
-            Err(DialError::Again(e)) => warn!("{}: {e:#}; again in {pause:.1?}", dialler.settings.url),
+            Err(DialError::Again(e)) => {
+                let words = format!("{e:#}");
+                // Advice is given once, not every ten seconds.
+                let hint = Some(hint_in(&e)).filter(|h| !h.is_empty() && said != words);
+                let hint = hint.map_or(String::new(), |h| format!("; {h}"));
+                warn!("{}: {words}{hint}; again in {pause:.1?}", dialler.settings.url);
+                said = words;
+            }
             Ok(why) => info!("the session ended: {why}; back in {pause:.1?}"),
         }
         tokio::select! {
@@ -76,6 +92,11 @@ async fn keep(dialler: &Arc<Dialler>, run: &Run, ready: crate::run::NotReady) ->
         }
     }
     Ok(())
+}
+
+/// The advice of an error, if it has some.
+fn hint_in(e: &anyhow::Error) -> &str {
+    e.chain().find_map(|c| c.downcast_ref::<Hinted>()).map_or("", |h| &h.hint)
 }
 
 /// Pauses that double, with jitter so that a hundred clients do not come back at the same moment.

@@ -16,6 +16,7 @@ use wire::ws::{Role, WsItem, WsReader};
 
 use super::super::bulk::{BulkLink, LINKS_MAX, Next, whole_message};
 use super::super::mux::{Carrier, Home, PING_EVERY, Session};
+use super::super::printable;
 use super::super::upgrade::LinkKind;
 use super::Backoff;
 use super::dial::{DialError, Dialler, random_name};
@@ -69,7 +70,12 @@ impl Session for ClientSession {
 }
 
 /// Begins a session and keeps it up; the words say why it is over.
-pub(super) async fn run(dialler: &Arc<Dialler>, run: &Run, ready: &mut Option<NotReady>) -> Result<String, DialError> {
+pub(super) async fn run(
+    dialler: &Arc<Dialler>,
+    upstreams: &Arc<Upstreams>,
+    run: &Run,
+    ready: &mut Option<NotReady>,
+) -> Result<String, DialError> {
     let key = random_name();
     let dial = dialler.link(&key, LinkKind::Carrier(0));
     let mut link = tokio::select! {
@@ -89,7 +95,7 @@ pub(super) async fn run(dialler: &Arc<Dialler>, run: &Run, ready: &mut Option<No
     let (dial, asked) = mpsc::channel(DIAL_QUEUE);
     let session = Arc::new(ClientSession {
         key,
-        upstreams: Arc::new(Upstreams::new(&dialler.settings)?),
+        upstreams: upstreams.clone(),
         run: run.clone(),
         dial,
         carriers: Mutex::default(),
@@ -98,6 +104,9 @@ pub(super) async fn run(dialler: &Arc<Dialler>, run: &Run, ready: &mut Option<No
     info!("connected to {} (edge {})", dialler.settings.url, printable(&welcome.program));
     for line in welcome.published.iter().take(wire::hello::UPSTREAMS_MAX) {
         info!("published: {}", printable(line));
+    }
+    for words in welcome.warnings.iter().take(wire::hello::UPSTREAMS_MAX) {
+        warn!("{}", printable(words));
     }
     if let Some(ready) = ready.take() {
         ready.ready();
@@ -218,11 +227,6 @@ async fn keep_up(
             }
         }
     }
-}
-
-/// What an edge says, fit for a log: one line, of a length.
-fn printable(words: &str) -> String {
-    words.chars().filter(|c| !c.is_control()).take(600).collect()
 }
 
 /// Ends when the run stops and the session carries nothing any more.

@@ -1,18 +1,18 @@
 //! The control plane of an edge. In: connections of clients and of people with the token. Out: sessions, `/status`,
 //! `/metrics`. The address is judged before a byte is read; behind a trusted proxy, when the head names it.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use model::Addr;
 use net::buffers::Lease;
+use net::guesses::Wrong;
 use net::link::{Closer, Link, LinkRead};
-use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
+use net::serve::{Listener, Slot};
+use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 use wire::frame::{FrameReader, Kind, Part};
 use wire::hello::{AskFor, Hello, Reject, Welcome};
@@ -20,64 +20,60 @@ use wire::ws::{Role, WsItem, WsReader};
 
 use super::super::bulk::{BulkLink, WARM, whole_message};
 use super::super::mux::Carrier;
+use super::super::settings::EdgeToken;
 use super::super::upgrade::{self, H_CLIENT, H_LINK, H_SESSION, LinkKind, RequestHead};
 use super::sessions::EdgeSession;
-use super::{Edge, accept_failed, log_refused};
+use super::{Edge, owners, say};
 use crate::door::Pass;
 
 /// TLS, the request and the hello must be there by then.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Handshakes at the same time. Each may hold some 100 KiB; more than this is a flood, and waits in the kernel's queue
-/// are better than in ours.
-const HANDSHAKES_MAX: usize = 512;
-
-/// Handshakes of one address at the same time: a client dials up to 16 carriers and some bulk links at once; one
-/// address cannot take all the places.
-const HANDSHAKES_PER_ADDRESS: usize = 64;
-
-/// A wrong token is answered after this long: guessing stays slow, and a person does not notice.
+/// A wrong token is answered after this long, whoever else waits: a person does not notice.
 const WRONG_TOKEN_PAUSE: Duration = Duration::from_millis(300);
 
-/// Wrong tokens that wait for their answer; further ones are answered at once, so that guessers hold no more than this.
-pub(super) const WRONG_TOKENS_WAIT: usize = 256;
-
 /// Accepts until the run stops.
-pub(super) async fn accept(edge: Arc<Edge>, listener: TcpListener) -> Result<()> {
+pub(super) async fn accept(edge: Arc<Edge>, listener: Listener) -> Result<()> {
     let stopping = edge.run.stopping();
     tokio::pin!(stopping);
-    let places = Arc::new(Places::default());
     loop {
         let (socket, peer) = tokio::select! {
             () = &mut stopping => break,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(e) => {
-                    accept_failed("control plane", &e).await;
-                    continue;
-                }
-            },
+            accepted = listener.accept() => accepted,
         };
         edge.stats.control_requests.fetch_add(1, Ordering::Relaxed);
-        let pass = if edge.trusts(peer) {
-            None
+        // One proxy speaks for many clients: only the limit for all counts for it.
+        let (pass, slot) = if edge.trusts(peer) {
+            (None, edge.strangers.take_trusted())
         } else {
-            match edge.control_door.admit(Addr::of(peer)) {
-                Ok(pass) => Some(pass),
-                Err(_) => {
+            let addr = Addr::of(peer);
+            // A proxy of this machine that nobody named speaks for others; it is heard first.
+            if !addr.is_loopback() && edge.guesses.blocked(addr, Instant::now()) {
+                edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+                debug!("control plane: {peer} closed, too many wrong tokens");
+                continue;
+            }
+            match edge.control_door.admit(addr) {
+                Ok(pass) => (Some(pass), edge.strangers.take(addr.into())),
+                Err(why) => {
                     edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
-                    log_refused("control plane", &edge.control_door.explain(Addr::of(peer)));
+                    say(&edge.lines.control_refused, "control plane", why);
                     continue;
                 }
             }
         };
-        // One proxy speaks for many clients: only the limit for all counts for it.
-        let most = if pass.is_some() { HANDSHAKES_PER_ADDRESS } else { HANDSHAKES_MAX };
-        let Some(place) = places.take(Addr::of(peer), most) else {
-            debug!("control plane: {peer} closed, too many handshakes at once");
-            continue;
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(why) => {
+                say(
+                    &edge.lines.control_full,
+                    "control plane",
+                    format_args!("{peer} closed: {why} before their handshake is over"),
+                );
+                continue;
+            }
         };
-        let served = serve(edge.clone(), socket, peer, pass, place);
+        let served = serve(edge.clone(), socket, peer, pass, slot);
         edge.run.visit("control connection", served);
     }
     for session in edge.table.sessions() {
@@ -86,53 +82,41 @@ pub(super) async fn accept(edge: Arc<Edge>, listener: TcpListener) -> Result<()>
     Ok(())
 }
 
-/// Places for handshakes, in all and for each address.
-#[derive(Default)]
-struct Places {
-    by_address: Mutex<HashMap<Addr, usize>>,
-}
-
-struct Place {
-    places: Arc<Places>,
-    addr: Addr,
-}
-
-impl Places {
-    fn take(self: &Arc<Places>, addr: Addr, most: usize) -> Option<Place> {
-        let mut by_address = self.by_address.lock();
-        if by_address.values().sum::<usize>() >= HANDSHAKES_MAX {
-            return None;
-        }
-        let n = by_address.entry(addr).or_default();
-        if *n >= most {
-            return None;
-        }
-        *n += 1;
-        Some(Place { places: self.clone(), addr })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut by_address = self.places.by_address.lock();
-        if let Some(n) = by_address.get_mut(&self.addr) {
-            *n -= 1;
-            if *n == 0 {
-                by_address.remove(&self.addr);
-            }
-        }
-    }
-}
-
 /// What a connection turned out to be.
 enum Became {
     /// Answered and closed, or gone.
     Nothing,
-    Carrier(Link, WsReader, FrameReader, Arc<EdgeSession>, Arc<Carrier>, Pass),
+    Carrier(Link, WsReader, FrameReader, Arc<EdgeSession>, Arc<Carrier>, Passes),
     Bulk(BulkLink, Closer, Arc<EdgeSession>),
 }
 
-async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Option<Pass>, place: Place) {
+/// What lets a client in: the plane's list, and its token's if that has one.
+struct Passes {
+    plane: Pass,
+    token: Option<Pass>,
+}
+
+impl Passes {
+    fn addr(&self) -> Addr {
+        self.plane.addr()
+    }
+
+    /// Ends when one of the lists no longer holds the client, and says which.
+    async fn cut(&self) -> String {
+        let token = async {
+            match &self.token {
+                Some(pass) => pass.cut().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.plane.cut() => self.plane.why(),
+            () = token => self.token.as_ref().map_or_else(String::new, Pass::why),
+        }
+    }
+}
+
+async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Option<Pass>, place: Slot) {
     net::sockets::tune_link(&socket);
     let became = match tokio::time::timeout(HANDSHAKE, begin(&edge, socket, peer, pass, place)).await {
         Err(_) => {
@@ -165,8 +149,8 @@ async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Optio
                 why = carrier.run(link, ws, frames) => why,
                 () = forget => "goodbye".to_string(),
                 () = drained(&edge, &session) => "the edge stops and nothing is under way".to_string(),
-                () = pass.cut() => {
-                    info!("client {} is cut: {}", session.hello.host, edge.control_door.explain(pass.addr()));
+                why = pass.cut() => {
+                    info!("client {} is cut: {why}", session.hello.host);
                     session.end("the client's address is no longer allowed");
                     "its address is no longer allowed".to_string()
                 }
@@ -202,7 +186,7 @@ async fn begin(
     socket: TcpStream,
     peer: SocketAddr,
     pass: Option<Pass>,
-    place: Place,
+    mut place: Slot,
 ) -> Result<Became> {
     let mut link = match edge.tls() {
         None => Link::plain(socket),
@@ -222,24 +206,45 @@ async fn begin(
             Ok(pass) => pass,
             Err((status, words)) => {
                 edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
-                log_refused("control plane", &words);
+                say(&edge.lines.control_refused, "control plane", &words);
                 upgrade::answer(&mut link, status, TEXT, "", &format!("{words}\n")).await;
                 return Ok(Became::Nothing);
             }
         },
     };
+    let addr = pass.addr();
+    // Judged as itself it is the source of everything that comes through it: its visitors' guesses would close it for all.
+    let unnamed = addr.is_loopback() && !edge.trusts(peer) && is_forwarded(&head);
+    if unnamed {
+        edge.say_unnamed_proxy(addr);
+    } else if edge.guesses.blocked(addr, Instant::now()) {
+        edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+        upgrade::answer(&mut link, TOO_MANY.0, TEXT, "", TOO_MANY.1).await;
+        return Ok(Became::Nothing);
+    }
     let Some(token) = proved_token(edge, &head) else {
-        edge.stats.tokens_refused.fetch_add(1, Ordering::Relaxed);
-        info!("control plane: {} sent {} token", pass.addr(), if head.bearer().is_some() { "a wrong" } else { "no" });
-        // Whoever guesses takes no place of those who know.
-        drop(place);
-        if let Ok(_waits) = edge.wrong_tokens.try_acquire() {
-            tokio::time::sleep(WRONG_TOKEN_PAUSE).await;
-        }
+        wrong_token(edge, addr, head.bearer().is_some(), unnamed);
+        // In its place: whoever guesses has no more than its share of them.
+        tokio::time::sleep(WRONG_TOKEN_PAUSE).await;
         let words = "401: the token is wrong or missing (Authorization: Bearer TOKEN)\n";
         upgrade::answer(&mut link, "401 Unauthorized", TEXT, "WWW-Authenticate: Bearer\r\n", words).await;
         return Ok(Became::Nothing);
     };
+    edge.guesses.right(addr);
+    edge.strangers.know(addr.into());
+    // Who knows a token is no stranger of its address.
+    place.trusted();
+    let token_pass = match edge.token_doors.get(token).and_then(Option::as_ref).map(|door| door.admit(addr)).transpose()
+    {
+        Ok(pass) => pass,
+        Err(why) => {
+            edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+            say(&edge.lines.control_refused, "control plane", &why);
+            upgrade::answer(&mut link, "403 Forbidden", TEXT, "", &format!("403: {why}\n")).await;
+            return Ok(Became::Nothing);
+        }
+    };
+    let pass = Passes { plane: pass, token: token_pass };
     match (head.method.as_str(), head.path(), head.websocket_key()) {
         ("GET", _, Some(key)) => attach(edge, link, &head, key, token, pass).await,
         ("GET", path, None) if path.ends_with("/status") => {
@@ -269,17 +274,43 @@ fn judge_behind_proxy(edge: &Edge, head: &RequestHead, peer: SocketAddr) -> Resu
     let forwarded: Vec<&[u8]> = head.values("forwarded").collect();
     let traced = decide::visitor::trace(Addr::of(peer), &xff, &forwarded, &edge.settings.trusted_proxies)
         .map_err(|e| ("400 Bad Request", format!("400: the proxy {peer} names no visitor: {e}")))?;
-    edge.control_door
-        .admit(traced.addr)
-        .map_err(|_| ("403 Forbidden", format!("403: {}", edge.control_door.explain(traced.addr))))
+    edge.control_door.admit(traced.addr).map_err(|why| ("403 Forbidden", format!("403: {why}")))
+}
+
+/// The answer to a source that guessed too often.
+const TOO_MANY: (&str, &str) = ("429 Too Many Requests", "429: too many wrong tokens; try again in a minute\n");
+
+/// True if the request came through a proxy that says so.
+fn is_forwarded(head: &RequestHead) -> bool {
+    ["x-forwarded-for", "forwarded"].iter().any(|name| head.values(name).next().is_some())
+}
+
+/// Counts a wrong or missing token; what is worth a line gets one.
+fn wrong_token(edge: &Edge, addr: Addr, given: bool, unnamed_proxy: bool) {
+    edge.stats.tokens_refused.fetch_add(1, Ordering::Relaxed);
+    let words = format!("{addr} sent {} token", if given { "a wrong" } else { "no" });
+    if unnamed_proxy {
+        return say(&edge.lines.wrong_token, "control plane", words);
+    }
+    match edge.guesses.wrong(addr, Instant::now()) {
+        Wrong::LastOne => say(
+            &edge.lines.wrong_token,
+            "control plane",
+            format_args!(
+                "{words}, the last that is looked at: connections of its network are closed for up to a minute"
+            ),
+        ),
+        Wrong::Counted => say(&edge.lines.wrong_token, "control plane", words),
+        Wrong::Beyond => debug!("control plane: {words}"),
+    }
 }
 
 fn proved_token(edge: &Edge, head: &RequestHead) -> Option<usize> {
     let token = head.bearer().unwrap_or_default();
     // Every hash is compared, so that time does not tell which token came close.
     let mut found = None;
-    for (i, hash) in edge.settings.tokens.iter().enumerate() {
-        if hash.matches(token) {
+    for (i, known) in edge.settings.tokens.iter().enumerate() {
+        if known.hash.matches(token) {
             found = Some(i);
         }
     }
@@ -292,7 +323,7 @@ async fn attach(
     head: &RequestHead,
     key: &str,
     token: usize,
-    pass: Pass,
+    pass: Passes,
 ) -> Result<Became> {
     let kind = head.header(H_LINK).and_then(LinkKind::parse);
     let name_ok = |n: &&str| (1..=64).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_graphic());
@@ -339,7 +370,7 @@ async fn first_carrier(
     key: &str,
     client: &str,
     token: usize,
-    pass: Pass,
+    pass: Passes,
 ) -> Result<Became> {
     let (mut ws, mut frames) = (WsReader::default(), FrameReader::default());
     let hello = read_hello(&mut link.read, &mut ws, &mut frames).await?;
@@ -347,22 +378,37 @@ async fn first_carrier(
         Ok(hello) => hello,
         Err(reject) => return refuse(link, &reject).await,
     };
-    if let Err(reject) = may_publish(edge, &hello) {
+    if let Err(reject) = may_publish(edge, &hello, token) {
         warn!("client {} ({}) is refused: {}", hello.host, pass.addr(), reject.reason);
         return refuse(link, &reject).await;
     }
     let session = EdgeSession::new(key.to_string(), client.to_string(), token, hello, pass.addr());
     let carrier = Carrier::new(0, Role::Server, session.clone());
+    // Sessions that share a name or a port take turns; that may not be what was meant.
+    let shared = edge.table.shared_with(&session);
+    for words in &shared {
+        warn!("client {} ({}): {words}", session.hello.host, session.addr);
+    }
     let welcome = Welcome {
         program: env!("CARGO_PKG_VERSION").to_string(),
         bulk: WARM,
         published: session.hello.upstreams.iter().map(|u| reached_at(edge, &u.ask, &u.name)).collect(),
+        warnings: shared,
     };
     // A message of its own, sent before any visitor can find the session.
     let message = whole_message(Role::Server, Kind::Welcome, &wire::hello::bytes(&welcome));
     link.write.write_all(&message).await?;
     session.attach(&carrier);
-    if let Some(old) = edge.table.join(session.clone()) {
+    let joined = match edge.table.join(session.clone(), &edge.settings.tokens) {
+        Ok(joined) => joined,
+        Err(reason) => {
+            // Another token's client came in between.
+            warn!("client {} ({}) is refused: {reason}", session.hello.host, session.addr);
+            session.end(&reason);
+            return Ok(Became::Nothing);
+        }
+    };
+    if let Some(old) = joined {
         info!(
             "client {} is back: its old session is replaced; if this goes on and on, two clients have the same --id",
             session.hello.host
@@ -372,7 +418,7 @@ async fn first_carrier(
             plane.forget(old.id);
         }
     } else {
-        session.log_joined();
+        session.log_joined(&edge.settings.tokens[token].name);
     }
     edge.stats.sessions.fetch_add(1, Ordering::Relaxed);
     Ok(Became::Carrier(link, ws, frames, session, carrier, pass))
@@ -410,8 +456,15 @@ async fn read_hello(link: &mut LinkRead, ws: &mut WsReader, frames: &mut FrameRe
 }
 
 /// Whether this edge may do what the client asks; ports are opened here.
-fn may_publish(edge: &Arc<Edge>, hello: &Hello) -> Result<(), Reject> {
+fn may_publish(edge: &Arc<Edge>, hello: &Hello, token: usize) -> Result<(), Reject> {
+    let EdgeToken { name, rights, .. } = &edge.settings.tokens[token];
     for upstream in &hello.upstreams {
+        // The file of the edge says so: trying again does not help.
+        owners::may(rights, name, &upstream.ask).map_err(|reason| Reject { reason, is_final: true })?;
+        // Its owner may let go of it.
+        edge.table
+            .may_have(&upstream.ask, token, &edge.settings.tokens)
+            .map_err(|reason| Reject { reason, is_final: false })?;
         match &upstream.ask {
             AskFor::Http { .. } if edge.settings.http.is_none() => {
                 return Err(Reject {

@@ -2,29 +2,35 @@
 //! stream to a client that publishes what it asked for, if its address may pass.
 
 mod control;
+mod owners;
 mod ports;
 mod routes;
 mod sessions;
 mod web;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use model::Addr;
+use net::guesses::Guesses;
+use net::log_budget::LogBudget;
+use net::serve::{Limits, Listener, Slots};
 use net::sockets;
+use net::tls::Vouched;
 use rustls::ServerConfig;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 use wire::connect::Fingerprint;
 
 use self::routes::Table;
 use super::http::{HttpPlane, HttpSettings};
-use super::settings::{EdgeSettings, EdgeTls};
+use super::settings::{EdgeSettings, EdgeTls, EdgeToken};
 use crate::door::{Door, Doors};
+use crate::hint::Hinted;
 use crate::run::Run;
 
 /// A running edge.
@@ -35,8 +41,12 @@ pub struct EdgeHandle {
     pub control_addr: SocketAddr,
     /// Where HTTP visitors connect.
     pub http_addr: Option<SocketAddr>,
-    /// What clients pin: the edge's own CA, or the last certificate of a chain that systems do not trust.
+    /// What clients pin: the edge's own CA, or the root in the file of a given certificate.
     pub fingerprint: Option<Fingerprint>,
+    /// The name in a given certificate.
+    pub name: Option<String>,
+    /// The root of a given certificate's CA is known neither to this system nor from its file: clients need it.
+    pub needs_root: bool,
 }
 
 /// What all tasks of an edge share.
@@ -49,8 +59,16 @@ pub(super) struct Edge {
     tls: Option<parking_lot::RwLock<Arc<ServerConfig>>>,
     table: Arc<Table>,
     ports: ports::Ports,
-    visitors: Arc<Semaphore>,
-    wrong_tokens: Semaphore,
+    /// Visitors of all planes.
+    visitors: Arc<Slots>,
+    /// Clients and people that have not proved a token yet.
+    strangers: Arc<Slots>,
+    guesses: Guesses,
+    lines: Lines,
+    /// The doors of tokens that have a list of their own, in the order of the tokens.
+    token_doors: Vec<Option<Door>>,
+    /// That a proxy is not named was said.
+    said_unnamed: AtomicBool,
     plane: std::sync::OnceLock<Arc<HttpPlane<web::Web>>>,
     since: SystemTime,
     stats: Stats,
@@ -67,35 +85,65 @@ struct Stats {
     sessions: AtomicU64,
 }
 
-/// How long visitors and clients that accept cannot serve may hold up the accept loop when the process is out of
-/// descriptors: long enough not to spin, short enough not to be noticed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What strangers can make an edge say, each kind within a budget; the rest is told at DEBUG, and counted.
+#[derive(Default)]
+struct Lines {
+    control_refused: LogBudget,
+    control_full: LogBudget,
+    visitor_refused: LogBudget,
+    visitors_full: LogBudget,
+    wrong_token: LogBudget,
+    bad_proxy_line: LogBudget,
+}
+
+/// Open files that are kept from visitors, for links of clients, lists and the admin socket; of a small limit a quarter.
+pub const FILES_KEPT: usize = 4_096;
+
+/// Visitors as far as there are files for them.
+fn visitors_max(wanted: usize) -> usize {
+    let files = sockets::files_max();
+    let room = files - (files / 4).min(FILES_KEPT);
+    if room < wanted {
+        info!("at most {room} visitors at once: this process may open {files} files (ulimit -n, LimitNOFILE)");
+    }
+    wanted.min(room).max(1)
+}
+
+/// Handshakes of clients at the same time. Each may hold some 100 KiB; more than this is a flood. One source has an
+/// eighth: a client dials up to 16 carriers and some bulk links at once. A quarter is for sources that proved a token
+/// before: strangers of however many sources lock out no client that was here.
+const HANDSHAKES: Limits = Limits { total: 512, per_source: 64, reserve: 128 };
 
 /// Starts an edge: everything is bound when this returns.
 ///
 /// # Errors
 /// A certificate cannot be made or read, an address cannot be bound.
 pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Result<EdgeHandle> {
-    let (tls, fingerprint) = load_tls(&settings.tls)?;
-    let control = sockets::listen(settings.control).with_context(|| {
-        format!("cannot listen on {} for clients (--control-addr, --control-port)", settings.control)
-    })?;
+    let Loaded { tls, fingerprint, name, needs_root } = load_tls(&settings.tls)?;
+    let control = listen("control plane", settings.control, "clients (--control-addr, --control-port)")?;
     let control_addr = control.local_addr()?;
     let http = match settings.http {
         None => None,
-        Some(addr) => Some(
-            sockets::listen(addr)
-                .with_context(|| format!("cannot listen on {addr} for visitors (--data-addr, --port)"))?,
-        ),
+        Some(addr) => Some(listen("http plane", addr, "visitors (--data-addr, --port)")?),
     };
-    let http_addr = http.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
+    let http_addr = http.as_ref().map(Listener::local_addr).transpose()?;
+    let visitors = visitors_max(settings.max_visitors);
+    let token_door = |t: &EdgeToken| t.guarded.then(|| doors.door(&[&format!("token:{}", t.name)]));
     let edge = Arc::new(Edge {
         control_door: doors.door(&["control"]),
         http_addr,
         table: Table::new(settings.grace),
         ports: ports::Ports::default(),
-        visitors: Arc::new(Semaphore::new(settings.max_visitors)),
-        wrong_tokens: Semaphore::new(control::WRONG_TOKENS_WAIT),
+        visitors: Slots::new(Limits {
+            total: visitors,
+            per_source: settings.max_visitors_per_source.clamp(1, visitors),
+            reserve: 0,
+        }),
+        strangers: Slots::new(HANDSHAKES),
+        guesses: Guesses::default(),
+        lines: Lines::default(),
+        said_unnamed: AtomicBool::new(false),
+        token_doors: settings.tokens.iter().map(token_door).collect(),
         plane: std::sync::OnceLock::new(),
         tls: tls.map(parking_lot::RwLock::new),
         run: run.clone(),
@@ -116,8 +164,8 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
         run.spawn("http plane", web::accept(edge.clone(), plane, listener));
     }
     run.spawn("routes", routes::keep(edge.clone()));
-    edge.reload_certificate();
-    Ok(EdgeHandle { edge, control_addr, http_addr, fingerprint })
+    edge.reload_certificate(fingerprint);
+    Ok(EdgeHandle { edge, control_addr, http_addr, fingerprint, name, needs_root })
 }
 
 impl EdgeHandle {
@@ -157,7 +205,7 @@ impl Edge {
             },
             "clients": clients,
             "listGeneration": self.doors.view().generation,
-            "visitors": self.doors.inside(),
+            "visitors": self.visitors.taken(),
         })
     }
 
@@ -215,13 +263,20 @@ impl Edge {
     }
 
     /// A given certificate is read again on reload; a bad one changes nothing.
-    fn reload_certificate(self: &Arc<Edge>) {
+    fn reload_certificate(self: &Arc<Edge>, printed: Option<Fingerprint>) {
         let EdgeTls::Own { cert, key } = self.settings.tls.clone() else { return };
         let weak = Arc::downgrade(self);
         self.run.on_reload("certificate", move || {
             let (cert, key, weak) = (cert.clone(), key.clone(), weak.clone());
             Box::pin(async move {
                 let config = net::tls::own_certificate(&cert, &key)?;
+                let now = pin(&net::tls::vouched(&cert)?.0);
+                if let Some(printed) = printed.filter(|p| now != Some(*p)) {
+                    let now = now.map_or_else(|| "none to pin".to_string(), |n| n.to_string());
+                    warn!(
+                        "clients that pinned {printed} will refuse the new certificate: its CA's fingerprint is {now}"
+                    );
+                }
                 if let Some(slot) = weak.upgrade().as_ref().and_then(|e| e.tls.as_ref()) {
                     *slot.write() = config;
                 }
@@ -242,36 +297,65 @@ impl Edge {
         self.settings.lb_proxy_protocol.is_some() && believed
     }
 
+    /// Says once that a proxy in front is not believed: everybody behind it is taken for the proxy.
+    fn say_unnamed_proxy(&self, peer: Addr) {
+        if !self.said_unnamed.swap(true, Ordering::Relaxed) {
+            warn!(
+                "{peer} passes requests on for others (X-Forwarded-For), and is not among --trusted-proxies: visitors are judged as {peer}, and the service is told that address and http; if it is a proxy of yours, add --trusted-proxies {peer}"
+            );
+        }
+    }
+
     /// True if this peer's word about the visitor's address counts.
     fn trusts(&self, peer: SocketAddr) -> bool {
         self.settings.trusted_proxies.contains(Addr::of(peer))
     }
 }
 
-fn load_tls(tls: &EdgeTls) -> Result<(Option<Arc<ServerConfig>>, Option<Fingerprint>)> {
+/// The control plane's TLS and what clients are told of it.
+#[derive(Default)]
+struct Loaded {
+    tls: Option<Arc<ServerConfig>>,
+    fingerprint: Option<Fingerprint>,
+    name: Option<String>,
+    needs_root: bool,
+}
+
+fn load_tls(tls: &EdgeTls) -> Result<Loaded> {
     Ok(match tls {
-        EdgeTls::Off => (None, None),
+        EdgeTls::Off => Loaded::default(),
         EdgeTls::Auto { sans, dir } => {
             let (config, digest) = net::tls::own_ca(dir, sans)?;
-            (Some(config), Some(Fingerprint(digest)))
+            Loaded { tls: Some(config), fingerprint: Some(Fingerprint(digest)), ..Loaded::default() }
         }
         EdgeTls::Own { cert, key } => {
-            let config = net::tls::own_certificate(cert, key)?;
-            (Some(config), net::tls::pin_of(cert)?.map(Fingerprint))
+            let tls = Some(net::tls::own_certificate(cert, key)?);
+            let (by, name) = net::tls::vouched(cert)?;
+            Loaded { tls, fingerprint: pin(&by), name, needs_root: by == Vouched::Elsewhere }
         }
     })
 }
 
-/// What an accept loop does with an error: nothing is lost by going on.
-async fn accept_failed(what: &str, e: &std::io::Error) {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    if matches!(e.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
-        debug!("{what}: a connection went away before it was accepted");
-        return;
+/// What clients of a certificate pin.
+fn pin(by: &Vouched) -> Option<Fingerprint> {
+    match by {
+        Vouched::ByRoot(digest) => Some(Fingerprint(*digest)),
+        Vouched::BySystem | Vouched::Elsewhere => None,
     }
-    warn!("{what}: cannot accept: {e}; is the limit of open files (ulimit -n) reached?");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
+
+/// Listens, or says what would help.
+fn listen(name: &'static str, at: SocketAddr, whom: &str) -> Result<Listener> {
+    Listener::bind(name, at).map_err(|e| {
+        let privileged = e.kind() == std::io::ErrorKind::PermissionDenied && at.port() < 1024;
+        let e = anyhow::Error::from(e);
+        let what = format!("cannot listen on {at} for {whom}");
+        if privileged { e.context(Hinted { what, hint: PRIVILEGED.to_string() }) } else { e.context(what) }
+    })
+}
+
+/// What helps where a low port is refused (capabilities(7), ip(7)).
+const PRIVILEGED: &str = "ports below 1024 need a privilege: run as root, give the program `setcap cap_net_bind_service=+ep`, or use --generate=systemd, which asks for it";
 
 fn hostname() -> String {
     String::from_utf8_lossy(rustix::system::uname().nodename().to_bytes()).into_owned()
@@ -292,6 +376,12 @@ pub(crate) fn rfc3339(t: SystemTime) -> String {
     format!("{y:04}-{m:02}-{d:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-fn log_refused(plane: &str, words: &str) {
-    info!("{plane}: {words}");
+/// Says something that strangers cause: at INFO as long as its budget lasts, with how much was held back since the last
+/// such line; then at DEBUG.
+fn say(budget: &LogBudget, plane: impl Display, words: impl Display) {
+    match budget.spend(Instant::now()) {
+        Some(0) => info!("{plane}: {words}"),
+        Some(held_back) => info!("{plane}: {words} ({held_back} more like this were not written)"),
+        None => debug!("{plane}: {words}"),
+    }
 }

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::Addr;
+use net::serve::{Listener, Slot, source};
 use net::sockets;
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use wire::frame::ResetCode;
@@ -22,8 +22,8 @@ use super::super::balancer;
 use super::super::relay::relay;
 use super::super::settings::TcpPlane;
 use super::super::stream::Stream;
-use super::{Edge, accept_failed, log_refused};
-use crate::door::{Door, Pass};
+use super::{Edge, PRIVILEGED, say};
+use crate::door::{Door, Pass, Refused};
 
 /// A port stays bound this long before it is looked at as unused: a session is joined right after its ports are open.
 const OPEN_GRACE: Duration = Duration::from_secs(5);
@@ -59,10 +59,11 @@ pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
         return Ok(());
     }
     let at = SocketAddr::new(*addr, port);
-    let listener = sockets::listen(at).map_err(|e| Reject {
-        reason: format!("the edge cannot listen on {at}: {e}"),
+    let listener = Listener::bind("tcp port", at).map_err(|e| {
         // Another process may let go of the port; a port that needs privileges never comes.
-        is_final: e.kind() == std::io::ErrorKind::PermissionDenied,
+        let is_final = e.kind() == std::io::ErrorKind::PermissionDenied;
+        let hint = if is_final && port < 1024 { format!("; at the edge: {PRIVILEGED}") } else { String::new() };
+        Reject { reason: format!("the edge cannot listen on {at}: {e}{hint}"), is_final }
     })?;
     let close = CancellationToken::new();
     open.insert(port, Opened { close: close.clone(), at: std::time::Instant::now() });
@@ -91,41 +92,43 @@ pub(super) fn close_unused(edge: &Edge) {
     });
 }
 
-async fn accept(edge: &Arc<Edge>, port: u16, listener: TcpListener, door: &Door, close: &CancellationToken) {
+async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &Door, close: &CancellationToken) {
     let stopping = edge.run.stopping();
     tokio::pin!(stopping);
     loop {
         let (socket, peer) = tokio::select! {
             () = &mut stopping => return,
             () = close.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(e) => {
-                    accept_failed("tcp port", &e).await;
-                    continue;
-                }
-            },
+            accepted = listener.accept() => accepted,
         };
         // Behind a balancer its PROXY line names the visitor; whoever else connects is judged as itself.
-        let balanced = edge.balances(peer);
-        let pass = if balanced { None } else { Some(door.admit(Addr::of(peer))) };
-        if let Some(Err(_)) = pass {
-            refused(edge, door, Addr::of(peer));
-            continue;
-        }
-        let Ok(place) = edge.visitors.clone().try_acquire_owned() else {
-            debug!("port {port}: {peer} closed, --max-visitors is reached");
-            continue;
+        let (pass, slot) = if edge.balances(peer) {
+            (None, edge.visitors.take_trusted())
+        } else {
+            match door.admit(Addr::of(peer)) {
+                Ok(pass) => (Some(pass), edge.visitors.take(source(peer))),
+                Err(why) => {
+                    refused(edge, port, &why);
+                    continue;
+                }
+            }
+        };
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(why) => {
+                say(&edge.lines.visitors_full, format_args!("port {port}"), format_args!("{peer} closed: {why}"));
+                continue;
+            }
         };
         edge.stats.tcp_visitors.fetch_add(1, Ordering::Relaxed);
-        let visit = Visit { edge: edge.clone(), port, peer, door: door.clone(), _place: place };
-        edge.run.visit("tcp visitor", visit.serve(socket, pass.and_then(Result::ok)));
+        let visit = Visit { edge: edge.clone(), port, peer, door: door.clone(), slot };
+        edge.run.visit("tcp visitor", visit.serve(socket, pass));
     }
 }
 
-fn refused(edge: &Edge, door: &Door, addr: Addr) {
+fn refused(edge: &Edge, port: u16, why: &Refused) {
     edge.stats.tcp_refused.fetch_add(1, Ordering::Relaxed);
-    log_refused("tcp port", &door.explain(addr));
+    say(&edge.lines.visitor_refused, format_args!("port {port}"), why);
 }
 
 struct Visit {
@@ -134,7 +137,8 @@ struct Visit {
     /// The visitor, or its balancer until the PROXY line is read.
     peer: SocketAddr,
     door: Door,
-    _place: OwnedSemaphorePermit,
+    /// Its place, counted for whoever it is.
+    slot: Slot,
 }
 
 impl Visit {
@@ -161,7 +165,7 @@ impl Visit {
             () = pass.cut() => {
                 stream.reset(ResetCode::Cut, "the visitor's address is no longer allowed");
                 sockets::reset_on_close(&socket);
-                info!("port {}: cut: {}", self.port, self.door.explain(pass.addr()));
+                info!("port {}: cut: {}", self.port, pass.why());
                 return;
             }
         };
@@ -199,11 +203,17 @@ impl Visit {
         match balancer::take_line(socket, version).await {
             Ok(source) => self.peer = source.unwrap_or(self.peer),
             Err(e) => {
-                info!("port {}: the balancer {} is closed: {e}", self.port, self.peer);
+                let words = format_args!("the balancer {} is closed: {e}", self.peer);
+                say(&self.edge.lines.bad_proxy_line, format_args!("port {}", self.port), words);
                 return None;
             }
         }
-        let addr = Addr::of(self.peer);
-        self.door.admit(addr).map_err(|_| refused(&self.edge, &self.door, addr)).ok()
+        let pass = self.door.admit(Addr::of(self.peer)).map_err(|why| refused(&self.edge, self.port, &why)).ok()?;
+        if let Err(why) = self.slot.moved_to(source(self.peer)) {
+            let words = format_args!("{} closed: {why}", self.peer);
+            say(&self.edge.lines.visitors_full, format_args!("port {}", self.port), words);
+            return None;
+        }
+        Some(pass)
     }
 }

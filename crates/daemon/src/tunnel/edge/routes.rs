@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use wire::hello::AskFor;
 
+use super::super::settings::EdgeToken;
 use super::Edge;
+use super::owners::{self, Owned};
 use super::sessions::EdgeSession;
 
 /// Sessions and the routes they make.
@@ -25,7 +27,34 @@ pub(super) struct Table {
 struct Inner {
     sessions: Vec<Arc<EdgeSession>>,
     /// What a lost client published, and until when visitors wait for it.
-    orphans: Vec<(AskFor, Instant)>,
+    orphans: Vec<Orphan>,
+}
+
+/// What a lost client published: its token's until then.
+struct Orphan {
+    ask: AskFor,
+    token: usize,
+    until: Instant,
+}
+
+impl Inner {
+    /// What is published or kept for who published it.
+    fn owned(&self) -> impl Iterator<Item = Owned<'_>> {
+        let live = self.sessions.iter().flat_map(|s| s.asks().map(|ask| Owned { ask, token: s.token() }));
+        live.chain(self.orphans.iter().map(|o| Owned { ask: &o.ask, token: o.token }))
+    }
+
+    /// Whether a token may have this beside what others have.
+    fn may_have(&self, ask: &AskFor, token: usize, tokens: &[EdgeToken]) -> Result<(), String> {
+        let Some(other) = owners::taken(ask, token, &tokens[token].rights, self.owned()) else { return Ok(()) };
+        let name = |ask: &AskFor| match ask {
+            AskFor::Port(port) => format!("port {port}"),
+            AskFor::Http { host, path } => format!("{}{path}", if host.is_empty() { "every host" } else { host }),
+        };
+        // The other token's name is not this client's business.
+        let belongs = if ask == other.ask { "it".to_string() } else { name(other.ask) };
+        Err(format!("{} is not free: {belongs} belongs to clients of another token until they let go of it", name(ask)))
+    }
 }
 
 /// All routes at one moment.
@@ -65,18 +94,58 @@ impl Table {
         Arc::new(Table { inner: Mutex::default(), routes, grace })
     }
 
+    /// Whether a token may have this now; [`Table::join`] asks again.
+    ///
+    /// # Errors
+    /// To whom it belongs, for the client.
+    pub(super) fn may_have(&self, ask: &AskFor, token: usize, tokens: &[EdgeToken]) -> Result<(), String> {
+        self.inner.lock().may_have(ask, token, tokens)
+    }
+
+    /// Names and ports that a session would share with others that publish something else there, in words.
+    pub(super) fn shared_with(&self, session: &EdgeSession) -> Vec<String> {
+        let inner = self.inner.lock();
+        let others = || inner.sessions.iter().filter(|s| !s.is_of_same_client(session));
+        let mut out = Vec::new();
+        for u in &session.hello.upstreams {
+            let differs = |s: &&Arc<EdgeSession>| s.hello.upstreams.iter().any(|o| o.ask == u.ask && o.name != u.name);
+            if let Some(other) = others().find(differs) {
+                let what = match &u.ask {
+                    AskFor::Port(port) => format!("port {port}"),
+                    AskFor::Http { host, path } => {
+                        format!("{}{path}", if host.is_empty() { "every host" } else { host })
+                    }
+                };
+                let to = other.hello.upstreams.iter().find(|o| o.ask == u.ask).map_or("", |o| o.name.as_str());
+                out.push(format!(
+                    "{what} is shared: visitors go in turn to {} here and to {to} at {}",
+                    u.name, other.hello.host
+                ));
+            }
+        }
+        out
+    }
+
     /// Adds a session; one of the same client that it replaces is returned, to be ended by the caller.
-    pub(super) fn join(&self, session: Arc<EdgeSession>) -> Option<Arc<EdgeSession>> {
+    ///
+    /// # Errors
+    /// Something of it belongs to another token.
+    pub(super) fn join(
+        &self,
+        session: Arc<EdgeSession>,
+        tokens: &[EdgeToken],
+    ) -> Result<Option<Arc<EdgeSession>>, String> {
         let mut inner = self.inner.lock();
+        session.asks().try_for_each(|ask| inner.may_have(ask, session.token(), tokens))?;
         let old = inner.sessions.iter().position(|s| s.is_of_same_client(&session)).map(|i| inner.sessions.remove(i));
-        inner.orphans.retain(|(ask, _)| !session.asks().any(|a| a == ask));
+        inner.orphans.retain(|o| !session.asks().any(|a| *a == o.ask));
         if let Some(old) = &old {
             // What the new session no longer publishes is gone at once: its client said so.
             debug_assert!(old.id != session.id);
         }
         inner.sessions.push(session);
         self.publish(&inner);
-        old
+        Ok(old)
     }
 
     /// Removes a session that was lost; what nobody else publishes is kept open for a while.
@@ -90,7 +159,7 @@ impl Table {
         let until = Instant::now() + self.grace;
         for ask in session.asks() {
             if !inner.sessions.iter().any(|s| s.asks().any(|a| a == ask)) {
-                inner.orphans.push((ask.clone(), until));
+                inner.orphans.push(Orphan { ask: ask.clone(), token: session.token(), until });
             }
         }
         self.publish(&inner);
@@ -101,11 +170,11 @@ impl Table {
         let mut inner = self.inner.lock();
         let now = Instant::now();
         let before = inner.orphans.len();
-        inner.orphans.retain(|(_, until)| *until > now);
+        inner.orphans.retain(|o| o.until > now);
         if inner.orphans.len() != before {
             self.publish(&inner);
         }
-        inner.orphans.iter().map(|(_, until)| *until).min()
+        inner.orphans.iter().map(|o| o.until).min()
     }
 
     /// Sessions now.
@@ -158,8 +227,8 @@ impl Table {
                 routes.share(ask).serves.push((session.clone(), i as u16));
             }
         }
-        for (ask, _) in &inner.orphans {
-            routes.share(ask);
+        for orphan in &inner.orphans {
+            routes.share(&orphan.ask);
         }
         for list in routes.http.values_mut() {
             list.sort_by_key(|r| std::cmp::Reverse(r.path.len()));

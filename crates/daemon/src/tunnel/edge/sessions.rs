@@ -3,18 +3,20 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use model::Addr;
+use net::log_budget::LogBudget;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
-use wire::frame::{Kind, Open};
+use tracing::{debug, info, warn};
+use wire::frame::{Kind, Open, Reset, ResetCode};
 use wire::hello::{AskFor, Hello};
 
 use super::super::bulk::Pool;
 use super::super::mux::{Carrier, Session, WINDOW_FIRST};
+use super::super::printable;
 use super::super::stream::Stream;
 
 /// A session; lives as long as one of its carriers.
@@ -37,6 +39,8 @@ pub(super) struct EdgeSession {
     /// The client said goodbye: what runs is finished, nothing new goes to it.
     pub(super) leaving: CancellationToken,
     pub(super) pool: Arc<Pool>,
+    /// Lines about upstreams that it could not reach.
+    unreachable: LogBudget,
 }
 
 impl EdgeSession {
@@ -55,12 +59,18 @@ impl EdgeSession {
             alive: AtomicBool::new(true),
             leaving: CancellationToken::new(),
             pool: Pool::new(),
+            unreachable: LogBudget::of(1),
         })
     }
 
     /// True for sessions of one client: same name for itself, same token.
     pub(super) fn is_of_same_client(&self, other: &EdgeSession) -> bool {
         self.client == other.client && self.token == other.token
+    }
+
+    /// Which token it proved.
+    pub(super) fn token(&self) -> usize {
+        self.token
     }
 
     /// True if the caller may attach links: it proved the same token.
@@ -175,9 +185,9 @@ impl EdgeSession {
         })
     }
 
-    pub(super) fn log_joined(&self) {
+    pub(super) fn log_joined(&self, token: &str) {
         info!(
-            "client {} ({}, {}) publishes {}",
+            "client {} ({}, {}, token `{token}`) publishes {}",
             self.client,
             self.hello.host,
             self.addr,
@@ -193,6 +203,18 @@ impl Session for EdgeSession {
             return Ok(());
         }
         Err(format!("a {kind:?} frame that a client must not send"))
+    }
+
+    fn was_reset(&self, reset: &Reset) {
+        if reset.code != ResetCode::Unreachable {
+            return;
+        }
+        let (client, why) = (&self.hello.host, printable(&reset.words));
+        match self.unreachable.spend(Instant::now()) {
+            Some(0) => warn!("client {client} could not serve a visitor: {why}"),
+            Some(held) => warn!("client {client} could not serve {} visitors: {why}", held + 1),
+            None => debug!("client {client} could not serve a visitor: {why}"),
+        }
     }
 
     fn pool(&self) -> Option<&Arc<Pool>> {

@@ -7,13 +7,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use anyhow::Result;
+use net::serve::{Listener, source};
 use net::sockets;
-use tokio::net::{TcpListener, TcpStream};
-use tracing::{debug, info};
+use tokio::net::TcpStream;
 
 use super::super::balancer;
 use super::super::http::{HttpPlane, Io, Router, Target, Visitor, serve_as_peer, serve_connection};
-use super::{Edge, accept_failed};
+use super::{Edge, say};
 
 /// Sessions as the HTTP plane sees them.
 pub(super) struct Web {
@@ -52,34 +52,46 @@ impl Router for Web {
 }
 
 /// Accepts visitors until the run stops.
-pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener: TcpListener) -> Result<()> {
+pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener: Listener) -> Result<()> {
     let stopping = edge.run.stopping();
     tokio::pin!(stopping);
     loop {
         let (socket, peer) = tokio::select! {
             () = &mut stopping => break,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(e) => {
-                    accept_failed("http plane", &e).await;
-                    continue;
-                }
-            },
+            accepted = listener.accept() => accepted,
         };
-        let Ok(place) = edge.visitors.clone().try_acquire_owned() else {
-            debug!("http plane: {peer} closed, --max-visitors is reached");
-            continue;
+        // Who speaks for many is counted as one of all only.
+        let slot = if edge.balances(peer) || edge.trusts(peer) {
+            edge.visitors.take_trusted()
+        } else {
+            edge.visitors.take(source(peer))
+        };
+        let mut slot = match slot {
+            Ok(slot) => slot,
+            Err(why) => {
+                say(&edge.lines.visitors_full, "http plane", format_args!("{peer} closed: {why}"));
+                continue;
+            }
         };
         let (edge, plane) = (edge.clone(), plane.clone());
         let run = edge.run.clone();
         run.visit("http visitor", async move {
             sockets::tune(&socket);
             match behind_balancer(&edge, &socket, peer).await {
-                Some(Came::Straight(peer)) => serve_connection(&plane, socket, peer).await,
+                Some(Came::Straight(visitor)) => {
+                    if visitor != peer
+                        && !edge.trusts(visitor)
+                        && let Err(why) = slot.moved_to(source(visitor))
+                    {
+                        say(&edge.lines.visitors_full, "http plane", format_args!("{visitor} closed: {why}"));
+                        return;
+                    }
+                    serve_connection(&plane, socket, visitor).await;
+                }
                 Some(Came::OfBalancer) => serve_as_peer(&plane, socket, peer).await,
                 None => {}
             }
-            drop(place);
+            drop(slot);
         });
     }
     plane.drain();
@@ -103,7 +115,7 @@ async fn behind_balancer(edge: &Edge, socket: &TcpStream, peer: SocketAddr) -> O
         Ok(Some(source)) => Some(Came::Straight(source)),
         Ok(None) => Some(Came::OfBalancer),
         Err(e) => {
-            info!("http plane: the balancer {peer} is closed: {e}");
+            say(&edge.lines.bad_proxy_line, "http plane", format_args!("the balancer {peer} is closed: {e}"));
             None
         }
     }

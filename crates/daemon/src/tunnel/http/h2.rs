@@ -367,7 +367,8 @@ impl<R: Router> Link<R> {
 fn failed(target: &Target, e: &hyper::Error) -> Page {
     use std::error::Error as _;
     let cause = e.source().map_or_else(|| e.to_string(), ToString::to_string);
-    Page::new(502, format!("{} gave no answer ({cause}).", target.name))
+    tracing::debug!(upstream = %target.name, cause, "no answer of the upstream");
+    Page::new(502, super::serve::UNREACHABLE)
 }
 
 /// `:authority`, or `Host` where there is none; both must agree (RFC 9113, section 8.3.1).

@@ -273,7 +273,10 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
                     continue;
                 }
                 Ending::Gone(e) => gone(&target, &e),
-                Ending::BadAnswer(why) => Page::new(502, format!("{} cannot be understood: {why}.", target.name)),
+                Ending::BadAnswer(why) => {
+                    tracing::debug!(upstream = %target.name, why, "an answer that cannot be passed on");
+                    Page::new(502, format!("The answer of the service behind this address is not passed on: {why}."))
+                }
                 Ending::BadRequest(why) => Page::new(400, format!("The request is refused: {why}.")),
                 Ending::Left => return (After::Reset, 499),
                 Ending::Broken { status, why } => {
@@ -331,7 +334,7 @@ pub(super) async fn open<R: Router>(plane: &HttpPlane<R>, target: &Target, visit
     match tokio::time::timeout(OPEN_TIME, plane.router.open(target, visitor)).await {
         Ok(Ok(stream)) => Ok(Side::new(stream)),
         Ok(Err(e)) => Err(gone(target, &e)),
-        Err(_) => Err(Page::new(504, format!("{} did not answer in {} s.", target.name, OPEN_TIME.as_secs()))),
+        Err(_) => Err(gone(target, &io::ErrorKind::TimedOut.into())),
     }
 }
 
@@ -347,15 +350,18 @@ pub(super) async fn find<R: Router>(plane: &HttpPlane<R>, host: &str, path: &str
 
 /// Says that a target cannot be had. Streams may be opened before the upstream was reached, so that what kept it from
 /// being reached is only seen when reading.
+///
+/// The page names nothing of the private side: it is read by strangers. The log does.
 fn gone(target: &Target, e: &io::Error) -> Page {
-    if e.kind() == io::ErrorKind::UnexpectedEof {
-        return Page::new(502, format!("{} hung up without an answer.", target.name));
+    tracing::debug!(upstream = %target.name, error = %e, "no answer of the upstream");
+    if e.kind() == io::ErrorKind::TimedOut {
+        return Page::new(504, "The service behind this address did not answer in time.");
     }
-    let status = if e.kind() == io::ErrorKind::TimedOut { 504 } else { 502 };
-    let why = e.to_string();
-    let why = why.split(" (os error").next().unwrap_or_default();
-    Page::new(status, format!("{} cannot be reached: {why}.", target.name))
+    Page::new(502, UNREACHABLE)
 }
+
+/// For visitors of a service that is not there.
+pub(super) const UNREACHABLE: &str = "The service behind this address cannot be reached.";
 
 fn no_client(host: &str) -> Page {
     let what = if host.is_empty() { "requests without a host name".to_string() } else { format!("`{host}`") };
