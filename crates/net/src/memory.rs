@@ -31,3 +31,21 @@ pub fn forget_startup_code() {
 /// Elsewhere the system decides by itself.
 #[cfg(not(target_os = "linux"))]
 pub fn forget_startup_code() {}
+
+/// Gives the system back what was freed: after many connections have ended, what is left of their memory lies between
+/// small things that stay, and the allocator keeps it. A few milliseconds; not for hot paths.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn give_back() {
+    #[allow(unsafe_code)]
+    unsafe extern "C" {
+        /// malloc_trim(3), of the C library that the allocator is of.
+        fn malloc_trim(pad: usize) -> core::ffi::c_int;
+    }
+    #[allow(unsafe_code)]
+    // SAFETY: it takes the allocator's own locks, and touches no memory that is in use.
+    let _ = unsafe { malloc_trim(0) };
+}
+
+/// Elsewhere the allocator decides by itself.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn give_back() {}
