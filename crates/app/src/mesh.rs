@@ -25,14 +25,28 @@ const KEY_EXPIRY: u64 = 86_400;
 pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
     match c {
         UsersCommand::Create { name, role, json } => {
-            if let Some(r) = role.as_deref().filter(|r| *r != "member" && decide::policy::Role::named(r).is_none()) {
-                return Err(Fail::usage(
-                    format!("`{r}` is no role"),
-                    "owner, admin, network-admin, it-admin, billing-admin, auditor or member",
-                ));
-            }
+            role.as_deref().map_or(Ok(()), is_role)?;
             let user = ask::control(global, "users-create", json!({ "name": name, "role": role }))?;
             told(json, &user, || format!("user {} is there", login(&user)))
+        }
+        UsersCommand::Rename { name, new, json } => {
+            let user = ask::control(global, "users-rename", json!({ "name": name, "new": new }))?;
+            if user["policy"] == true && !json.json.unwrap_or(false) {
+                eprintln!(
+                    "note: a rule of the policy that says {} does not mean {} any more",
+                    word(&user["before"]),
+                    login(&user)
+                );
+            }
+            told(json, &user, || format!("{} is {} now", word(&user["before"]), login(&user)))
+        }
+        UsersCommand::Role { name, role, json } => {
+            is_role(role)?;
+            let user = ask::control(global, "users-role", json!({ "name": name, "role": role }))?;
+            told(json, &user, || match &user["owner_before"] {
+                Value::String(before) => format!("{} owns the network now, {before} is an admin of it", login(&user)),
+                _ => format!("{} has the role {role}", login(&user)),
+            })
         }
         UsersCommand::Delete { name, json } => {
             let user = ask::control(global, "users-delete", json!({ "name": name }))?;
@@ -50,6 +64,16 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn is_role(role: &str) -> Result<(), Fail> {
+    if role == "member" || decide::policy::Role::named(role).is_some() {
+        return Ok(());
+    }
+    Err(Fail::usage(
+        format!("`{role}` is no role"),
+        "owner, admin, network-admin, it-admin, billing-admin, auditor or member",
+    ))
 }
 
 fn login(u: &Value) -> String {
@@ -120,6 +144,19 @@ pub(crate) fn nodes(c: &NodesCommand, global: &GlobalArgs) -> Answer {
         NodesCommand::Rename { node, name, json } => {
             let n = ask::control(global, "nodes-rename", json!({ "node": node, "name": name }))?;
             told(json, &n, || format!("node {} is called {} now", word(&n["id"]), word(&n["name"])))
+        }
+        NodesCommand::Move { node, user, json } => {
+            let n = ask::control(global, "nodes-move", json!({ "node": node, "user": user }))?;
+            let tags: Vec<String> = each(&n["tags"]).map(word).collect();
+            told(json, &n, || match tags.is_empty() {
+                true => format!("{} belongs to {} now", word(&n["name"]), word(&n["user"])),
+                false => format!(
+                    "{} belongs to its tags ({}); {} counts as who brought it",
+                    word(&n["name"]),
+                    tags.join(" "),
+                    word(&n["user"])
+                ),
+            })
         }
         NodesCommand::Tag { node, tags, json } => {
             let n = ask::control(global, "nodes-tag", json!({ "node": node, "tags": tags }))?;
@@ -256,11 +293,14 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
     }
 }
 
-/// `routes check`: exit 1 if nobody carries it.
+/// What a command ends with that asked whether something may pass, and nothing may.
+const NOBODY: u8 = 3;
+
+/// `routes check`: exit 3 where nobody may pass.
 fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
     let found = ask::control(global, "routes-check", json!({ "address": address }))?;
-    let carried = each(&found["carriers"]).next().is_some();
-    let code = if carried || found["node"].is_string() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let nobody = found["nobody"].is_string() && !found["node"].is_string();
+    let code = if nobody { ExitCode::from(NOBODY) } else { ExitCode::SUCCESS };
     if printed(json, &found)? {
         return Ok(code);
     }
@@ -280,14 +320,8 @@ fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
             word(&c["route"])
         ));
         say::line(format!("  for:         {whom}"));
-        match &c["leaves_from"] {
-            Value::String(from) if users.is_empty() => say::line(format!("  leaves from: {from}")),
-            Value::String(from) => say::line(format!(
-                "  leaves from: {from}  (its control connection comes from there; give it to the partner)"
-            )),
-            _ => say::line("  leaves from: not known yet"),
-        }
     }
+    leaves_from(&found["leaves_from"]);
     for p in each(&found["not_approved"]) {
         let (route, node, state) = (word(&p["route"]), word(&p["node"]), word(&p["state"]));
         let hint = if matches!(state.as_str(), "pending" | "revoked") {
@@ -298,10 +332,49 @@ fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
         };
         say::line(format!("{route} at {node} is {state}{hint}"));
     }
-    if !carried {
-        say::line(format!("nobody carries {}", word(&found["address"])));
+    if nobody {
+        let carried = each(&found["carriers"]).next().is_some();
+        let nobody = if carried { "nobody may reach" } else { "nobody carries" };
+        say::line(format!("{nobody} {}: {}", word(&found["address"]), word(&found["nobody"])));
     }
     Ok(code)
+}
+
+/// Every address that traffic may come from: all of them have to be let in at the other end.
+fn leaves_from(sources: &Value) {
+    let all: Vec<&Value> = each(sources).collect();
+    let one = all.len() == 1;
+    if !one && !all.is_empty() {
+        say::line(format!("  leaves from one of {} addresses; give all of them to the partner:", all.len()));
+    }
+    for s in all {
+        let (node, address) = (word(&s["node"]), word(&s["address"]));
+        let part = match &s["app"] {
+            Value::String(app) => format!("connector of {app}"),
+            _ => "has the route too".to_string(),
+        };
+        let what = match (s["carries"] == true, s["online"] == true) {
+            (true, true) => format!("{node} carries it now"),
+            (true, false) => format!("{node} should carry it, and is away"),
+            (false, true) => format!("{node} takes over if need be: {part}"),
+            (false, false) => format!("{node} is away: {part}"),
+        };
+        let address = match (s["address"].is_string(), s["private"] == true) {
+            (false, _) => "not known yet".to_string(),
+            (true, true) => format!("{address}, a private one: the partner sees another"),
+            (true, false) => address,
+        };
+        if one {
+            let hint = if s["address"].is_string() {
+                "  (its control connection comes from there; give it to the partner)"
+            } else {
+                ""
+            };
+            say::line(format!("  leaves from: {address}{hint}"));
+        } else {
+            say::line(format!("    {address:<15}  {what}"));
+        }
+    }
 }
 
 /// `apps`.

@@ -173,8 +173,13 @@ const CONTINUATION: u8 = 9;
 
 impl Raw {
     async fn open(control: &Control, n: u64) -> Raw {
+        Raw::try_open(control, n, "127.0.0.1").await.unwrap()
+    }
+
+    /// Nothing if the server has no place for it.
+    async fn try_open(control: &Control, n: u64, source: &str) -> Option<Raw> {
         let node = Node::new(n);
-        let (io, session, came) = node.handshake(control.from("127.0.0.1").await, "c", &control.key).await.unwrap();
+        let (io, session, came) = node.handshake(control.from(source).await, "c", &control.key).await.ok()?;
         let (mut read, mut write) = tokio::io::split(io);
         let (out, mut queue) = mpsc::channel::<Vec<u8>>(4);
         let (tell, over) = mpsc::channel(1);
@@ -197,11 +202,12 @@ impl Raw {
                     }
                 }
             }
-            std::future::pending::<()>().await;
+            // Whoever drops it hangs up.
+            let _ = write.shutdown().await;
         });
         let raw = Raw { out, over };
         raw.send([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat()).await;
-        raw
+        Some(raw)
     }
 
     /// False once the server has hung up.
@@ -257,6 +263,105 @@ async fn half_sent_requests_of_one_stranger_fill_no_memory() {
     println!("{each} KiB a channel");
     assert!(each < 256, "{each} KiB a channel");
     drop(held);
+    control.is_well().await;
+}
+
+/// Nine sources that share what strangers may have, each with far more channels than it gets, all of them filled.
+#[tokio::test]
+async fn channels_of_many_strangers_neither_end_the_server_nor_lock_out_who_was_there() {
+    const CHANNELS: u64 = 573;
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -Sv {}; exec \"$0\" \"$@\"", 1 << 20), BIN]);
+    let mut control = Control::launch("control-crowd", command, &[], SOON).await;
+    let auth = control.command(&["keys", "create", "--user", "eve"]);
+    let node = Node::new(1);
+    let mut channel = node.connect_over(control.from("127.0.0.50").await, "c", &control.key).await.unwrap();
+    channel.register(auth.lines().last().unwrap()).await.unwrap();
+    drop(channel);
+    let before = control.process.rss_kib();
+    let mut held = vec![];
+    for n in 0..9 * CHANNELS {
+        let source = format!("127.0.1.{}", 1 + n % 9);
+        let Some(raw) = Raw::try_open(&control, 1_000 + n, &source).await else { continue };
+        for stream in [1u32, 3, 5, 7] {
+            let mut bytes = frame(HEADERS, 4, stream, &request("/machine/register"));
+            for piece in vec![b' '; 15 * 1024].chunks(8 * 1024) {
+                bytes.extend(frame(0, 0, stream, piece));
+            }
+            raw.send(bytes).await;
+        }
+        held.push(raw);
+    }
+    let (open, full) = (held.len(), control.process.rss_kib());
+    println!("{open} channels of {}; {before} KiB before, {full} KiB then", 9 * CHANNELS);
+    assert!((200..1_600).contains(&open), "{open} channels are open");
+    assert!(full < 400 * 1024, "{full} KiB");
+    control.process.must_run();
+    // A node of before is let in again, whatever strangers hold.
+    let mut channel = node.connect_over(control.from("127.0.0.50").await, "c", &control.key).await.unwrap();
+    in_time(channel.post("/machine/map", &node.map_request(false))).await.unwrap();
+    drop(held);
+    let start = Instant::now();
+    while control.process.rss_kib() > before + 32 * 1024 {
+        assert!(start.elapsed() < SOON, "{} KiB are not given back", control.process.rss_kib());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    println!("{} KiB after", control.process.rss_kib());
+    control.is_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_behind_one_address_are_no_strangers_of_it() {
+    const NODES: u64 = 2_300;
+    let mut control = Control::start().await;
+    let policy = control.dir.path().join("policy.hujson");
+    std::fs::write(&policy, r#"{"grants": []}"#).unwrap();
+    control.command(&["policy", "set", policy.to_str().unwrap()]);
+    let auth = control.command(&["keys", "create", "--user", "eve", "--reusable"]).trim().to_string();
+    let (addr, key) = (control.addr, control.key);
+    let mut held = vec![];
+    let mut joining = tokio::task::JoinSet::new();
+    for n in 0..NODES {
+        let auth = auth.clone();
+        joining.spawn(async move {
+            let node = Node::new(5_000 + n);
+            let mut channel = node.connect(addr, &key).await?;
+            channel.register(&auth).await?;
+            anyhow::Ok(channel)
+        });
+        while joining.len() >= 32 {
+            held.push(joining.join_next().await.unwrap().unwrap().unwrap());
+        }
+    }
+    while let Some(joined) = joining.join_next().await {
+        held.push(joined.unwrap().unwrap());
+    }
+    assert_eq!(held.len() as u64, NODES);
+    let answer = in_time(held[0].post("/machine/ssh/check", &json!({}))).await.unwrap();
+    assert_eq!(answer.0, 501, "the first is still there: {answer:?}");
+    control.is_well().await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_takes_the_upgrade_out_is_named_once() {
+    let mut control = Control::start().await;
+    for i in 0..20 {
+        let mut io = control.from(PROXY).await;
+        let part = if i % 2 == 0 { "" } else { "Upgrade: tailscale-control-protocol\r\n" };
+        let ask = format!(
+            "POST /ts2021 HTTP/1.1\r\nHost: c\r\n{part}X-Tailscale-Handshake: AAAA\r\nContent-Length: 0\r\n\r\n"
+        );
+        io.write_all(ask.as_bytes()).await.unwrap();
+        let (head, _) = in_time(read_head(&mut io)).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 426"), "{head}");
+    }
+    let output = control.process.output();
+    let lines: Vec<&str> =
+        output.lines().filter(|l| l.contains("WARN") && l.contains("a client can not connect")).collect();
+    assert_eq!(lines.len(), 1, "{output}");
+    assert!(lines[0].contains(PROXY) && lines[0].contains("proxy_set_header Upgrade"), "{}", lines[0]);
+    // A browser that strays there is no sign of anything.
+    assert!(control.get("/ts2021").await.0.starts_with("HTTP/1.1 426"));
     control.is_well().await;
 }
 

@@ -1,10 +1,7 @@
-//! What README and manual print is what works: each file of theirs starts, each policy is one, each command of the
-//! tunnel does what stands beside it.
+//! What README and manual print about the mesh is what works: each file of theirs starts, each policy is one.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod gate_room;
-#[path = "printed/tunnel.rs"]
-mod tunnel;
 
 use std::process::Command;
 

@@ -169,6 +169,13 @@ pub struct Learnt {
     /// True if that is because the app has too many.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub over: bool,
+    /// True if the server remembers it for the connector, which is told to offer it: the server saw it first, or the
+    /// connector has forgotten it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+    /// True while the connector has stopped to offer it without being asked to, and has not begun again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// Who knows names.

@@ -81,6 +81,24 @@ pub(crate) enum UsersCommand {
     },
     /// Show all users
     List(JsonArgs),
+    /// Give a user another name; rules of the policy go by names
+    Rename {
+        /// Which
+        name: String,
+        /// The new name
+        new: String,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
+    /// Give a user a role; a new owner takes the old one's place, who becomes an admin
+    Role {
+        /// Which
+        name: String,
+        /// owner, admin, network-admin, it-admin, billing-admin, auditor or member
+        role: String,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
     /// Take a user without nodes away
     Delete {
         /// Which
@@ -169,6 +187,16 @@ pub(crate) enum NodesCommand {
         #[command(flatten)]
         json: JsonArgs,
     },
+    /// Give a node to another user
+    Move {
+        /// Name, number or address
+        node: String,
+        /// Whose it will be
+        #[arg(long, value_name = "NAME")]
+        user: String,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
     /// Give a node these tags in place of those it has
     Tag {
         /// Name, number or address
@@ -212,7 +240,7 @@ pub(crate) enum RoutesCommand {
         #[command(flatten)]
         json: JsonArgs,
     },
-    /// Say which router carries an address for whom, and which public address it leaves from
+    /// Say which router carries an address for whom, and every address that traffic may come from; exit 3 where nobody may pass
     Check {
         /// The address
         address: String,

@@ -6,7 +6,6 @@ mod flood;
 mod frames;
 mod requests;
 mod strangers;
-mod tokens;
 
 use std::net::SocketAddr;
 

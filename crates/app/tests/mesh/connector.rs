@@ -225,3 +225,116 @@ fn what_is_left_out_goes_by_the_clients_own_way() {
     reaches(&ann, "www.shop.test", "198.51.100.7");
     assert!(!shop.dns.asked("www.shop.test").contains(&client));
 }
+
+/// A shop of so many services, each at an address of its own, that let in the connector alone.
+fn many(world: &World, first: u8, count: u8) -> (Dns, Vec<Service>) {
+    let dns = Dns::start(&world.host("dns", DNS));
+    let host = world.host("cloud", &format!("198.51.100.{first}"));
+    for n in 1..count {
+        host.ip(&["addr", "add", &format!("198.51.100.{}/24", first + n), "dev", "eth0"]);
+    }
+    host.only_from(ip(CONNECTOR));
+    let service = Service::start(&host, to("[::]:443"));
+    (dns, vec![service])
+}
+
+#[test]
+fn what_a_connector_has_learnt_outlives_new_routes_of_its_own() {
+    let Some(mesh) = Mesh::new() else { return };
+    let shop = Shop::open(&mesh.world);
+    shop.dns.set("www.shop.test", 60, &[at("198.51.100.7")]);
+    shop.dns.set("api.shop.test", 60, &[at("198.51.100.9")]);
+    let control = &mesh.control;
+    let ann = control.key("ann", &[]);
+    let _ = control.try_run(&["users", "create", "ops"]);
+    control.policy(POLICY);
+    let ops = control.key("ops", &["--tags", "tag:connector"]);
+    let connector =
+        member(&mesh, "connector", CONNECTOR, &ops, &["--advertise-connector", "--advertise-tags=tag:connector"]);
+    let ann = member(&mesh, "ann-laptop", "203.0.113.20", &ann, &["--accept-routes"]);
+    reaches(&ann, "www.shop.test", "198.51.100.7");
+    reaches(&ann, "api.shop.test", "198.51.100.9");
+    let offers = || connector.cli(&["debug", "prefs"]).unwrap();
+    connector.cli(&["set", "--advertise-routes=10.156.0.0/20"]).unwrap();
+    // The client had forgotten them, and offers them again, as it is told.
+    becomes(SETTLED, &true, || {
+        ["198.51.100.7/32", "198.51.100.9/32", "10.156.0.0/20"].iter().all(|r| offers().contains(r))
+    });
+    for addr in ["198.51.100.7:443", "198.51.100.9:443"] {
+        becomes(SETTLED, &Ok(ip(CONNECTOR)), || visit(ann.host(), to(addr), SOON));
+    }
+    let shown = control.json(&["apps", "show", "shop"]).to_string();
+    assert!(shown.contains("198.51.100.7") && shown.contains("198.51.100.9"), "{shown}");
+    assert!(shop.services.iter().all(|s| s.seen().iter().all(|source| *source == ip(CONNECTOR))));
+}
+
+#[test]
+fn a_machine_at_the_connectors_own_address_takes_no_detour() {
+    let Some(mesh) = Mesh::new() else { return };
+    let shop = Shop::open(&mesh.world);
+    shop.dns.set("www.shop.test", 1, &[at("198.51.100.7")]);
+    let control = &mesh.control;
+    let (ann, desk) = (control.key("ann", &[]), control.key("ann", &[]));
+    let _ = control.try_run(&["users", "create", "ops"]);
+    control.policy(POLICY);
+    let ops = control.key("ops", &["--tags", "tag:connector"]);
+    let office = mesh.world.nat("office", CONNECTOR, "10.1.1.1");
+    office.host.resolver(&[ip(DNS)]);
+    office.host.forward();
+    let connector = Tailscaled::start(&office.host);
+    mesh.join(&connector, &ops, &["--advertise-connector", "--advertise-tags=tag:connector"]);
+    let machine = mesh.world.behind(&office, "desk", "10.1.1.16");
+    machine.resolver(&[ip(DNS)]);
+    let desk_key = desk;
+    let desk = Tailscaled::start(&machine);
+    mesh.join(&desk, &desk_key, &["--accept-routes"]);
+    let ann = member(&mesh, "ann-laptop", "203.0.113.20", &ann, &["--accept-routes"]);
+    reaches(&ann, "www.shop.test", "198.51.100.7");
+    // It leaves from the same address without the connector, and asks for the name as if there were none.
+    becomes(SETTLED, &Vec::<String>::new(), || desk.routes_of("office"));
+    let asked = shop.dns.asked("www.shop.test").len();
+    becomes(SETTLED, &Ok(vec![ip("198.51.100.7")]), || asks(desk.host(), "www.shop.test"));
+    assert!(shop.dns.asked("www.shop.test").len() > asked);
+    assert_eq!(visit(desk.host(), to("198.51.100.7:443"), SOON), Ok(ip(CONNECTOR)));
+    assert!(ann.routes_of("office").contains(&"198.51.100.7/32".to_string()));
+    drop(connector);
+}
+
+/// How many first connections to names that nobody has asked for before go the right way, those that the app spells out
+/// and those of its wildcard.
+#[test]
+fn first_connections_to_names_that_an_app_spells_out_go_the_right_way() {
+    const EACH: u8 = 5;
+    let Some(mesh) = Mesh::with(&["--app-resolver", DNS]) else { return };
+    let (dns, _services) = many(&mesh.world, 11, 2 * EACH);
+    let names: Vec<(String, String)> =
+        (0..2 * EACH).map(|n| (format!("n{n}.shop.test"), format!("198.51.100.{}", 11 + n))).collect();
+    for (name, addr) in &names {
+        dns.set(name, 60, &[at(addr)]);
+    }
+    let control = &mesh.control;
+    let ann = control.key("ann", &[]);
+    let _ = control.try_run(&["users", "create", "ops"]);
+    let spelt: Vec<String> = names[..usize::from(EACH)].iter().map(|(name, _)| format!("\"{name}\"")).collect();
+    control.policy(&POLICY.replace("\"shop.test\"", &spelt.join(", ")));
+    let ops = control.key("ops", &["--tags", "tag:connector"]);
+    let _connector =
+        member(&mesh, "connector", CONNECTOR, &ops, &["--advertise-connector", "--advertise-tags=tag:connector"]);
+    let ann = member(&mesh, "ann-laptop", "203.0.113.20", &ann, &["--accept-routes"]);
+    // The server has asked for what is spelt out before anybody else does.
+    becomes(SETTLED, &(usize::from(EACH) + 1), || connector_routes(&ann).len());
+    let right = |names: &[(String, String)]| {
+        let first = |(name, addr): &&(String, String)| {
+            let found = asks(ann.host(), name);
+            assert_eq!(found, Ok(vec![ip(addr)]));
+            visit(ann.host(), (ip(addr), 443).into(), SOON) == Ok(ip(CONNECTOR))
+        };
+        names.iter().filter(first).count()
+    };
+    let (spelt, wild) = names.split_at(usize::from(EACH));
+    let (spelt, wild) = (right(spelt), right(wild));
+    eprintln!(
+        "first connections that went the right way: {spelt} of {EACH} spelt out, {wild} of {EACH} by the wildcard"
+    );
+    assert_eq!(spelt, usize::from(EACH));
+}

@@ -1,6 +1,7 @@
 //! The fixed address: a service that answers only one public address is reached through the router that has it, by
 //! those whom the policy names, while the route is approved, and by the next router when one dies.
 
+use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -31,6 +32,20 @@ fn carriers(control: &Control) -> Value {
     control.json(&["routes", "check", "198.51.100.7"])["carriers"].clone()
 }
 
+/// The same where nobody may pass, which the command ends with 3 for.
+fn try_carriers(control: &Control) -> Value {
+    let answer = control.try_run(&["routes", "check", "198.51.100.7", "--json"]).unwrap_err();
+    let (start, end) = (answer.find('{').unwrap(), answer.rfind('}').unwrap());
+    serde_json::from_str::<Value>(&answer[start..=end]).unwrap()["carriers"].clone()
+}
+
+/// Every address that traffic to the partner may come from, and whether it does now.
+fn addresses(control: &Control) -> Vec<(String, bool)> {
+    let found = control.json(&["routes", "check", "198.51.100.7"]);
+    let one = |s: &Value| (s["address"].as_str().unwrap().to_string(), s["carries"] == true);
+    found["leaves_from"].as_array().unwrap().iter().map(one).collect()
+}
+
 fn carrier(node: &str, from: &str, users: &[&str]) -> Value {
     json!([{ "route": "198.51.100.7/32", "node": node, "online": true, "exit": false, "leaves_from": from, "users": users }])
 }
@@ -51,7 +66,7 @@ fn the_service_sees_the_router_for_whom_the_policy_names_while_the_route_is_appr
     assert!(visit(ann.host(), to(SERVICE), SOON).is_err(), "nobody gets in from anywhere else");
     let check = || control.try_run(&["routes", "check", "198.51.100.7"]);
     let nobody = check().unwrap_err();
-    assert!(nobody.contains("nobody carries 198.51.100.7") && nobody.contains("exit status: 1"), "{nobody}");
+    assert!(nobody.contains("nobody carries 198.51.100.7") && nobody.contains("exit status: 3"), "{nobody}");
 
     let router = mesh.router("router", "203.0.113.10", &keys[3], &["--advertise-routes=198.51.100.7/32"]);
     let pending = || control.run(&["routes", "list"]);
@@ -114,7 +129,13 @@ fn a_policy_change_is_with_the_router_at_once() {
     assert_eq!(carriers(control), carrier("router", "203.0.113.10", &["ann-laptop"]));
     control.policy(&POLICY.replace("\"ann@\"", "\"ben@\""));
     becomes(Duration::from_secs(5), &true, || visit(ann.host(), to(SERVICE), Duration::from_millis(300)).is_err());
-    assert_eq!(carriers(control), carrier("router", "203.0.113.10", &[]), "for nobody who is here");
+    assert_eq!(try_carriers(control), carrier("router", "203.0.113.10", &[]), "for nobody who is here");
+    let nobody = control.try_run(&["routes", "check", "198.51.100.7"]).unwrap_err();
+    for part in
+        ["exit status: 3", "nobody may reach 198.51.100.7: no rule of the policy lets a node that is here reach it"]
+    {
+        assert!(nobody.contains(part), "{nobody}");
+    }
     control.policy(POLICY);
     becomes(Duration::from_secs(5), &Ok(ip("203.0.113.10")), || visit(ann.host(), to(SERVICE), SOON));
     // A policy that breaks its own promise is refused, and the old one stays.
@@ -135,10 +156,13 @@ struct Pair {
     mesh: Mesh,
 }
 
+/// Where the server's metrics are, on its own host.
+const METRICS: &str = "127.0.0.1:9090";
+
 const ROUTERS: [&str; 2] = ["203.0.113.10", "203.0.113.11"];
 
 fn pair() -> Option<Pair> {
-    let mesh = Mesh::new()?;
+    let mesh = Mesh::with(&["--metrics", METRICS])?;
     let partner = mesh.world.host("partner", "198.51.100.7");
     partner.nft(
         "table inet trust { chain input { type filter hook input priority filter; policy drop; iif lo accept; \
@@ -188,8 +212,22 @@ fn a_second_router_takes_over_from_one_that_is_killed() {
     let Some(mut pair) = pair() else { return };
     let control = &pair.mesh.control;
     assert_eq!(carriers(control), carrier("one", ROUTERS[0], &["ann-laptop"]));
+    let both = |first: usize| {
+        let other = 1 - first;
+        vec![(ROUTERS[first].to_string(), true), (ROUTERS[other].to_string(), false)]
+    };
+    assert_eq!(addresses(control), both(0), "the partner has to know the second one too");
+    let words = control.run(&["routes", "check", "198.51.100.7"]);
+    for part in
+        ["2 addresses; give all of them", "203.0.113.10     one carries it now", "203.0.113.11     two takes over"]
+    {
+        assert!(words.contains(part), "{words}");
+    }
     pair.routers[0].kill();
     taken_over(&watch(&pair, Duration::from_secs(20)));
+    let control = &pair.mesh.control;
+    assert_eq!(addresses(control), both(1));
+    moved(control, "router one has gone; 198.51.100.7/32 goes through two now");
     assert_eq!(carriers(control), carrier("two", ROUTERS[1], &["ann-laptop"]), "the address of who carries it now");
     // The first comes back, and the second keeps the work: an address that partners see must not jump about.
     pair.routers[0].restart(Duration::ZERO);
@@ -205,5 +243,31 @@ fn a_second_router_takes_over_from_one_whose_cable_is_cut() {
     let Some(pair) = pair() else { return };
     // No goodbye, no reset: nothing at all comes from it any more.
     pair.routers[0].host().ip(&["link", "set", "eth0", "down"]);
+    taken_over(&watch(&pair, Duration::from_secs(25)));
+    moved(&pair.mesh.control, "router one does not answer; 198.51.100.7/32 goes through two now");
+}
+
+/// A move of the route is in the log, and counted where Prometheus looks.
+fn moved(control: &Control, line: &str) {
+    eventually(SETTLED, || {
+        let output = control.process.output();
+        if output.contains(line) { Ok(()) } else { Err(output) }
+    })
+    .unwrap();
+    let mut s = control.host.connect(to(METRICS), SOON).unwrap();
+    s.write_all(b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    s.read_to_string(&mut text).unwrap();
+    assert!(text.contains("portcullis_mesh_route_failovers_total{route=\"198.51.100.7/32\"} 1"), "{text}");
+    assert!(text.contains("portcullis_mesh_router_online{node=\"one\"} 0"), "{text}");
+}
+
+#[test]
+fn a_router_that_died_while_the_server_was_away_is_replaced_soon() {
+    let Some(mut pair) = pair() else { return };
+    // Of the two a server that has just started prefers the first.
+    pair.mesh.control.kill();
+    pair.routers[0].kill();
+    pair.mesh.control.again();
     taken_over(&watch(&pair, Duration::from_secs(25)));
 }

@@ -1,7 +1,7 @@
 //! What app connectors have learnt. In: their own word, asked over their map streams, and what the names answer now.
 //! Out: learnt addresses in the book, which go when their name stops answering with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use model::{Addr, Prefix};
 use net::dns::{Answer, Resolver};
 use serde::Deserialize;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A name is asked again after its time to live, within these bounds.
 const SOONEST: Duration = Duration::from_secs(2);
 const LATEST: Duration = Duration::from_secs(300);
-/// Names asked in one turn.
+/// Names asked in one turn, all at once.
 const NAMES: usize = 64;
 
 /// What a connector answers (tailcfg `C2NAppConnectorDomainRoutesResponse`).
@@ -36,9 +37,9 @@ struct Routes {
     domains: Option<BTreeMap<String, Option<Vec<String>>>>,
 }
 
-/// Follows connectors and names until the run stops. `names`: who is asked, and the seconds after which an address goes;
-/// `None`: it never goes.
-pub(super) fn watch(run: &Run, desk: Arc<Desk>, names: Option<(Resolver, u64)>) {
+/// Follows connectors and names until the run stops. `names`: who is asked, and the seconds after which an address goes
+/// (`None`: it never goes).
+pub(super) fn watch(run: &Run, desk: Arc<Desk>, names: Option<(Resolver, Option<u64>)>) {
     let (stopping, ours) = (run.stopping(), desk.clone());
     run.spawn("app connectors", async move {
         tokio::select! {
@@ -59,10 +60,12 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>, names: Option<(Resolver, u64)>) 
 }
 
 /// Asks each connector when it offers other routes, and now and then.
-async fn follow(desk: &Desk) {
+async fn follow(desk: &Arc<Desk>) {
     let mut picture = desk.keeper.picture.clone();
     // What each offered when it was asked last, and when it is asked again.
     let mut asked: BTreeMap<u64, (Vec<Prefix>, Instant)> = BTreeMap::new();
+    let mut under_way: BTreeSet<u64> = BTreeSet::new();
+    let mut asking: JoinSet<(u64, Vec<Prefix>, Duration)> = JoinSet::new();
     loop {
         let now = picture.borrow_and_update().clone();
         let there = now.connectors().filter(|m| desk.has_stream(m.node.id));
@@ -71,21 +74,32 @@ async fn follow(desk: &Desk) {
         drop(now);
         asked.retain(|id, _| connectors.contains_key(id));
         for (id, offered) in connectors {
-            if asked.get(&id).is_some_and(|(then, again)| *then == offered && *again > Instant::now()) {
-                continue;
+            let due = asked.get(&id).is_none_or(|(then, again)| *then != offered || *again <= Instant::now());
+            // One that hangs holds back itself alone.
+            if due && under_way.insert(id) {
+                let desk = desk.clone();
+                asking.spawn(async move {
+                    let again = match ask(&desk, id, &offered).await {
+                        Ok(()) => AGAIN,
+                        Err(e) => {
+                            debug!("connector {id}: {e:#}");
+                            RETRY
+                        }
+                    };
+                    (id, offered, again)
+                });
             }
-            let again = match ask(desk, id, &offered).await {
-                Ok(()) => AGAIN,
-                Err(e) => {
-                    debug!("connector {id}: {e:#}");
-                    RETRY
-                }
-            };
-            asked.insert(id, (offered, Instant::now() + again));
         }
-        let next = asked.values().map(|(_, again)| *again).min().unwrap_or_else(|| Instant::now() + AGAIN);
+        let waiting = asked.iter().filter(|(id, _)| !under_way.contains(id)).map(|(_, (_, again))| *again);
+        let next = waiting.min().unwrap_or_else(|| Instant::now() + AGAIN);
         tokio::select! {
             changed = picture.changed() => if changed.is_err() { return },
+            Some(done) = asking.join_next() => {
+                if let Ok((id, offered, again)) = done {
+                    under_way.remove(&id);
+                    asked.insert(id, (offered, Instant::now() + again));
+                }
+            }
             () = tokio::time::sleep_until(next) => {}
         }
         tokio::time::sleep(SETTLE).await;
@@ -138,26 +152,35 @@ fn unchunked(mut rest: &[u8]) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// Asks the names themselves by their time to live.
-async fn follow_names(desk: &Desk, resolver: &Resolver, patience: u64) {
+/// Asks the names themselves by their time to live: those that apps spell out before anybody else does, so that their
+/// routes are there for the first connection.
+async fn follow_names(desk: &Arc<Desk>, resolver: &Resolver, patience: Option<u64>) {
     let mut due: BTreeMap<String, Instant> = BTreeMap::new();
-    let most = LATEST.min(Duration::from_secs((patience / 3).max(1)));
+    let most = patience.map_or(LATEST, |p| LATEST.min(Duration::from_secs((p / 3).max(1))));
+    let mut picture = desk.keeper.picture.clone();
     loop {
-        let of = desk.keeper.now().learnt_names();
+        let of = picture.borrow_and_update().app_names();
         due.retain(|d, _| of.contains_key(d));
         let now = Instant::now();
-        let turn: Vec<(String, Vec<u64>)> =
-            of.into_iter().filter(|(d, _)| due.get(d).is_none_or(|at| *at <= now)).take(NAMES).collect();
-        for (domain, nodes) in turn {
-            let wait = one(desk, resolver, &domain, nodes, patience).await;
-            due.insert(domain, Instant::now() + wait.clamp(SOONEST.min(most), most));
+        let mut asking = JoinSet::new();
+        for (domain, nodes) in of.into_iter().filter(|(d, _)| due.get(d).is_none_or(|at| *at <= now)).take(NAMES) {
+            let (desk, resolver) = (desk.clone(), resolver.clone());
+            asking.spawn(async move {
+                let wait = one(&desk, &resolver, &domain, nodes, patience).await;
+                (domain, wait)
+            });
+        }
+        while let Some(done) = asking.join_next().await {
+            if let Ok((domain, wait)) = done {
+                due.insert(domain, Instant::now() + wait.clamp(SOONEST.min(most), most));
+            }
         }
         tokio::time::sleep(SOONEST / 2).await;
     }
 }
 
 /// Asks one name. Without an answer everything stays as it is.
-async fn one(desk: &Desk, resolver: &Resolver, domain: &str, nodes: Vec<u64>, patience: u64) -> Duration {
+async fn one(desk: &Desk, resolver: &Resolver, domain: &str, nodes: BTreeSet<u64>, patience: Option<u64>) -> Duration {
     let (v4, v6) = tokio::join!(resolver.v4(domain), resolver.v6(domain));
     let mut addrs: Vec<Addr> = Vec::new();
     let mut ttl = u32::MAX;

@@ -4,24 +4,23 @@
 use std::convert::Infallible;
 use std::io::Cursor;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::Addr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tracing::debug;
+use tracing::{debug, warn};
 use wire::noise::{Accepted, Initiation, respond};
 
-use super::desk::Desk;
-use super::http::Seat;
+use super::desk::{Desk, Place};
 use super::machine;
 use super::noise_stream::NoiseStream;
 
@@ -50,9 +49,37 @@ const EARLY: &[u8] = b"{}";
 /// Bytes of an answer that wait for a client which does not read.
 const UNSENT: usize = 256 * 1024;
 
-/// Answers `POST /ts2021`.
-pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, from: Addr) -> Response<Full<Bytes>> {
-    let asks = request.headers().get(UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(PROTOCOL.as_bytes()));
+/// What a channel of a machine without a node may hold, requests of several streams and buffers included, in bytes
+/// (75 KiB were seen with all windows full).
+const STRANGER_BYTES: usize = 128 * 1024;
+/// Its bounds in HTTP/2: it registers, and waits. The connection's window can not be smaller than that (RFC 9113,
+/// section 6.9.2).
+const STRANGER_AT_ONCE: u32 = 6;
+const STRANGER_WINDOW: u32 = 32 * 1024;
+const STRANGER_WINDOWS: u32 = 65_535;
+const STRANGER_HEADERS: u32 = 4 * 1024;
+/// A machine that has no node after this long, and for which no page waits, has no business here.
+const STRANGER_STAY: Duration = Duration::from_secs(60);
+
+/// Answers `POST /ts2021`. `peer` is who the connection comes from, `from` the client behind it.
+pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, from: Addr) -> Response<Full<Bytes>> {
+    let has = |name: HeaderName, word: &str| {
+        let all = request.headers().get_all(name);
+        let mut words = all.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        words.any(|w| w.trim().eq_ignore_ascii_case(word))
+    };
+    let asks = has(UPGRADE, PROTOCOL) && has(CONNECTION, "upgrade");
+    if !asks && request.headers().contains_key(HANDSHAKE) {
+        // Only a client of ours says that, so something in between took the rest away.
+        if let Some(held_back) = desk.no_upgrade.spend(Instant::now()) {
+            warn!(
+                held_back,
+                "a client can not connect: its request came by {peer} without `Upgrade: {PROTOCOL}` and `Connection: upgrade`; \
+                 if that is your proxy, let it pass both on, as for WebSockets (nginx: `proxy_http_version 1.1`, \
+                 `proxy_set_header Upgrade $http_upgrade`, `proxy_set_header Connection upgrade`)"
+            );
+        }
+    }
     if request.method() != Method::POST || !asks {
         return plain(StatusCode::UPGRADE_REQUIRED, "this path speaks the control protocol of official clients\n");
     }
@@ -65,9 +92,13 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, from: Addr) 
         debug!("{from}: a client with capability version {}", initiation.version());
         return plain(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
     }
-    // The connection's own seat ends with the upgrade.
-    let (Some(seat), Ok(place)) = (Seat::take(desk, from), desk.channels.clone().try_acquire_owned()) else {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, "too many clients are connected\n");
+    // The connection's own place ends with the upgrade. Who sent this has proved nothing: it may be a replay.
+    let place = match desk.place(Some(from), STRANGER_BYTES) {
+        Ok(place) => place,
+        Err(why) => {
+            debug!("{from}: no channel: {why}");
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "too many clients are connected\n");
+        }
     };
     let accepted = match respond(&desk.machine, &initiation, rand::random()) {
         Ok(a) => a,
@@ -78,9 +109,8 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, from: Addr) 
     };
     let (desk, run) = (desk.clone(), desk.run.clone());
     run.visit("control channel", async move {
-        let _place = (seat, place);
         match tokio::time::timeout(PATIENCE, hyper::upgrade::on(request)).await {
-            Ok(Ok(io)) => serve(desk, TokioIo::new(io), accepted, from).await,
+            Ok(Ok(io)) => serve(desk, TokioIo::new(io), accepted, from, place).await,
             Ok(Err(e)) => debug!("{from}: {e}"),
             Err(_) => debug!("{from}: no upgrade in time"),
         }
@@ -121,7 +151,13 @@ async fn greet(
     None
 }
 
-async fn serve(desk: Arc<Desk>, io: TokioIo<hyper::upgrade::Upgraded>, accepted: Accepted, from: Addr) {
+async fn serve(
+    desk: Arc<Desk>,
+    io: TokioIo<hyper::upgrade::Upgraded>,
+    accepted: Accepted,
+    from: Addr,
+    mut place: Place,
+) {
     let machine = accepted.peer;
     // Boxed, like the connection below: a channel lasts for weeks and holds no more than it needs then.
     let Some((io, preface)) = Box::pin(greet(io, accepted, from)).await else { return };
@@ -129,9 +165,13 @@ async fn serve(desk: Arc<Desk>, io: TokioIo<hyper::upgrade::Upgraded>, accepted:
     let (read, write) = tokio::io::split(io);
     let io = tokio::io::join(Cursor::new(preface).chain(read), write);
     let ending = desk.run.stopping();
-    let asker = Arc::new(machine::Asker::new(machine, from));
+    let known = desk.keeper.now().knows(&machine);
+    if known {
+        place.proved();
+    }
+    let asker = Arc::new(machine::Asker::new(machine, from, place));
     let service = {
-        let desk = desk.clone();
+        let (desk, asker) = (desk.clone(), asker.clone());
         service_fn(move |request| {
             let (desk, asker) = (desk.clone(), asker.clone());
             // Boxed: a map stream's request stays for as long as the stream, and needs no room for how it was answered.
@@ -139,11 +179,16 @@ async fn serve(desk: Arc<Desk>, io: TokioIo<hyper::upgrade::Upgraded>, accepted:
         })
     };
     let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let (streams, window, windows, headers) = if known {
+        (AT_ONCE, WINDOW, WINDOW * 2, HEADERS)
+    } else {
+        (STRANGER_AT_ONCE, STRANGER_WINDOW, STRANGER_WINDOWS, STRANGER_HEADERS)
+    };
     http.timer(TokioTimer::new())
-        .max_concurrent_streams(AT_ONCE)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW * 2)
-        .max_header_list_size(HEADERS)
+        .max_concurrent_streams(streams)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(windows)
+        .max_header_list_size(headers)
         .max_send_buf_size(UNSENT)
         .keep_alive_interval(ALIVE)
         .keep_alive_timeout(PATIENCE * 3);
@@ -152,6 +197,9 @@ async fn serve(desk: Arc<Desk>, io: TokioIo<hyper::upgrade::Upgraded>, accepted:
     let done = tokio::select! {
         done = connection.as_mut() => done,
         () = entered.cut.cancelled() => return debug!("{from}: {} has newer channels", machine.short()),
+        () = without_business(&desk, &asker), if !known => {
+            return debug!("{from}: {} has no node and asks for none", machine.short());
+        }
         () = ending => {
             // Map streams end by themselves now; nothing else takes long.
             connection.as_mut().graceful_shutdown();
@@ -160,6 +208,20 @@ async fn serve(desk: Arc<Desk>, io: TokioIo<hyper::upgrade::Upgraded>, accepted:
     };
     if let Err(e) = done {
         debug!("{from}: control channel of {}: {e}", machine.short());
+    }
+}
+
+/// Ends when a machine neither has a node nor waits for one.
+async fn without_business(desk: &Desk, asker: &machine::Asker) {
+    loop {
+        tokio::time::sleep(STRANGER_STAY).await;
+        if asker.is_known() {
+            return std::future::pending().await;
+        }
+        let now = desk.keeper.now();
+        if !now.pending.values().any(|p| p.machine == asker.machine()) && !now.knows(&asker.machine()) {
+            return;
+        }
     }
 }
 

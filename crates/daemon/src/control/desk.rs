@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -13,9 +13,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use decide::mesh::Snapshot;
+use model::{Prefix, SourceKey};
+use net::budget::{Budget, Charge, Exhausted};
+use net::serve::{Limits, Slot, Slots};
+use net::sockets;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use wire::meshkey::{MachineKey, MachinePrivate};
 use wire::tailcfg::map::PingRequest;
@@ -43,14 +47,21 @@ pub struct Desk {
     streams: Mutex<BTreeMap<u64, Open>>,
     waiting: Mutex<BTreeMap<String, oneshot::Sender<Bytes>>>,
     next: AtomicU64,
-    /// Places of control channels.
-    pub(super) channels: Arc<Semaphore>,
-    /// Connections by address.
-    pub(super) seats: Mutex<BTreeMap<model::Addr, u32>>,
+    /// Places of connections and channels.
+    pub(super) slots: Arc<Slots>,
+    /// Memory for those who have proved nothing yet, and the same for sources where a node was before.
+    strangers: Arc<Budget>,
+    returning: Arc<Budget>,
+    /// The most bytes that they held since their memory was given back to the system last.
+    most_held: AtomicUsize,
     /// Channels of each machine, the newest last.
     machines: Mutex<BTreeMap<MachineKey, VecDeque<(u64, CancellationToken)>>>,
     /// Lines about requests whose headers can not be believed: strangers send them through proxies that pass them on.
     pub(super) unbelieved: LogBudget,
+    /// Lines about proxies that take `Upgrade` out of requests.
+    pub(super) no_upgrade: LogBudget,
+    /// How often each route went to another router.
+    pub(super) moved: Mutex<BTreeMap<Prefix, u64>>,
     /// Requests by what they asked and how it went.
     pub(super) counts: Mutex<BTreeMap<(&'static str, u16), u64>>,
 }
@@ -75,8 +86,51 @@ pub(super) struct Opened {
     pub(super) asks: mpsc::Receiver<Box<PingRequest>>,
 }
 
-/// Control channels at a time: each takes some 50 KB, and a mesh of more nodes wants more than one server.
-const CHANNELS: usize = 50_000;
+/// Connections and channels at a time: a node's takes some 50 KB, and a mesh of more nodes wants more than one server.
+const PLACES: usize = 50_000;
+/// Of them those of one source (a company behind one address) that have proved nothing yet.
+const PLACES_EACH: usize = 2_000;
+/// Files that are kept for the store, lists, the admin socket and metrics.
+const FILES: usize = 64;
+/// Bytes that all who have proved nothing may make the server hold, and those of one source: half of a gigabyte is
+/// never reached, also when sources where nodes were before, which have as much again, do the same. A source has room
+/// for 190 devices that join in the same moment.
+const STRANGERS: usize = 192 << 20;
+const STRANGERS_EACH: usize = 24 << 20;
+
+/// The places there are: not more than this process may have files open, and a fifth for sources where nodes were
+/// before.
+fn places() -> Limits {
+    let total = PLACES.min(sockets::file_limit().saturating_sub(FILES));
+    Limits { total, per_source: PLACES_EACH.min(total / 2), reserve: total / 5 }
+}
+
+/// The place and the memory of a connection that has proved nothing yet.
+#[derive(Debug)]
+pub(super) struct Place {
+    slots: Arc<Slots>,
+    slot: Slot,
+    /// Where it comes from; `None` for a proxy, which brings everybody's.
+    source: Option<SourceKey>,
+    memory: Charge,
+}
+
+impl Place {
+    /// Takes more memory.
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        self.memory.grow(bytes)
+    }
+
+    /// It has proved that it is a node's: it is nobody's stranger any more.
+    pub(super) fn proved(&mut self) {
+        self.slot.trusted();
+        self.memory.shrink(usize::MAX);
+        if let Some(source) = self.source {
+            self.slots.know(source);
+        }
+    }
+}
+
 /// A channel as one of its machine's, until it is dropped.
 pub(super) struct Entered {
     desk: Arc<Desk>,
@@ -124,12 +178,44 @@ impl Desk {
             streams: Mutex::default(),
             waiting: Mutex::default(),
             next: AtomicU64::new(1),
-            channels: Arc::new(Semaphore::new(CHANNELS)),
-            seats: Mutex::default(),
+            slots: Slots::new(places()),
+            strangers: Budget::new(STRANGERS, STRANGERS_EACH),
+            returning: Budget::new(STRANGERS, STRANGERS_EACH),
+            most_held: AtomicUsize::new(0),
             machines: Mutex::default(),
             unbelieved: LogBudget::default(),
+            no_upgrade: LogBudget::of(1),
+            moved: Mutex::default(),
             counts: Mutex::default(),
         }
+    }
+
+    /// A place for a connection, with so many bytes of memory; says why there is none. `from` is where it comes from,
+    /// nothing for a proxy that is trusted.
+    pub(super) fn place(&self, from: Option<model::Addr>, bytes: usize) -> Result<Place, String> {
+        let source = from.map(SourceKey::of);
+        let slot =
+            source.map_or_else(|| self.slots.take_trusted(), |s| self.slots.take(s)).map_err(|e| e.to_string())?;
+        let known = source.is_some_and(|s| self.slots.knows(s));
+        let memory = if known { &self.returning } else { &self.strangers }.charge(source);
+        let mut place = Place { slots: self.slots.clone(), slot, source, memory };
+        place.grow(bytes).map_err(|e| e.to_string())?;
+        self.most_held.fetch_max(self.held_by_strangers(), Ordering::Relaxed);
+        Ok(place)
+    }
+
+    /// True once after a crowd of strangers has left: so many bytes, of which less than half are held now.
+    pub(super) fn crowd_has_left(&self, crowd: usize) -> bool {
+        let (now, most) = (self.held_by_strangers(), self.most_held.load(Ordering::Relaxed));
+        let left = most >= crowd && now <= most / 2;
+        if left {
+            self.most_held.store(now, Ordering::Relaxed);
+        }
+        left
+    }
+
+    fn held_by_strangers(&self) -> usize {
+        self.strangers.used() + self.returning.used()
     }
 
     /// The relays as clients are told them: ours, and those that the policy names. With a number that changes with them.
@@ -216,6 +302,11 @@ impl Desk {
         let answer = tokio::time::timeout(patience, answer).await;
         self.waiting.lock().remove(&id);
         answer.context("it did not answer in time")?
+    }
+
+    /// True if somebody waits for this answer.
+    pub(super) fn awaits(&self, id: &str) -> bool {
+        self.waiting.lock().contains_key(id)
     }
 
     /// An answer has come.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
-use decide::mesh::crowd;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -16,10 +15,10 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use model::Addr;
+use net::serve::Listener;
 use net::sockets;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 use wire::meshkey::{MachinePrivate, NodePrivate};
@@ -30,12 +29,16 @@ use super::keeper::Keeper;
 use super::{ControlSettings, page, relays};
 use crate::hint::Hinted;
 use crate::run::Run;
-use net::log_budget::LogBudget;
 
-/// Connections at a time. Each client has two: the control channel and the relay.
-const PLACES: usize = 50_000;
-/// Connections of one address (IPv6: one /64) at a time: a company behind one address fits, and one does not take all.
-const PLACES_EACH: u32 = 2_000;
+/// What a connection may make the server hold until it has proved something: its task, its request's head, buffers.
+const PLAIN_BYTES: usize = 32 * 1024;
+/// The same of its TLS, on top: one handshake message and records under way.
+const TLS_BYTES: usize = 64 * 1024;
+/// How often it is looked whether a crowd has left, and how many bytes make one.
+const LOOK: Duration = Duration::from_secs(5);
+const CROWD: usize = 8 << 20;
+/// Longest head of a request: official ones have a few hundred bytes.
+const HEAD: usize = 16 * 1024;
 /// A client's first byte, its TLS handshake, its request: who takes longer is no client.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Where official clients go when plain HTTP has failed them.
@@ -55,22 +58,29 @@ pub(super) fn listen(
     let map = relays::map(&settings, tls.pin);
     let relay = relays::start(run, &settings, relay, &keeper)?;
     let desk = Arc::new(Desk::new(keeper, &settings, machine, run.clone(), map, relay));
-    let places = Arc::new(Semaphore::new(PLACES));
+    let (ours, stopping) = (desk.clone(), run.stopping());
+    run.spawn("control memory", async move {
+        tokio::select! {
+            () = give_memory_back(&ours) => {}
+            () = stopping => {}
+        }
+        Ok(())
+    });
     let mut addrs = Vec::new();
-    let mut serve = |listener: TcpListener| -> anyhow::Result<()> {
+    let mut serve = |listener: Listener| -> anyhow::Result<()> {
         addrs.push(listener.local_addr().context("a listener without an address")?);
-        let (run2, desk, places, acceptor) = (run.clone(), desk.clone(), places.clone(), tls.acceptor.clone());
-        run.spawn("control listener", async move { accept(run2, listener, desk, places, acceptor).await });
+        let (run2, desk, acceptor) = (run.clone(), desk.clone(), tls.acceptor.clone());
+        run.spawn("control listener", async move { accept(run2, listener, desk, acceptor).await });
         Ok(())
     };
     for at in &settings.listen {
-        let listener = sockets::listen(*at).map_err(|e| {
+        let listener = Listener::bind("control", *at).map_err(|e| {
             Hinted::error(format!("cannot listen on {at}: {e}"), "choose another address with `--listen ADDR:PORT`")
         })?;
         serve(listener)?;
     }
     for at in also_443(&settings) {
-        match sockets::listen(at) {
+        match Listener::bind("control", at) {
             Ok(listener) => serve(listener)?,
             Err(e) => warn!(
                 "cannot listen on {at}: {e}; clients that lose their connection to {} come back through port 443 only: \
@@ -80,6 +90,17 @@ pub(super) fn listen(
         }
     }
     Ok((desk, addrs))
+}
+
+/// After a crowd has left, its memory goes back to the system.
+async fn give_memory_back(desk: &Desk) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if desk.crowd_has_left(CROWD) {
+            // It may take some milliseconds.
+            let _ = tokio::task::spawn_blocking(net::memory::give_back).await;
+        }
+    }
 }
 
 /// Where clients look for the server after they have lost it, beside where it was told to listen.
@@ -95,44 +116,31 @@ fn also_443(settings: &ControlSettings) -> Vec<SocketAddr> {
     all
 }
 
-async fn accept(
-    run: Run,
-    listener: TcpListener,
-    desk: Arc<Desk>,
-    places: Arc<Semaphore>,
-    acceptor: TlsAcceptor,
-) -> anyhow::Result<()> {
+async fn accept(run: Run, listener: Listener, desk: Arc<Desk>, acceptor: TlsAcceptor) -> anyhow::Result<()> {
     let stopping = run.stopping();
     tokio::pin!(stopping);
-    let log = LogBudget::default();
     loop {
         let (socket, peer) = tokio::select! {
             () = &mut stopping => return Ok(()),
-            accepted = listener.accept() => match accepted {
-                Ok(a) => a,
-                Err(e) => {
-                    if let Some(held_back) = log.spend(Instant::now()) {
-                        warn!(held_back, "control listener: {e}");
-                    }
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+            accepted = listener.accept() => accepted,
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            debug!("{peer} closed: {PLACES} connections are open");
-            continue;
+        let from = Addr::of(peer);
+        // Proxies bring everybody's connections.
+        let stranger = (!desk.trusted.contains(from)).then_some(from);
+        let mut place = match desk.place(stranger, PLAIN_BYTES) {
+            Ok(place) => place,
+            Err(why) => {
+                debug!("{peer} closed: {why}");
+                continue;
+            }
         };
         let (desk, acceptor) = (desk.clone(), acceptor.clone());
-        let Some(seat) = Seat::take(&desk, Addr::of(peer)) else {
-            debug!("{peer} closed: it has {PLACES_EACH} connections");
-            continue;
-        };
         run.visit("control connection", async move {
-            let _place = (place, seat);
             sockets::tune(&socket);
-            let from = Addr::of(peer);
             match tokio::time::timeout(PATIENCE, first(&socket)).await {
+                Ok(Some(TLS)) if place.grow(TLS_BYTES).is_err() => {
+                    debug!("{from} closed: no memory is left for its TLS")
+                }
                 Ok(Some(TLS)) => match tokio::time::timeout(PATIENCE, acceptor.accept(socket)).await {
                     Ok(Ok(io)) => serve(&desk, io, from).await,
                     Ok(Err(e)) => debug!("{from}: TLS: {e}"),
@@ -141,40 +149,8 @@ async fn accept(
                 Ok(Some(_)) => serve(&desk, socket, from).await,
                 Ok(None) | Err(_) => debug!("{from}: nothing was sent"),
             }
+            drop(place);
         });
-    }
-}
-
-/// A connection as one of its address's.
-pub(super) struct Seat {
-    desk: Arc<Desk>,
-    addr: Addr,
-}
-
-impl Seat {
-    /// Proxies bring everybody's connections, and are not counted.
-    pub(super) fn take(desk: &Arc<Desk>, addr: Addr) -> Option<Seat> {
-        let trusted = desk.trusted.contains(addr);
-        let addr = crowd(addr);
-        let mut seats = desk.seats.lock();
-        let count = seats.entry(addr).or_default();
-        if *count >= PLACES_EACH && !trusted {
-            return None;
-        }
-        *count += 1;
-        Some(Seat { desk: desk.clone(), addr })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut seats = self.desk.seats.lock();
-        if let Some(count) = seats.get_mut(&self.addr) {
-            *count -= 1;
-            if *count == 0 {
-                seats.remove(&self.addr);
-            }
-        }
     }
 }
 
@@ -194,7 +170,7 @@ async fn serve(desk: &Arc<Desk>, io: impl AsyncRead + AsyncWrite + Unpin + Send 
         })
     };
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(64 * 1024);
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
     let connection = http.serve_connection(TokioIo::new(io), service).with_upgrades();
     tokio::pin!(connection, stopping);
     let mut open = true;
@@ -221,7 +197,7 @@ async fn answer(desk: &Arc<Desk>, peer: Addr, request: Request<Incoming>) -> Res
     let path = request.uri().path().to_string();
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
     let (what, answer) = match path.as_str() {
-        "/ts2021" => ("channel", channel::upgrade(desk, request, from)),
+        "/ts2021" => ("channel", channel::upgrade(desk, request, peer, from)),
         "/derp" | "/derp/probe" | "/derp/latency-check" | "/generate_204" => {
             ("relay", relays::answer(desk, request, from))
         }

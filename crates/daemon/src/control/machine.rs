@@ -2,6 +2,7 @@
 //! that has proved its key. Out: answers; unknown requests are answered too.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use wire::tailcfg::register::{Login, RegisterRequest, RegisterResponse, User};
 use wire::tailcfg::ssh::SshAction;
 
 use super::channel::OLDEST;
-use super::desk::Desk;
+use super::desk::{Desk, Place};
 use super::stream;
 use crate::digest::sha256_hex;
 
@@ -48,11 +49,31 @@ pub(super) struct Asker {
     from: Addr,
     /// One request of a channel is read at a time: the memory that it may fill is that of one.
     reading: Mutex<()>,
+    /// Its place among the connections, and its memory while it has no node.
+    place: parking_lot::Mutex<Place>,
+    known: AtomicBool,
 }
 
 impl Asker {
-    pub(super) fn new(machine: MachineKey, from: Addr) -> Asker {
-        Asker { machine, from, reading: Mutex::new(()) }
+    pub(super) fn new(machine: MachineKey, from: Addr, place: Place) -> Asker {
+        let (place, known) = (parking_lot::Mutex::new(place), AtomicBool::new(false));
+        Asker { machine, from, reading: Mutex::new(()), place, known }
+    }
+
+    pub(super) fn machine(&self) -> MachineKey {
+        self.machine
+    }
+
+    /// True if it was seen to have a node.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    /// It has a node: it is no stranger of its address any more.
+    fn proved(&self) {
+        if !self.known.swap(true, Ordering::Relaxed) {
+            self.place.lock().proved();
+        }
     }
 }
 
@@ -122,6 +143,7 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
     let mut out = RegisterResponse::default();
     match done {
         Registered::Node(id) => {
+            asker.proved();
             let s = desk.keeper.now();
             (out.user, out.login) = owner(&s, id);
             out.machine_authorized = true;
@@ -179,6 +201,7 @@ async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Ans
         }
         Err(e) => return Err(Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}"))),
     };
+    asker.proved();
     let body = if streams {
         stream::start(desk, id, from, how)
     } else if whole {
@@ -192,6 +215,9 @@ async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Ans
 }
 
 async fn answered(desk: &Desk, asker: &Asker, id: &str, request: Request<Incoming>) -> Answered {
+    if !desk.awaits(id) {
+        return Err(Problem(StatusCode::NOT_FOUND, "nobody waits for this answer".into()));
+    }
     let body = if request.method() == Method::HEAD { Bytes::new() } else { bytes(asker, request, ANSWER).await? };
     if desk.answered(id, body) {
         Ok(Response::new(full(Bytes::new())))

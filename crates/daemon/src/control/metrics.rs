@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use net::sockets;
-use tokio::sync::Semaphore;
+use net::serve::{self, Limits, Listener, Slots};
 use tracing::debug;
 
 use super::channel::plain;
@@ -19,30 +18,29 @@ use crate::hint::Hinted;
 use crate::run::Run;
 
 /// Collectors at a time.
-const PLACES: usize = 16;
+const PLACES: Limits = Limits { total: 16, per_source: 8, reserve: 0 };
 /// A collector asks at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves `/metrics` on an address of its own.
 pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Result<()> {
-    let listener = sockets::listen(at).map_err(|e| {
+    let listener = Listener::bind("metrics", at).map_err(|e| {
         Hinted::error(format!("cannot serve metrics on {at}: {e}"), "choose another address with `--metrics ADDR:PORT`")
     })?;
-    let (ours, stopping, places) = (run.clone(), run.stopping(), Arc::new(Semaphore::new(PLACES)));
+    let (ours, stopping, places) = (run.clone(), run.stopping(), Slots::new(PLACES));
     run.spawn("metrics listener", async move {
         tokio::pin!(stopping);
         loop {
-            let place = places.clone().acquire_owned().await?;
-            let socket = tokio::select! {
+            let (socket, peer) = tokio::select! {
                 () = &mut stopping => return Ok(()),
-                accepted = listener.accept() => match accepted {
-                    Ok((socket, _)) => socket,
-                    Err(e) => {
-                        debug!("metrics: {e}");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
+                accepted = listener.accept() => accepted,
+            };
+            let place = match places.take(serve::source(peer)) {
+                Ok(place) => place,
+                Err(why) => {
+                    debug!("metrics: {peer} closed: {why}");
+                    continue;
+                }
             };
             let desk = desk.clone();
             ours.visit("metrics", async move {
@@ -113,6 +111,21 @@ fn text(desk: &Desk) -> String {
     );
     for ((what, status), n) in desk.counts.lock().iter() {
         let _ = writeln!(out, "portcullis_mesh_requests_total{{kind=\"{what}\",status=\"{status}\"}} {n}");
+    }
+    let _ = writeln!(
+        out,
+        "# HELP portcullis_mesh_route_failovers_total Times a route went to another router.\n# TYPE portcullis_mesh_route_failovers_total counter"
+    );
+    for (route, n) in desk.moved.lock().iter() {
+        let _ = writeln!(out, "portcullis_mesh_route_failovers_total{{route=\"{}\"}} {n}", route.long());
+    }
+    let _ = writeln!(
+        out,
+        "# HELP portcullis_mesh_router_online 1 if a router is there.\n# TYPE portcullis_mesh_router_online gauge"
+    );
+    for m in s.nodes.values().filter(|m| !m.node.host.routable_ips.is_empty()) {
+        // Names of nodes are DNS labels: nothing in them needs quoting.
+        let _ = writeln!(out, "portcullis_mesh_router_online{{node=\"{}\"}} {}", m.node.name, u64::from(m.online));
     }
     out
 }

@@ -123,14 +123,14 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
         (settings.book.app_expiry, settings.app_resolvers.clone(), settings.metrics);
     let resolver = if resolvers.is_empty() {
         let none =
-            |e: anyhow::Error| warn!("addresses of apps keep their routes: {e:#}; name one with `--app-resolver`");
+            |e: anyhow::Error| warn!("names of apps are not followed: {e:#}; name a nameserver with `--app-resolver`");
         Resolver::system().map_err(none).ok()
     } else {
         Some(Resolver::at(&resolvers)?)
     };
     let (desk, addrs) = http::listen(run, settings, keeper, machine, relay)?;
     health::watch(run, desk.clone());
-    apps::watch(run, desk.clone(), resolver.zip(app_expiry));
+    apps::watch(run, desk.clone(), resolver.map(|r| (r, app_expiry)));
     if let Some(at) = measured {
         metrics::listen(run, desk.clone(), at)?;
     }

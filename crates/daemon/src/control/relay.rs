@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use decide::mesh::crowd;
-use model::Addr;
+use model::{Addr, SourceKey};
 use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -26,16 +25,15 @@ use wire::nacl;
 
 use super::outbox::Outbox;
 use net::log_budget::LogBudget;
+use net::serve::{self, Slots};
 
 /// Time from the first byte to a good introduction.
 const ENTER: Duration = Duration::from_secs(10);
 
-/// Connections that may be introducing themselves at once; each holds less than 20 KB.
-const ENTERING: usize = 1024;
-
-/// And of them from one address (IPv6: one /64), so that a single stranger does not keep the others out; an office
-/// behind one address comes back in a few seconds.
-const ENTERING_FROM_ONE: usize = 64;
+/// Connections that may be introducing themselves at once; each holds less than 20 KB. One source has a share, so that
+/// a stranger does not keep the others out; an office behind one address comes back in a few seconds. A quarter is for
+/// sources where nodes were before.
+const ENTERING: serve::Limits = serve::Limits { total: 1024, per_source: 128, reserve: 256 };
 
 /// A client that takes no byte for this long is gone. Official relays wait two seconds for the whole of a write; slow
 /// links are forgiven more here, since what waits for them is bounded.
@@ -114,7 +112,7 @@ struct Inner {
     seats: RwLock<HashMap<NodeKey, Vec<Arc<Client>>>>,
     connections: AtomicU64,
     /// How many are introducing themselves, by where they come from.
-    entering: Mutex<HashMap<IpAddr, usize>>,
+    entering: Arc<Slots>,
     counts: Counters,
     log: LogBudget,
 }
@@ -194,7 +192,7 @@ impl Relay {
                 limits,
                 seats: RwLock::default(),
                 connections: AtomicU64::new(0),
-                entering: Mutex::default(),
+                entering: Slots::new(ENTERING),
                 counts: Counters::default(),
                 log: LogBudget::default(),
             }),
@@ -303,7 +301,8 @@ impl Inner {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let _entering = Entering::one_more(self, from).ok_or(Cut::Full)?;
+        let source = SourceKey::of(Addr::new(from));
+        let _entering = self.entering.take(source).map_err(|_| Cut::Full)?;
         let (key, info) = tokio::time::timeout(ENTER, self.introduce(io, inbox)).await.map_err(|_| Cut::Late)??;
         if !(self.admit)(&key) {
             return Err(Cut::NotAdmitted(key));
@@ -317,6 +316,7 @@ impl Inner {
         if !(self.admit)(&key) {
             return Err(Cut::NotAdmitted(key));
         }
+        self.entering.know(source);
         debug!(key = %key.short(), version = info.version, "relay: a node is here");
         Ok(seat)
     }
@@ -469,40 +469,6 @@ impl Inner {
         if let Some(at) = same.iter().position(|c| std::ptr::eq(&**c, client)) {
             let client = same.remove(at);
             same.push(client);
-        }
-    }
-}
-
-/// A connection that introduces itself, until it is dropped.
-struct Entering<'a> {
-    relay: &'a Inner,
-    from: IpAddr,
-}
-
-impl<'a> Entering<'a> {
-    fn one_more(relay: &'a Inner, from: IpAddr) -> Option<Entering<'a>> {
-        let from = crowd(Addr::new(from)).ip();
-        let mut entering = relay.entering.lock();
-        if entering.values().sum::<usize>() >= ENTERING {
-            return None;
-        }
-        let same = entering.entry(from).or_default();
-        if *same >= ENTERING_FROM_ONE {
-            return None;
-        }
-        *same += 1;
-        Some(Entering { relay, from })
-    }
-}
-
-impl Drop for Entering<'_> {
-    fn drop(&mut self) {
-        let mut entering = self.relay.entering.lock();
-        if let Some(same) = entering.get_mut(&self.from) {
-            *same -= 1;
-            if *same == 0 {
-                entering.remove(&self.from);
-            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use decide::mesh::{self, Book, Refusal, Snapshot};
+use decide::mesh::{self, Book, Leaves, Refusal, Snapshot};
 use decide::policy::{Compiled, Policy, diff};
 use model::{Addr, Prefix};
 use serde::Deserialize;
@@ -48,6 +48,8 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
     verbs
         .on("users-list", read(users_list))
         .on("users-create", write(users_create))
+        .on("users-rename", write(users_rename))
+        .on("users-role", write(users_role))
         .on("users-delete", write(users_delete))
         .on("keys-list", read(keys_list))
         .on("keys-create", move |args| keys_create(keys.clone(), args))
@@ -58,6 +60,7 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
         .on("nodes-refuse", write(nodes_refuse))
         .on("nodes-expire", write(nodes_expire))
         .on("nodes-rename", write(nodes_rename))
+        .on("nodes-move", write(nodes_move))
         .on("nodes-tag", write(nodes_tag))
         .on("nodes-delete", write(nodes_delete))
         .on("routes-list", read(routes_list))
@@ -112,6 +115,26 @@ fn users_create(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Val
     let role = given.or_else(|| book.users().next().is_none().then(|| "owner".to_string()));
     let user = book.create_user(text(args, "name")?, role.filter(|r| r != "member"), by, now)?;
     Ok(value(&user))
+}
+
+fn users_rename(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
+    let old = book.user_named(text(args, "name")?)?.login().to_string();
+    let user = book.rename_user(text(args, "name")?, text(args, "new")?, by, now)?;
+    let mut v = value(&user);
+    v["before"] = old.into();
+    v["policy"] = book.policy_text().is_some().into();
+    Ok(v)
+}
+
+fn users_role(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
+    let role = text(args, "role")?;
+    let owner = |book: &Book| book.users().find(|u| u.role.as_deref() == Some("owner")).map(|u| u.login().to_string());
+    let before = owner(book);
+    let user = book.set_role(text(args, "name")?, Some(role).filter(|r| *r != "member"), by, now)?;
+    let mut v = value(&user);
+    // Who owned the network and does no more.
+    v["owner_before"] = before.filter(|b| role == "owner" && b != user.login()).into();
+    Ok(v)
 }
 
 fn users_delete(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
@@ -261,6 +284,13 @@ fn nodes_rename(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Val
     Ok(told(&*book.rename(text(args, "node")?, text(args, "name")?, by, now)?))
 }
 
+fn nodes_move(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
+    let node = book.move_to(text(args, "node")?, text(args, "user")?, by, now)?;
+    let mut v = told(&node);
+    v["user"] = book.users().find(|u| Some(u.id) == node.user).map(|u| u.login().to_string()).into();
+    Ok(v)
+}
+
 fn nodes_tag(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
     let tags: Vec<String> = list(args, "tags")?;
     let mut v = told(&*book.tag(text(args, "node")?, &tags, by, now)?);
@@ -321,14 +351,28 @@ fn routes_revoke(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Va
 fn routes_check(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
     let addr: Addr = text(args, "address").map_err(|e| anyhow!("{e}"))?.parse()?;
     let node = s.nodes.values().find(|m| m.node.ipv4 == addr || m.node.ipv6 == addr).map(|m| m.node.name.clone());
-    let carriers: Vec<Value> = s
-        .carriers(addr)
+    let found = s.carriers(addr);
+    let from = |m: &mesh::Member| match m.leaves_from(addr) {
+        Leaves::From(a) | Leaves::Private(a) => Some(a.to_string()),
+        Leaves::Unknown => None,
+    };
+    let private = |m: &mesh::Member| matches!(m.leaves_from(addr), Leaves::Private(_));
+    let carriers: Vec<Value> = found
         .iter()
         .map(|c| {
             json!({ "route": c.route.long(), "node": c.member.node.name, "online": c.member.online,
-                    "exit": c.route.bits() == 0, "leaves_from": c.member.from.map(|a| a.to_string()), "users": c.users })
+                    "exit": c.route.bits() == 0, "leaves_from": from(c.member), "users": c.users })
         })
         .collect();
+    let sources: Vec<Value> = s
+        .sources(addr, &found)
+        .iter()
+        .map(|o| {
+            json!({ "address": from(o.member), "private": private(o.member), "node": o.member.node.name,
+                    "carries": o.carries, "online": o.member.online, "app": o.app })
+        })
+        .collect();
+    let nobody = found.iter().all(|c| c.users.is_empty()).then(|| s.nobody(addr, &found));
     let mut waiting: Vec<_> = s.routes();
     waiting.retain(|r| (r.state != mesh::RouteState::Approved || r.member.expired) && r.prefix.contains(addr));
     // An exit node is no answer to the question how one address is reached, as long as there is another.
@@ -343,7 +387,8 @@ fn routes_check(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
             json!({ "route": r.prefix.long(), "node": r.member.node.name, "state": state })
         })
         .collect();
-    Ok(json!({ "address": addr.to_string(), "node": node, "carriers": carriers, "not_approved": waiting }))
+    Ok(json!({ "address": addr.to_string(), "node": node, "carriers": carriers, "leaves_from": sources,
+               "nobody": nobody, "not_approved": waiting }))
 }
 
 fn policy_get(book: &mut Book, _: &Value, _: &str, _: u64) -> Result<Value, Refusal> {

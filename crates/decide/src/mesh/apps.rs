@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{Addr, Prefix};
-use wire::mesh::Learnt;
+use wire::mesh::{Learnt, Node};
 
 use super::book::Book;
 use super::snapshot::{Member, Snapshot};
@@ -30,6 +30,8 @@ const REMEMBERED: usize = 8_000;
 /// Addresses of one app at one connector, unless set otherwise: a wildcard over a large service finds thousands, and each
 /// is a route in everybody's map.
 pub const APP_ROUTES: u32 = 1_000;
+/// New addresses of one answer: those of large services hold a dozen.
+const ANSWERS: usize = 64;
 /// A sign of life is written down this often, in seconds, so that a name asked every few seconds is not a write each.
 const WRITE: u64 = 60;
 
@@ -70,26 +72,33 @@ impl Snapshot {
         self.nodes.values().filter(|m| policy.connectors().any(|c| c.is_at(&m.node.tags)))
     }
 
-    /// The names that somebody has to be asked about: those of connectors, and for which nodes.
+    /// The names that somebody has to be asked about, and the connectors that want to know: the names that apps spell
+    /// out, and those that some connector has learnt. Every connector of an app hears of what one has learnt, so that
+    /// another one can stand in for it.
     #[must_use]
-    pub fn learnt_names(&self) -> BTreeMap<String, Vec<u64>> {
-        let connectors: Vec<&Connector> = self.compiled.policy().connectors().collect();
-        let mut out: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        for m in self.nodes.values() {
-            for l in m.node.learnt.iter().filter(|l| connectors.iter().any(|c| c.covers(&l.domain))) {
-                let nodes = out.entry(l.domain.clone()).or_default();
-                if nodes.last() != Some(&m.node.id) {
-                    nodes.push(m.node.id);
+    pub fn app_names(&self) -> BTreeMap<String, BTreeSet<u64>> {
+        let mut out: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        for c in self.compiled.policy().connectors() {
+            let there: Vec<&Member> = self.nodes.values().filter(|m| c.is_at(&m.node.tags)).collect();
+            let ids: BTreeSet<u64> = there.iter().filter(|m| learns(&m.node)).map(|m| m.node.id).collect();
+            let spelt = c.domains.iter().map(|d| d.it.as_str()).filter(|d| !d.starts_with("*."));
+            let learnt = there.iter().flat_map(|m| m.node.learnt.iter().map(|l| (m.node.id, l.domain.as_str())));
+            for (own, name) in spelt.map(|d| (None, d)).chain(learnt.map(|(id, d)| (Some(id), d))) {
+                if c.covers(name) {
+                    let nodes = out.entry(name.trim_end_matches('.').to_ascii_lowercase()).or_default();
+                    nodes.extend(own.into_iter().chain(ids.iter().copied()));
                 }
             }
         }
+        out.retain(|_, nodes| !nodes.is_empty());
         out
     }
 }
 
 impl Book {
     /// A connector has told what it has learnt: names and their addresses, of the names that the policy gives it. What
-    /// it has forgotten is forgotten. `offered`: the routes that it offered when it was asked.
+    /// it has forgotten is kept for as long as its name answers with it, or it still offers the address. `offered`: the
+    /// routes that it offered when it was asked.
     pub fn connector_told(&mut self, id: u64, told: &BTreeMap<String, Vec<Addr>>, offered: &[Prefix], now: u64) {
         let Some(node) = self.nodes.get(&id).map(|m| m.node.clone()) else { return };
         let policy = self.policy().clone();
@@ -101,15 +110,27 @@ impl Book {
             for addr in addrs {
                 list.push(match known.get(&(domain.as_str(), *addr)) {
                     Some(l) => (*l).clone(),
-                    None => {
-                        Learnt { domain: domain.clone(), addr: *addr, since: now, seen: now, gone: false, over: false }
-                    }
+                    None => new(domain, *addr, now),
                 });
             }
         }
+        let told: BTreeSet<(&str, Addr)> = list.iter().map(|l| (l.domain.as_str(), l.addr)).collect();
+        let expiry = self.settings.app_expiry;
+        let over = |l: &Learnt| l.gone || expiry.is_some_and(|e| now >= l.seen.saturating_add(e));
+        let offers = |l: &Learnt| node.host.routable_ips.contains(&Prefix::host(l.addr));
+        let kept = |l: &&Learnt| {
+            !told.contains(&(l.domain.as_str(), l.addr))
+                && mine.iter().any(|c| c.could_learn(&l.domain))
+                && ((learns(&node) && !over(l)) || offers(l))
+        };
+        let kept: Vec<Learnt> =
+            node.learnt.iter().filter(kept).map(|l| Learnt { gone: over(l), ..l.clone() }).collect();
+        drop(told);
         list.sort();
         list.dedup_by(|a, b| a.domain == b.domain && a.addr == b.addr);
+        list.extend(kept);
         list.truncate(REMEMBERED);
+        list.sort();
         let heard: BTreeSet<Prefix> = offered.iter().copied().collect();
         let presence = self.presence.entry(id).or_default();
         if presence.heard != heard {
@@ -119,14 +140,74 @@ impl Book {
         self.learnt(id, capped(list, &mine, self.settings.app_routes));
     }
 
-    /// A name has answered. An address that it has not answered with for `patience` seconds has no route any more; one
-    /// that comes back has.
-    pub fn name_answered(&mut self, id: u64, domain: &str, answer: &[Addr], now: u64, patience: u64) {
+    /// A name of a connector's apps has answered. An address that it has not answered with for `patience` seconds
+    /// (`None`: ever) has no route any more; one that comes back has. A new one is given to the connector before anybody
+    /// asks for the name, so that the first connection finds its route.
+    pub fn name_answered(&mut self, id: u64, domain: &str, answer: &[Addr], now: u64, patience: Option<u64>) {
         let Some(node) = self.nodes.get(&id).map(|m| m.node.clone()) else { return };
         let policy = self.policy().clone();
         let mine: Vec<&Connector> = policy.connectors().filter(|c| c.is_at(&node.tags)).collect();
-        let list = answered(&node.learnt, domain, answer, now, patience);
+        let mut list = answered(&node.learnt, domain, answer, now, patience);
+        if learns(&node) && mine.iter().any(|c| c.covers(domain)) {
+            let known: BTreeSet<Addr> = list.iter().filter(|l| l.domain == domain).map(|l| l.addr).collect();
+            // What is private here is somebody else there, and what is nowhere is how resolvers say no.
+            let good = |a: &&Addr| !known.contains(a) && !a.is_private() && !nowhere(**a);
+            let fresh: BTreeSet<Addr> = answer.iter().filter(good).copied().collect();
+            let room = REMEMBERED.saturating_sub(list.len()).min(ANSWERS);
+            list.extend(fresh.into_iter().take(room).map(|a| Learnt { held: true, ..new(domain, a, now) }));
+            list.sort();
+        }
         self.learnt(id, capped(list, &mine, self.settings.app_routes));
+    }
+
+    /// A connector offers other routes than `before`. Official clients forget all that they learnt when their own routes
+    /// are set (`tailscale set --advertise-routes`). What is still good keeps its route, and the connector is told to
+    /// offer it again.
+    pub(crate) fn offers_changed(&mut self, id: u64, before: &[Prefix]) {
+        let Some(node) = self.nodes.get(&id).map(|m| m.node.clone()) else { return };
+        let now = &node.host.routable_ips;
+        let covered = |p: Prefix| now.iter().any(|r| r.bits() > 0 && r.covers(p));
+        let look = |l: &Learnt| {
+            let p = Prefix::host(l.addr);
+            let lost = !l.gone && learns(&node) && !covered(p) && (l.lost || before.contains(&p));
+            Learnt { lost, held: l.held || lost, ..l.clone() }
+        };
+        self.learnt(id, node.learnt.iter().map(look).collect());
+    }
+}
+
+/// True if a node's client learns for apps: what it is told to offer it offers.
+pub(crate) fn learns(node: &Node) -> bool {
+    node.host.app_connector == Some(true)
+}
+
+/// The addresses of a node's apps that it is told to offer, by app.
+pub(crate) fn reminded(node: &Node, connectors: &[&Connector]) -> BTreeMap<String, BTreeSet<Prefix>> {
+    let mut out: BTreeMap<String, BTreeSet<Prefix>> = BTreeMap::new();
+    if learns(node) {
+        for c in connectors.iter().filter(|c| c.is_at(&node.tags)) {
+            let of = node.learnt.iter().filter(|l| l.held && !l.gone && c.covers(&l.domain));
+            out.entry(c.name.clone()).or_default().extend(of.map(|l| Prefix::host(l.addr)));
+        }
+    }
+    out
+}
+
+/// True for an address that no host has.
+fn nowhere(addr: Addr) -> bool {
+    addr.ip().is_multicast() || addr.ip() == std::net::IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
+}
+
+fn new(domain: &str, addr: Addr, now: u64) -> Learnt {
+    Learnt {
+        domain: domain.to_string(),
+        addr,
+        since: now,
+        seen: now,
+        gone: false,
+        over: false,
+        held: false,
+        lost: false,
     }
 }
 
@@ -141,26 +222,27 @@ fn capped(mut list: Vec<Learnt>, apps: &[&Connector], most: Option<u32>) -> Vec<
         if live.len() > most {
             live.sort_by_key(|i| (std::cmp::Reverse(list[*i].since), *i));
             for i in live.split_off(most) {
-                (list[i].gone, list[i].over) = (true, true);
+                (list[i].gone, list[i].over, list[i].lost) = (true, true, false);
             }
         }
     }
     list
 }
 
-fn answered(old: &[Learnt], domain: &str, answer: &[Addr], now: u64, patience: u64) -> Vec<Learnt> {
+fn answered(old: &[Learnt], domain: &str, answer: &[Addr], now: u64, patience: Option<u64>) -> Vec<Learnt> {
+    let write = patience.map_or(WRITE, |p| WRITE.min(p / 2));
     let fresh = |l: &Learnt| {
         if l.domain != domain {
             return l.clone();
         }
         let mut l = l.clone();
         if answer.contains(&l.addr) {
-            if l.gone || now >= l.seen + WRITE.min(patience / 2) {
+            if l.gone || now >= l.seen + write {
                 l.seen = now;
             }
             (l.gone, l.over) = (false, false);
-        } else if now >= l.seen.saturating_add(patience) {
-            (l.gone, l.over) = (true, false);
+        } else if patience.is_some_and(|p| now >= l.seen.saturating_add(p)) {
+            (l.gone, l.over, l.lost) = (true, false, false);
         }
         l
     };
@@ -214,21 +296,21 @@ mod tests {
     fn an_address_goes_when_its_name_stops_answering_with_it_and_comes_back() {
         let mut b = book(r#""x.example""#, None, 3);
         told(&mut b, &[("x.example", &[1, 2])], 100);
-        b.name_answered(1, "x.example", &[addr(2)], 130, 60);
+        b.name_answered(1, "x.example", &[addr(2)], 130, Some(60));
         assert_eq!(gone(&b), [false, false], "not yet");
-        b.name_answered(1, "x.example", &[addr(2)], 161, 60);
+        b.name_answered(1, "x.example", &[addr(2)], 161, Some(60));
         assert_eq!(gone(&b), [true, false]);
         assert_eq!(states(&mut b, 161), ["approved", "gone", "approved"]);
         // The connector keeps what it has learnt for ever; that does not bring the route back.
         told(&mut b, &[("x.example", &[1, 2])], 170);
         assert_eq!(gone(&b), [true, false]);
-        b.name_answered(1, "y.example", &[], 999, 60);
+        b.name_answered(1, "y.example", &[], 999, Some(60));
         assert_eq!(gone(&b), [true, false], "another name says nothing about this one");
-        b.name_answered(1, "x.example", &[addr(1)], 180, 60);
+        b.name_answered(1, "x.example", &[addr(1)], 180, Some(60));
         let back = b.node_named("router").unwrap().learnt[0].clone();
         assert!(!back.gone && back.since == 100 && back.seen == 180);
         told(&mut b, &[], 200);
-        assert_eq!(gone(&b), [] as [bool; 0], "what it forgets is forgotten");
+        assert_eq!(gone(&b), [false, false], "what it forgets is kept while it offers it");
     }
 
     #[test]
@@ -238,7 +320,7 @@ mod tests {
         told(&mut b, &[("a.x.example", &[0, 1]), ("b.x.example", &[3])], 200);
         assert_eq!(gone(&b), [false, true, false], "the one just learnt has a route");
         // That a name answers with it brings no address above the limit back.
-        b.name_answered(1, "a.x.example", &[addr(0), addr(1)], 300, 60);
+        b.name_answered(1, "a.x.example", &[addr(0), addr(1)], 300, Some(60));
         assert_eq!(gone(&b), [false, true, false]);
         assert!(b.node_named("router").unwrap().learnt[1].over);
         assert_eq!(states(&mut b, 300)[..2], ["approved", "over the limit"]);
@@ -259,11 +341,7 @@ mod tests {
         let app = &s.apps()[0];
         assert_eq!(app.domains, ["*.x.example", "!old.x.example"]);
         assert_eq!(app.learnt.iter().map(|(_, l)| l.addr).collect::<Vec<_>>(), [addr(0), addr(1)]);
-        assert_eq!(
-            s.learnt_names().into_keys().collect::<Vec<_>>(),
-            ["a.x.example"],
-            "nobody asks for what is left out"
-        );
+        assert_eq!(s.app_names().into_keys().collect::<Vec<_>>(), ["a.x.example"], "nobody asks for what is left out");
         // Left out no more.
         let mut b2 = book(r#""*.x.example""#, None, 4);
         told(&mut b2, &[("a.x.example", &[0, 1]), ("old.x.example", &[1, 2])], 100);

@@ -150,6 +150,9 @@ pub struct Book {
 /// The policy when there is none: everything in one's own network is reachable.
 const OPEN: &str = r#"{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}"#;
 
+/// The role of whom the network belongs to.
+const OWNER: &str = "owner";
+
 /// Places of the counters.
 pub(crate) const USER: usize = 0;
 pub(crate) const KEY: usize = 1;
@@ -334,8 +337,22 @@ impl Book {
     /// # Errors
     /// The name is taken, or none.
     pub fn create_user(&mut self, name: &str, role: Option<String>, by: &str, now: u64) -> Result<User, Refusal> {
+        let (short, email) = self.free_user(name, None)?;
+        let id = self.count(USER);
+        let user = User { id, name: short, email, role, created: now };
+        self.users.insert(id, user.clone());
+        self.saves.insert(Slot::User(id));
+        self.recompile = true;
+        self.changed = true;
+        self.audit(now, "user-created", user.login().to_string(), by);
+        Ok(user)
+    }
+
+    /// The short name and the address that a name means, if no user but `own` has them.
+    fn free_user(&self, name: &str, own: Option<u64>) -> Result<(String, String), Refusal> {
         let good = |c: char| c.is_alphanumeric() || "-_.@+".contains(c);
-        if name.is_empty() || name.len() > 128 || !name.chars().all(good) || name.starts_with('@') {
+        let parts = name.strip_suffix('@').unwrap_or(name).matches('@').count();
+        if name.is_empty() || name.len() > 128 || !name.chars().all(good) || name.starts_with('@') || parts > 1 {
             return Err(Refusal::new(format!(
                 "`{}` can not name a user; use letters, digits and `-_.@+`, such as ada or ada@example.com",
                 name.escape_debug()
@@ -345,18 +362,58 @@ impl Book {
             Some((short, _)) => (short, name),
             None => (name.trim_end_matches('@'), ""),
         };
-        let clash = |u: &User| u.login().eq_ignore_ascii_case(name) || (email.is_empty() && u.name == short);
-        if let Some(u) = self.users.values().find(|u| clash(u)) {
-            return Err(Refusal::new(format!("there is a user `{}` already", u.login())));
+        let clash = |u: &&User| u.login().eq_ignore_ascii_case(name) || (email.is_empty() && u.name == short);
+        match self.users.values().filter(|u| Some(u.id) != own).find(clash) {
+            Some(u) => Err(Refusal::new(format!("there is a user `{}` already", u.login()))),
+            None => Ok((short.to_string(), email.to_string())),
         }
-        let id = self.count(USER);
-        let user = User { id, name: short.to_string(), email: email.to_string(), role, created: now };
-        self.users.insert(id, user.clone());
-        self.saves.insert(Slot::User(id));
+    }
+
+    /// Gives a user another name. Rules of the policy go by names: they hold for whoever has the name that they say.
+    ///
+    /// # Errors
+    /// There is no such user, or the new name is taken, or none.
+    pub fn rename_user(&mut self, name: &str, new: &str, by: &str, now: u64) -> Result<User, Refusal> {
+        let old = self.user_named(name)?.clone();
+        let (name, email) = self.free_user(new, Some(old.id))?;
+        let user = User { name, email, ..old.clone() };
+        self.put_user(user.clone());
+        self.audit(now, "user-renamed", format!("{} to {}", old.login(), user.login()), by);
+        Ok(user)
+    }
+
+    /// Gives a user a role; `None` for that of a member. A network has one owner: a new one takes the old one's place,
+    /// who becomes an admin.
+    ///
+    /// # Errors
+    /// There is no such user, or the network would be nobody's.
+    pub fn set_role(&mut self, name: &str, role: Option<&str>, by: &str, now: u64) -> Result<User, Refusal> {
+        let old = self.user_named(name)?.clone();
+        let owns = |u: &User| u.role.as_deref() == Some(OWNER);
+        if owns(&old) && role != Some(OWNER) && self.users.values().filter(|u| owns(u)).count() == 1 {
+            return Err(Refusal::new(format!(
+                "`{}` owns the network; give it to somebody else first: portcullis users role NAME {OWNER}",
+                old.login()
+            )));
+        }
+        if role == Some(OWNER) {
+            let before: Vec<User> = self.users.values().filter(|u| owns(u) && u.id != old.id).cloned().collect();
+            for u in before {
+                self.audit(now, "user-role", format!("{}: admin", u.login()), by);
+                self.put_user(User { role: Some("admin".into()), ..u });
+            }
+        }
+        let user = User { role: role.map(str::to_string), ..old };
+        self.put_user(user.clone());
+        self.audit(now, "user-role", format!("{}: {}", user.login(), role.unwrap_or("member")), by);
+        Ok(user)
+    }
+
+    fn put_user(&mut self, user: User) {
+        self.saves.insert(Slot::User(user.id));
+        self.users.insert(user.id, user);
         self.recompile = true;
         self.changed = true;
-        self.audit(now, "user-created", user.login().to_string(), by);
-        Ok(user)
     }
 
     /// Takes a user away, if it has no node and no key.
@@ -371,7 +428,10 @@ impl Book {
         let own = |m: &&Member| m.node.user == Some(id) && !m.node.is_tagged();
         let nodes: Vec<&str> = self.nodes.values().filter(own).map(|m| m.node.name.as_str()).collect();
         if !nodes.is_empty() {
-            return Err(Refusal::new(format!("`{name}` has nodes: {}; delete them first", nodes.join(", "))));
+            return Err(Refusal::new(format!(
+                "`{name}` has nodes: {}; delete them, or `portcullis nodes move NODE --user NAME`",
+                nodes.join(", ")
+            )));
         }
         of_tags.into_iter().for_each(|n| self.edit(n, |n| n.user = None));
         let keys: Vec<u64> = self.keys.values().filter(|k| k.user == Some(id)).map(|k| k.id).collect();

@@ -9,6 +9,7 @@
 mod apps;
 mod book;
 mod names;
+mod near;
 mod nodes;
 mod pool;
 mod register;
@@ -20,7 +21,7 @@ pub use apps::{APP_ROUTES, App};
 pub use book::{Audit, Book, Refusal, Saved, Settings, Slot};
 pub use names::domain_name;
 pub use pool::Pools;
-pub use register::{Pending, Registered, crowd};
-pub use routes::{Carrier, RouteState, RouteView};
+pub use register::{Pending, Registered};
+pub use routes::{Carrier, Leaves, Moved, RouteState, RouteView, Source};
 pub use sent::Sent;
 pub use snapshot::{Member, Snapshot};

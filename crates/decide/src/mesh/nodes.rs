@@ -93,6 +93,9 @@ impl Book {
             n.name = name;
         });
         self.recompile |= routes || renamed || visible;
+        if routes {
+            self.offers_changed(id, &old.host.routable_ips);
+        }
     }
 
     /// True if another node has this name, or an administrator gave it to something else.
@@ -143,6 +146,18 @@ impl Book {
         }
     }
 
+    /// A router has not come back after the server's start, and another one of its routes has: it is not waited for any
+    /// longer.
+    pub fn absent(&mut self, id: u64, now: u64) {
+        if let Some(p) = self.presence.get_mut(&id)
+            && p.streams.is_empty()
+            && p.until > now
+        {
+            p.until = now;
+            self.refresh_presence(now);
+        }
+    }
+
     pub(crate) fn refresh_presence(&mut self, now: u64) {
         let turned: Vec<(u64, bool)> = self
             .nodes
@@ -155,7 +170,8 @@ impl Book {
             .map(|(m, online)| (m.node.id, online))
             .collect();
         for (id, online) in turned {
-            self.patched(id, |m| m.online = online);
+            let silent = self.presence.get(&id).is_some_and(|p| p.silent);
+            self.patched(id, |m| (m.online, m.silent) = (online, silent));
             // Only routers are elected by it.
             let router = self.nodes.get(&id).is_some_and(|m| !m.node.host.routable_ips.is_empty());
             self.recompile |= router;
@@ -262,6 +278,22 @@ impl Book {
         });
         self.recompile = true;
         self.audit(now, "node-tagged", about, by);
+        self.numbered(node.id)
+    }
+
+    /// Gives a node to another user. Its tags stay: what has one belongs to it, whoever brought it.
+    ///
+    /// # Errors
+    /// There is no such node or user.
+    pub fn move_to(&mut self, node: &str, user: &str, by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
+        let node = self.node_named(node)?;
+        let user = self.user_named(user)?;
+        let (id, login) = (user.id, user.login().to_string());
+        if node.user != Some(id) {
+            self.edit(node.id, |n| n.user = Some(id));
+            self.recompile = true;
+            self.audit(now, "node-moved", format!("{} to {login}", node.name), by);
+        }
         self.numbered(node.id)
     }
 

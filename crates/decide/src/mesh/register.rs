@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::Addr;
+use model::{Addr, SourceKey};
 use wire::mesh::{JoinKey, Node};
 use wire::meshkey::{MachineKey, NodeKey};
 use wire::tailcfg::host::Hostinfo;
@@ -283,7 +283,7 @@ impl Book {
     pub fn waits_from(&mut self, ticket: &str, from: Addr) {
         let Some(p) = self.pending.get_mut(ticket) else { return };
         Arc::make_mut(p).from = Some(from);
-        let same = |p: &Pending| p.node.is_none() && p.from.is_some_and(|f| crowd(f) == crowd(from));
+        let same = |p: &Pending| p.node.is_none() && p.from.is_some_and(|f| SourceKey::of(f) == SourceKey::of(from));
         let mut theirs: Vec<(u64, String)> =
             self.pending.values().filter(|p| same(p)).map(|p| (p.since, p.ticket.clone())).collect();
         // Tickets are random: of one second's pages any may be the oldest, but not the one just asked for.
@@ -426,12 +426,6 @@ fn of_stranger(host: &Hostinfo) -> Hostinfo {
     host.routable_ips.truncate(PENDING_ROUTES);
     host.routable_ips.shrink_to_fit();
     host
-}
-
-/// Who can not be told apart by an address: a host of an IPv6 network has as many of its /64 as it likes.
-#[must_use]
-pub fn crowd(addr: Addr) -> Addr {
-    if addr.is_v4() { addr } else { addr.with_bits(addr.bits() >> 64 << 64) }
 }
 
 fn usable(key: &JoinKey, again: bool, now: u64) -> Result<(), Refusal> {

@@ -10,8 +10,11 @@ use wire::mesh::Names;
 use wire::tailcfg::host::Stamp;
 use wire::tailcfg::map::{Debug, DnsConfig, MapResponse, Node, PeerChange, Resolver, UserProfile};
 
+use super::apps::reminded;
+use super::near::OwnWay;
 use super::snapshot::{Member, Snapshot};
 use crate::policy::NodeView;
+use crate::policy::language::Connector;
 
 /// The number of the user that tagged nodes are shown under, so that no person's name stands on a machine. Far beyond
 /// any user's.
@@ -57,7 +60,8 @@ impl Sent {
         if changed(&mut self.filter, &filter) {
             out.packet_filters.insert("base".to_string(), filter);
         }
-        let dns = dns_of(s, view.as_ref());
+        let own_way = s.own_way(member);
+        let dns = dns_of(s, view.as_ref(), &own_way);
         if changed(&mut self.dns, &dns) {
             out.dns_config = Some(dns);
         }
@@ -69,7 +73,7 @@ impl Sent {
             self.derp = derp.0;
             out.derp_map = Some(derp.1.clone());
         }
-        self.peers(s, view.as_ref(), &mut out);
+        self.peers(s, view.as_ref(), &own_way, &mut out);
         self.profiles(s, member, view.as_ref(), &mut out);
         if !self.started {
             self.started = true;
@@ -108,13 +112,13 @@ impl Sent {
         out
     }
 
-    fn peers(&mut self, s: &Snapshot, view: Option<&NodeView>, out: &mut MapResponse) {
+    fn peers(&mut self, s: &Snapshot, view: Option<&NodeView>, own_way: &OwnWay, out: &mut MapResponse) {
         let places = view.map(|v| v.peers.as_slice()).unwrap_or_default();
         let mut now: Vec<(u64, Told)> = Vec::with_capacity(places.len());
         let known = |id: u64| self.peers.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| self.peers[at].1);
         for place in places {
             let Some((m, viewer)) = s.at_place(*place).zip(view.map(|v| v.node)) else { continue };
-            let allowed = s.compiled.allowed_ips(viewer, *place);
+            let allowed = own_way.without(m.node.id, s.compiled.allowed_ips(viewer, *place));
             let told = Told { whole: m.told, patched: m.patched, allowed: digest(&allowed) };
             now.push((m.node.id, told));
             match known(m.node.id) {
@@ -168,6 +172,7 @@ fn own_node(s: &Snapshot, m: &Member, view: Option<&NodeView>) -> Node {
             node.primary_routes = s.compiled.primary_routes(v.node).collect();
             node.allowed_ips = allowed;
             node.cap_map = s.compiled.capabilities(v.node);
+            remind(s, n, &mut node.cap_map);
         }
         // A key that has ended: the node keeps its addresses and has nobody to talk to.
         None => {
@@ -176,6 +181,27 @@ fn own_node(s: &Snapshot, m: &Member, view: Option<&NodeView>) -> Node {
         }
     }
     node
+}
+
+/// What a connector is told of its apps (tailcfg, `NodeCapability`).
+const APPS: &str = "tailscale.com/app-connectors";
+
+/// Adds to a connector's apps the addresses that it shall offer though it has not learnt them, or has forgotten them:
+/// official clients offer an app's `routes` as they are.
+fn remind(s: &Snapshot, n: &wire::mesh::Node, caps: &mut BTreeMap<String, Value>) {
+    let connectors: Vec<&Connector> = s.compiled.policy().connectors().collect();
+    let mut all = reminded(n, &connectors);
+    for app in caps.get_mut(APPS).and_then(Value::as_array_mut).into_iter().flatten() {
+        let name = app.get("name").and_then(Value::as_str).unwrap_or_default();
+        let Some(more) = all.remove(name).filter(|more| !more.is_empty()) else { continue };
+        let Some(app) = app.as_object_mut() else { continue };
+        let routes = app.entry("routes").or_insert_with(|| Value::Array(Vec::new()));
+        if let Some(routes) = routes.as_array_mut() {
+            let more = more.iter().map(|p| Value::from(p.long()));
+            let more: Vec<Value> = more.filter(|p| !routes.contains(p)).collect();
+            routes.extend(more);
+        }
+    }
 }
 
 fn peer(s: &Snapshot, m: &Member, place: usize, allowed: Vec<Prefix>) -> Node {
@@ -263,7 +289,7 @@ fn ssh_of(s: &Snapshot, view: &NodeView) -> Option<Value> {
 }
 
 /// Names as one node should look them up.
-fn dns_of(s: &Snapshot, view: Option<&NodeView>) -> DnsConfig {
+fn dns_of(s: &Snapshot, view: Option<&NodeView>, own_way: &OwnWay) -> DnsConfig {
     let resolver = |addr: &String| Resolver { addr: addr.clone() };
     // A node whose key has ended knows its own domain, and nothing of what lies in it.
     let Some(view) = view else {
@@ -283,10 +309,23 @@ fn dns_of(s: &Snapshot, view: Option<&NodeView>) -> DnsConfig {
         // A name that an app leaves out is asked of those who would be asked without the app. If nobody is named here,
         // the connector answers; no route comes of it.
         let left_out = || as_usual(names, domain).iter().map(resolver).collect();
-        let learners = || places.iter().filter_map(|p| peer_api(s.at_place(*p)?)).collect();
+        let far = |m: &&Member| !own_way.connectors.contains(&m.node.id);
+        let learners = || places.iter().filter_map(|p| peer_api(s.at_place(*p).filter(far)?)).collect();
         let at: Vec<Resolver> = if places.is_empty() { left_out() } else { learners() };
         if !at.is_empty() {
             out.routes.insert(domain.to_string(), at);
+        }
+    }
+    // Systems that ask the client for some domains alone (macOS, Windows, systemd-resolved) ask it for a name of our own
+    // only if the name is such a domain. An empty list says that the client knows it; what lies below it is asked of
+    // those who would be asked for it anyway.
+    let own = own_domain(s);
+    for record in &names.records {
+        let name = record.name.trim_end_matches('.').to_ascii_lowercase();
+        let below = |d: &str| name == d || name.strip_suffix(d).is_some_and(|head| head.ends_with('.'));
+        if !own.iter().any(|d| below(d)) && !out.routes.keys().any(|d| below(d)) {
+            let at = as_usual(names, &name).iter().map(resolver).collect();
+            out.routes.insert(name, at);
         }
     }
     out

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::{Addr, Prefix};
-use wire::mesh::{JoinKey, Names, Node, User};
+use wire::mesh::{JoinKey, Learnt, Names, Node, User};
 use wire::meshkey::{MachineKey, NodeKey};
 
+use super::apps::learns;
 use super::book::{Book, Refusal, Settings};
 use super::register::Pending;
 use crate::policy::language::Connector;
@@ -20,6 +21,8 @@ pub struct Member {
     pub node: Arc<Node>,
     /// True if it is connected and answers.
     pub online: bool,
+    /// True if it is connected and does not answer.
+    pub silent: bool,
     /// True if its key has ended.
     pub expired: bool,
     /// Where its control connection comes from.
@@ -63,7 +66,7 @@ pub struct Snapshot {
 
 impl Member {
     pub(crate) fn new(node: Arc<Node>, revision: u64) -> Member {
-        Member { node, online: false, expired: false, from: None, told: revision, patched: revision }
+        Member { node, online: false, silent: false, expired: false, from: None, told: revision, patched: revision }
     }
 }
 
@@ -243,7 +246,18 @@ fn offered(
         let waits = || picky && p.is_host() && !heard.is_some_and(|h| h.contains(p)) && !node.approved.contains(p);
         known.copied().unwrap_or_else(|| !waits())
     };
-    node.host.routable_ips.iter().filter(|p| !node.revoked.contains(p) && good(p) && !own(p)).copied().collect()
+    let lost = lost(node, connectors);
+    let all = node.host.routable_ips.iter().filter(|p| good(p)).chain(&lost);
+    all.filter(|p| !node.revoked.contains(p) && !own(p)).copied().collect()
+}
+
+/// The addresses of its apps that a connector has stopped to offer because it has forgotten them. It is told to offer
+/// them again.
+pub(crate) fn lost(node: &Node, connectors: &[&Connector]) -> Vec<Prefix> {
+    let mine = |l: &&Learnt| connectors.iter().any(|c| c.is_at(&node.tags) && c.covers(&l.domain));
+    let lost = |l: &&Learnt| l.lost && !l.gone && learns(node);
+    let lost: BTreeSet<Prefix> = node.learnt.iter().filter(lost).filter(mine).map(|l| Prefix::host(l.addr)).collect();
+    lost.into_iter().filter(|p| !node.host.routable_ips.contains(p)).collect()
 }
 
 /// What a node has learnt for which app.
