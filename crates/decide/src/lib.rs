@@ -1,6 +1,7 @@
 //! Verbs, all pure. What comes in are values of `model`; what goes out are verdicts and effects. No IO, no clock.
 
 mod admit;
+pub mod certificate;
 pub mod clock;
 pub mod filter;
 pub mod grant;

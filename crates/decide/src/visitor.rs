@@ -3,8 +3,9 @@
 //!
 //! The rule: the peer is the visitor unless it is a trusted proxy. Then the header is read from right to left, each
 //! entry having been written by the hop to its right, up to the first address that is no trusted proxy: that is the
-//! visitor. What stands further left was said by the visitor itself and is not looked at. An entry that must be read
-//! and is no address, a header that comes twice, and two headers that disagree are refused, never guessed.
+//! visitor. What stands further left was said by the visitor itself and is not looked at; that something stands there is
+//! told, since the visitor may then be a proxy that nobody named. An entry that must be read and is no address, a header
+//! that comes twice, and two headers that disagree are refused, never guessed.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,10 +20,23 @@ pub struct Traced {
     /// The addresses that trusted proxies reported, from the visitor to the hop before the peer. Empty when the peer
     /// itself is the visitor.
     pub hops: Vec<Addr>,
+    /// Further entries stand to the left of the visitor's. Whoever has that address passed them on: it is a proxy that is
+    /// not trusted, or it made them up.
+    pub more: bool,
+}
+
+/// The header in which trusted proxies say where a visitor comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AddressHeader {
+    /// `X-Forwarded-For`, as nginx, HAProxy, Caddy and Traefik write it.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// Why the headers of a trusted proxy cannot be believed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TraceError {
     /// The header came more than once.
     Twice(&'static str),
@@ -44,19 +58,40 @@ pub fn trace(
     trusted: &AddrSet,
 ) -> Result<Traced, TraceError> {
     if !trusted.contains(peer) {
-        return Ok(Traced { addr: peer, hops: Vec::new() });
+        return Ok(Traced { addr: peer, hops: Vec::new(), more: false });
     }
-    let by_list = single(XFF, x_forwarded_for)?
-        .map(|v| walk(XFF, trusted, &v.split(',').collect::<Vec<_>>(), list_entry))
-        .transpose()?;
-    let by_forwarded = single(FORWARDED, forwarded)?
-        .map(|v| walk(FORWARDED, trusted, &split_forwarded(v)?, forwarded_entry))
-        .transpose()?;
+    let by_list = reported(AddressHeader::XForwardedFor, x_forwarded_for, trusted)?;
+    let by_forwarded = reported(AddressHeader::Forwarded, forwarded, trusted)?;
     match (by_list, by_forwarded) {
-        (None, None) => Ok(Traced { addr: peer, hops: Vec::new() }),
+        (None, None) => Ok(Traced { addr: peer, hops: Vec::new(), more: false }),
         (Some(t), None) | (None, Some(t)) => Ok(t),
         (Some(a), Some(b)) if a.addr == b.addr => Ok(a),
         (Some(_), Some(_)) => Err(TraceError::Disagree),
+    }
+}
+
+/// The visitor that one header of a trusted proxy names. `values` are the values of that header, one for each time it
+/// came. `None`: it did not come, and the visitor is not known; it is never the proxy.
+///
+/// # Errors
+/// [`TraceError`].
+pub fn reported(header: AddressHeader, values: &[&[u8]], trusted: &AddrSet) -> Result<Option<Traced>, TraceError> {
+    let Some(value) = single(header.name(), values)? else { return Ok(None) };
+    match header {
+        AddressHeader::XForwardedFor => walk(XFF, trusted, &value.split(',').collect::<Vec<_>>(), list_entry),
+        AddressHeader::Forwarded => walk(FORWARDED, trusted, &split_forwarded(value)?, forwarded_entry),
+    }
+    .map(Some)
+}
+
+impl AddressHeader {
+    /// Its field name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            AddressHeader::XForwardedFor => XFF,
+            AddressHeader::Forwarded => FORWARDED,
+        }
     }
 }
 
@@ -100,7 +135,7 @@ fn walk(
     }
     hops.reverse();
     let addr = *hops.first().ok_or(TraceError::Malformed(name))?;
-    Ok(Traced { addr, hops })
+    Ok(Traced { addr, more: hops.len() < entries.len(), hops })
 }
 
 /// Splits at the commas outside quoted strings.
@@ -258,6 +293,26 @@ mod tests {
         let t =
             trace(addr("10.0.0.1"), &[b"1.1.1.1, 203.0.113.9, 10.0.0.3, 10.0.0.2"], &[], &set("10.0.0.0/8")).unwrap();
         assert_eq!(t.hops, ["203.0.113.9", "10.0.0.3", "10.0.0.2"].map(addr));
+        assert!(t.more);
+    }
+
+    #[test]
+    fn one_header_is_read_alone_and_its_absence_is_nobody() {
+        let trusted = set("10.0.0.0/8");
+        let read = |header, values: &[&[u8]]| reported(header, values, &trusted).map(|t| t.map(|t| (t.addr, t.more)));
+        let (list, forwarded) = (AddressHeader::XForwardedFor, AddressHeader::Forwarded);
+        assert_eq!(read(list, &[]), Ok(None));
+        assert_eq!(read(forwarded, &[]), Ok(None));
+        assert_eq!(read(list, &[b"203.0.113.9"]), Ok(Some((addr("203.0.113.9"), false))));
+        // What a front proxy that is not trusted passed on stands to its left.
+        assert_eq!(read(list, &[b"203.0.113.7, 173.245.48.5"]), Ok(Some((addr("173.245.48.5"), true))));
+        assert_eq!(read(list, &[b"203.0.113.7, 10.0.0.9"]), Ok(Some((addr("203.0.113.7"), false))));
+        assert_eq!(
+            read(forwarded, &[b"for=203.0.113.7, for=173.245.48.5"]),
+            Ok(Some((addr("173.245.48.5"), true)))
+        );
+        assert_eq!(read(list, &[b"for=203.0.113.7"]), Err(TraceError::Malformed(XFF)));
+        assert_eq!(read(forwarded, &[b"203.0.113.7"]), Err(TraceError::Malformed(FORWARDED)));
     }
 
     proptest! {
