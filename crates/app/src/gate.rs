@@ -152,13 +152,19 @@ pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, F
         Ok(edge) if !runs(global) => ask::socket(&edge, "doctor", Value::Null)?,
         _ => ask::gate(global, "gate-doctor", Value::Null)?,
     };
-    let found: Vec<&Value> = each(&answer["found"]).collect();
+    let (accepted, found): (Vec<&Value>, Vec<&Value>) = each(&answer["found"]).partition(|f| f["accepted"] == true);
     if !printed(json, &answer)? {
         for f in &found {
-            say::line(format!("{}\n  fix: {}", word(&f["what"]), word(&f["fix"])));
+            let id = f["id"].as_str().map(|id| format!(" [{id}]")).unwrap_or_default();
+            say::line(format!("{}{id}\n  fix: {}", word(&f["what"]), word(&f["fix"])));
+        }
+        for f in &accepted {
+            say::line(format!("accepted: {} [{}]", word(&f["what"]), word(&f["id"])));
         }
         if found.is_empty() {
-            say::line("nothing wrong was found");
+            say::line(if accepted.is_empty() { "nothing wrong was found" } else { "nothing else wrong was found" });
+        } else if let Some(switch) = answer["accept"].as_str() {
+            say::line(format!("what is as it should be can be accepted: {switch}NAME"));
         }
     }
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -179,6 +185,9 @@ pub(crate) fn explain(address: &str, service: Option<&str>, json: bool, global: 
         for a in each(&answer["answers"]) {
             say::line(word(&a["text"]));
             say_grants(a);
+        }
+        for seen in each(&answer["heard"]) {
+            say::line(format!("  seen: {}", word(seen)));
         }
     }
     let mut all = each(&answer["answers"]).peekable();

@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use daemon::gate::asked::Proxies;
+use daemon::gate::doctor::{FindingId, Told};
 use daemon::gate::enforce::Kind;
 use daemon::gate::fetch::Base;
-use daemon::gate::intake::{Cert, Guests, Listen, Serves};
+use daemon::gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
 use daemon::gate::keeper::Ahead;
 use daemon::gate::names::Dns;
 use daemon::gate::share::Share;
@@ -18,16 +20,17 @@ use daemon::lists::{ListPart, ListSource, Sources};
 use decide::grant::{Evict, Rules};
 use decide::names::{Follow, Pace};
 use decide::policy::Policy;
-use decide::publish::{TraefikKey, is_plain_name};
+use decide::publish::{IpStrategy, TraefikKey, TraefikStyle, is_plain_name};
+use decide::visitor::AddressHeader;
 use model::{AddrSet, Prefix};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
 use tracing::warn;
 
-use crate::args::gate::{EvictArg, KeyArg, Span, span};
+use crate::args::gate::{CertArg, EvictArg, HeaderArg, KeyArg, Span, span};
 use crate::config::{ListValue, Read};
-use crate::gatekeeper::{SHARE_TTL, TTL, private_proxies};
+use crate::gatekeeper::{SHARE_TTL, TTL, in_front, private_proxies};
 
 /// A list that learns and forgets.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -53,6 +56,11 @@ pub(crate) struct GateFile {
     listen: Option<Spanned<String>>,
     share_listen: Option<Spanned<String>>,
     pub(crate) trusted_proxies: Option<ListValue>,
+    trusted_header: Option<HeaderArg>,
+    direct: bool,
+    paths_below: bool,
+    refuse: Option<Spanned<RefuseFile>>,
+    accept: Vec<Spanned<String>>,
     policy: Option<PathBuf>,
     probes: Vec<Spanned<String>>,
     dns_servers: Vec<Spanned<String>>,
@@ -75,14 +83,17 @@ pub(crate) struct GateFile {
 struct Teacher {
     list: Spanned<String>,
     listen: Option<Spanned<String>>,
-    certificate: Option<CertFile>,
+    certificate: Option<CertArg>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum CertFile {
-    Traefik,
-    Gate,
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefuseFile {
+    status: Option<u16>,
+    body: Option<String>,
+    redirect: Option<String>,
+    #[serde(default)]
+    reason: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -101,6 +112,9 @@ struct TraefikFile {
     key: Option<KeyArg>,
     #[serde(default)]
     tcp: bool,
+    depth: Option<Spanned<u8>>,
+    excluded_ips: Option<ListValue>,
+    reject_status: Option<Spanned<u16>>,
     api: Option<Spanned<String>>,
 }
 
@@ -305,18 +319,26 @@ pub(crate) fn plan(read: &Read, data_dir: PathBuf) -> anyhow::Result<Option<Gate
     for s in &g.dns_servers {
         servers.push(name_server(s.get_ref()).map_err(|e| anyhow!("{}: {e}", file.line(s)))?);
     }
+    let own = gate::own_addresses();
     let least = g.dns_least.and_then(|l| l.0.0).unwrap_or(Pace::default().least);
     Ok(Some(GateSettings {
         data_dir,
         lists,
         follows,
         dns: Dns { servers, pace: Pace { least, ..Pace::default() } },
-        own: gate::own_addresses(),
-        trusted,
         listeners: file.listeners(g)?,
+        refusal: file.refusal(g)?,
+        told: Told::File,
+        accept: file.accepted(g)?,
         probes: g.probes.iter().map(|u| file.url(u)).collect::<anyhow::Result<_>>()?,
         shares: shares.into_iter().zip(guests).collect(),
-        enforcers: file.enforcers(g)?,
+        enforcers: file.enforcers(g, &trusted, &own)?,
+        own,
+        proxies: Proxies {
+            trusted,
+            header: g.trusted_header.map_or(AddressHeader::default(), AddressHeader::from),
+            direct: g.direct,
+        },
         take_over: Vec::new(),
         ahead: Ahead::default(),
     }))
@@ -391,7 +413,6 @@ impl File<'_> {
     }
 
     fn listeners(&self, g: &GateFile) -> anyhow::Result<Vec<(Listen, Serves)>> {
-        let cert = |c: CertFile| if c == CertFile::Traefik { Cert::Traefik } else { Cert::Gate };
         let mut out = Vec::new();
         for m in &g.mirror {
             let list = self.list(&m.list)?;
@@ -399,11 +420,11 @@ impl File<'_> {
                 // On a shared one a client's own path could reach another endpoint.
                 bail!("{}: a mirror needs a `listen` of its own, such as \"127.0.0.1:5000\"", self.line(&m.list));
             };
-            out.push((self.listen(listen)?, Serves::Mirror { list, cert: m.certificate.map(cert) }));
+            out.push((self.listen(listen)?, Serves::Mirror { list, cert: m.certificate.map(Cert::from) }));
         }
         let mut learn = Vec::new();
         for l in &g.learn {
-            let (list, cert) = (self.list(&l.list)?, cert(l.certificate.unwrap_or(CertFile::Gate)));
+            let (list, cert) = (self.list(&l.list)?, Cert::from(l.certificate.unwrap_or(CertArg::Gate)));
             match &l.listen {
                 Some(at) => out.push((self.listen(at)?, Serves::Learn { list, cert })),
                 None if g.listen.is_none() => bail!(
@@ -417,7 +438,7 @@ impl File<'_> {
             out.push((self.listen(at)?, Serves::Share));
         }
         if let Some(at) = &g.listen {
-            out.push((self.listen(at)?, Serves::Check { learn }));
+            out.push((self.listen(at)?, Serves::Check { learn, below: g.paths_below }));
         }
         let mut seen: Vec<&Listen> = Vec::new();
         for (at, serves) in &out {
@@ -433,7 +454,44 @@ impl File<'_> {
         Ok(out)
     }
 
-    fn enforcers(&self, g: &GateFile) -> anyhow::Result<Vec<Kind>> {
+    fn refusal(&self, g: &GateFile) -> anyhow::Result<RefusalPage> {
+        let Some(r) = &g.refuse else { return Ok(RefusalPage::default()) };
+        let RefuseFile { status, body, redirect, reason } = r.get_ref();
+        RefusalPage::new(*status, body.clone(), redirect.as_deref(), *reason)
+            .map_err(|e| anyhow!("{}: {e}", self.line(r)))
+    }
+
+    fn accepted(&self, g: &GateFile) -> anyhow::Result<BTreeSet<FindingId>> {
+        g.accept.iter().map(|n| n.get_ref().parse().map_err(|e: String| anyhow!("{}: {e}", self.line(n)))).collect()
+    }
+
+    /// How a Traefik reads its lists; see [`in_front`] for the default.
+    fn style(&self, t: &TraefikFile, trusted: &AddrSet, own: &AddrSet) -> anyhow::Result<TraefikStyle> {
+        let key = if t.key == Some(KeyArg::IpWhiteList) { TraefikKey::IpWhiteList } else { TraefikKey::IpAllowList };
+        if let Some(status) = &t.reject_status {
+            let at = self.line(status);
+            ensure!((400..500).contains(status.get_ref()), "{at}: `reject_status` is 400 to 499");
+            ensure!(key == TraefikKey::IpAllowList, "{at}: `reject_status` is a key of \"ip-allow-list\"");
+        }
+        let strategy = match (&t.depth, &t.excluded_ips) {
+            (Some(depth), None) => {
+                ensure!(*depth.get_ref() > 0, "{}: `depth` counts from 1, the last entry", self.line(depth));
+                Some(IpStrategy::Depth(*depth.get_ref()))
+            }
+            (Some(depth), Some(_)) => bail!("{}: `depth` and `excluded_ips` exclude each other", self.line(depth)),
+            (None, Some(value)) => {
+                let set =
+                    crate::meant::set_of("excluded_ips", &[], Some((value, self.read)), "gate.traefik.excluded_ips")
+                        .map_err(crate::fail::Fail::into_error)?;
+                let all = set.prefixes().to_vec();
+                (!all.is_empty()).then_some(IpStrategy::Excluded(all))
+            }
+            (None, None) => in_front(trusted, own),
+        };
+        Ok(TraefikStyle { key, strategy, reject: t.reject_status.as_ref().map(|s| *s.get_ref()) })
+    }
+
+    fn enforcers(&self, g: &GateFile, trusted: &AddrSet, own: &AddrSet) -> anyhow::Result<Vec<Kind>> {
         let mut out = Vec::new();
         for t in &g.traefik {
             let mut middlewares = Vec::new();
@@ -445,10 +503,9 @@ impl File<'_> {
                 middlewares.push((name.get_ref().clone(), lists));
             }
             ensure!(!middlewares.is_empty(), "{}: `[[gate.traefik]]` has no middleware", self.read.path.display());
-            let key =
-                if t.key == Some(KeyArg::IpWhiteList) { TraefikKey::IpWhiteList } else { TraefikKey::IpAllowList };
+            let style = self.style(t, trusted, own)?;
             let api = t.api.as_ref().map(|u| self.url(u)).transpose()?;
-            out.push(Kind::Traefik { file: self.path(&t.file), middlewares, key, tcp: t.tcp, api });
+            out.push(Kind::Traefik { file: self.path(&t.file), middlewares, style, tcp: t.tcp, api });
         }
         let words = |given: &Option<Vec<String>>, or: &[&str]| {
             given.clone().unwrap_or_else(|| or.iter().map(|w| (*w).to_string()).collect())

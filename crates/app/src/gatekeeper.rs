@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use daemon::gate::asked::Proxies;
+use daemon::gate::doctor::{FindingId, Told};
 use daemon::gate::enforce::Kind;
 use daemon::gate::fetch::Base;
-use daemon::gate::intake::{Cert, Guests, Listen, Serves};
+use daemon::gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
 use daemon::gate::keeper::Ahead;
 use daemon::gate::names::Dns;
 use daemon::gate::share::Share;
@@ -14,7 +16,8 @@ use daemon::gate::{self, GateSettings};
 use daemon::run::Run;
 use decide::grant::{Entry, Event, Evict, Rules};
 use decide::names::{Follow, HostName, Pace};
-use decide::publish::{TraefikKey, is_plain_name};
+use decide::publish::{IpStrategy, TraefikKey, TraefikStyle, is_plain_name};
+use decide::visitor::AddressHeader;
 use model::{AddrSet, Evidence, Prefix, parse_list};
 use tracing::{info, warn};
 
@@ -87,15 +90,16 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         }
         named.push((share, Guests { list: if by_service { own } else { list.clone() }, ttl: share_ttl }));
     }
+    let own = daemon::gate::own_addresses();
+    let style = traefik_style(a, &trusted, &own)?;
     let mut enforcers = vec![Kind::Traefik {
         file,
         middlewares,
-        key: if a.traefik_key == Some(KeyArg::IpWhiteList) { TraefikKey::IpWhiteList } else { TraefikKey::IpAllowList },
+        style,
         tcp: a.traefik_tcp.unwrap_or(false),
         api: a.traefik_api.as_deref().map(|u| url("TRAEFIK_API", u, "http://traefik:8080")).transpose()?,
     }];
     enforcers.extend(also(&a.also, &list)?);
-    let own = daemon::gate::own_addresses();
     let follows =
         hosts.into_iter().map(|host| Follow { list: list.clone(), host, until: None, pinned: false }).collect();
     let least = a.dns_least.and_then(|s| s.0).unwrap_or(Pace::default().least);
@@ -103,7 +107,14 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         data_dir: meant::data_dir(global.data_dir.clone())?,
         lists,
         own,
-        trusted,
+        proxies: Proxies {
+            trusted,
+            header: a.trusted_header.map_or(AddressHeader::default(), AddressHeader::from),
+            direct: a.check_direct.unwrap_or(false),
+        },
+        refusal: refusal(a)?,
+        told: Told::Environment,
+        accept: accepted(&a.accept)?,
         listeners: listeners(a, &list)?,
         shares: named,
         probes: a.probe.iter().map(|u| url("PROBE_URLS", u, "https://ha.example.com")).collect::<Result<_, _>>()?,
@@ -113,6 +124,66 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         take_over,
         ahead: Ahead::default(),
     })
+}
+
+/// How Traefik finds a visitor's address. It reads a local file, so a public trusted proxy that is not this machine
+/// stands in front of it: then who connects is that proxy, and the list must read the header.
+fn traefik_style(a: &GatekeeperArgs, trusted: &AddrSet, own: &AddrSet) -> Result<TraefikStyle, Fail> {
+    let key =
+        if a.traefik_key == Some(KeyArg::IpWhiteList) { TraefikKey::IpWhiteList } else { TraefikKey::IpAllowList };
+    if key == TraefikKey::IpWhiteList && a.traefik_reject_status.is_some() {
+        return Err(Fail::usage(
+            "TRAEFIK_REJECT_STATUS is a key of ipAllowList, which Traefik 3 reads",
+            "leave it out, or TRAEFIK_KEY=ip-allow-list",
+        ));
+    }
+    let excluded = a.traefik_excluded_ips.as_deref().map(str::trim).filter(|t| !t.is_empty());
+    let strategy = match (a.traefik_depth, excluded) {
+        (Some(_), Some(_)) => {
+            return Err(Fail::usage("TRAEFIK_DEPTH and TRAEFIK_EXCLUDED_IPS exclude each other", "give one of them"));
+        }
+        (Some(depth), None) => Some(IpStrategy::Depth(depth)),
+        (None, Some(text)) => {
+            let set = meant::set_of("TRAEFIK_EXCLUDED_IPS", &[text.to_string()], None, "TRAEFIK_EXCLUDED_IPS")?;
+            let all = set.prefixes().to_vec();
+            (!all.is_empty()).then_some(IpStrategy::Excluded(all))
+        }
+        (None, None) => in_front(trusted, own),
+    };
+    Ok(TraefikStyle { key, strategy, reject: a.traefik_reject_status })
+}
+
+/// The public proxies among the trusted ones, as Traefik is to pass them over; said, since who reaches Traefik past them
+/// is refused from then on.
+pub(crate) fn in_front(trusted: &AddrSet, own: &AddrSet) -> Option<IpStrategy> {
+    let prefixes = trusted.prefixes();
+    let public: Vec<Prefix> = prefixes
+        .iter()
+        .filter(|p| p.bits() > 0 && !p.first().is_private() && !own.contains(p.first()))
+        .copied()
+        .collect();
+    if public.is_empty() {
+        return None;
+    }
+    info!(
+        "Traefik's list reads X-Forwarded-For, since trusted proxies stand in front of it; it refuses who comes past them (TRAEFIK_EXCLUDED_IPS=none, or excluded_ips = [\"none\"], if there are none)"
+    );
+    Some(IpStrategy::Excluded(public))
+}
+
+fn refusal(a: &GatekeeperArgs) -> Result<RefusalPage, Fail> {
+    let reason = a.refuse_reason.unwrap_or(false);
+    RefusalPage::new(a.refuse_status, a.refuse_body.clone(), a.refuse_redirect.as_deref(), reason)
+        .map_err(|e| Fail::usage(e, "such as --refuse-status 404, or --refuse-redirect https://example.com/knock"))
+}
+
+fn accepted(names: &[String]) -> Result<BTreeSet<FindingId>, Fail> {
+    let named = names.iter().map(|n| n.trim()).filter(|n| !n.is_empty());
+    named
+        .map(|n| {
+            n.parse().map_err(|e: String| Fail::usage(format!("DOCTOR_ACCEPT: {e}"), "names with commas between them"))
+        })
+        .collect()
 }
 
 fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
@@ -244,7 +315,8 @@ fn listeners(a: &GatekeeperArgs, list: &str) -> Result<Vec<(Listen, Serves)>, Fa
     };
     let main = place("--listen", a.listen.as_deref().unwrap_or("0.0.0.0:5000"))?;
     let list = list.to_string();
-    let learn = vec![(list.clone(), Cert::Gate)];
+    let cert = a.certificate.map_or(Cert::Gate, Cert::from);
+    let learn = vec![(list.clone(), cert)];
     let mut out = match &a.share_listen {
         None => vec![(main, Serves::Gatekeeper { list })],
         Some(s) => {
@@ -253,7 +325,7 @@ fn listeners(a: &GatekeeperArgs, list: &str) -> Result<Vec<(Listen, Serves)>, Fa
         }
     };
     if let Some(c) = &a.check_listen {
-        out.push((place("--check-listen", c)?, Serves::Check { learn }));
+        out.push((place("--check-listen", c)?, Serves::Check { learn, below: a.paths_below.unwrap_or(false) }));
     }
     Ok(out)
 }

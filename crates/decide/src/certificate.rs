@@ -146,7 +146,9 @@ fn attribute(name: &str) -> bool {
 /// A fingerprint or another short name of a device.
 fn printed(text: &str) -> Result<String, NoProof> {
     let good = text.len() <= 200
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.' | b'+' | b'/' | b'='));
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.' | b'+' | b'/' | b'='));
     good.then(|| text.to_string()).ok_or(NoProof::NoFingerprint)
 }
 

@@ -69,6 +69,26 @@ pub enum TraefikKey {
     IpWhiteList,
 }
 
+/// How a Traefik reads its lists.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TraefikStyle {
+    /// The key that this version reads.
+    pub key: TraefikKey,
+    /// Where it takes the visitor's address from; `None`: who connects to it.
+    pub strategy: Option<IpStrategy>,
+    /// The status of a refusal, for [`TraefikKey::IpAllowList`]; `None`: 403.
+    pub reject: Option<u16>,
+}
+
+/// Which entry of `X-Forwarded-For` Traefik takes for the visitor, from the right. Where there is none, it refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IpStrategy {
+    /// The entry of this number, 1 being the last.
+    Depth(u8),
+    /// The first that is none of these.
+    Excluded(Vec<Prefix>),
+}
+
 /// A Traefik middleware to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Middleware {
@@ -282,8 +302,8 @@ pub fn merge(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
 
 /// A Traefik file with these middlewares (dynamic configuration, YAML). Never with an empty list.
 #[must_use]
-pub fn traefik_yaml(middlewares: &[Middleware], key: TraefikKey) -> String {
-    let key = match key {
+pub fn traefik_yaml(middlewares: &[Middleware], style: &TraefikStyle) -> String {
+    let key = match style.key {
         TraefikKey::IpAllowList => "ipAllowList",
         TraefikKey::IpWhiteList => "ipWhiteList",
     };
@@ -301,11 +321,38 @@ pub fn traefik_yaml(middlewares: &[Middleware], key: TraefikKey) -> String {
                 // Quoted: `::1` and the like are mappings to a YAML reader otherwise.
                 let _ = writeln!(out, "        - \"{p}\"");
             }
+            // TCP middlewares know neither: there is no header to read and no status to answer.
+            if proto == "http" {
+                out.push_str(&style.text());
+            }
         }
     };
     section("http", &|_| true);
     section("tcp", &|m| m.tcp);
     out
+}
+
+impl TraefikStyle {
+    /// The keys beside `sourceRange`.
+    fn text(&self) -> String {
+        let mut out = String::new();
+        match &self.strategy {
+            None => {}
+            Some(IpStrategy::Depth(n)) => {
+                let _ = write!(out, "        ipStrategy:\n          depth: {n}\n");
+            }
+            Some(IpStrategy::Excluded(all)) => {
+                out.push_str("        ipStrategy:\n          excludedIPs:\n");
+                for p in all {
+                    let _ = writeln!(out, "          - \"{p}\"");
+                }
+            }
+        }
+        if let (TraefikKey::IpAllowList, Some(status)) = (self.key, self.reject) {
+            let _ = writeln!(out, "        rejectStatusCode: {status}");
+        }
+        out
+    }
 }
 
 /// Lines for an nginx `geo` block: `CIDR 1;`.
@@ -482,11 +529,27 @@ mod tests {
     fn a_list_of_nobody_is_never_an_empty_list() {
         let d = Desired::default();
         let yaml =
-            traefik_yaml(&[Middleware { name: "x".into(), entries: Vec::new(), tcp: true }], TraefikKey::default());
+            traefik_yaml(&[Middleware { name: "x".into(), entries: Vec::new(), tcp: true }], &TraefikStyle::default());
         assert_eq!(d.entries(), ps(&[NOBODY]));
         assert!(yaml.contains(
             "tcp:\n  middlewares:\n    x:\n      ipAllowList:\n        sourceRange:\n        - \"255.255.255.255\"\n"
         ));
+    }
+
+    #[test]
+    fn traefik_is_told_which_address_counts_and_what_is_not_an_entry_is_not_read_as_one() {
+        let strategy = Some(IpStrategy::Excluded(ps(&["173.245.48.0/20"])));
+        let style = TraefikStyle { strategy, reject: Some(404), ..TraefikStyle::default() };
+        let list = |tcp| [Middleware { name: "x".into(), entries: ps(&["203.0.113.7"]), tcp }];
+        let yaml = traefik_yaml(&list(true), &style);
+        let (http, tcp) = yaml.split_once("tcp:\n").unwrap();
+        assert!(http.ends_with(
+            "        - \"203.0.113.7\"\n        ipStrategy:\n          excludedIPs:\n          - \"173.245.48.0/20\"\n        rejectStatusCode: 404\n"
+        ));
+        assert!(!tcp.contains("ipStrategy") && !tcp.contains("reject"), "{tcp}");
+        assert_eq!(read_traefik_yaml(&traefik_yaml(&list(false), &style)), ps(&["203.0.113.7"]));
+        let depth = TraefikStyle { strategy: Some(IpStrategy::Depth(2)), ..TraefikStyle::default() };
+        assert!(traefik_yaml(&list(false), &depth).ends_with("        ipStrategy:\n          depth: 2\n"));
     }
 
     #[test]

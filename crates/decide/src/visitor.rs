@@ -307,10 +307,7 @@ mod tests {
         // What a front proxy that is not trusted passed on stands to its left.
         assert_eq!(read(list, &[b"203.0.113.7, 173.245.48.5"]), Ok(Some((addr("173.245.48.5"), true))));
         assert_eq!(read(list, &[b"203.0.113.7, 10.0.0.9"]), Ok(Some((addr("203.0.113.7"), false))));
-        assert_eq!(
-            read(forwarded, &[b"for=203.0.113.7, for=173.245.48.5"]),
-            Ok(Some((addr("173.245.48.5"), true)))
-        );
+        assert_eq!(read(forwarded, &[b"for=203.0.113.7, for=173.245.48.5"]), Ok(Some((addr("173.245.48.5"), true))));
         assert_eq!(read(list, &[b"for=203.0.113.7"]), Err(TraceError::Malformed(XFF)));
         assert_eq!(read(forwarded, &[b"203.0.113.7"]), Err(TraceError::Malformed(FORWARDED)));
     }

@@ -37,6 +37,47 @@ pub(crate) enum KeyArg {
     IpWhiteList,
 }
 
+/// Where a proxy writes whose certificate it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CertArg {
+    /// X-Gate-Cert-Subject and X-Gate-Cert-Fp, which its configuration must set
+    Gate,
+    /// X-Forwarded-Tls-Client-Cert-Info, as Traefik's passTLSClientCert writes subject and serial number
+    Traefik,
+    /// The same of clients that send their CA's certificate along
+    TraefikChain,
+}
+
+/// In which header a proxy says where a visitor comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum HeaderArg {
+    /// X-Forwarded-For
+    XForwardedFor,
+    /// Forwarded (RFC 7239)
+    Forwarded,
+}
+
+impl From<CertArg> for daemon::gate::asked::Cert {
+    fn from(a: CertArg) -> Self {
+        match a {
+            CertArg::Gate => Self::Gate,
+            CertArg::Traefik => Self::Traefik,
+            CertArg::TraefikChain => Self::TraefikChain,
+        }
+    }
+}
+
+impl From<HeaderArg> for decide::visitor::AddressHeader {
+    fn from(a: HeaderArg) -> Self {
+        match a {
+            HeaderArg::XForwardedFor => Self::XForwardedFor,
+            HeaderArg::Forwarded => Self::Forwarded,
+        }
+    }
+}
+
 /// Run a gate as Gatekeeper does: learn addresses from mirrored requests and share links, and write Traefik's list.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct GatekeeperArgs {
@@ -64,6 +105,33 @@ pub(crate) struct GatekeeperArgs {
     /// Proxies whose X-Forwarded-For is believed [default: loopback and private ranges]
     #[arg(long, value_name = "LIST", env = "TRUSTED_PROXIES")]
     pub(crate) trusted_proxies: Option<String>,
+    /// The header in which they say where a visitor comes from; the other is not read [default: x-forwarded-for]
+    #[arg(long, value_name = "HEADER", env = "TRUSTED_HEADER")]
+    pub(crate) trusted_header: Option<HeaderArg>,
+    /// At the check endpoint, judge a peer that is no trusted proxy by its own address instead of refusing it [default: false]
+    #[arg(long, value_name = "BOOL", env = "CHECK_DIRECT", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) check_direct: Option<bool>,
+    /// At the check and learn endpoints, let proxies append the visitor's path, as Envoy does; it means nothing [default: false]
+    #[arg(long, value_name = "BOOL", env = "PORTCULLIS_PATHS_BELOW", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) paths_below: Option<bool>,
+    /// Where the proxy writes whose certificate it was, for /v1/learn/LIST [default: gate]
+    #[arg(long, value_name = "WHERE", env = "PORTCULLIS_CERTIFICATE")]
+    pub(crate) certificate: Option<CertArg>,
+    /// Status of a refusal at the check and learn endpoints, 400 to 499 [default: 403]
+    #[arg(long, value_name = "STATUS", env = "REFUSE_STATUS")]
+    pub(crate) refuse_status: Option<u16>,
+    /// Its body; HTML if it starts with `<` [default: refused]
+    #[arg(long, value_name = "TEXT", env = "REFUSE_BODY")]
+    pub(crate) refuse_body: Option<String>,
+    /// Send the refused visitor there instead, with 302 [default: nowhere]
+    #[arg(long, value_name = "URL", env = "REFUSE_REDIRECT")]
+    pub(crate) refuse_redirect: Option<String>,
+    /// Say the reason in X-Gate-Reason, which names lists; most proxies hand it to the visitor [default: false]
+    #[arg(long, value_name = "BOOL", env = "REFUSE_REASON", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) refuse_reason: Option<bool>,
+    /// Findings that `doctor` does not count, by their names, with commas [default: none]
+    #[arg(long, value_name = "NAMES", env = "DOCTOR_ACCEPT", value_delimiter = ',')]
+    pub(crate) accept: Vec<String>,
     /// Sites of yours that `doctor` asks as a stranger would, without a certificate and with forged headers; with commas [default: none]
     #[arg(long, value_name = "URLS", env = "PROBE_URLS", value_delimiter = ',')]
     pub(crate) probe: Vec<String>,
@@ -106,6 +174,15 @@ pub(crate) struct GatekeeperArgs {
     /// Write the middlewares for TCP routers too [default: false]
     #[arg(long, value_name = "BOOL", env = "TRAEFIK_TCP", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) traefik_tcp: Option<bool>,
+    /// Which entry of X-Forwarded-For, from the right, Traefik's list takes for the visitor [default: who connects to it]
+    #[arg(long, value_name = "N", env = "TRAEFIK_DEPTH", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) traefik_depth: Option<u8>,
+    /// Or: the last entry that is none of these proxies in front of it; `none`: who connects to it [default: the public ones of TRUSTED_PROXIES]
+    #[arg(long, value_name = "LIST", env = "TRAEFIK_EXCLUDED_IPS")]
+    pub(crate) traefik_excluded_ips: Option<String>,
+    /// The status with which Traefik's list refuses, 400 to 499 [default: 403]
+    #[arg(long, value_name = "STATUS", env = "TRAEFIK_REJECT_STATUS", value_parser = clap::value_parser!(u16).range(400..500))]
+    pub(crate) traefik_reject_status: Option<u16>,
     /// Traefik's API, to see when it has read the list, such as http://traefik:8080 [default: not asked]
     #[arg(long, value_name = "URL", env = "TRAEFIK_API")]
     pub(crate) traefik_api: Option<String>,

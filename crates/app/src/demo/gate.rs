@@ -4,6 +4,7 @@
 //! The sites are played here, over real connections: one that demands a client certificate and mirrors what came
 //! through it to the gate, and an album whose share links are alive or dead. The clock that runs ahead is simulated.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use daemon::gate::intake::{Cert, Guests, Listen, Serves};
+use daemon::gate::asked::Proxies;
+use daemon::gate::doctor::Told;
+use daemon::gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
 use daemon::gate::keeper::Ahead;
 use daemon::gate::share::Share;
 use daemon::gate::{self, Gate, GateSettings};
@@ -75,7 +78,10 @@ impl Chapter {
             follows: Vec::new(),
             dns: gate::names::Dns::default(),
             own: AddrSet::default(),
-            trusted: AddrSet::new(["127.0.0.1".parse::<Prefix>()?]),
+            proxies: Proxies { trusted: AddrSet::new(["127.0.0.1".parse::<Prefix>()?]), ..Proxies::default() },
+            refusal: RefusalPage::default(),
+            told: Told::default(),
+            accept: BTreeSet::new(),
             listeners: vec![
                 (any(), Serves::Mirror { list: "family".to_string(), cert: Some(Cert::Gate) }),
                 (any(), Serves::Share),

@@ -55,6 +55,56 @@ impl Proc {
     }
 }
 
+/// The configuration of an nginx for tests in a folder: `http` is what stands in its `http { }`.
+pub fn nginx(program: &Path, dir: &Path, http: &str) -> Proc {
+    let d = dir.display();
+    std::fs::write(
+        dir.join("nginx.conf"),
+        format!(
+            "daemon off; pid {d}/nginx.pid; error_log stderr crit; worker_processes 1; events {{}}
+http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
+{http}
+}}"
+        ),
+    )
+    .unwrap();
+    let mut c = Command::new(program);
+    c.args(["-e", "stderr", "-c"]).arg(dir.join("nginx.conf"));
+    Proc::start(c)
+}
+
+/// A Caddy for tests in a folder, with this Caddyfile.
+pub fn caddy(program: &Path, dir: &Path, file: &str) -> Proc {
+    std::fs::write(dir.join("Caddyfile"), file).unwrap();
+    let mut c = Command::new(program);
+    c.args(["run", "--adapter", "caddyfile", "--config"]).arg(dir.join("Caddyfile"));
+    c.env("HOME", dir).env("XDG_CONFIG_HOME", dir).env("XDG_DATA_HOME", dir);
+    Proc::start(c)
+}
+
+/// A Traefik for tests in a folder: entry point `web`, with these further arguments; the file provider reads `dyn`.
+pub fn traefik_at(program: &Path, dir: &Path, port: u16, more: &[&str]) -> Proc {
+    let mut t = Command::new(program);
+    t.args([
+        &format!("--entryPoints.web.address=127.0.0.1:{port}"),
+        &format!("--providers.file.directory={}", dir.join("dyn").display()),
+        "--providers.providersThrottleDuration=100ms",
+        "--log.level=ERROR",
+        "--global.checkNewVersion=false",
+        "--global.sendAnonymousUsage=false",
+    ]);
+    t.args(more);
+    Proc::start(t)
+}
+
+/// A block of a page: the text between the fence after `after` and the next.
+pub fn block(page: &str, after: &str) -> String {
+    let from = page.split_once(after).unwrap_or_else(|| panic!("no `{after}` in the page")).1;
+    let fenced = from.split_once("```").unwrap().1;
+    let body = fenced.split_once('\n').unwrap().1;
+    body.split_once("```").unwrap().0.to_string()
+}
+
 impl Drop for Proc {
     /// Asked to end first: a killed nginx leaves its workers behind.
     fn drop(&mut self) {
@@ -77,6 +127,11 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// The lines of doctor, and how it ended.
+    pub fn doctor(&self) -> (i32, String) {
+        self.command(&["doctor"])
+    }
+
     /// A gate whose directory is `dir`: state in `dir/state`, the list in `dir/dynamic-whitelist.yml`.
     pub fn start(dir: &Path, env: &[(&str, &str)], args: &[&str]) -> Gate {
         let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
@@ -91,6 +146,7 @@ impl Gate {
             "TRUSTED_PROXIES",
             "SHARE_UPSTREAMS",
             "SHARE_SCOPE",
+            "DOCTOR_ACCEPT",
         ] {
             c.env_remove(k);
         }

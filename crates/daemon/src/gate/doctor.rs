@@ -1,19 +1,122 @@
 //! What is wrong with a gate and its surroundings, each with the line that mends it. In: what the gate saw since its
 //! start, and the answers of sites that the doctor asks as a stranger would: without a certificate, with forged headers.
-//! Out: sentences. The stranger teaches nothing: its requests are known by their user agent and only noted.
+//! Out: findings, each with a name by which the configuration can accept it. The stranger teaches nothing: its requests
+//! are known by their user agent and only noted.
 
-use std::time::Duration;
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use model::Addr;
+use model::{Addr, AddrSet, Prefix};
 use serde_json::{Value, json};
 
 use super::Gate;
-use super::fetch::{Base, fetch_unverified};
-use super::intake::{Cert, Desk, Serves, principal, text, visitor};
+use super::asked::{Cert, Peer, Sign, holder};
+use super::enforce::Remark;
+use super::fetch::Base;
+use super::heard::Observation;
+use super::intake::{Desk, LEARN, Serves, named, text};
+use super::probe::{self, Answer};
+
+/// How a gate is configured, for the lines that mend something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Told {
+    /// By environment variables and flags.
+    #[default]
+    Environment,
+    /// By `[gate]` of a file.
+    File,
+}
+
+/// Kinds of findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FindingId {
+    /// The store or the audit log does not save.
+    Store,
+    /// The clock was set back.
+    Clock,
+    /// Something in front is not equal to its list.
+    Enforcer,
+    /// Advice about something in front.
+    EnforcerAdvice,
+    /// A file is written in place.
+    SingleFileMount,
+    /// Each change closes Caddy's streams.
+    CaddyStreams,
+    /// A followed host name has no good answer.
+    Name,
+    /// A share's upstream.
+    Share,
+    /// [`Observation::UntrustedPeer`].
+    UntrustedPeer,
+    /// [`Observation::NoAddress`].
+    NoAddress,
+    /// [`Observation::Unreadable`].
+    UnreadableAddress,
+    /// [`Observation::SecondProxy`].
+    SecondProxy,
+    /// [`Observation::Gateway`], [`Observation::Loopback`].
+    Gateway,
+    /// [`Observation::PrivateProof`].
+    PrivateProof,
+    /// [`Observation::HopBeforeTraefik`].
+    TraefikBehindProxy,
+    /// [`Observation::PathBelow`].
+    PathBelow,
+    /// [`Observation::Certificate`].
+    CertificateForm,
+    /// [`Observation::Crowded`].
+    Crowded,
+    /// Anybody may be a trusted proxy.
+    WideTrust,
+    /// A site takes visitors without a certificate for proven.
+    SiteWithoutCertificate,
+    /// A site passes a visitor's own certificate headers on.
+    SiteCertificateHeader,
+    /// A site passes a visitor's own address header on.
+    SiteAddressHeader,
+    /// A site could not be asked.
+    SiteUnreachable,
+}
+
+/// Every kind and its name.
+const IDS: [(FindingId, &str); 23] = [
+    (FindingId::Store, "store"),
+    (FindingId::Clock, "clock"),
+    (FindingId::Enforcer, "enforcer"),
+    (FindingId::EnforcerAdvice, "enforcer-advice"),
+    (FindingId::SingleFileMount, "single-file-mount"),
+    (FindingId::CaddyStreams, "caddy-streams"),
+    (FindingId::Name, "name"),
+    (FindingId::Share, "share"),
+    (FindingId::UntrustedPeer, "untrusted-peer"),
+    (FindingId::NoAddress, "no-address"),
+    (FindingId::UnreadableAddress, "unreadable-address"),
+    (FindingId::SecondProxy, "second-proxy"),
+    (FindingId::Gateway, "gateway"),
+    (FindingId::PrivateProof, "private-proof"),
+    (FindingId::TraefikBehindProxy, "traefik-behind-proxy"),
+    (FindingId::PathBelow, "path-below"),
+    (FindingId::CertificateForm, "certificate-form"),
+    (FindingId::Crowded, "crowded"),
+    (FindingId::WideTrust, "wide-trust"),
+    (FindingId::SiteWithoutCertificate, "site-without-certificate"),
+    (FindingId::SiteCertificateHeader, "site-certificate-header"),
+    (FindingId::SiteAddressHeader, "site-address-header"),
+    (FindingId::SiteUnreachable, "site-unreachable"),
+];
+
+/// Something wrong.
+#[derive(Debug, Clone)]
+struct Finding {
+    id: FindingId,
+    what: String,
+    fix: String,
+}
 
 /// A request of the doctor, and what the gate saw of it.
 #[derive(Debug, Clone)]
@@ -24,7 +127,7 @@ pub struct Stranger {
     forged: Addr,
     /// Taken for a proof by this teacher, though it showed no certificate.
     believed: Option<String>,
-    /// Its own certificate header was believed.
+    /// A certificate was believed, though it has none.
     named: Option<String>,
     /// Its own address header was believed.
     placed: bool,
@@ -36,32 +139,202 @@ const ARRIVES: Duration = Duration::from_millis(1_500);
 const ANSWERS: Duration = Duration::from_secs(5);
 const AGENT: &str = "portcullis-doctor/";
 const FORGED: &str = "192.0.2.113";
+/// A visitor's query, which proxies pass on to the gate: none of it may mean anything there.
+const QUERY: &str = "cert=traefik&certificate=traefik&protocol=http&container_name_port=doctor";
+/// Trusted prefixes that a line names; longer ones are told as an addition.
+const LINE: usize = 12;
 
-/// Everything that is wrong, as `{"found": [{"what", "fix"}]}`.
+/// Everything that is wrong, as `{"found": [{"id", "what", "fix", "accepted"}]}`.
 pub(super) async fn doctor(gate: &Gate) -> Value {
-    let mut found: Vec<(String, String)> = Vec::new();
+    let desk = &gate.desk;
+    let mut found: Vec<Finding> = Vec::new();
     own(gate, &mut found);
     names(gate, &mut found);
-    found.extend(gate.desk.shares.probe().await.into_iter().map(|(what, fix)| (what, fix.to_string())));
-    found.extend(gate.desk.shares.trouble().into_iter().map(|(what, fix)| (what, fix.to_string())));
-    heard(&gate.desk, &mut found);
-    wide(&gate.desk, &mut found);
-    for site in &gate.desk.probes {
-        found.extend(probe(&gate.desk, site).await);
+    let shares = desk.shares.probe().await.into_iter().chain(desk.shares.trouble());
+    found.extend(shares.map(|(what, fix)| Finding::new(FindingId::Share, what, fix)));
+    for o in desk.heard.recent(Instant::now()) {
+        let (id, fix) = mend(desk, &o);
+        found.push(Finding::new(id, o.to_string(), fix));
     }
-    json!({ "found": found.into_iter().map(|(what, fix)| json!({ "what": what, "fix": fix })).collect::<Vec<_>>() })
+    wide(desk, &mut found);
+    for site in &desk.probes {
+        found.extend(ask(desk, site).await);
+    }
+    let each = found.into_iter().map(
+        |f| json!({ "id": f.id.to_string(), "what": f.what, "fix": f.fix, "accepted": desk.accept.contains(&f.id) }),
+    );
+    json!({ "found": each.collect::<Vec<_>>(), "accept": desk.told.accept() })
+}
+
+impl Finding {
+    fn new(id: FindingId, what: impl Into<String>, fix: impl Into<String>) -> Finding {
+        Finding { id, what: what.into(), fix: fix.into() }
+    }
+}
+
+impl fmt::Display for FindingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(IDS.iter().find(|(id, _)| id == self).map_or("", |(_, name)| name))
+    }
+}
+
+impl FromStr for FindingId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<FindingId, String> {
+        let found = IDS.iter().find(|(_, name)| *name == text).map(|(id, _)| *id);
+        let all = || IDS.map(|(_, name)| name).join(", ");
+        found.ok_or_else(|| format!("`{text}` is no finding of doctor; there are {}", all()))
+    }
+}
+
+impl Told {
+    /// The whole line that trusts these and one more.
+    fn trusting(self, now: &AddrSet, more: Addr) -> String {
+        let prefixes = now.prefixes();
+        let list: Vec<String> = prefixes.iter().chain([&Prefix::host(more)]).map(ToString::to_string).collect();
+        match (self, list.len() > LINE) {
+            (Told::Environment, true) => format!("add {more} to TRUSTED_PROXIES"),
+            (Told::Environment, false) => format!("TRUSTED_PROXIES={}", list.join(",")),
+            (Told::File, true) => format!("add \"{more}\" to trusted_proxies under [gate]"),
+            (Told::File, false) => format!("trusted_proxies = [\"{}\"] under [gate]", list.join("\", \"")),
+        }
+    }
+
+    /// The switch that always lets addresses in.
+    fn range(self) -> &'static str {
+        match self {
+            Told::Environment => "DEFAULT_SOURCE_RANGE",
+            Told::File => "`static` of the list",
+        }
+    }
+
+    fn excluding(self, hop: Addr) -> String {
+        match self {
+            Told::Environment => format!("TRAEFIK_EXCLUDED_IPS={hop}"),
+            Told::File => format!("excluded_ips = [\"{hop}\"] under [[gate.traefik]]"),
+        }
+    }
+
+    fn below(self) -> &'static str {
+        match self {
+            Told::Environment => "--paths-below",
+            Told::File => "paths_below = true under [gate]",
+        }
+    }
+
+    fn certificate(self) -> &'static str {
+        match self {
+            Told::Environment => "--certificate gate|traefik|traefik-chain",
+            Told::File => "`certificate` of the teacher, \"gate\", \"traefik\" or \"traefik-chain\"",
+        }
+    }
+
+    /// The switch that accepts findings.
+    fn accept(self) -> &'static str {
+        match self {
+            Told::Environment => "DOCTOR_ACCEPT=",
+            Told::File => "accept = [\"…\"] under [gate], with ",
+        }
+    }
+}
+
+/// What an observation is called, and what to do about it. No line opens a door to more than it names, and every line
+/// that lets somebody in says first what must be true.
+pub(super) fn mend(desk: &Desk, what: &Observation) -> (FindingId, String) {
+    let told = desk.told;
+    let trusting = |a: &Addr| told.trusting(&desk.proxies.trusted, *a);
+    match what {
+        Observation::UntrustedPeer(a) if a.is_private() => {
+            (FindingId::UntrustedPeer, format!("if it is a proxy of yours: {}", trusting(a)))
+        }
+        Observation::UntrustedPeer(a) => (
+            FindingId::UntrustedPeer,
+            format!(
+                "if it is not a proxy of yours, strangers reach this port: listen on an address that only your proxies reach; if it is: {}",
+                trusting(a)
+            ),
+        ),
+        Observation::NoAddress(_, header) => (
+            FindingId::NoAddress,
+            format!("let the proxy write it (nginx: proxy_set_header {} $remote_addr)", header.name()),
+        ),
+        Observation::Unreadable(..) => (
+            FindingId::UnreadableAddress,
+            "let the proxy in front write the header anew instead of passing the visitor's own on (nginx: proxy_set_header X-Forwarded-For $remote_addr)".to_string(),
+        ),
+        Observation::SecondProxy(a, sign) if a.is_private() => (
+            FindingId::SecondProxy,
+            format!(
+                "a tunnel or a proxy has this address ({sign}): keep it out of {}; if it writes the visitors' addresses itself: {}",
+                told.range(),
+                trusting(a)
+            ),
+        ),
+        Observation::SecondProxy(a, Sign::Entries | Sign::Header(..)) => (
+            FindingId::SecondProxy,
+            format!(
+                "if it is a proxy of yours or of your provider, name it, and let the proxy behind it trust it too (Traefik: forwardedHeaders.trustedIPs): {}; if it is not, its visitor wrote the header: let your proxy write it anew",
+                trusting(a)
+            ),
+        ),
+        Observation::Gateway(_) => (
+            FindingId::Gateway,
+            format!(
+                "Docker: publish the proxy's ports with `network_mode: host`, or set \"userland-proxy\": false and turn IPv6 on for its network; take its network out of {} until then",
+                told.range()
+            ),
+        ),
+        Observation::Loopback(_) => (
+            FindingId::Gateway,
+            format!("let the tunnel pass the visitor's address on and the proxy trust it for that; keep loopback out of {}", told.range()),
+        ),
+        Observation::PrivateProof(a) => (FindingId::PrivateProof, private(desk, *a)),
+        Observation::HopBeforeTraefik(a) => (
+            FindingId::TraefikBehindProxy,
+            format!("{}, or ask the check endpoint with trustForwardHeader: true", told.excluding(*a)),
+        ),
+        Observation::PathBelow(..) => (FindingId::PathBelow, format!("if it is Envoy or does the same: {}", told.below())),
+        Observation::Certificate(..) => (
+            FindingId::CertificateForm,
+            format!("let the proxy write it as the manual shows; which header counts: {}", told.certificate()),
+        ),
+        Observation::Crowded(_) => (
+            FindingId::Crowded,
+            "if it is a proxy of yours, let it keep connections open instead of making new ones".to_string(),
+        ),
+    }
+}
+
+/// A private address without a sign of others behind it: a device, or a proxy that hides them.
+fn private(desk: &Desk, addr: Addr) -> String {
+    let range = desk.told.range();
+    let docker = addr.is_v4() && addr.bits() >> 20 == (172 << 24 | 16 << 16) >> 20;
+    if docker {
+        return format!(
+            "this is an address of containers: if a proxy or a tunnel has it, everybody comes from there, so keep it out of {range} and let it pass visitors' addresses on; only if it is one device of yours add {addr} there"
+        );
+    }
+    format!(
+        "only if one device of yours has this address, and no proxy, tunnel or router through which others come: add {addr} to {range}"
+    )
 }
 
 /// The store, the clock, the enforcers.
-fn own(gate: &Gate, found: &mut Vec<(String, String)>) {
-    let mut add = |what: String, fix: &str| found.push((what, fix.to_string()));
+fn own(gate: &Gate, found: &mut Vec<Finding>) {
+    let mut add = |id, what: String, fix: &str| found.push(Finding::new(id, what, fix));
     let picture = &gate.keeper.picture;
     for (part, why) in picture.trouble.lock().iter() {
-        add(format!("the {part} does not save: {why}"), "make room on the disk, or make the data directory writable");
+        add(
+            FindingId::Store,
+            format!("the {part} does not save: {why}"),
+            "make room on the disk, or make the data directory writable",
+        );
     }
     let behind = picture.clock.lock().1;
     if behind > 60 {
         add(
+            FindingId::Clock,
             format!("the clock is {behind} s behind the latest time that was saved"),
             "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile",
         );
@@ -70,158 +343,110 @@ fn own(gate: &Gate, found: &mut Vec<(String, String)>) {
         let p = e.progress.lock();
         if let Some(why) = &p.error {
             add(
+                FindingId::Enforcer,
                 format!("{} is not equal to its list: {why}", p.name),
                 "the last good state stays; mend the cause, it is tried again by itself",
             );
         }
         for (what, fix) in &p.notes {
-            add(format!("{}: {what}", p.name), fix);
+            add(FindingId::EnforcerAdvice, format!("{}: {what}", p.name), fix);
         }
         if let Some(remark) = &p.remark {
-            let fix = if remark.contains("in place") {
-                "mount the directory instead of the single file (`./dyn:/app/dyn`, `--file dyn/dynamic-whitelist.yml`), or accept it"
-            } else {
-                "see the message; or accept it"
+            let (id, fix) = match remark {
+                Remark::InPlace { .. } => (
+                    FindingId::SingleFileMount,
+                    "mount the directory instead of the single file (`./dyn:/app/dyn`, `--file dyn/dynamic-whitelist.yml`), or accept it",
+                ),
+                Remark::ClosesStreams => (FindingId::CaddyStreams, "use forward_auth; or accept it"),
             };
-            add(format!("{}: {remark}", p.name), fix);
+            add(id, format!("{}: {remark}", p.name), fix);
         }
     }
 }
 
 /// Host names without a good answer.
-fn names(gate: &Gate, found: &mut Vec<(String, String)>) {
+fn names(gate: &Gate, found: &mut Vec<Finding>) {
     let names = gate.names.names.lock();
     let hosts: std::collections::BTreeSet<_> = names.follows().iter().map(|f| &f.host).collect();
     for host in hosts {
         let Some(known) = names.known(host) else { continue };
         let Some(why) = &known.failed else { continue };
         let stays = if known.addrs().next().is_some() { "the last good one stays" } else { "nobody is let in by it" };
-        found.push((
+        found.push(Finding::new(
+            FindingId::Name,
             format!("{} has no good answer: {why}; {stays}", host.entry()),
             format!("is the name right, and do this machine's name servers know it? ask them: getent ahosts {host}"),
         ));
     }
 }
 
-/// What recent requests say of the proxies in front.
-fn heard(desk: &Desk, found: &mut Vec<(String, String)>) {
-    for what in desk.said.lock().keys() {
-        let peer = what.split(' ').next().unwrap_or_default();
-        if what.ends_with(" gateway") {
-            found.push((
-                format!("visitors seem to come from {peer}, a gateway that hides who they are: whoever lets it in lets in everybody behind it"),
-                "Docker: publish the proxy's ports with `network_mode: host`, or set \"userland-proxy\": false and turn IPv6 on for its network; take its network out of DEFAULT_SOURCE_RANGE until then".to_string(),
-            ));
-        } else if what.contains("no trusted proxy") {
-            found.push((
-                format!("{peer} sends requests and is no trusted proxy"),
-                format!("if it is yours: TRUSTED_PROXIES={peer}"),
-            ));
-        } else if what.contains("sends no X-Forwarded-For") {
-            found.push((
-                format!("{peer} sends no X-Forwarded-For"),
-                "let the proxy in front send it; nobody is learnt without it".to_string(),
-            ));
-        } else if what.contains("came more than once") || what.contains("no address") {
-            found.push((
-                format!("{peer} sends an X-Forwarded-For that can not be read: {}", what.split_once(' ').map_or("", |(_, w)| w)),
-                "let the proxy in front write the header anew instead of passing the visitor's own on (nginx: proxy_set_header X-Forwarded-For $remote_addr)".to_string(),
-            ));
-        } else if what.contains("private address") && !peer.parse().is_ok_and(is_gateway) {
-            found.push((
-                format!("{peer} proved itself and is private, so it was not learnt"),
-                "put your own network into DEFAULT_SOURCE_RANGE, or set LEARN_PRIVATE=true".to_string(),
-            ));
-        }
-    }
-}
-
 /// Proxies that are believed though anybody may be one of them.
-fn wide(desk: &Desk, found: &mut Vec<(String, String)>) {
-    for p in desk.trusted.prefixes().iter() {
+fn wide(desk: &Desk, found: &mut Vec<Finding>) {
+    for p in desk.proxies.trusted.prefixes().iter() {
         // As wide as that are only 10.0.0.0/8 and fc00::/7 of one's own; 0.0.0.0 counts as private, 0.0.0.0/0 does not.
         if p.bits() < 7 || (p.bits() == 7 && !p.first().is_private()) {
-            found.push((
+            found.push(Finding::new(
+                FindingId::WideTrust,
                 format!("anybody in {p} may say whose address is let in: it is a trusted proxy"),
-                "name the proxies themselves: TRUSTED_PROXIES=ADDRESS, or `trusted_proxies` under [gate]".to_string(),
+                "name the proxies themselves: TRUSTED_PROXIES=ADDRESS, or `trusted_proxies` under [gate]",
             ));
         }
     }
 }
 
 /// Asks a site as a stranger would, and waits for what the gate hears of it.
-async fn probe(desk: &Desk, site: &Base) -> Vec<(String, String)> {
+async fn ask(desk: &Desk, site: &Base) -> Vec<Finding> {
     let Ok(forged) = FORGED.parse::<Addr>() else { return Vec::new() };
     let agent = format!("{AGENT}{:032x}", rand::random::<u128>());
     let stranger = Stranger { agent: agent.clone(), forged, believed: None, named: None, placed: false };
     *desk.stranger.lock() = Some(stranger);
-    let mut headers = HeaderMap::new();
-    for (name, value) in [
-        ("user-agent", agent.as_str()),
-        ("x-forwarded-for", FORGED),
-        ("x-real-ip", FORGED),
-        ("x-gate-cert-subject", "CN=portcullis-doctor"),
-        ("x-gate-cert-fp", "00"),
-        ("x-forwarded-tls-client-cert-info", "Subject%3D%22CN%3Dportcullis-doctor%22"),
-    ] {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
-        }
-    }
-    let answer = fetch_unverified(site, Method::GET, &site.path, headers, ANSWERS).await;
-    if answer.is_ok() {
+    let forwarded = format!("for={FORGED}");
+    let headers = [
+        ("User-Agent", agent.as_str()),
+        ("X-Forwarded-For", FORGED),
+        ("Forwarded", forwarded.as_str()),
+        ("X-Real-IP", FORGED),
+        ("X-Gate-Cert-Subject", "CN=portcullis-doctor"),
+        ("X-Gate-Cert-Fp", "00"),
+        ("X-Forwarded-Tls-Client-Cert-Info", "Subject%3D%22CN%3Dportcullis-doctor%22%3BSerialNumber%3D%220%22"),
+    ];
+    let path = format!("{}{}{QUERY}", site.path, if site.path.contains('?') { '&' } else { '?' });
+    let answer = probe::ask(site, &path, &headers, ANSWERS).await;
+    if matches!(answer, Answer::Answered) {
         tokio::time::sleep(ARRIVES).await;
     }
     let seen = desk.stranger.lock().take();
     let mut found = Vec::new();
     let Some(seen) = seen else { return found };
     if let Some(teacher) = seen.believed {
-        found.push((
+        found.push(Finding::new(
+            FindingId::SiteWithoutCertificate,
             format!("{site} takes visitors without a certificate for proven: its {teacher} believed one"),
-            "demand it: Traefik `clientAuthType: RequireAndVerifyClientCert` in the router's TLS options, Caddy `mode require_and_verify`, nginx `ssl_verify_client on`".to_string(),
+            "demand it: Traefik `clientAuthType: RequireAndVerifyClientCert` in the router's TLS options, Caddy `mode require_and_verify`, nginx `ssl_verify_client on`",
         ));
     }
     if let Some(teacher) = seen.named {
-        found.push((
+        found.push(Finding::new(
+            FindingId::SiteCertificateHeader,
             format!("{site} passes a visitor's own certificate headers on: its {teacher} believed one"),
-            "let the proxy write them itself (nginx: proxy_set_header X-Gate-Cert-Subject $ssl_client_s_dn; Caddy: header_up; Traefik: passTLSClientCert before the forwardAuth)".to_string(),
+            "let the proxy write them itself (nginx: proxy_set_header X-Gate-Cert-Subject $ssl_client_s_dn; Caddy: header_up; Traefik: passTLSClientCert before the forwardAuth)",
         ));
     }
     if seen.placed {
-        found.push((
-            format!("{site} passes a visitor's own X-Forwarded-For on: anybody can be anywhere"),
-            "Traefik: no `forwardedHeaders.insecure`, and only the proxies in front of it in `trustedIPs`; nginx: proxy_set_header X-Forwarded-For $remote_addr; Caddy: only real proxies in `trusted_proxies`".to_string(),
+        found.push(Finding::new(
+            FindingId::SiteAddressHeader,
+            format!("{site} passes a visitor's own {} on: anybody can be anywhere", desk.proxies.header.name()),
+            "Traefik: no `forwardedHeaders.insecure`, and only the proxies in front of it in `trustedIPs`; nginx: proxy_set_header X-Forwarded-For $remote_addr; Caddy: only real proxies in `trusted_proxies`",
         ));
     }
-    if let Err(e) = answer
-        && !certificate_demanded(&e)
-    {
-        found.push((
+    if let Answer::Nothing(e) = answer {
+        found.push(Finding::new(
+            FindingId::SiteUnreachable,
             format!("{site} could not be asked: {e:#}"),
-            "is the URL right, as seen from the gate?".to_string(),
+            "is the URL right, as seen from the gate?",
         ));
     }
     found
-}
-
-/// True if the site ended the connection because there was no certificate: what is wanted of it.
-fn certificate_demanded(e: &anyhow::Error) -> bool {
-    let text = format!("{e:#}").to_ascii_lowercase();
-    [
-        "certificaterequired",
-        "certificate required",
-        "handshakefailure",
-        "handshake failure",
-        "badcertificate",
-        "bad certificate",
-    ]
-    .iter()
-    .any(|w| text.contains(w))
-}
-
-/// An address that routers and Docker's networks have themselves.
-pub(super) fn is_gateway(addr: Addr) -> bool {
-    addr.is_v4() && addr.is_private() && addr.bits() & 0xff == 1 && addr.bits() >> 24 != 127
 }
 
 impl Desk {
@@ -229,7 +454,7 @@ impl Desk {
     pub(super) fn strangers(
         &self,
         serves: &Serves,
-        peer: Addr,
+        peer: Peer,
         request: &Request<Incoming>,
     ) -> Option<Response<Full<Bytes>>> {
         let headers = request.headers();
@@ -240,28 +465,54 @@ impl Desk {
         let mut stranger = self.stranger.lock();
         let s = stranger.as_mut().filter(|s| s.agent == agent)?;
         // Nobody who is not believed proves or places anything.
-        if self.trusted.contains(peer) && headers.contains_key("x-forwarded-for") {
-            s.placed |= visitor(self, peer, headers) == Ok(s.forged);
+        if let Ok(visitor) = self.proxies.visitor(peer, headers) {
+            s.placed |= visitor.addr == s.forged;
             let name = serves.name();
-            let forged = |cert: Cert| principal(headers, cert).0.is_some_and(|p| p.contains("portcullis-doctor"));
+            // The stranger has no certificate: whoever it is taken for is a mistake.
+            let taken = |cert: Cert| holder(headers, cert).is_ok();
             match serves {
                 Serves::Mirror { cert, .. } => {
                     s.believed = Some(name.clone());
-                    if cert.is_some_and(forged) {
+                    if cert.is_some_and(taken) {
                         s.named = Some(name);
                     }
                 }
                 Serves::Gatekeeper { .. } => s.believed = Some(name),
-                Serves::Learn { cert, .. } if forged(*cert) => s.named = Some(name),
-                Serves::Check { learn } if request.uri().path().starts_with("/v1/learn/") => {
-                    let list = request.uri().path().trim_start_matches("/v1/learn/");
-                    if learn.iter().any(|(l, cert)| l == list && forged(*cert)) {
-                        s.named = Some(format!("/v1/learn/{list}"));
+                Serves::Learn { cert, .. } if taken(*cert) => s.named = Some(name),
+                Serves::Check { learn, .. } => {
+                    let list = named(request.uri().path(), LEARN).map(|(list, _)| list);
+                    if learn.iter().any(|(l, cert)| list == Some(l.as_str()) && taken(*cert)) {
+                        s.named = Some(format!("{LEARN}{}", list.unwrap_or_default()));
                     }
                 }
-                Serves::Learn { .. } | Serves::Check { .. } | Serves::Share => {}
+                Serves::Learn { .. } | Serves::Share => {}
             }
         }
         Some(text(StatusCode::FORBIDDEN, "the doctor was here\n"))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        for (id, name) in IDS {
+            assert_eq!((name.parse(), id.to_string().as_str()), (Ok(id), name));
+        }
+        assert!("nonsense".parse::<FindingId>().unwrap_err().contains("single-file-mount"));
+    }
+
+    #[test]
+    fn the_line_that_trusts_one_more_keeps_the_others() {
+        let now = AddrSet::new(["172.16.0.0/12".parse().unwrap(), "127.0.0.1".parse().unwrap()]);
+        let more = "173.245.48.5".parse().unwrap();
+        let line = Told::Environment.trusting(&now, more);
+        assert!(
+            line.starts_with("TRUSTED_PROXIES=") && line.contains("172.16.0.0/12") && line.contains("173.245.48.5")
+        );
+        assert!(Told::File.trusting(&now, more).contains("trusted_proxies = ["));
     }
 }

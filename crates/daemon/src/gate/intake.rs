@@ -2,36 +2,29 @@
 //!
 //! Each listener serves one thing. A mirror's listener looks at no path, so a client's own path reaches nothing else.
 
-use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use bytes::Bytes;
-use decide::grant::{Event, Outcome, Proof};
-use decide::visitor::trace;
+use decide::grant::{Event, Outcome, Proof, Refusal};
 use decide::{Ask, Why, admit, explain};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use model::{Addr, AddrSet, Evidence};
+use model::{Addr, Evidence};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
-use super::doctor::Stranger;
+pub use super::asked::Cert;
+use super::asked::{Peer, Proxies, Sign, Unknown, Visitor, holder};
+use super::doctor::{FindingId, Stranger, Told};
 use super::enforce::Enforcer;
 use super::fetch::Base;
+use super::heard::{Heard, Observation, is_gateway, is_loopback};
 use super::keeper::Keeper;
 use super::share::Shares;
-use crate::hint::Hinted;
-use crate::run::Run;
 
 /// Where a listener listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,8 +61,10 @@ pub enum Serves {
     Share,
     /// `/v1/check/LIST`, `/v1/learn/LIST` for the lists that learn here, `/metrics`, `/healthz`.
     Check {
-        /// The lists that learn here, and where the proxy writes whose certificate it was unless it says so itself.
+        /// The lists that learn here, and where the proxy writes whose certificate it was.
         learn: Vec<(String, Cert)>,
+        /// Proxies append the visitor's path to the endpoint's, as Envoy does; it means nothing. Otherwise refused.
+        below: bool,
     },
 }
 
@@ -87,8 +82,16 @@ pub struct Guests {
 pub struct Desk {
     /// The keeper.
     pub keeper: Keeper,
-    /// Whose `X-Forwarded-For` is believed.
-    pub trusted: AddrSet,
+    /// Which proxies are believed.
+    pub proxies: Proxies,
+    /// What a refused visitor gets.
+    pub refusal: RefusalPage,
+    /// How this gate was configured, for the lines that mend something.
+    pub told: Told,
+    /// Findings that `doctor` does not count.
+    pub accept: std::collections::BTreeSet<FindingId>,
+    /// A Traefik in front judges who connects to it, whatever proxies say.
+    pub traefik_by_peer: bool,
     /// Share links.
     pub shares: Shares,
     /// For each share, where its guests go, in the order of the shares.
@@ -103,22 +106,89 @@ pub struct Desk {
     pub names: Arc<Mutex<decide::names::Names>>,
     /// Signs of life said lately, so that a busy client costs one event a minute.
     pub touched: Mutex<std::collections::HashMap<(String, Addr), Instant>>,
-    /// Refusals said lately.
-    pub said: Mutex<std::collections::HashMap<String, Instant>>,
+    /// What requests said of the surroundings.
+    pub heard: Heard,
     /// Answers by status, for metrics.
     pub answers: Mutex<std::collections::BTreeMap<(&'static str, u16), u64>>,
 }
 
 /// The longest a guest's first request waits for the enforcer; then it goes on and the guest may have to load again.
 const SHARE_WAIT: Duration = Duration::from_secs(3);
-/// Connections of one listener at a time; proxies keep a few dozen.
-const AT_ONCE: usize = 4_096;
-/// The same of peers that are no trusted proxies: what they hold open keeps no proxy out.
-const STRANGERS_AT_ONCE: usize = 64;
 /// `X-Gate-User` where nobody is known by name: always said, so that a visitor's own header does not reach the site.
 const NOBODY: &str = "-";
-/// A proxy sends its head at once.
-const HEAD_WAIT: Duration = Duration::from_secs(10);
+
+/// What the check and learn endpoints answer where nobody is let in. Proxies hand it to the visitor, so it says nothing
+/// of lists unless it is told to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusalPage {
+    /// The status, 400 to 499; with a redirect 302.
+    pub status: StatusCode,
+    /// The body; HTML if it starts with `<`.
+    pub body: String,
+    /// Where a visitor is sent instead.
+    pub redirect: Option<HeaderValue>,
+    /// Say the reason in `X-Gate-Reason`.
+    pub reason: bool,
+}
+
+impl Default for RefusalPage {
+    fn default() -> RefusalPage {
+        RefusalPage { status: StatusCode::FORBIDDEN, body: "refused\n".to_string(), redirect: None, reason: false }
+    }
+}
+
+impl RefusalPage {
+    /// A page from what a person wrote.
+    ///
+    /// # Errors
+    /// What was wanted.
+    pub fn new(
+        status: Option<u16>,
+        body: Option<String>,
+        to: Option<&str>,
+        reason: bool,
+    ) -> Result<RefusalPage, String> {
+        let plain = RefusalPage { reason, ..RefusalPage::default() };
+        let redirect = match to {
+            None => None,
+            Some(to) => {
+                let absolute = to.starts_with("https://") || to.starts_with("http://");
+                let value = HeaderValue::from_str(to).ok().filter(|_| absolute && to.is_ascii() && !to.contains(' '));
+                Some(
+                    value.ok_or_else(|| {
+                        format!("`{to}` is no place to send a visitor to: it needs https:// or http://")
+                    })?,
+                )
+            }
+        };
+        if redirect.is_some() && status.is_some() {
+            return Err("a redirect is answered with 302: leave the status out".to_string());
+        }
+        let status = match status {
+            None if redirect.is_some() => StatusCode::FOUND,
+            None => plain.status,
+            Some(n) => StatusCode::from_u16(n)
+                .ok()
+                .filter(StatusCode::is_client_error)
+                .ok_or_else(|| format!("{n} is no status for a refusal: it needs 400 to 499"))?,
+        };
+        Ok(RefusalPage { status, body: body.unwrap_or(plain.body), redirect, reason })
+    }
+
+    fn answer(&self, why: &str) -> Response<Full<Bytes>> {
+        let mut response = text(self.status, &self.body);
+        if self.body.trim_start().starts_with('<') {
+            header(&mut response, "content-type", "text/html; charset=utf-8");
+        }
+        if let Some(to) = &self.redirect {
+            response.headers_mut().insert(header::LOCATION, to.clone());
+        }
+        if self.reason {
+            header(&mut response, "x-gate-reason", why);
+        }
+        response
+    }
+}
 
 impl Listen {
     /// Parses `ADDRESS:PORT`, `:PORT` (every address), or `unix:PATH`.
@@ -148,129 +218,12 @@ impl Serves {
     }
 }
 
-/// Starts a listener. Returns the address it has.
-///
-/// # Errors
-/// The address can not be had.
-pub fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -> anyhow::Result<Option<SocketAddr>> {
-    let room = Arc::new(Semaphore::new(AT_ONCE));
-    let strangers = Arc::new(Semaphore::new(STRANGERS_AT_ONCE));
-    let serves = Arc::new(serves);
-    match at {
-        Listen::Tcp(addr) => {
-            let socket = std::net::TcpListener::bind(addr).map_err(|e| {
-                Hinted::error(
-                    format!("cannot listen on {addr}: {e}"),
-                    "is another process there? choose another with --listen ADDRESS:PORT",
-                )
-            })?;
-            socket.set_nonblocking(true)?;
-            let socket = TcpListener::from_std(socket)?;
-            let local = socket.local_addr()?;
-            let (run2, desk, stopping) = (run.clone(), desk.clone(), run.stopping());
-            run.spawn("gate listener", async move {
-                tokio::pin!(stopping);
-                loop {
-                    let accepted = tokio::select! {
-                        () = &mut stopping => return Ok(()),
-                        accepted = socket.accept() => accepted,
-                    };
-                    match accepted {
-                        Ok((stream, peer)) => {
-                            let _ = stream.set_nodelay(true);
-                            let peer = Addr::of(peer);
-                            let permit = if desk.trusted.contains(peer) {
-                                room.clone().acquire_owned().await?
-                            } else if let Ok(permit) = strangers.clone().try_acquire_owned() {
-                                permit
-                            } else {
-                                // Closed at once: waiting would keep the proxies waiting.
-                                desk.once(&format!("{peer} full"), || {
-                                    warn!("{peer} is turned away: too many connections")
-                                });
-                                continue;
-                            };
-                            visit(&run2, &desk, &serves, stream, peer, permit);
-                        }
-                        Err(e) => {
-                            warn!("a gate listener: {e}");
-                            tokio::time::sleep(Duration::from_millis(50)).await;
-                        }
-                    }
-                }
-            });
-            Ok(Some(local))
-        }
-        Listen::Unix(path) => {
-            use std::os::unix::fs::FileTypeExt;
-            // A socket that an earlier run left; anything else there is somebody's file.
-            if std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
-                && std::os::unix::net::UnixStream::connect(path).is_err()
-            {
-                let _ = std::fs::remove_file(path);
-            }
-            let socket = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-            let (run2, desk, stopping) = (run.clone(), desk.clone(), run.stopping());
-            run.spawn("gate listener", async move {
-                tokio::pin!(stopping);
-                loop {
-                    let permit = room.clone().acquire_owned().await?;
-                    tokio::select! {
-                        () = &mut stopping => return Ok(()),
-                        accepted = socket.accept() => match accepted {
-                            // The socket's mode says who may be the proxy.
-                            Ok((stream, _)) => visit(&run2, &desk, &serves, stream, Addr::new(IpAddr::V4(Ipv4Addr::LOCALHOST)), permit),
-                            Err(e) => {
-                                warn!("a gate listener: {e}");
-                                tokio::time::sleep(Duration::from_millis(50)).await;
-                            }
-                        },
-                    }
-                }
-            });
-            Ok(None)
-        }
-    }
-}
-
-fn visit(
-    run: &Run,
-    desk: &Arc<Desk>,
-    serves: &Arc<Serves>,
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Addr,
-    permit: tokio::sync::OwnedSemaphorePermit,
-) {
-    let (desk, serves, stopping) = (desk.clone(), serves.clone(), run.stopping());
-    run.visit("gate request", async move {
-        let _permit = permit;
-        let service = service_fn(move |request| {
-            let (desk, serves) = (desk.clone(), serves.clone());
-            async move { Ok::<_, Infallible>(answer(&desk, &serves, peer, request).await) }
-        });
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(64 * 1024);
-        let conn = http.serve_connection(TokioIo::new(io), service);
-        tokio::pin!(conn, stopping);
-        let mut open = true;
-        loop {
-            tokio::select! {
-                end = &mut conn => {
-                    if let Err(e) = end {
-                        debug!("a request of {peer}: {e}");
-                    }
-                    return;
-                }
-                () = &mut stopping, if open => {
-                    open = false;
-                    conn.as_mut().graceful_shutdown();
-                }
-            }
-        }
-    });
-}
-
-async fn answer(desk: &Desk, serves: &Serves, peer: Addr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub(super) async fn answer(
+    desk: &Desk,
+    serves: &Serves,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     if let Some(response) = desk.strangers(serves, peer, &request) {
         return response;
     }
@@ -284,7 +237,7 @@ async fn answer(desk: &Desk, serves: &Serves, peer: Addr, request: Request<Incom
             ("mirror", mirror(desk, list, Some(Cert::Traefik), peer, request.headers()).await)
         }
         Serves::Gatekeeper { .. } | Serves::Share => ("share", share(desk, peer, &request).await),
-        Serves::Check { learn } => check_side(desk, learn, peer, &request).await,
+        Serves::Check { learn, below } => check_side(desk, learn, *below, peer, &request).await,
     };
     *desk.answers.lock().entry((what, response.status().as_u16())).or_default() += 1;
     response
@@ -292,25 +245,24 @@ async fn answer(desk: &Desk, serves: &Serves, peer: Addr, request: Request<Incom
 
 const SHARE_PATH: &str = "/verify_share_request";
 const FORWARDED_URI: &str = "x-forwarded-uri";
+/// Where proxies ask about a list.
+pub(super) const CHECK: &str = "/v1/check/";
+/// Where proxies show certificates for a list.
+pub(super) const LEARN: &str = "/v1/learn/";
 
 /// A mirrored request: its answer goes nowhere, so it says `OK` unless the proof could not be saved.
-async fn mirror(desk: &Desk, list: &str, cert: Option<Cert>, peer: Addr, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let visitor = match proven(desk, peer, headers) {
-        Ok(v) => v,
-        Err(why) => {
-            desk.once(&format!("{peer} {why}"), || info!("nothing is learnt from {peer}: {why}"));
-            return text(StatusCode::OK, "OK");
-        }
-    };
-    let (principal, device) = cert.map_or((None, None), |c| principal(headers, c));
+async fn mirror(desk: &Desk, list: &str, cert: Option<Cert>, peer: Peer, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let known = desk.visitor(peer, headers).ok();
+    let Some(visitor) = known.and_then(|v| desk.learnable(&v)) else { return text(StatusCode::OK, "OK") };
+    // The request itself is the proof; without a name it is somebody's.
+    let named = cert.and_then(|c| holder(headers, c).inspect_err(|why| desk.no_proof(peer, *why)).ok());
+    let (principal, device) = named.map_or((None, None), |h| (Some(h.subject), h.device));
     let proof = Proof { list: list.to_string(), addr: visitor, evidence: Evidence::Mtls, principal, device, ttl: None };
     match desk.keeper.tell(Event::Proof(proof)).await {
         Ok(done) => {
             match done.outcome {
                 Outcome::Given(id) => info!("{visitor} proved itself and is on `{list}` ({id})"),
-                Outcome::Refused(why) => {
-                    desk.once(&format!("{visitor} {why}"), || info!("{visitor} is not learnt: {why}"));
-                }
+                Outcome::Refused(why) => desk.not_learnt(visitor, why),
                 Outcome::Renewed(_) | Outcome::Ended(_) => {}
             }
             text(StatusCode::OK, "OK")
@@ -319,7 +271,7 @@ async fn mirror(desk: &Desk, list: &str, cert: Option<Cert>, peer: Addr, headers
     }
 }
 
-async fn share(desk: &Desk, peer: Addr, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn share(desk: &Desk, peer: Peer, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if request.uri().path() != SHARE_PATH {
         return text(StatusCode::NOT_FOUND, "");
     }
@@ -330,14 +282,15 @@ async fn share(desk: &Desk, peer: Addr, request: &Request<Incoming>) -> Response
         }
         text(StatusCode::FORBIDDEN, "")
     };
-    let visitor = match proven(desk, peer, headers) {
-        Ok(v) => v,
-        Err(why) => return refuse(&why, true),
+    let known = desk.visitor(peer, headers).ok();
+    let Some(visitor) = known.and_then(|v| desk.learnable(&v)) else {
+        return refuse("it is not known who asks", false);
     };
-    let query = request.uri().query().unwrap_or_default();
-    let (Some(protocol), Some(service)) = (parameter(query, "protocol"), parameter(query, "container_name_port"))
-    else {
-        return refuse("the middleware's address needs protocol=… and container_name_port=…", true);
+    let Some((protocol, service)) = asked_service(request.uri().query().unwrap_or_default()) else {
+        return refuse(
+            "the middleware's address needs protocol=… and container_name_port=…, each once, and nothing else",
+            true,
+        );
     };
     let Some(uri) = headers.get(FORWARDED_URI).and_then(|v| v.to_str().ok()) else {
         return refuse("the proxy sends no X-Forwarded-Uri", true);
@@ -388,33 +341,27 @@ async fn share(desk: &Desk, peer: Addr, request: &Request<Incoming>) -> Response
 async fn check_side(
     desk: &Desk,
     learning: &[(String, Cert)],
-    peer: Addr,
+    below: bool,
+    peer: Peer,
     request: &Request<Incoming>,
 ) -> (&'static str, Response<Full<Bytes>>) {
+    // The query is the visitor's own with some proxies, and so is what stands below a list with others: neither is read.
     let path = request.uri().path();
-    if let Some(list) = path.strip_prefix("/v1/check/") {
-        return ("check", check(desk, list.trim_end_matches('/'), peer, request.headers()));
-    }
-    if let Some(list) = path.strip_prefix("/v1/learn/") {
-        let list = list.trim_end_matches('/');
-        let Some((_, cert)) = learning.iter().find(|(l, _)| l == list) else {
-            return ("learn", with_reason(StatusCode::FORBIDDEN, "this list does not learn here"));
-        };
-        let cert = match parameter(request.uri().query().unwrap_or_default(), "cert").as_deref() {
-            None => *cert,
-            Some("traefik") => Cert::Traefik,
-            Some("gate") => Cert::Gate,
-            Some(_) => {
-                return (
-                    "learn",
-                    with_reason(
-                        StatusCode::BAD_REQUEST,
-                        "cert= is `gate` (X-Gate-Cert-Subject, X-Gate-Cert-Fp) or `traefik` (X-Forwarded-Tls-Client-Cert-Info)",
-                    ),
-                );
+    for (prefix, what) in [(CHECK, "check"), (LEARN, "learn")] {
+        let Some((list, more)) = named(path, prefix) else { continue };
+        if more && !below {
+            if desk.proxies.believes(peer) {
+                desk.note(Observation::PathBelow(peer, prefix));
             }
+            return (what, desk.refuse("there is nothing below this list's endpoint"));
+        }
+        if what == "check" {
+            return (what, check(desk, list, peer, request.headers()));
+        }
+        let Some((_, cert)) = learning.iter().find(|(l, _)| l == list) else {
+            return (what, desk.refuse("this list does not learn here"));
         };
-        return ("learn", learn(desk, list, cert, peer, request.headers()).await);
+        return (what, learn(desk, list, *cert, peer, request.headers()).await);
     }
     match path {
         "/metrics" => ("metrics", text(StatusCode::OK, &super::metrics(desk))),
@@ -428,69 +375,89 @@ async fn check_side(
     }
 }
 
+/// The list that a path names below an endpoint, and whether more follows. The list is the first segment: what a proxy
+/// appends of the visitor's path cannot change it.
+pub(super) fn named<'a>(path: &'a str, endpoint: &str) -> Option<(&'a str, bool)> {
+    let rest = path.strip_prefix(endpoint)?;
+    Some(rest.split_once('/').map_or((rest, false), |(list, more)| (list, !more.is_empty())))
+}
+
 /// Judges the visitor by `admit`.
-fn check(desk: &Desk, list: &str, peer: Addr, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let visitor = match visitor(desk, peer, headers) {
+fn check(desk: &Desk, list: &str, peer: Peer, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let visitor = match desk.proxies.judged(peer, headers) {
         Ok(v) => v,
-        Err(why) => return with_reason(StatusCode::FORBIDDEN, &why),
+        Err(why) => {
+            desk.note(why.into());
+            return desk.refuse(&why.to_string());
+        }
     };
+    desk.look_at(&visitor);
     let published = desk.keeper.published.borrow().clone();
     let id = published.view.id(list).unwrap_or(model::ListId(u32::MAX));
-    let ask = Ask { addr: visitor, list: id };
+    let ask = Ask { addr: visitor.addr, list: id };
     let verdict = admit(&published.view, ask);
+    // Anybody can write a header of a CDN: it means something where the address is let in.
+    if let Some(sign) = &visitor.second
+        && (verdict.is_allow() || *sign == Sign::Entries)
+    {
+        desk.note(Observation::SecondProxy(visitor.addr, sign.clone()));
+    }
     let Why::Entry(_, prefix) = verdict.why() else {
-        return with_reason(StatusCode::FORBIDDEN, &explain(&published.view, ask));
+        return desk.refuse(&explain(&published.view, ask));
     };
-    let mut response = text(StatusCode::OK, "");
     match desk.keeper.grant(list, prefix) {
         Some(g) => {
-            header(&mut response, "x-gate-user", g.principal.as_deref().unwrap_or(NOBODY));
-            header(&mut response, "x-gate-reason", &format!("{} {} {}", g.id, g.evidence, g.prefix));
-            desk.touch(list, visitor);
+            desk.touch(list, visitor.addr);
+            let who = g.principal.as_deref().unwrap_or(NOBODY);
+            let_in(who, &format!("{} {} {}", g.id, g.evidence, g.prefix))
         }
-        None => {
-            header(&mut response, "x-gate-user", NOBODY);
-            header(&mut response, "x-gate-reason", &format!("static {prefix}"));
-        }
+        None => let_in(NOBODY, &format!("static {prefix}")),
     }
-    response
 }
 
 /// Learns from a proof inside the request path: the client certificate that the proxy checked.
-async fn learn(desk: &Desk, list: &str, cert: Cert, peer: Addr, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let visitor = match proven(desk, peer, headers) {
+async fn learn(desk: &Desk, list: &str, cert: Cert, peer: Peer, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let visitor = match desk.visitor(peer, headers) {
         Ok(v) => v,
-        Err(why) => return with_reason(StatusCode::FORBIDDEN, &why),
+        Err(why) => return desk.refuse(&why.to_string()),
     };
-    let (Some(who), device) = principal(headers, cert) else {
-        return with_reason(StatusCode::FORBIDDEN, "the proxy reports no client certificate");
+    let who = match holder(headers, cert) {
+        Ok(holder) => holder,
+        Err(why) => {
+            desk.no_proof(peer, why);
+            return desk.refuse(&why.to_string());
+        }
     };
+    // The certificate opens this site; whether its address is learnt beside is another matter.
+    let (subject, answer) = (who.subject.clone(), let_in(&who.subject, "mtls"));
+    let Some(addr) = desk.learnable(&visitor) else { return answer };
     let proof = Proof {
         list: list.to_string(),
-        addr: visitor,
+        addr,
         evidence: Evidence::Mtls,
-        principal: Some(who.clone()),
-        device,
+        principal: Some(who.subject),
+        device: who.device,
         ttl: None,
     };
     match desk.keeper.tell(Event::Proof(proof)).await {
-        // The certificate opens this site; whether its address was learnt beside is another matter.
-        Ok(done) => {
-            if let Outcome::Given(id) = done.outcome {
-                info!("{who} proved itself from {visitor} and is on `{list}` ({id})");
-            }
-            let mut response = text(StatusCode::OK, "");
-            header(&mut response, "x-gate-user", &who);
-            response
-        }
+        Ok(done) => match done.outcome {
+            Outcome::Given(id) => info!("{subject} proved itself from {addr} and is on `{list}` ({id})"),
+            Outcome::Refused(why) => desk.not_learnt(addr, why),
+            Outcome::Renewed(_) | Outcome::Ended(_) => {}
+        },
         // A learner never breaks the site it learns from.
-        Err(e) => {
-            warn!("{who} proved itself from {visitor} but was not learnt: {e}");
-            let mut response = text(StatusCode::OK, "");
-            header(&mut response, "x-gate-user", &who);
-            response
-        }
+        Err(e) => warn!("{subject} proved itself from {addr} but was not learnt: {e}"),
     }
+    answer
+}
+
+/// The answer to a proxy for a visitor that may pass. Both headers are always said, so that a visitor's own never reach
+/// the site where the proxy copies them.
+fn let_in(who: &str, why: &str) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, "");
+    header(&mut response, "x-gate-user", who);
+    header(&mut response, "x-gate-reason", why);
+    response
 }
 
 impl Desk {
@@ -510,73 +477,82 @@ impl Desk {
         self.keeper.mention(Event::Seen(list.to_string(), addr));
     }
 
-    /// Says something at most once in ten minutes.
-    pub(super) fn once(&self, what: &str, say: impl FnOnce()) {
-        let mut said = self.said.lock();
-        said.retain(|_, t| t.elapsed() < Duration::from_secs(600));
-        if said.len() < 1_000 && said.insert(what.to_string(), Instant::now()).is_none() {
-            say();
+    /// Keeps an observation, and says it if it is new.
+    pub(super) fn note(&self, what: Observation) {
+        self.heard.note(what, Instant::now(), |what, held_back| {
+            let fix = super::doctor::mend(self, what).1;
+            if held_back > 0 {
+                info!("{what}; {fix} ({held_back} lines alike were held back)");
+            } else {
+                info!("{what}; {fix}");
+            }
+        });
+    }
+
+    /// The visitor that a trusted proxy reports; that it reports none is said.
+    fn visitor(&self, peer: Peer, headers: &HeaderMap) -> Result<Visitor, Unknown> {
+        self.proxies.visitor(peer, headers).inspect_err(|why| self.note((*why).into()))
+    }
+
+    /// Its address if that may be learnt. If not, that is said.
+    fn learnable(&self, visitor: &Visitor) -> Option<Addr> {
+        self.look_at(visitor);
+        if let Some(sign) = &visitor.second {
+            self.note(Observation::SecondProxy(visitor.addr, sign.clone()));
+            return None;
+        }
+        if let (true, Some(hop)) = (self.traefik_by_peer, visitor.hop) {
+            self.note(Observation::HopBeforeTraefik(hop));
+        }
+        Some(visitor.addr)
+    }
+
+    /// Whatever becomes of a visitor: behind some addresses everybody may be.
+    fn look_at(&self, visitor: &Visitor) {
+        if is_gateway(visitor.addr) {
+            self.note(Observation::Gateway(visitor.addr));
+        } else if is_loopback(visitor.addr) && visitor.addr.bits() & 0xff_ffff == 1 {
+            self.note(Observation::Loopback(visitor.addr));
         }
     }
-}
 
-/// The visitor, whoever the peer is.
-pub(super) fn visitor(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Result<Addr, String> {
-    // Only this header: Traefik passes a client's own `Forwarded` on untouched.
-    let values: Vec<&[u8]> = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes).collect();
-    let found = trace(peer, &values, &[], &desk.trusted).map(|t| t.addr).map_err(|e| e.to_string())?;
-    if super::doctor::is_gateway(found) && !values.is_empty() {
-        // Whatever becomes of it: behind such an address everybody may be.
-        desk.once(&format!("{found} gateway"), || {});
-    }
-    Ok(found)
-}
-
-/// The visitor that a trusted proxy reports; nobody proves anything without one.
-fn proven(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Result<Addr, String> {
-    if !desk.trusted.contains(peer) {
-        return Err(format!("it is no trusted proxy; if it is one, add it: TRUSTED_PROXIES={peer}"));
-    }
-    if !headers.contains_key("x-forwarded-for") {
-        return Err("it sends no X-Forwarded-For".to_string());
-    }
-    visitor(desk, peer, headers)
-}
-
-/// Which headers carry the certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cert {
-    /// `X-Gate-Cert-Subject` and `X-Gate-Cert-Fp`, set by the proxy's configuration.
-    Gate,
-    /// `X-Forwarded-Tls-Client-Cert-Info`, set by Traefik's passTLSClientCert, which takes a client's own away.
-    Traefik,
-}
-
-pub(super) fn principal(headers: &HeaderMap, cert: Cert) -> (Option<String>, Option<String>) {
-    let get = |name: &str| {
-        let mut all = headers.get_all(name).iter();
-        let one = all.next().and_then(|v| v.to_str().ok()).map(str::trim).filter(|v| !v.is_empty() && v.len() <= 500);
-        if all.next().is_some() { None } else { one.map(str::to_string) }
-    };
-    match cert {
-        Cert::Gate => (get("x-gate-cert-subject"), get("x-gate-cert-fp")),
-        Cert::Traefik => {
-            let info = get("x-forwarded-tls-client-cert-info").and_then(|v| decoded(&v));
-            // `Subject="CN=anna";SerialNumber="17"`
-            let part = |name: &str| {
-                let info = info.as_deref()?;
-                let rest = info.split_once(&format!("{name}=\""))?.1;
-                Some(rest.split_once('"')?.0.to_string())
-            };
-            (part("Subject"), part("SerialNumber"))
+    /// A proof changed nothing.
+    fn not_learnt(&self, addr: Addr, why: Refusal) {
+        debug!("{addr} is not learnt: {why}");
+        if why == Refusal::Private && !is_gateway(addr) {
+            self.note(Observation::PrivateProof(addr));
         }
     }
+
+    /// A certificate's header that proves nothing; that there is none is no news.
+    fn no_proof(&self, peer: Peer, why: decide::certificate::NoProof) {
+        if why != decide::certificate::NoProof::Absent {
+            self.note(Observation::Certificate(peer, why));
+        }
+    }
+
+    fn refuse(&self, why: &str) -> Response<Full<Bytes>> {
+        debug!("refused: {why}");
+        self.refusal.answer(why)
+    }
 }
 
-/// A parameter of a query, percent-decoded.
-fn parameter(query: &str, name: &str) -> Option<String> {
-    let value = query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('='))?;
-    decoded(value)
+/// The protocol and the service of a share question's address, each once and nothing else: a third parameter is a
+/// visitor's, and then so may these be.
+fn asked_service(query: &str) -> Option<(String, String)> {
+    let (mut protocol, mut service) = (None, None);
+    for pair in query.split('&').filter(|p| !p.is_empty()) {
+        let (name, value) = pair.split_once('=')?;
+        let to = match name {
+            "protocol" => &mut protocol,
+            "container_name_port" => &mut service,
+            _ => return None,
+        };
+        if to.replace(decoded(value)?).is_some() {
+            return None;
+        }
+    }
+    Some((protocol?, service?))
 }
 
 fn decoded(text: &str) -> Option<String> {
@@ -601,16 +577,11 @@ pub(super) fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     response
 }
 
-fn with_reason(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
-    let mut response = text(status, &format!("{why}\n"));
-    header(&mut response, "x-gate-reason", why);
-    response
-}
-
 fn header(response: &mut Response<Full<Bytes>>, name: &'static str, value: &str) {
-    // A certificate's subject may hold anything; a header may not.
-    let clean: String = value.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
-    if let Ok(value) = HeaderValue::from_str(&clean) {
+    // A certificate's subject may hold anything; a header may not. What is no ASCII goes on as it came, in UTF-8: two
+    // names never become one.
+    let clean: String = value.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    if let Ok(value) = HeaderValue::from_bytes(clean.as_bytes()) {
         response.headers_mut().insert(name, value);
     }
 }

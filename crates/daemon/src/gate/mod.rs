@@ -2,15 +2,20 @@
 //! settings, mirrored requests, proxies' questions, people's commands. Out: lists kept in Traefik, nginx, HAProxy, …,
 //! and verdicts.
 
-mod doctor;
+pub mod asked;
+pub mod doctor;
 pub mod enforce;
 pub mod fetch;
+mod heard;
 pub mod intake;
 pub mod keeper;
+mod listener;
 pub mod names;
+mod probe;
 pub mod share;
 mod verbs;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,13 +26,15 @@ use decide::grant::{Event, Rules};
 use decide::names::Follow;
 use model::AddrSet;
 use store::{Sqlite, Store, StoreError};
-use tracing::info;
 
 use crate::hint::Hinted;
 use crate::run::Run;
+use asked::Proxies;
+use doctor::{FindingId, Told};
 use enforce::{Enforcer, Kind};
 use fetch::Base;
-use intake::{Desk, Guests, Listen, Serves};
+use heard::Heard;
+use intake::{Desk, Guests, Listen, RefusalPage, Serves};
 use keeper::{Ahead, Keeper};
 use names::{Dns, Follower};
 use share::{Share, Shares};
@@ -47,8 +54,14 @@ pub struct GateSettings {
     pub dns: Dns,
     /// Addresses of this machine, never learnt.
     pub own: AddrSet,
-    /// Whose `X-Forwarded-For` is believed.
-    pub trusted: AddrSet,
+    /// Which proxies are believed.
+    pub proxies: Proxies,
+    /// What a refused visitor gets at the check and learn endpoints.
+    pub refusal: RefusalPage,
+    /// How this gate is configured.
+    pub told: Told,
+    /// Findings that `doctor` does not count.
+    pub accept: BTreeSet<FindingId>,
     /// Listeners and what they serve.
     pub listeners: Vec<(Listen, Serves)>,
     /// Named shares, each with where its guests go.
@@ -90,11 +103,16 @@ pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
     let keeper =
         Keeper::start(run, settings.lists, settings.own, store.clone(), &audit, settings.take_over, settings.ahead)?;
     let names = Follower::start(run, &keeper, store, settings.dns, settings.follows)?;
+    let traefik_by_peer = settings.enforcers.iter().any(Kind::is_traefik_by_peer);
     let enforcers: Vec<Enforcer> = settings.enforcers.into_iter().map(|k| Enforcer::start(run, &keeper, k)).collect();
     let (shares, guests): (Vec<Share>, Vec<Guests>) = settings.shares.into_iter().unzip();
     let desk = Arc::new(Desk {
         keeper: keeper.clone(),
-        trusted: settings.trusted,
+        proxies: settings.proxies,
+        refusal: settings.refusal,
+        told: settings.told,
+        accept: settings.accept,
+        traefik_by_peer,
         shares: Shares::new(shares),
         guests,
         enforcers,
@@ -102,18 +120,14 @@ pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
         stranger: parking_lot::Mutex::default(),
         names: names.names.clone(),
         touched: parking_lot::Mutex::default(),
-        said: parking_lot::Mutex::default(),
+        heard: Heard::default(),
         answers: parking_lot::Mutex::default(),
     });
     let mut addrs = Vec::new();
     for (at, serves) in settings.listeners {
         let name = serves.name();
-        let addr = intake::listen(run, &desk, &at, serves)?;
-        match (&addr, &at) {
-            (Some(addr), _) => info!("{name}: listening on {addr}"),
-            (None, Listen::Unix(path)) => info!("{name}: listening on {}", path.display()),
-            (None, Listen::Tcp(_)) => {}
-        }
+        let addr = listener::listen(run, &desk, &at, serves)?;
+        listener::say(&name, &at, addr);
         addrs.extend(addr);
     }
     not_ready.ready();

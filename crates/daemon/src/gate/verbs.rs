@@ -72,7 +72,7 @@ fn enforcers(gate: &Gate, list: &str) -> Vec<Value> {
         .map(|e| {
             let p = e.progress.lock();
             json!({ "name": p.name, "generation": p.reached, "current": p.reached >= now, "changes": p.changes,
-                    "took_ms": p.took.as_secs_f64() * 1000.0, "error": p.error, "remark": p.remark })
+                    "took_ms": p.took.as_secs_f64() * 1000.0, "error": p.error, "remark": p.remark.as_ref().map(ToString::to_string) })
         })
         .collect()
 }
@@ -147,8 +147,17 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
             "grants": grants.iter().map(shown).collect::<Vec<_>>(),
         }));
     }
+    let heard: Vec<String> = gate
+        .desk
+        .heard
+        .recent(std::time::Instant::now())
+        .iter()
+        .filter(|o| o.concerns(addr))
+        .map(|o| format!("{o}; {}", super::doctor::mend(&gate.desk, o).1))
+        .collect();
     Ok(
-        json!({ "address": addr.to_string(), "generation": published.generation, "now": gate.keeper.picture.clock.lock().0, "answers": answers }),
+        json!({ "address": addr.to_string(), "generation": published.generation, "now": gate.keeper.picture.clock.lock().0,
+               "answers": answers, "heard": heard }),
     )
 }
 

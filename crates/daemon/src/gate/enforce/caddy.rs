@@ -6,7 +6,7 @@ use decide::publish::Desired;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
-use super::{Memory, WAIT};
+use super::{Memory, Remark, WAIT};
 use crate::gate::fetch::{Base, fetch};
 
 pub(super) async fn apply(d: &Desired, api: &Base, memory: &mut Memory) -> anyhow::Result<bool> {
@@ -20,10 +20,7 @@ pub(super) async fn apply(d: &Desired, api: &Base, memory: &mut Memory) -> anyho
     if status == 404 || status == 400 {
         bail!("Caddy does not know {}: the matcher needs an \"@id\" ({})", api.path, String::from_utf8_lossy(&body));
     }
-    memory.remark = Some(
-        "each change closes every open WebSocket and stream of Caddy; forward_auth to the check endpoint does not"
-            .to_string(),
-    );
+    memory.remark = Some(Remark::ClosesStreams);
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let (status, body) =

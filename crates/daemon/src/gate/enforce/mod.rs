@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use decide::publish::{Desired, TraefikKey, lines};
+use decide::publish::{Desired, TraefikStyle, lines};
 use model::Prefix;
 use net::replace::{How, replace};
 use parking_lot::Mutex;
@@ -37,8 +37,8 @@ pub enum Kind {
         file: PathBuf,
         /// Each middleware's name and the lists it lets in.
         middlewares: Vec<(String, Vec<String>)>,
-        /// The key that this version of Traefik reads.
-        key: TraefikKey,
+        /// How this Traefik reads a list.
+        style: TraefikStyle,
         /// TCP middlewares too.
         tcp: bool,
         /// Traefik's API, to see when it has the list; `None`: the file is the end of what is known.
@@ -119,9 +119,38 @@ pub struct Progress {
     /// What is wrong now.
     pub error: Option<String>,
     /// What a person should know.
-    pub remark: Option<String>,
+    pub remark: Option<Remark>,
     /// Advice, each with what to do.
     pub notes: Vec<(String, String)>,
+}
+
+/// What a person should know of how something is kept equal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remark {
+    /// A file can not be replaced at one moment, as a single file that is mounted into a container.
+    InPlace {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        why: String,
+    },
+    /// Each change closes every open stream of Caddy.
+    ClosesStreams,
+}
+
+impl std::fmt::Display for Remark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Remark::InPlace { file, why } => write!(
+                f,
+                "{} can not be replaced ({why}), so it is written in place; mount its directory instead of the single file and Traefik never meets a half-written list",
+                file.display()
+            ),
+            Remark::ClosesStreams => f.write_str(
+                "each change closes every open WebSocket and stream of Caddy; forward_auth to the check endpoint does not",
+            ),
+        }
+    }
 }
 
 /// An enforcer at work.
@@ -209,6 +238,12 @@ impl Kind {
                 format!("webhook {}://{}:{}", if to.https { "https" } else { "http" }, to.host, to.port)
             }
         }
+    }
+
+    /// True if it is a Traefik whose list judges who connects, whatever proxies say.
+    #[must_use]
+    pub fn is_traefik_by_peer(&self) -> bool {
+        matches!(self, Kind::Traefik { style, .. } if style.strategy.is_none())
     }
 
     /// Changes are at least this far apart; what comes meanwhile goes together.
@@ -329,7 +364,7 @@ async fn keep_equal(
 /// What an enforcer remembers between two changes.
 #[derive(Debug, Default)]
 struct Memory {
-    remark: Option<String>,
+    remark: Option<Remark>,
     /// nginx was reloaded with what its file has.
     reloaded: bool,
     sent: Option<Vec<Prefix>>,
@@ -365,8 +400,8 @@ fn of<'a>(now: &'a Published, list: &str) -> anyhow::Result<&'a Arc<Desired>> {
 /// Makes it equal. `look`: what is there is read, even if nothing was published. True if something was changed.
 async fn apply(kind: &Kind, now: &Arc<Published>, memory: &mut Memory, look: bool) -> anyhow::Result<bool> {
     match kind {
-        Kind::Traefik { file, middlewares, key, tcp, api } => {
-            traefik::apply(file, middlewares, *key, *tcp, api.as_ref(), now, memory).await
+        Kind::Traefik { file, middlewares, style, tcp, api } => {
+            traefik::apply(file, middlewares, style, *tcp, api.as_ref(), now, memory).await
         }
         Kind::Nginx { list, file, test, reload } => nginx::apply(of(now, list)?, file, test, reload, memory).await,
         Kind::Haproxy { list, socket, map } => haproxy::apply(of(now, list)?, socket, map, memory, look).await,

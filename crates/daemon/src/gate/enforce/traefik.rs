@@ -5,21 +5,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use decide::publish::{Middleware, TraefikKey, merge, traefik_yaml};
+use decide::publish::{Middleware, TraefikStyle, merge, traefik_yaml};
 use http::{HeaderMap, Method};
 use model::Prefix;
 use net::replace::{How, replace};
 use serde_json::Value;
 use tracing::warn;
 
-use super::{LONG, Memory, WAIT, of};
+use super::{LONG, Memory, Remark, WAIT, of};
 use crate::gate::fetch::{Base, fetch};
 use crate::gate::keeper::Published;
 
 pub(super) async fn apply(
     file: &Path,
     middlewares: &[(String, Vec<String>)],
-    key: TraefikKey,
+    style: &TraefikStyle,
     tcp: bool,
     api: Option<&Base>,
     now: &Published,
@@ -43,17 +43,14 @@ pub(super) async fn apply(
         super::say_if_long(entries.len(), "Traefik", name, memory);
         written.push(Middleware { name: name.clone(), entries, tcp });
     }
-    let (path, text) = (file.to_path_buf(), traefik_yaml(&written, key));
+    let (path, text) = (file.to_path_buf(), traefik_yaml(&written, style));
     let how = tokio::task::spawn_blocking(move || replace(&path, text.as_bytes()))
         .await?
         .with_context(|| format!("{} can not be written", file.display()))?;
     if let How::InPlace(why) = &how
         && memory.remark.is_none()
     {
-        let remark = format!(
-            "{} can not be replaced ({why}), so it is written in place; mount its directory instead of the single file and Traefik never meets a half-written list",
-            file.display()
-        );
+        let remark = Remark::InPlace { file: file.to_path_buf(), why: why.clone() };
         warn!("{remark}");
         memory.remark = Some(remark);
     }
