@@ -432,10 +432,6 @@ fn the_check_endpoint_answers_by_the_list_and_forgets_at_once() {
     };
     assert_eq!(learn(&[("X-Forwarded-For", "198.51.100.1")], "").0, 403);
     assert_eq!(
-        learn(&[("X-Forwarded-For", "198.51.100.1"), ("X-Gate-Cert-Subject", "CN=mallory")], "?cert=traefik").0,
-        403
-    );
-    assert_eq!(
         learn(
             &[("X-Forwarded-For", "198.51.100.1"), ("X-Gate-Cert-Subject", "CN=anna"), ("X-Gate-Cert-Fp", "ab12")],
             ""

@@ -178,7 +178,7 @@ impl Gate {
     pub fn entries(&self) -> Vec<String> {
         self.file()
             .lines()
-            .filter_map(|l| Some(l.trim().strip_prefix("- \"")?.strip_suffix('"')?.to_string()))
+            .filter_map(|l| Some(l.strip_prefix("        - \"")?.strip_suffix('"')?.to_string()))
             .collect()
     }
 

@@ -288,7 +288,7 @@ async fn share(desk: &Desk, peer: Peer, request: &Request<Incoming>) -> Response
     };
     let Some((protocol, service)) = asked_service(request.uri().query().unwrap_or_default()) else {
         return refuse(
-            "the middleware's address needs protocol=… and container_name_port=…, each once, and nothing else",
+            "the middleware's address needs protocol=… and container_name_port=…, each once",
             true,
         );
     };
@@ -537,16 +537,16 @@ impl Desk {
     }
 }
 
-/// The protocol and the service of a share question's address, each once and nothing else: a third parameter is a
-/// visitor's, and then so may these be.
+/// The protocol and the service of a share question's address, each once: a second one is a visitor's. They choose among
+/// configured upstreams, and their link must be alive there.
 fn asked_service(query: &str) -> Option<(String, String)> {
     let (mut protocol, mut service) = (None, None);
-    for pair in query.split('&').filter(|p| !p.is_empty()) {
-        let (name, value) = pair.split_once('=')?;
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let to = match name {
             "protocol" => &mut protocol,
             "container_name_port" => &mut service,
-            _ => return None,
+            _ => continue,
         };
         if to.replace(decoded(value)?).is_some() {
             return None;
