@@ -287,10 +287,7 @@ async fn share(desk: &Desk, peer: Peer, request: &Request<Incoming>) -> Response
         return refuse("it is not known who asks", false);
     };
     let Some((protocol, service)) = asked_service(request.uri().query().unwrap_or_default()) else {
-        return refuse(
-            "the middleware's address needs protocol=… and container_name_port=…, each once",
-            true,
-        );
+        return refuse("the middleware's address needs protocol=… and container_name_port=…, each once", true);
     };
     let Some(uri) = headers.get(FORWARDED_URI).and_then(|v| v.to_str().ok()) else {
         return refuse("the proxy sends no X-Forwarded-Uri", true);
