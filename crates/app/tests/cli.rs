@@ -81,6 +81,38 @@ fn wrong_usage_is_exit_2_and_says_what_to_do() {
         (&["http", "server", "--token", "a", "--tls-cert", "c"], &["--tls-key"]),
         (&["http", "server", "--token", "a", "--tls-cert", "c", "--tls-key", "k", "--auto-tls"], &["contradict"]),
         (&["http", "server", "--token", "a", "--auto-tls-san", "https://x/"], &["--auto-tls-san"]),
+        (&["http", "server", "--token", "a", "--auto-tls-san", "edge.example.com:8123"], &["has a port"]),
+        (&["http", "server", "--token", "a", "--auto-tls-san", "edge..example.com"], &["not a host name"]),
+        (&["http", "server", "--token", "a", "--auto-tls-san", "::"], &["nobody can connect"]),
+        (&["http", "server", "--token", "a", "--generate=k8s_yaml"], &["Kubernetes"]),
+        (&["http", "server", "--token", "a", "--letsencrypt-domain", "x.example"], &["Caddy"]),
+        (&["tcp", "server", "--token", "a", "--client-forwarding"], &["--client-forwarding"]),
+        (
+            &["http", "client", "--token", "a", "--basic-auth-username", "x", "--basic-auth-password", "y"],
+            &["--allow-ips-data"],
+        ),
+        (&["http", "client", "--token", "a", "--oauth-provider=github"], &["--allow-ips-data"]),
+        (&["uplink", "client", "--url", "wss://x"], &["portcullis http server"]),
+        // Taken, with a word; what is wrong is something else.
+        (&["http", "client", "--license-file", "x", "--token", "a"], &["no licence is needed", "no edge given"]),
+        (&["http", "client", "--license", "x", "--token", "a"], &["no licence is needed", "no edge given"]),
+        (&["http", "client", "--token", "a", "--url", "wss://e", "--upstream", "::1:5173"], &["[::1]:5173"]),
+        (
+            &[
+                "http",
+                "client",
+                "--token",
+                "a",
+                "--url",
+                "wss://e",
+                "--upstream",
+                "https://a",
+                "--upstream-insecure",
+                "--upstream-ca",
+                "x",
+            ],
+            &["keep one of them"],
+        ),
         (&["http", "server", "--token", "a", "--proxy-protocol", "v3"], &["v1", "v2"]),
         (
             &["http", "server", "--token", "a", "--trusted-proxies", "10.0.0.0/33"],
@@ -143,6 +175,9 @@ fn bad_lists_are_refused_with_position() {
     bad("10.0.0.9-10.0.0.1", &["backwards", "10.0.0.1-10.0.0.9"]);
     bad("", &["empty", "`none`"]);
     bad("none,10.0.0.1", &["stands alone"]);
+    for name in ["dns:home.example.net", "home.example.net"] {
+        bad(name, &["static = [\"dns:home.example.net\"]", "list:home"]);
+    }
     bad("@/nonexistent/office", &["/nonexistent/office"]);
     let file = dir.write("office", "# office\n10.0.0.1\n\nfe80::1%eth0\n");
     bad(&format!("10.0.0.1,@{file}"), &["office, line 4, column 1", "zone"]);
@@ -254,12 +289,77 @@ fn a_unit_keeps_the_token_out() {
     for wanted in [
         "tcp server --token-file",
         "--allow-ips 10.0.0.0/8",
-        "Type=notify-reload",
+        "Type=notify",
+        "LoadCredential=token:/etc/portcullis/token",
+        "LimitNOFILE=69632",
         "CAP_NET_BIND_SERVICE",
         "NoNewPrivileges=yes",
         "WantedBy=",
     ] {
         assert!(out.contains(wanted), "{wanted}: {out}");
+    }
+}
+
+/// A list that nobody can satisfy where the server listens is said.
+#[test]
+fn a_list_that_its_address_cannot_satisfy_is_said() {
+    let dir = Dir::new("unreachable");
+    for (list, said) in [("192.168.0.0/24", true), ("192.168.0.0/24,127.0.0.1", false)] {
+        let mut c = command(&["fileserver", "--allow-browsing", "--allow-ips", list, "--port", "0"]);
+        let mut child = c.current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        assert!(out.lines().map_while(Result::ok).any(|l| l.starts_with("files: http://127.0.0.1:")));
+        child.kill().unwrap();
+        let err = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+        assert_eq!(err.contains("nobody can come in") && err.contains("--addr 0.0.0.0"), said, "{list}: {err}");
+    }
+}
+
+/// What README's command becomes is taken by systemd as it is, wherever it was typed.
+#[test]
+fn a_unit_is_one_that_systemd_takes() {
+    let dir = Dir::new("a unit");
+    dir.write("token", "secret");
+    dir.write("edge.toml", "token_file = \"token\"\nport = 80\nmax_visitors = 1000\n");
+    for (args, wanted) in [
+        (
+            &[
+                "http",
+                "server",
+                "--token-file",
+                "token",
+                "--auto-tls-san",
+                "203.0.113.9",
+                "--allow-ips-data",
+                "@office",
+            ][..],
+            &["a unit", "--token-file %d/token", "@/"][..],
+        ),
+        (
+            &["tcp", "client", "--connect", "wss://203.0.113.9:8123", "-f", "token", "--upstream", "22=127.0.0.1:22"],
+            &["tcp client"],
+        ),
+        (
+            &["serve", "--config", "edge.toml"],
+            &["CAP_NET_BIND_SERVICE", "LimitNOFILE=5096", "/edge.toml", "--token-file %d/token"],
+        ),
+    ] {
+        let out = command(&[args, &["--generate=systemd"]].concat()).current_dir(dir.path()).output().unwrap();
+        let (code, unit, err) = words(out);
+        assert_eq!(code, 0, "{err}");
+        for w in wanted {
+            assert!(unit.contains(w), "{w}:\n{unit}");
+        }
+        assert!(unit.contains("LoadCredential=") && !unit.contains("--token-file token"), "{unit}");
+        let file = dir.write("portcullis-test.service", &unit);
+        // Its programs and its manual are not looked at; what it does not know is said.
+        let Ok(verify) = Command::new("systemd-analyze").args(["verify", "--man=no", &file]).output() else {
+            println!("SKIPPED: systemd-analyze is not installed");
+            continue;
+        };
+        let said = String::from_utf8_lossy(&verify.stderr);
+        let ours: Vec<&str> = said.lines().filter(|l| l.contains("portcullis-test")).collect();
+        assert!(ours.is_empty(), "{said}\n{unit}");
     }
 }
 

@@ -1,7 +1,10 @@
-//! What README and manual print about the mesh is what works: each file of theirs starts, each policy is one.
+//! What README and manual print is what works: each file of theirs starts, each policy is one, each command of the
+//! tunnel does what stands beside it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod gate_room;
+#[path = "printed/tunnel.rs"]
+mod tunnel;
 
 use std::process::Command;
 

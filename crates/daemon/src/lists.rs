@@ -674,7 +674,17 @@ fn read_file(path: &Path) -> anyhow::Result<String> {
 }
 
 fn in_text(from: &str, e: &model::ListError) -> String {
-    format!("{from}, column {}: `{}`: {}", e.column, e.text, e.reason)
+    let name = e.text.strip_prefix("dns:").unwrap_or(&e.text);
+    let label = |l: &str| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let is_name = name.split('.').all(label) && name.bytes().any(|b| b.is_ascii_alphabetic());
+    let hint = if is_name {
+        format!(
+            "; names are followed on the lists of a gate: `[lists.home]` with `static = [\"dns:{name}\"]` beside `[gate]` in the file of `portcullis serve`, and `list:home` here"
+        )
+    } else {
+        String::new()
+    };
+    format!("{from}, column {}: `{}`: {}{hint}", e.column, e.text, e.reason)
 }
 
 fn summary(list: &List) -> String {

@@ -53,11 +53,35 @@ pub async fn through_proxy(proxy: (&str, u16), credentials: Option<&str>, host: 
     let status = head.lines().next().unwrap_or_default();
     match status.split(' ').nth(1) {
         Some("200") => Ok(socket),
-        Some("407") => bail!(
-            "the proxy {name} wants other credentials: `{status}`\nhint: HTTPS_PROXY=http://user:password@host:port"
-        ),
+        Some("407") => {
+            let schemes = schemes(&head);
+            let basic = schemes.is_empty() || schemes.iter().any(|s| s.eq_ignore_ascii_case("basic"));
+            let asks = if schemes.is_empty() { String::new() } else { format!(", by {}", schemes.join(" or ")) };
+            let hint = if basic {
+                "HTTPS_PROXY=http://user:password@host:port"
+            } else {
+                "only Basic is spoken here; run a helper that speaks the proxy's way, such as cntlm, and name that in HTTPS_PROXY"
+            };
+            bail!("the proxy {name} wants other credentials{asks}: `{status}`\nhint: {hint}")
+        }
         _ => bail!("the proxy {name} refused to connect to {target}: `{status}`"),
     }
+}
+
+/// The ways in which a proxy wants to be told who asks (RFC 9110, section 11.7.1), each once.
+fn schemes(head: &str) -> Vec<String> {
+    let fields = head.lines().filter_map(|l| l.split_once(':'));
+    let values = fields.filter(|(name, _)| name.trim().eq_ignore_ascii_case("proxy-authenticate")).map(|(_, v)| v);
+    let mut out: Vec<String> = Vec::new();
+    for challenge in values.flat_map(|v| v.split(',')) {
+        // `realm="x"` is a parameter of the challenge before it.
+        let scheme = challenge.trim().split(' ').next().unwrap_or_default();
+        let is_token = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if is_token && !out.iter().any(|s| s.eq_ignore_ascii_case(scheme)) {
+            out.push(scheme.to_string());
+        }
+    }
+    out
 }
 
 /// Reads byte by byte up to the empty line: what follows belongs to the tunnel.
@@ -70,4 +94,16 @@ async fn read_head(socket: &mut TcpStream) -> std::io::Result<String> {
         head.push(socket.read_u8().await?);
     }
     Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxys_schemes_are_named() {
+        let head = "HTTP/1.1 407 x\r\nProxy-Authenticate: Negotiate\r\nproxy-authenticate: NTLM, Digest realm=\"a\", nonce=\"b\"\r\n\r\n";
+        assert_eq!(schemes(head), ["Negotiate", "NTLM", "Digest"]);
+        assert!(schemes("HTTP/1.1 407 x\r\n\r\n").is_empty());
+    }
 }

@@ -9,7 +9,7 @@ use stage::netns::tailscaled::{RELEASES, program_of};
 use stage::peers::{cache, find};
 
 /// Programs of the suites and the Debian package that brings each.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("caddy", "caddy"),
     ("nginx", "nginx"),
     ("haproxy", "haproxy"),
@@ -19,6 +19,7 @@ const PACKAGES: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("openssl", "openssl"),
     ("python3", "python3-venv"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// The reverse proxy that no Debian package brings; its Python package holds the binary.

@@ -6,6 +6,7 @@ mod flood;
 mod frames;
 mod requests;
 mod strangers;
+mod tokens;
 
 use std::net::SocketAddr;
 

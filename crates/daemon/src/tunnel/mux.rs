@@ -52,11 +52,12 @@ const PIECE_MAX: usize = 16 * 1024;
 /// Streams on one carrier; the edge stops opening, the client answers `Busy`.
 const STREAMS_MAX: usize = 32 * 1024;
 
-/// A ping this often in both directions: below the 60 s after which nginx cuts silent connections.
-pub(super) const PING_EVERY: Duration = Duration::from_secs(20);
+/// A ping this often in both directions: far below the 60 s after which nginx cuts silent connections, and often enough
+/// that visitors do not wait long on a link that vanished.
+pub(super) const PING_EVERY: Duration = Duration::from_secs(10);
 
-/// Two pings missed and a half: the link is dead.
-const DEAD_AFTER: Duration = Duration::from_secs(50);
+/// Two pings missed and a half: the link is dead. As long as TCP waits for an acknowledgement (`USER_TIMEOUT`).
+const DEAD_AFTER: Duration = Duration::from_secs(25);
 
 /// Senders woken when room appears: enough to fill the buffer again with full quanta, few enough not to stampede.
 const WAKE_BATCH: usize = 16;
@@ -409,7 +410,7 @@ impl Carrier {
                 filled = fill_or_release(&mut link, &mut plain) => filled,
                 _ = tick.tick() => {
                     if heard.elapsed() > DEAD_AFTER {
-                        return "no sign of life for 50 s".to_string();
+                        return "no sign of life for 25 s".to_string();
                     }
                     self.push(Kind::Ping, 0, &[]);
                     continue;

@@ -50,7 +50,7 @@ async fn nobody_serves_it_503_and_upstream_down_502() {
     raw.send("GET / HTTP/1.1\r\nHost: down.test\r\n\r\n").await;
     let (head, body) = raw.response().await;
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
-    assert!(body.contains(&closed.to_string()) && body.contains("refused"), "{body}");
+    assert!(body.contains("cannot be reached") && !body.contains(&closed.to_string()), "{body}");
     raw.send("HEAD / HTTP/1.1\r\nHost: down.test\r\nConnection: close\r\n\r\n").await;
     let rest = raw.rest().await;
     assert!(rest.starts_with("HTTP/1.1 502 ") && rest.ends_with("\r\n\r\n"), "{rest}");
@@ -224,7 +224,7 @@ async fn an_upstream_that_says_nothing_understandable_502() {
         raw.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let (head, body) = raw.response().await;
         assert!(head.starts_with("HTTP/1.1 502 "), "{answer:?}: {head}");
-        assert!(body.contains(&up.to_string()), "{body}");
+        assert!(body.contains("behind this address") && !body.contains(&up.to_string()), "{body}");
     }
 }
 

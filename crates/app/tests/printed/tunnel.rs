@@ -1,0 +1,216 @@
+//! The tunnel's recipes, word for word, on machines with the addresses that they name.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use stage::netns::{Host, World};
+use stage::process::Process;
+use stage::upstream::Upstream;
+use stage::{START, peers, proxies};
+
+const README: &str = include_str!("../../../../README.md");
+const MANUAL: &str = include_str!("../../../../docs/manual/tunnel.md");
+
+/// The code blocks of a section.
+fn blocks(page: &str, heading: &str) -> Vec<String> {
+    let (_, rest) = page.split_once(&format!("\n## {heading}")).unwrap_or_else(|| panic!("no section {heading}"));
+    let section = rest.split("\n## ").next().unwrap();
+    let code = section.split("```").skip(1).step_by(2);
+    code.map(|b| b.split_once('\n').unwrap().1.to_string()).collect()
+}
+
+/// The commands of a block: lines, those that end in `\` put together.
+fn commands(block: &str) -> Vec<String> {
+    let whole = block.replace("\\\n", " ");
+    whole.lines().filter(|l| !l.trim().is_empty()).map(ToString::to_string).collect()
+}
+
+/// The edge's, the private and the visitors' machines, and somebody who is on no list.
+struct Machines {
+    // Ends before the world that it lives in.
+    world: World,
+    edge: Host,
+    private: Host,
+    visitor: Host,
+    stranger: Host,
+}
+
+impl Machines {
+    fn new() -> Option<Machines> {
+        let curl = peers::need("curl");
+        let world = World::new()?;
+        curl?;
+        let (edge, private) = (world.host("edge", "203.0.113.9"), world.host("private", "192.0.2.20"));
+        let (visitor, stranger) = (world.host("visitor", "198.51.100.7"), world.host("stranger", "203.0.113.66"));
+        for host in [&edge, &private, &visitor, &stranger] {
+            host.name_of("example.com", [203, 0, 113, 9].into());
+        }
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_portcullis"), world.dir().path().join("portcullis")).unwrap();
+        private.ip(&["addr", "add", "192.168.0.10/32", "dev", "lo"]);
+        edge.ip(&["addr", "add", "192.168.0.5/32", "dev", "lo"]);
+        Some(Machines { world, edge, private, visitor, stranger })
+    }
+
+    /// A line of a shell on a machine, in its own folder.
+    fn shell(&self, host: &Host, line: &str) -> Command {
+        let mut command = host.command("sh");
+        let path = format!("{}:{}", self.world.dir().path().display(), std::env::var("PATH").unwrap_or_default());
+        command.args(["-c", line]).current_dir(host.dir()).env("PATH", path).env("HOME", host.dir());
+        command
+    }
+
+    /// Runs it to its end.
+    fn run(&self, host: &Host, line: &str) -> String {
+        let out = self.shell(host, line).output().unwrap();
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        assert!(out.status.success(), "{line}: {}", text(&out.stderr));
+        text(&out.stdout)
+    }
+
+    fn start(&self, host: &Host, line: &str) -> Process {
+        Process::start(host.name(), self.shell(host, line))
+    }
+
+    /// Starts an edge and its client as printed; the client's words name a fingerprint of which only the beginning can
+    /// be printed.
+    fn pair(&self, edge: &str, client: &str) -> (Process, Process) {
+        let mut edge = self.start(&self.edge, edge);
+        let connect = edge.line(START, |l| l.strip_prefix("connect string: ").map(ToString::to_string)).unwrap();
+        std::fs::copy(self.edge.dir().join("token"), self.private.dir().join("token")).unwrap();
+        let pin = connect.split(['#', ',']).find(|w| w.starts_with("sha256:")).unwrap_or_default();
+        let printed = client.replace("sha256:…", pin);
+        assert!(client == printed || connect.starts_with("wss://203.0.113.9:8123#"), "{connect}");
+        let mut client = self.start(&self.private, &printed);
+        client
+            .line(START, |l| l.contains("published").then_some(()))
+            .unwrap_or_else(|e| panic!("{e}\n{}", edge.output()));
+        (edge, client)
+    }
+
+    /// What a visitor gets.
+    fn get(&self, host: &Host, args: &str) -> String {
+        let out = self.shell(host, &format!("curl -sS --max-time 20 {args}")).output().unwrap();
+        String::from_utf8_lossy(if out.status.success() { &out.stdout } else { &out.stderr }).into_owned()
+    }
+
+    fn site(&self) -> Upstream {
+        self.private
+            .within(|| Upstream::serve_at(([127, 0, 0, 1], 3000).into(), |s| drop(stage::upstream::site("private", s))))
+    }
+}
+
+#[test]
+fn publish_a_site() {
+    let Some(m) = Machines::new() else { return };
+    let _site = m.site();
+    let blocks = blocks(README, "Publish a site");
+    let [token, server] = commands(&blocks[0]).try_into().unwrap();
+    m.run(&m.edge, &token);
+    let [client] = commands(&blocks[1]).try_into().unwrap();
+    let _pair = m.pair(&server, &client);
+    assert_eq!(m.get(&m.visitor, "http://203.0.113.9:8000"), "hello from private\n");
+    assert!(!m.get(&m.stranger, "http://203.0.113.9:8000").contains("hello"), "who is on no list");
+}
+
+#[test]
+fn publish_ssh_or_any_tcp_port() {
+    let Some(m) = Machines::new() else { return };
+    let banner = |host: &'static str, port: u16, text: &'static [u8]| {
+        let at = (host.parse::<std::net::IpAddr>().unwrap(), port).into();
+        m.private.within(|| {
+            Upstream::serve_at(at, move |mut s| {
+                let _ = std::io::Write::write_all(&mut s, text);
+            })
+        })
+    };
+    let _ssh = banner("127.0.0.1", 22, b"SSH-2.0-there\r\n");
+    let _postgres = banner("192.168.0.10", 5432, b"postgres\r\n");
+    let block = &blocks(README, "Publish SSH, or any TCP port")[0];
+    let line = |who: &str| block.lines().find_map(|l| l.strip_prefix(who)).unwrap().trim().to_string();
+    m.run(&m.edge, &commands(&blocks(README, "Publish a site")[0])[0]);
+    let _pair = m.pair(&line("edge "), &line("private "));
+    let says = |host: &Host, port: u16| {
+        let text = host.connect(([203, 0, 113, 9], port).into(), START).and_then(|mut s| stage::read_all(&mut s, 100));
+        String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
+    };
+    assert!(line("visitor ").contains("-p 2222 203.0.113.9"));
+    assert_eq!(says(&m.visitor, 2222), "SSH-2.0-there\r\n");
+    assert_eq!(says(&m.visitor, 5432), "postgres\r\n");
+    assert_eq!(says(&m.stranger, 2222), "");
+}
+
+#[test]
+fn share_a_folder() {
+    let Some(m) = Machines::new() else { return };
+    let [server] = commands(&blocks(README, "Share a folder")[0]).try_into().unwrap();
+    std::fs::create_dir(m.edge.dir().join("share")).unwrap();
+    std::fs::write(m.edge.dir().join("share/hello.txt"), "hello\n").unwrap();
+    let mut files = m.start(&m.edge, &server);
+    let url = files.line(START, |l| l.strip_prefix("files: ").map(ToString::to_string)).unwrap();
+    assert_eq!(url, "http://203.0.113.9:8080", "an address to hand on");
+    assert_eq!(m.get(&m.edge, &format!("--interface 192.168.0.5 {url}/hello.txt")), "hello\n");
+    assert!(!m.get(&m.stranger, &format!("{url}/hello.txt")).contains("hello"));
+}
+
+#[test]
+fn behind_caddy() {
+    let Some(m) = Machines::new() else { return };
+    if peers::need("caddy").is_none() {
+        return;
+    }
+    let _site = m.site();
+    let [file, run] = blocks(README, "Behind Caddy").try_into().unwrap();
+    // Nobody on this internet gives certificates.
+    let file = format!("{{\n skip_install_trust\n admin off\n}}\n{}", file.replace(" {\n", " {\n tls internal\n"));
+    std::fs::write(m.edge.dir().join("Caddyfile"), file).unwrap();
+    let data = m.edge.dir().display().to_string();
+    let caddy =
+        format!("XDG_DATA_HOME={data} XDG_CONFIG_HOME={data} exec caddy run --adapter caddyfile --config Caddyfile");
+    let caddy = m.start(&m.edge, &caddy);
+    let ca = m.edge.dir().join("caddy/pki/authorities/local/root.crt");
+    stage::eventually(START, || ca.exists().then_some(()).ok_or(())).unwrap_or_else(|()| panic!("{}", caddy.output()));
+    through(&m, &run, &ca);
+}
+
+#[test]
+fn behind_nginx() {
+    let Some(m) = Machines::new() else { return };
+    if peers::need("nginx").is_none() {
+        return;
+    }
+    let _site = m.site();
+    let certificate = stage::Dir::new("printed");
+    let ca = proxies::signed(&certificate, "DNS:example.com");
+    let at = certificate.path().display();
+    let servers = blocks(MANUAL, "Behind nginx")[0]
+        .replace("/etc/ssl/example.com.pem", &format!("{at}/cert.pem"))
+        .replace("/etc/ssl/example.com.key", &format!("{at}/key.pem"));
+    let here = m.edge.dir().display();
+    let config = format!(
+        "daemon off; worker_processes 1; pid {here}/pid; error_log stderr warn; events {{}}\nhttp {{ access_log off;
+client_body_temp_path {here}/b; proxy_temp_path {here}/p; fastcgi_temp_path {here}/f; uwsgi_temp_path {here}/u;
+scgi_temp_path {here}/s;\n{servers}}}\n"
+    );
+    std::fs::write(m.edge.dir().join("nginx.conf"), config).unwrap();
+    let _nginx = m.start(&m.edge, &format!("exec nginx -e stderr -p {here} -c nginx.conf"));
+    through(&m, &blocks(README, "Behind Caddy")[1], &ca);
+}
+
+/// The edge and the client of "Behind Caddy", and what their visitors see.
+fn through(m: &Machines, run: &str, ca: &PathBuf) {
+    let [server, client] = commands(run).try_into().unwrap();
+    m.run(&m.edge, &commands(&blocks(README, "Publish a site")[0])[0]);
+    let trusted = format!("SSL_CERT_FILE={} {client}", ca.display());
+    let (_edge, client) = m.pair(&server, &trusted);
+    let ask = |host: &Host, args: &str| m.get(host, &format!("--cacert {} {args}", ca.display()));
+    assert_eq!(ask(&m.visitor, "https://example.com:9443/"), "hello from private\n", "{}", client.output());
+    let head =
+        ask(&m.visitor, "-H 'X-Forwarded-For: 6.6.6.6' -H 'Forwarded: for=6.6.6.6' https://example.com:9443/head");
+    let head = head.to_ascii_lowercase();
+    assert!(head.contains("x-forwarded-proto: https") && head.contains("198.51.100.7"), "{head}");
+    assert!(!head.contains("6.6.6.6"), "{head}");
+    for spoof in ["", "-H 'X-Forwarded-For: 198.51.100.7'", "-H 'Forwarded: for=198.51.100.7'"] {
+        let page = ask(&m.stranger, &format!("-o /dev/null -w '%{{http_code}}' {spoof} https://example.com:9443/"));
+        assert!(page == "403" || page == "400", "a stranger with `{spoof}`: {page}");
+    }
+}
