@@ -395,19 +395,19 @@ async fn first_carrier(
         published: session.hello.upstreams.iter().map(|u| reached_at(edge, &u.ask, &u.name)).collect(),
         warnings: shared,
     };
-    // A message of its own, sent before any visitor can find the session.
-    let message = whole_message(Role::Server, Kind::Welcome, &wire::hello::bytes(&welcome));
-    link.write.write_all(&message).await?;
     session.attach(&carrier);
+    // Before the welcome: whoever is told that it is published may send visitors at once. What is opened for them waits
+    // in the carrier, and follows the welcome.
     let joined = match edge.table.join(session.clone(), &edge.settings.tokens) {
         Ok(joined) => joined,
         Err(reason) => {
             // Another token's client came in between.
             warn!("client {} ({}) is refused: {reason}", session.hello.host, session.addr);
             session.end(&reason);
-            return Ok(Became::Nothing);
+            return refuse(link, &Reject { reason, is_final: false }).await;
         }
     };
+    let member = Member { edge, session: &session, welcomed: false };
     if let Some(old) = joined {
         info!(
             "client {} is back: its old session is replaced; if this goes on and on, two clients have the same --id",
@@ -420,8 +420,34 @@ async fn first_carrier(
     } else {
         session.log_joined(&edge.settings.tokens[token].name);
     }
+    // A message of its own.
+    let message = whole_message(Role::Server, Kind::Welcome, &wire::hello::bytes(&welcome));
+    link.write.write_all(&message).await?;
+    member.welcomed();
     edge.stats.sessions.fetch_add(1, Ordering::Relaxed);
     Ok(Became::Carrier(link, ws, frames, session, carrier, pass))
+}
+
+/// A session in the table whose client may not have heard of it: dropped before that, it leaves.
+struct Member<'a> {
+    edge: &'a Arc<Edge>,
+    session: &'a Arc<EdgeSession>,
+    welcomed: bool,
+}
+
+impl Member<'_> {
+    fn welcomed(mut self) {
+        self.welcomed = true;
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        if !self.welcomed {
+            self.session.end("it was not welcomed");
+            left(self.edge, self.session, "it did not take its welcome");
+        }
+    }
 }
 
 async fn refuse(mut link: Link, reject: &Reject) -> Result<Became> {
