@@ -22,7 +22,7 @@ use decide::names::{Follow, Pace};
 use decide::policy::Policy;
 use decide::publish::{IpStrategy, TraefikKey, TraefikStyle, is_plain_name};
 use decide::visitor::AddressHeader;
-use model::{AddrSet, Prefix};
+use model::{AddrSet, Port, Prefix};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
@@ -146,8 +146,25 @@ struct CaddyFile {
 #[serde(deny_unknown_fields)]
 struct NftablesFile {
     list: Spanned<String>,
-    ports: Vec<u16>,
+    ports: Vec<PortsValue>,
     table: Option<Spanned<String>>,
+}
+
+/// `25565` or `"27015-27030/udp"`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum PortsValue {
+    Number(i64),
+    Text(String),
+}
+
+impl std::fmt::Display for PortsValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PortsValue::Number(n) => n.fmt(f),
+            PortsValue::Text(text) => text.fmt(f),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -524,11 +541,8 @@ impl File<'_> {
         }
         let mut tables: BTreeSet<String> = BTreeSet::new();
         for n in &g.nftables {
-            ensure!(
-                !n.ports.is_empty() && !n.ports.contains(&0),
-                "{}: `ports` needs ports from 1 to 65535",
-                self.line(&n.list)
-            );
+            let text = n.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            let ports = Port::parse_list(&text).map_err(|e| anyhow!("{}: `ports`: {e}", self.line(&n.list)))?;
             let table = n.table.as_ref().map_or("portcullis", |t| t.get_ref().as_str()).to_string();
             ensure!(is_plain_name(&table), "{}: `{table}` can not name a table", self.line(&n.list));
             ensure!(
@@ -536,7 +550,7 @@ impl File<'_> {
                 "{}: two lists want the table `{table}`; give one a `table` of its own",
                 self.line(&n.list)
             );
-            out.push(Kind::Nftables { list: self.list(&n.list)?, ports: n.ports.iter().copied().collect(), table });
+            out.push(Kind::Nftables { list: self.list(&n.list)?, ports, table });
         }
         for f in &g.file {
             out.push(Kind::File { list: self.list(&f.list)?, file: self.path(&f.file) });

@@ -42,7 +42,13 @@ pub(crate) async fn run(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
     let run = Run::new(daemon::run::DRAIN);
     run.follow_signals()?;
     let data_dir = plan.data_dir.clone();
-    let gate = gate::start(plan, &run)?;
+    let gate = match gate::start(plan, &run) {
+        Ok(gate) => gate,
+        Err(e) => {
+            run.abandon().await;
+            return Err(e.into());
+        }
+    };
     crate::tunnel::gate_commands(&run, &gate, None, &data_dir);
     Ok(run.finish().await?)
 }
@@ -57,7 +63,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
     }
     let (statics, hosts) = source_range(a.default_source_range.as_deref().unwrap_or_default())?;
     let trusted = trusted(a.trusted_proxies.as_deref())?;
-    let file = a.file.clone().unwrap_or_else(|| PathBuf::from("dynamic-whitelist.yml"));
+    let main = main_listener(a)?;
     let shares = shares(a.share_upstreams.as_deref().unwrap_or_default())?;
     let by_service = a.share_scope == Some(ScopeArg::Service);
     let rules = Rules {
@@ -74,7 +80,6 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         statics: statics.clone(),
         ..Rules::default()
     };
-    let take_over = earlier(&file, &list, &rules)?;
     let mut lists = vec![(list.clone(), rules.clone())];
     let mut middlewares = vec![(list.clone(), vec![list.clone()])];
     let mut named = Vec::new();
@@ -91,15 +96,14 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         named.push((share, Guests { list: if by_service { own } else { list.clone() }, ttl: share_ttl }));
     }
     let own = daemon::gate::own_addresses();
-    let style = traefik_style(a, &trusted, &own)?;
-    let mut enforcers = vec![Kind::Traefik {
-        file,
-        middlewares,
-        style,
-        tcp: a.traefik_tcp.unwrap_or(false),
-        api: a.traefik_api.as_deref().map(|u| url("TRAEFIK_API", u, "http://traefik:8080")).transpose()?,
-    }];
-    enforcers.extend(also(&a.also, &list)?);
+    let mut enforcers = also(&a.also, &list)?;
+    let file = traefik_file(a, main.is_some(), enforcers.is_empty());
+    let take_over = file.as_ref().map(|f| earlier(f, &list, &rules)).transpose()?.unwrap_or_default();
+    if let Some(file) = file {
+        let api = a.traefik_api.as_deref().map(|u| url("TRAEFIK_API", u, "http://traefik:8080")).transpose()?;
+        let style = traefik_style(a, &trusted, &own)?;
+        enforcers.insert(0, Kind::Traefik { file, middlewares, style, tcp: a.traefik_tcp.unwrap_or(false), api });
+    }
     let follows =
         hosts.into_iter().map(|host| Follow { list: list.clone(), host, until: None, pinned: false }).collect();
     let least = a.dns_least.and_then(|s| s.0).unwrap_or(Pace::default().least);
@@ -115,7 +119,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         refusal: refusal(a)?,
         told: Told::Environment,
         accept: accepted(&a.accept)?,
-        listeners: listeners(a, &list)?,
+        listeners: listeners(a, main, &list)?,
         shares: named,
         probes: a.probe.iter().map(|u| url("PROBE_URLS", u, "https://ha.example.com")).collect::<Result<_, _>>()?,
         follows,
@@ -211,7 +215,7 @@ fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
     Ok(max)
 }
 
-fn source_range(text: &str) -> Result<(Vec<Prefix>, Vec<HostName>), Fail> {
+pub(crate) fn source_range(text: &str) -> Result<(Vec<Prefix>, Vec<HostName>), Fail> {
     const NAME: &str = "DEFAULT_SOURCE_RANGE";
     let (mut out, mut hosts): (Vec<Prefix>, Vec<HostName>) = (Vec::new(), Vec::new());
     // Quotes around single entries are forgiven; names are taken out, the rest is a list like any other.
@@ -308,22 +312,59 @@ fn shares(text: &str) -> Result<Vec<Share>, Fail> {
     Ok(out)
 }
 
-fn listeners(a: &GatekeeperArgs, list: &str) -> Result<Vec<(Listen, Serves)>, Fail> {
-    let place = |flag: &str, text: &str| {
-        Listen::parse(text)
-            .map_err(|e| Fail::usage(format!("{flag}: {e}"), "such as 0.0.0.0:5000 or unix:/run/portcullis/gate.sock"))
-    };
-    let main = place("--listen", a.listen.as_deref().unwrap_or("0.0.0.0:5000"))?;
+/// Where mirrored requests arrive: whoever reaches this place can put any address on the list, so that nobody but this
+/// machine does unless asked for. In a container the place is the container's own, and proxies of its network reach it.
+fn main_listener(a: &GatekeeperArgs) -> Result<Option<Listen>, Fail> {
+    if let Some(text) = a.listen.as_deref().map(str::trim) {
+        return if text == "none" { Ok(None) } else { place("--listen", text).map(Some) };
+    }
+    let guards = a.also.nft_ports.is_some() || a.check_listen.is_some();
+    if guards && a.share_upstreams.is_none() && a.share_listen.is_none() && a.file.is_none() {
+        info!("no mirrored requests are taken; --listen ADDRESS:PORT takes them");
+        return Ok(None);
+    }
+    if in_container() && a.also.nft_ports.is_none() {
+        return place("--listen", "0.0.0.0:5000").map(Some);
+    }
+    info!("mirrored requests are taken from this machine only; --listen ADDRESS:PORT takes them from others");
+    place("--listen", "127.0.0.1:5000").map(Some)
+}
+
+/// True in a container of Docker, Podman, systemd-nspawn, LXC or Kubernetes, by the marks that they document.
+fn in_container() -> bool {
+    let marks = ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"];
+    marks.iter().any(|m| std::path::Path::new(m).exists())
+        || ["container", "KUBERNETES_SERVICE_HOST"].iter().any(|v| std::env::var_os(v).is_some())
+}
+
+/// The file that Traefik reads, if there is a Traefik: somebody named it or asked for mirrored requests, or nothing else is
+/// kept equal, as with Gatekeeper, or it is there from an earlier run.
+fn traefik_file(a: &GatekeeperArgs, mirror: bool, alone: bool) -> Option<PathBuf> {
+    if let Some(file) = &a.file {
+        return Some(file.clone());
+    }
+    let default = PathBuf::from("dynamic-whitelist.yml");
+    let named = a.traefik_api.is_some() || a.traefik_key.is_some() || a.traefik_tcp.is_some();
+    ((mirror && (alone || a.listen.is_some())) || named || default.exists()).then_some(default)
+}
+
+fn place(flag: &str, text: &str) -> Result<Listen, Fail> {
+    Listen::parse(text)
+        .map_err(|e| Fail::usage(format!("{flag}: {e}"), "such as 0.0.0.0:5000 or unix:/run/portcullis/gate.sock"))
+}
+
+fn listeners(a: &GatekeeperArgs, main: Option<Listen>, list: &str) -> Result<Vec<(Listen, Serves)>, Fail> {
     let list = list.to_string();
     let cert = a.certificate.map_or(Cert::Gate, Cert::from);
     let learn = vec![(list.clone(), cert)];
-    let mut out = match &a.share_listen {
-        None => vec![(main, Serves::Gatekeeper { list })],
-        Some(s) => {
-            let mirror = Serves::Mirror { list, cert: Some(Cert::Traefik) };
-            vec![(main, mirror), (place("--share-listen", s)?, Serves::Share)]
+    let mut out = Vec::new();
+    match (&a.share_listen, main) {
+        (None, main) => out.extend(main.map(|at| (at, Serves::Gatekeeper { list }))),
+        (Some(s), main) => {
+            out.extend(main.map(|at| (at, Serves::Mirror { list, cert: Some(Cert::Traefik) })));
+            out.push((place("--share-listen", s)?, Serves::Share));
         }
-    };
+    }
     if let Some(c) = &a.check_listen {
         out.push((place("--check-listen", c)?, Serves::Check { learn, below: a.paths_below.unwrap_or(false) }));
     }
@@ -360,9 +401,9 @@ fn also(a: &AlsoArgs, list: &str) -> Result<Vec<Kind>, Fail> {
     if let Some(file) = &a.list_file {
         out.push(Kind::File { list: list(), file: file.clone() });
     }
-    if !a.nft_ports.is_empty() {
+    if let Some(ports) = &a.nft_ports {
         let table = a.nft_table.clone().unwrap_or_else(|| "portcullis".to_string());
-        out.push(Kind::Nftables { list: list(), ports: a.nft_ports.iter().copied().collect(), table });
+        out.push(Kind::Nftables { list: list(), ports: ports.clone(), table });
     }
     if let Some(exec) = &a.exec {
         out.push(Kind::Command { list: list(), argv: words(Some(exec), "") });
@@ -382,7 +423,7 @@ fn earlier(file: &std::path::Path, list: &str, rules: &Rules) -> Result<Vec<Even
     let statics = AddrSet::new(rules.statics.iter().copied());
     let now = daemon::wall();
     let mut out = Vec::new();
-    for p in gate::read_earlier(file)? {
+    for p in gate::read_earlier(file, &[list.to_string()])? {
         if rules.statics.iter().any(|s| s.covers(p)) || statics.contains(p.first()) {
             continue;
         }

@@ -14,6 +14,7 @@ mod gatekeeper;
 mod logs;
 mod meant;
 mod mesh;
+mod nft;
 mod node_teacher;
 mod policy;
 mod proxy;
@@ -79,6 +80,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::List(a) => return gate::list(a, global),
         Command::Grant(a) => return gate::grant(a, global),
         Command::Audit(a) => return gate::audit(a, global),
+        Command::Nft(c) => nft::run(c, global),
         Command::Doctor(a) => return gate::doctor(a, global),
         Command::Demo(a) if a.mesh == Some(true) => block_on(demo::mesh::run()),
         Command::Demo(a) => block_on(demo::run(a.once.unwrap_or(false))),

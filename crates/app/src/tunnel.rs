@@ -22,27 +22,37 @@ use crate::{control, meant, node_teacher, say};
 pub(crate) async fn edge(plan: EdgePlan) -> Done {
     let run = Run::new(plan.drain);
     run.follow_signals()?;
+    match start(plan, &run).await {
+        Ok(()) => Ok(run.finish().await?),
+        Err(e) => {
+            run.abandon().await;
+            Err(e)
+        }
+    }
+}
+
+async fn start(plan: EdgePlan, run: &Run) -> Done {
     let ready = run.not_ready("edge");
     let doors = Doors::new();
     // The gate first: the doors may name its lists.
-    let gate = plan.gate.map(|settings| gate::start(settings, &run)).transpose()?;
+    let gate = plan.gate.map(|settings| gate::start(settings, run)).transpose()?;
     if let Some(gate) = &gate {
         let _ = plan.gate_runs.set(gate.clone());
     }
-    let lists = daemon::lists::start(&run, &doors, plan.find, gate.as_ref().map(|g| g.keeper.views.clone()))?;
+    let lists = daemon::lists::start(run, &doors, plan.find, gate.as_ref().map(|g| g.keeper.views.clone()))?;
     if let Some((settings, teach)) = plan.mesh {
-        let control = control::serve(settings, &run).await?;
+        let control = control::serve(settings, run).await?;
         if let Some(gate) = &gate {
-            node_teacher::start(&run, &control, gate, teach);
+            node_teacher::start(run, &control, gate, teach);
         }
     }
     if let Some(gate) = &gate {
-        gate_commands(&run, gate, Some(&lists), &plan.data_dir);
-        signs_of_life(&run, &doors, &lists, gate);
+        gate_commands(run, gate, Some(&lists), &plan.data_dir);
+        signs_of_life(run, &doors, &lists, gate);
     }
     let Some(settings) = plan.settings else {
         ready.ready();
-        return Ok(run.finish().await?);
+        return Ok(());
     };
     let tls = settings.tls.clone();
     // A proxy or a balancer in front names its visitors.
@@ -55,7 +65,7 @@ pub(crate) async fn edge(plan: EdgePlan) -> Done {
             "--data-addr 0.0.0.0, or --trusted-proxies with the proxy in front",
         );
     }
-    let edge = edge_room::start(settings, doors.clone(), &run).await?;
+    let edge = edge_room::start(settings, doors.clone(), run).await?;
     let socket = api::edge_socket(&plan.data_dir, edge.control_addr.port());
     let for_status = edge.clone();
     let at_doors = lists.clone();
@@ -64,14 +74,14 @@ pub(crate) async fn edge(plan: EdgePlan) -> Done {
     });
     // In a read-only container there is no admin socket, and the edge serves all the same.
     if let Err(e) =
-        api::serve(&run, &socket, api::edge_verbs(&run, &doors, &at_doors, behind, move || for_status.status()))
+        api::serve(run, &socket, api::edge_verbs(run, &doors, &at_doors, behind, move || for_status.status()))
     {
         warn!("no `explain` and `reload` from the command line: {e:#}");
     }
     say_where(&edge, &tls, plan.token_place.as_ref());
     ready.ready();
     net::memory::forget_startup_code();
-    Ok(run.finish().await?)
+    Ok(())
 }
 
 /// `list`, `grant`, `doctor`, … from the command line. `lists`: the list files of this process, if it reads any.

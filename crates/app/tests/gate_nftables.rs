@@ -272,6 +272,85 @@ fn a_proof_opens_a_port_and_a_revocation_cuts_what_is_open() {
 }
 
 #[test]
+fn a_gate_that_cannot_start_leaves_the_port_closed() {
+    let Some(w) = World::new("busy") else { return };
+    // Somebody else has the port of the mirrored requests.
+    let mut c = w.within(&w.gate, "python3");
+    c.args(["-c", "import socket,time\ns=socket.create_server(('127.0.0.1',5000))\nprint('listening on it',file=__import__('sys').stderr,flush=True)\ntime.sleep(600)"]);
+    let other = Proc::start(c);
+    wait_or(|| other.logged("listening").is_some(), || other.text());
+    for _ in 0..4 {
+        w.run(&w.gate, "sh", &["-c", "nft delete table inet portcullis 2>/dev/null || true"]);
+        let mut gate = w.start(&["--nft-ports", "8080"]);
+        let end = gate.child.wait().unwrap();
+        wait_or(|| gate.logged("cannot listen on 127.0.0.1:5000").is_some(), || gate.text());
+        assert_eq!(end.code(), Some(1), "{}", gate.text());
+        assert!(!gate.text().contains("panicked"), "{}", gate.text());
+        assert!(!w.reaches("203.0.113.7"), "the port is open after a failed start: {}", w.table());
+    }
+    // The same where the store is what fails.
+    w.nft("delete table inet portcullis");
+    std::fs::create_dir_all(w.dir.at("broken")).unwrap();
+    std::fs::write(
+        w.dir.at("broken/gate.db"),
+        "this is no database, whatever its name says; not at all, and long enough",
+    )
+    .unwrap();
+    let mut c = w.within(&w.gate, env!("CARGO_BIN_EXE_portcullis"));
+    c.args(["gatekeeper", "--nft-ports", "8080", "--data-dir"]).arg(w.dir.at("broken")).current_dir(&w.dir.0);
+    let out = c.output().unwrap();
+    assert!(!out.status.success() && !w.reaches("203.0.113.7"), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn ports_are_closed_at_boot_and_opened_by_hand() {
+    let Some(w) = World::new("boot") else { return };
+    let nft = |args: &[&str]| {
+        let mut c = w.within(&w.gate, env!("CARGO_BIN_EXE_portcullis"));
+        let out = c.arg("nft").args(args).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success(), "{args:?}: {text}");
+        text
+    };
+    let said = nft(&["boot", "--nft-ports", "8080", "--default-source-range", "203.0.113.7"]);
+    assert!(said.contains("closed to everybody but 1 entries"), "{said}");
+    assert!(w.reaches("203.0.113.7") && !w.reaches("203.0.113.8") && !w.reaches("2001:db8:1:5::7"));
+    // Run again, as a service may be: nothing changes, even with other entries.
+    let said = nft(&["boot", "--nft-ports", "8080"]);
+    assert!(said.contains("stands already"), "{said}");
+    assert!(w.reaches("203.0.113.7"));
+    let gate = w.gate(&["--nft-ports", "8080"]);
+    wait_or(|| !w.reaches("203.0.113.7"), || gate.text());
+    w.tell(&["grant", "add", "203.0.113.8"]);
+    wait_or(|| w.reaches("203.0.113.8"), || gate.text());
+    drop(gate);
+    let said = nft(&["open"]);
+    assert!(said.contains("open to everybody"), "{said}");
+    assert!(w.reaches("203.0.113.77"));
+    assert!(nft(&["open"]).contains("there is no table"));
+    // As `serve` is told.
+    let config = "data_dir = \"state\"\n[lists.players]\nstatic = [\"203.0.113.77\"]\n[[gate.nftables]]\nlist = \"players\"\nports = [\"8080\", \"27015-27020/udp\"]\n";
+    std::fs::write(w.dir.at("gate.toml"), config).unwrap();
+    nft(&["boot", "--config", w.dir.at("gate.toml").to_str().unwrap()]);
+    assert!(w.reaches("203.0.113.77") && !w.reaches("203.0.113.7"));
+}
+
+#[test]
+fn a_port_is_guarded_for_the_transport_that_was_named() {
+    let Some(w) = World::new("udp") else { return };
+    let gate = w.gate(&["--nft-ports", "8080/udp,9000-9002"]);
+    wait_or(|| w.table().contains("9000"), || gate.text());
+    assert!(w.reaches("203.0.113.7"), "TCP is not guarded: {}", w.table());
+    let table = w.table();
+    let set = |name: &str| {
+        let from = table.split(&format!("set {name} {{")).nth(1).unwrap_or_default();
+        from.split('}').next().unwrap_or_default().to_string()
+    };
+    assert!(set("udp_ports").contains("8080") && set("udp_ports").contains("9002"), "{table}");
+    assert!(!set("tcp_ports").contains("8080") && set("tcp_ports").contains("9001"), "{table}");
+}
+
+#[test]
 fn an_end_cuts_with_the_gate_and_without_it_and_a_restart_keeps() {
     let Some(w) = World::new("ends") else { return };
     let mut gate = w.gate(&["--nft-ports", "8080"]);
@@ -324,7 +403,7 @@ fn what_others_do_to_the_table_is_undone() {
         "add element inet portcullis host4 { 203.0.113.8 }",
         "add element inet portcullis net4 { 203.0.112.0/22 }",
         "delete element inet portcullis host4 { 203.0.113.7 }",
-        "delete element inet portcullis ports { 8080 }",
+        "delete element inet portcullis tcp_ports { 8080 }",
         "insert rule inet portcullis before accept",
         "flush chain inet portcullis guard",
         "add chain inet portcullis mine { type filter hook input priority 0; policy drop; }",

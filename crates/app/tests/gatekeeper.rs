@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use std::process::Command;
+
 use gate_room::*;
 
 const IMMICH: &str = "TEsm6bGu0tN5o1PjeVHDY0vwIqIfNDVPbVSzyfgI_jif2h0r8_GogiXmz8g3ziKYBh4";
@@ -455,4 +457,63 @@ fn the_check_endpoint_answers_by_the_list_and_forgets_at_once() {
     let (status, metrics) = request(g.addrs[1], "GET", "/metrics", &[]);
     assert!(status == 200 && metrics.contains("portcullis_gate_grants{list=\"dynamic-whitelist\"} 1"), "{metrics}");
     assert_eq!(request(g.addrs[1], "GET", "/healthz", &[]).0, 200);
+}
+
+#[test]
+fn a_file_of_somebody_else_is_never_written_over() {
+    let own = "http:\n  routers:\n    ha:\n      rule: Host(`ha.example.com`)\n  middlewares:\n    dynamic-whitelist:\n      ipWhiteList:\n        sourceRange:\n          - 10.0.0.0/8\n";
+    for (file, flag, text) in [
+        ("http.yml", "--file", own),
+        ("server.conf", "--nginx-file", "server { listen 80; }\n"),
+        ("hosts.map", "--haproxy-map", "example.com backend\n"),
+        ("list.sh", "--list-file", "#!/bin/sh\necho hi\n"),
+    ] {
+        let dir = Dir::new("not-ours");
+        std::fs::write(dir.at(file), text).unwrap();
+        let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        c.args(["gatekeeper", "--listen", "127.0.0.1:0", flag, file, "--data-dir", "state"]).current_dir(&dir.0);
+        if flag == "--haproxy-map" {
+            c.args(["--haproxy-socket", "haproxy.sock"]);
+        }
+        let out = c.env("NO_COLOR", "1").output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.contains("is not the gate's to write") && said.contains("hint: "), "{said}");
+        assert_eq!(std::fs::read_to_string(dir.at(file)).unwrap(), text);
+    }
+    // A folder that Docker made for a file that was missing.
+    let dir = Dir::new("folder");
+    std::fs::create_dir(dir.at("dynamic-whitelist.yml")).unwrap();
+    let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let out = c.args(["gatekeeper", "--listen", "127.0.0.1:0", "--data-dir", "state"]).current_dir(&dir.0).output();
+    let said = String::from_utf8_lossy(&out.unwrap().stderr).into_owned();
+    assert!(said.contains("is a folder") && said.contains("mount the folder around it"), "{said}");
+}
+
+/// Whoever reaches the place of mirrored requests puts any address on the list.
+#[test]
+fn nobody_but_this_machine_teaches_unless_asked_for() {
+    let start = |args: &[&str]| {
+        let dir = Dir::new("teaches");
+        let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        c.arg("gatekeeper").args(args).args(["--data-dir", "state"]).current_dir(&dir.0).env("NO_COLOR", "1");
+        c.env_remove("container").env_remove("PORTCULLIS_LISTEN");
+        (Proc::start(c), dir)
+    };
+    let (gate, dir) = start(&["--check-listen", "127.0.0.1:0"]);
+    wait_or(|| gate.logged("check endpoint: listening").is_some(), || gate.text());
+    assert!(gate.logged("no mirrored requests are taken").is_some(), "{}", gate.text());
+    assert!(gate.logged("mirrored requests for").is_none(), "{}", gate.text());
+    assert!(!dir.at("dynamic-whitelist.yml").exists(), "no Traefik reads it");
+    drop(gate);
+    let (gate, _dir) = start(&["--listen", "none", "--check-listen", "127.0.0.1:0"]);
+    wait_or(|| gate.logged("check endpoint: listening").is_some(), || gate.text());
+    assert!(gate.logged("mirrored requests for").is_none(), "{}", gate.text());
+    drop(gate);
+    let marks = ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"];
+    if marks.iter().all(|m| !std::path::Path::new(m).exists()) && std::net::TcpListener::bind("127.0.0.1:5000").is_ok()
+    {
+        let (gate, _dir) = start(&[]);
+        wait_or(|| gate.logged("listening on 127.0.0.1:5000").is_some(), || gate.text());
+    }
 }

@@ -208,6 +208,15 @@ impl Run {
         Ok(())
     }
 
+    /// Ends a run whose start failed: what was started already is stopped and waited for, so that no task meets a runtime
+    /// that is going away.
+    pub async fn abandon(&self) {
+        self.stop();
+        self.inner.force.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
     /// Waits for the stop, drains, forces. Call it once everything has been started.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod filter;
 pub mod grant;
 pub mod mesh;
 pub mod names;
+pub mod ours;
 pub mod policy;
 pub mod publish;
 mod service;

@@ -394,30 +394,6 @@ pub fn is_plain_name(name: &str) -> bool {
         && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
 }
 
-/// The addresses of an earlier gate's file: every item of a `sourceRange` list that is a prefix, in order.
-#[must_use]
-pub fn read_traefik_yaml(text: &str) -> Vec<Prefix> {
-    let mut out = Vec::new();
-    let mut inside = false;
-    for line in text.lines() {
-        let body = line.split(" #").next().unwrap_or_default().trim();
-        if let Some(rest) = body.strip_prefix("sourceRange:").or_else(|| body.strip_prefix("sourcerange:")) {
-            inside = true;
-            let rest = rest.trim().trim_start_matches('[').trim_end_matches(']');
-            out.extend(rest.split(',').filter_map(item));
-        } else if let (true, Some(rest)) = (inside, body.strip_prefix('-')) {
-            out.extend(item(rest));
-        } else if !body.is_empty() && !body.starts_with('#') {
-            inside = false;
-        }
-    }
-    out
-}
-
-fn item(text: &str) -> Option<Prefix> {
-    text.trim().trim_matches(['"', '\'']).parse().ok().filter(|p: &Prefix| p.to_string() != NOBODY)
-}
-
 fn nobody() -> Vec<Prefix> {
     NOBODY.parse::<Addr>().map(Prefix::host).into_iter().collect()
 }
@@ -547,19 +523,10 @@ mod tests {
             "        - \"203.0.113.7\"\n        ipStrategy:\n          excludedIPs:\n          - \"173.245.48.0/20\"\n        rejectStatusCode: 404\n"
         ));
         assert!(!tcp.contains("ipStrategy") && !tcp.contains("reject"), "{tcp}");
-        assert_eq!(read_traefik_yaml(&traefik_yaml(&list(false), &style)), ps(&["203.0.113.7"]));
+        let written = traefik_yaml(&list(false), &style);
+        assert_eq!(crate::ours::traefik_entries(&written, &["x".to_string()]), ps(&["203.0.113.7"]));
         let depth = TraefikStyle { strategy: Some(IpStrategy::Depth(2)), ..TraefikStyle::default() };
         assert!(traefik_yaml(&list(false), &depth).ends_with("        ipStrategy:\n          depth: 2\n"));
-    }
-
-    #[test]
-    fn the_file_of_gatekeeper_is_read() {
-        let text = "http:\n  middlewares:\n    dynamic-whitelist:\n      IPAllowList:\n        sourceRange:\n        - 203.0.113.7\n        - 2001:DB8::1\n        - ''\n        - 10.0.0.0/8\n";
-        assert_eq!(read_traefik_yaml(text), ps(&["203.0.113.7", "2001:db8::1", "10.0.0.0/8"]));
-        assert_eq!(
-            read_traefik_yaml("a:\n  sourceRange: [\"192.0.2.1\", '192.0.2.0/24']\nb:\n - 192.0.2.9"),
-            ps(&["192.0.2.1", "192.0.2.0/24"])
-        );
     }
 
     #[test]

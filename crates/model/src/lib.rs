@@ -4,6 +4,7 @@
 mod addr;
 mod grant;
 mod list;
+mod port;
 mod prefix;
 mod set;
 mod source;
@@ -12,6 +13,7 @@ mod view;
 pub use addr::{Addr, AddrError};
 pub use grant::{Evidence, EvidenceError, Grant, GrantId};
 pub use list::{ListError, ListText, ListWarning, parse_list};
+pub use port::{Port, Transport};
 pub use prefix::{AddrRange, Prefix, PrefixError};
 pub use set::AddrSet;
 pub use source::SourceKey;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use model::Addr;
+use model::{Addr, Port, Transport};
 use rustix::io::Errno;
 use rustix::net::netlink::NETFILTER;
 
@@ -30,7 +30,7 @@ const LOCAL: u16 = 2;
 struct Flow {
     source: Addr,
     target: Addr,
-    port: u16,
+    port: Port,
     /// What names it to the kernel: family, and attributes as they came.
     family: u8,
     name: Vec<(u16, Vec<u8>)>,
@@ -40,7 +40,7 @@ struct Flow {
 ///
 /// # Errors
 /// The table can not be read or changed; `Unsupported` if this kernel tracks no flows.
-pub fn cut(ports: &BTreeSet<u16>, may_stay: impl Fn(Addr) -> bool) -> io::Result<usize> {
+pub fn cut(ports: &BTreeSet<Port>, may_stay: impl Fn(Addr) -> bool) -> io::Result<usize> {
     let mut nl = Netlink::open(Some(NETFILTER), 0)?;
     let flows = nl
         .list(
@@ -99,10 +99,9 @@ fn read(body: &[u8]) -> Option<Flow> {
     let attributes = Attributes::after(body, 4);
     let original = attributes.within(ORIGINAL)?;
     let (ip, protocol) = (original.within(1)?, original.within(2)?);
-    if !matches!(protocol.get(1)?, [6 | 17]) {
-        return None;
-    }
-    let port = u16::from_be_bytes(protocol.get(3)?.try_into().ok()?);
+    let number = protocol.get(1)?;
+    let transport = Transport::ALL.into_iter().find(|t| [t.protocol()] == *number)?;
+    let port = Port { transport, number: u16::from_be_bytes(protocol.get(3)?.try_into().ok()?) };
     let source = address(ip.get(1).or_else(|| ip.get(3))?)?;
     let target = address(ip.get(2).or_else(|| ip.get(4))?)?;
     let mut name = Vec::new();

@@ -12,7 +12,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::Duration;
 
-use model::Prefix;
+use model::{Port, Prefix, Transport};
 use rustix::io::Errno;
 use rustix::net::netlink::NETFILTER;
 use tokio::io::unix::AsyncFd;
@@ -76,7 +76,7 @@ pub struct There {
     /// The sets and the chains are ours and no others.
     pub frame: bool,
     /// The guarded ports.
-    pub ports: BTreeSet<u16>,
+    pub ports: BTreeSet<Port>,
     /// Each element with the time it has left; `None`: no end.
     pub elements: BTreeMap<Element, Option<Duration>>,
 }
@@ -96,9 +96,9 @@ pub enum Ground {
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Ports that go.
-    pub close: Vec<u16>,
+    pub close: Vec<Port>,
     /// Ports that come.
-    pub open: Vec<u16>,
+    pub open: Vec<Port>,
     /// Elements that go.
     pub remove: Vec<Element>,
     /// Elements that come, with the time they have; `None`: no end. One that gets another end stands in both lists.
@@ -159,8 +159,14 @@ mod kind {
 const INTERVAL: u32 = 4;
 const TIMEOUT: u32 = 0x10;
 const RANGE_END: u32 = 1;
-/// The set of guarded ports.
-const PORTS: &str = "ports";
+/// The sets of guarded ports, by transport.
+fn ports_of(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "tcp_ports",
+        Transport::Udp => "udp_ports",
+    }
+}
+
 /// The chain of the hook and the one that judges.
 const BEFORE: &str = "before";
 const GUARD: &str = "guard";
@@ -311,8 +317,11 @@ impl Table {
         }
         let rules = self.rules()?;
         there.rules = self.written.as_ref() == Some(&rules);
-        for (key, _, _) in self.elements(PORTS)? {
-            there.ports.extend(key.try_into().ok().map(u16::from_be_bytes));
+        for transport in Transport::ALL {
+            for (key, _, _) in self.elements(ports_of(transport))? {
+                let number = key.try_into().ok().map(u16::from_be_bytes);
+                there.ports.extend(number.map(|number| Port { transport, number }));
+            }
         }
         for set in Set::ALL {
             let read = self.elements(set.name())?;
@@ -347,11 +356,10 @@ impl Table {
                 batch.rules();
             }
         }
-        let port = |p: &u16| p.to_be_bytes().to_vec();
+        let port = |p: &Port| Row::of(ports_of(p.transport), p.number.to_be_bytes().to_vec(), 0, None);
         let mut one = true;
         // First what goes: a range that becomes a smaller one would meet itself.
-        let gone: Vec<Row> = changes.close.iter().map(|p| Row::of(PORTS, port(p), 0, None)).collect();
-        one &= self.rows(&mut batch, kind::DEL_ELEMENT, gone.into_iter())?;
+        one &= self.rows(&mut batch, kind::DEL_ELEMENT, by_set(&changes.close).map(port))?;
         for set in Set::ALL {
             let rows = changes.remove.iter().filter(|e| e.set == set).flat_map(|e| Row::both(*e, None));
             one &= self.rows(&mut batch, kind::DEL_ELEMENT, rows)?;
@@ -361,8 +369,7 @@ impl Table {
             one &= self.rows(&mut batch, kind::NEW_ELEMENT, rows.flat_map(|(e, left)| Row::both(*e, *left)))?;
         }
         // Last, so that with many elements nobody who may come stands before a guard that does not know him yet.
-        let come: Vec<Row> = changes.open.iter().map(|p| Row::of(PORTS, port(p), 0, None)).collect();
-        one &= self.rows(&mut batch, kind::NEW_ELEMENT, come.into_iter())?;
+        one &= self.rows(&mut batch, kind::NEW_ELEMENT, by_set(&changes.open).map(port))?;
         batch.send(&mut self.nl)?;
         if ground != Ground::Stands {
             self.written = Some(self.rules()?);
@@ -395,6 +402,21 @@ impl Table {
             });
         }
         Ok(one)
+    }
+
+    /// Takes the table away: nothing is guarded any more. False if there is none.
+    ///
+    /// # Errors
+    /// The kernel does not let us.
+    pub fn delete(&mut self) -> Result<bool, NftError> {
+        if self.read()?.is_none() {
+            return Ok(false);
+        }
+        let mut batch = Batch::begin(&self.nl, &self.name);
+        batch.message(kind::DEL_TABLE, 0);
+        batch.send(&mut self.nl)?;
+        self.written = None;
+        Ok(true)
     }
 
     fn dump<T>(
@@ -600,12 +622,12 @@ impl Batch {
             compare(m, &1u32.to_ne_bytes());
             verdict(m, RETURN, None);
         });
-        for protocol in [6u8, 17] {
+        for transport in Transport::ALL {
             self.rule(BEFORE, |m| {
                 meta(m, 16);
-                compare(m, &[protocol]);
+                compare(m, &[transport.protocol()]);
                 payload(m, 2, 2, 2);
-                lookup(m, PORTS);
+                lookup(m, ports_of(transport));
                 verdict(m, JUMP, Some(GUARD));
             });
         }
@@ -701,7 +723,13 @@ fn shapes() -> BTreeMap<String, (u32, u32)> {
         let flags = if s.is_ranges() { INTERVAL | TIMEOUT } else { TIMEOUT };
         (s.name().to_string(), (flags, if s.is_v4() { 4 } else { 16 }))
     };
-    Set::ALL.into_iter().map(of).chain([(PORTS.to_string(), (0, 2))]).collect()
+    let ports = Transport::ALL.map(|t| (ports_of(t).to_string(), (0, 2)));
+    Set::ALL.into_iter().map(of).chain(ports).collect()
+}
+
+/// Ports of one set after those of the other, as a transaction takes them.
+fn by_set(ports: &[Port]) -> impl Iterator<Item = &Port> {
+    Transport::ALL.into_iter().flat_map(move |t| ports.iter().filter(move |p| p.transport == t))
 }
 
 /// Puts the ends of a tree's ranges together.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use model::Prefix;
+use model::{Port, Prefix, Transport};
 use net::nftables::{Changes, Element, Ground, NftError, Set, Table};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -30,6 +30,14 @@ fn alone(test: impl FnOnce() + Send + 'static) {
         test();
     });
     thread.join().unwrap();
+}
+
+fn tcp(number: u16) -> Port {
+    Port { transport: Transport::Tcp, number }
+}
+
+fn udp(number: u16) -> Port {
+    Port { transport: Transport::Udp, number }
 }
 
 fn exact(text: &str) -> Element {
@@ -76,11 +84,11 @@ fn what_is_written_is_read_back_and_nft_shows_it() {
             (range("2001:db8:8000::/33"), MINUTE),
             (range("ffff::/16"), None),
         ];
-        let changes = Changes { open: vec![443, 8080], ..add(elements) };
+        let changes = Changes { open: vec![tcp(443), tcp(8080), udp(8080)], ..add(elements) };
         assert!(t.apply(Ground::Anew, &changes).unwrap());
         let there = t.read().unwrap().unwrap();
         assert!(there.rules && there.frame);
-        assert_eq!(there.ports, BTreeSet::from([443, 8080]));
+        assert_eq!(there.ports, BTreeSet::from([tcp(443), tcp(8080), udp(8080)]));
         assert_eq!(there.elements.keys().copied().collect::<BTreeSet<_>>(), elements.iter().map(|e| e.0).collect());
         for (e, left) in elements {
             let got = there.elements[&e];
@@ -92,8 +100,8 @@ fn what_is_written_is_read_back_and_nft_shows_it() {
             "type filter hook prerouting priority mangle; policy accept;",
             "iif \"lo\" return",
             "fib daddr type unicast return",
-            "tcp dport @ports jump guard",
-            "udp dport @ports jump guard",
+            "tcp dport @tcp_ports jump guard",
+            "udp dport @udp_ports jump guard",
             "ip saddr @host4 return",
             "ip6 saddr & ffff:ffff:ffff:ffff:: == @subnet6 return",
             "counter packets 0 bytes 0 drop",
@@ -107,10 +115,10 @@ fn what_is_written_is_read_back_and_nft_shows_it() {
         // Another gate of this machine has to take another name.
         assert!(matches!(Table::open("gate"), Err(NftError::Taken(_))));
         assert!(Table::open("other").is_ok());
-        let changes = Changes { close: vec![443], ..remove(elements.map(|e| e.0)) };
+        let changes = Changes { close: vec![tcp(443), udp(8080)], ..remove(elements.map(|e| e.0)) };
         t.apply(Ground::Stands, &changes).unwrap();
         let there = t.read().unwrap().unwrap();
-        assert!(there.elements.is_empty() && there.ports == BTreeSet::from([8080]));
+        assert!(there.elements.is_empty() && there.ports == BTreeSet::from([tcp(8080)]));
     });
 }
 
@@ -119,7 +127,7 @@ fn others_changes_are_seen() {
     alone(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut t = Table::open("gate").unwrap();
-        let changes = Changes { open: vec![443], ..add([(exact("192.0.2.1"), MINUTE)]) };
+        let changes = Changes { open: vec![tcp(443)], ..add([(exact("192.0.2.1"), MINUTE)]) };
         t.apply(Ground::Anew, &changes).unwrap();
         let mut watch = runtime.block_on(async { t.watch() }).unwrap();
         let mut touched = |wait: u64| {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use model::Port;
 
 /// A number of seconds, or never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl From<HeaderArg> for decide::visitor::AddressHeader {
 /// Run a gate as Gatekeeper does: learn addresses from mirrored requests and share links, and write Traefik's list.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct GatekeeperArgs {
-    /// Where mirrored requests and share questions arrive: ADDRESS:PORT or unix:PATH [default: 0.0.0.0:5000]
+    /// Where mirrored requests and share questions arrive: ADDRESS:PORT, unix:PATH or `none` [default: 0.0.0.0:5000 in a container, else 127.0.0.1:5000; none with --nft-ports or --check-listen alone]
     #[arg(long, value_name = "PLACE", env = "PORTCULLIS_LISTEN")]
     pub(crate) listen: Option<String>,
     /// A place for share questions alone; then --listen takes only mirrored requests [default: as --listen]
@@ -90,7 +91,7 @@ pub(crate) struct GatekeeperArgs {
     /// Where proxies ask /v1/check/LIST and /v1/learn/LIST, with /metrics and /healthz [default: nowhere]
     #[arg(long, value_name = "PLACE", env = "PORTCULLIS_CHECK_LISTEN")]
     pub(crate) check_listen: Option<String>,
-    /// The file that Traefik reads [default: dynamic-whitelist.yml in the working directory]
+    /// The file that Traefik reads [default: dynamic-whitelist.yml in the working directory, if mirrored requests are taken and nothing else is kept equal]
     #[arg(long, value_name = "FILE", env = "PORTCULLIS_FILE")]
     pub(crate) file: Option<PathBuf>,
     /// Name of the list and of its middleware [default: dynamic-whitelist]
@@ -215,9 +216,9 @@ pub(crate) struct AlsoArgs {
     /// A plain file, one prefix a line, which an edge follows as `--allow-ips @FILE`
     #[arg(long, value_name = "FILE", env = "PORTCULLIS_LIST_FILE")]
     pub(crate) list_file: Option<PathBuf>,
-    /// nftables: TCP and UDP ports that only the list may reach, with commas; needs root or CAP_NET_ADMIN
-    #[arg(long, value_name = "PORTS", env = "PORTCULLIS_NFT_PORTS", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) nft_ports: Vec<u16>,
+    /// nftables: ports that only the list may reach, such as 25565,27015-27030/udp; without /tcp or /udp both; needs root or CAP_NET_ADMIN
+    #[arg(long, value_name = "PORTS", env = "PORTCULLIS_NFT_PORTS", value_parser = Port::parse_list)]
+    pub(crate) nft_ports: Option<std::collections::BTreeSet<Port>>,
     /// nftables: the name of the table, one for each gate of a machine [default: portcullis]
     #[arg(long, value_name = "NAME", env = "PORTCULLIS_NFT_TABLE", requires = "nft_ports", value_parser = table_name)]
     pub(crate) nft_table: Option<String>,
@@ -235,6 +236,36 @@ pub(crate) struct JsonArgs {
     /// Print JSON [default: false]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", env = "PORTCULLIS_JSON", hide_possible_values = true)]
     pub(crate) json: Option<bool>,
+}
+
+/// Guarded ports, beside the gate that runs.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum NftCommand {
+    /// Close the guarded ports before there is a network: to everybody but the entries that the configuration names
+    Boot(NftBootArgs),
+    /// Open the guarded ports to everybody: take the table away, until the gate runs again
+    Open {
+        /// The table
+        #[arg(long = "nft-table", value_name = "NAME", env = "PORTCULLIS_NFT_TABLE", default_value = "portcullis", value_parser = table_name)]
+        table: String,
+    },
+}
+
+/// What is closed at boot: as the gate is told itself.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NftBootArgs {
+    /// The file that `serve` reads; its [[gate.nftables]] say what is guarded
+    #[arg(long, value_name = "FILE", env = "PORTCULLIS_CONFIG", conflicts_with = "nft_ports")]
+    pub(crate) config: Option<PathBuf>,
+    /// As for `gatekeeper`
+    #[arg(long, value_name = "PORTS", env = "PORTCULLIS_NFT_PORTS", value_parser = Port::parse_list)]
+    pub(crate) nft_ports: Option<std::collections::BTreeSet<Port>>,
+    /// As for `gatekeeper`
+    #[arg(long, value_name = "NAME", env = "PORTCULLIS_NFT_TABLE", requires = "nft_ports", value_parser = table_name)]
+    pub(crate) nft_table: Option<String>,
+    /// As for `gatekeeper`; names (`dns:…`) are let in once the gate runs
+    #[arg(long, value_name = "LIST", env = "DEFAULT_SOURCE_RANGE", requires = "nft_ports")]
+    pub(crate) default_source_range: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]

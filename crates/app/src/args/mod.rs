@@ -88,6 +88,9 @@ pub(crate) enum Command {
     Grant(gate::GrantCommand),
     /// Show what a gate gave and took, and what was changed in the mesh, from the audit logs
     Audit(gate::AuditArgs),
+    /// Ports that nftables guards, while no gate runs
+    #[command(subcommand)]
+    Nft(gate::NftCommand),
     /// Say what is wrong with a running gate and its surroundings, each with the line that mends it
     Doctor(gate::JsonArgs),
     /// See it work: a service, an edge and a client on this machine, with real requests

@@ -21,7 +21,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
 use decide::grant::{Event, Rules};
 use decide::names::Follow;
 use model::AddrSet;
@@ -31,7 +30,7 @@ use crate::hint::Hinted;
 use crate::run::Run;
 use asked::Proxies;
 use doctor::{FindingId, Told};
-use enforce::{Enforcer, Kind};
+use enforce::{Closed, Enforcer, Kind};
 use fetch::Base;
 use heard::Heard;
 use intake::{Desk, Guests, Listen, RefusalPage, Serves};
@@ -97,14 +96,20 @@ pub struct Gate {
 /// The data directory can not be used, or an address can not be had; nothing was left running that matters.
 pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
     let not_ready = run.not_ready("gate");
-    settings.enforcers.iter().try_for_each(Kind::ready)?;
+    let closed = close_ports(&settings)?;
+    settings.enforcers.iter().try_for_each(Kind::check_file)?;
     let store: Arc<dyn Store> = Arc::new(open(&settings.data_dir)?);
     let audit = settings.data_dir.join("audit.jsonl");
     let keeper =
         Keeper::start(run, settings.lists, settings.own, store.clone(), &audit, settings.take_over, settings.ahead)?;
     let names = Follower::start(run, &keeper, store, settings.dns, settings.follows)?;
     let traefik_by_peer = settings.enforcers.iter().any(Kind::is_traefik_by_peer);
-    let enforcers: Vec<Enforcer> = settings.enforcers.into_iter().map(|k| Enforcer::start(run, &keeper, k)).collect();
+    let enforcers: Vec<Enforcer> = settings
+        .enforcers
+        .into_iter()
+        .zip(closed)
+        .map(|(kind, closed)| Enforcer::start(run, &keeper, kind, closed))
+        .collect::<anyhow::Result<_>>()?;
     let (shares, guests): (Vec<Share>, Vec<Guests>) = settings.shares.into_iter().unzip();
     let desk = Arc::new(Desk {
         keeper: keeper.clone(),
@@ -156,6 +161,19 @@ impl Gate {
             }
         }
     }
+}
+
+/// Closes the ports that the settings guard, to everybody but the entries that the configuration puts on their lists,
+/// if their table is not there yet; nothing that fails later leaves them open then.
+///
+/// # Errors
+/// The kernel does not let us; says what is missing.
+fn close_ports(settings: &GateSettings) -> anyhow::Result<Vec<Option<Closed>>> {
+    let statics = |list: &str| {
+        let rules = settings.lists.iter().find(|(name, _)| name == list);
+        rules.map_or(&[][..], |(_, rules)| &rules.statics[..])
+    };
+    settings.enforcers.iter().map(|kind| kind.close(statics)).collect()
 }
 
 /// The public addresses of this machine: nobody else comes from them, and a proxy's own requests are no visitor's.
@@ -241,14 +259,10 @@ fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// Reads what an earlier gate left in a Traefik file.
+/// Reads what an earlier gate left in a Traefik file below these middlewares.
 ///
 /// # Errors
-/// The file is there but can not be read.
-pub fn read_earlier(file: &Path) -> anyhow::Result<Vec<model::Prefix>> {
-    match std::fs::read_to_string(file) {
-        Ok(text) => Ok(decide::publish::read_traefik_yaml(&text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e).with_context(|| format!("{} can not be read", file.display())),
-    }
+/// The file is there but cannot be read, or is a folder.
+pub fn read_earlier(file: &Path, middlewares: &[String]) -> anyhow::Result<Vec<model::Prefix>> {
+    Ok(enforce::read_if_there(file)?.map_or_else(Vec::new, |text| decide::ours::traefik_entries(&text, middlewares)))
 }

@@ -12,13 +12,14 @@ mod nginx;
 mod traefik;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use decide::ours::{Format, foreign};
 use decide::publish::{Desired, TraefikStyle, lines};
-use model::Prefix;
+use model::{Port, Prefix};
 use net::replace::{How, replace};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -26,6 +27,7 @@ use tracing::{debug, info, warn};
 
 use super::fetch::Base;
 use super::keeper::{Keeper, Picture, Published};
+use crate::hint::Hinted;
 use crate::run::Run;
 
 /// What stands in front, and how it is told.
@@ -76,7 +78,7 @@ pub enum Kind {
         /// The list.
         list: String,
         /// TCP and UDP ports that only the list may reach.
-        ports: BTreeSet<u16>,
+        ports: BTreeSet<Port>,
         /// The table's name.
         table: String,
     },
@@ -180,22 +182,31 @@ const SAVE: Duration = Duration::from_millis(50);
 
 impl Enforcer {
     /// Starts keeping something equal to the published lists.
-    pub fn start(run: &Run, keeper: &Keeper, kind: Kind) -> Enforcer {
+    ///
+    /// # Errors
+    /// Ports are to be guarded and the kernel does not let us: a guard is in force before anything else starts.
+    pub fn start(run: &Run, keeper: &Keeper, kind: Kind, closed: Option<Closed>) -> anyhow::Result<Enforcer> {
+        let mut memory = Memory { picture: keeper.picture.clone(), ..Memory::default() };
+        if let Kind::Nftables { list, ports, table } = &kind {
+            let published = keeper.published.borrow().clone();
+            memory.nftables = closed.map(|c| c.state).unwrap_or_default();
+            let now = memory.now();
+            nftables::guard(&mut memory.nftables, &published, list, ports, table, now)?;
+        }
         let progress = Arc::new(Mutex::new(Progress { name: kind.name(), lists: kind.lists(), ..Progress::default() }));
         let (tell, reached) = watch::channel(0);
         let enforcer = Enforcer { progress: progress.clone(), reached };
         let published = keeper.published.clone();
         let stopping = run.stopping();
-        let picture = keeper.picture.clone();
         run.spawn("enforcer", async move {
-            let work = keep_equal(kind, published, picture, progress, tell);
+            let work = keep_equal(kind, published, memory, progress, tell);
             tokio::select! {
                 () = work => {}
                 () = stopping => {}
             }
             Ok(())
         });
-        enforcer
+        Ok(enforcer)
     }
 
     /// Waits until the enforcer has a generation, or the time is over. True if it has.
@@ -212,15 +223,43 @@ impl Enforcer {
 }
 
 impl Kind {
-    /// Makes sure, before anything starts, that what needs a right has it.
+    /// Looks, before anything starts, whether the file that is to be written is the gate's own: what somebody else wrote
+    /// is never written over. A file that is missing, empty, or of an earlier gate is ours.
+    ///
+    /// # Errors
+    /// It is somebody else's, or cannot be read; with what to do.
+    pub fn check_file(&self) -> anyhow::Result<()> {
+        let names: Vec<String>;
+        let (file, format) = match self {
+            Kind::Traefik { file, middlewares, .. } => {
+                names = middlewares.iter().map(|(name, _)| name.clone()).collect();
+                (file, Format::Traefik(&names))
+            }
+            Kind::Nginx { file, .. } => (file, Format::Geo),
+            Kind::Haproxy { map, .. } => (map, Format::Map),
+            Kind::File { file, .. } => (file, Format::Lines),
+            Kind::Caddy { .. } | Kind::Nftables { .. } | Kind::Command { .. } | Kind::Webhook { .. } => return Ok(()),
+        };
+        let Some(text) = read_if_there(file)? else { return Ok(()) };
+        let Some(other) = foreign(&text, format) else { return Ok(()) };
+        let hint = match self {
+            Kind::Traefik { .. } => {
+                "give the gate a file of its own beside it: Traefik's file provider reads every file of a `directory`"
+            }
+            _ => "give the gate a file of its own",
+        };
+        Err(Hinted::error(format!("{} is not the gate's to write: it holds `{other}`", file.display()), hint))
+    }
+
+    /// Closes guarded ports before the store is read; those of a table that stands already stay as they are. `statics`:
+    /// the entries that the configuration puts on a list. `None`: it guards no ports.
     ///
     /// # Errors
     /// What is missing, and how to give it.
-    pub fn ready(&self) -> anyhow::Result<()> {
-        match self {
-            Kind::Nftables { table, .. } => nftables::ready(table),
-            _ => Ok(()),
-        }
+    pub fn close<'a>(&self, statics: impl Fn(&str) -> &'a [Prefix]) -> anyhow::Result<Option<Closed>> {
+        let Kind::Nftables { list, ports, table } = self else { return Ok(None) };
+        let (state, made) = nftables::close(table, ports, statics(list))?;
+        Ok(Some(Closed { state, made }))
     }
 
     /// What it is, in words.
@@ -277,13 +316,12 @@ impl Kind {
 async fn keep_equal(
     kind: Kind,
     mut published: watch::Receiver<Arc<Published>>,
-    picture: Arc<Picture>,
+    mut memory: Memory,
     progress: Arc<Mutex<Progress>>,
     tell: watch::Sender<u64>,
 ) {
     let mut wait = RETRY.0;
     let mut last: Vec<Option<Arc<Desired>>> = Vec::new();
-    let mut memory = Memory { picture, ..Memory::default() };
     let mut look = true;
     let mut applied: Option<Instant> = None;
     let mut unsaved: Option<Instant> = None;
@@ -361,6 +399,14 @@ async fn keep_equal(
     }
 }
 
+/// Ports that were closed before anything else ran.
+#[derive(Debug)]
+pub struct Closed {
+    state: nftables::State,
+    /// The table was not there before.
+    pub made: bool,
+}
+
 /// What an enforcer remembers between two changes.
 #[derive(Debug, Default)]
 struct Memory {
@@ -374,6 +420,26 @@ struct Memory {
     nftables: nftables::State,
     /// For the ledger's clock.
     picture: Arc<Picture>,
+}
+
+impl Memory {
+    /// The ledger's time: a wall clock that was set back gives nobody more.
+    fn now(&self) -> u64 {
+        self.picture.clock.lock().0.max(crate::wall())
+    }
+}
+
+/// The text of a file, `None` if there is none.
+pub(super) fn read_if_there(file: &Path) -> anyhow::Result<Option<String>> {
+    match std::fs::read(file) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => Err(Hinted::error(
+            format!("{} is a folder, and a file is to be written there", file.display()),
+            "Docker makes a folder where a file to be mounted is missing: remove it, mount the folder around it instead",
+        )),
+        Err(e) => Err(e).with_context(|| format!("{} cannot be read", file.display())),
+    }
 }
 
 /// Says once, in the log and to `doctor`, that a list is too long for something that reads it from top to bottom.

@@ -7,24 +7,25 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use model::Port;
+
 use super::Memory;
 use crate::gate::keeper::Published;
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{State, ready};
+pub(super) use linux::{State, close, guard};
 
 /// Makes the table equal to the list. True if something was changed.
 pub(super) async fn apply(
     now: &Arc<Published>,
     list: &str,
-    ports: &BTreeSet<u16>,
+    ports: &BTreeSet<Port>,
     table: &str,
     memory: &mut Memory,
     look: bool,
 ) -> anyhow::Result<bool> {
     super::of(now, list)?;
-    // The ledger's time: a wall clock that was set back gives nobody more.
-    let clock = memory.picture.clock.lock().0.max(crate::wall());
+    let clock = memory.now();
     let mut state = std::mem::take(&mut memory.nftables);
     let (now, list, ports, table) = (now.clone(), list.to_string(), ports.clone(), table.to_string());
     let work = tokio::task::spawn_blocking(move || {
@@ -44,7 +45,7 @@ mod linux {
 
     use anyhow::Context;
     use decide::publish::{Desired, Learned, later, stretches};
-    use model::{Addr, Prefix};
+    use model::{Addr, Port, Prefix};
     use net::conntrack;
     use net::nftables::{Changes, Element, Ground, NftError, Table, There, Watch};
     use tracing::{info, warn};
@@ -74,19 +75,56 @@ mod linux {
     /// Elements with their ends, seconds since the Unix epoch.
     type Elements = BTreeMap<Element, Option<u64>>;
 
-    /// Makes sure that the table can be kept.
-    pub(in super::super) fn ready(table: &str) -> anyhow::Result<()> {
-        Table::open(table).map(|_| ()).map_err(|e| {
-            let hint = match &e {
-                NftError::NotPermitted => {
-                    "run it as root or give it that one right: `AmbientCapabilities=CAP_NET_ADMIN` in a systemd unit, `--cap-add NET_ADMIN --network host` in Docker"
-                }
-                NftError::Missing => "leave out --nft-ports, or use a kernel with nf_tables (Linux 5.2 or later)",
-                NftError::Taken(_) => "stop it, or give this one its own table with `--nft-table NAME`",
-                NftError::Refused { .. } => "see the message above; leave out --nft-ports to run without",
-            };
-            Hinted::error(format!("the ports of --nft-ports can not be guarded: {e}"), hint)
-        })
+    /// Closes the ports to everybody but these, unless the table stands already: what an earlier run left there is
+    /// better than anything known before the store has been read. Returns the hands on it, which nobody else has
+    /// meanwhile, and whether it was made.
+    ///
+    /// # Errors
+    /// What is missing, and how to give it.
+    pub(in super::super) fn close(
+        table: &str,
+        ports: &BTreeSet<Port>,
+        statics: &[Prefix],
+    ) -> anyhow::Result<(State, bool)> {
+        let make = || -> Result<(State, bool), NftError> {
+            let mut table = Table::open(table)?;
+            if table.read()?.is_some_and(|there| there.frame && ports.is_subset(&there.ports)) {
+                return Ok((State { table: Some(table), ..State::default() }, false));
+            }
+            let desired = Desired { statics: statics.to_vec(), ..Desired::default() };
+            let add = elements(&desired).into_keys().map(|e| (e, None)).collect();
+            table.apply(Ground::Anew, &Changes { open: ports.iter().copied().collect(), add, ..Changes::default() })?;
+            Ok((State { table: Some(table), ..State::default() }, true))
+        };
+        make().map_err(|e| hinted(&e))
+    }
+
+    /// Makes the table equal to what is published before anything else runs, so that nothing that fails later leaves the
+    /// ports open.
+    ///
+    /// # Errors
+    /// The kernel does not let us.
+    pub(in super::super) fn guard(
+        state: &mut State,
+        published: &Published,
+        list: &str,
+        ports: &BTreeSet<Port>,
+        table: &str,
+        now: u64,
+    ) -> anyhow::Result<()> {
+        state.make_equal(published, list, ports, table, now, true).map(drop)
+    }
+
+    fn hinted(e: &NftError) -> anyhow::Error {
+        let hint = match e {
+            NftError::NotPermitted => {
+                "run it as root or give it that one right: `AmbientCapabilities=CAP_NET_ADMIN` in a systemd unit, `--cap-add NET_ADMIN --network host` in Docker"
+            }
+            NftError::Missing => "leave out --nft-ports, or use a kernel with nf_tables (Linux 5.2 or later)",
+            NftError::Taken(_) => "stop it, or give this one its own table with `--nft-table NAME`",
+            NftError::Refused { .. } => "see the message above; leave out --nft-ports to run without",
+        };
+        Hinted::error(format!("the ports of --nft-ports cannot be guarded: {e}"), hint)
     }
 
     impl State {
@@ -120,7 +158,7 @@ mod linux {
             &mut self,
             published: &Published,
             list: &str,
-            ports: &BTreeSet<u16>,
+            ports: &BTreeSet<Port>,
             table: &str,
             now: u64,
             look: bool,
@@ -164,7 +202,7 @@ mod linux {
         fn change(
             &mut self,
             d: &Desired,
-            ports: &BTreeSet<u16>,
+            ports: &BTreeSet<Port>,
             name: &str,
             now: u64,
             look: bool,
@@ -238,7 +276,7 @@ mod linux {
         /// Something is removed for good.
         left: bool,
         /// Ports that go and that come.
-        ports: (Vec<u16>, Vec<u16>),
+        ports: (Vec<Port>, Vec<Port>),
     }
 
     /// Everything that the sets should hold.
@@ -303,14 +341,28 @@ mod linux {
 
 #[cfg(not(target_os = "linux"))]
 mod elsewhere {
-    use crate::gate::keeper::Published;
     use std::collections::BTreeSet;
+
+    use model::Port;
+
+    use crate::gate::keeper::Published;
 
     #[derive(Debug, Default)]
     pub(in super::super) struct State;
 
-    pub(in super::super) fn ready(_: &str) -> anyhow::Result<()> {
+    pub(in super::super) fn close(_: &str, _: &BTreeSet<Port>, _: &[model::Prefix]) -> anyhow::Result<(State, bool)> {
         Err(crate::hint::Hinted::error("nftables is a part of Linux".to_string(), "leave out --nft-ports"))
+    }
+
+    pub(in super::super) fn guard(
+        _: &mut State,
+        _: &Published,
+        _: &str,
+        _: &BTreeSet<Port>,
+        _: &str,
+        _: u64,
+    ) -> anyhow::Result<()> {
+        anyhow::bail!("nftables is a part of Linux")
     }
 
     impl State {
@@ -324,7 +376,7 @@ mod elsewhere {
             &mut self,
             _: &Published,
             _: &str,
-            _: &BTreeSet<u16>,
+            _: &BTreeSet<Port>,
             _: &str,
             _: u64,
             _: bool,
@@ -334,4 +386,4 @@ mod elsewhere {
     }
 }
 #[cfg(not(target_os = "linux"))]
-pub(super) use elsewhere::{State, ready};
+pub(super) use elsewhere::{State, close, guard};
