@@ -25,6 +25,13 @@ pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCod
             return Ok(code(by_gate(args.service.as_deref())?));
         }
     }
+    let dir = meant::data_dir(global.data_dir.clone())?;
+    if args.admin.control_port.is_none() && daemon::api::edges(&dir).is_empty() && !crate::gate::runs(global) {
+        return Err(Fail::hinted(
+            format!("neither an edge nor a gate runs from {}", dir.display()),
+            "name its data directory with `--data-dir DIR`; in a container: `docker exec NAME portcullis explain …`",
+        ));
+    }
     let answer =
         ask(&args.admin, global, "explain", json!({ "address": args.address.to_string(), "service": args.service }))?;
     let answers = answer["answers"].as_array().cloned().unwrap_or_default();
@@ -37,6 +44,7 @@ pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCod
             }
             say::line(a["text"].as_str().unwrap_or("?"));
             crate::gate::say_grants(a);
+            crate::gate::say_past(a);
         }
         say_stale(&answer);
     }

@@ -248,8 +248,8 @@ impl World {
                 words.push_str(&format!(
                     "; {} on `{list}`, given to {} on {} evidence for {left} hours",
                     g.id,
-                    g.principal.as_deref().unwrap_or("somebody"),
-                    g.evidence
+                    g.claim.principal.as_deref().unwrap_or("somebody"),
+                    g.claim.evidence
                 ));
             }
         }

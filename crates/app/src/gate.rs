@@ -6,27 +6,45 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use model::Prefix;
 use serde_json::{Value, json};
 use wire::tailcfg::host::Stamp;
 
-use crate::args::GlobalArgs;
-use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, ListArgs, ListCommand, Span};
+use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, ListArgs, ListCommand, Since, Span};
+use crate::args::{AdminArgs, GlobalArgs};
 use crate::fail::Fail;
 use crate::{ask, meant, say};
 
 /// `list` and `list show NAME`.
 pub(crate) fn list(a: &ListArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     match &a.what {
-        Some(ListCommand::Show { name, json }) => show(name, json, global),
+        Some(ListCommand::Show { name, json }) => show(name.as_deref(), json, global),
+        // Where only an edge runs, its lists are meant.
+        None if !runs(global) && daemon::api::find(&meant::data_dir(global.data_dir.clone())?, None).is_ok() => {
+            crate::admin::lists(&AdminArgs { control_port: None, json: a.json.json }, global)
+        }
         None => {
             let answer = ask::gate(global, "gate-lists", Value::Null)?;
             if printed(&a.json, &answer)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let rows: Vec<Vec<String>> = each(&answer["lists"])
-                .map(|l| vec![word(&l["name"]), word(&l["static"]), word(&l["learnt"]), enforced(&l["enforcers"])])
+                .map(|l| {
+                    let of = |n: &Value, max: &Value| {
+                        if max.is_u64() { format!("{} of {}", word(n), word(max)) } else { word(n) }
+                    };
+                    vec![
+                        word(&l["name"]),
+                        word(&l["static"]),
+                        word(&l["learnt"]),
+                        of(&l["counted"], &l["max"]),
+                        of(&l["guests"], &l["max_guests"]),
+                        word(&l["bans"]),
+                        enforced(&l["enforcers"]),
+                    ]
+                })
                 .collect();
-            say::raw(&say::table(&["LIST", "STATIC", "LEARNT", "ENFORCERS"], &rows));
+            say::raw(&say::table(&["LIST", "STATIC", "LEARNT", "PROVEN", "GUESTS", "BANS", "ENFORCERS"], &rows));
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -36,27 +54,32 @@ pub(crate) fn list(a: &ListArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> 
 pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let secs = |s: &Option<Span>| s.and_then(|s| s.0);
     let (json_args, args) = match c {
-        GrantCommand::List { name: Some(name), json } => return show(name, json, global),
+        GrantCommand::List { name: Some(name), json } => return show(Some(name), json, global),
         GrantCommand::List { name: None, json } => {
             let all = ask::gate(global, "gate-lists", Value::Null)?;
             for l in each(&all["lists"]) {
-                show(&word(&l["name"]), json, global)?;
+                show(Some(&word(&l["name"])), json, global)?;
             }
             return Ok(ExitCode::SUCCESS);
         }
-        GrantCommand::Add { prefix, list, span, principal, pin, json } => {
+        GrantCommand::Add { prefix, list, span, principal, pin, yes, json } => {
             let list = match list {
                 Some(l) => l.clone(),
                 None => only_list(global)?,
             };
             (
                 json,
-                json!({ "act": "add", "list": list, "prefix": prefix, "for": secs(span), "principal": principal, "pinned": pin }),
+                json!({ "act": "add", "list": list, "prefix": prefix, "for": secs(span), "principal": principal, "pinned": pin, "yes": yes }),
             )
         }
-        GrantCommand::Revoke { what, list, json } => (json, json!({ "act": "revoke", "what": what, "list": list })),
-        GrantCommand::Extend { what, span, list, json } => {
-            (json, json!({ "act": "extend", "what": what, "for": span.0, "list": list }))
+        GrantCommand::Revoke { what, span, wider, within, list, json } => {
+            // A ban is told by the presence of `ban`: seconds, or `true` for one without an end.
+            let ban = span.map(|s| s.0.map_or(json!(true), |secs| json!(secs)));
+            (json, json!({ "act": "revoke", "what": what, "list": list, "ban": ban, "wider": wider, "within": within }))
+        }
+        GrantCommand::Unban { what, list, json } => (json, json!({ "act": "unban", "what": what, "list": list })),
+        GrantCommand::Extend { what, span, shorten, list, json } => {
+            (json, json!({ "act": "extend", "what": what, "for": span.0, "list": list, "shorten": shorten }))
         }
     };
     let answer = ask::gate(global, "gate-grant", args)?;
@@ -65,7 +88,18 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
     }
     match c {
         GrantCommand::Revoke { .. } => {
-            say::line(format!("ended: {}", each(&answer["ended"]).map(word).collect::<Vec<_>>().join(", ")))
+            let ended: Vec<String> = each(&answer["ended"]).map(word).collect();
+            if !ended.is_empty() {
+                say::line(format!("ended: {}", ended.join(", ")));
+            }
+            for b in each(&answer["banned"]) {
+                say::line(format!("banned: {} on `{}` until {}", word(&b["whom"]), word(&b["list"]), end(&b["until"])));
+            }
+        }
+        GrantCommand::Unban { .. } => {
+            for b in each(&answer["unbanned"]) {
+                say::line(format!("no longer banned: {} on `{}`", word(&b["whom"]), word(&b["list"])));
+            }
         }
         GrantCommand::Extend { .. } => {
             say::line(format!(
@@ -84,6 +118,9 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
         GrantCommand::Add { .. } | GrantCommand::List { .. } => {
             say::line(format!("{} until {}", word(&answer["grant"]), end(&answer["until"])))
         }
+    }
+    for note in each(&answer["notes"]) {
+        say::line(format!("  {}", word(note)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -115,6 +152,8 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
     // The gate and the coordination server write a log each; people want to know what happened when.
     let at = |l: &String| serde_json::from_str::<Value>(l).ok().and_then(|v| v["at"].as_u64());
     lines.sort_by_cached_key(at);
+    let filter = Filter::of(a)?;
+    lines.retain(|l| serde_json::from_str::<Value>(l).is_ok_and(|v| filter.takes(&v)));
     if let Some(last) = a.last {
         lines.drain(..lines.len().saturating_sub(last));
     }
@@ -134,8 +173,8 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
                 word(&l["what"]),
                 if g.is_null() { word(&l["about"]) } else { word(&g["prefix"]) },
                 word(&g["list"]),
-                word(&g["evidence"]),
-                word(&g["principal"]),
+                evidence(g),
+                who(g),
                 word(&l["by"]),
             ]
         })
@@ -185,6 +224,7 @@ pub(crate) fn explain(address: &str, service: Option<&str>, json: bool, global: 
         for a in each(&answer["answers"]) {
             say::line(word(&a["text"]));
             say_grants(a);
+            say_past(a);
         }
         for seen in each(&answer["heard"]) {
             say::line(format!("  seen: {}", word(seen)));
@@ -197,17 +237,103 @@ pub(crate) fn explain(address: &str, service: Option<&str>, json: bool, global: 
 /// The grants behind an answer: who, on what evidence, until when.
 pub(crate) fn say_grants(answer: &Value) {
     for g in each(&answer["grants"]) {
-        let who = if g["principal"].is_string() { word(&g["principal"]) } else { "somebody".to_string() };
+        let names = who(g);
+        let who = if names.is_empty() { "somebody".to_string() } else { names };
         say::line(format!(
             "  g{} on `{}`: {} given to {who} on {} evidence, since {}, last seen {}, until {}",
             g["id"],
             word(&g["list"]),
             word(&g["prefix"]),
-            word(&g["evidence"]),
+            evidence(g),
             when(&g["given_at"]),
             when(&g["seen_at"]),
             end(&g["ends_at"])
         ));
+    }
+}
+
+/// What ended for an address, and the bans it runs into: why it is no longer in.
+pub(crate) fn say_past(answer: &Value) {
+    for b in each(&answer["bans"]) {
+        say::line(format!(
+            "  no proof of {} counts on `{}` until {}: `portcullis grant unban {}` ends that",
+            word(&b["prefix"]),
+            word(&b["list"]),
+            end(&b["until"]),
+            word(&b["prefix"]),
+        ));
+    }
+    for e in each(&answer["ended"]) {
+        let who = if e["principal"].is_string() { word(&e["principal"]) } else { "somebody".to_string() };
+        let whose = format!("{} ({who}, {})", word(&e["prefix"]), word(&e["evidence"]));
+        let what = match e["what"].as_str().unwrap_or_default() {
+            "revoked" => format!("{whose} was revoked"),
+            "expired" => format!("{whose} expired"),
+            "evicted" => format!("{whose} was evicted"),
+            "refused" => format!("a proof of {whose} was refused"),
+            "full" => format!("a proof of {whose} found no place"),
+            other => format!("{whose}: {other}"),
+        };
+        let by = if word(&e["by"]).is_empty() { String::new() } else { format!(": {}", word(&e["by"])) };
+        let near = if e["neighbour"] == true { "nearby, " } else { "" };
+        say::line(format!("  {near}{what} at {} on `{}`{by}", when(&e["at"]), word(&e["list"])));
+    }
+}
+
+/// The kinds of evidence of a grant, strongest first.
+fn evidence(g: &Value) -> String {
+    let mut all: Vec<String> = std::iter::once(g).chain(each(&g["beside"])).map(|c| word(&c["evidence"])).collect();
+    all.dedup();
+    all.join(", ")
+}
+
+/// Everybody behind a grant.
+fn who(g: &Value) -> String {
+    let all = std::iter::once(g).chain(each(&g["beside"])).map(|c| word(&c["principal"])).filter(|p| !p.is_empty());
+    let mut seen: Vec<String> = Vec::new();
+    for name in all {
+        if !seen.contains(&name) {
+            seen.push(name);
+        }
+    }
+    seen.join(", ")
+}
+
+/// Which lines of the audit log are meant.
+struct Filter<'a> {
+    args: &'a AuditArgs,
+    prefix: Option<Prefix>,
+    since: u64,
+}
+
+impl Filter<'_> {
+    fn of(args: &AuditArgs) -> Result<Filter<'_>, Fail> {
+        let prefix = args.address.as_deref().map(str::parse).transpose();
+        let prefix =
+            prefix.map_err(|e| Fail::usage(format!("--address: {e}"), "such as 203.0.113.7 or 203.0.113.0/24"))?;
+        let since = match args.since {
+            Some(Since::At(at)) => at,
+            Some(Since::Ago(secs)) => daemon::wall().saturating_sub(secs),
+            None => 0,
+        };
+        Ok(Filter { args, prefix, since })
+    }
+
+    fn takes(&self, line: &Value) -> bool {
+        let (g, about) = (&line["grant"], word(&line["about"]));
+        // What is about a ban says `WHOM on LIST`.
+        let (whom, on) = about.rsplit_once(" on ").unwrap_or((about.as_str(), ""));
+        let at = |text: &str| text.parse::<Prefix>().ok();
+        let place = if g.is_null() { at(whom) } else { at(&word(&g["prefix"])) };
+        let near = |p: Prefix| place.is_some_and(|q| p.covers(q) || q.covers(p));
+        let list = |l: &str| if g.is_null() { on == l } else { g["list"] == l };
+        let who = |w: &str| if g.is_null() { whom.contains(w) } else { who(g).contains(w) };
+        line["at"].as_u64().is_none_or(|t| t >= self.since)
+            && self.prefix.is_none_or(near)
+            && self.args.list.as_deref().is_none_or(list)
+            && self.args.who.as_deref().is_none_or(who)
+            && (self.args.what_happened.is_empty()
+                || self.args.what_happened.iter().any(|w| line["what"] == w.as_str()))
     }
 }
 
@@ -217,23 +343,29 @@ pub(crate) fn lists(global: &GlobalArgs) -> Result<Vec<String>, Fail> {
     Ok(each(&all["lists"]).map(|l| word(&l["name"])).collect())
 }
 
-fn show(name: &str, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+fn show(name: Option<&str>, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let answer = ask::gate(global, "gate-show", json!({ "list": name }))?;
     if printed(json, &answer)? {
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows: Vec<Vec<String>> = Vec::new();
     for g in each(&answer["grants"]) {
-        let pinned = if g["pinned"] == true { "pinned" } else { "" };
+        let remark = if g["pinned"] == true {
+            "pinned".to_string()
+        } else if g["superseded"].is_string() {
+            format!("its device came from {}", word(&g["superseded"]))
+        } else {
+            String::new()
+        };
         rows.push(vec![
             format!("g{}", g["id"]),
             word(&g["prefix"]),
-            word(&g["principal"]),
-            word(&g["evidence"]),
+            who(g),
+            evidence(g),
             when(&g["given_at"]),
             when(&g["seen_at"]),
             end(&g["ends_at"]),
-            pinned.to_string(),
+            remark,
         ]);
     }
     for p in each(&answer["static"]) {
@@ -257,6 +389,13 @@ fn show(name: &str, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fa
             String::new()
         };
         say::line(format!("{} is {is}{failed}; asked again {}", word(&n["name"]), when(&n["ask_at"])));
+        for why in each(&n["not_counting"]) {
+            say::line(format!("  {}", word(why)));
+        }
+    }
+    for b in each(&answer["bans"]) {
+        let whom = if b["name"].is_string() { &b["name"] } else { &b["prefix"] };
+        say::line(format!("no proof of {} counts until {}", word(whom), end(&b["until"])));
     }
     say::raw(&say::table(&["GRANT", "FROM", "WHO", "EVIDENCE", "SINCE", "LAST SEEN", "UNTIL", ""], &rows));
     for e in each(&answer["enforcers"]) {

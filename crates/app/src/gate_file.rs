@@ -42,6 +42,7 @@ pub(crate) struct ListFile {
     ttl: Option<Length>,
     idle: Option<Length>,
     evict: Option<EvictArg>,
+    guests: Option<usize>,
     ipv4_prefix: Option<u8>,
     ipv6_prefix: Option<u8>,
     learn_private: Option<bool>,
@@ -205,6 +206,9 @@ pub(crate) type Lists = (Vec<(String, Rules)>, Vec<Follow>);
 /// A list that nobody gave a limit: far more than a household has, few enough that no proxy slows down.
 const MAX: usize = 1_000;
 
+/// Guests of one list: each new one on a full list is compared with all of them.
+pub(crate) const MAX_GUESTS: usize = 10_000;
+
 /// True if the file asks for a gate.
 pub(crate) fn wanted(read: &Read) -> bool {
     read.edge.gate.is_some() || !read.edge.lists.is_empty()
@@ -286,17 +290,24 @@ fn rules(read: &Read, name: &str, list: &ListFile, statics: Vec<Prefix>) -> anyh
         list.max != Some(0),
         "{at}: `lists.{name}`: `max = 0` would forget everybody; leave the teachers out instead"
     );
+    let v4_width = list.ipv4_prefix.unwrap_or(Rules::default().v4_width);
+    ensure!((16..=32).contains(&v4_width), "{at}: `lists.{name}`: `ipv4_prefix` is 16 to 32 bits, not {v4_width}");
+    ensure!(
+        list.guests.is_none_or(|g| (1..=MAX_GUESTS).contains(&g)),
+        "{at}: `lists.{name}`: `guests` is 1 to {MAX_GUESTS}; leave the shares out to have none"
+    );
     ensure!(list.devices != Some(0), "{at}: `lists.{name}`: `devices = 0` would forget everybody");
     Ok(Rules {
         max: Some(list.max.unwrap_or(MAX)),
         evict: if list.evict == Some(EvictArg::FirstSeen) { Evict::FirstSeen } else { Evict::LeastRecentlySeen },
         ttl: list.ttl.unwrap_or(Length(Span(Some(TTL)))).0.0,
         idle: list.idle.and_then(|l| l.0.0),
+        guests: list.guests.or(Rules::default().guests),
         v4_width,
         v6_width: width,
         learn_private: list.learn_private.unwrap_or(false),
         devices: list.devices,
-        grace: list.grace.and_then(|l| l.0.0).unwrap_or(Rules::default().grace),
+        grace: list.grace.map_or(Rules::default().grace, |l| l.0.0),
         statics,
     })
 }

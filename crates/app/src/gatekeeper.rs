@@ -74,6 +74,9 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         },
         ttl: a.ttl.unwrap_or(Span(Some(TTL))).0,
         idle: a.idle.and_then(|s| s.0),
+        guests: Some(guests(a)?),
+        devices: a.devices.map(usize::from),
+        grace: a.grace.map_or(Rules::default().grace, |s| s.0),
         v4_width: a.ipv4_prefix.unwrap_or(32),
         v6_width: a.ipv6_prefix.unwrap_or(64),
         learn_private: a.learn_private.unwrap_or(false),
@@ -203,16 +206,37 @@ fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
         (None, Some(old)) => (old, "MAX_ALLOWED_IPS"),
         (None, None) => return Ok(MAX),
     };
-    let max = text.parse().map_err(|_| {
-        Fail::usage(format!("{name}={text} is no number of addresses"), "give a whole number such as 10")
-    })?;
-    if max == 0 {
+    if text.trim() == "0" {
         return Err(Fail::usage(
             format!("{name}=0 would forget everybody who proves himself"),
             "give the number of addresses that your household uses at a time, such as 10",
         ));
     }
+    let max = number(&text, name, "addresses", 1..=1_000_000)?;
+    if max < MAX {
+        info!(
+            "{name}={max}: Gatekeeper never read it and kept {MAX}; here the {max} count, and who has no place is said"
+        );
+    }
     Ok(max)
+}
+
+fn guests(a: &GatekeeperArgs) -> Result<usize, Fail> {
+    match a.guests.as_deref().map(str::trim).filter(|g| !g.is_empty()) {
+        Some(text) => number(text, "MAX_GUESTS", "guests", 1..=crate::gate_file::MAX_GUESTS),
+        None => Ok(Rules::default().guests.unwrap_or(MAX)),
+    }
+}
+
+/// A number that may stand in quotes, as compose files keep them.
+fn number(text: &str, name: &str, of: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, Fail> {
+    let bare = text.trim().trim_matches(['"', '\'']);
+    bare.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| {
+        Fail::usage(
+            format!("{name}={text} is no number of {of}"),
+            format!("give a whole number from {} to {}, such as 10", range.start(), range.end()),
+        )
+    })
 }
 
 pub(crate) fn source_range(text: &str) -> Result<(Vec<Prefix>, Vec<HostName>), Fail> {
@@ -445,8 +469,8 @@ fn earlier(file: &std::path::Path, list: &str, rules: &Rules) -> Result<Vec<Even
         out.push(Event::Add(Entry {
             list: list.to_string(),
             prefix: rules.learnt(p.first()),
-            evidence: Evidence::Manual,
-            principal: Some("taken over from the earlier file".to_string()),
+            evidence: Evidence::Earlier,
+            principal: None,
             until: rules.ttl.map(|t| now.saturating_add(t)),
             pinned: false,
         }));

@@ -10,7 +10,7 @@ use daemon::gate::Gate;
 use daemon::run::Run;
 use decide::grant::{Event, Outcome, Proof};
 use decide::mesh::Snapshot;
-use model::{Addr, Evidence, Grant};
+use model::{Addr, Claim, Evidence, Grant};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -115,15 +115,16 @@ async fn take_back(
         let Ok(ids) = s.named(&t.nodes) else { return };
         members.extend(ids.iter().filter_map(|id| s.nodes.get(id)).map(|m| m.node.name.as_str()));
     }
-    let left = |g: &Grant| g.evidence == Evidence::Node && !g.device.as_deref().is_some_and(|d| members.contains(d));
-    let grants: Vec<Grant> = {
+    let left = |c: &&Claim| c.evidence == Evidence::Node && !c.device.as_deref().is_some_and(|d| members.contains(d));
+    let grants: Vec<(Grant, Claim)> = {
         let all = gate.keeper.picture.grants.read();
-        all.get(list).into_iter().flat_map(BTreeMap::values).filter(|g| left(g)).cloned().collect()
+        let each = all.get(list).into_iter().flat_map(BTreeMap::values);
+        each.flat_map(|g| g.claims().filter(left).map(|c| (g.clone(), c.clone()))).collect()
     };
-    for g in grants {
-        let device = g.device.as_deref().unwrap_or_default();
+    for (g, claim) in grants {
+        let device = claim.device.as_deref().unwrap_or_default();
         info!("{device} is no longer one of the nodes that the list `{list}` takes in");
-        let _ = gate.keeper.tell(Event::Revoke(g.id, "its node is no longer a member".into())).await;
+        let _ = gate.keeper.tell(Event::Withdraw(g.id, claim, "its node is no longer a member".into())).await;
         // Others behind the same address say again that they are there.
         taught.retain(|(of, _), k| of != list || !g.prefix.contains(k.addr));
     }

@@ -77,6 +77,9 @@ pub struct Log {
 /// Records that wait for a disk with room. Past it the oldest are dropped and that is logged: memory is bounded.
 const WAITING: usize = 10_000;
 
+/// How much of a log's end is read for what was there lately: some thousand records.
+const TAIL: u64 = 2 << 20;
+
 const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 impl Log {
@@ -176,6 +179,21 @@ pub fn verify(path: &Path) -> anyhow::Result<(u64, String)> {
         prev = line.hash;
     }
     Ok((count, prev))
+}
+
+/// The latest records of a log, oldest first, as far as they can be read. For memory, not for proof: nothing is checked.
+#[must_use]
+pub fn tail(path: &Path) -> Vec<Line> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let len = file.metadata()?.len();
+        file.seek(SeekFrom::Start(len.saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    bytes.split(|b| *b == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect()
 }
 
 fn hash(line: &Line) -> anyhow::Result<String> {

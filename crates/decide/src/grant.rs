@@ -7,8 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
-use model::{Addr, AddrSet, Evidence, Grant, GrantId, Prefix};
+use model::{Addr, AddrSet, Ban, BanId, Claim, Evidence, Grant, GrantId, Prefix, Strength, Whom};
 
+use crate::ended::{Ended, What};
+use crate::page::{Page, Place, place};
 use crate::publish::Learnt;
 
 /// Who leaves when a list is full.
@@ -24,8 +26,10 @@ pub enum Evict {
 /// What holds for one list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// At most so many learnt grants; static and pinned entries do not count. `None`: no limit.
+    /// At most so many learnt grants; guests, names' addresses, static and pinned entries do not count. `None`: no limit.
     pub max: Option<usize>,
+    /// At most so many guests of share links. `None`: no limit.
+    pub guests: Option<usize>,
     /// Who leaves when it is full.
     pub evict: Evict,
     /// Seconds from the latest proof to the end. `None`: a proof does not age.
@@ -39,10 +43,10 @@ pub struct Rules {
     pub v6_width: u8,
     /// Learn from private, loopback, link-local, CGN and unique local addresses too.
     pub learn_private: bool,
-    /// At most so many devices of one principal. `None`: no limit.
+    /// At most so many places of one principal and family. `None`: no limit.
     pub devices: Option<usize>,
-    /// Seconds that the old address of a device stays after its new one came.
-    pub grace: u64,
+    /// Seconds that the old address of a device stays after its new one came. `None`: a new one ends no old one.
+    pub grace: Option<u64>,
     /// Entries that are always on the list.
     pub statics: Vec<Prefix>,
 }
@@ -71,7 +75,7 @@ pub struct Entry {
     pub list: String,
     /// From where; any width.
     pub prefix: Prefix,
-    /// `Manual` or `Dns`.
+    /// `Manual`, `Earlier` or `Dns`.
     pub evidence: Evidence,
     /// Who it is for, or the name.
     pub principal: Option<String>,
@@ -90,10 +94,38 @@ pub enum Event {
     Seen(String, Addr),
     /// An entry by hand.
     Add(Entry),
-    /// A grant ends now. The text says by whom or why.
+    /// Several, saved together: the stretches of a range.
+    AddAll(Vec<Entry>),
+    /// A grant ends now, for all its reasons. The text says by whom or why.
     Revoke(GrantId, String),
-    /// A grant's end is set; `None`: it no longer ends by itself.
-    Extend(GrantId, Option<u64>),
+    /// One reason of a grant ends now: that of this evidence, principal and device. The text says why.
+    Withdraw(GrantId, Claim, String),
+    /// A person ends grants and bans whom he likes, all of it or nothing.
+    Close(Close),
+    /// The ends of grants are set: as a person's word beside what proofs gave.
+    Extend {
+        /// Which.
+        ids: Vec<GrantId>,
+        /// When they end; `None`: they no longer end by themselves.
+        until: Option<u64>,
+        /// What proofs gave ends then too, until the next one.
+        shorten: bool,
+    },
+    /// Proofs of these count again on these lists.
+    Unban(Vec<(String, Whom)>),
+}
+
+/// What a person ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Close {
+    /// These grants, but for what followed names say.
+    pub ids: Vec<GrantId>,
+    /// Only what this principal has a part in; `None`: everybody's.
+    pub principal: Option<String>,
+    /// On which lists whose proofs no longer count, and until when.
+    pub bans: Vec<(String, Whom, Option<u64>)>,
+    /// By whom or why.
+    pub by: String,
 }
 
 /// What came of an event.
@@ -105,6 +137,8 @@ pub enum Outcome {
     Renewed(GrantId),
     /// The grant ended.
     Ended(GrantId),
+    /// So many grants ended, changed or were forbidden to come back.
+    Settled(usize),
     /// Nothing to do or nothing allowed.
     Refused(Refusal),
 }
@@ -124,6 +158,12 @@ pub enum Refusal {
     Nobodys,
     /// A static entry of the list holds the address already.
     Static,
+    /// The list is full of stronger evidence.
+    Full,
+    /// A person said that no proof of these counts.
+    Banned,
+    /// There is no room for another ban.
+    Bans,
 }
 
 /// What the shell must do, in this order.
@@ -135,8 +175,14 @@ pub enum Effect {
     Forget(GrantId),
     /// The desired entries of this list are different now.
     Changed(String),
+    /// Save this ban.
+    PersistBan(Ban),
+    /// Delete this ban from the store.
+    ForgetBan(BanId),
     /// Write this into the audit log.
     Audit(Audit),
+    /// Remember this, for whoever asks why somebody is no longer in.
+    Ended(Ended),
 }
 
 /// A line of the audit log, before it has its place in the chain.
@@ -144,12 +190,21 @@ pub enum Effect {
 pub struct Audit {
     /// When, seconds since the Unix epoch.
     pub at: u64,
-    /// `given`, `revoked`, `expired`, `evicted`, `extended`, `superseded`.
-    pub what: &'static str,
-    /// The grant as it was then.
-    pub grant: Grant,
+    /// What happened.
+    pub what: What,
+    /// To what, as it was then.
+    pub about: About,
     /// By whom or why; may be empty.
     pub by: String,
+}
+
+/// To what something happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    /// A grant.
+    Grant(Grant),
+    /// A ban.
+    Ban(Ban),
 }
 
 /// Every list and every live grant.
@@ -157,31 +212,43 @@ pub struct Audit {
 pub struct Ledger {
     lists: BTreeMap<String, Page>,
     grants: BTreeMap<GrantId, Grant>,
-    /// Deadlines, soonest first.
+    /// When a reason of a grant ends, soonest first.
     ends: BTreeSet<(u64, GrantId)>,
+    /// When bans end, soonest first.
+    ban_ends: BTreeSet<(u64, String, Whom)>,
+    /// Devices that left a place because they showed up elsewhere, oldest first.
+    moved: VecDeque<Moved>,
     own: AddrSet,
     next: u64,
     now: u64,
     effects: VecDeque<Effect>,
 }
 
-#[derive(Debug)]
-struct Page {
-    rules: Rules,
-    statics: AddrSet,
-    by_prefix: BTreeMap<Prefix, GrantId>,
-    /// Learnt grants by who leaves first.
-    leaving: BTreeSet<(u64, GrantId)>,
-    by_principal: BTreeMap<String, BTreeSet<GrantId>>,
-    /// The `seen_at` that the store has.
-    saved_seen: BTreeMap<GrantId, u64>,
-    /// What enforcers should hold.
-    learnt: Learnt,
-}
-
 /// A sign of life is saved when it is this much newer than the saved one: a busy client costs one write a minute, and
 /// a crash takes at most this many seconds from a grant, never adds any.
 pub const SEEN_STEP: u64 = 60;
+
+/// Somebody's device that is no longer at a place.
+#[derive(Debug)]
+struct Moved {
+    at: u64,
+    list: String,
+    prefix: Prefix,
+    claim: Claim,
+}
+
+/// Places of one certificate at a time that are told apart: more than a household has phones.
+pub const PLACES: u8 = 16;
+/// Seconds within which a device that is back at a place it had left is two devices: longer than apps report home.
+const BACK: u64 = 3_600;
+/// Seconds after which the other places of a certificate on several devices leave, unless they prove themselves again.
+pub const OTHER_PLACE: u64 = 86_400;
+/// Devices that are remembered after they left a place.
+const MOVED: usize = 256;
+/// Reasons for one prefix: people behind one address, each with a few devices.
+const CLAIMS: usize = 32;
+/// Bans of one list; each is looked at for each proof.
+pub const BANS: usize = 1_000;
 
 /// How much newer a sign of life must be to be told and saved: [`SEEN_STEP`], or a third of a shorter `idle`, so that
 /// who is there is never taken for silent.
@@ -190,11 +257,13 @@ pub fn seen_step(idle: Option<u64>) -> u64 {
     idle.map_or(SEEN_STEP, |i| (i / 3).min(SEEN_STEP))
 }
 
-/// Limits with nothing but the house's defaults: /64 for IPv6, no private addresses, five minutes of grace.
+/// Limits with nothing but the house's defaults: 50 guests, /64 for IPv6, no private addresses, five minutes of grace.
 impl Default for Rules {
     fn default() -> Rules {
         Rules {
             max: None,
+            // An album is shown to a family, not to a town.
+            guests: Some(50),
             evict: Evict::default(),
             ttl: None,
             idle: None,
@@ -204,7 +273,7 @@ impl Default for Rules {
             learn_private: false,
             devices: None,
             // Long enough for requests under way and a phone that flaps between Wi-Fi and mobile data.
-            grace: 300,
+            grace: Some(300),
             statics: Vec::new(),
         }
     }
@@ -218,27 +287,32 @@ impl Ledger {
         Ledger { lists, own, next: 1, ..Ledger::default() }
     }
 
-    /// Takes stored grants back, drops those that ended meanwhile, and holds the rest to the limits of today. Grants
-    /// of lists that no longer exist stay stored and open nothing. Returns how many are live.
-    pub fn restore(&mut self, stored: impl IntoIterator<Item = Grant>, now: u64) -> usize {
+    /// Takes stored grants and bans back, drops those that ended meanwhile, and holds the rest to the limits of today.
+    /// Those of lists that no longer exist stay stored and do nothing. Returns how many grants are live.
+    pub fn restore(
+        &mut self,
+        stored: impl IntoIterator<Item = Grant>,
+        bans: impl IntoIterator<Item = Ban>,
+        now: u64,
+    ) -> usize {
         self.now = self.now.max(now);
+        for ban in bans {
+            self.next = self.next.max(ban.id.0.saturating_add(1));
+            self.put_ban(ban);
+        }
         for grant in stored {
             self.next = self.next.max(grant.id.0.saturating_add(1));
-            if !self.lists.contains_key(&grant.list) {
-                continue;
-            }
-            if let Some(page) = self.lists.get_mut(&grant.list) {
-                // Two grants for one prefix can only come from a crash or an edited store: the later one counts.
-                if let Some(double) = page.by_prefix.get(&grant.prefix).copied() {
-                    self.drop_grant(double);
-                    self.effects.push_back(Effect::Forget(double));
-                }
+            let Some(page) = self.lists.get_mut(&grant.list) else { continue };
+            // Two grants for one prefix can only come from a crash or an edited store: the later one counts.
+            if let Some(double) = page.by_prefix.get(&grant.prefix).copied() {
+                self.drop_grant(double);
+                self.effects.push_back(Effect::Forget(double));
             }
             self.put(grant, true);
         }
         let lists: Vec<String> = self.lists.keys().cloned().collect();
         for list in lists {
-            self.evict(&list);
+            self.evict(&list, None);
         }
         self.handle_timeout(now);
         self.grants.len()
@@ -252,19 +326,43 @@ impl Ledger {
             Event::Proof(p) => self.proof(p),
             Event::Seen(list, addr) => self.seen(&list, addr),
             Event::Add(e) => self.add(e),
-            Event::Revoke(id, by) => self.end(id, "revoked", by),
-            Event::Extend(id, until) => self.extend(id, until),
+            Event::AddAll(all) => {
+                let outcomes: Vec<Outcome> = all.into_iter().map(|e| self.add(e)).collect();
+                let given = outcomes.iter().filter(|o| !matches!(o, Outcome::Refused(_))).count();
+                match outcomes.first() {
+                    Some(why) if given == 0 => *why,
+                    Some(_) => Outcome::Settled(given),
+                    None => Outcome::Refused(Refusal::NoGrant),
+                }
+            }
+            Event::Revoke(id, by) => self.end(id, What::Revoked, by),
+            Event::Withdraw(id, claim, by) => {
+                let meant = |c: &Claim| c.is_same(&claim);
+                if self.take_away(id, &meant, &by) { Outcome::Ended(id) } else { Outcome::Refused(Refusal::NoGrant) }
+            }
+            Event::Close(c) => self.close(&c),
+            Event::Extend { ids, until, shorten } => self.extend(&ids, until, shorten),
+            Event::Unban(whom) => {
+                let ended = whom.into_iter().filter(|(list, whom)| self.end_ban(list, whom, "by hand")).count();
+                if ended == 0 { Outcome::Refused(Refusal::NoGrant) } else { Outcome::Settled(ended) }
+            }
         }
     }
 
     /// Ends what is due.
     pub fn handle_timeout(&mut self, now: u64) {
         self.now = self.now.max(now);
+        while let Some((end, list, whom)) = self.ban_ends.first().cloned() {
+            if end > self.now {
+                break;
+            }
+            self.end_ban(&list, &whom, "its time is over");
+        }
         while let Some(&(end, id)) = self.ends.first() {
             if end > self.now {
                 return;
             }
-            self.end(id, "expired", String::new());
+            self.lapse(id);
         }
     }
 
@@ -276,7 +374,9 @@ impl Ledger {
     /// When [`Ledger::handle_timeout`] must be called, seconds since the Unix epoch.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.ends.first().map(|(end, _)| *end)
+        let grants = self.ends.first().map(|(end, _)| *end);
+        let bans = self.ban_ends.first().map(|(end, ..)| *end);
+        [grants, bans].into_iter().flatten().min()
     }
 
     /// The names of the lists.
@@ -299,6 +399,17 @@ impl Ledger {
     #[must_use]
     pub fn learnt(&self, list: &str) -> Learnt {
         self.lists.get(list).map(|p| p.learnt.clone()).unwrap_or_default()
+    }
+
+    /// Whose proofs do not count on a list.
+    pub fn bans(&self, list: &str) -> impl Iterator<Item = &Ban> {
+        self.lists.get(list).into_iter().flat_map(|p| p.bans.values())
+    }
+
+    /// How many count for the limit of a list, and how many for that of its guests.
+    #[must_use]
+    pub fn counted(&self, list: &str) -> (usize, usize) {
+        self.lists.get(list).map_or((0, 0), Page::counted)
     }
 
     /// A live grant.
@@ -364,49 +475,52 @@ impl Ledger {
             return Outcome::Refused(Refusal::Private);
         }
         let prefix = page.rules.learnt(p.addr);
-        let until = p.ttl.or(page.rules.ttl).map(|t| now.saturating_add(t));
-        let idle = page.rules.idle;
-        let there = page.by_prefix.get(&prefix).and_then(|id| self.grants.get(id));
-        let (grant, new) = match there {
-            // A person's entry is not shortened by a teacher.
-            Some(g) if g.pinned || g.evidence == Evidence::Manual || g.evidence == Evidence::Dns => {
-                (Grant { seen_at: now, ..g.clone() }, false)
-            }
-            Some(g) => {
-                // The proof that lasts longer stands; a share link does not take the name off a certificate.
-                let longer = g.until.is_some() && until.is_none_or(|u| Some(u) >= g.until);
-                if !longer && p.evidence != g.evidence {
-                    (Grant { seen_at: now, idle, ..g.clone() }, false)
-                } else {
-                    let until = if g.until.is_none() { None } else { until.map(|u| u.max(g.until.unwrap_or(u))) };
-                    let principal = p.principal.or_else(|| g.principal.clone());
-                    let device = p.device.or_else(|| g.device.clone());
-                    (Grant { seen_at: now, until, idle, evidence: p.evidence, principal, device, ..g.clone() }, false)
-                }
-            }
-            None => {
-                let id = self.number();
-                let g = Grant {
-                    id,
-                    list: p.list,
-                    prefix,
-                    principal: p.principal,
-                    device: p.device,
-                    evidence: p.evidence,
-                    given_at: now,
-                    seen_at: now,
-                    idle,
-                    until,
-                    pinned: false,
-                };
-                (g, true)
-            }
+        let claim = Claim {
+            principal: p.principal,
+            device: p.device,
+            idle: page.rules.idle,
+            until: p.ttl.or(page.rules.ttl).map(|t| now.saturating_add(t)),
+            ..Claim::new(p.evidence, now)
         };
-        let (id, list) = (grant.id, grant.list.clone());
+        if let Some(ban) = page.banned(p.addr, prefix, claim.principal.as_deref()) {
+            let by = format!("no proof of {} counts", ban.whom);
+            return self.turned_away(&p.list, prefix, claim, Refusal::Banned, by);
+        }
+        let there = page.by_prefix.get(&prefix).and_then(|id| self.grants.get(id));
+        let returns = there.is_some_and(|g| g.claims().any(|c| c.is_same(&claim) && c.superseded.is_some()))
+            || self.was_here(&p.list, prefix, &claim);
+        let mut grant = match there {
+            Some(g) => renewed(g, &claim, now),
+            None => new_grant(&p.list, prefix, claim.clone(), now),
+        };
+        let (before, after) = (there.map(place), place(&grant));
+        if before != Some(after) && !page.has_room(after, grant.strength()) {
+            let by = format!("the list is full: all {} on it have more evidence", page.counted().0);
+            return self.turned_away(&p.list, prefix, claim, Refusal::Full, by);
+        }
+        let new = before.is_none();
+        if new {
+            grant.id = self.number();
+        }
+        let id = grant.id;
         self.settle(grant, new);
-        self.supersede(&list, id);
-        self.evict(&list);
+        self.roam(&p.list, id, &claim, returns);
+        self.evict(&p.list, Some(id));
         if new { Outcome::Given(id) } else { Outcome::Renewed(id) }
+    }
+
+    /// Says that somebody proved himself in vain.
+    fn turned_away(&mut self, list: &str, prefix: Prefix, claim: Claim, why: Refusal, by: String) -> Outcome {
+        self.effects.push_back(Effect::Ended(Ended {
+            at: self.now,
+            list: list.to_string(),
+            prefix,
+            principal: claim.principal,
+            evidence: claim.evidence,
+            what: if why == Refusal::Full { What::Full } else { What::Refused },
+            by,
+        }));
+        Outcome::Refused(why)
     }
 
     fn seen(&mut self, list: &str, addr: Addr) -> Outcome {
@@ -421,138 +535,332 @@ impl Ledger {
     }
 
     fn add(&mut self, e: Entry) -> Outcome {
+        let now = self.now;
         let Some(page) = self.lists.get(&e.list) else { return Outcome::Refused(Refusal::NoList) };
-        let there = page.by_prefix.get(&e.prefix).and_then(|id| self.grants.get(id));
-        let (id, given_at, new) = match there {
-            Some(g) => (g.id, g.given_at, false),
-            None => (self.number(), self.now, true),
-        };
-        let grant = Grant {
-            id,
-            list: e.list,
-            prefix: e.prefix,
+        let claim = Claim {
             principal: e.principal,
-            device: None,
-            evidence: e.evidence,
-            given_at,
-            seen_at: self.now,
             // A person's word does not end by silence.
-            idle: None,
             until: e.until,
             pinned: e.pinned,
+            ..Claim::new(e.evidence, now)
         };
-        let list = grant.list.clone();
-        if !new {
-            self.effects.push_back(Effect::Audit(Audit {
-                at: self.now,
-                what: "extended",
-                grant: grant.clone(),
-                by: String::new(),
-            }));
+        let there = page.by_prefix.get(&e.prefix).and_then(|id| self.grants.get(id));
+        let mut grant = match there {
+            Some(g) => reworded(g, claim.clone(), now),
+            None => new_grant(&e.list, e.prefix, claim.clone(), now),
+        };
+        let (before, after) = (there.map(place), place(&grant));
+        if before != Some(after) && !page.has_room(after, grant.strength()) {
+            return Outcome::Refused(Refusal::Full);
+        }
+        let new = before.is_none();
+        if new {
+            grant.id = self.number();
+        } else {
+            self.audit(What::Extended, &grant, "");
+        }
+        let id = grant.id;
+        if e.evidence == Evidence::Manual {
+            self.welcome(&e.list, e.prefix, claim.principal.as_deref());
         }
         self.settle(grant, new);
-        self.evict(&list);
-        self.handle_timeout(self.now);
+        self.evict(&e.list, Some(id));
+        self.handle_timeout(now);
         if new { Outcome::Given(id) } else { Outcome::Renewed(id) }
     }
 
-    fn extend(&mut self, id: GrantId, until: Option<u64>) -> Outcome {
-        let Some(g) = self.grants.get(&id) else { return Outcome::Refused(Refusal::NoGrant) };
-        let g = Grant { until, idle: None, seen_at: self.now, ..g.clone() };
-        self.effects.push_back(Effect::Persist(g.clone()));
-        self.effects.push_back(Effect::Changed(g.list.clone()));
-        self.effects.push_back(Effect::Audit(Audit {
-            at: self.now,
-            what: "extended",
-            grant: g.clone(),
-            by: String::new(),
-        }));
-        self.put(g, true);
+    /// Whoever is let in by hand is no longer banned.
+    fn welcome(&mut self, list: &str, prefix: Prefix, principal: Option<&str>) {
+        let over: Vec<Whom> = self
+            .bans(list)
+            .filter(|b| match &b.whom {
+                Whom::From(p) => prefix.covers(*p),
+                Whom::Named(n) => Some(n.as_str()) == principal,
+            })
+            .map(|b| b.whom.clone())
+            .collect();
+        for whom in over {
+            self.end_ban(list, &whom, "let in by hand");
+        }
+    }
+
+    fn extend(&mut self, ids: &[GrantId], until: Option<u64>, shorten: bool) -> Outcome {
+        let mut set = 0;
+        for id in ids {
+            let Some(g) = self.grants.get(id) else { continue };
+            let mut claims: Vec<Claim> = g.claims().cloned().collect();
+            let by_hand = claims.iter().position(|c| c.evidence == Evidence::Manual);
+            if shorten {
+                for c in claims.iter_mut().filter(|c| c.evidence != Evidence::Dns) {
+                    c.until = until.map(|u| c.until.map_or(u, |t| t.min(u))).or(c.until);
+                }
+            }
+            match by_hand.and_then(|at| claims.get_mut(at)) {
+                Some(c) => c.until = until,
+                None if shorten => {}
+                None => claims.push(Claim { until, ..Claim::new(Evidence::Manual, self.now) }),
+            }
+            let seen = Grant { seen_at: self.now, ..g.clone() };
+            let Some(g) = seen.with_claims(claims) else { continue };
+            self.effects.push_back(Effect::Persist(g.clone()));
+            self.effects.push_back(Effect::Changed(g.list.clone()));
+            self.audit(What::Extended, &g, "by hand");
+            let list = g.list.clone();
+            self.put(g, true);
+            self.evict(&list, Some(*id));
+            set += 1;
+        }
         self.handle_timeout(self.now);
-        Outcome::Renewed(id)
+        if set == 0 { Outcome::Refused(Refusal::NoGrant) } else { Outcome::Settled(set) }
+    }
+
+    fn close(&mut self, c: &Close) -> Outcome {
+        let new = |me: &Ledger, list: &str, whom: &Whom| me.lists.get(list).is_some_and(|p| !p.bans.contains_key(whom));
+        for list in self.lists.keys() {
+            let more = c.bans.iter().filter(|(l, whom, _)| l == list && new(self, l, whom)).count();
+            if more > 0 && self.bans(list).count() + more > BANS {
+                return Outcome::Refused(Refusal::Bans);
+            }
+        }
+        let mut done = 0;
+        for (list, whom, until) in
+            c.bans.iter().filter(|(l, ..)| self.lists.contains_key(l)).cloned().collect::<Vec<_>>()
+        {
+            let ban = Ban { id: BanId(self.number().0), list, whom, since: self.now, until };
+            self.effects.push_back(Effect::PersistBan(ban.clone()));
+            self.effects.push_back(Effect::Audit(Audit {
+                at: self.now,
+                what: What::Banned,
+                about: About::Ban(ban.clone()),
+                by: c.by.clone(),
+            }));
+            if let Some(before) = self.put_ban(ban) {
+                self.effects.push_back(Effect::ForgetBan(before.id));
+            }
+            done += 1;
+        }
+        let meant = |x: &Claim| x.evidence != Evidence::Dns && (c.principal.is_none() || x.principal == c.principal);
+        for id in &c.ids {
+            done += usize::from(self.take_away(*id, &meant, &c.by));
+        }
+        if done == 0 { Outcome::Refused(Refusal::NoGrant) } else { Outcome::Settled(done) }
+    }
+
+    /// Ends those reasons of a grant that are meant, and the grant if none is left. False if none was meant.
+    fn take_away(&mut self, id: GrantId, meant: &dyn Fn(&Claim) -> bool, by: &str) -> bool {
+        let Some(g) = self.grants.get(&id).cloned() else { return false };
+        let (gone, kept): (Vec<Claim>, Vec<Claim>) = g.claims().cloned().partition(|c| meant(c));
+        if gone.is_empty() {
+            return false;
+        }
+        match g.with_claims(kept) {
+            None => drop(self.end(id, What::Revoked, by.to_string())),
+            Some(rest) => {
+                self.effects.push_back(Effect::Changed(rest.list.clone()));
+                self.effects.push_back(Effect::Persist(rest.clone()));
+                let told = g.with_claims(gone).unwrap_or(g);
+                self.audit(What::Revoked, &told, &format!("{by}; {} goes on", evidence(&rest)));
+                self.demote(rest);
+            }
+        }
+        true
+    }
+
+    /// Takes out the reasons of a grant whose time is over, and the grant if none is left.
+    fn lapse(&mut self, id: GrantId) {
+        let Some(g) = self.grants.get(&id).cloned() else { return };
+        let over = |c: &Claim| c.ends_at(g.seen_at).is_some_and(|e| e <= self.now);
+        let (gone, kept): (Vec<Claim>, Vec<Claim>) = g.claims().cloned().partition(over);
+        let by = gone.first().map(|c| ended_by(c, g.seen_at)).unwrap_or_default();
+        for c in gone.iter().filter(|c| c.superseded.is_some()) {
+            self.moved.push_back(Moved { at: self.now, list: g.list.clone(), prefix: g.prefix, claim: c.clone() });
+            if self.moved.len() > MOVED {
+                self.moved.pop_front();
+            }
+        }
+        match g.with_claims(kept) {
+            None => drop(self.end(id, What::Expired, by)),
+            Some(rest) => {
+                self.effects.push_back(Effect::Persist(rest.clone()));
+                self.effects.push_back(Effect::Changed(rest.list.clone()));
+                let told = g.with_claims(gone).unwrap_or(g);
+                self.audit(What::Lapsed, &told, &format!("{} goes on", evidence(&rest)));
+                self.demote(rest);
+            }
+        }
+    }
+
+    /// Puts a grant that lost a reason in its place, which may be one among the guests.
+    fn demote(&mut self, rest: Grant) {
+        let list = rest.list.clone();
+        self.put(rest, true);
+        self.evict(&list, None);
+    }
+
+    /// True if this device left this place a short while ago because it showed up elsewhere.
+    fn was_here(&self, list: &str, prefix: Prefix, claim: &Claim) -> bool {
+        let since = self.now.saturating_sub(BACK);
+        claim.device.is_some()
+            && self
+                .moved
+                .iter()
+                .any(|m| m.at >= since && m.prefix == prefix && m.list == list && m.claim.is_same(claim))
     }
 
     /// Puts a grant in its place and says what follows.
     fn settle(&mut self, g: Grant, new: bool) {
         let saved = self.lists.get(&g.list).and_then(|p| p.saved_seen.get(&g.id)).copied();
-        let before = self.grants.get(&g.id);
-        let same = before.is_some_and(|b| {
-            (b.pinned, b.evidence, &b.principal, &b.device, b.idle) == (g.pinned, g.evidence, &g.principal, &g.device, g.idle)
-                && b.until.is_some() == g.until.is_some()
-                // A deadline that only moved with the proof is saved with `seen_at`; one that was set is saved now.
-                && (b.until.zip(g.until)).is_none_or(|(b, n)| n >= b && n - b < SEEN_STEP.max(1))
-        });
-        let save = new || !same || saved.is_none_or(|s| g.seen_at.saturating_sub(s) >= seen_step(g.idle));
+        let same = self.grants.get(&g.id).is_some_and(|before| alike(before, &g));
+        let idle = g.claims().filter_map(|c| c.idle).min();
+        let save = new || !same || saved.is_none_or(|s| g.seen_at.saturating_sub(s) >= seen_step(idle));
         if save {
             self.effects.push_back(Effect::Persist(g.clone()));
-        }
-        // Enforcers that hold deadlines hear of a later end only with the saved one: once a minute at most.
-        if save || new {
+            // Enforcers that hold deadlines hear of a later end only with the saved one: once a minute at most.
             self.effects.push_back(Effect::Changed(g.list.clone()));
         }
         if new {
-            let audit = Audit { at: self.now, what: "given", grant: g.clone(), by: String::new() };
-            self.effects.push_back(Effect::Audit(audit));
+            self.audit(What::Given, &g, "");
         }
         self.put(g, save);
     }
 
-    /// A device that came from a new address leaves its old one after the grace; a principal with too many devices
-    /// leaves the one seen longest ago. Families are apart: a device has one address of each.
-    fn supersede(&mut self, list: &str, id: GrantId) {
+    /// A device that shows up at a new place leaves its old one after the grace, unless it is known to be several: one
+    /// certificate may be on two phones. Somebody at too many places leaves the one that proved itself longest ago.
+    /// Families are apart: a device has one address of each. `returns`: it had left this place for another.
+    fn roam(&mut self, list: &str, id: GrantId, claim: &Claim, returns: bool) {
         let Some(page) = self.lists.get(list) else { return };
-        let Some(g) = self.grants.get(&id) else { return };
-        let Some(principal) = &g.principal else { return };
+        let (Some(principal), Some(here)) = (&claim.principal, self.grants.get(&id).map(|g| g.prefix)) else { return };
         let Some(ids) = page.by_principal.get(principal) else { return };
-        let others: Vec<&Grant> = ids
+        // Everywhere this person has proved himself, this place first, then the latest.
+        let mut places: Vec<(GrantId, Claim)> = ids
             .iter()
             .filter_map(|i| self.grants.get(i))
-            .filter(|o| o.id != id && !o.pinned && o.prefix.is_v4() == g.prefix.is_v4())
+            .filter(|g| g.prefix.is_v4() == here.is_v4())
+            .flat_map(|g| g.claims().map(|c| (g.id, c)))
+            .filter(|(_, c)| c.principal.as_ref() == Some(principal) && roams(c))
+            .map(|(i, c)| (i, c.clone()))
             .collect();
-        let roams = |o: &Grant| g.device.is_some() && o.device == g.device;
-        let mut old: Vec<GrantId> = others.iter().filter(|o| roams(o)).map(|o| o.id).collect();
-        if let Some(slots) = page.rules.devices {
-            let mut rest: Vec<&&Grant> = others.iter().filter(|o| !roams(o)).collect();
-            rest.sort_by_key(|o| (std::cmp::Reverse(o.seen_at), std::cmp::Reverse(o.id)));
-            old.extend(rest.iter().skip(slots.saturating_sub(1)).map(|o| o.id));
+        places.sort_by_key(|(i, c)| std::cmp::Reverse((*i == id && c.is_same(claim), c.proved_at, *i)));
+        let same = |c: &Claim| c.device.is_some() && c.device == claim.device;
+        let here_too = places.iter().filter(|(_, c)| same(c)).count();
+        let known = places.iter().filter(|(_, c)| same(c)).map(|(_, c)| usize::from(c.places)).max().unwrap_or(1);
+        let most = page.rules.devices.unwrap_or(usize::MAX).min(usize::from(PLACES)).max(1);
+        let known = (known + usize::from(returns)).min(here_too).clamp(1, most);
+        let soon = page.rules.grace.map(|g| self.now.saturating_add(g));
+        // With a grace without end only a limit makes somebody leave, and that at once.
+        let over = soon.unwrap_or(self.now);
+        let other = page.rules.grace.unwrap_or(0).max(OTHER_PLACE);
+        let (mut ends, mut devices): (Vec<(GrantId, Claim, u64, bool)>, usize) = (Vec::new(), 0);
+        for (n, (i, c)) in places.into_iter().enumerate() {
+            devices += usize::from(same(&c));
+            let leaves = if page.rules.devices.is_some_and(|slots| n >= slots) {
+                Some((over, true))
+            } else if same(&c) && n > 0 && devices > known {
+                soon.map(|at| (at, true))
+            } else if same(&c) && n > 0 && soon.is_some() {
+                Some((c.proved_at.saturating_add(other), false))
+            } else {
+                None
+            };
+            ends.extend(leaves.map(|(at, superseded)| (i, c, at, superseded)));
         }
-        let leave = self.now.saturating_add(page.rules.grace);
-        for id in old {
-            let Some(g) = self.grants.get(&id) else { continue };
-            if g.until.is_some_and(|u| u <= leave) {
-                continue;
-            }
-            let g = Grant { until: Some(leave), ..g.clone() };
-            self.effects.push_back(Effect::Persist(g.clone()));
-            self.effects.push_back(Effect::Changed(g.list.clone()));
-            let audit = Audit { at: self.now, what: "superseded", grant: g.clone(), by: String::new() };
-            self.effects.push_back(Effect::Audit(audit));
-            self.put(g, true);
+        for (i, c, at, superseded) in ends {
+            self.leave(i, &c, at, superseded.then_some(here));
         }
+        self.note_places(id, claim, known as u8);
         self.handle_timeout(self.now);
     }
 
-    fn evict(&mut self, list: &str) {
-        while let Some(page) = self.lists.get(list) {
-            let Some(max) = page.rules.max else { return };
-            if page.leaving.len() <= max {
-                return;
-            }
-            let Some(&(_, id)) = page.leaving.first() else { return };
-            let Some(g) = self.drop_grant(id) else { return };
-            self.effects.push_back(Effect::Changed(g.list.clone()));
-            self.effects.push_back(Effect::Forget(id));
-            let by = format!("the list holds {max}");
-            self.effects.push_back(Effect::Audit(Audit { at: self.now, what: "evicted", grant: g, by }));
+    /// Ends a device's stay at an old place, then. `superseded`: the place for which it does; `None`: it is one of several
+    /// devices and only has to show itself in time.
+    fn leave(&mut self, id: GrantId, of: &Claim, at: u64, superseded: Option<Prefix>) {
+        let Some(g) = self.grants.get(&id) else { return };
+        let mut claims: Vec<Claim> = g.claims().cloned().collect();
+        let Some(c) = claims.iter_mut().find(|c| c.is_same(of)) else { return };
+        if c.until.is_some_and(|u| u <= at) {
+            return;
+        }
+        c.until = Some(at);
+        c.superseded = superseded.or(c.superseded);
+        let told = Claim::clone(c);
+        let Some(g) = g.with_claims(claims) else { return };
+        self.effects.push_back(Effect::Persist(g.clone()));
+        self.effects.push_back(Effect::Changed(g.list.clone()));
+        if let Some(place) = superseded {
+            let about = g.with_claims(vec![told]).unwrap_or_else(|| g.clone());
+            self.audit(What::Superseded, &about, &format!("its device came from {place}"));
+        }
+        self.put(g, true);
+    }
+
+    /// Remembers, with the grant, at how many places a device has been seen at a time.
+    fn note_places(&mut self, id: GrantId, claim: &Claim, known: u8) {
+        let Some(g) = self.grants.get(&id) else { return };
+        let mut claims: Vec<Claim> = g.claims().cloned().collect();
+        let Some(c) = claims.iter_mut().find(|c| c.is_same(claim) && c.places != known) else { return };
+        c.places = known;
+        let Some(g) = g.with_claims(claims) else { return };
+        self.effects.push_back(Effect::Persist(g.clone()));
+        self.put(g, true);
+    }
+
+    /// Holds a list to its limits. `newcomer`: for whom somebody leaves.
+    fn evict(&mut self, list: &str, newcomer: Option<GrantId>) {
+        while let Some((id, max)) = self.lists.get(list).and_then(|p| p.leaves_next(&self.grants)) {
+            let Some(g) = self.grants.get(&id) else { return };
+            let many = if place(g) == Place::Guest { "guests" } else { "entries" };
+            let by = match newcomer.and_then(|n| self.grants.get(&n)).filter(|n| n.id != id) {
+                Some(n) => format!("{} {} ({}) came; the list holds {max} {many}", n.id, n.prefix, evidence(n)),
+                None => format!("the list holds {max} {many}"),
+            };
+            self.end(id, What::Evicted, by);
         }
     }
 
-    fn end(&mut self, id: GrantId, what: &'static str, by: String) -> Outcome {
+    fn end(&mut self, id: GrantId, what: What, by: String) -> Outcome {
         let Some(g) = self.drop_grant(id) else { return Outcome::Refused(Refusal::NoGrant) };
         self.effects.push_back(Effect::Changed(g.list.clone()));
         self.effects.push_back(Effect::Forget(id));
-        self.effects.push_back(Effect::Audit(Audit { at: self.now, what, grant: g, by }));
+        self.effects.push_back(Effect::Ended(Ended {
+            at: self.now,
+            list: g.list.clone(),
+            prefix: g.prefix,
+            principal: g.claim.principal.clone(),
+            evidence: g.claim.evidence,
+            what,
+            by: by.clone(),
+        }));
+        self.audit(what, &g, &by);
         Outcome::Ended(id)
+    }
+
+    fn audit(&mut self, what: What, g: &Grant, by: &str) {
+        let about = About::Grant(g.clone());
+        self.effects.push_back(Effect::Audit(Audit { at: self.now, what, about, by: by.to_string() }));
+    }
+
+    /// Puts a ban in its place; returns what was there.
+    fn put_ban(&mut self, ban: Ban) -> Option<Ban> {
+        let page = self.lists.get_mut(&ban.list)?;
+        if let Some(end) = ban.until {
+            self.ban_ends.insert((end, ban.list.clone(), ban.whom.clone()));
+        }
+        let before = page.bans.insert(ban.whom.clone(), ban.clone())?;
+        if let Some(end) = before.until.filter(|_| before.until != ban.until) {
+            self.ban_ends.remove(&(end, before.list.clone(), before.whom.clone()));
+        }
+        Some(before)
+    }
+
+    fn end_ban(&mut self, list: &str, whom: &Whom, by: &str) -> bool {
+        let Some(ban) = self.lists.get_mut(list).and_then(|p| p.bans.remove(whom)) else { return false };
+        if let Some(end) = ban.until {
+            self.ban_ends.remove(&(end, list.to_string(), whom.clone()));
+        }
+        self.effects.push_back(Effect::ForgetBan(ban.id));
+        let (about, by) = (About::Ban(ban), by.to_string());
+        self.effects.push_back(Effect::Audit(Audit { at: self.now, what: What::Unbanned, about, by }));
+        true
     }
 
     fn number(&mut self) -> GrantId {
@@ -566,22 +874,15 @@ impl Ledger {
         let page = self.lists.get(&g.list);
         let saved_before = page.and_then(|p| p.saved_seen.get(&g.id)).copied();
         // An end that only moved with a sign of life is told with the saved one.
-        let told = page.and_then(|p| p.learnt.get(g.id)).filter(|_| !saved);
+        let told = page.and_then(|p| p.learnt.get(g.id)).filter(|_| !saved).map(|t| t.1);
         self.drop_grant(g.id);
         let Some(page) = self.lists.get_mut(&g.list) else { return };
-        page.by_prefix.insert(g.prefix, g.id);
-        page.learnt.put(g.id, g.prefix, told.map_or(g.ends_at(), |t| t.1));
-        if !g.pinned && g.evidence != Evidence::Dns {
-            page.leaving.insert((page.rules.leaves_by(&g), g.id));
-        }
-        if let Some(p) = &g.principal {
-            page.by_principal.entry(p.clone()).or_default().insert(g.id);
-        }
+        page.put(&g, told);
         let seen = if saved { Some(g.seen_at) } else { saved_before };
         if let Some(seen) = seen {
             page.saved_seen.insert(g.id, seen);
         }
-        if let Some(end) = g.ends_at() {
+        if let Some(end) = g.changes_at() {
             self.ends.insert((end, g.id));
         }
         self.grants.insert(g.id, g);
@@ -589,22 +890,11 @@ impl Ledger {
 
     fn drop_grant(&mut self, id: GrantId) -> Option<Grant> {
         let g = self.grants.remove(&id)?;
-        if let Some(end) = g.ends_at() {
+        if let Some(end) = g.changes_at() {
             self.ends.remove(&(end, id));
         }
         if let Some(page) = self.lists.get_mut(&g.list) {
-            page.by_prefix.remove(&g.prefix);
-            page.learnt.remove(id);
-            page.leaving.remove(&(page.rules.leaves_by(&g), id));
-            page.saved_seen.remove(&id);
-            if let Some(ids) = g.principal.as_ref().and_then(|p| page.by_principal.get_mut(p)) {
-                ids.remove(&id);
-                if ids.is_empty()
-                    && let Some(p) = &g.principal
-                {
-                    page.by_principal.remove(p);
-                }
-            }
+            page.take(&g);
         }
         Some(g)
     }
@@ -617,26 +907,78 @@ impl Rules {
         let width = if addr.is_v4() { self.v4_width } else { self.v6_width };
         Prefix::new(addr, width).unwrap_or(Prefix::host(addr))
     }
-
-    fn leaves_by(&self, g: &Grant) -> u64 {
-        match self.evict {
-            Evict::FirstSeen => g.given_at,
-            Evict::LeastRecentlySeen => g.seen_at,
-        }
-    }
 }
 
-impl Page {
-    fn new(rules: Rules) -> Page {
-        Page {
-            statics: AddrSet::new(rules.statics.iter().copied()),
-            rules,
-            by_prefix: BTreeMap::new(),
-            leaving: BTreeSet::new(),
-            by_principal: BTreeMap::new(),
-            saved_seen: BTreeMap::new(),
-            learnt: Learnt::default(),
+/// A grant without a number yet.
+fn new_grant(list: &str, prefix: Prefix, claim: Claim, now: u64) -> Grant {
+    Grant { id: GrantId(0), list: list.to_string(), prefix, given_at: now, seen_at: now, claim, beside: Vec::new() }
+}
+
+/// A grant after a proof: the same reason lasts longer, another one stands beside.
+fn renewed(g: &Grant, claim: &Claim, now: u64) -> Grant {
+    let mut claims: Vec<Claim> = g.claims().cloned().collect();
+    match claims.iter_mut().find(|c| c.is_same(claim)) {
+        Some(c) => {
+            let until = c.until.zip(claim.until).map(|(a, b)| a.max(b));
+            *c = Claim { until, places: c.places, pinned: c.pinned, ..claim.clone() };
         }
+        None => {
+            if claims.len() >= CLAIMS {
+                // The weakest, and of these the one whose proof is oldest.
+                let last = claims.iter().enumerate().min_by_key(|(_, c)| (c.strength(), c.proved_at)).map(|(i, _)| i);
+                last.map(|i| claims.remove(i));
+            }
+            claims.push(claim.clone());
+        }
+    }
+    let seen = Grant { seen_at: now, ..g.clone() };
+    seen.with_claims(claims).unwrap_or(seen)
+}
+
+/// A grant after a person's word, of which there is one, or a name's: it is as told, whatever was there.
+fn reworded(g: &Grant, claim: Claim, now: u64) -> Grant {
+    let replaces = |c: &Claim| {
+        c.evidence == claim.evidence && (claim.evidence == Evidence::Manual || c.principal == claim.principal)
+    };
+    let mut claims: Vec<Claim> = g.claims().filter(|c| !replaces(c)).cloned().collect();
+    claims.push(claim);
+    let seen = Grant { seen_at: now, ..g.clone() };
+    seen.with_claims(claims).unwrap_or(seen)
+}
+
+/// True if the store may go on with the one instead of the other until the next sign of life is saved.
+fn alike(before: &Grant, after: &Grant) -> bool {
+    let same = |b: &Claim, a: &Claim| {
+        let bare = |c: &Claim| Claim { until: None, proved_at: 0, ..c.clone() };
+        bare(b) == bare(a)
+            && b.until.is_some() == a.until.is_some()
+            // A deadline that only moved with the proof is saved with `seen_at`; one that was set is saved now.
+            && b.until.zip(a.until).is_none_or(|(b, a)| a >= b && a - b < SEEN_STEP)
+    };
+    before.beside.len() == after.beside.len() && before.claims().zip(after.claims()).all(|(b, a)| same(b, a))
+}
+
+/// True for what a person's device proves; a link's guests are many persons.
+fn roams(c: &Claim) -> bool {
+    matches!(c.strength(), Strength::Knock | Strength::Login | Strength::Key)
+}
+
+/// The kinds of evidence of a grant, strongest first, each once.
+#[must_use]
+pub fn evidence(g: &Grant) -> String {
+    let mut words: Vec<&str> = g.claims().map(|c| c.evidence.word()).collect();
+    words.dedup();
+    words.join(", ")
+}
+
+/// Why a reason is over whose time has come.
+fn ended_by(c: &Claim, seen_at: u64) -> String {
+    match (c.superseded, c.idle) {
+        (Some(p), _) => format!("its device came from {p} meanwhile"),
+        (None, Some(idle)) if c.until.is_none_or(|u| seen_at.saturating_add(idle) < u) => {
+            format!("nobody was seen for {idle} s")
+        }
+        (None, _) => String::new(),
     }
 }
 
@@ -656,6 +998,9 @@ impl fmt::Display for Refusal {
             Refusal::Nobodys => "nobody can come from such an address",
             Refusal::Own => "it is an address of this machine",
             Refusal::Static => "an entry that is always there holds it already",
+            Refusal::Full => "the list is full, and everybody on it has more evidence",
+            Refusal::Banned => "a person said that no proof of it counts for now",
+            Refusal::Bans => "there are too many bans on that list; end some first",
         })
     }
 }

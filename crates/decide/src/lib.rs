@@ -3,11 +3,13 @@
 mod admit;
 pub mod certificate;
 pub mod clock;
+pub mod ended;
 pub mod filter;
 pub mod grant;
 pub mod mesh;
 pub mod names;
 pub mod ours;
+mod page;
 pub mod policy;
 pub mod publish;
 mod service;

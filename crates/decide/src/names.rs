@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use model::{Addr, Evidence, Grant, Prefix};
+use model::{Addr, Claim, Evidence, Grant, Prefix};
 
 use crate::grant::{Entry, Event, Rules, SEEN_STEP};
 
@@ -70,12 +70,14 @@ pub struct Known {
     pub ask_at: u64,
     /// Why the latest question failed.
     pub failed: Option<String>,
+    /// Addresses of the latest answers that do not count because there are too many.
+    pub left_out: usize,
     /// Failures in a row.
     times: u32,
 }
 
 /// Addresses of one family of one name that count: more is no home.
-const MOST_ADDRS: usize = 16;
+pub const MOST_ADDRS: usize = 16;
 /// A failed question is put again after the shortest wait, then after twice as long, up to this many seconds.
 const RETRY_MOST: u64 = 300;
 
@@ -149,11 +151,13 @@ impl Names {
             _ => None,
         };
         let mut ttl = pace.most;
+        k.left_out = 0;
         // No address at all is as a failure: the last good answer stays.
         let empty = matches!((&v4, &v6), (Said::None(_) | Said::Failed(_), Said::None(_) | Said::Failed(_)));
         for (said, place) in [(v4, &mut k.v4), (v6, &mut k.v6)] {
             match said {
                 Said::Addrs(mut addrs, t) => {
+                    k.left_out += addrs.len().saturating_sub(MOST_ADDRS);
                     addrs.truncate(MOST_ADDRS);
                     *place = Some(addrs);
                     ttl = ttl.min(t);
@@ -190,49 +194,50 @@ impl Names {
     ) -> Vec<Event> {
         let follows: Vec<&Follow> =
             self.follows.iter().filter(|f| f.list == list && f.until.is_none_or(|u| now < u)).collect();
-        let mut wanted: BTreeMap<Prefix, &Follow> = BTreeMap::new();
+        let mut wanted: BTreeMap<(Prefix, &HostName), &Follow> = BTreeMap::new();
         for f in &follows {
             for addr in self.known.get(&f.host).into_iter().flat_map(Known::addrs) {
-                if !addr.is_private() || rules.learn_private {
-                    wanted.entry(rules.learnt(addr)).or_insert(f);
+                if counts(addr, rules).is_ok() {
+                    wanted.insert((rules.learnt(addr), &f.host), f);
                 }
             }
         }
         let mut events = Vec::new();
-        let mut there: BTreeSet<Prefix> = BTreeSet::new();
         for g in grants {
-            if g.evidence != Evidence::Dns {
-                // Somebody's own proof or a person's word: it ends as that does, and then the name's turn comes.
-                there.insert(g.prefix);
-                continue;
+            for claim in g.claims().filter(|c| c.evidence == Evidence::Dns) {
+                let whose = follows.iter().find(|f| claim.principal.as_deref() == Some(&f.host.entry()));
+                let known = whose.and_then(|f| self.known.get(&f.host));
+                let by = match whose {
+                    None => Some("its name is no longer followed".to_string()),
+                    Some(f) => match wanted.get(&(g.prefix, &f.host)) {
+                        Some(f) if (f.pinned, f.until) == (claim.pinned, claim.until) => {
+                            wanted.remove(&(g.prefix, &f.host));
+                            let since = claim.proved_at.max(g.seen_at).saturating_add(SEEN_STEP);
+                            if known.and_then(|k| k.good_at).is_some_and(|at| at >= since) {
+                                events.push(Event::Seen(list.to_string(), g.prefix.first()));
+                            }
+                            stale(rules, known, g, claim, now)
+                        }
+                        // Its end was set anew.
+                        Some(_) => None,
+                        None if known.is_some_and(|k| k.unasked(g.prefix.is_v4())) => {
+                            stale(rules, known, g, claim, now)
+                        }
+                        None => Some(format!("{} is elsewhere", f.host)),
+                    },
+                };
+                events.extend(by.map(|by| Event::Withdraw(g.id, claim.clone(), by)));
             }
-            let whose = follows.iter().find(|f| g.principal.as_deref() == Some(&f.host.entry()));
-            let known = whose.and_then(|f| self.known.get(&f.host));
-            let by = match (whose, wanted.get(&g.prefix)) {
-                (Some(f), Some(w)) if f.host == w.host && (f.pinned, f.until) == (g.pinned, g.until) => {
-                    there.insert(g.prefix);
-                    if known.and_then(|k| k.good_at).is_some_and(|at| at >= g.seen_at.saturating_add(SEEN_STEP)) {
-                        events.push(Event::Seen(list.to_string(), g.prefix.first()));
-                    }
-                    stale(rules, known, g, now)
-                }
-                (Some(_), Some(_)) => None,
-                (Some(_), None) if known.is_some_and(|k| k.unasked(g.prefix.is_v4())) => stale(rules, known, g, now),
-                (Some(f), None) => Some(format!("{} is elsewhere", f.host)),
-                (None, Some(_)) => None,
-                (None, None) => Some("its name is no longer followed".to_string()),
-            };
-            events.extend(by.map(|by| Event::Revoke(g.id, by)));
         }
-        for (prefix, f) in wanted.iter().filter(|(p, _)| !there.contains(*p)) {
-            if rules.statics.iter().any(|s| s.covers(*prefix)) || self.is_stale(rules, &f.host, now) {
+        for ((prefix, host), f) in wanted {
+            if rules.statics.iter().any(|s| s.covers(prefix)) || self.is_stale(rules, host, now) {
                 continue;
             }
             events.push(Event::Add(Entry {
                 list: list.to_string(),
-                prefix: *prefix,
+                prefix,
                 evidence: Evidence::Dns,
-                principal: Some(f.host.entry()),
+                principal: Some(host.entry()),
                 until: f.until,
                 pinned: f.pinned,
             }));
@@ -246,10 +251,26 @@ impl Names {
     }
 }
 
+/// Whether an address of a name's answer counts on a list, and why not.
+///
+/// # Errors
+/// The reason, for a person.
+pub fn counts(addr: Addr, rules: &Rules) -> Result<(), &'static str> {
+    let unspecified = addr.ip().is_unspecified() || addr.ip().is_multicast();
+    match addr.ip() {
+        _ if unspecified => Err("nobody can come from it"),
+        ip if ip.is_loopback() && !rules.learn_private => Err("it is a loopback address: this machine itself"),
+        _ if addr.is_private() && !rules.learn_private => {
+            Err("it is a private address, which this list does not learn (name servers at home often answer so)")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Why a kept answer is too old to stay.
-fn stale(rules: &Rules, known: Option<&Known>, g: &Grant, now: u64) -> Option<String> {
+fn stale(rules: &Rules, known: Option<&Known>, g: &Grant, claim: &Claim, now: u64) -> Option<String> {
     let latest = known.and_then(|k| k.good_at).map_or(g.seen_at, |at| at.max(g.seen_at));
-    let ttl = rules.ttl.filter(|_| !g.pinned)?;
+    let ttl = rules.ttl.filter(|_| !claim.pinned)?;
     (now >= latest.saturating_add(ttl)).then(|| format!("no good answer for {ttl} s"))
 }
 
@@ -257,6 +278,19 @@ impl Known {
     /// Every address of the last good answers.
     pub fn addrs(&self) -> impl Iterator<Item = Addr> {
         self.v4.iter().chain(&self.v6).flatten().copied()
+    }
+
+    /// What of the last good answers does not count on a list, and why: sentences for a person.
+    #[must_use]
+    pub fn not_counting(&self, rules: &Rules) -> Vec<String> {
+        let mut said: Vec<String> = self
+            .addrs()
+            .filter_map(|a| counts(a, rules).err().map(|why| format!("{a} does not count: {why}")))
+            .collect();
+        if self.left_out > 0 {
+            said.push(format!("{} more addresses do not count: {MOST_ADDRS} of a family do", self.left_out));
+        }
+        said
     }
 
     fn unasked(&self, v4: bool) -> bool {
@@ -347,7 +381,7 @@ mod tests {
         }
 
         fn on_list(&self) -> Vec<String> {
-            self.ledger.grants(LIST).map(|g| format!("{} {}", g.prefix, g.evidence)).collect()
+            self.ledger.grants(LIST).map(|g| format!("{} {}", g.prefix, crate::grant::evidence(g))).collect()
         }
     }
 

@@ -2,6 +2,7 @@
 //! validity: a folded address, a normal prefix, an immutable set, a view. No IO, no clock, no runtime.
 
 mod addr;
+mod ban;
 mod grant;
 mod list;
 mod port;
@@ -11,7 +12,8 @@ mod source;
 mod view;
 
 pub use addr::{Addr, AddrError};
-pub use grant::{Evidence, EvidenceError, Grant, GrantId};
+pub use ban::{Ban, BanId, Whom};
+pub use grant::{Claim, Evidence, EvidenceError, Grant, GrantId, Strength};
 pub use list::{ListError, ListText, ListWarning, parse_list};
 pub use port::{Port, Transport};
 pub use prefix::{AddrRange, Prefix, PrefixError};

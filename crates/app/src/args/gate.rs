@@ -97,7 +97,7 @@ pub(crate) struct GatekeeperArgs {
     /// Name of the list and of its middleware [default: dynamic-whitelist]
     #[arg(long, value_name = "NAME", env = "PORTCULLIS_LIST")]
     pub(crate) list: Option<String>,
-    /// Most learnt addresses [default: 10]; MAX_ALLOWED_IPS is read too
+    /// Most learnt addresses, guests of share links apart [default: 10]; MAX_ALLOWED_IPS is read too
     #[arg(long, value_name = "N", env = "MAX_IP_LEN")]
     pub(crate) max: Option<String>,
     /// Addresses, prefixes and names (`dns:home.example.net`) that are always on the list, with commas between them; they do not count [default: none]
@@ -151,6 +151,15 @@ pub(crate) struct GatekeeperArgs {
     /// How long a share link's guest stays: 24h, 7d [default: 24h]
     #[arg(long, value_name = "TIME", env = "SHARE_TTL", value_parser = span)]
     pub(crate) share_ttl: Option<Span>,
+    /// Most guests of share links; who has a certificate is never pushed out by them [default: 50]
+    #[arg(long, value_name = "N", env = "MAX_GUESTS")]
+    pub(crate) guests: Option<String>,
+    /// Most addresses of one family for one person or certificate [default: no limit]
+    #[arg(long, value_name = "N", env = "GRANT_DEVICES", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) devices: Option<u16>,
+    /// How long the old address of a device stays after its new one came: 5m, `never` (it is not ended) [default: 5m]
+    #[arg(long, value_name = "TIME", env = "GRANT_GRACE", value_parser = span)]
+    pub(crate) grace: Option<Span>,
     /// How long an address stays after its latest proof: 12h, 7d, `never` [default: 7d]
     #[arg(long, value_name = "TIME", env = "GRANT_TTL", value_parser = span)]
     pub(crate) ttl: Option<Span>,
@@ -280,8 +289,8 @@ pub(crate) struct ListArgs {
 pub(crate) enum ListCommand {
     /// Who is on a list: from where, since when, until when, by what evidence, and which enforcers have it
     Show {
-        /// The list
-        name: String,
+        /// The list [default: the only one]
+        name: Option<String>,
         #[command(flatten)]
         json: JsonArgs,
     },
@@ -291,7 +300,7 @@ pub(crate) enum ListCommand {
 pub(crate) enum GrantCommand {
     /// Let an address or a prefix in by hand
     Add {
-        /// Address, prefix, or dns:HOSTNAME, which is followed
+        /// Address, prefix, range (192.0.2.10-192.0.2.20), or dns:HOSTNAME, which is followed
         prefix: String,
         /// The list [default: the only one]
         #[arg(long, value_name = "NAME")]
@@ -305,6 +314,9 @@ pub(crate) enum GrantCommand {
         /// Break-glass: no limit of the list removes it
         #[arg(long)]
         pin: bool,
+        /// Yes, that many addresses: asked for with 0.0.0.0/0 and other very wide prefixes
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         json: JsonArgs,
     },
@@ -315,9 +327,28 @@ pub(crate) enum GrantCommand {
         #[command(flatten)]
         json: JsonArgs,
     },
-    /// End grants now: g17, an address, a prefix and all within it, or dns:HOSTNAME
+    /// End grants now: g17, an address, a prefix (or, if it is no grant itself, all within it), a person's name, or dns:HOSTNAME
     Revoke {
         /// Which
+        what: String,
+        /// Let no proof count for so long: 1h, 7d, `ever` [default: the next proof lets them in again]
+        #[arg(long = "for", value_name = "TIME", value_parser = ban_span)]
+        span: Option<Span>,
+        /// End wider grants around it too
+        #[arg(long)]
+        wider: bool,
+        /// End narrower grants within it too, if it is a grant itself
+        #[arg(long)]
+        within: bool,
+        /// Only on this list [default: all]
+        #[arg(long, value_name = "NAME")]
+        list: Option<String>,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
+    /// Let proofs count again of whom `grant revoke --for` keeps out: an address, a prefix or a name
+    Unban {
+        /// Whom
         what: String,
         /// Only on this list [default: all]
         #[arg(long, value_name = "NAME")]
@@ -325,13 +356,16 @@ pub(crate) enum GrantCommand {
         #[command(flatten)]
         json: JsonArgs,
     },
-    /// Set when grants end, counted from now
+    /// Set when grants end, counted from now; what a proof gave for longer stays
     Extend {
         /// Which
         what: String,
         /// For how long: 12h, 7d, `never`
         #[arg(long = "for", value_name = "TIME", value_parser = span)]
         span: Span,
+        /// What proofs gave ends then too, until the next one
+        #[arg(long)]
+        shorten: bool,
         /// Only on this list [default: all]
         #[arg(long, value_name = "NAME")]
         list: Option<String>,
@@ -344,6 +378,21 @@ pub(crate) enum GrantCommand {
 pub(crate) struct AuditArgs {
     #[command(subcommand)]
     pub(crate) what: Option<AuditCommand>,
+    /// Only what is about this address or prefix [default: all]
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) address: Option<String>,
+    /// Only this list [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) list: Option<String>,
+    /// Only this person, or whose name holds this [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) who: Option<String>,
+    /// Only this: given, revoked, expired, evicted, extended, superseded, lapsed, banned, unbanned, …; with commas [default: all]
+    #[arg(long = "what", value_name = "WORDS", value_delimiter = ',')]
+    pub(crate) what_happened: Vec<String>,
+    /// Only since then: 24h, 7d, 2026-11-28, 2026-11-28T14:00:00Z [default: all]
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub(crate) since: Option<Since>,
     /// Only the last N lines [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) last: Option<usize>,
@@ -367,6 +416,52 @@ fn table_name(text: &str) -> Result<String, String> {
         return Ok(text.to_string());
     }
     Err("wanted at most 64 letters, digits and `_`, a letter first".to_string())
+}
+
+/// A length of time, `ever`, `forever`.
+fn ban_span(text: &str) -> Result<Span, String> {
+    if matches!(text.trim(), "ever" | "forever") {
+        return Ok(Span(None));
+    }
+    span(text).map_err(|_| "wanted a length of time such as `1h` or `7d`, or `ever`".to_string())
+}
+
+/// A moment: so many seconds ago, or seconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    Ago(u64),
+    At(u64),
+}
+
+/// `24h`, `2026-11-28`, `2026-11-28T14:00:00Z`, with a blank for the `T` as `audit` prints it.
+fn since(text: &str) -> Result<Since, String> {
+    if let Ok(Span(Some(secs))) = span(text) {
+        return Ok(Since::Ago(secs));
+    }
+    let wrong = || format!("`{text}` is no length of time (24h) and no date (2026-11-28, 2026-11-28T14:00:00Z)");
+    let bare = text.trim().trim_end_matches('Z');
+    let (date, time) = bare.split_once(['T', ' ']).unwrap_or((bare, "0:0:0"));
+    let numbers = |t: &str, by: char| -> Option<Vec<u64>> { t.split(by).map(|n| n.parse().ok()).collect() };
+    let (Some(date), Some(time)) = (numbers(date, '-'), numbers(time, ':')) else { return Err(wrong()) };
+    let ([y, m, d], Some(h), min, sec) =
+        (<[u64; 3]>::try_from(date).map_err(|_| wrong())?, time.first(), time.get(1), time.get(2))
+    else {
+        return Err(wrong());
+    };
+    let (min, sec) = (min.copied().unwrap_or(0), sec.copied().unwrap_or(0));
+    if !(1970..=9999).contains(&y)
+        || !(1..=12).contains(&m)
+        || !(1..=31).contains(&d)
+        || *h > 23
+        || min > 59
+        || sec > 60
+    {
+        return Err(wrong());
+    }
+    // Days since the epoch of a date of the Gregorian calendar, with years that begin in March.
+    let (y, m) = if m <= 2 { (y - 1, m + 9) } else { (y, m - 3) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + d - 1 - 719_468;
+    Ok(Since::At(days * 86_400 + h * 3_600 + min * 60 + sec))
 }
 
 /// `90s`, `15m`, `24h`, `7d`, `never`.

@@ -22,20 +22,7 @@ pub fn find(data_dir: &Path, control_port: Option<u16>) -> anyhow::Result<PathBu
     if let Some(port) = control_port {
         return Ok(super::edge_socket(data_dir, port));
     }
-    let mut ports: Vec<u16> = Vec::new();
-    if let Ok(entries) = std::fs::read_dir(data_dir) {
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let port = name.to_str().and_then(|n| n.strip_prefix("edge-")?.strip_suffix(".sock")?.parse().ok());
-            // A socket of a process that was killed is no running edge.
-            if let Some(port) = port
-                && std::os::unix::net::UnixStream::connect(entry.path()).is_ok()
-            {
-                ports.push(port);
-            }
-        }
-    }
-    ports.sort_unstable();
+    let ports = edges(data_dir);
     match ports.as_slice() {
         [one] => Ok(super::edge_socket(data_dir, *one)),
         [] => Err(Hinted::error(
@@ -50,6 +37,26 @@ pub fn find(data_dir: &Path, control_port: Option<u16>) -> anyhow::Result<PathBu
             ))
         }
     }
+}
+
+/// The control ports of the edges that run from this data directory, in order.
+#[must_use]
+pub fn edges(data_dir: &Path) -> Vec<u16> {
+    let mut ports: Vec<u16> = Vec::new();
+    if let Ok(entries) = std::fs::read_dir(data_dir) {
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let port = name.to_str().and_then(|n| n.strip_prefix("edge-")?.strip_suffix(".sock")?.parse().ok());
+            // A socket of a process that was killed is no running edge.
+            if let Some(port) = port
+                && std::os::unix::net::UnixStream::connect(entry.path()).is_ok()
+            {
+                ports.push(port);
+            }
+        }
+    }
+    ports.sort_unstable();
+    ports
 }
 
 /// Asks and waits for the answer.

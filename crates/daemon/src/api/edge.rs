@@ -22,7 +22,7 @@ pub fn edge_socket(data_dir: &Path, control_port: u16) -> PathBuf {
 }
 
 /// Who stands behind an address on a list at the doors: the grants of the gate, as JSON. Nobody where there is no gate.
-pub type Behind = Arc<dyn Fn(&str, Addr) -> Vec<Value> + Send + Sync>;
+pub type Behind = Arc<dyn Fn(&str, Addr) -> Value + Send + Sync>;
 
 /// The verbs every edge has; `status` is what the edge says of itself.
 #[must_use]
@@ -119,12 +119,15 @@ fn judged(view: &View, behind: Option<&Behind>, ask: Ask) -> Value {
         decide::Why::Entry(_, prefix) => Some(prefix.to_string()),
         decide::Why::NotListed(_) | decide::Why::EmptyList(_) | decide::Why::NoList(_) => None,
     };
+    let mut known = list.zip(behind).map(|(l, behind)| behind(&l.name, ask.addr)).unwrap_or_default();
     json!({
         "list": list.map(|l| l.name.clone()),
         "source": list.map(|l| l.source.clone()),
         "verdict": match verdict { Verdict::Allow(_) => "allow", Verdict::Refuse(_) => "refuse" },
         "entry": entry,
-        "grants": list.zip(behind).map(|(l, behind)| behind(&l.name, ask.addr)).unwrap_or_default(),
+        "grants": known.get_mut("grants").map_or_else(|| json!([]), Value::take),
+        "ended": known.get_mut("ended").filter(|_| !verdict.is_allow()).map_or_else(|| json!([]), Value::take),
+        "bans": known.get_mut("bans").map_or_else(|| json!([]), Value::take),
         "text": explain(view, ask),
     })
 }

@@ -22,7 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-pub use ask::{ask, find};
+pub use ask::{ask, edges, find};
 pub use edge::{Behind, edge_socket, edge_verbs, reload_verbs, stale};
 
 use crate::hint::Hinted;

@@ -263,7 +263,7 @@ async fn mirror(desk: &Desk, list: &str, cert: Option<Cert>, peer: Peer, headers
             match done.outcome {
                 Outcome::Given(id) => info!("{visitor} proved itself and is on `{list}` ({id})"),
                 Outcome::Refused(why) => desk.not_learnt(visitor, why),
-                Outcome::Renewed(_) | Outcome::Ended(_) => {}
+                Outcome::Renewed(_) | Outcome::Ended(_) | Outcome::Settled(_) => {}
             }
             text(StatusCode::OK, "OK")
         }
@@ -314,6 +314,9 @@ async fn share(desk: &Desk, peer: Peer, request: &Request<Incoming>) -> Response
     };
     match desk.keeper.tell(Event::Proof(proof)).await {
         Ok(done) => {
+            if done.outcome == Outcome::Refused(Refusal::Banned) {
+                return refuse(&format!("no proof of {visitor} counts for now"), false);
+            }
             if let Outcome::Given(id) = done.outcome {
                 info!("{visitor} opened a live link of {} and is on `{list}` ({id})", share.name);
             }
@@ -405,8 +408,8 @@ fn check(desk: &Desk, list: &str, peer: Peer, headers: &HeaderMap) -> Response<F
     match desk.keeper.grant(list, prefix) {
         Some(g) => {
             desk.touch(list, visitor.addr);
-            let who = g.principal.as_deref().unwrap_or(NOBODY);
-            let_in(who, &format!("{} {} {}", g.id, g.evidence, g.prefix))
+            let who = g.claim.principal.as_deref().unwrap_or(NOBODY);
+            let_in(who, &format!("{} {} {}", g.id, g.claim.evidence, g.prefix))
         }
         None => let_in(NOBODY, &format!("static {prefix}")),
     }
@@ -440,7 +443,7 @@ async fn learn(desk: &Desk, list: &str, cert: Cert, peer: Peer, headers: &Header
         Ok(done) => match done.outcome {
             Outcome::Given(id) => info!("{subject} proved itself from {addr} and is on `{list}` ({id})"),
             Outcome::Refused(why) => desk.not_learnt(addr, why),
-            Outcome::Renewed(_) | Outcome::Ended(_) => {}
+            Outcome::Renewed(_) | Outcome::Ended(_) | Outcome::Settled(_) => {}
         },
         // A learner never breaks the site it learns from.
         Err(e) => warn!("{subject} proved itself from {addr} but was not learnt: {e}"),

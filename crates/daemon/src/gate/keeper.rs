@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use decide::clock::Clock;
-use decide::grant::{Audit, Effect, Event, Ledger, Outcome, Rules};
+use decide::ended::{Ended, Memory, What};
+use decide::grant::{About as Subject, Audit, Effect, Event, Ledger, Outcome, Rules};
 use decide::publish::{Desired, desired, follow};
-use model::{Addr, AddrSet, Grant, GrantId, List, Prefix, View, ViewBuilder};
+use model::{Addr, AddrSet, Ban, BanId, Evidence, Grant, GrantId, List, Prefix, View, ViewBuilder};
+use net::log_budget::LogBudget;
 use parking_lot::{Mutex, RwLock};
 use store::{If, Step, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
-use wire::grant::GrantRecord;
+use wire::grant::{BanRecord, GrantRecord};
 
 use crate::audit::{About, Log, Record};
 use crate::hint::Hinted;
@@ -48,6 +50,12 @@ pub struct Done {
 pub struct Picture {
     /// Live grants by list and prefix.
     pub grants: RwLock<BTreeMap<String, BTreeMap<Prefix, Grant>>>,
+    /// Whose proofs do not count, by number.
+    pub bans: RwLock<BTreeMap<BanId, Ban>>,
+    /// Why those who are no longer in are not.
+    pub ended: RwLock<Memory>,
+    /// How full each list is.
+    pub rooms: RwLock<BTreeMap<String, Room>>,
     /// The rules of each list.
     pub rules: RwLock<BTreeMap<String, Rules>>,
     /// What is wrong with the store or the audit log; empty when nothing is.
@@ -56,6 +64,21 @@ pub struct Picture {
     pub counts: Mutex<BTreeMap<&'static str, u64>>,
     /// The time that deadlines are measured by, and by how much the wall clock is behind it.
     pub clock: Mutex<(u64, u64)>,
+}
+
+/// How full a list is, and whom that has cost a place since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Learnt entries that count for `max`.
+    pub proven: usize,
+    /// Guests of share links.
+    pub guests: usize,
+    /// Proven ones who left because others came.
+    pub evicted: u64,
+    /// Guests who did.
+    pub guests_evicted: u64,
+    /// Proofs in vain because everybody on it has more evidence.
+    pub refused: u64,
 }
 
 /// Seconds by which the clock runs ahead of the real one: for the demo, which says so. `None`: the real clock.
@@ -97,6 +120,9 @@ const SAVE_CLOCK: u64 = 60;
 const RETRY: Duration = Duration::from_secs(2);
 
 const GRANTS: &str = "grants/";
+const BANS: &str = "bans/";
+/// Lines about full lists: whoever can prove himself can cause them.
+const FULL_LINES: u32 = 10;
 const CLOCK: &str = "gate/clock";
 
 struct Loop {
@@ -115,6 +141,11 @@ struct Loop {
     /// Ended grants that the store still has.
     forget: Vec<GrantId>,
     audit: Vec<Audit>,
+    /// Bans that the store does not have yet; they are in force all the same.
+    ban: BTreeMap<BanId, Ban>,
+    /// Ended bans that the store still has.
+    unban: Vec<BanId>,
+    full_lines: LogBudget,
     retry_at: Option<Instant>,
 }
 
@@ -155,6 +186,9 @@ impl Keeper {
             persist: BTreeMap::new(),
             forget: Vec::new(),
             audit: Vec::new(),
+            ban: BTreeMap::new(),
+            unban: Vec::new(),
+            full_lines: LogBudget::of(FULL_LINES),
             retry_at: None,
         };
         let live = me.read_store().context("the store can not be read")?;
@@ -163,6 +197,7 @@ impl Keeper {
             warn!("the clock is {behind} s behind the latest saved time; deadlines go on from the saved time");
         }
         info!("{live} grants read");
+        *picture.ended.write() = remembered(audit);
         if first_start {
             let now = me.now();
             let count = take_over.len();
@@ -306,7 +341,7 @@ impl Loop {
                     continue;
                 }
             };
-            let ends = matches!(event, Event::Revoke(..));
+            let ends = matches!(event, Event::Revoke(..) | Event::Withdraw(..) | Event::Close(_));
             if ends {
                 // What was given before must be saved before anything is published.
                 self.settle(std::mem::take(&mut replies));
@@ -359,17 +394,44 @@ impl Loop {
                         self.changed.push(list);
                     }
                 }
-                Effect::Audit(a) => {
-                    if matches!(a.what, "revoked" | "expired" | "evicted")
-                        && let Some(list) = self.picture.grants.write().get_mut(&a.grant.list)
-                        && list.get(&a.grant.prefix).is_some_and(|g| g.id == a.grant.id)
-                    {
-                        list.remove(&a.grant.prefix);
-                    }
-                    self.audit.push(a);
+                Effect::PersistBan(b) => {
+                    self.picture.bans.write().insert(b.id, b.clone());
+                    self.ban.insert(b.id, b);
                 }
+                Effect::ForgetBan(id) => {
+                    self.picture.bans.write().remove(&id);
+                    self.ban.remove(&id);
+                    self.unban.push(id);
+                }
+                Effect::Audit(a) => self.audit.push(a),
+                Effect::Ended(e) => self.ended(e),
             }
         }
+    }
+
+    /// Takes an end or a proof in vain into the picture, and says what a full list costs.
+    fn ended(&mut self, e: Ended) {
+        if matches!(e.what, What::Evicted | What::Full) {
+            let mut rooms = self.picture.rooms.write();
+            let room = rooms.entry(e.list.clone()).or_default();
+            match (e.what, e.evidence) {
+                (What::Full, _) => room.refused += 1,
+                (_, Evidence::Share) => room.guests_evicted += 1,
+                _ => room.evicted += 1,
+            }
+            drop(rooms);
+            if let Some(held_back) = self.full_lines.spend(Instant::now()) {
+                let who = e.principal.as_deref().unwrap_or("somebody");
+                let more = if held_back > 0 { format!(" ({held_back} more of these)") } else { String::new() };
+                warn!("{} ({who}, {}) has no place on `{}`: {}{more}", e.prefix, e.evidence, e.list, e.by);
+            }
+        }
+        if !matches!(e.what, What::Refused | What::Full)
+            && let Some(list) = self.picture.grants.write().get_mut(&e.list)
+        {
+            list.remove(&e.prefix);
+        }
+        self.picture.ended.write().note(e);
     }
 
     /// Saves everything that waits, then publishes. On failure the ledger goes back to what is saved, without what
@@ -380,6 +442,8 @@ impl Loop {
             Ok(()) => {
                 self.persist.clear();
                 self.forget.clear();
+                self.ban.clear();
+                self.unban.clear();
                 self.picture.trouble.lock().remove("store");
                 self.retry_at = None;
                 self.publish();
@@ -393,7 +457,8 @@ impl Loop {
                 self.retry_at = Some(Instant::now() + RETRY);
                 self.persist.clear();
                 // Nobody is told of a grant that was not given.
-                self.audit.retain(|a| a.what != "given");
+                self.audit.retain(|a| !matches!(a.what, What::Given | What::Unbanned));
+                self.unban.clear();
                 if let Err(e) = self.read_store() {
                     error!("the store can not be read either: {e}");
                 }
@@ -421,6 +486,11 @@ impl Loop {
             let value = serde_json::to_vec(&GrantRecord::from(g)).map_err(|e| StoreError::Other(e.to_string()))?;
             steps.push(Step::Put { key: key(g.id), value, deadline: g.ends_at(), when: If::Anyway });
         }
+        for b in self.ban.values() {
+            let value = serde_json::to_vec(&BanRecord::from(b)).map_err(|e| StoreError::Other(e.to_string()))?;
+            steps.push(Step::Put { key: ban_key(b.id), value, deadline: b.until, when: If::Anyway });
+        }
+        steps.extend(self.unban.iter().map(|id| Step::Delete { key: ban_key(*id), when: If::Anyway }));
         steps.extend(self.forget.iter().map(|id| Step::Delete { key: key(*id), when: If::Anyway }));
         let now = self.now();
         if now >= self.saved_clock.saturating_add(SAVE_CLOCK) {
@@ -477,6 +547,11 @@ impl Loop {
         let generation = before.generation + 1;
         let mut lists = before.lists.clone();
         for name in std::mem::take(&mut self.changed) {
+            let (proven, guests) = self.ledger.counted(&name);
+            let mut rooms = self.picture.rooms.write();
+            let room = rooms.entry(name.clone()).or_default();
+            (room.proven, room.guests) = (proven, guests);
+            drop(rooms);
             if self.ledger.rules(&name).is_none() {
                 lists.remove(&name);
                 continue;
@@ -517,6 +592,19 @@ impl Loop {
                 Err(why) => warn!("the stored grant {} is not understood and opens nothing: {why}", e.key),
             }
         }
+        let (entries, _) = self.store.list(BANS)?;
+        let mut bans: Vec<Ban> = Vec::with_capacity(entries.len());
+        for e in entries {
+            if let Some(id) = e.key.strip_prefix(BANS).and_then(|k| k.parse::<u64>().ok()) {
+                next = next.max(id.saturating_add(1));
+            }
+            match serde_json::from_slice::<BanRecord>(&e.value).map_err(|e| e.to_string()).and_then(Ban::try_from) {
+                Ok(b) => bans.push(b),
+                Err(why) => warn!("the stored ban {} is not understood and keeps nobody out: {why}", e.key),
+            }
+        }
+        // What keeps somebody out is in force before it is saved.
+        bans.extend(self.ban.values().cloned());
         let now = self.now();
         let lists: Vec<(String, Rules)> =
             self.ledger.lists().filter_map(|l| Some((l.to_string(), self.ledger.rules(l)?.clone()))).collect();
@@ -524,7 +612,9 @@ impl Loop {
         let ids = self.ledger.next_id().max(next);
         self.ledger = Ledger::new(lists, own);
         self.ledger.skip_ids(ids);
-        let live = self.ledger.restore(grants, now);
+        let live = self.ledger.restore(grants, bans, now);
+        let bans = self.ledger.lists().flat_map(|l| self.ledger.bans(l)).map(|b| (b.id, b.clone()));
+        *self.picture.bans.write() = bans.collect();
         let mut picture: BTreeMap<String, BTreeMap<Prefix, Grant>> = BTreeMap::new();
         for list in self.ledger.lists() {
             let page = picture.entry(list.to_string()).or_default();
@@ -540,7 +630,7 @@ impl Loop {
         let name = match outcome {
             Outcome::Given(_) => "given",
             Outcome::Renewed(_) => "renewed",
-            Outcome::Ended(_) => "ended",
+            Outcome::Ended(_) | Outcome::Settled(_) => "ended",
             Outcome::Refused(_) => "refused",
         };
         *self.picture.counts.lock().entry(name).or_default() += 1;
@@ -550,6 +640,29 @@ impl Loop {
 fn key(id: GrantId) -> String {
     // Fixed width: listed by key is listed by number.
     format!("{GRANTS}{:020}", id.0)
+}
+
+fn ban_key(id: BanId) -> String {
+    format!("{BANS}{:020}", id.0)
+}
+
+/// What ended in earlier runs, from the end of the audit log. A log that is gone or damaged costs that memory only.
+fn remembered(log: &Path) -> Memory {
+    let mut memory = Memory::default();
+    for line in crate::audit::tail(log) {
+        let About::Grant { grant } = line.about else { continue };
+        let (Ok(what), Ok(g)) = (line.what.parse(), Grant::try_from(grant)) else { continue };
+        memory.note(Ended {
+            at: line.at,
+            list: g.list,
+            prefix: g.prefix,
+            principal: g.claim.principal,
+            evidence: g.claim.evidence,
+            what,
+            by: line.by,
+        });
+    }
+    memory
 }
 
 /// What the keeper's answer means in words, for a person.
@@ -563,7 +676,11 @@ pub fn said(done: Result<Done, String>) -> anyhow::Result<Done> {
         Ok(done) => Ok(done),
     }
 }
+
 fn record(a: Audit) -> Record {
-    let about = About::Grant { grant: GrantRecord::from(&a.grant) };
-    Record { at: a.at, what: a.what.to_string(), about, by: a.by }
+    let about = match &a.about {
+        Subject::Grant(g) => About::Grant { grant: GrantRecord::from(g) },
+        Subject::Ban(b) => About::Thing { about: format!("{} on {}", b.whom, b.list) },
+    };
+    Record { at: a.at, what: a.what.word().to_string(), about, by: a.by }
 }

@@ -6,6 +6,7 @@ pub mod asked;
 pub mod doctor;
 pub mod enforce;
 pub mod fetch;
+mod grants;
 mod heard;
 pub mod intake;
 pub mod keeper;
@@ -212,6 +213,27 @@ pub fn metrics(desk: &Desk) -> String {
     name(&mut out, "portcullis_gate_grants", "gauge", "Live grants by list.");
     for (list, grants) in desk.keeper.picture.grants.read().iter() {
         let _ = writeln!(out, "portcullis_gate_grants{{list=\"{list}\"}} {}", grants.len());
+    }
+    name(&mut out, "portcullis_gate_evicted_total", "counter", "Entries that left because a list was full.");
+    let rooms = desk.keeper.picture.rooms.read();
+    for (list, room) in rooms.iter() {
+        let _ = writeln!(out, "portcullis_gate_evicted_total{{list=\"{list}\",of=\"proven\"}} {}", room.evicted);
+        let _ = writeln!(out, "portcullis_gate_evicted_total{{list=\"{list}\",of=\"guests\"}} {}", room.guests_evicted);
+    }
+    name(
+        &mut out,
+        "portcullis_gate_full_total",
+        "counter",
+        "Proofs in vain because a list was full of stronger evidence.",
+    );
+    for (list, room) in rooms.iter() {
+        let _ = writeln!(out, "portcullis_gate_full_total{{list=\"{list}\"}} {}", room.refused);
+    }
+    drop(rooms);
+    name(&mut out, "portcullis_gate_bans", "gauge", "Bans in force by list.");
+    for list in desk.keeper.published.borrow().lists.keys() {
+        let bans = desk.keeper.picture.bans.read().values().filter(|b| b.list == *list).count();
+        let _ = writeln!(out, "portcullis_gate_bans{{list=\"{list}\"}} {bans}");
     }
     name(&mut out, "portcullis_gate_events_total", "counter", "Events by outcome.");
     for (what, count) in desk.keeper.picture.counts.lock().iter() {

@@ -4,15 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use decide::grant::{Entry, Event};
-use decide::names::{Follow, HostName};
+use decide::ended::Ended;
 use decide::{Ask, admit, explain};
-use model::{Addr, Evidence, Grant, GrantId, ListId, Prefix};
+use model::{Addr, Ban, Grant, ListId, Whom};
 use serde_json::{Value, json};
-use wire::grant::GrantRecord;
+use wire::grant::{BanRecord, GrantRecord};
 
 use super::Gate;
-use super::keeper::said;
 use crate::api::Verbs;
 use crate::audit;
 use crate::hint::Hinted;
@@ -45,11 +43,11 @@ pub fn verbs(verbs: Verbs, gate: &Gate) -> Verbs {
         })
         .on("gate-grant", move |args| {
             let gate = acting.clone();
-            async move { act(&gate, &args).await }
+            async move { super::grants::act(&gate, &args).await }
         })
 }
 
-fn text<'a>(args: &'a Value, key: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(args: &'a Value, key: &str) -> Option<&'a str> {
     args.get(key).and_then(Value::as_str)
 }
 
@@ -58,7 +56,14 @@ fn lists(gate: &Gate, _: &Value) -> anyhow::Result<Value> {
     let all: Vec<Value> = published
         .lists
         .values()
-        .map(|d| json!({ "name": d.list, "static": d.statics.len(), "learnt": d.learnt.len(), "generation": d.generation, "enforcers": enforcers(gate, &d.list) }))
+        .map(|d| {
+            let room = gate.keeper.picture.rooms.read().get(&d.list).copied().unwrap_or_default();
+            let rules = gate.keeper.picture.rules.read().get(&d.list).cloned().unwrap_or_default();
+            json!({ "name": d.list, "static": d.statics.len(), "learnt": d.learnt.len(), "generation": d.generation,
+                    "max": rules.max, "counted": room.proven, "guests": room.guests, "max_guests": rules.guests,
+                    "evicted": room.evicted + room.guests_evicted, "refused": room.refused,
+                    "bans": bans(gate, &d.list).len(), "enforcers": enforcers(gate, &d.list) })
+        })
         .collect();
     Ok(json!({ "generation": published.generation, "lists": all }))
 }
@@ -78,8 +83,20 @@ fn enforcers(gate: &Gate, list: &str) -> Vec<Value> {
 }
 
 fn show(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
-    let name = text(args, "list").context("`list` is missing")?;
     let published = gate.keeper.published.borrow().clone();
+    let name = match text(args, "list") {
+        Some(name) => name,
+        None => match published.lists.keys().collect::<Vec<_>>()[..] {
+            [one] => one.as_str(),
+            ref all => {
+                let names: Vec<&str> = all.iter().map(|n| n.as_str()).collect();
+                return Err(Hinted::error(
+                    format!("there are {} lists: {}", all.len(), names.join(", ")),
+                    "say which: `portcullis list show NAME`",
+                ));
+            }
+        },
+    };
     let d = published.lists.get(name).ok_or_else(|| no_list(gate, name))?;
     let mut grants: Vec<Grant> =
         gate.keeper.picture.grants.read().get(name).map(|g| g.values().cloned().collect()).unwrap_or_default();
@@ -91,20 +108,46 @@ fn show(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         "names": followed(gate, name),
         "static": d.statics.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "grants": grants.iter().map(shown).collect::<Vec<_>>(),
+        "bans": bans(gate, name),
         "enforcers": enforcers(gate, name),
     }))
 }
 
-/// The grants that hold an address on one of these lists, as JSON.
+/// What these lists know of an address: the grants that hold it, what ended for it or around it, the bans it runs into.
 #[must_use]
-pub fn behind(gate: &Gate, lists: &[String], addr: Addr) -> Vec<Value> {
-    lists.iter().flat_map(|l| gate.keeper.holding(l, addr)).map(|g| shown(&g)).collect()
+pub fn behind(gate: &Gate, lists: &[String], addr: Addr) -> Value {
+    let grants: Vec<Value> = lists.iter().flat_map(|l| gate.keeper.holding(l, addr)).map(|g| shown(&g)).collect();
+    let (ended, bans) = why_not(gate, lists, addr);
+    let ended = if grants.is_empty() { ended } else { Vec::new() };
+    json!({ "grants": grants, "ended": ended, "bans": bans })
 }
 
 fn shown(g: &Grant) -> Value {
     let mut v = json!(GrantRecord::from(g));
     v["ends_at"] = json!(g.ends_at());
+    for (claim, record) in g.beside.iter().zip(v["beside"].as_array_mut().into_iter().flatten()) {
+        record["ends_at"] = json!(claim.ends_at(g.seen_at));
+    }
     v
+}
+
+/// Whose proofs do not count on a list, as JSON.
+fn bans(gate: &Gate, list: &str) -> Vec<Value> {
+    gate.keeper.picture.bans.read().values().filter(|b| b.list == list).map(|b| json!(BanRecord::from(b))).collect()
+}
+
+/// Why an address is not, or no longer, on one of these lists: what ended for it or around it, and the bans it runs into.
+fn why_not(gate: &Gate, lists: &[String], addr: Addr) -> (Vec<Value>, Vec<Value>) {
+    let memory = gate.keeper.picture.ended.read();
+    let ended = lists.iter().flat_map(|l| memory.around(l, addr)).map(|e| past(e, addr)).collect();
+    let holds = |b: &&Ban| lists.contains(&b.list) && matches!(&b.whom, Whom::From(p) if p.contains(addr));
+    let bans = gate.keeper.picture.bans.read();
+    (ended, bans.values().filter(holds).map(|b| json!(BanRecord::from(b))).collect())
+}
+
+fn past(e: &Ended, addr: Addr) -> Value {
+    json!({ "at": e.at, "list": e.list, "prefix": e.prefix.to_string(), "principal": e.principal,
+            "evidence": e.evidence.word(), "what": e.what.word(), "by": e.by, "neighbour": !e.prefix.contains(addr) })
 }
 
 /// The host names that a list follows, and how each stands.
@@ -114,13 +157,15 @@ fn followed(gate: &Gate, list: &str) -> Vec<Value> {
     each.map(|f| {
         let k = names.known(&f.host);
         let addrs: Vec<String> = k.into_iter().flat_map(decide::names::Known::addrs).map(|a| a.to_string()).collect();
-        json!({ "name": f.host.entry(), "until": f.until, "pinned": f.pinned, "addresses": addrs,
+        let rules = gate.keeper.picture.rules.read().get(list).cloned().unwrap_or_default();
+        let not: Vec<String> = k.map(|k| k.not_counting(&rules)).unwrap_or_default();
+        json!({ "name": f.host.entry(), "until": f.until, "pinned": f.pinned, "addresses": addrs, "not_counting": not,
                 "good_at": k.and_then(|k| k.good_at), "ask_at": k.map(|k| k.ask_at), "failed": k.and_then(|k| k.failed.clone()) })
     })
     .collect()
 }
 
-fn no_list(gate: &Gate, name: &str) -> anyhow::Error {
+pub(super) fn no_list(gate: &Gate, name: &str) -> anyhow::Error {
     let known: Vec<String> = gate.keeper.published.borrow().lists.keys().cloned().collect();
     Hinted::error(format!("there is no list `{name}`"), format!("the lists are {}", known.join(", ")))
 }
@@ -140,8 +185,12 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         let verdict = admit(&published.view, ask);
         let said = explain(&published.view, ask);
         let grants = gate.keeper.holding(&name, addr);
+        let (ended, bans) = why_not(gate, std::slice::from_ref(&name), addr);
+        let ended = if verdict.is_allow() { Vec::new() } else { ended };
         answers.push(json!({
             "list": name,
+            "ended": ended,
+            "bans": bans,
             "verdict": if verdict.is_allow() { "allow" } else { "refuse" },
             "text": said,
             "grants": grants.iter().map(shown).collect::<Vec<_>>(),
@@ -159,145 +208,6 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         json!({ "address": addr.to_string(), "generation": published.generation, "now": gate.keeper.picture.clock.lock().0,
                "answers": answers, "heard": heard }),
     )
-}
-
-async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
-    let act = text(args, "act").context("`act` is missing")?;
-    let now = gate.keeper.picture.clock.lock().0.max(crate::wall());
-    let until = args.get("for").and_then(Value::as_u64).map(|secs| now.saturating_add(secs));
-    if let Some(name) =
-        text(args, if act == "add" { "prefix" } else { "what" }).filter(|t| t.trim().starts_with("dns:"))
-    {
-        return named(gate, act, name, args, until).await;
-    }
-    let event = match act {
-        "add" => {
-            let list = text(args, "list").context("`list` is missing")?;
-            if !gate.keeper.published.borrow().lists.contains_key(list) {
-                return Err(no_list(gate, list));
-            }
-            let prefix: Prefix =
-                text(args, "prefix").context("`prefix` is missing")?.parse().map_err(|e| anyhow!("{e}"))?;
-            Event::Add(Entry {
-                list: list.to_string(),
-                prefix,
-                evidence: Evidence::Manual,
-                principal: text(args, "principal").map(str::to_string),
-                until,
-                pinned: args.get("pinned").and_then(Value::as_bool).unwrap_or(false),
-            })
-        }
-        "revoke" => {
-            let ids = found(gate, args)?;
-            follows_no_name(gate, &ids)?;
-            let mut ended = Vec::new();
-            for id in ids {
-                said(gate.keeper.tell(Event::Revoke(id, "by hand".to_string())).await)?;
-                ended.push(id.to_string());
-            }
-            return Ok(json!({ "ended": ended }));
-        }
-        "extend" => {
-            let ids = found(gate, args)?;
-            follows_no_name(gate, &ids)?;
-            for id in &ids {
-                said(gate.keeper.tell(Event::Extend(*id, until)).await)?;
-            }
-            return Ok(json!({ "extended": ids.iter().map(ToString::to_string).collect::<Vec<_>>(), "until": until }));
-        }
-        other => return Err(anyhow!("there is no `{other}` for grants")),
-    };
-    let done = said(gate.keeper.tell(event).await)?;
-    let id = match done.outcome {
-        decide::grant::Outcome::Given(id) | decide::grant::Outcome::Renewed(id) | decide::grant::Outcome::Ended(id) => {
-            id.to_string()
-        }
-        decide::grant::Outcome::Refused(why) => why.to_string(),
-    };
-    Ok(json!({ "grant": id, "generation": done.generation, "until": until }))
-}
-
-/// What a person does with a host name: adds it, takes it back, sets its end.
-async fn named(gate: &Gate, act: &str, name: &str, args: &Value, until: Option<u64>) -> anyhow::Result<Value> {
-    let host: HostName = name.parse().map_err(|e: String| anyhow!(e))?;
-    let lists: Vec<String> = match text(args, "list") {
-        Some(list) if gate.keeper.published.borrow().lists.contains_key(list) => vec![list.to_string()],
-        Some(list) => return Err(no_list(gate, list)),
-        None => {
-            let names = gate.names.names.lock();
-            names.follows().iter().filter(|f| f.host == host).map(|f| f.list.clone()).collect()
-        }
-    };
-    if act == "revoke" {
-        let from = gate
-            .names
-            .remove(host.clone(), text(args, "list").map(str::to_string))
-            .await
-            .map_err(|e| anyhow!("nothing was changed: {e}"))?;
-        if from == 0 {
-            let hint = if lists.is_empty() {
-                "`portcullis list show NAME` shows what is followed"
-            } else {
-                "it stands in the configuration: take it out there, then `portcullis reload`"
-            };
-            return Err(Hinted::error(format!("nobody added {} by hand", host.entry()), hint));
-        }
-        return Ok(json!({ "ended": [host.entry()] }));
-    }
-    if lists.is_empty() {
-        return Err(Hinted::error(
-            format!("{} is on no list", host.entry()),
-            "`portcullis grant add dns:NAME --list LIST` adds it",
-        ));
-    }
-    let pinned = args.get("pinned").and_then(Value::as_bool).unwrap_or(false);
-    for list in &lists {
-        let follow = Follow { list: list.clone(), host: host.clone(), until, pinned };
-        gate.names.add(follow).await.map_err(|e| anyhow!("nothing was changed: {e}"))?;
-    }
-    let known = gate.names.names.lock().known(&host).cloned().unwrap_or_default();
-    let addrs: Vec<String> = known.addrs().map(|a| a.to_string()).collect();
-    let failed = known.failed.or_else(|| known.good_at.is_none().then(|| "no answer yet".to_string()));
-    Ok(json!({ "grant": host.entry(), "extended": [host.entry()], "addresses": addrs, "failed": failed, "until": until,
-               "generation": gate.keeper.published.borrow().generation }))
-}
-
-/// An address that a name put on the list would be back at once.
-fn follows_no_name(gate: &Gate, ids: &[GrantId]) -> anyhow::Result<()> {
-    let grants = gate.keeper.picture.grants.read();
-    let by_name = grants.values().flat_map(|g| g.values()).find(|g| g.evidence == Evidence::Dns && ids.contains(&g.id));
-    let Some(g) = by_name else { return Ok(()) };
-    let name = g.principal.as_deref().unwrap_or("dns:…");
-    Err(Hinted::error(
-        format!("{} is on `{}` because {name} has that address; nothing was changed", g.prefix, g.list),
-        format!("`portcullis grant revoke {name}`, or take it out of the configuration"),
-    ))
-}
-
-/// The grants that a person means: `g17`, or an address or prefix on one list or on all.
-fn found(gate: &Gate, args: &Value) -> anyhow::Result<Vec<GrantId>> {
-    let what = text(args, "what").context("`what` is missing")?;
-    let list = text(args, "list");
-    let grants = gate.keeper.picture.grants.read();
-    let all = || grants.iter().filter(|(l, _)| list.is_none_or(|w| w == l.as_str())).flat_map(|(_, g)| g.values());
-    let ids: Vec<GrantId> = match what.strip_prefix('g').and_then(|n| n.parse().ok()) {
-        Some(n) => all().filter(|g| g.id == GrantId(n)).map(|g| g.id).collect(),
-        None => {
-            let prefix: Prefix = what.parse().map_err(|e| anyhow!("`{what}` is no grant (g17) and no address: {e}"))?;
-            // A person who names an address means the grant that lets it in; one who names a prefix, all within it.
-            all()
-                .filter(|g| prefix.covers(g.prefix) || (prefix.is_host() && g.prefix.contains(prefix.first())))
-                .map(|g| g.id)
-                .collect()
-        }
-    };
-    if ids.is_empty() {
-        return Err(Hinted::error(
-            format!("no live grant is meant by `{what}`"),
-            "`portcullis list show NAME` shows them; static entries are changed in the configuration",
-        ));
-    }
-    Ok(ids)
 }
 
 fn audit_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
