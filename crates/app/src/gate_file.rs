@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow, bail, ensure};
 use daemon::gate::asked::Proxies;
 use daemon::gate::doctor::{FindingId, Told};
-use daemon::gate::enforce::Kind;
+use daemon::gate::enforce::{Kind, TRAEFIK_THROTTLE};
 use daemon::gate::fetch::Base;
 use daemon::gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
 use daemon::gate::keeper::Ahead;
 use daemon::gate::names::Dns;
 use daemon::gate::share::Share;
+use daemon::gate::share::shape::Shape;
 use daemon::gate::{self, GateSettings};
 use daemon::hint::Hinted;
 use daemon::lists::{ListPart, ListSource, Sources};
@@ -28,7 +29,7 @@ use serde::de::{self, Deserializer};
 use toml::Spanned;
 use tracing::warn;
 
-use crate::args::gate::{CertArg, EvictArg, HeaderArg, KeyArg, Span, span};
+use crate::args::gate::{CertArg, EvictArg, HeaderArg, KeyArg, Span, span, throttle};
 use crate::config::{ListValue, Read};
 use crate::gatekeeper::{SHARE_TTL, TTL, in_front, private_proxies};
 
@@ -68,6 +69,7 @@ pub(crate) struct GateFile {
     dns_least: Option<Length>,
     mirror: Vec<Teacher>,
     learn: Vec<Teacher>,
+    share_paths: Vec<Spanned<String>>,
     shares: BTreeMap<String, ShareFile>,
     traefik: Vec<TraefikFile>,
     nginx: Vec<NginxFile>,
@@ -116,6 +118,7 @@ struct TraefikFile {
     depth: Option<Spanned<u8>>,
     excluded_ips: Option<ListValue>,
     reject_status: Option<Spanned<u16>>,
+    throttle: Option<Spanned<String>>,
     api: Option<Spanned<String>>,
 }
 
@@ -360,6 +363,11 @@ pub(crate) fn plan(read: &Read, data_dir: PathBuf) -> anyhow::Result<Option<Gate
         accept: file.accepted(g)?,
         probes: g.probes.iter().map(|u| file.url(u)).collect::<anyhow::Result<_>>()?,
         shares: shares.into_iter().zip(guests).collect(),
+        share_paths: g
+            .share_paths
+            .iter()
+            .map(|s| s.get_ref().parse::<Shape>().map_err(|e| anyhow!("{}: {e}", file.line(s))))
+            .collect::<anyhow::Result<_>>()?,
         enforcers: file.enforcers(g, &trusted, &own)?,
         own,
         proxies: Proxies {
@@ -533,7 +541,10 @@ impl File<'_> {
             ensure!(!middlewares.is_empty(), "{}: `[[gate.traefik]]` has no middleware", self.read.path.display());
             let style = self.style(t, trusted, own)?;
             let api = t.api.as_ref().map(|u| self.url(u)).transpose()?;
-            out.push(Kind::Traefik { file: self.path(&t.file), middlewares, style, tcp: t.tcp, api });
+            let throttle = t.throttle.as_ref().map_or(Ok(TRAEFIK_THROTTLE), |s| {
+                throttle(s.get_ref()).map_err(|why| anyhow!("{}: `{}`: {why}", self.line(s), s.get_ref()))
+            })?;
+            out.push(Kind::Traefik { file: self.path(&t.file), middlewares, style, tcp: t.tcp, api, throttle });
         }
         let words = |given: &Option<Vec<String>>, or: &[&str]| {
             given.clone().unwrap_or_else(|| or.iter().map(|w| (*w).to_string()).collect())

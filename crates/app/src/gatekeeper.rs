@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use daemon::gate::asked::Proxies;
 use daemon::gate::doctor::{FindingId, Told};
-use daemon::gate::enforce::Kind;
+use daemon::gate::enforce::{Kind, TRAEFIK_THROTTLE};
 use daemon::gate::fetch::Base;
 use daemon::gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
 use daemon::gate::keeper::Ahead;
 use daemon::gate::names::Dns;
 use daemon::gate::share::Share;
+use daemon::gate::share::shape::Shape;
 use daemon::gate::{self, GateSettings};
 use daemon::run::Run;
 use decide::grant::{Entry, Event, Evict, Rules};
@@ -105,7 +106,8 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
     if let Some(file) = file {
         let api = a.traefik_api.as_deref().map(|u| url("TRAEFIK_API", u, "http://traefik:8080")).transpose()?;
         let style = traefik_style(a, &trusted, &own)?;
-        enforcers.insert(0, Kind::Traefik { file, middlewares, style, tcp: a.traefik_tcp.unwrap_or(false), api });
+        let (tcp, throttle) = (a.traefik_tcp.unwrap_or(false), a.traefik_throttle.unwrap_or(TRAEFIK_THROTTLE));
+        enforcers.insert(0, Kind::Traefik { file, middlewares, style, tcp, api, throttle });
     }
     let follows =
         hosts.into_iter().map(|host| Follow { list: list.clone(), host, until: None, pinned: false }).collect();
@@ -124,6 +126,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         accept: accepted(&a.accept)?,
         listeners: listeners(a, main, &list)?,
         shares: named,
+        share_paths: share_paths(a.share_paths.as_deref().unwrap_or_default())?,
         probes: a.probe.iter().map(|u| url("PROBE_URLS", u, "https://ha.example.com")).collect::<Result<_, _>>()?,
         follows,
         dns: Dns { servers: a.dns_servers.clone(), pace: Pace { least, ..Pace::default() } },
@@ -304,36 +307,45 @@ fn trusted(text: Option<&str>) -> Result<AddrSet, Fail> {
 }
 
 fn shares(text: &str) -> Result<Vec<Share>, Fail> {
+    const NAME: &str = "SHARE_UPSTREAMS";
     let mut out: Vec<Share> = Vec::new();
-    let mut names = BTreeSet::new();
-    for item in text.split([',', ' ']).map(str::trim).filter(|t| !t.is_empty()) {
+    for item in text.split([',', ' ']).map(|t| t.trim_matches(['"', '\''])).filter(|t| !t.is_empty()) {
         let (name, at) = match item.split_once('=') {
-            Some((name, at)) if !name.contains(':') => (Some(name), at),
+            Some((name, at)) if !name.contains(':') => (Some(name.to_string()), at),
             _ => (None, item),
         };
-        let base = url("SHARE_UPSTREAMS", at, "http://immich_server:2283")?;
+        let base = url(NAME, at, "http://immich_server:2283")?;
         if base.path != "/" {
             return Err(Fail::usage(
-                format!("SHARE_UPSTREAMS: {at} has a path"),
+                format!("{NAME}: {at} has a path"),
                 "name only the scheme, host and port, such as http://immich_server:2283",
             ));
         }
-        let name = name.map_or_else(|| base.host.trim_matches(['[', ']']).replace(':', "-"), str::to_string);
+        let taken = |name: &str| out.iter().any(|s| s.name == name);
+        // The first upstream of a host has its name, another one its port as well: adding one renames none.
+        let host = base.host.trim_matches(['[', ']']).replace(':', "-");
+        let name = name.unwrap_or_else(|| if taken(&host) { format!("{host}-{}", base.port) } else { host });
         if !is_plain_name(&name) {
             return Err(Fail::usage(
-                format!("SHARE_UPSTREAMS: `{name}` can not name a middleware"),
+                format!("{NAME}: `{name}` can not name a middleware"),
                 "put a name in front: photos=http://…",
             ));
         }
-        if !names.insert(name.clone()) {
+        if taken(&name) {
             return Err(Fail::usage(
-                format!("SHARE_UPSTREAMS: two shares are called `{name}`"),
+                format!("{NAME}: two shares are called `{name}`"),
                 "put names in front: photos=http://…,files=http://…",
             ));
         }
         out.push(Share { name, base });
     }
     Ok(out)
+}
+
+fn share_paths(text: &str) -> Result<Vec<Shape>, Fail> {
+    let items = text.split([',', ' ', '\n']).map(|t| t.trim_matches(['"', '\''])).filter(|t| !t.is_empty());
+    let wrong = |e| Fail::usage(format!("SHARE_PATHS: {e}"), "such as /gallery/{token}");
+    items.map(|item| item.parse().map_err(wrong)).collect()
 }
 
 /// Where mirrored requests arrive: whoever reaches this place can put any address on the list, so that nobody but this
@@ -368,7 +380,8 @@ fn traefik_file(a: &GatekeeperArgs, mirror: bool, alone: bool) -> Option<PathBuf
         return Some(file.clone());
     }
     let default = PathBuf::from("dynamic-whitelist.yml");
-    let named = a.traefik_api.is_some() || a.traefik_key.is_some() || a.traefik_tcp.is_some();
+    let named =
+        a.traefik_api.is_some() || a.traefik_throttle.is_some() || a.traefik_key.is_some() || a.traefik_tcp.is_some();
     ((mirror && (alone || a.listen.is_some())) || named || default.exists()).then_some(default)
 }
 

@@ -92,7 +92,8 @@ fn many_guests_of_one_link_are_one_question_and_a_silent_upstream_holds_up_nobod
         (200, String::new())
     });
     let shares = format!("slow=http://{slow},silent=http://{silent}");
-    let g = Gate::start(&dir.0, &[("SHARE_UPSTREAMS", &shares), ("MAX_IP_LEN", "100")], &[]);
+    let env = [("SHARE_UPSTREAMS", shares.as_str()), ("MAX_IP_LEN", "100"), ("TRAEFIK_THROTTLE", "0s")];
+    let g = Gate::start(&dir.0, &env, &[]);
     let at = g.addrs[0];
     let (slow, silent) =
         (format!("protocol=http&container_name_port={slow}"), format!("protocol=http&container_name_port={silent}"));

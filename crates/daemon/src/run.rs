@@ -112,6 +112,12 @@ impl Run {
         self.inner.stop.clone().cancelled_owned()
     }
 
+    /// The same, for what must know it again and again.
+    #[must_use]
+    pub fn stop_token(&self) -> CancellationToken {
+        self.inner.stop.child_token()
+    }
+
     /// True once the run stops.
     #[must_use]
     pub fn is_stopping(&self) -> bool {

@@ -145,6 +145,9 @@ pub(crate) struct GatekeeperArgs {
     /// Upstreams whose share links are checked, as http://HOST:PORT or NAME=http://HOST:PORT, with commas [default: none]
     #[arg(long, value_name = "URLS", env = "SHARE_UPSTREAMS")]
     pub(crate) share_upstreams: Option<String>,
+    /// What share links look like, such as /gallery/{token}, with commas; beside those of Immich, Nextcloud, Seafile, Synology and Paperless, and any whose last part looks random [default: none]
+    #[arg(long, value_name = "SHAPES", env = "SHARE_PATHS")]
+    pub(crate) share_paths: Option<String>,
     /// Where a share link lets its guest in [default: list]
     #[arg(long, value_name = "SCOPE", env = "SHARE_SCOPE")]
     pub(crate) share_scope: Option<ScopeArg>,
@@ -193,6 +196,9 @@ pub(crate) struct GatekeeperArgs {
     /// The status with which Traefik's list refuses, 400 to 499 [default: 403]
     #[arg(long, value_name = "STATUS", env = "TRAEFIK_REJECT_STATUS", value_parser = clap::value_parser!(u16).range(400..500))]
     pub(crate) traefik_reject_status: Option<u16>,
+    /// Traefik's providersThrottleDuration: without its API a new guest's first answer waits this long for it to read the list, 10s at most [default: 2s]
+    #[arg(long, value_name = "TIME", env = "TRAEFIK_THROTTLE", value_parser = throttle)]
+    pub(crate) traefik_throttle: Option<std::time::Duration>,
     /// Traefik's API, to see when it has read the list, such as http://traefik:8080 [default: not asked]
     #[arg(long, value_name = "URL", env = "TRAEFIK_API")]
     pub(crate) traefik_api: Option<String>,
@@ -407,6 +413,12 @@ pub(crate) enum AuditCommand {
         /// The log [default: all logs of the data directory]
         file: Option<PathBuf>,
     },
+}
+
+/// `2s`, `200ms`: at most ten seconds, as no guest waits longer.
+pub(crate) fn throttle(text: &str) -> Result<std::time::Duration, String> {
+    let time = super::values::duration(text)?;
+    if time > std::time::Duration::from_secs(10) { Err("wanted at most 10s".to_string()) } else { Ok(time) }
 }
 
 /// A name that `nft` takes without quotes.

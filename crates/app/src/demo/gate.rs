@@ -87,6 +87,7 @@ impl Chapter {
                 (any(), Serves::Share),
             ],
             shares: vec![(share, Guests { list: "guests".to_string(), ttl: GUEST_TTL })],
+            share_paths: Vec::new(),
             probes: Vec::new(),
             enforcers: Vec::new(),
             take_over: Vec::new(),

@@ -145,8 +145,11 @@ impl Gate {
             "DEFAULT_SOURCE_RANGE",
             "TRUSTED_PROXIES",
             "SHARE_UPSTREAMS",
+            "SHARE_PATHS",
             "SHARE_SCOPE",
             "DOCTOR_ACCEPT",
+            "TRAEFIK_THROTTLE",
+            "TRAEFIK_API",
         ] {
             c.env_remove(k);
         }
@@ -303,6 +306,14 @@ pub fn full(at: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) 
 
 /// A small HTTP upstream: the answer is a function of the request's first line and headers.
 pub fn upstream(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) -> SocketAddr {
+    upstream_full(move |head| {
+        let (status, body) = answer(head);
+        (status, if status == 302 { "Location: /login\r\n".to_string() } else { String::new() }, body)
+    })
+}
+
+/// The same with header lines in the answer.
+pub fn upstream_full(answer: impl Fn(&str) -> (u16, String, String) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
@@ -318,8 +329,7 @@ pub fn upstream(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) 
                         return;
                     }
                     if line == "\r\n" {
-                        let (status, body) = answer(&head);
-                        let extra = if status == 302 { "Location: /login\r\n" } else { "" };
+                        let (status, extra, body) = answer(&head);
                         let text =
                             format!("HTTP/1.1 {status} X\r\n{extra}Content-Length: {}\r\n\r\n{body}", body.len());
                         if r.get_mut().write_all(text.as_bytes()).is_err() {

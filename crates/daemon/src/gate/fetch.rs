@@ -1,13 +1,12 @@
-//! One small HTTP request. In: a URL from the configuration, never from a request. Out: the status and the start of
-//! the body. No redirect is followed, nothing is retried.
+//! One small HTTP request. In: a URL from the configuration, never from a request. Out: the status, the headers and as
+//! much of the body as was asked for. No redirect is followed, nothing is retried.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -52,113 +51,161 @@ impl std::fmt::Display for Base {
     }
 }
 
-/// Sends a request and reads at most `limit` bytes of the answer, all within `wait`. A `Host` among the headers
-/// replaces the URL's.
-///
-/// # Errors
-/// Nobody answers in time, or what comes is no HTTP.
-pub async fn fetch(
-    base: &Base,
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
     method: Method,
-    path: &str,
+    path: &'a str,
     headers: HeaderMap,
     body: Bytes,
-    limit: usize,
-    wait: Duration,
-) -> anyhow::Result<(u16, Bytes)> {
-    let config = if base.https { Some(net::tls::system_roots(None)?) } else { None };
-    go(base, config, method, path, headers, body, limit, wait).await
+    limit: Limit,
+    verify: bool,
 }
 
-/// Sends a request to a site whose certificate does not matter, and reads nothing but the status.
-///
-/// # Errors
-/// Nobody answers in time, or what comes is no HTTP.
-pub async fn fetch_unverified(
-    base: &Base,
-    method: Method,
-    path: &str,
-    headers: HeaderMap,
-    wait: Duration,
-) -> anyhow::Result<(u16, Bytes)> {
-    let config = if base.https { Some(net::tls::unverified()?) } else { None };
-    go(base, config, method, path, headers, Bytes::new(), 0, wait).await
+/// How much of an answer's body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    /// Nothing.
+    Head,
+    /// So many bytes; a longer one is cut off.
+    Start(usize),
+    /// All of it; a longer one is an error.
+    Whole(usize),
 }
 
-#[allow(clippy::too_many_arguments)]
-async fn go(
-    base: &Base,
-    tls: Option<Arc<rustls::ClientConfig>>,
-    method: Method,
-    path: &str,
-    headers: HeaderMap,
-    body: Bytes,
-    limit: usize,
-    wait: Duration,
-) -> anyhow::Result<(u16, Bytes)> {
-    let work = async {
-        let host = base.host.trim_start_matches('[').trim_end_matches(']');
-        let tcp = TcpStream::connect((host, base.port))
-            .await
-            .with_context(|| format!("cannot connect to {host}:{}", base.port))?;
-        let _ = tcp.set_nodelay(true);
-        if let Some(config) = tls {
+/// What came back.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// As much of its body as was asked for.
+    pub body: Bytes,
+}
+
+impl<'a> Ask<'a> {
+    /// A request for a path (with its query) that wants the status and the headers. A `Host` among the headers replaces the URL's.
+    #[must_use]
+    pub fn new(method: Method, path: &'a str, headers: HeaderMap) -> Ask<'a> {
+        Ask { method, path, headers, body: Bytes::new(), limit: Limit::Head, verify: true }
+    }
+
+    /// The same by GET.
+    #[must_use]
+    pub fn get(path: &'a str, headers: HeaderMap) -> Ask<'a> {
+        Ask::new(Method::GET, path, headers)
+    }
+
+    /// With this body.
+    #[must_use]
+    pub fn body(self, body: Bytes) -> Ask<'a> {
+        Ask { body, ..self }
+    }
+
+    /// Reads the answer's body, at most so many bytes of it.
+    #[must_use]
+    pub fn start_of_body(self, bytes: usize) -> Ask<'a> {
+        Ask { limit: Limit::Start(bytes), ..self }
+    }
+
+    /// Reads the answer's body; more than so many bytes are an error.
+    #[must_use]
+    pub fn whole_body(self, bytes: usize) -> Ask<'a> {
+        Ask { limit: Limit::Whole(bytes), ..self }
+    }
+
+    /// Of a site whose certificate does not matter.
+    #[must_use]
+    pub fn unverified(self) -> Ask<'a> {
+        Ask { verify: false, ..self }
+    }
+
+    /// Sends it, all within `wait`.
+    ///
+    /// # Errors
+    /// Nobody answers in time, or what comes is no HTTP.
+    pub async fn send(self, base: &Base, wait: Duration) -> anyhow::Result<Answer> {
+        let config = match (base.https, self.verify) {
+            (false, _) => None,
+            (true, true) => Some(net::tls::system_roots(None)?),
+            (true, false) => Some(net::tls::unverified()?),
+        };
+        let work = async {
+            let host = base.host.trim_start_matches('[').trim_end_matches(']');
+            let tcp = TcpStream::connect((host, base.port))
+                .await
+                .with_context(|| format!("cannot connect to {host}:{}", base.port))?;
+            let _ = tcp.set_nodelay(true);
+            let Some(config) = config else { return self.talk(tcp, base).await };
             let name = rustls::pki_types::ServerName::try_from(host.to_string()).context("the host is no TLS name")?;
             let tls = tokio_rustls::TlsConnector::from(config)
                 .connect(name, tcp)
                 .await
                 .context("the TLS handshake failed")?;
-            talk(tls, base, method, path, headers, body, limit).await
-        } else {
-            talk(tcp, base, method, path, headers, body, limit).await
-        }
-    };
-    tokio::time::timeout(wait, work).await.map_err(|_| anyhow!("no answer within {} ms", wait.as_millis()))?
-}
-
-async fn talk(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    base: &Base,
-    method: Method,
-    path: &str,
-    headers: HeaderMap,
-    body: Bytes,
-    limit: usize,
-) -> anyhow::Result<(u16, Bytes)> {
-    let (mut send, conn) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
-    let mut request =
-        Request::builder().method(method).uri(path).body(Full::new(body)).context("the path is not sendable")?;
-    *request.headers_mut() = headers;
-    if !request.headers().contains_key(header::HOST) {
-        let host = format!("{}:{}", base.host, base.port).parse().context("the host is not sendable")?;
-        request.headers_mut().insert(header::HOST, host);
+            self.talk(tls, base).await
+        };
+        tokio::time::timeout(wait, work).await.map_err(|_| anyhow!("no answer within {} ms", wait.as_millis()))?
     }
-    let answer = async move {
-        let response = send.send_request(request).await?;
-        let status = response.status().as_u16();
-        if limit == 0 {
-            return Ok((status, Bytes::new()));
+
+    async fn talk(
+        self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        base: &Base,
+    ) -> anyhow::Result<Answer> {
+        let (mut send, conn) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
+        let mut request = Request::builder()
+            .method(self.method)
+            .uri(self.path)
+            .body(Full::new(self.body))
+            .context("the path is not sendable")?;
+        *request.headers_mut() = self.headers;
+        if !request.headers().contains_key(header::HOST) {
+            let host = format!("{}:{}", base.host, base.port).parse().context("the host is not sendable")?;
+            request.headers_mut().insert(header::HOST, host);
         }
-        let body = Limited::new(response.into_body(), limit)
-            .collect()
-            .await
-            .map_err(|e| anyhow!("the answer is too long or broken: {e}"))?;
-        Ok::<_, anyhow::Error>((status, body.to_bytes()))
-    };
-    tokio::pin!(answer);
-    tokio::pin!(conn);
-    // The connection is driven here and dropped with the answer: no task is left behind.
-    let mut open = true;
-    loop {
-        tokio::select! {
-            biased;
-            r = &mut answer => return r,
-            c = &mut conn, if open => {
-                open = false;
-                if let Err(e) = c {
-                    bail!("the connection broke: {e}");
+        let limit = self.limit;
+        let answer = async move {
+            let (head, body) = send.send_request(request).await?.into_parts();
+            let body = read(body, limit).await?;
+            Ok::<_, anyhow::Error>(Answer { status: head.status.as_u16(), headers: head.headers, body })
+        };
+        tokio::pin!(answer);
+        tokio::pin!(conn);
+        // The connection is driven here and dropped with the answer: no task is left behind.
+        let mut open = true;
+        loop {
+            tokio::select! {
+                biased;
+                r = &mut answer => return r,
+                c = &mut conn, if open => {
+                    open = false;
+                    if let Err(e) = c {
+                        bail!("the connection broke: {e}");
+                    }
                 }
             }
         }
     }
+}
+
+async fn read(mut body: hyper::body::Incoming, limit: Limit) -> anyhow::Result<Bytes> {
+    let (most, whole) = match limit {
+        Limit::Head => return Ok(Bytes::new()),
+        Limit::Start(most) => (most, false),
+        Limit::Whole(most) => (most, true),
+    };
+    let mut out = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.context("the answer broke off")?.into_data() else { continue };
+        let room = most - out.len();
+        out.extend_from_slice(data.get(..room).unwrap_or(&data));
+        if data.len() > room {
+            if whole {
+                bail!("the answer is longer than {most} bytes");
+            }
+            break;
+        }
+    }
+    Ok(out.into())
 }

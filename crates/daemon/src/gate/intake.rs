@@ -14,7 +14,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use model::{Addr, Evidence};
+use net::serve::Slots;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 pub use super::asked::Cert;
@@ -25,6 +27,7 @@ use super::fetch::Base;
 use super::heard::{Heard, Observation, is_gateway, is_loopback};
 use super::keeper::Keeper;
 use super::share::Shares;
+use super::share::guest::{self, Asked};
 
 /// Where a listener listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +101,10 @@ pub struct Desk {
     pub guests: Vec<Guests>,
     /// Enforcers that a share waits for.
     pub enforcers: Vec<Enforcer>,
+    /// Answers to new guests that wait for enforcers.
+    pub waiting: Arc<Slots>,
+    /// The process stops: nothing is waited for any more.
+    pub stopping: CancellationToken,
     /// Sites that `doctor` asks as a stranger would.
     pub probes: Vec<Base>,
     /// The stranger of a doctor at work, and what became of it.
@@ -112,8 +119,6 @@ pub struct Desk {
     pub answers: Mutex<std::collections::BTreeMap<(&'static str, u16), u64>>,
 }
 
-/// The longest a guest's first request waits for the enforcer; then it goes on and the guest may have to load again.
-const SHARE_WAIT: Duration = Duration::from_secs(3);
 /// `X-Gate-User` where nobody is known by name: always said, so that a visitor's own header does not reach the site.
 const NOBODY: &str = "-";
 
@@ -292,50 +297,8 @@ async fn share(desk: &Desk, peer: Peer, request: &Request<Incoming>) -> Response
     let Some(uri) = headers.get(FORWARDED_URI).and_then(|v| v.to_str().ok()) else {
         return refuse("the proxy sends no X-Forwarded-Uri", true);
     };
-    let alive = desk.shares.check(&protocol, &service, uri, headers.get("x-forwarded-host"), visitor).await;
-    let share = match alive {
-        Ok(share) => share,
-        Err(why) => {
-            debug!("{visitor} asked for a link of {service}: {why}");
-            return refuse(&why.to_string(), false);
-        }
-    };
-    let at = desk.shares.all().iter().position(|s| s.name == share.name);
-    let Some(Guests { list, ttl }) = at.and_then(|i| desk.guests.get(i)) else {
-        return refuse("the share has no list", true);
-    };
-    let proof = Proof {
-        list: list.clone(),
-        addr: visitor,
-        evidence: Evidence::Share,
-        principal: Some(format!("guest of {}", share.name)),
-        device: None,
-        ttl: Some(*ttl),
-    };
-    match desk.keeper.tell(Event::Proof(proof)).await {
-        Ok(done) => {
-            if done.outcome == Outcome::Refused(Refusal::Banned) {
-                return refuse(&format!("no proof of {visitor} counts for now"), false);
-            }
-            if let Outcome::Given(id) = done.outcome {
-                info!("{visitor} opened a live link of {} and is on `{list}` ({id})", share.name);
-            }
-            // As soon as the enforcers have it: known guests do not wait at all.
-            for e in desk.enforcers.iter().filter(|e| e.holds(list)) {
-                if !e.has(done.generation, SHARE_WAIT).await {
-                    warn!(
-                        "{} does not have the guest {visitor} yet; the link opens, other parts may need another try",
-                        e.progress.lock().name
-                    );
-                }
-            }
-            text(StatusCode::OK, "")
-        }
-        Err(e) => {
-            warn!("{visitor} opened a live link but could not be put on `{list}`: {e}");
-            text(StatusCode::SERVICE_UNAVAILABLE, "")
-        }
-    }
+    let asked = Asked { protocol: &protocol, service: &service, uri, visitor, headers };
+    text(guest::open(desk, &asked).await, "")
 }
 
 async fn check_side(

@@ -37,6 +37,7 @@ use heard::Heard;
 use intake::{Desk, Guests, Listen, RefusalPage, Serves};
 use keeper::{Ahead, Keeper};
 use names::{Dns, Follower};
+use share::shape::Shape;
 use share::{Share, Shares};
 
 pub use verbs::{behind, gate_socket, verbs};
@@ -66,6 +67,8 @@ pub struct GateSettings {
     pub listeners: Vec<(Listen, Serves)>,
     /// Named shares, each with where its guests go.
     pub shares: Vec<(Share, Guests)>,
+    /// What share links look like, beside those that are known.
+    pub share_paths: Vec<Shape>,
     /// Sites that `doctor` asks as a stranger would.
     pub probes: Vec<Base>,
     /// What is kept equal.
@@ -119,9 +122,11 @@ pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
         told: settings.told,
         accept: settings.accept,
         traefik_by_peer,
-        shares: Shares::new(shares),
+        shares: Shares::new(shares, settings.share_paths, settings.told),
         guests,
         enforcers,
+        waiting: net::serve::Slots::new(share::guest::WAITING),
+        stopping: run.stop_token(),
         probes: settings.probes,
         stranger: parking_lot::Mutex::default(),
         names: names.names.clone(),

@@ -196,7 +196,7 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
             "grants": grants.iter().map(shown).collect::<Vec<_>>(),
         }));
     }
-    let heard: Vec<String> = gate
+    let mut heard: Vec<String> = gate
         .desk
         .heard
         .recent(std::time::Instant::now())
@@ -204,6 +204,8 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         .filter(|o| o.concerns(addr))
         .map(|o| format!("{o}; {}", super::doctor::mend(&gate.desk, o).1))
         .collect();
+    let refused = gate.desk.shares.refusals.of(addr, std::time::Instant::now());
+    heard.extend(refused.iter().map(|r| gate.desk.shares.in_words(r)));
     Ok(
         json!({ "address": addr.to_string(), "generation": published.generation, "now": gate.keeper.picture.clock.lock().0,
                "answers": answers, "heard": heard }),

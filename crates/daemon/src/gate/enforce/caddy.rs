@@ -7,13 +7,14 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::{Memory, Remark, WAIT};
-use crate::gate::fetch::{Base, fetch};
+use crate::gate::fetch::{Answer, Ask, Base};
 
 pub(super) async fn apply(d: &Desired, api: &Base, memory: &mut Memory) -> anyhow::Result<bool> {
     let entries = d.merged();
     super::say_if_long(entries.len(), "Caddy", &d.list, memory);
     let want = json!(entries.iter().map(ToString::to_string).collect::<Vec<_>>());
-    let (status, body) = fetch(api, Method::GET, &api.path, HeaderMap::new(), Bytes::new(), 16 << 20, WAIT).await?;
+    let Answer { status, body, .. } =
+        Ask::get(&api.path, HeaderMap::new()).whole_body(16 << 20).send(api, WAIT).await?;
     if status == 200 && serde_json::from_slice::<Value>(&body).is_ok_and(|v| v == want) {
         return Ok(false);
     }
@@ -23,8 +24,8 @@ pub(super) async fn apply(d: &Desired, api: &Base, memory: &mut Memory) -> anyho
     memory.remark = Some(Remark::ClosesStreams);
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let (status, body) =
-        fetch(api, Method::PATCH, &api.path, headers, Bytes::from(want.to_string()), 1 << 20, WAIT).await?;
+    let ask = Ask::new(Method::PATCH, &api.path, headers).body(Bytes::from(want.to_string())).whole_body(1 << 20);
+    let Answer { status, body, .. } = ask.send(api, WAIT).await?;
     if status != 200 {
         bail!("Caddy answers {status}: {}", String::from_utf8_lossy(&body));
     }

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::{Memory, WAIT};
-use crate::gate::fetch::{Base, fetch};
+use crate::gate::fetch::{Ask, Base};
 
 pub(super) async fn command(d: &Desired, argv: &[String], memory: &mut Memory) -> anyhow::Result<bool> {
     let entries = d.merged();
@@ -33,7 +33,8 @@ pub(super) async fn webhook(d: &Desired, to: &Base, memory: &mut Memory) -> anyh
     });
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let (status, _) = fetch(to, Method::POST, &to.path, headers, Bytes::from(body.to_string()), 0, WAIT).await?;
+    let ask = Ask::new(Method::POST, &to.path, headers).body(Bytes::from(body.to_string()));
+    let status = ask.send(to, WAIT).await?.status;
     if !(200..300).contains(&status) {
         bail!("it answers {status}");
     }

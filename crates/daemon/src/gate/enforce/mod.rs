@@ -43,8 +43,10 @@ pub enum Kind {
         style: TraefikStyle,
         /// TCP middlewares too.
         tcp: bool,
-        /// Traefik's API, to see when it has the list; `None`: the file is the end of what is known.
+        /// Traefik's API, to see when it has the list; `None`: it must have read the file after two throttles.
         api: Option<Base>,
+        /// Its `providersThrottleDuration`.
+        throttle: Duration,
     },
     /// nginx: a file for `geo … { include FILE; }`.
     Nginx {
@@ -160,8 +162,21 @@ impl std::fmt::Display for Remark {
 pub struct Enforcer {
     /// How far it is.
     pub progress: Arc<Mutex<Progress>>,
-    reached: watch::Receiver<u64>,
+    reached: watch::Receiver<Reached>,
 }
+
+/// How far an enforcer is, for those who wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Reached {
+    generation: u64,
+    /// What it enforces by then is this generation; `None`: it is already.
+    by: Option<Instant>,
+}
+
+/// Traefik's own default for its `providersThrottleDuration`.
+pub const TRAEFIK_THROTTLE: Duration = Duration::from_secs(2);
+/// From a file's change to its effect in Traefik, beside the throttle: noticing, reading, building the routers anew.
+const TRAEFIK_READS: Duration = Duration::from_millis(300);
 
 /// What is there is compared with what should be this often, in case somebody changed it by hand.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -194,7 +209,7 @@ impl Enforcer {
             nftables::guard(&mut memory.nftables, &published, list, ports, table, now)?;
         }
         let progress = Arc::new(Mutex::new(Progress { name: kind.name(), lists: kind.lists(), ..Progress::default() }));
-        let (tell, reached) = watch::channel(0);
+        let (tell, reached) = watch::channel(Reached::default());
         let enforcer = Enforcer { progress: progress.clone(), reached };
         let published = keeper.published.clone();
         let stopping = run.stopping();
@@ -209,10 +224,17 @@ impl Enforcer {
         Ok(enforcer)
     }
 
-    /// Waits until the enforcer has a generation, or the time is over. True if it has.
-    pub async fn has(&self, generation: u64, wait: Duration) -> bool {
+    /// Waits until the enforcer has a generation in force, or the time has come. True if it has.
+    pub async fn has(&self, generation: u64, until: Instant) -> bool {
         let mut reached = self.reached.clone();
-        tokio::time::timeout(wait, reached.wait_for(|r| *r >= generation)).await.is_ok_and(|r| r.is_ok())
+        let wait = async {
+            let by = reached.wait_for(|r| r.generation >= generation).await.ok()?.by;
+            if let Some(by) = by {
+                tokio::time::sleep_until(by.into()).await;
+            }
+            Some(())
+        };
+        tokio::time::timeout_at(until.into(), wait).await.is_ok_and(|r| r.is_some())
     }
 
     /// True if it holds this list.
@@ -294,6 +316,22 @@ impl Kind {
         }
     }
 
+    /// How long after a change of its file something reads it by itself, at the latest.
+    fn reads_within(&self) -> Option<Duration> {
+        match self {
+            Kind::Traefik { api: None, throttle, .. } => Some(*throttle + TRAEFIK_READS),
+            _ => None,
+        }
+    }
+
+    /// Where it says what it has in force.
+    fn asked(&self) -> Option<&Base> {
+        match self {
+            Kind::Traefik { api, .. } => api.as_ref(),
+            _ => None,
+        }
+    }
+
     fn lists(&self) -> Vec<String> {
         match self {
             Kind::Traefik { middlewares, .. } => {
@@ -318,13 +356,31 @@ async fn keep_equal(
     mut published: watch::Receiver<Arc<Published>>,
     mut memory: Memory,
     progress: Arc<Mutex<Progress>>,
-    tell: watch::Sender<u64>,
+    tell: watch::Sender<Reached>,
 ) {
     let mut wait = RETRY.0;
     let mut last: Vec<Option<Arc<Desired>>> = Vec::new();
     let mut look = true;
     let mut applied: Option<Instant> = None;
     let mut unsaved: Option<Instant> = None;
+    let mut by: Option<Instant> = None;
+    let reach = |generation: u64, by: Option<Instant>| {
+        let mut p = progress.lock();
+        if p.error.take().is_some() {
+            info!("{} is equal to its list again", p.name);
+        }
+        p.reached = generation;
+        drop(p);
+        tell.send_replace(Reached { generation, by });
+    };
+    let fail = |e: anyhow::Error| {
+        let mut p = progress.lock();
+        let text = format!("{e:#}");
+        if p.error.as_ref() != Some(&text) {
+            warn!("{} is not equal to its list; what it had stays: {text}", p.name);
+        }
+        p.error = Some(text);
+    };
     loop {
         if let Some(at) = applied {
             tokio::time::sleep(kind.apart().saturating_sub(at.elapsed())).await;
@@ -343,33 +399,27 @@ async fn keep_equal(
                     last = lists;
                     let mut p = progress.lock();
                     if changed {
+                        by = kind.reads_within().map(|d| Instant::now() + d);
                         p.changes += 1;
                         p.took = began.elapsed();
                         debug!("{}: generation {} after {} ms", p.name, now.generation, p.took.as_millis());
                     }
                     p.remark = memory.remark.clone();
                     p.notes = memory.notes.clone();
-                    if p.error.take().is_some() {
-                        info!("{} is equal to its list again", p.name);
+                    drop(p);
+                    if kind.asked().is_none() {
+                        reach(now.generation, by);
                     }
                 }
                 Err(e) => {
-                    let mut p = progress.lock();
-                    let text = format!("{e:#}");
-                    if p.error.as_ref() != Some(&text) {
-                        warn!("{} is not equal to its list; what it had stays: {text}", p.name);
-                    }
-                    p.error = Some(text);
-                    drop(p);
+                    fail(e);
                     last.clear();
                     again = wait;
                     wait = (wait * 2).min(RETRY.1);
                 }
             }
-        }
-        if progress.lock().error.is_none() {
-            progress.lock().reached = now.generation;
-            tell.send_replace(now.generation);
+        } else if kind.asked().is_none() || memory.traefik.same(now.generation) {
+            reach(now.generation, by);
         }
         if let (Kind::Haproxy { list, map, .. }, Some(d)) = (&kind, last.first().cloned().flatten())
             && haproxy::unsaved(&d, &memory)
@@ -394,6 +444,13 @@ async fn keep_equal(
                 }
             }
             () = memory.nftables.touched() => look = true,
+            shown = memory.traefik.shown(kind.asked()) => match shown {
+                Ok(generation) => reach(generation, None),
+                Err(e) => {
+                    fail(e);
+                    last.clear();
+                }
+            },
             () = tokio::time::sleep(again) => look = true,
         }
     }
@@ -418,6 +475,7 @@ struct Memory {
     notes: Vec<(String, String)>,
     haproxy: haproxy::State,
     nftables: nftables::State,
+    traefik: traefik::State,
     /// For the ledger's clock.
     picture: Arc<Picture>,
 }
@@ -466,8 +524,8 @@ fn of<'a>(now: &'a Published, list: &str) -> anyhow::Result<&'a Arc<Desired>> {
 /// Makes it equal. `look`: what is there is read, even if nothing was published. True if something was changed.
 async fn apply(kind: &Kind, now: &Arc<Published>, memory: &mut Memory, look: bool) -> anyhow::Result<bool> {
     match kind {
-        Kind::Traefik { file, middlewares, style, tcp, api } => {
-            traefik::apply(file, middlewares, style, *tcp, api.as_ref(), now, memory).await
+        Kind::Traefik { file, middlewares, style, tcp, api, .. } => {
+            traefik::apply(file, middlewares, style, *tcp, api.is_some(), now, memory).await
         }
         Kind::Nginx { list, file, test, reload } => nginx::apply(of(now, list)?, file, test, reload, memory).await,
         Kind::Haproxy { list, socket, map } => haproxy::apply(of(now, list)?, socket, map, memory, look).await,

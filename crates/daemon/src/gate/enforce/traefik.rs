@@ -1,19 +1,20 @@
-//! Traefik's file provider. In: the lists. Out: one file with a middleware for each, and Traefik's word that it has it.
+//! Traefik's file provider. In: the lists. Out: one file with a middleware for each, and when Traefik has it: by its API's
+//! word, or by the time after which it must have read the file.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use decide::publish::{Middleware, TraefikStyle, merge, traefik_yaml};
-use http::{HeaderMap, Method};
+use http::HeaderMap;
 use model::Prefix;
 use net::replace::{How, replace};
 use serde_json::Value;
 use tracing::warn;
 
 use super::{LONG, Memory, Remark, WAIT, of};
-use crate::gate::fetch::{Base, fetch};
+use crate::gate::fetch::{Ask, Base};
 use crate::gate::keeper::Published;
 
 pub(super) async fn apply(
@@ -21,7 +22,7 @@ pub(super) async fn apply(
     middlewares: &[(String, Vec<String>)],
     style: &TraefikStyle,
     tcp: bool,
-    api: Option<&Base>,
+    api: bool,
     now: &Published,
     memory: &mut Memory,
 ) -> anyhow::Result<bool> {
@@ -54,36 +55,99 @@ pub(super) async fn apply(
         warn!("{remark}");
         memory.remark = Some(remark);
     }
-    if let Some(api) = api {
-        seen_by_traefik(api, &written).await?;
+    if api {
+        memory.traefik.wrote(now.generation, written);
     }
     Ok(how != How::Same)
 }
 
-/// Waits until Traefik's API shows every middleware with its entries.
-async fn seen_by_traefik(api: &Base, written: &[Middleware]) -> anyhow::Result<()> {
-    let until = Instant::now() + Duration::from_secs(10);
-    loop {
-        let mut missing = None;
-        for m in written {
-            let path = format!("{}/api/http/middlewares/{}@file", api.path.trim_end_matches('/'), m.name);
-            let (status, body) = fetch(api, Method::GET, &path, HeaderMap::new(), Bytes::new(), 16 << 20, WAIT)
-                .await
-                .context("Traefik's API")?;
-            let shown: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            let ranges = ["ipAllowList", "ipWhiteList"].iter().find_map(|k| shown[*k]["sourceRange"].as_array());
-            let want: Vec<String> = m.entries.iter().map(ToString::to_string).collect();
-            let same =
-                ranges.is_some_and(|r| r.len() == want.len() && r.iter().zip(&want).all(|(a, b)| a == b.as_str()));
-            if status != 200 || !same {
-                missing = Some(&m.name);
-                break;
+/// What was written and Traefik's API does not show yet.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    generation: u64,
+    written: Vec<Middleware>,
+    since: Instant,
+}
+
+/// Writes that may be waited for at a time; Traefik gathers what is written within its throttle, and the gate writes four
+/// times a second at most.
+const WAITING: usize = 64;
+/// A Traefik that watches the file shows it within two of its throttles.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+/// How often its API is asked.
+const LOOK: Duration = Duration::from_millis(25);
+
+impl State {
+    fn wrote(&mut self, generation: u64, written: Vec<Middleware>) {
+        if self.waiting.len() >= WAITING {
+            self.waiting.pop_back();
+        }
+        self.waiting.push_back(Waiting { generation, written, since: Instant::now() });
+    }
+
+    /// The lists are the same at this generation. True if nothing is waited for, so that it is reached.
+    pub(super) fn same(&mut self, generation: u64) -> bool {
+        self.waiting.back_mut().map(|w| w.generation = generation).is_none()
+    }
+
+    /// Waits until Traefik's API shows something that was written; the newest of it counts. Waits for ever if nothing was
+    /// written, and loses nothing when it is dropped.
+    ///
+    /// # Errors
+    /// Traefik does not show it, or its API can not be asked; nothing is waited for any more.
+    pub(super) async fn shown(&mut self, api: Option<&Base>) -> anyhow::Result<u64> {
+        let (Some(api), Some(since)) = (api, self.waiting.front().map(|w| w.since)) else {
+            return std::future::pending().await;
+        };
+        loop {
+            match self.newest_shown(api).await {
+                Ok(Some(at)) => {
+                    let generation = self.waiting.get(at).map_or(0, |w| w.generation);
+                    self.waiting.drain(..=at);
+                    return Ok(generation);
+                }
+                Ok(None) if since.elapsed() < SHOWN_WITHIN => tokio::time::sleep(LOOK).await,
+                Ok(None) => {
+                    self.waiting.clear();
+                    bail!("Traefik's API does not show the lists as written; does its file provider watch this file?");
+                }
+                // It may just be starting.
+                Err(_) if since.elapsed() < SHOWN_WITHIN => tokio::time::sleep(LOOK * 4).await,
+                Err(e) => {
+                    self.waiting.clear();
+                    return Err(e);
+                }
             }
         }
-        let Some(name) = missing else { return Ok(()) };
-        if Instant::now() > until {
-            bail!("Traefik's API does not show `{name}` as written; does its file provider watch this file?");
+    }
+
+    /// The newest of what is waited for that the API shows, by its place.
+    async fn newest_shown(&self, api: &Base) -> anyhow::Result<Option<usize>> {
+        let names: Vec<&str> = self.waiting.iter().flat_map(|w| w.written.iter().map(|m| m.name.as_str())).collect();
+        let mut shown: Vec<(&str, Vec<String>)> = Vec::new();
+        for name in names {
+            if shown.iter().any(|(n, _)| *n == name) {
+                continue;
+            }
+            let path = format!("{}/api/http/middlewares/{name}@file", api.path.trim_end_matches('/'));
+            let ask = Ask::get(&path, HeaderMap::new()).whole_body(16 << 20);
+            let answer = ask.send(api, WAIT).await.context("Traefik's API")?;
+            let value: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+            let ranges = ["ipAllowList", "ipWhiteList"].iter().find_map(|k| value[*k]["sourceRange"].as_array());
+            let Some(ranges) = ranges.filter(|_| answer.status == 200) else { return Ok(None) };
+            shown.push((name, ranges.iter().filter_map(|r| r.as_str().map(str::to_string)).collect()));
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let has = |m: &Middleware| {
+            let ranges = shown.iter().find(|(n, _)| *n == m.name).map(|(_, r)| r);
+            ranges.is_some_and(|r| {
+                r.len() == m.entries.len() && r.iter().zip(&m.entries).all(|(a, b)| *a == b.to_string())
+            })
+        };
+        Ok(self.waiting.iter().rposition(|w| w.written.iter().all(has)))
     }
 }

@@ -1,0 +1,371 @@
+//! Share links: what services' links look like and how their upstreams answer, who becomes a guest, who is told why not,
+//! and that nobody closes links for others.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod gate_room;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use gate_room::*;
+
+const KEY: &str = "TEsm6bGu0tN5o1PjeVHDY0vwIqIfNDVPbVSzyfgI_jif2h0r8_GogiXmz8g3ziKYBh4";
+const TOKEN: &str = "aBcDeFgHiJkLmNo";
+const HEX: &str = "12bb311a30d24e0aa1cd";
+
+fn asked(up: SocketAddr) -> String {
+    format!("/verify_share_request?protocol=http&container_name_port={up}")
+}
+
+fn ask(g: &Gate, up: SocketAddr, uri: &str, guest: &str) -> u16 {
+    ask_with(g, up, uri, guest, &[])
+}
+
+fn ask_with(g: &Gate, up: SocketAddr, uri: &str, guest: &str, more: &[(&str, &str)]) -> u16 {
+    let mut headers = vec![("X-Forwarded-For", guest), ("X-Forwarded-Uri", uri), ("X-Forwarded-Host", "a.example.com")];
+    headers.extend(more);
+    request(g.addrs[0], "GET", &asked(up), &headers).0
+}
+
+/// A gate that waits for nobody.
+fn gate(dir: &Dir, upstreams: &str, more: &[(&str, &str)]) -> Gate {
+    let mut env = vec![("SHARE_UPSTREAMS", upstreams), ("TRAEFIK_THROTTLE", "0s"), ("MAX_IP_LEN", "500")];
+    env.extend(more);
+    Gate::start(&dir.0, &env, &[])
+}
+
+fn path(head: &str) -> &str {
+    head.split(' ').nth(1).unwrap_or_default()
+}
+
+/// As Immich: live keys and slugs are told apart by its API always, by `/share/` since 1.135, by `/s/` in later releases.
+fn immich(knows_keys: bool, knows_slugs: bool) -> SocketAddr {
+    upstream(move |head| {
+        let path = path(head);
+        let denied =
+            |why: &str| (401, format!("{{\"message\":\"{why}\",\"error\":\"Unauthorized\",\"statusCode\":401}}"));
+        if let Some(query) = path.strip_prefix("/api/shared-links/me?") {
+            return match query.split_once('=').unwrap() {
+                ("key", KEY) | ("slug", "rome") => (200, "{}".into()),
+                ("slug", "holidays") => denied("Password required"),
+                ("key", _) => denied("Invalid share key"),
+                _ => denied("Invalid share slug"),
+            };
+        }
+        let dead = (knows_keys && path.starts_with("/share/") && !path.contains(KEY))
+            || (knows_slugs && path.starts_with("/s/") && !path.contains("/rome") && !path.contains("/holidays"));
+        (if dead { 404 } else { 200 }, "<html>".into())
+    })
+}
+
+#[test]
+fn immich_of_every_age_with_keys_slugs_and_passwords() {
+    for (n, (keys, slugs)) in [(false, false), (true, false), (true, true)].into_iter().enumerate() {
+        let dir = Dir::new(&format!("immich{n}"));
+        let up = immich(keys, slugs);
+        let g =
+            gate(&dir, &format!("http://{up}"), &[("SHARE_PATHS", "/s/{token:4}=/api/shared-links/me?slug={token}")]);
+        assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "198.51.100.1"), 200, "{}", g.proc.text());
+        assert_eq!(ask(&g, up, &format!("/share/{KEY}/photos/4b7c"), "198.51.100.2"), 200);
+        assert_eq!(ask(&g, up, "/s/rome", "198.51.100.3"), 200, "{}", g.proc.text());
+        assert_eq!(ask(&g, up, "/s/holidays", "198.51.100.4"), 200, "{}", g.proc.text());
+        for dead in
+            [&format!("/share/{}", KEY.replace('T', "U")), "/s/nowhere", "/s/paris", "/api/server/about", "/auth/login"]
+        {
+            assert_eq!(ask(&g, up, dead, "198.51.100.9"), 403, "{dead}");
+        }
+        g.expect(&["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4"]);
+    }
+    // Without a word of the owner a short slug, which can be guessed, opens nothing.
+    let dir = Dir::new("immichshort");
+    let up = immich(true, true);
+    let g = gate(&dir, &format!("http://{up}"), &[]);
+    assert_eq!((ask(&g, up, "/s/holidays", "198.51.100.4"), ask(&g, up, "/s/rome", "198.51.100.3")), (200, 403));
+    let (code, said) = g.command(&["explain", "198.51.100.3"]);
+    assert!(code == 3 && said.contains("shorter than 8") && said.contains("SHARE_PATHS=/s/{token:4}"), "{said}");
+}
+
+/// As Nextcloud, in a folder or not: 404 for a dead token, 303 to the password's page of one that has a password.
+fn nextcloud(folder: &'static str) -> SocketAddr {
+    upstream_full(move |head| {
+        let path = path(head);
+        let rest = path.strip_prefix(folder).and_then(|p| p.strip_prefix("/index.php").or(Some(p)));
+        match rest {
+            Some(p) if p == format!("/s/{TOKEN}") => (200, String::new(), "cloud".into()),
+            Some("/s/pW0123456789abc") => (
+                303,
+                format!("Location: {folder}/index.php/s/pW0123456789abc/authenticate/showShare\r\n"),
+                String::new(),
+            ),
+            // To a login, or to another link's page: neither says that the link is alive.
+            Some("/s/lO0123456789abc") => (303, format!("Location: {folder}/login\r\n"), String::new()),
+            Some("/s/oT0123456789abc") => {
+                (303, format!("Location: {folder}/s/pW0123456789abc/authenticate/showShare\r\n"), String::new())
+            }
+            _ => (404, String::new(), String::new()),
+        }
+    })
+}
+
+#[test]
+fn nextcloud_with_passwords_in_a_folder_and_with_index_php() {
+    for (n, folder) in ["", "/nextcloud"].into_iter().enumerate() {
+        let dir = Dir::new(&format!("cloud{n}"));
+        let up = nextcloud(folder);
+        let g = gate(&dir, &format!("http://{up}"), &[]);
+        for (n, link) in ["/s/aBcDeFgHiJkLmNo", "/index.php/s/aBcDeFgHiJkLmNo", "/s/pW0123456789abc"].iter().enumerate()
+        {
+            let guest = format!("198.51.100.{n}");
+            assert_eq!(ask(&g, up, &format!("{folder}{link}"), &guest), 200, "{folder}{link}: {}", g.proc.text());
+        }
+        for dead in ["/s/bBcDeFgHiJkLmNo", "/s/lO0123456789abc", "/s/oT0123456789abc", "/login"] {
+            assert_eq!(ask(&g, up, &format!("{folder}{dead}"), "198.51.100.9"), 403, "{folder}{dead}");
+        }
+        g.expect(&["198.51.100.0", "198.51.100.1", "198.51.100.2"]);
+    }
+    // One that asks for a password for any link says nothing about links.
+    let dir = Dir::new("cloudany");
+    let up = upstream_full(|head| (303, format!("Location: {}/authenticate/showShare\r\n", path(head)), String::new()));
+    let g = gate(&dir, &format!("http://{up}"), &[]);
+    assert_eq!(ask(&g, up, "/s/pW0123456789abc", "198.51.100.1"), 403);
+    g.expect(&["255.255.255.255"]);
+}
+
+#[test]
+fn any_service_whose_links_are_random_and_which_knows_the_dead_ones() {
+    let dir = Dir::new("any");
+    let odd = Arc::new(AtomicU32::new(0));
+    let saw = odd.clone();
+    let live: Vec<String> = vec![
+        format!("/f/{HEX}/"),
+        format!("/d/{HEX}/"),
+        format!("/u/d/{HEX}/"),
+        "/d/s/wQ3hXk9bT2pL7vZr".into(),
+        "/sharing/aB3dE5gH7".into(),
+        "/mo/sharing/aB3dE5gH7".into(),
+        "/share/k3J9xQ2mP7aL4zk3J9xQ2mP7aL4zk3J9xQ2mP7aL4zk3J9xQ2m".into(),
+        "/gallery/k3J9xQ2mP7aL4z".into(),
+        "/public/album/7f9c1b2e-4d3a-4b8c-9e6f-0a1b2c3d4e5f".into(),
+        "/view/summerhouse".into(),
+    ];
+    let knows = live.clone();
+    // Open pages that anybody may see, and a login for the rest, as many services have.
+    let up = upstream(move |head| {
+        let path = path(head);
+        if path.contains("..") || path.contains("//") || path.contains('%') {
+            saw.fetch_add(1, Ordering::SeqCst);
+        }
+        let open = ["/login", "/gallery/PrivacyPolicy", "/health"].contains(&path);
+        // Paperless: a dead link leads to the login.
+        let dead = if path.starts_with("/share/") { 302 } else { 404 };
+        (if open || knows.iter().any(|l| l == path) { 200 } else { dead }, String::new())
+    });
+    let lax = upstream(|_| (200, "app".into()));
+    let g = gate(&dir, &format!("http://{up},http://{lax}"), &[("SHARE_PATHS", "/view/{token}, /a/{any}/{token:6}")]);
+    for (n, link) in live.iter().enumerate() {
+        let guest = format!("198.51.100.{n}");
+        // What follows the token, and a slash that is there or not, do not count where the shape is known.
+        let uri = if link.starts_with("/f/") { link.trim_end_matches('/') } else { link };
+        assert_eq!(ask(&g, up, &format!("{uri}?x=1"), &guest), 200, "{link}: {}", g.proc.text());
+    }
+    for bad in [
+        "/login",
+        "/health",
+        "/gallery/PrivacyPolicy",
+        "/gallery/k3J9xQ2mP7aL4y",
+        &format!("/f/{}/", HEX.replace('a', "b")),
+        "/gallery/../login",
+        "/gallery//k3J9xQ2mP7aL4z",
+        "/x/../gallery/k3J9xQ2mP7aL4z",
+        "/gallery%2fk3J9xQ2mP7aL4z",
+        "/gallery/k3J9xQ2mP7aL4z/%2e%2e/%2e%2e/admin",
+    ] {
+        assert_eq!(ask(&g, up, bad, "198.51.100.99"), 403, "{bad}");
+    }
+    // The guard of all of it: an upstream that knows no dead links.
+    for link in &live {
+        assert_eq!(ask(&g, lax, link, "198.51.100.98"), 403, "{link}");
+    }
+    assert_eq!(odd.load(Ordering::SeqCst), 0, "only the token's own path reaches an upstream");
+    let all: Vec<String> = (0..live.len()).map(|n| format!("198.51.100.{n}")).collect();
+    g.expect(&all.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_refusal_says_why_and_what_would_mend_it() {
+    let dir = Dir::new("why");
+    let up = upstream(|head| match path(head) {
+        p if p.contains(KEY) => (200, String::new()),
+        p if p.starts_with("/s/") => (429, String::new()),
+        p if p.starts_with("/f/") => (500, String::new()),
+        _ => (404, String::new()),
+    });
+    let lax = upstream(|_| (200, "app".into()));
+    let gone: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
+    let g = gate(&dir, &format!("immich=http://{up},lax=http://{lax},gone=http://{gone}"), &[]);
+    let other: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    for (n, (at, uri, why, mend)) in [
+        (up, format!("/share/{}", KEY.replace('T', "U")), "does not know it (it answered 404)", ""),
+        (up, format!("/s/{TOKEN}"), "answered 429", "trusted_proxies"),
+        (up, format!("/f/{HEX}"), "out of order (it answered 500)", ""),
+        (up, "/gallery/SummerHolidays".to_string(), "no known shape", "SHARE_PATHS=/gallery/{token}"),
+        (up, "/share/%2e%2e/x".to_string(), "read in two ways", ""),
+        (lax, format!("/share/{KEY}"), "links that do not exist as well", ""),
+        (gone, format!("/share/{KEY}"), "does not answer", ""),
+        (other, format!("/share/{KEY}"), "is not named", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let guest = format!("198.51.100.{n}");
+        assert_eq!(ask(&g, at, &uri, &guest), 403, "{uri}");
+        wait_or(|| g.proc.logged(&format!("{guest}: ")).is_some(), || format!("{uri}: {}", g.proc.text()));
+        let line = g.proc.logged(&format!("{guest}: ")).unwrap();
+        assert!(line.contains("INFO") && line.contains(why) && line.contains(mend), "{uri}: {line}");
+        let (code, said) = g.command(&["explain", &guest]);
+        assert!(code == 3 && said.contains(why) && said.contains(mend), "{uri}: {said}");
+    }
+    assert!(!g.proc.text().contains(KEY) && !g.proc.text().contains(TOKEN), "a link is a secret: {}", g.proc.text());
+    // What the log offers keeps what is named.
+    let line = g.proc.logged("it is not named").unwrap();
+    assert!(
+        line.contains(&format!(
+            "SHARE_UPSTREAMS=immich=http://{up},lax=http://{lax},gone=http://{gone},http://{other}"
+        )),
+        "{line}"
+    );
+    let (_, said) = g.command(&["doctor"]);
+    assert!(said.contains("SHARE_PATHS=/gallery/{token}") && said.contains("answered 429"), "{said}");
+    // A live link whose guest can not be let in is said as well.
+    assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "192.168.7.7"), 200);
+    let (_, said) = g.command(&["explain", "192.168.7.7"]);
+    assert!(said.contains("is alive, but its guest is not let in"), "{said}");
+    // Who fills the log is held back, and counted.
+    for n in 0..200 {
+        ask(&g, up, &format!("/gallery/Holidays{n}"), &format!("203.0.113.{n}"));
+    }
+    let lines = g.proc.text().lines().filter(|l| l.contains("203.0.113.")).count();
+    assert!(lines <= 20, "{lines}");
+}
+
+#[test]
+fn a_stranger_who_asks_on_and_on_closes_links_for_nobody() {
+    let dir = Dir::new("flood");
+    let count = Arc::new(AtomicU32::new(0));
+    let asked = count.clone();
+    let up = upstream(move |head| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        let live = [KEY, TOKEN].iter().any(|l| path(head).ends_with(l));
+        (if live { 200 } else { 404 }, String::new())
+    });
+    let g = gate(&dir, &format!("http://{up}"), &[]);
+    assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "198.51.100.1"), 200);
+    let before = count.load(Ordering::SeqCst);
+    for n in 0..320 {
+        let guess = format!("/share/{n:03}{}", &KEY[3..]);
+        assert_eq!(ask(&g, up, &guess, &format!("2001:db8:1:1::{n:x}")), 403);
+    }
+    assert!(count.load(Ordering::SeqCst) - before <= 20, "a /64 is one source");
+    // Somebody new with a link that nobody opened yet.
+    assert_eq!(ask(&g, up, &format!("/s/{TOKEN}"), "198.51.100.2"), 200);
+    // A crowd of addresses uses up what all may ask together; links that were alive within the hour open all the same,
+    // and so does any for who is let in already.
+    for n in 0..800 {
+        let guess = format!("/share/{n:03}{}", &KEY[3..].replace('T', "V"));
+        ask(&g, up, &guess, &format!("11.0.{}.{}", n / 250, n % 250));
+    }
+    assert!(count.load(Ordering::SeqCst) - before <= 640);
+    std::thread::sleep(Duration::from_secs(11));
+    assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "198.51.100.3"), 200, "{}", g.proc.text());
+    let began = Instant::now();
+    assert_eq!(ask(&g, up, "/s/another0LiveOrDead1", "198.51.100.1"), 403);
+    let (_, said) = g.command(&["explain", "198.51.100.1"]);
+    assert!(said.contains("does not know it"), "a known guest's question is asked: {said}");
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_link_is_shown_to_previews_and_lets_people_in() {
+    let dir = Dir::new("preview");
+    let up = upstream(|head| (if path(head).contains(KEY) { 200 } else { 404 }, String::new()));
+    let g = gate(&dir, &format!("http://{up}"), &[]);
+    let link = format!("/share/{KEY}");
+    for (n, header) in [
+        ("X-Forwarded-Method", "HEAD"),
+        ("User-Agent", "WhatsApp/2.23.20.0 A"),
+        ("User-Agent", "facebookexternalhit/1.1"),
+        ("Sec-Purpose", "prefetch"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert_eq!(ask_with(&g, up, &link, &format!("203.0.113.{n}"), &[*header]), 200, "{header:?}");
+    }
+    let browser = [
+        ("X-Forwarded-Method", "GET"),
+        ("Sec-Fetch-Mode", "navigate"),
+        ("Sec-Fetch-Dest", "document"),
+        ("Sec-Fetch-Site", "cross-site"),
+    ];
+    assert_eq!(ask_with(&g, up, &link, "198.51.100.1", &browser), 200);
+    g.expect(&["198.51.100.1"]);
+    assert!(g.proc.logged("is not let in further").is_some());
+}
+
+#[test]
+fn two_upstreams_on_one_host_need_no_names() {
+    let dir = Dir::new("twoports");
+    let live = |head: &str| (if path(head).contains(KEY) { 200 } else { 404 }, String::new());
+    let (a, b) = (upstream(live), upstream(live));
+    let g = gate(&dir, &format!("http://{a},http://{b}"), &[("SHARE_SCOPE", "service")]);
+    assert_eq!(ask(&g, a, &format!("/share/{KEY}"), "198.51.100.1"), 200);
+    assert_eq!(ask(&g, b, &format!("/share/{KEY}"), "198.51.100.2"), 200);
+    let of = |name: &str| {
+        let file = g.file();
+        let from = file.split(&format!("    dynamic-whitelist-{name}:\n")).nth(1).unwrap_or_default().to_string();
+        from.lines().take_while(|l| l.starts_with("      ")).collect::<String>()
+    };
+    let (first, second) = (of("127.0.0.1"), of(&format!("127.0.0.1-{}", b.port())));
+    assert!(first.contains("198.51.100.1\"") && !first.contains("198.51.100.2\""), "{}", g.file());
+    assert!(second.contains("198.51.100.2\"") && !second.contains("198.51.100.1\""), "{}", g.file());
+}
+
+#[test]
+fn a_new_guest_waits_and_holds_up_nobody_else() {
+    let dir = Dir::new("waits");
+    let up = upstream(|head| (if path(head).contains(KEY) { 200 } else { 404 }, String::new()));
+    let env = [("SHARE_UPSTREAMS", format!("http://{up}")), ("TRAEFIK_THROTTLE", "10s".to_string())];
+    let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    let g = Gate::start(&dir.0, &env, &[]);
+    let link = format!("/share/{KEY}");
+    let at = g.addrs[0];
+    let open = |guest: String| {
+        let (link, began) = (link.clone(), Instant::now());
+        std::thread::spawn(move || {
+            let headers = [("X-Forwarded-For", guest.as_str()), ("X-Forwarded-Uri", link.as_str())];
+            (request(at, "GET", &asked(up), &headers).0, began.elapsed())
+        })
+    };
+    let guest = open("198.51.100.1".to_string());
+    wait("the guest is on the list", || g.entries() == ["198.51.100.1"]);
+    // His second request within the time waits as well; others come at once: phones, and those who ask again later.
+    let again = open("198.51.100.1".to_string());
+    let began = Instant::now();
+    g.mirror("198.51.100.2");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let (status, took) = guest.join().unwrap();
+    assert!(status == 200 && (Duration::from_millis(3_800)..Duration::from_secs(9)).contains(&took), "{took:?}");
+    assert_eq!(again.join().unwrap().0, 200);
+    std::thread::sleep(Duration::from_secs(7));
+    let (status, took) = open("198.51.100.1".to_string()).join().unwrap();
+    assert!(status == 200 && took < Duration::from_secs(3), "a known guest waits for nobody: {took:?}");
+    // A stop ends the waiting, and the guest is kept.
+    let last = open("198.51.100.3".to_string());
+    wait("the last guest is on the list", || g.entries().contains(&"198.51.100.3".to_string()));
+    let began = Instant::now();
+    drop(g);
+    assert_eq!(last.join().unwrap().0, 200);
+    assert!(began.elapsed() < Duration::from_millis(3_500), "{:?}", began.elapsed());
+}
