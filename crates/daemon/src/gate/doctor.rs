@@ -49,6 +49,10 @@ pub enum FindingId {
     CaddyStreams,
     /// A followed host name has no good answer.
     Name,
+    /// What a followed host name answers does not count.
+    NameAddress,
+    /// A list is full: somebody left for another, or found no place.
+    ListFull,
     /// A share's upstream.
     Share,
     /// [`Observation::UntrustedPeer`].
@@ -84,7 +88,7 @@ pub enum FindingId {
 }
 
 /// Every kind and its name.
-const IDS: [(FindingId, &str); 23] = [
+const IDS: [(FindingId, &str); 25] = [
     (FindingId::Store, "store"),
     (FindingId::Clock, "clock"),
     (FindingId::Enforcer, "enforcer"),
@@ -92,6 +96,8 @@ const IDS: [(FindingId, &str); 23] = [
     (FindingId::SingleFileMount, "single-file-mount"),
     (FindingId::CaddyStreams, "caddy-streams"),
     (FindingId::Name, "name"),
+    (FindingId::NameAddress, "name-address"),
+    (FindingId::ListFull, "list-full"),
     (FindingId::Share, "share"),
     (FindingId::UntrustedPeer, "untrusted-peer"),
     (FindingId::NoAddress, "no-address"),
@@ -144,12 +150,63 @@ const QUERY: &str = "cert=traefik&certificate=traefik&protocol=http&container_na
 /// Trusted prefixes that a line names; longer ones are told as an addition.
 const LINE: usize = 12;
 
+/// What followed names answer and no list takes.
+fn uncounted(gate: &Gate, found: &mut Vec<Finding>) {
+    let names = gate.names.names.lock();
+    let rules = gate.keeper.picture.rules.read();
+    for f in names.follows() {
+        let (Some(known), Some(rules)) = (names.known(&f.host), rules.get(&f.list)) else { continue };
+        let fix = format!(
+            "which address does the name have outside? ask another name server (DNS_SERVERS, `dns_servers` under [gate]); {} takes in a private one",
+            gate.desk.told.range()
+        );
+        found.extend(known.not_counting(rules).into_iter().map(|why| {
+            Finding::new(FindingId::NameAddress, format!("{} on `{}`: {why}", f.host.entry(), f.list), fix.clone())
+        }));
+    }
+}
+
+/// Lists that were too small for those who came.
+fn full(gate: &Gate, found: &mut Vec<Finding>) {
+    let rooms = gate.keeper.picture.rooms.read();
+    let rules = gate.keeper.picture.rules.read();
+    for (list, room) in rooms.iter() {
+        let Some(rules) = rules.get(list) else { continue };
+        let (max, guests) = gate.desk.told.limits();
+        if room.evicted + room.refused > 0 {
+            let what = format!(
+                "`{list}` is too small: since the start {} left it because others came and {} proofs found no place; it holds {} of {}",
+                room.evicted,
+                room.refused,
+                room.proven,
+                rules.max.map_or_else(String::new, |m| m.to_string()),
+            );
+            found.push(Finding::new(
+                FindingId::ListFull,
+                what,
+                format!("raise {max}, or end what nobody needs: `portcullis list show {list}`"),
+            ));
+        }
+        if room.guests_evicted > 0 {
+            let what =
+                format!("`{list}` has had more guests than it holds: {} left because others came", room.guests_evicted);
+            found.push(Finding::new(
+                FindingId::ListFull,
+                what,
+                format!("raise {guests} if they are welcome; they cost nobody else a place"),
+            ));
+        }
+    }
+}
+
 /// Everything that is wrong, as `{"found": [{"id", "what", "fix", "accepted"}]}`.
 pub(super) async fn doctor(gate: &Gate) -> Value {
     let desk = &gate.desk;
     let mut found: Vec<Finding> = Vec::new();
     own(gate, &mut found);
     names(gate, &mut found);
+    uncounted(gate, &mut found);
+    full(gate, &mut found);
     let shares = desk.shares.probe().await.into_iter().chain(desk.shares.trouble());
     found.extend(shares.map(|(what, fix)| Finding::new(FindingId::Share, what, fix)));
     for o in desk.heard.recent(Instant::now()) {
@@ -198,6 +255,14 @@ impl Told {
             (Told::Environment, false) => format!("TRUSTED_PROXIES={}", list.join(",")),
             (Told::File, true) => format!("add \"{more}\" to trusted_proxies under [gate]"),
             (Told::File, false) => format!("trusted_proxies = [\"{}\"] under [gate]", list.join("\", \"")),
+        }
+    }
+
+    /// The switches for the most learnt entries and the most guests.
+    fn limits(self) -> (&'static str, &'static str) {
+        match self {
+            Told::Environment => ("MAX_IP_LEN", "MAX_GUESTS"),
+            Told::File => ("`max` of the list", "`guests` of the list"),
         }
     }
 

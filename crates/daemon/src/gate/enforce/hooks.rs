@@ -1,35 +1,51 @@
-//! Any program and any HTTP service. In: the list. Out: the list on standard input, or by POST.
+//! Any program and any HTTP service. In: the list. Out: the list on standard input, or by POST, with who came and went.
+
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use decide::publish::{Desired, lines};
 use http::{HeaderMap, HeaderValue, Method, header};
-use serde_json::json;
+use model::{Grant, Prefix};
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::{Memory, WAIT};
 use crate::gate::fetch::{Ask, Base};
 
-pub(super) async fn command(d: &Desired, argv: &[String], memory: &mut Memory) -> anyhow::Result<bool> {
+/// Changes that are told one by one: more come with a burst, whose list says it all.
+const CHANGES: usize = 100;
+
+pub(super) async fn command(d: &Arc<Desired>, argv: &[String], memory: &mut Memory) -> anyhow::Result<bool> {
     let entries = d.merged();
     if memory.sent.as_ref() == Some(&entries) {
         return Ok(false);
     }
-    program(argv, Some(lines(&entries))).await?;
-    memory.sent = Some(entries);
+    let env = [
+        ("PORTCULLIS_LIST", d.list.clone()),
+        ("PORTCULLIS_GENERATION", d.generation.to_string()),
+        ("PORTCULLIS_EMPTY", u8::from(is_empty(d)).to_string()),
+        ("PORTCULLIS_CHANGES", Value::from(changes(d, memory)).to_string()),
+    ];
+    run(argv, Some(lines(&entries)), &env).await?;
+    (memory.sent, memory.told) = (Some(entries), Some(d.clone()));
     Ok(true)
 }
 
-pub(super) async fn webhook(d: &Desired, to: &Base, memory: &mut Memory) -> anyhow::Result<bool> {
+pub(super) async fn webhook(d: &Arc<Desired>, to: &Base, memory: &mut Memory) -> anyhow::Result<bool> {
     let entries = d.merged();
     if memory.sent.as_ref() == Some(&entries) {
         return Ok(false);
     }
+    // Nobody is an empty array here: a program that reads JSON can tell it from none at all.
+    let told: Vec<String> = if is_empty(d) { Vec::new() } else { entries.iter().map(ToString::to_string).collect() };
     let body = json!({
         "list": d.list,
         "generation": d.generation,
-        "entries": entries.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "entries": told,
+        "empty": is_empty(d),
+        "changes": changes(d, memory),
     });
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -38,15 +54,47 @@ pub(super) async fn webhook(d: &Desired, to: &Base, memory: &mut Memory) -> anyh
     if !(200..300).contains(&status) {
         bail!("it answers {status}");
     }
-    memory.sent = Some(entries);
+    (memory.sent, memory.told) = (Some(entries), Some(d.clone()));
     Ok(true)
+}
+
+fn is_empty(d: &Desired) -> bool {
+    d.statics.is_empty() && d.learnt.is_empty()
+}
+
+/// Who came and who went since the list was last told, and why; nothing at the start.
+fn changes(d: &Desired, memory: &Memory) -> Vec<Value> {
+    let Some(before) = &memory.told else { return Vec::new() };
+    let (grants, ended) = (memory.picture.grants.read(), memory.picture.ended.read());
+    let came = |p: Prefix| {
+        let g = grants.get(&d.list).and_then(|l| l.get(&p));
+        json!({ "change": "added", "prefix": p.to_string(), "principal": g.and_then(|g| g.claim.principal.clone()),
+                "evidence": g.map(|g| g.claim.evidence.word()), "until": g.and_then(Grant::ends_at) })
+    };
+    let went = |p: Prefix| {
+        let all = ended.around(&d.list, p.first());
+        let e = all.into_iter().find(|e| e.prefix == p);
+        json!({ "change": "removed", "prefix": p.to_string(), "principal": e.and_then(|e| e.principal.clone()),
+                "evidence": e.map(|e| e.evidence.word()), "what": e.map(|e| e.what.word()), "by": e.map(|e| e.by.clone()) })
+    };
+    let each = before.learnt.changes(&d.learnt).into_iter().filter_map(|c| match (c.before, c.after) {
+        (None, Some((p, _))) => Some(came(p)),
+        (Some((p, _)), None) => Some(went(p)),
+        _ => None,
+    });
+    each.take(CHANGES).collect()
 }
 
 /// Runs a program to its end, without a shell.
 pub(super) async fn program(argv: &[String], input: Option<String>) -> anyhow::Result<()> {
+    run(argv, input, &[]).await
+}
+
+async fn run(argv: &[String], input: Option<String>, env: &[(&str, String)]) -> anyhow::Result<()> {
     let [name, args @ ..] = argv else { return Ok(()) };
     let mut child = Command::new(name)
         .args(args)
+        .envs(env.iter().map(|(k, v)| (*k, v.as_str())))
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::piped())

@@ -471,6 +471,8 @@ struct Memory {
     /// nginx was reloaded with what its file has.
     reloaded: bool,
     sent: Option<Vec<Prefix>>,
+    /// The list as it was when that was sent.
+    told: Option<Arc<Desired>>,
     /// Advice for a person, each with what to do.
     notes: Vec<(String, String)>,
     haproxy: haproxy::State,
