@@ -25,7 +25,8 @@ use tracing::{info, warn};
 use crate::args::GlobalArgs;
 use crate::args::gate::{AlsoArgs, EvictArg, GatekeeperArgs, KeyArg, ScopeArg, Span};
 use crate::fail::{Done, Fail};
-use crate::meant;
+use crate::unit::{self, Unit};
+use crate::{meant, say};
 
 /// Gatekeeper's own default.
 const MAX: usize = 10;
@@ -52,6 +53,43 @@ pub(crate) async fn run(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
     };
     crate::tunnel::gate_commands(&run, &gate, None, &data_dir);
     Ok(run.finish().await?)
+}
+
+/// Prints a unit that runs the gate of this command line.
+pub(crate) fn generate(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
+    let plan = plan(a, global)?;
+    let tcp = |at: &Listen| match at {
+        Listen::Tcp(addr) => addr.port(),
+        Listen::Unix(_) => 0,
+    };
+    let low_ports = plan.listeners.iter().map(|(at, _)| tcp(at)).any(|p| p != 0 && p < 1024);
+    say::raw(&unit::systemd(&Unit { what: "Portcullis gate", low_ports, files: FILES, ..unit(&plan.enforcers) }));
+    Ok(())
+}
+
+/// Open files of a gate: its places for connections at each listener, and room for its store.
+const FILES: u64 = 16_384;
+
+/// What a unit must give these enforcers.
+pub(crate) fn unit(enforcers: &[Kind]) -> Unit {
+    let mut unit = Unit::default();
+    let mut writes: BTreeSet<PathBuf> = BTreeSet::new();
+    for kind in enforcers {
+        match kind {
+            Kind::Nftables { .. } => unit.guards = true,
+            Kind::Nginx { .. } => unit.root = Some("nginx is tested and reloaded at each change"),
+            Kind::Command { .. } => {
+                unit.root = Some(
+                    "the command of --exec runs with the service's rights; give it a user of its own if it needs fewer",
+                )
+            }
+            _ => {}
+        }
+        let file = kind.file().map(|file| std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf()));
+        writes.extend(file.and_then(|file| file.parent().map(std::path::Path::to_path_buf)));
+    }
+    unit.writes = writes.into_iter().collect();
+    unit
 }
 
 fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {

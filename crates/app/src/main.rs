@@ -76,7 +76,10 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         }
         Command::Fileserver(a) => files::run(a, given),
         Command::Status(a) => status::run(a, given),
-        Command::Gatekeeper(a) => block_on(gatekeeper::run(a, global)),
+        Command::Gatekeeper(a) => match a.generate {
+            Some(kind) => no_k8s(kind).and_then(|()| gatekeeper::generate(a, global)),
+            None => block_on(gatekeeper::run(a, global)),
+        },
         Command::List(a) => return gate::list(a, global),
         Command::Grant(a) => return gate::grant(a, global),
         Command::Audit(a) => return gate::audit(a, global),
@@ -135,7 +138,7 @@ fn edge(kind: Kind, a: &EdgeArgs, global: &GlobalArgs, given: &Given) -> Done {
 fn client(plane: Plane, a: &ClientArgs, given: &Given) -> Done {
     if let Some(kind) = a.link.generate {
         no_k8s(kind)?;
-        let unit = unit::Unit { what: "Portcullis client", low_ports: false, files: CLIENT_FILES, token: None };
+        let unit = unit::Unit { what: "Portcullis client", files: CLIENT_FILES, ..unit::Unit::default() };
         say::raw(&unit::systemd(&unit));
         return Ok(());
     }
@@ -160,7 +163,11 @@ fn generate(kind: Generate, a: &EdgeArgs, file: Option<&config::Read>, given: &G
     let token = file.filter(|_| token::find(&a.token, given).ok().flatten().is_none());
     let token = token.and_then(|r| r.edge.token_file.as_ref().map(|t| r.dir().join(t)));
     let files = u64::from(visitors) + daemon::tunnel::edge::FILES_KEPT as u64;
-    say::raw(&unit::systemd(&unit::Unit { what: "Portcullis edge", low_ports, files, token }));
+    let data_dir = meant::data_dir(None)?;
+    let gate = file.map(|r| gate_file::plan(r, data_dir)).transpose()?.flatten();
+    let enforcers = gate.map(|g| g.enforcers).unwrap_or_default();
+    let what = if enforcers.is_empty() { "Portcullis edge" } else { "Portcullis" };
+    say::raw(&unit::systemd(&unit::Unit { what, low_ports, files, token, ..gatekeeper::unit(&enforcers) }));
     Ok(())
 }
 

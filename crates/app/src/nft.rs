@@ -8,7 +8,7 @@ use net::nftables::Table;
 use crate::args::GlobalArgs;
 use crate::args::gate::{NftBootArgs, NftCommand};
 use crate::fail::{Done, Fail};
-use crate::{gate_file, gatekeeper, meant, say};
+use crate::{gate_file, gatekeeper, meant, say, unit};
 
 /// Runs the command.
 pub(crate) fn run(command: &NftCommand, global: &GlobalArgs) -> Done {
@@ -40,6 +40,11 @@ pub(crate) fn run(command: &NftCommand, global: &GlobalArgs) -> Done {
 
 fn boot(a: &NftBootArgs, global: &GlobalArgs) -> Done {
     let guards = guards(a, global)?;
+    if let Some(kind) = a.generate {
+        crate::no_k8s(kind)?;
+        say::raw(&unit::before_network("Ports that Portcullis guards, closed until it runs"));
+        return Ok(());
+    }
     for (kind, rules) in guards {
         let made = kind.close(|_| &rules.statics[..])?.is_some_and(|closed| closed.made);
         let name = kind.name();

@@ -12,6 +12,7 @@ use clap::CommandFactory;
 use crate::args::Cli;
 
 /// What the unit needs to know besides the command line.
+#[derive(Debug, Default)]
 pub(crate) struct Unit {
     /// `Portcullis edge`.
     pub(crate) what: &'static str,
@@ -21,15 +22,72 @@ pub(crate) struct Unit {
     pub(crate) files: u64,
     /// The token's file, where it stands in a configuration file that the command names.
     pub(crate) token: Option<PathBuf>,
+    /// Keeps a table of nftables.
+    pub(crate) guards: bool,
+    /// Folders in which it writes files for others.
+    pub(crate) writes: Vec<PathBuf>,
+    /// Why it must be root: it runs programs that are.
+    pub(crate) root: Option<&'static str>,
+}
+
+/// The unit that runs this command line once, before there is a network: a oneshot that only speaks to the kernel.
+pub(crate) fn before_network(what: &str) -> String {
+    let Words { words, notes, .. } = own_words();
+    let command: Vec<String> =
+        std::iter::once(program().display().to_string()).chain(words).map(|w| quoted(&w)).collect();
+    let mut out: String = notes.iter().map(|n| format!("# {n}\n")).collect();
+    // After nftables.service, which flushes all tables when it starts (nftables(8) of Debian); both come before the network.
+    let _ = write!(
+        out,
+        "[Unit]
+Description={what}
+DefaultDependencies=no
+After=local-fs.target nftables.service firewalld.service
+Wants=network-pre.target
+Before=network-pre.target shutdown.target
+Conflicts=shutdown.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={command}
+AmbientCapabilities=CAP_NET_ADMIN
+CapabilityBoundingSet=CAP_NET_ADMIN
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+ProtectControlGroups=yes
+ProtectKernelTunables=yes
+RestrictAddressFamilies=AF_NETLINK AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+UMask=0077
+
+[Install]
+WantedBy=sysinit.target
+",
+        command = command.join(" "),
+    );
+    out
+}
+
+fn program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/local/bin/portcullis"))
+}
+
+fn own_words() -> Words {
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    Words::read(&args, &here)
 }
 
 /// The unit for this process's own arguments, without `--generate`.
 pub(crate) fn systemd(unit: &Unit) -> String {
-    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/local/bin/portcullis"));
-    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
     let set = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-    text(unit, &program, Words::read(&args, &here), systemd_version(), &set.collect::<Vec<_>>())
+    text(unit, &program(), own_words(), systemd_version(), &set.collect::<Vec<_>>())
 }
 
 fn text(unit: &Unit, program: &Path, words: Words, systemd: Option<u32>, variables: &[String]) -> String {
@@ -48,6 +106,12 @@ fn text(unit: &Unit, program: &Path, words: Words, systemd: Option<u32>, variabl
     if !lost.is_empty() {
         notes.push(format!("set in this shell, and not known to the service: {}", lost.join(", ")));
     }
+    if let Some(why) = unit.root {
+        notes.push(format!("root: {why}"));
+    } else if !unit.writes.is_empty() {
+        let dirs: Vec<String> = unit.writes.iter().map(|d| d.display().to_string()).collect();
+        notes.push(format!("the service's user must be able to write in {}: give the folder a group and the unit `SupplementaryGroups=`", dirs.join(", ")));
+    }
     for note in &notes {
         let _ = writeln!(out, "# {note}");
     }
@@ -55,11 +119,19 @@ fn text(unit: &Unit, program: &Path, words: Words, systemd: Option<u32>, variabl
         std::iter::once(program.display().to_string()).chain(words).map(|w| quoted(&w)).collect();
     let credential =
         credential.map_or(String::new(), |path| format!("LoadCredential={}\n", quoted(&format!("token:{path}"))));
-    let capabilities = if unit.low_ports {
-        "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n"
-    } else {
-        "CapabilityBoundingSet=\n"
+    let named = [(unit.low_ports, "CAP_NET_BIND_SERVICE"), (unit.guards, "CAP_NET_ADMIN")];
+    let named: Vec<&str> = named.into_iter().filter(|(wanted, _)| *wanted).map(|(_, name)| name).collect();
+    let capabilities = match (unit.root, named.join(" ")) {
+        // What it runs needs rights of its own.
+        (Some(_), _) => String::new(),
+        (None, none) if none.is_empty() => "CapabilityBoundingSet=\n".to_string(),
+        (None, some) => format!("AmbientCapabilities={some}\nCapabilityBoundingSet={some}\n"),
     };
+    let user = if unit.root.is_some() { "User=root\n" } else { "DynamicUser=yes\n" };
+    let writes: String =
+        unit.writes.iter().map(|dir| format!("ReadWritePaths={}\n", quoted(&dir.display().to_string()))).collect();
+    let netlink = if unit.guards { " AF_NETLINK" } else { "" };
+    let calls = if unit.root.is_some() { "" } else { "SystemCallFilter=~@privileged @resources\n" };
     // `notify-reload` came with 253 (systemd.service(5)); the other form does on every version.
     let kind = if systemd.is_some_and(|v| v >= 253) {
         "Type=notify-reload"
@@ -80,12 +152,11 @@ Restart=always
 RestartSec=5
 # Longer than --drain, so that a stop is never cut short.
 TimeoutStopSec=60
-DynamicUser=yes
-StateDirectory=portcullis
+{user}StateDirectory=portcullis
 Environment=PORTCULLIS_DATA_DIR=%S/portcullis
 {credential}{capabilities}NoNewPrivileges=yes
 ProtectSystem=strict
-ProtectHome=read-only
+{writes}ProtectHome=read-only
 PrivateTmp=yes
 PrivateDevices=yes
 ProtectClock=yes
@@ -95,7 +166,7 @@ ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
 ProtectProc=invisible
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX{netlink}
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
@@ -103,8 +174,7 @@ LockPersonality=yes
 MemoryDenyWriteExecute=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallErrorNumber=EPERM
+{calls}SystemCallErrorNumber=EPERM
 UMask=0077
 LimitNOFILE={files}
 
@@ -301,7 +371,7 @@ mod tests {
 
     #[test]
     fn the_kind_of_service_is_one_that_systemd_knows() {
-        let unit = Unit { what: "Portcullis edge", low_ports: false, files: 1, token: None };
+        let unit = Unit { what: "Portcullis edge", files: 1, ..Unit::default() };
         let of = |version| text(&unit, Path::new("/bin/p"), Words::default(), version, &["PORTCULLIS_X".to_string()]);
         assert!(of(Some(253)).contains("\nType=notify-reload\n"));
         for old in [Some(252), None] {

@@ -321,6 +321,10 @@ fn a_unit_is_one_that_systemd_takes() {
     let dir = Dir::new("a unit");
     dir.write("token", "secret");
     dir.write("edge.toml", "token_file = \"token\"\nport = 80\nmax_visitors = 1000\n");
+    dir.write(
+        "gate.toml",
+        "[lists.players]\nstatic = [\"192.0.2.1\"]\n[[gate.nftables]]\nlist = \"players\"\nports = [25565, \"27015-27030/udp\"]\n[[gate.traefik]]\nfile = \"/etc/traefik/players.yml\"\n[gate.traefik.middlewares]\nplayers = [\"players\"]\n",
+    );
     for (args, wanted) in [
         (
             &[
@@ -343,6 +347,15 @@ fn a_unit_is_one_that_systemd_takes() {
             &["serve", "--config", "edge.toml"],
             &["CAP_NET_BIND_SERVICE", "LimitNOFILE=5096", "/edge.toml", "--token-file %d/token"],
         ),
+        (
+            &["serve", "--config", "gate.toml", "--token-file", "token"],
+            &[
+                "Description=Portcullis\n",
+                "AmbientCapabilities=CAP_NET_ADMIN",
+                "AF_NETLINK",
+                "ReadWritePaths=/etc/traefik\n",
+            ],
+        ),
     ] {
         let out = command(&[args, &["--generate=systemd"]].concat()).current_dir(dir.path()).output().unwrap();
         let (code, unit, err) = words(out);
@@ -351,15 +364,54 @@ fn a_unit_is_one_that_systemd_takes() {
             assert!(unit.contains(w), "{w}:\n{unit}");
         }
         assert!(unit.contains("LoadCredential=") && !unit.contains("--token-file token"), "{unit}");
-        let file = dir.write("portcullis-test.service", &unit);
-        // Its programs and its manual are not looked at; what it does not know is said.
-        let Ok(verify) = Command::new("systemd-analyze").args(["verify", "--man=no", &file]).output() else {
-            println!("SKIPPED: systemd-analyze is not installed");
-            continue;
-        };
-        let said = String::from_utf8_lossy(&verify.stderr);
-        let ours: Vec<&str> = said.lines().filter(|l| l.contains("portcullis-test")).collect();
-        assert!(ours.is_empty(), "{said}\n{unit}");
+        verify_unit(&dir, &unit);
+    }
+}
+
+/// systemd's own word on a unit; its programs and its manual are not looked at.
+fn verify_unit(dir: &Dir, unit: &str) {
+    let file = dir.write("portcullis-test.service", unit);
+    let Ok(verify) = Command::new("systemd-analyze").args(["verify", "--man=no", &file]).output() else {
+        println!("SKIPPED: systemd-analyze is not installed");
+        return;
+    };
+    let said = String::from_utf8_lossy(&verify.stderr);
+    let ours: Vec<&str> = said.lines().filter(|l| l.contains("portcullis-test")).collect();
+    assert!(ours.is_empty(), "{said}\n{unit}");
+}
+
+#[test]
+fn units_of_a_gate_have_the_rights_it_needs() {
+    let dir = Dir::new("gate-units");
+    let unit = |args: &[&str]| {
+        let out = command(&[args, &["--generate=systemd"]].concat()).current_dir(dir.path()).output().unwrap();
+        let (code, unit, err) = words(out);
+        assert_eq!(code, 0, "{err}");
+        verify_unit(&dir, &unit);
+        unit
+    };
+    let game = unit(&["gatekeeper", "--nft-ports", "25565"]);
+    for w in [
+        "Description=Portcullis gate",
+        "AmbientCapabilities=CAP_NET_ADMIN",
+        "AF_NETLINK",
+        "DynamicUser=yes",
+        "--nft-ports 25565",
+    ] {
+        assert!(game.contains(w), "{w}:\n{game}");
+    }
+    let web = unit(&["gatekeeper", "--check-listen", "127.0.0.1:7070", "--nginx-file", "geo.conf"]);
+    assert!(web.contains("User=root\n") && web.contains("# root: nginx"), "{web}");
+    assert!(web.contains(&format!("ReadWritePaths={}\n", dir.path().display())), "{web}");
+    let boot = unit(&["nft", "boot", "--nft-ports", "25565"]);
+    for w in [
+        "Before=network-pre.target",
+        "After=local-fs.target nftables.service",
+        "Type=oneshot",
+        "CAP_NET_ADMIN",
+        "nft boot --nft-ports 25565",
+    ] {
+        assert!(boot.contains(w), "{w}:\n{boot}");
     }
 }
 

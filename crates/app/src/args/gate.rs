@@ -202,6 +202,9 @@ pub(crate) struct GatekeeperArgs {
     /// Traefik's API, to see when it has read the list, such as http://traefik:8080 [default: not asked]
     #[arg(long, value_name = "URL", env = "TRAEFIK_API")]
     pub(crate) traefik_api: Option<String>,
+    /// Print a unit for this command line instead of running it
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub(crate) generate: Option<super::client::Generate>,
     #[command(flatten)]
     pub(crate) also: AlsoArgs,
 }
@@ -281,6 +284,9 @@ pub(crate) struct NftBootArgs {
     /// As for `gatekeeper`; names (`dns:…`) are let in once the gate runs
     #[arg(long, value_name = "LIST", env = "DEFAULT_SOURCE_RANGE", requires = "nft_ports")]
     pub(crate) default_source_range: Option<String>,
+    /// Print a unit that does this before the network is up, instead of doing it
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub(crate) generate: Option<super::client::Generate>,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -245,6 +245,16 @@ impl Enforcer {
 }
 
 impl Kind {
+    /// The file that it writes, if it writes one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Kind::Traefik { file, .. } | Kind::Nginx { file, .. } | Kind::File { file, .. } => Some(file),
+            Kind::Haproxy { map, .. } => Some(map),
+            Kind::Caddy { .. } | Kind::Nftables { .. } | Kind::Command { .. } | Kind::Webhook { .. } => None,
+        }
+    }
+
     /// Looks, before anything starts, whether the file that is to be written is the gate's own: what somebody else wrote
     /// is never written over. A file that is missing, empty, or of an earlier gate is ours.
     ///
@@ -252,15 +262,15 @@ impl Kind {
     /// It is somebody else's, or cannot be read; with what to do.
     pub fn check_file(&self) -> anyhow::Result<()> {
         let names: Vec<String>;
-        let (file, format) = match self {
-            Kind::Traefik { file, middlewares, .. } => {
+        let Some(file) = self.file() else { return Ok(()) };
+        let format = match self {
+            Kind::Traefik { middlewares, .. } => {
                 names = middlewares.iter().map(|(name, _)| name.clone()).collect();
-                (file, Format::Traefik(&names))
+                Format::Traefik(&names)
             }
-            Kind::Nginx { file, .. } => (file, Format::Geo),
-            Kind::Haproxy { map, .. } => (map, Format::Map),
-            Kind::File { file, .. } => (file, Format::Lines),
-            Kind::Caddy { .. } | Kind::Nftables { .. } | Kind::Command { .. } | Kind::Webhook { .. } => return Ok(()),
+            Kind::Nginx { .. } => Format::Geo,
+            Kind::Haproxy { .. } => Format::Map,
+            _ => Format::Lines,
         };
         let Some(text) = read_if_there(file)? else { return Ok(()) };
         let Some(other) = foreign(&text, format) else { return Ok(()) };
