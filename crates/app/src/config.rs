@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use daemon::tunnel::settings::Site;
+use decide::visitor::AddressHeader;
+use model::Host;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
@@ -47,6 +49,9 @@ pub(crate) struct EdgeFile {
     pub(crate) allow_ips_control: Option<ListValue>,
     pub(crate) allow_ips_data: Option<ListValue>,
     pub(crate) trusted_proxies: Option<ListValue>,
+    #[serde(default, deserialize_with = "trusted_header")]
+    pub(crate) trusted_header: Option<AddressHeader>,
+    pub(crate) trusted_identity: Option<Vec<String>>,
     #[serde(default, deserialize_with = "proxy_version")]
     pub(crate) proxy_protocol: Option<ProxyLine>,
     #[serde(default, deserialize_with = "proxy_version")]
@@ -55,6 +60,8 @@ pub(crate) struct EdgeFile {
     pub(crate) grace: Option<Duration>,
     pub(crate) max_visitors: Option<u32>,
     pub(crate) max_visitors_per_source: Option<u32>,
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) stall_timeout: Option<Duration>,
     #[serde(default, deserialize_with = "duration")]
     pub(crate) drain: Option<Duration>,
     pub(crate) data_dir: Option<PathBuf>,
@@ -123,29 +130,22 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Read> {
             anyhow::bail!("{}:{line}: `port_lists` needs a port from 1 to 65535, not `{name}`", path.display());
         }
     }
+    let mut hosts = BTreeMap::new();
     for (name, guard) in &read.edge.host_lists {
-        if !is_host(name) {
-            let line = read.line(guard.allow_ips.0.span().start);
-            // A list that can never be asked would look like a guard and be none.
-            anyhow::bail!(
-                "{}:{line}: `host_lists` needs one host name without port or wildcard, not `{name}`",
-                path.display()
-            );
+        let place = read.place(guard.allow_ips.0.span().start);
+        // A list that can never be asked would look like a guard and be none.
+        let host = Host::parse(name).with_context(|| {
+            format!(
+                "{place}: `host_lists` needs one host as requests name it, without port or wildcard, not `{name}`; names \
+                 of other scripts are written in their `xn--` form"
+            )
+        })?;
+        if let Some(other) = hosts.insert(host, name) {
+            anyhow::bail!("{place}: `host_lists` has two lists for one host: `{other}` and `{name}`");
         }
     }
     gate_file::check_doors(&read)?;
     Ok(read)
-}
-
-/// A host as requests name it: a DNS name or an address, no port, no wildcard.
-fn is_host(name: &str) -> bool {
-    if name.parse::<std::net::IpAddr>().is_ok() {
-        return true;
-    }
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let label =
-        |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    name.len() <= 253 && name.split('.').all(label)
 }
 
 impl Read {
@@ -242,6 +242,10 @@ fn sites<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Site>>, D::Err
     texts.iter().map(|t| t.parse().map_err(de::Error::custom)).collect::<Result<_, _>>().map(Some)
 }
 
+fn trusted_header<'de, D: Deserializer<'de>>(from: D) -> Result<Option<AddressHeader>, D::Error> {
+    parsed(from, str::parse)
+}
+
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     parsed(from, crate::args::values::duration)
 }
@@ -308,11 +312,21 @@ mod tests {
 
     #[test]
     fn host_lists_guard_hosts_that_requests_can_name() {
-        for good in ["app.example.com", "localhost", "a_b.example", "192.0.2.1", "2001:db8::1", "example.com."] {
-            assert!(is_host(good), "{good}");
+        let dir = std::env::temp_dir().join(format!("portcullis-hosts-{}.toml", std::process::id()));
+        let said = |hosts: &[&str]| {
+            let list = |h: &&str| format!("[host_lists.\"{h}\"]\nallow_ips = [\"none\"]\n");
+            std::fs::write(&dir, hosts.iter().map(list).collect::<String>()).unwrap();
+            read(&dir).map(drop).map_err(|e| format!("{e:#}"))
+        };
+        said(&["App.example.com", "localhost", "a_b.example", "192.0.2.1", "2001:DB8:0::1", "example.com."]).unwrap();
+        for bad in ["b.com:28002", "*.c.com", "bad host", "", ".", "a..b", "http://a", "127.1", "x,y", "[::1]"] {
+            let why = said(&[bad]).unwrap_err();
+            assert!(why.contains(":2: `host_lists` needs one host"), "{bad}: {why}");
         }
-        for bad in ["b.com:28002", "*.c.com", "bad host", "", ".", "a..b", "http://a"] {
-            assert!(!is_host(bad), "{bad}");
+        for twice in [["a.example", "A.Example."], ["::1", "0::1"], ["::ffff:192.0.2.1", "192.0.2.1"]] {
+            let why = said(&twice).unwrap_err();
+            assert!(why.contains("two lists for one host"), "{twice:?}: {why}");
         }
+        std::fs::remove_file(dir).unwrap();
     }
 }

@@ -17,7 +17,10 @@ use daemon::lists::{self, ListPart, ListSource, Lists, Sources};
 use daemon::run::Run;
 use daemon::tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, EdgeToken, TcpPlane, Trust, UpstreamTls};
 use daemon::tunnel::{client, edge};
+use decide::http::forwarded::IdentityFields;
+use decide::visitor::AddressHeader;
 use model::{Addr, AddrSet};
+use wire::hello::Rewrite;
 use wire::secret::{Secret, TokenHash};
 use wire::upstream::{PortRanges, Upstream, UpstreamAsk, UpstreamTo};
 
@@ -174,6 +177,9 @@ impl World {
             tokens: vec![EdgeToken::all("demo", TokenHash::of(&secret))],
             tls: EdgeTls::Auto { sans: vec!["127.0.0.1".to_string()], dir: folder.0.join("tls") },
             trusted_proxies: AddrSet::default(),
+            trusted_header: AddressHeader::default(),
+            identity_fields: IdentityFields::default(),
+            stall: Duration::from_secs(60),
             proxy_protocol: None,
             lb_proxy_protocol: None,
             grace: Duration::from_secs(30),
@@ -206,7 +212,9 @@ impl World {
             url: format!("wss://{}", handle.control_addr).parse()?,
             token: Secret::new(secret),
             trust: Trust::Pin(pin),
-            upstreams: [any_host, UpstreamAsk::Port(port)].map(|ask| Upstream { ask, to: to.clone() }).to_vec(),
+            upstreams: [any_host, UpstreamAsk::Port(port)]
+                .map(|ask| Upstream { ask, to: to.clone(), rewrite: Rewrite::default() })
+                .to_vec(),
             carriers: 2,
             demux: false,
             proxy: None,

@@ -55,6 +55,7 @@ fn client_settings(edge: &EdgeHandle, port: u16, upstream: SocketAddr) -> Client
         upstreams: vec![Upstream {
             ask: UpstreamAsk::Port(port),
             to: UpstreamTo::tcp(upstream.ip().to_string(), upstream.port()),
+            rewrite: wire::hello::Rewrite::default(),
         }],
         carriers: 2,
         demux: false,
@@ -76,6 +77,9 @@ async fn world(tls: bool, upstream: SocketAddr) -> World {
         tokens: vec![EdgeToken::all("test", TokenHash::of("t0ken"))],
         tls: if tls { EdgeTls::Auto { sans: vec![], dir: dir.clone() } } else { EdgeTls::Off },
         trusted_proxies: AddrSet::default(),
+        trusted_header: decide::visitor::AddressHeader::default(),
+        identity_fields: decide::http::forwarded::IdentityFields::default(),
+        stall: Duration::from_secs(60),
         proxy_protocol: None,
         lb_proxy_protocol: None,
         grace: Duration::from_secs(10),

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod ended;
 pub mod filter;
 pub mod grant;
+pub mod http;
 pub mod mesh;
 pub mod names;
 pub mod ours;

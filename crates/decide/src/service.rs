@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use model::{Addr, ListId, View};
+use model::{Addr, Authority, Host, ListId, View};
 
 use crate::admit::{Ask, Verdict, admit};
 
@@ -115,12 +115,10 @@ impl fmt::Display for Service {
     }
 }
 
+/// A host in its one form; IPv6 with or without brackets, a port behind it does not count.
 fn host(text: &str) -> Option<String> {
-    let name = text.split_once(':').map_or(text, |(h, _)| h).trim_end_matches('.');
-    let good = !name.is_empty()
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-        && name.bytes().any(|b| !b.is_ascii_digit());
-    good.then(|| name.to_string())
+    let alone = Host::parse(text);
+    alone.or_else(|| Authority::parse(text).map(|a| a.host)).map(|h| h.to_string())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 
 use model::{Addr, AddrSet};
 
@@ -92,6 +93,18 @@ impl AddressHeader {
             AddressHeader::XForwardedFor => XFF,
             AddressHeader::Forwarded => FORWARDED,
         }
+    }
+}
+
+impl FromStr for AddressHeader {
+    type Err = String;
+
+    /// Reads the field name, in any case.
+    fn from_str(text: &str) -> Result<AddressHeader, String> {
+        [AddressHeader::XForwardedFor, AddressHeader::Forwarded]
+            .into_iter()
+            .find(|h| h.name().eq_ignore_ascii_case(text.trim()))
+            .ok_or_else(|| "wanted `x-forwarded-for` or `forwarded`".to_string())
     }
 }
 

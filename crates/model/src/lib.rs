@@ -4,6 +4,7 @@
 mod addr;
 mod ban;
 mod grant;
+mod host;
 mod list;
 mod port;
 mod prefix;
@@ -14,6 +15,7 @@ mod view;
 pub use addr::{Addr, AddrError};
 pub use ban::{Ban, BanId, Whom};
 pub use grant::{Claim, Evidence, EvidenceError, Grant, GrantId, Strength};
+pub use host::{Authority, Host};
 pub use list::{ListError, ListText, ListWarning, parse_list};
 pub use port::{Port, Transport};
 pub use prefix::{AddrRange, Prefix, PrefixError};

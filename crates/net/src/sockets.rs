@@ -71,6 +71,28 @@ pub fn tune_link(stream: &TcpStream) {
     }
 }
 
+/// Bytes that were written to a connection and that its peer has not acknowledged; `None` where the system does not say.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm")))]
+#[must_use]
+pub fn unacknowledged(stream: &TcpStream) -> Option<usize> {
+    /// SIOCOUTQ of tcp(7), which on these machines has the number of TIOCOUTQ.
+    const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+    #[allow(unsafe_code)]
+    // SAFETY: this request writes one int and reads nothing.
+    let left = unsafe {
+        let asked = rustix::ioctl::Getter::<SIOCOUTQ, core::ffi::c_int>::new();
+        rustix::ioctl::ioctl(stream, asked)
+    };
+    left.ok().and_then(|n| usize::try_from(n).ok())
+}
+
+/// Elsewhere the system is not asked.
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm"))))]
+#[must_use]
+pub fn unacknowledged(_stream: &TcpStream) -> Option<usize> {
+    None
+}
+
 /// Ends the writing direction; the reading one goes on.
 ///
 /// # Errors

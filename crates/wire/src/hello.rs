@@ -32,7 +32,50 @@ pub struct Published {
     pub ask: AskFor,
     /// What a person calls it: `http://127.0.0.1:3000`.
     pub name: String,
+    /// HTTP/2 is spoken on its streams, as for gRPC; otherwise HTTP/1.1.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub h2: bool,
+    /// The client asks the upstream by ALPN whether it speaks the version that a stream begins with, and ends the stream
+    /// if not: either may be spoken.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub alpn: bool,
+    /// What is changed in heads on their way to it and back.
+    #[serde(default, skip_serializing_if = "Rewrite::is_empty")]
+    pub rewrite: Rewrite,
 }
+
+/// What an edge changes in the heads of requests to an upstream, and of its answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rewrite {
+    /// Sent as `Host`, with a port if there is one; empty: what the visitor asked for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// Set in requests; what the visitor sent under these names goes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub request_set: Vec<SetField>,
+    /// Removed from requests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub request_remove: Vec<String>,
+    /// Set in answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub response_set: Vec<SetField>,
+    /// Removed from answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub response_remove: Vec<String>,
+}
+
+/// A header field with its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetField {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// What this program's edges can do beyond the first version, by name: older edges would pass over it in silence.
+pub const FEATURES: [&str; 3] = ["h2", "rewrite", "wildcard"];
 
 /// What visitors ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +83,7 @@ pub struct Published {
 pub enum AskFor {
     /// HTTP requests.
     Http {
-        /// Host in lower case without port; empty for any.
+        /// Host in lower case without port; `*.example.com` for all below; empty for any.
         host: String,
         /// Path prefix; empty for any.
         path: String,
@@ -61,6 +104,9 @@ pub struct Welcome {
     /// What the client's people should know: names that it shares with another client.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What the edge can do: [`FEATURES`]; none of them from an edge that is older than the word.
+    #[serde(default)]
+    pub features: Vec<String>,
 }
 
 /// Why there is no session.
@@ -73,7 +119,29 @@ pub struct Reject {
     pub is_final: bool,
 }
 
+impl Rewrite {
+    /// True if nothing is changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Rewrite::default()
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for a reference.
+fn is_false(b: &bool) -> bool {
+    !*b
+}
+
 impl Hello {
+    /// The features of [`FEATURES`] without which an edge would not do what is asked here.
+    #[must_use]
+    pub fn needs(&self) -> Vec<&'static str> {
+        let any = |has: fn(&Published) -> bool| self.upstreams.iter().any(has);
+        let wildcard = |u: &Published| matches!(&u.ask, AskFor::Http { host, .. } if host.starts_with("*."));
+        let asked = [any(|u| u.h2), any(|u| !u.rewrite.is_empty()), any(wildcard)];
+        FEATURES.into_iter().zip(asked).filter_map(|(name, asked)| asked.then_some(name)).collect()
+    }
+
     /// Reads a hello and holds it to its limits.
     ///
     /// # Errors

@@ -5,7 +5,9 @@
 //! | --- | --- |
 //! | `http://127.0.0.1:3000`, `127.0.0.1:3000`, `*=http://…` | every host and path |
 //! | `app.example.com=http://127.0.0.1:4000` | requests for this host |
+//! | `*.example.com=http://…` | requests for every host below it; a longer name wins, a whole one always |
 //! | `app.example.com/api=http://…`, `/api=http://…` | requests below this path |
+//! | `h2c://127.0.0.1:50051` | an upstream that speaks HTTP/2 without TLS, such as gRPC |
 //! | `2222=192.168.0.10:22`, `2222=192.168.0.10` | connections to this port of the edge |
 //! | `192.168.0.10` with `--ports 2222,5432` | the same ports there (TCP clients) |
 //! | `192.168.0.10:22` | TCP clients: port 22 on both sides; HTTP clients: every host, by HTTP |
@@ -16,7 +18,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::hello::UPSTREAMS_MAX;
+use model::Host;
+
+use crate::hello::{Rewrite, UPSTREAMS_MAX};
 
 /// One published service: what visitors ask for, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,12 +29,14 @@ pub struct Upstream {
     pub ask: UpstreamAsk,
     /// Where it goes.
     pub to: UpstreamTo,
+    /// What the edge changes in heads on their way to it and back; HTTP only.
+    pub rewrite: Rewrite,
 }
 
 /// What visitors ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamAsk {
-    /// HTTP requests for this host (lower case, without port; `None`: any) below this path prefix (starts with `/`,
+    /// HTTP requests for this host (in its one form, or `*.` and such a name; `None`: any) below this path prefix (starts with `/`,
     /// ends with none; empty: any).
     Http {
         /// Host, or any.
@@ -47,6 +53,8 @@ pub enum UpstreamAsk {
 pub struct UpstreamTo {
     /// TLS to the upstream (`https://`).
     pub tls: bool,
+    /// HTTP/2 is spoken to it (`h2c://`).
+    pub h2: bool,
     /// Where it listens.
     pub at: Place,
 }
@@ -125,7 +133,7 @@ pub fn parse_upstreams(
                         fail("it has no port; say which with `--ports 22`, or write `PORT=HOST:PORT`".to_string())
                     })?;
                     let to = UpstreamTo::tcp(host, port);
-                    out.push(Upstream { ask: UpstreamAsk::Port(port), to });
+                    out.push(Upstream { ask: UpstreamAsk::Port(port), to, rewrite: Rewrite::default() });
                     continue;
                 };
                 ports_used = true;
@@ -137,6 +145,7 @@ pub fn parse_upstreams(
                 out.extend(ports.iter().map(|p| Upstream {
                     ask: UpstreamAsk::Port(p),
                     to: UpstreamTo::tcp(host.clone(), port.unwrap_or(p)),
+                    rewrite: Rewrite::default(),
                 }));
             }
         }
@@ -199,7 +208,17 @@ impl UpstreamTo {
     /// A TCP port, without TLS.
     #[must_use]
     pub fn tcp(host: String, port: u16) -> UpstreamTo {
-        UpstreamTo { tls: false, at: Place::Tcp { host, port } }
+        UpstreamTo { tls: false, h2: false, at: Place::Tcp { host, port } }
+    }
+
+    /// How HTTP is spoken to it, as the beginning of a URL.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        match (self.tls, self.h2) {
+            (true, _) => "https://",
+            (false, true) => "h2c://",
+            (false, false) => "http://",
+        }
     }
 }
 
@@ -226,10 +245,9 @@ impl fmt::Display for UpstreamAsk {
 impl fmt::Display for Upstream {
     /// In a form that [`parse_upstreams`] reads back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.ask, self.to.tls) {
-            (UpstreamAsk::Port(port), _) => write!(f, "{port}={}", self.to),
-            (ask, true) => write!(f, "{ask}=https://{}", self.to),
-            (ask, false) => write!(f, "{ask}=http://{}", self.to),
+        match &self.ask {
+            UpstreamAsk::Port(port) => write!(f, "{port}={}", self.to),
+            ask => write!(f, "{ask}={}{}", self.to.scheme(), self.to),
         }
     }
 }
@@ -315,7 +333,8 @@ impl Form {
             if to.http.is_some() {
                 return Err(format!("a port is forwarded as it is, without HTTP: write `{port}=HOST:PORT`"));
             }
-            return Ok(Form::Whole(Upstream { ask: UpstreamAsk::Port(port), to: to.place(false, port) }));
+            let ask = UpstreamAsk::Port(port);
+            return Ok(Form::Whole(Upstream { ask, to: to.place(port), rewrite: Rewrite::default() }));
         }
         if plane == Plane::Tcp {
             if to.http.is_some() || left.is_some() {
@@ -330,19 +349,19 @@ impl Form {
             return Err("say which port of the edge it is for: `PORT=HOST:PORT`".to_string());
         }
         let (host, path) = left.map_or(Ok((None, String::new())), read_ask)?;
-        let tls = to.http == Some(true);
+        let tls = to.http == Some(Http::Tls);
         if tls && matches!(to.at, At::Unix(_)) {
             return Err("a Unix socket is spoken to without TLS: write `unix:/path`".to_string());
         }
-        let to = to.place(tls, if tls { 443 } else { 80 });
-        Ok(Form::Whole(Upstream { ask: UpstreamAsk::Http { host, path }, to }))
+        let to = to.place(if tls { 443 } else { 80 });
+        Ok(Form::Whole(Upstream { ask: UpstreamAsk::Http { host, path }, to, rewrite: Rewrite::default() }))
     }
 }
 
 /// The right side of an upstream.
 struct To {
-    /// `Some(true)` for `https://`, `Some(false)` for `http://`.
-    http: Option<bool>,
+    /// The scheme, if it was one of HTTP.
+    http: Option<Http>,
     /// `tcp://` was written.
     tcp: bool,
     at: At,
@@ -354,14 +373,23 @@ enum At {
     Unix(String),
 }
 
+/// A scheme of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Http {
+    Plain,
+    Tls,
+    H2c,
+}
+
 impl To {
     fn read(text: &str) -> Result<To, String> {
         let (http, tcp, rest) = match text.split_once("://") {
             None => (None, false, text),
-            Some((s, r)) if s.eq_ignore_ascii_case("http") => (Some(false), false, r),
-            Some((s, r)) if s.eq_ignore_ascii_case("https") => (Some(true), false, r),
+            Some((s, r)) if s.eq_ignore_ascii_case("http") => (Some(Http::Plain), false, r),
+            Some((s, r)) if s.eq_ignore_ascii_case("https") => (Some(Http::Tls), false, r),
+            Some((s, r)) if s.eq_ignore_ascii_case("h2c") => (Some(Http::H2c), false, r),
             Some((s, r)) if s.eq_ignore_ascii_case("tcp") => (None, true, r),
-            Some((s, _)) => return Err(format!("the scheme `{s}` is not one of `http`, `https` and `tcp`")),
+            Some((s, _)) => return Err(format!("the scheme `{s}` is not one of `http`, `https`, `h2c` and `tcp`")),
         };
         if let Some(path) = rest.strip_prefix("unix:") {
             return Ok(To { http, tcp, at: At::Unix(unix_path(path)?) });
@@ -420,12 +448,13 @@ impl To {
     }
 
     /// With `port` where none was written.
-    fn place(self, tls: bool, port: u16) -> UpstreamTo {
+    fn place(self, port: u16) -> UpstreamTo {
+        let (tls, h2) = (self.http == Some(Http::Tls), self.http == Some(Http::H2c));
         let at = match self.at {
             At::Host { host, port: written } => Place::Tcp { host, port: written.unwrap_or(port) },
             At::Unix(path) => Place::Unix(path),
         };
-        UpstreamTo { tls, at }
+        UpstreamTo { tls, h2, at }
     }
 }
 
@@ -456,13 +485,20 @@ fn read_ask(left: &str) -> Result<(Option<String>, String), String> {
     if host.is_empty() || host == "*" {
         return Ok((None, path.to_string()));
     }
-    if host.starts_with("*.") {
-        return Err("a host is matched whole; `*.` is not known here, `*` alone is every host".to_string());
-    }
-    if !is_name(host) {
-        return Err(format!("`{host}` is not a host name; names of other scripts are written in their `xn--` form"));
-    }
-    Ok((Some(host.trim_end_matches('.').to_ascii_lowercase()), path.to_string()))
+    let (star, name) = host.strip_prefix("*.").map_or(("", host), |name| ("*.", name));
+    let name = Host::parse(name).filter(|n| star.is_empty() || n.as_str().parse::<std::net::IpAddr>().is_err());
+    let name = name.ok_or_else(|| {
+        format!("`{host}` is no host that a request can name; names of other scripts are written in their `xn--` form")
+    })?;
+    Ok((Some(format!("{star}{name}")), path.to_string()))
+}
+
+/// Reads the left side of an upstream alone, as other flags name one: `app.example.com`, `*.example.com/api`, `/api`, `*`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_ask(left: &str) -> Result<UpstreamAsk, String> {
+    read_ask(left.trim()).map(|(host, path)| UpstreamAsk::Http { host, path })
 }
 
 /// A DNS name or an IPv4 address. 253: the longest name (RFC 1035, 3.1, in text).
@@ -501,6 +537,8 @@ mod tests {
             ("127.0.0.1:3000", "*=http://127.0.0.1:3000"),
             ("localhost:3000", "*=http://localhost:3000"),
             ("http://traefik.kube-system", "*=http://traefik.kube-system:80"),
+            ("*.Example.com/api=h2c://127.0.0.1:50051", "*.example.com/api=h2c://127.0.0.1:50051"),
+            ("192.0.2.1=http://a", "192.0.2.1=http://a:80"),
             ("https://Intra.example.com/", "*=https://intra.example.com:443"),
             ("*=http://127.0.0.1:3000", "*=http://127.0.0.1:3000"),
             ("App.Example.com=http://127.0.0.1:4000", "app.example.com=http://127.0.0.1:4000"),
@@ -560,7 +598,12 @@ mod tests {
             ("http://[::1", "", Plane::Http, "]"),
             ("http://", "", Plane::Http, "no host"),
             ("=http://a", "", Plane::Http, "nothing before"),
-            ("*.example.com=http://a", "", Plane::Http, "whole"),
+            ("*.*.example.com=http://a", "", Plane::Http, "no host"),
+            ("*.192.0.2.1=http://a", "", Plane::Http, "no host"),
+            ("a*.example.com=http://a", "", Plane::Http, "no host"),
+            ("2/=o", "", Plane::Http, "no host"),
+            ("128.=t0.0.1:2", "", Plane::Http, "no host"),
+            ("0x7f.1=http://a", "", Plane::Http, "no host"),
             ("m\u{fc}ller.de=http://a", "", Plane::Http, "xn--"),
             ("70000=a:1", "", Plane::Http, "65535"),
             ("22=http://a:22", "", Plane::Http, "without HTTP"),

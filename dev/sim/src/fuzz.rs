@@ -3,8 +3,11 @@
 
 use std::net::SocketAddr;
 
+use decide::http::chunked::{Chunks, Malformed, Part as ChunkPart};
+use decide::http::forwarded::Trust;
+use decide::http::head::{self, Body, HeadScan, Method, Reply};
 use decide::mesh::{Book, Settings};
-use model::{Addr, AddrSet, Prefix, parse_list};
+use model::{Addr, AddrSet, Host, Prefix, parse_list};
 use wire::connect::ConnectString;
 use wire::derp::{self, ClientInfo, Frame, ServerInfo};
 use wire::frame::{FrameReader, Part};
@@ -23,7 +26,7 @@ use wire::ws::{WsItem, WsReader};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("prefixes", prefixes),
     ("connect_strings", connect_strings),
     ("upstreams", upstreams),
@@ -33,6 +36,7 @@ pub const TARGETS: [Target; 9] = [
     ("derp", derp),
     ("stun", stun),
     ("mesh_requests", mesh_requests),
+    ("http1", http1),
 ];
 
 /// Lists: what is read is written back to the same prefixes, and a set of them holds their ends.
@@ -41,7 +45,8 @@ pub fn prefixes(bytes: &[u8]) {
     let list = match parse_list(text) {
         Ok(list) => list,
         Err(e) => {
-            let line = text.trim_start_matches('\u{feff}').lines().nth(e.line - 1);
+            // One byte order mark is taken off, as the parser does; a second one is an entry's.
+            let line = text.strip_prefix('\u{feff}').unwrap_or(text).lines().nth(e.line - 1);
             assert!(
                 line.is_some_and(|l| e.column <= l.chars().count() + 1),
                 "position {}:{} lies outside",
@@ -86,6 +91,86 @@ pub fn upstreams(bytes: &[u8]) {
             assert_eq!(parse_upstreams(&written, None, plane), Ok(list), "written back");
         }
     }
+}
+
+/// HTTP/1.1: a request that goes on is one request, read again as the same; it says of the visitor what is known and
+/// nothing else; bodies and answers mean the same however they are cut. The first byte chooses.
+pub fn http1(bytes: &[u8]) {
+    let Some((how, bytes)) = bytes.split_first() else { return };
+    match how % 3 {
+        0 => http1_request(bytes),
+        1 => http1_answer(bytes),
+        _ => http1_chunks(bytes, usize::from(how / 3).max(1)),
+    }
+}
+
+const VISITOR: [u8; 4] = [192, 0, 2, 77];
+
+fn http1_request(bytes: &[u8]) {
+    let Ok(Some(end)) = HeadScan::default().end(bytes, true) else { return };
+    let peer = SocketAddr::from((VISITOR, 4711));
+    let Ok(request) = head::Request::read(&bytes[..end], peer, &Trust::default(), "http") else { return };
+    let mut again = HeadScan::default();
+    assert_eq!(again.end(&request.head, true).ok().flatten(), Some(request.head.len()), "one head goes on");
+    let read = head::Request::read(&request.head, peer, &Trust::default(), "http").expect("what goes on can be read");
+    assert_eq!((&read.host, read.body, read.path()), (&request.host, request.body, request.path()));
+    assert_eq!((read.method, read.upgrade), (request.method, request.upgrade));
+    assert!(request.host.is_empty() || Host::parse(&request.host).is_some_and(|h| h.as_str() == request.host));
+    let text = String::from_utf8_lossy(&request.head);
+    let fields: Vec<(String, &str)> = text
+        .split("\r\n")
+        .skip(1)
+        .filter_map(|l| l.split_once(": ").or_else(|| l.split_once(':')))
+        .map(|(n, v)| (n.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-"), v))
+        .collect();
+    let all = |name: &str| fields.iter().filter(|(n, _)| n == name).map(|(_, v)| *v).collect::<Vec<_>>();
+    assert_eq!(all("host").len(), 1, "one host goes on");
+    assert_eq!(all("x-forwarded-for"), ["192.0.2.77"]);
+    assert_eq!(all("x-real-ip"), ["192.0.2.77"]);
+    assert_eq!((all("forwarded").len(), all("x-forwarded-proto").len()), (1, 1));
+    let told = all("x-forwarded-host");
+    assert!(told.len() <= 1 && told.iter().all(|h| *h == all("host")[0]), "the host that was judged");
+    assert!(all("content-length").len() + all("transfer-encoding").len() <= 1, "one framing");
+    assert!(all("connection").len() <= 1 && fields.iter().all(|(n, _)| n != "x-gate-user" && n != "remote-user"));
+}
+
+fn http1_answer(bytes: &[u8]) {
+    let Ok(Some(end)) = HeadScan::default().end(bytes, false) else { return };
+    let reply = Reply { method: Method::Get, http10: false, close: false };
+    let mut out = Default::default();
+    let Ok(answer) = head::Response::read(&bytes[..end], reply, None, &mut out) else { return };
+    assert!(HeadScan::default().end(&out, true).is_ok_and(|end| end == Some(out.len())), "one head goes on");
+    let mut unused = Default::default();
+    let again = head::Response::read(&out, reply, None, &mut unused).expect("what goes on can be read");
+    assert_eq!(again.status, answer.status);
+    // A body that ends with the connection goes on in chunks.
+    let body = if answer.body == Body::Eof { Body::Chunked } else { answer.body };
+    assert_eq!(again.body, body);
+}
+
+fn http1_chunks(bytes: &[u8], step: usize) {
+    let read = |step: usize| {
+        let mut chunks = Chunks::new();
+        let (mut data, mut used) = (Vec::new(), 0);
+        for piece in bytes.chunks(step) {
+            let mut at = 0;
+            loop {
+                let (n, part) = chunks.next(&piece[at..])?;
+                (at, used) = (at + n, used + n);
+                match part {
+                    ChunkPart::More => break,
+                    ChunkPart::Done => return Ok((data, used, chunks.trailer().to_vec())),
+                    ChunkPart::Data(n) => {
+                        data.extend_from_slice(&piece[at..at + n]);
+                        (at, used) = (at + n, used + n);
+                    }
+                    ChunkPart::Begin(_) | ChunkPart::End => {}
+                }
+            }
+        }
+        Err(Malformed("not whole"))
+    };
+    assert_eq!(read(step), read(bytes.len().max(1)), "a body in pieces");
 }
 
 /// PROXY headers: a header is never longer than what came, more bytes never change a header that was read, and what

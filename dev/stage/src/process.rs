@@ -113,6 +113,13 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// Bounds its address space, in bytes.
+    pub fn limit_memory(&self, most: u64) {
+        use rustix::process::{Resource, Rlimit, prlimit};
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        prlimit(Pid::from_raw(self.pid() as i32), Resource::As, limit).unwrap();
+    }
+
     /// Lets it open no descriptor with this number or above; `None` gives back what it had at most.
     pub fn limit_files(&self, most: Option<u64>) {
         use rustix::process::{Resource, Rlimit, getrlimit, prlimit};

@@ -102,6 +102,51 @@ impl Proxy {
         Some(proxy)
     }
 
+    /// Starts Caddy or nginx with a configuration that a page prints for the ports 9443 and 9444 in front of an edge on
+    /// 9000 and 9001, with the ports and the certificate of this stage in their places; `None` as of [`Proxy::start`].
+    ///
+    /// # Panics
+    /// The page prints something else.
+    #[must_use]
+    pub fn printed(kind: Kind, text: &str, data_plane: SocketAddr, control_plane: SocketAddr) -> Option<Proxy> {
+        let program = peers::need(kind.program())?;
+        let dir = Dir::new(kind.program());
+        let (data, control) = (ports::local(ports::free()), ports::local(ports::free()));
+        let mut text = text.to_string();
+        let mut put = |from: &str, to: String| {
+            assert!(text.contains(from), "{from:?} in:\n{text}");
+            text = text.replace(from, &to);
+        };
+        put("127.0.0.1:9000", data_plane.to_string());
+        put("127.0.0.1:9001", control_plane.to_string());
+        let (command, ca, config) = match kind {
+            Kind::Caddy => {
+                for (known, front) in [(9443, data), (9444, control)] {
+                    put(
+                        &format!("example.com:{known} {{"),
+                        format!("https://localhost:{} {{\n\ttls internal", front.port()),
+                    );
+                }
+                caddy_with(&program, &dir, &text)
+            }
+            Kind::Nginx => {
+                let at = dir.path().display();
+                for (known, front) in [(9443, data), (9444, control)] {
+                    put(&format!("listen {known} ssl"), format!("listen {front} ssl"));
+                }
+                put("/etc/ssl/example.com.pem", format!("{at}/cert.pem"));
+                put("/etc/ssl/example.com.key", format!("{at}/key.pem"));
+                nginx_with(&program, &dir, &text)
+            }
+            other => panic!("no page prints a configuration of {other:?}"),
+        };
+        let start = Start::of(&command);
+        let process = Process::start(kind.program(), command);
+        let mut proxy = Proxy { process: Some(process), data, control, ca, kind, config, start, dir };
+        proxy.wait();
+        Some(proxy)
+    }
+
     /// Makes it read its configuration again, as its operator would, after a change that forces real work.
     pub fn reload(&mut self) {
         let program = peers::find(self.kind.program()).unwrap_or_default();
@@ -159,14 +204,19 @@ impl Proxy {
 
 /// Two sites with `tls internal`, as in the recipe's Caddyfile.
 fn caddy(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (Command, PathBuf, String) {
-    let admin = ports::local(ports::free());
-    let mut config = format!("{{\n\tadmin {admin}\n\tauto_https disable_redirects\n\tskip_install_trust\n}}\n");
+    let mut sites = String::new();
     for (front, back) in legs {
-        config.push_str(&format!(
+        sites.push_str(&format!(
             "https://127.0.0.1:{0}, https://localhost:{0} {{\n\ttls internal\n\treverse_proxy {back}\n}}\n",
             front.port()
         ));
     }
+    caddy_with(program, dir, &sites)
+}
+
+fn caddy_with(program: &Path, dir: &Dir, sites: &str) -> (Command, PathBuf, String) {
+    let admin = ports::local(ports::free());
+    let config = format!("{{\n\tadmin {admin}\n\tauto_https disable_redirects\n\tskip_install_trust\n}}\n{sites}");
     let file = dir.write("Caddyfile", &config);
     let mut command = Command::new(program);
     command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
@@ -179,9 +229,8 @@ fn admin_of(config: &str) -> String {
 }
 
 fn nginx(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (Command, PathBuf, String) {
-    let certificate = self_signed(dir);
     let at = dir.path().display();
-    let mut servers = String::new();
+    let mut servers = "map $http_upgrade $connection_upgrade { default upgrade; '' close; }\n".to_string();
     for (front, back) in legs {
         servers.push_str(&format!(
             "server {{ listen {front} ssl; ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;
@@ -191,12 +240,17 @@ fn nginx(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (Com
     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto https; }} }}\n"
         ));
     }
+    nginx_with(program, dir, &servers)
+}
+
+fn nginx_with(program: &Path, dir: &Dir, servers: &str) -> (Command, PathBuf, String) {
+    let certificate = self_signed(dir);
+    let at = dir.path().display();
     let config = format!(
         "daemon off; master_process on; worker_processes 1; pid {at}/nginx.pid; error_log stderr warn;
 events {{ worker_connections 1024; }}
 http {{ access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; fastcgi_temp_path {at}/fastcgi;
 uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;
-map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
 {servers}}}\n"
     );
     let file = dir.write("nginx.conf", &config);

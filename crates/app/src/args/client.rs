@@ -57,6 +57,21 @@ pub(crate) struct PublishArgs {
     /// Forward only to the given upstreams; always on here, accepted for old scripts [default: true]
     #[arg(long, value_name = "BOOL", env = "PORTCULLIS_STRICT_FORWARDING", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) strict_forwarding: Option<bool>,
+    /// Host to send to HTTP upstreams instead of the visitor's, or `rewrite` for the upstream's own; for one of them only: app.example.com=HOST; repeatable. X-Forwarded-Host keeps the visitor's
+    #[arg(long, value_name = "[UPSTREAM=]HOST", env = "PORTCULLIS_HOST_HEADER")]
+    pub(crate) host_header: Vec<String>,
+    /// Header to set in requests to HTTP upstreams, 'Name: value', for one of them only 'app.example.com=Name: value'; repeatable
+    #[arg(long, value_name = "[UPSTREAM=]NAME: VALUE")]
+    pub(crate) request_header_add: Vec<String>,
+    /// Header to remove from requests to HTTP upstreams; repeatable
+    #[arg(long, value_name = "[UPSTREAM=]NAME")]
+    pub(crate) request_header_remove: Vec<String>,
+    /// Header to set in answers of HTTP upstreams, as --request-header-add; repeatable
+    #[arg(long, value_name = "[UPSTREAM=]NAME: VALUE")]
+    pub(crate) response_header_add: Vec<String>,
+    /// Header to remove from answers of HTTP upstreams; repeatable
+    #[arg(long, value_name = "[UPSTREAM=]NAME")]
+    pub(crate) response_header_remove: Vec<String>,
     /// Accept any certificate of https:// upstreams [default: false]
     #[arg(long, value_name = "BOOL", env = "PORTCULLIS_UPSTREAM_INSECURE", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) upstream_insecure: Option<bool>,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use decide::visitor::AddressHeader;
 use wire::proxy_line::Version as ProxyVersion;
 use wire::upstream::PortRanges;
 
@@ -97,6 +98,12 @@ pub(crate) struct FrontArgs {
     /// Proxies in front whose X-Forwarded-For, Forwarded or PROXY line is believed: addresses, prefixes, @FILE [default: none; with --lb-proxy-protocol, PROXY lines from loopback and private addresses]
     #[arg(long, value_name = "LIST", env = "PORTCULLIS_TRUSTED_PROXIES")]
     pub(crate) trusted_proxies: Vec<String>,
+    /// The one header in which those proxies name the visitor: x-forwarded-for or forwarded; the other is removed [default: x-forwarded-for]
+    #[arg(long, value_name = "HEADER", env = "PORTCULLIS_TRUSTED_HEADER")]
+    pub(crate) trusted_header: Option<AddressHeader>,
+    /// Header in which those proxies say who is logged in, such as remote-user; from others, and unless named here, all of its kind are removed; repeatable, comma lists [default: none]
+    #[arg(long, value_name = "HEADER", env = "PORTCULLIS_TRUSTED_IDENTITY", value_delimiter = ',')]
+    pub(crate) trusted_identity: Vec<String>,
     /// PROXY line sent to TCP upstreams, v1 or v2 [default: none]
     #[arg(long, value_name = "VERSION", env = "PORTCULLIS_PROXY_PROTOCOL", value_parser = proxy_version)]
     pub(crate) proxy_protocol: Option<ProxyLine>,
@@ -117,6 +124,9 @@ pub(crate) struct LimitArgs {
     /// Most visitors of one address (IPv6: one /64) at once; proxies and balancers in front are not counted [default: a quarter of --max-visitors]
     #[arg(long, value_name = "NUMBER", env = "PORTCULLIS_MAX_VISITORS_PER_SOURCE", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_visitors_per_source: Option<u32>,
+    /// How long a visitor of the HTTP plane may take nothing of an answer before it is ended, such as 60s [default: 60s]
+    #[arg(long, value_name = "TIME", env = "PORTCULLIS_STALL_TIMEOUT", value_parser = values::duration)]
+    pub(crate) stall_timeout: Option<Duration>,
     /// How long connections may go on after a stop, such as 10s [default: 10s]
     #[arg(long, value_name = "TIME", env = "PORTCULLIS_DRAIN", value_parser = values::duration)]
     pub(crate) drain: Option<Duration>,

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use wire::connect::EdgeUrl;
 use wire::upstream::{Plane, PortRanges, parse_upstreams};
 
+use super::rewrite;
 use crate::args::{ClientArgs, Given, PublishArgs, TokenArgs, TrustArgs};
 use crate::fail::Fail;
 use crate::proxy;
@@ -35,8 +36,9 @@ pub(crate) fn client(plane: Plane, args: &ClientArgs, given: &Given) -> Result<C
             if plane == Plane::Http { "--upstream http://127.0.0.1:3000" } else { "--upstream 127.0.0.1 --ports 2222" };
         return Err(Fail::usage("nothing to publish", format!("say what: `{example}`")));
     }
-    let upstreams =
+    let mut upstreams =
         parse_upstreams(&args.publish.upstream, ports.as_ref(), plane).map_err(|e| Fail::misused(e.into()))?;
+    rewrite::apply(&args.publish, &mut upstreams)?;
     if args.publish.strict_forwarding == Some(false) {
         warn!("--strict-forwarding=false is accepted for old scripts; only the given upstreams are ever reached");
     }

@@ -9,6 +9,7 @@ use daemon::control::ControlSettings;
 use daemon::gate::{Gate, GateSettings};
 use daemon::lists::{self, Find, ListPart, ListSource, Sources};
 use daemon::tunnel::settings::{EdgeSettings, EdgeTls, EdgeToken, Rights, TcpPlane};
+use decide::http::forwarded::IdentityFields;
 use model::AddrSet;
 use tracing::{info, warn};
 use wire::connect::TokenPlace;
@@ -154,6 +155,9 @@ pub(crate) fn edge(
         tokens,
         tls: tls(kind, args, f, &in_dir, &data_dir, control)?,
         trusted_proxies,
+        trusted_header: args.front.trusted_header.or(f.trusted_header).unwrap_or_default(),
+        identity_fields: identity(args, f, given)?,
+        stall: stall(args, f)?,
         proxy_protocol: args.front.proxy_protocol.or(f.proxy_protocol).and_then(|p| p.0),
         lb_proxy_protocol: lb,
         grace: args.limits.grace.or(f.grace).unwrap_or(GRACE),
@@ -169,6 +173,30 @@ pub(crate) fn edge(
     }
     let find = find(Some(args.lists.clone()), given.clone(), config, gate_runs.clone());
     Ok(EdgePlan { settings: Some(settings), gate, mesh, gate_runs, find, data_dir, drain, token_place })
+}
+
+/// Fields in which trusted proxies say who is logged in.
+fn identity(args: &EdgeArgs, f: &config::EdgeFile, given: &Given) -> Result<IdentityFields, Fail> {
+    let flags = &args.front.trusted_identity;
+    let (names, place) = match &f.trusted_identity {
+        Some(names) if flags.is_empty() => (names, "trusted_identity".to_string()),
+        _ => (flags, given.place("trusted_identity")),
+    };
+    IdentityFields::new(names.iter().map(String::as_str)).map_err(|why| {
+        Fail::usage(format!("{place}: {why}"), "name the fields that your proxy writes itself and takes from nobody")
+    })
+}
+
+/// Longest useful wait for a visitor that takes nothing.
+const STALL: Duration = Duration::from_secs(60);
+
+fn stall(args: &EdgeArgs, f: &config::EdgeFile) -> Result<Duration, Fail> {
+    match args.limits.stall_timeout.or(f.stall_timeout) {
+        Some(time) if time < Duration::from_secs(1) => {
+            Err(Fail::usage("--stall-timeout is below a second: slow visitors would be cut", "give `60s` or more"))
+        }
+        time => Ok(time.unwrap_or(STALL)),
+    }
 }
 
 /// A set that is read once, at the start: `--trusted-proxies`. Nothing given is nobody.
@@ -418,7 +446,8 @@ fn find(args: Option<ListArgs>, given: Given, config: Option<PathBuf>, gate: Arc
                 lists.push(ListSource { name: format!("port:{port}"), parts: from_file(&guard.allow_ips, read)? });
             }
             for (host, guard) in &read.edge.host_lists {
-                let host = host.trim_end_matches('.').to_ascii_lowercase();
+                // The form in which requests are judged; that it is one was seen when the file was read.
+                let host = model::Host::parse(host).map_or_else(|| host.clone(), |h| h.to_string());
                 lists.push(ListSource { name: format!("host:{host}"), parts: from_file(&guard.allow_ips, read)? });
             }
         }

@@ -2,6 +2,7 @@
 
 mod client;
 mod edge;
+mod rewrite;
 
 use std::path::PathBuf;
 

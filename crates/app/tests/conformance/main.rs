@@ -5,6 +5,7 @@
 mod balancer;
 mod behind;
 mod corporate;
+mod printed;
 mod silence;
 mod upstreams;
 

@@ -4,6 +4,7 @@
 
 mod flood;
 mod frames;
+mod headers;
 mod requests;
 mod strangers;
 mod tokens;

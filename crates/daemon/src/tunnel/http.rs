@@ -1,15 +1,13 @@
 //! The HTTP plane of the edge. In: connections that passed a door. Out: requests on streams to the right client.
 //! It knows nothing of sessions: a [`Router`] finds the target and opens the stream.
 //!
-//! HTTP/1.x is read and written here, head by head, with bodies passed on as they come (`head`, `chunked`, `pump`,
-//! `exchange`, `serve`); HTTP/2 with prior knowledge is hyper's (`h2`).
+//! What heads and bodies mean is `decide::http`'s; here they move. HTTP/1.x is read and written head by head, with
+//! bodies passed on as they come (`pump`, `exchange`, `serve`); HTTP/2 with prior knowledge is hyper's (`h2`).
 
-mod chunked;
 mod exchange;
-mod forwarded;
 mod h2;
-mod head;
 mod page;
+mod patient;
 mod pool;
 mod pump;
 mod serve;
@@ -22,12 +20,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use model::{Addr, AddrSet};
+use std::time::{Duration, Instant};
+
+use decide::http::forwarded::Trust;
+use model::{Addr, AddrSet, SourceKey};
+use net::budget::{Budget, Charge};
+use net::log_budget::LogBudget;
 use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
+use wire::hello::Rewrite;
 
+use self::patient::Patient;
 use self::pool::{Pool, Upstream};
 use self::pump::Side;
 use self::serve::Conn;
@@ -48,16 +53,25 @@ pub trait VisitorIo: Io + 'static {
     /// Makes the following drop an abort: what was not delivered yet is thrown away and the visitor sees a broken
     /// connection, not the end of an answer.
     fn reset(&mut self);
+
+    /// Bytes that were written and that the visitor has not acknowledged, where that is known.
+    fn unacknowledged(&self) -> usize {
+        0
+    }
 }
 
 impl VisitorIo for TcpStream {
     fn reset(&mut self) {
         let _ = self.set_zero_linger();
     }
+
+    fn unacknowledged(&self) -> usize {
+        net::sockets::unacknowledged(self).unwrap_or(0)
+    }
 }
 
 /// Where a request goes: equal targets share a pool of idle upstream connections.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The session that serves it, unique in this process.
     pub session: u64,
@@ -67,6 +81,22 @@ pub struct Target {
     pub name: Arc<str>,
     /// The path prefix that matched, for the log; empty for none. Not stripped.
     pub prefix: Arc<str>,
+    /// What is spoken to it; the client said so.
+    pub speaks: Speaks,
+    /// What is changed in heads on their way to it and back.
+    pub rewrite: Option<Arc<Rewrite>>,
+}
+
+/// Which HTTP an upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Speaks {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 and nothing else.
+    Http2,
+    /// Its client settles it by ALPN: no upstream gets bytes of a version that it did not agree to.
+    Either,
 }
 
 /// Who the request comes from.
@@ -94,15 +124,21 @@ pub trait Router: Send + Sync + 'static {
 /// What the HTTP plane needs to know.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
-    /// Proxies whose `X-Forwarded-For` and `Forwarded` are believed.
-    pub trusted_proxies: AddrSet,
+    /// Who speaks for visitors.
+    pub trust: Trust,
+    /// How long a visitor may take nothing of its answer before the answer is ended.
+    pub stall: Duration,
 }
 
 /// The HTTP plane: one for each edge, shared by all connections.
 pub struct HttpPlane<R> {
     router: Arc<R>,
     doors: Arc<Doors>,
-    trusted: RwLock<Arc<AddrSet>>,
+    trust: RwLock<Arc<Trust>>,
+    stall: Duration,
+    heads: Arc<Budget>,
+    unheard: LogBudget,
+    faults: LogBudget,
     h1: Arc<Pool<Upstream>>,
     h2: h2::Pools,
     stats: HttpStats,
@@ -116,7 +152,11 @@ impl<R: Router> HttpPlane<R> {
         Arc::new(HttpPlane {
             router,
             doors,
-            trusted: RwLock::new(Arc::new(settings.trusted_proxies)),
+            trust: RwLock::new(Arc::new(settings.trust)),
+            stall: settings.stall,
+            heads: Budget::new(HEADS_IN_ALL, HEADS_PER_SOURCE),
+            unheard: LogBudget::of(1),
+            faults: LogBudget::default(),
             h1: Pool::new(),
             h2: h2::Pools::new(),
             stats: HttpStats::default(),
@@ -126,7 +166,8 @@ impl<R: Router> HttpPlane<R> {
 
     /// Replaces the trusted proxies, for connections that come from now on.
     pub fn trust(&self, proxies: AddrSet) {
-        *self.trusted.write() = Arc::new(proxies);
+        let mut trust = self.trust.write();
+        *trust = Arc::new(Trust { proxies, ..Trust::clone(&trust) });
     }
 
     /// Ends idle connections now and busy ones after their request.
@@ -169,6 +210,34 @@ impl<R: Router> HttpPlane<R> {
         hosts.into_iter().find_map(|l| self.doors.door(&[&l.name]).admit(addr).ok())
     }
 
+    /// An empty charge for heads from this peer; a trusted proxy stands for many sources.
+    fn charge(&self, peer: SocketAddr, trust: &Trust) -> Charge {
+        let addr = Addr::of(peer);
+        self.heads.charge((!trust.proxies.contains(addr)).then(|| SourceKey::of(addr)))
+    }
+
+    /// Says that a proxy on this machine or network is not believed: to forget `--trusted-proxies` looks like a fault of
+    /// the service behind.
+    fn not_heard(&self, peer: SocketAddr, trust: &Trust) {
+        if self.unheard.spend(Instant::now()).is_some() {
+            let (addr, name) = (Addr::of(peer), trust.header.name());
+            tracing::warn!(
+                "http plane: {addr} names a visitor in {name}, and is not believed: it is judged as the visitor itself. \
+                 If it is your proxy, say `--trusted-proxies {addr}`"
+            );
+        }
+    }
+
+    /// Says what is wrong with an upstream to whoever runs this, in words that are no business of a visitor.
+    fn fault(&self, target: &Target, visitor: Addr, why: &str) {
+        if let Some(held_back) = self.faults.spend(Instant::now()) {
+            // The client's words, which may be anything.
+            let why: String = why.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect();
+            let alike = if held_back > 0 { format!(" ({held_back} such lines were held back)") } else { String::new() };
+            tracing::warn!("http plane: {} failed a visitor ({visitor}): {why}{alike}", target.name);
+        }
+    }
+
     /// Ends when no list of this plane knows the visitor any more.
     async fn refused(&self, mut pass: Pass) {
         loop {
@@ -181,14 +250,21 @@ impl<R: Router> HttpPlane<R> {
     }
 }
 
+/// Memory for heads of all visitors at once, in bytes: an edge that holds so much is not filled by honest ones, whose
+/// heads take 1 or 2 KiB for the time of a request.
+const HEADS_IN_ALL: usize = 96 * 1024 * 1024;
+
+/// The same for one source: 64 heads of the largest size, or thousands of common ones.
+const HEADS_PER_SOURCE: usize = 8 * 1024 * 1024;
+
 /// The list that guards the data plane where no host has its own.
 const DATA: &str = "data";
 
 /// Serves one connection until it ends. `peer` is the visitor, or the proxy in front; a PROXY line has been taken off
 /// and `peer` is whom it named. A visitor that no list knows is hung up on before a byte is read or written.
 pub async fn serve_connection<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, peer: SocketAddr) {
-    let trusted = plane.trusted.read().clone();
-    serve(plane, stream, peer, trusted).await;
+    let trust = plane.trust.read().clone();
+    serve(plane, stream, peer, trust).await;
 }
 
 /// The same for a peer that speaks for itself only: no header of it names a visitor, trusted or not.
@@ -196,9 +272,9 @@ pub async fn serve_as_peer<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, s
     serve(plane, stream, peer, Arc::default()).await;
 }
 
-async fn serve<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, peer: SocketAddr, trusted: Arc<AddrSet>) {
+async fn serve<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, peer: SocketAddr, trust: Arc<Trust>) {
     let addr = Addr::of(peer);
-    let guard = if trusted.contains(addr) {
+    let guard = if trust.proxies.contains(addr) {
         // A trusted proxy is judged request by request, by the visitor that it names.
         None
     } else {
@@ -210,7 +286,8 @@ async fn serve<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, pe
         Some(pass)
     };
     let _open = Counted::new(&plane.stats.connections);
-    let mut conn = Conn::new(plane, stream, peer, trusted.clone());
+    let stream = Patient::new(stream, plane.stall);
+    let mut conn = Conn::new(plane, stream, peer, trust.clone());
     let mut refused = std::pin::pin!(async {
         match guard {
             Some(pass) => plane.refused(pass).await,
@@ -231,14 +308,18 @@ async fn serve<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, pe
         End::H2 => {
             let reset = Arc::new(AtomicBool::new(false));
             let Side { io, inbuf, .. } = conn.side;
-            let mut serving = Box::pin(h2::serve(plane, h2::Rewound::new(io, inbuf, reset.clone()), peer, trusted));
+            let mut serving = Box::pin(h2::serve(plane, h2::Rewound::new(io, inbuf, reset.clone()), peer, trust));
             tokio::select! {
                 biased;
                 () = &mut refused => {
                     reset.store(true, Ordering::Release);
                     End::Cut
                 }
-                () = &mut serving => End::Over,
+                over = &mut serving => {
+                // A visitor that takes nothing gets no end in order: nobody waits for it to read one.
+                reset.store(over == h2::Over::Stalled, Ordering::Release);
+                End::Over
+            }
             }
         }
     };

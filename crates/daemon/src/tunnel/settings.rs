@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use decide::http::forwarded::IdentityFields;
+use decide::visitor::AddressHeader;
 use model::AddrSet;
 use wire::connect::{EdgeUrl, Fingerprint};
 use wire::proxy_line::Version;
@@ -28,6 +30,12 @@ pub struct EdgeSettings {
     pub tls: EdgeTls,
     /// Proxies whose `X-Forwarded-For`, `Forwarded` or PROXY line is believed.
     pub trusted_proxies: AddrSet,
+    /// The one header in which they name the visitor.
+    pub trusted_header: AddressHeader,
+    /// Fields in which they say who is logged in.
+    pub identity_fields: IdentityFields,
+    /// How long a visitor may take nothing of its answer before the answer is ended; not zero.
+    pub stall: Duration,
     /// PROXY line sent to TCP upstreams.
     pub proxy_protocol: Option<Version>,
     /// PROXY line expected from a balancer in front of the TCP ports and the HTTP port.

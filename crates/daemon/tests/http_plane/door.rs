@@ -42,8 +42,9 @@ async fn behind_a_trusted_proxy_the_visitor_decides() {
         ("X-Forwarded-For: 198.51.100.1\r\n", "403"),
         ("X-Forwarded-For: 203.0.113.7, 198.51.100.1\r\n", "403"),
         ("X-Forwarded-For: 198.51.100.1, 203.0.113.7, 10.1.1.1\r\n", "200"),
-        ("Forwarded: for=203.0.113.7\r\n", "200"),
-        ("Forwarded: for=198.51.100.7\r\n", "403"),
+        // The one header counts; the other may be the visitor's own words.
+        ("X-Forwarded-For: 198.51.100.1\r\nForwarded: for=203.0.113.7\r\n", "403"),
+        ("X-Forwarded-For: 203.0.113.7\r\nForwarded: for=198.51.100.1\r\n", "200"),
         // Without a header the proxy is judged as itself.
         ("", "200"),
     ] {
@@ -56,8 +57,7 @@ async fn behind_a_trusted_proxy_the_visitor_decides() {
         "X-Forwarded-For: junk\r\n",
         "X-Forwarded-For:\r\n",
         "X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-For: 203.0.113.7\r\n",
-        "X-Forwarded-For: 203.0.113.7\r\nForwarded: for=203.0.113.8\r\n",
-        "Forwarded: for=_hidden\r\n",
+        "Forwarded: for=203.0.113.7\r\n",
         "X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Proto: https\r\n",
         "X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: gopher\r\n",
     ] {
@@ -89,12 +89,12 @@ async fn what_trusted_proxies_say_is_passed_on() {
     assert_eq!(field(&seen, "x-forwarded-for"), Some("203.0.113.7, 10.1.1.1, 127.0.0.9"), "{seen}");
     assert_eq!(field(&seen, "x-real-ip"), Some("203.0.113.7"));
     assert_eq!(field(&seen, "x-forwarded-proto"), Some("https"));
-    assert_eq!(field(&seen, "x-forwarded-host"), Some("out.test"));
+    assert_eq!(field(&seen, "x-forwarded-host"), Some("in.test"), "what was judged is what is told");
     assert_eq!(field(&seen, "x-forwarded-port"), Some("443"));
     assert_eq!(field(&seen, "host"), Some("in.test"));
     assert_eq!(
         field(&seen, "forwarded"),
-        Some("for=203.0.113.7;host=\"out.test\";proto=https, for=10.1.1.1, for=127.0.0.9")
+        Some("for=203.0.113.7;host=\"in.test\";proto=https, for=10.1.1.1, for=127.0.0.9")
     );
     raw.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 2001:db8::1\r\n\r\n").await;
     let (_, seen) = raw.response().await;

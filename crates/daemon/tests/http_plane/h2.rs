@@ -1,38 +1,18 @@
 //! HTTP/2 with prior knowledge: gRPC as HTTP/2 to the upstream, everything else as HTTP/1.1.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use daemon::tunnel::http::Speaks;
 use http::{HeaderMap, Request, Response};
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
-use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 
-use crate::world::{World, field, mirror, upstream};
-
-type Sender = http2::SendRequest<BoxBody<Bytes, std::convert::Infallible>>;
-
-async fn visit(world: &World, from: u8) -> Sender {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((IpAddr::V4(Ipv4Addr::new(127, 0, 0, from)), 0).into()).unwrap();
-    let stream = socket.connect(world.addr).await.unwrap();
-    let (sender, conn) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(conn);
-    sender
-}
-
-fn empty() -> BoxBody<Bytes, std::convert::Infallible> {
-    Full::default().boxed()
-}
-
-async fn text(response: Response<Incoming>) -> String {
-    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
-}
+use crate::world::{World, empty, field, mirror, set, settings, text, upstream, visit_h2 as visit};
 
 /// A gRPC-like upstream: HTTP/2 only, sends back what comes, then a trailer.
 async fn grpc() -> std::net::SocketAddr {
@@ -98,7 +78,7 @@ async fn plain_requests_go_on_as_http1() {
         assert_eq!(response.status(), 200);
         let seen = text(response).await;
         assert!(seen.starts_with(&format!("GET /p{i}?q=1 HTTP/1.1\r\n")), "{seen}");
-        assert_eq!(field(&seen, "host"), Some("App.test:8000"));
+        assert_eq!(field(&seen, "host"), Some("app.test:8000"));
         assert_eq!(field(&seen, "x-forwarded-for"), Some("127.0.0.1"));
         assert_eq!(field(&seen, "x-real-ip"), Some("127.0.0.1"));
         assert_eq!(field(&seen, "cookie"), Some("a=1; b=2"));
@@ -117,7 +97,9 @@ async fn plain_requests_go_on_as_http1() {
 
 #[tokio::test]
 async fn grpc_streams_both_ways_with_trailers() {
-    let world = World::new(&[("*", "", grpc().await)]).await;
+    let data = [("data", "127.0.0.0/8")];
+    let world =
+        World::made(&[("*", "", grpc().await)], &data, settings(set("")), |router| router.speaks = Speaks::Http2).await;
     let mut sender = visit(&world, 1).await;
     let (mut tx, body) = Channel::<Bytes, std::convert::Infallible>::new(1);
     let request = Request::post("http://rpc.test/pkg.Service/Method")

@@ -4,6 +4,7 @@
 mod bodies;
 mod door;
 mod h2;
+mod readers;
 mod routing;
 mod smuggling;
 mod timeouts;

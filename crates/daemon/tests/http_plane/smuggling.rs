@@ -112,6 +112,16 @@ const TABLE: &[(&str, &str, &str)] = &[
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: a\r\n b\r\n\r\n",
         "400",
     ),
+    ("host with a comma", "GET / HTTP/1.1\r\nHost: x,intranet.test\r\n\r\n", "400"),
+    ("host with an encoded dot", "GET / HTTP/1.1\r\nHost: intranet%2Etest\r\n\r\n", "400"),
+    ("host with two dots at its end", "GET / HTTP/1.1\r\nHost: intranet.test..\r\n\r\n", "400"),
+    ("host with an empty label", "GET / HTTP/1.1\r\nHost: .intranet.test\r\n\r\n", "400"),
+    ("host that is an address in disguise", "GET / HTTP/1.1\r\nHost: 0x7f.1\r\n\r\n", "400"),
+    ("authority with a comma", "GET http://x,intranet.test/ HTTP/1.1\r\nHost: x\r\n\r\n", "400"),
+    ("fragment", "GET /x#/../admin HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+    ("upgrade in quotes", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: \"h2c\"\r\n\r\n", "400"),
+    ("connection that is no token", "GET / HTTP/1.1\r\nHost: a\r\nConnection: X-A, (b)\r\nX-A: 1\r\n\r\n", "400"),
+    ("TE that is no coding", "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers, \"x\"\r\n\r\n", "400"),
     ("only line feeds", "\n\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
 ];
 

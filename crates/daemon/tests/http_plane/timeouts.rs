@@ -8,14 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use daemon::door::Doors;
-use daemon::tunnel::http::{
-    HttpPlane, HttpSettings, Io, Opening, Router, Target, Visitor, VisitorIo, serve_connection,
-};
+use daemon::tunnel::http::{HttpPlane, Io, Opening, Router, Speaks, Target, Visitor, VisitorIo, serve_connection};
 use model::{List, ViewBuilder};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::time::Instant;
 
-use crate::world::set;
+use crate::world::{set, settings};
 
 struct Memory(DuplexStream);
 
@@ -50,7 +48,14 @@ impl Router for Odd {
     fn route<'a>(&'a self, host: &'a str, _path: &'a str) -> Pin<Box<dyn Future<Output = Option<Target>> + Send + 'a>> {
         let upstream = ["slow.test", "mute.test"].iter().position(|h| *h == host);
         Box::pin(async move {
-            Some(Target { session: 1, upstream: upstream? as u32, name: host.into(), prefix: "".into() })
+            Some(Target {
+                session: 1,
+                upstream: upstream? as u32,
+                name: host.into(),
+                prefix: "".into(),
+                speaks: Speaks::Http1,
+                rewrite: None,
+            })
         })
     }
 
@@ -75,7 +80,7 @@ fn visit() -> DuplexStream {
     let mut view = ViewBuilder::default();
     view.add(List { name: "data".into(), set: set("127.0.0.1"), source: "test".into() });
     doors.publish(view.build(1));
-    let plane = HttpPlane::new(Arc::new(Odd), doors, HttpSettings { trusted_proxies: set("") });
+    let plane = HttpPlane::new(Arc::new(Odd), doors, settings(set("")));
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     tokio::spawn(async move { serve_connection(&plane, Memory(theirs), "127.0.0.1:1".parse().unwrap()).await });
     ours
@@ -164,7 +169,7 @@ async fn an_answer_may_take_long_but_not_for_a_visitor_that_left() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_takes_little_memory() {
     let doors = Doors::new();
-    let plane = HttpPlane::new(Arc::new(Odd), doors, HttpSettings { trusted_proxies: set("") });
+    let plane = HttpPlane::new(Arc::new(Odd), doors, settings(set("")));
     let (_, theirs) = tokio::io::duplex(1024);
     let serving = serve_connection(&plane, Memory(theirs), "127.0.0.1:1".parse().unwrap());
     let size = size_of_val(&serving);

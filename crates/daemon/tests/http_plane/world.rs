@@ -1,6 +1,7 @@
 //! The test's world: a plane on loopback whose router connects straight to upstreams made here, and raw visitors.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,11 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use daemon::door::Doors;
-use daemon::tunnel::http::{HttpPlane, HttpSettings, Io, Router, Target, Visitor, serve_connection};
+use daemon::tunnel::http::{HttpPlane, HttpSettings, Io, Router, Speaks, Target, Visitor, serve_connection};
+use decide::http::forwarded::Trust;
+use http::Response;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use model::{AddrSet, List, ViewBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use wire::hello::Rewrite;
 
 /// Nothing in these tests takes longer, unless it hangs.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -23,6 +33,14 @@ pub const SOON: Duration = Duration::from_secs(10);
 pub struct Fixed {
     pub routes: BTreeMap<(String, String), SocketAddr>,
     pub opened: AtomicUsize,
+    /// What is said of every upstream.
+    pub speaks: Speaks,
+    pub rewrite: Option<Arc<Rewrite>>,
+}
+
+/// Trusted proxies, and everything else as it is by default.
+pub fn settings(proxies: AddrSet) -> HttpSettings {
+    HttpSettings { trust: Trust::proxies(proxies), stall: Duration::from_secs(60) }
 }
 
 impl Router for Fixed {
@@ -43,7 +61,14 @@ impl Router for Fixed {
                 best
             };
             let (upstream, prefix, addr) = found(host).or_else(|| found("*"))?;
-            Some(Target { session: 1, upstream, name: format!("http://{addr} at test").into(), prefix: prefix.into() })
+            Some(Target {
+                session: 1,
+                upstream,
+                name: format!("http://{addr} at test").into(),
+                prefix: prefix.into(),
+                speaks: self.speaks,
+                rewrite: self.rewrite.clone(),
+            })
         })
     }
 
@@ -75,12 +100,22 @@ impl World {
     }
 
     pub async fn with(routes: &[(&str, &str, SocketAddr)], lists: &[(&str, &str)], trusted: &str) -> World {
-        let router = Arc::new(Fixed {
-            routes: routes.iter().map(|(h, p, a)| ((h.to_string(), p.to_string()), *a)).collect(),
-            opened: AtomicUsize::new(0),
-        });
+        World::made(routes, lists, settings(set(trusted)), |_| {}).await
+    }
+
+    /// With upstreams and settings of its own.
+    pub async fn made(
+        routes: &[(&str, &str, SocketAddr)],
+        lists: &[(&str, &str)],
+        settings: HttpSettings,
+        change: impl FnOnce(&mut Fixed),
+    ) -> World {
+        let routes = routes.iter().map(|(h, p, a)| ((h.to_string(), p.to_string()), *a)).collect();
+        let mut router = Fixed { routes, ..Fixed::default() };
+        change(&mut router);
+        let router = Arc::new(router);
         let doors = Doors::new();
-        let plane = HttpPlane::new(router.clone(), doors.clone(), HttpSettings { trusted_proxies: set(trusted) });
+        let plane = HttpPlane::new(router.clone(), doors.clone(), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let serving = plane.clone();
@@ -292,4 +327,25 @@ impl Raw {
         let rest = self.read.split_off(n);
         std::mem::replace(&mut self.read, rest)
     }
+}
+
+/// A visitor that speaks HTTP/2.
+pub type Sender = http2::SendRequest<BoxBody<Bytes, Infallible>>;
+
+/// Connects from 127.0.0.`from` and speaks HTTP/2.
+pub async fn visit_h2(world: &World, from: u8) -> Sender {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((IpAddr::V4(Ipv4Addr::new(127, 0, 0, from)), 0).into()).unwrap();
+    let stream = socket.connect(world.addr).await.unwrap();
+    let (sender, conn) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(conn);
+    sender
+}
+
+pub fn empty() -> BoxBody<Bytes, Infallible> {
+    Full::default().boxed()
+}
+
+pub async fn text(response: Response<Incoming>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }

@@ -92,6 +92,12 @@ pub(super) async fn run(
     let welcome = tokio::time::timeout(WELCOME, read)
         .await
         .map_err(|_| DialError::Again(anyhow!("the edge did not answer the hello in 10 s")))??;
+    let lacks: Vec<_> = hello.needs().into_iter().filter(|n| !welcome.features.iter().any(|f| f == n)).collect();
+    if !lacks.is_empty() {
+        let what = lacks.iter().map(|l| words_of(l)).collect::<Vec<_>>().join(", ");
+        let program = printable(&welcome.program);
+        return Err(DialError::Final(anyhow!("the edge ({program}) is too old for {what}: update it")));
+    }
     let (dial, asked) = mpsc::channel(DIAL_QUEUE);
     let session = Arc::new(ClientSession {
         key,
@@ -117,6 +123,16 @@ pub(super) async fn run(
     Ok(why)
 }
 
+/// What a person calls a feature of an edge.
+fn words_of(feature: &str) -> &str {
+    match feature {
+        "h2" => "`h2c://` upstreams",
+        "rewrite" => "changed headers (--host-header and its like)",
+        "wildcard" => "hosts with `*.`",
+        other => other,
+    }
+}
+
 fn hello(dialler: &Dialler) -> Hello {
     let publish = |u: &wire::upstream::Upstream| {
         let (ask, http) = match &u.ask {
@@ -125,12 +141,14 @@ fn hello(dialler: &Dialler) -> Hello {
                 (AskFor::Http { host: host.clone().unwrap_or_default(), path: path.clone() }, true)
             }
         };
-        let scheme = match (http, u.to.tls) {
-            (true, true) => "https://",
-            (true, false) => "http://",
-            _ => "",
-        };
-        Published { ask, name: format!("{scheme}{}", u.to) }
+        let scheme = if http { u.to.scheme() } else { "" };
+        Published {
+            ask,
+            name: format!("{scheme}{}", u.to),
+            h2: u.to.h2,
+            alpn: http && u.to.tls,
+            rewrite: u.rewrite.clone(),
+        }
     };
     Hello {
         version: wire::hello::VERSION,

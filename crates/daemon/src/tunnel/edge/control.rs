@@ -272,7 +272,8 @@ const TEXT: &str = "text/plain; charset=utf-8";
 fn judge_behind_proxy(edge: &Edge, head: &RequestHead, peer: SocketAddr) -> Result<Pass, (&'static str, String)> {
     let xff: Vec<&[u8]> = head.values("x-forwarded-for").collect();
     let forwarded: Vec<&[u8]> = head.values("forwarded").collect();
-    let traced = decide::visitor::trace(Addr::of(peer), &xff, &forwarded, &edge.settings.trusted_proxies)
+    let (header, proxies) = (edge.settings.trusted_header, &edge.settings.trusted_proxies);
+    let traced = decide::http::forwarded::visitor(header, Addr::of(peer), &xff, &forwarded, proxies)
         .map_err(|e| ("400 Bad Request", format!("400: the proxy {peer} names no visitor: {e}")))?;
     edge.control_door.admit(traced.addr).map_err(|why| ("403 Forbidden", format!("403: {why}")))
 }
@@ -374,7 +375,10 @@ async fn first_carrier(
 ) -> Result<Became> {
     let (mut ws, mut frames) = (WsReader::default(), FrameReader::default());
     let hello = read_hello(&mut link.read, &mut ws, &mut frames).await?;
-    let hello = match Hello::parse(&hello).map_err(|reason| Reject { reason, is_final: true }) {
+    let hello = Hello::parse(&hello).and_then(|hello| {
+        hello.upstreams.iter().try_for_each(|u| decide::http::rewrite::check(&u.rewrite)).map(|()| hello)
+    });
+    let hello = match hello.map_err(|reason| Reject { reason, is_final: true }) {
         Ok(hello) => hello,
         Err(reject) => return refuse(link, &reject).await,
     };
@@ -394,6 +398,7 @@ async fn first_carrier(
         bulk: WARM,
         published: session.hello.upstreams.iter().map(|u| reached_at(edge, &u.ask, &u.name)).collect(),
         warnings: shared,
+        features: wire::hello::FEATURES.map(str::to_string).to_vec(),
     };
     session.attach(&carrier);
     // Before the welcome: whoever is told that it is published may send visitors at once. What is opened for them waits

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
+use decide::http::forwarded::Trust;
 use model::Addr;
 use net::guesses::Guesses;
 use net::log_budget::LogBudget;
@@ -156,7 +157,14 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
     let plane = HttpPlane::new(
         web,
         edge.doors.clone(),
-        HttpSettings { trusted_proxies: edge.settings.trusted_proxies.clone() },
+        HttpSettings {
+            trust: Trust {
+                proxies: edge.settings.trusted_proxies.clone(),
+                header: edge.settings.trusted_header,
+                identity: edge.settings.identity_fields.clone(),
+            },
+            stall: edge.settings.stall,
+        },
     );
     let _ = edge.plane.set(plane.clone());
     run.spawn("control plane", control::accept(edge.clone(), control));

@@ -60,8 +60,10 @@ impl Inner {
 /// All routes at one moment.
 #[derive(Default)]
 pub(super) struct Routes {
-    /// By host (empty: any), longest path first.
+    /// By host (`*.example.com`: all below; empty: any), longest path first.
     http: HashMap<String, Vec<HttpRoute>>,
+    /// Some host is one for all below.
+    wildcards: bool,
     /// By port.
     ports: BTreeMap<u16, Share>,
 }
@@ -246,20 +248,24 @@ impl Routes {
     /// Who serves this host (lower case, no port) and path: the host's own routes first, longest path first, then
     /// those of any host.
     pub(super) fn http(&self, host: &str, path: &str) -> Found {
-        for key in [host, ""] {
-            for route in self.http.get(key).into_iter().flatten() {
-                if below(path, &route.path) {
-                    return route.share.pick(route.path.clone());
-                }
-            }
+        let found = |key: &str| self.http.get(key)?.iter().find(|route| below(path, &route.path));
+        let route = found(host).or_else(|| self.wildcard(host, found)).or_else(|| found(""));
+        route.map_or(Found::Nobody, |route| route.share.pick(route.path.clone()))
+    }
+
+    /// The route of the longest `*.example.com` that the host lies below. An address lies below nothing.
+    fn wildcard<'r>(&self, host: &str, found: impl Fn(&str) -> Option<&'r HttpRoute>) -> Option<&'r HttpRoute> {
+        if !self.wildcards || host.parse::<std::net::IpAddr>().is_ok() {
+            return None;
         }
-        Found::Nobody
+        host.match_indices('.').find_map(|(dot, _)| found(&format!("*{}", host.get(dot..).unwrap_or_default())))
     }
 
     fn share(&mut self, ask: &AskFor) -> &mut Share {
         match ask {
             AskFor::Port(port) => self.ports.entry(*port).or_default(),
             AskFor::Http { host, path } => {
+                self.wildcards |= host.starts_with("*.");
                 let list = self.http.entry(host.clone()).or_default();
                 let at = list.iter().position(|r| *r.path == **path).unwrap_or_else(|| {
                     list.push(HttpRoute { path: path.as_str().into(), share: Share::default() });

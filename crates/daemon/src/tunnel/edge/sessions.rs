@@ -98,6 +98,11 @@ impl EdgeSession {
         format!("{to} at {}", self.hello.host)
     }
 
+    /// How requests go to one of its upstreams.
+    pub(super) fn upstream(&self, upstream: u16) -> Option<&wire::hello::Published> {
+        self.hello.upstreams.get(usize::from(upstream))
+    }
+
     /// Adds a carrier. False if the session is over.
     pub(super) fn attach(&self, carrier: &Arc<Carrier>) -> bool {
         let mut carriers = self.carriers.lock();

@@ -12,7 +12,7 @@ use net::sockets;
 use tokio::net::TcpStream;
 
 use super::super::balancer;
-use super::super::http::{HttpPlane, Io, Router, Target, Visitor, serve_as_peer, serve_connection};
+use super::super::http::{HttpPlane, Io, Router, Speaks, Target, Visitor, serve_as_peer, serve_connection};
 use super::{Edge, say};
 
 /// Sessions as the HTTP plane sees them.
@@ -31,7 +31,15 @@ impl Router for Web {
         Box::pin(async move {
             let (session, upstream, prefix) = self.edge.table.find(|routes| routes.http(host, path)).await?;
             let name = session.name(upstream).into();
-            Some(Target { session: session.id, upstream: u32::from(upstream), name, prefix })
+            let published = session.upstream(upstream)?;
+            let speaks = match (published.h2, published.alpn) {
+                (true, _) => Speaks::Http2,
+                (false, true) => Speaks::Either,
+                (false, false) => Speaks::Http1,
+            };
+            let change = &published.rewrite;
+            let rewrite = (!change.is_empty()).then(|| Arc::new(change.clone()));
+            Some(Target { session: session.id, upstream: u32::from(upstream), name, prefix, speaks, rewrite })
         })
     }
 

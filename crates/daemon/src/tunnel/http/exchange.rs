@@ -8,9 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Buf;
+use decide::http::fields::forbidden_in_trailer;
+use decide::http::head::{Body, HeadScan, Method, Reply, Request, Response};
 use tokio::time::Sleep;
+use wire::hello::Rewrite;
 
-use super::head::{Body, HeadScan, Method, Reply, Request, Response, forbidden_in_trailer};
 use super::pool::Upstream;
 use super::pump::{Flow, FlowError, Frame, Side};
 use super::stats::HttpStats;
@@ -59,6 +61,7 @@ pub(super) async fn exchange<R: Router, S: VisitorIo>(
     request: &Request,
     reply: Reply,
     plane: &HttpPlane<R>,
+    change: Option<&Rewrite>,
 ) -> Ending {
     let stats = &plane.stats;
     upstream.out.extend_from_slice(&request.head);
@@ -71,9 +74,14 @@ pub(super) async fn exchange<R: Router, S: VisitorIo>(
         // An upload that is not over when the answer begins may never be: the connection cannot be used again.
         let reply = Reply { close: reply.close || !upload.is_over() || plane.is_draining(), ..reply };
         let before = visitor.out.len();
-        let read = Response::read(upstream.inbuf.get(..end).unwrap_or_default(), reply, &mut visitor.out);
+        let read = Response::read(upstream.inbuf.get(..end).unwrap_or_default(), reply, change, &mut visitor.out);
         upstream.inbuf.advance(end);
         match read {
+            // What follows a body that is not over is still its rest (RFC 9110, section 7.8).
+            Ok(r) if r.status == 101 && request.upgrade && !upload.is_over() => {
+                visitor.out.truncate(before);
+                return Ending::BadAnswer("it changed the protocol before the request was over");
+            }
             Ok(r) if r.status == 101 && request.upgrade => return upgrade(visitor, upstream, stats).await,
             Ok(r) if r.status == 101 => {
                 visitor.out.truncate(before);

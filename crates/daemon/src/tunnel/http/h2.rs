@@ -1,18 +1,23 @@
 //! HTTP/2 with prior knowledge, as gRPC and some proxies speak it. In: a connection that began with HTTP/2's preface.
-//! Out: its requests, each judged by address; gRPC goes on as HTTP/2, everything else as HTTP/1.1. hyper does the
-//! protocol, here are the rules.
+//! Out: its requests, each judged by address; they go on as HTTP/2 to upstreams that were declared to speak it (gRPC),
+//! to all others as HTTP/1.1. hyper does the protocol, here are the rules.
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
+use decide::http::fields::{Kind, forbidden_in_trailer, kind};
+use decide::http::forwarded::{Came, Claims, Trust};
+use decide::http::head::{FIELDS_MAX, HEAD_MAX, Method, Reject};
+use decide::http::rewrite::is_changed;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -20,26 +25,34 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use model::{Addr, AddrSet};
+use model::{Addr, Authority};
+use net::budget::Charge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use wire::hello::{Rewrite, SetField};
 
-use super::forwarded::{Came, Claims, passes_from_proxy, says_who};
-use super::head::{Method, Reject, normal_host};
 use super::page::Page;
 use super::pool::{Idle, Pool};
-use super::serve::{KEEP_ALIVE, find, open};
-use super::{HttpPlane, Router, Target, Visitor, VisitorIo};
+use super::serve::{KEEP_ALIVE, find, misunderstood, open, too_much};
+use super::{HttpPlane, Router, Speaks, Target, Visitor, VisitorIo};
 use crate::door::Pass;
 
-/// Streams that a visitor may have open at once: what nginx and Go allow, in between.
-const STREAMS_MAX: u32 = 200;
+/// Streams that a visitor may have open at once, each with a connection to an upstream: the least that RFC 9113,
+/// section 6.5.2, recommends. nginx allows 128.
+const STREAMS_MAX: u32 = 100;
+
+/// Header lists in all open streams of one visitor's connection, in bytes as RFC 9113, section 6.5.2, counts them. HPACK
+/// makes 64 KiB of a few bytes, so that what is held must be counted and not what came.
+const HEADERS_MAX: usize = 256 * 1024;
+
+/// The same for a trusted proxy, which may send the requests of many visitors on one connection.
+const HEADERS_OF_PROXY_MAX: usize = 4 * 1024 * 1024;
 
 /// What a visitor may send ahead on one stream and on all, in bytes: 20 MB/s at 50 ms, and 2 MiB of memory at worst.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// What may wait for one slow stream, in bytes.
-const SEND_MAX: usize = 128 * 1024;
+const SEND_MAX: usize = 64 * 1024;
 
 /// How often a quiet visitor is asked whether it is still there, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(45);
@@ -88,10 +101,24 @@ impl Pools {
 struct Link<R> {
     plane: Arc<HttpPlane<R>>,
     peer: SocketAddr,
-    trusted: Arc<AddrSet>,
+    trust: Arc<Trust>,
+    /// Header lists of open streams, in bytes.
+    headers: AtomicUsize,
+    /// Answers of which something is there that the visitor makes no room for, and pieces that it took so far.
+    owed: AtomicUsize,
+    taken: AtomicU64,
     /// Requests so far, and those that are over.
     begun: AtomicU64,
     over: AtomicU64,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// By one side, in order or not.
+    Ended,
+    /// The visitor took nothing of any answer for too long.
+    Stalled,
 }
 
 /// Serves the connection until it ends. `reset` makes the drop of this future an abort.
@@ -99,10 +126,18 @@ pub(super) async fn serve<R: Router, S: VisitorIo>(
     plane: &Arc<HttpPlane<R>>,
     stream: Rewound<S>,
     peer: SocketAddr,
-    trusted: Arc<AddrSet>,
-) {
-    let link =
-        Arc::new(Link { plane: plane.clone(), peer, trusted, begun: AtomicU64::new(0), over: AtomicU64::new(0) });
+    trust: Arc<Trust>,
+) -> Over {
+    let link = Arc::new(Link {
+        plane: plane.clone(),
+        peer,
+        trust,
+        headers: AtomicUsize::new(0),
+        owed: AtomicUsize::new(0),
+        taken: AtomicU64::new(0),
+        begun: AtomicU64::new(0),
+        over: AtomicU64::new(0),
+    });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -110,7 +145,7 @@ pub(super) async fn serve<R: Router, S: VisitorIo>(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_MAX)
-        .max_header_list_size(super::head::HEAD_MAX as u32)
+        .max_header_list_size(HEAD_MAX as u32)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING_TIME);
     let service = {
@@ -122,6 +157,8 @@ pub(super) async fn serve<R: Router, S: VisitorIo>(
     };
     let mut conn = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut tick = tokio::time::interval(KEEP_ALIVE / 2);
+    let mut stall = tokio::time::interval(plane.stall);
+    let mut moved = None;
     let mut draining = std::pin::pin!(plane.draining());
     let (mut drained, mut seen) = (false, None);
     loop {
@@ -130,7 +167,17 @@ pub(super) async fn serve<R: Router, S: VisitorIo>(
                 if let Err(e) = end {
                     tracing::debug!(%peer, error = %e, "HTTP/2 connection ended");
                 }
-                return;
+                return Over::Ended;
+            }
+            _ = stall.tick() => {
+                // A trusted proxy's connection carries others' requests too; it has time limits of its own.
+                let judged = !link.trust.proxies.contains(Addr::of(peer));
+                let now = (judged && link.owed.load(Ordering::Relaxed) > 0).then(|| link.taken.load(Ordering::Relaxed));
+                if now.is_some() && now == moved {
+                    tracing::debug!(%peer, "ended: the visitor takes nothing");
+                    return Over::Stalled;
+                }
+                moved = now;
             }
             () = &mut draining, if !drained => {
                 drained = true;
@@ -162,9 +209,8 @@ impl std::error::Error for Cut {}
 /// What is known of a request once it was read.
 struct Asked {
     method: Method,
-    host: String,
+    authority: Authority,
     visitor: Visitor,
-    grpc: bool,
 }
 
 impl<R: Router> Link<R> {
@@ -178,7 +224,15 @@ impl<R: Router> Link<R> {
             host: String::new(),
             status: 0,
             started,
+            held: None,
         };
+        match self.hold(&request) {
+            Ok(held) => ticket.held = Some(held),
+            Err(reject) => {
+                let text = format!("The request is refused: {}.", reject.reason);
+                return Ok(answer_page(&Page::new(reject.status, text), ticket));
+            }
+        }
         let asked = match self.read(&mut request) {
             Ok(asked) => asked,
             Err(reject) => {
@@ -186,15 +240,15 @@ impl<R: Router> Link<R> {
                 return Ok(answer_page(&Page::new(reject.status, text), ticket));
             }
         };
-        ticket.host.clone_from(&asked.host);
-        let Some(pass) = self.plane.admit(&asked.host, asked.visitor.addr) else {
+        ticket.host = asked.authority.host.to_string();
+        let Some(pass) = self.plane.admit(asked.authority.host.as_str(), asked.visitor.addr) else {
             self.plane.stats.refused.fetch_add(1, Ordering::Relaxed);
             let text = format!("The address {} is not allowed to reach this site.", asked.visitor.addr);
             return Ok(answer_page(&Page::new(403, text), ticket));
         };
         let pass = Arc::new(pass);
         let (parts, body) = request.into_parts();
-        let body = Guarded::new(body, pass.clone(), Counter::In(self.plane.clone())).boxed_unsync();
+        let body = Guarded::new(body, pass.clone(), Counter::In(self.plane.clone()), None).boxed_unsync();
         let forward = Box::pin(self.forward(&asked, Request::from_parts(parts, body)));
         let answer = tokio::select! {
             biased;
@@ -209,21 +263,44 @@ impl<R: Router> Link<R> {
                 ticket.status = response.status().as_u16();
                 let (mut parts, body) = response.into_parts();
                 strip_hop(&mut parts.headers);
+                one_length(&mut parts.headers);
                 let out = Counter::Out(self.plane.clone());
-                let body = Guarded { keep, ticket: Some(ticket), ..Guarded::new(body, pass, out) };
+                let body = {
+                    let mut body = Guarded::new(body, pass, out, Some(self.clone()));
+                    (body.keep, body.ticket) = (keep, Some(ticket));
+                    body
+                };
                 Response::from_parts(parts, body.boxed_unsync())
             }
             Err(page) => answer_page(&page, ticket),
         })
     }
 
-    /// Reads a request and turns its head into the one for the upstream.
+    /// Takes what the head of a request holds out of what this connection, its source and all may hold.
+    fn hold(self: &Arc<Self>, request: &Request<Incoming>) -> Result<Held<R>, Reject> {
+        // As RFC 9113, section 6.5.2, counts it, without the pseudo fields but the path.
+        let path = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
+        let size = request.headers().iter().map(|(n, v)| n.as_str().len() + v.len() + 32).sum::<usize>() + path;
+        let bound = if self.trust.proxies.contains(Addr::of(self.peer)) { HEADERS_OF_PROXY_MAX } else { HEADERS_MAX };
+        let before = self.headers.fetch_add(size, Ordering::Relaxed);
+        let mut held = Held { link: self.clone(), size, charge: self.plane.charge(self.peer, &self.trust) };
+        if before + size > bound {
+            return Err(Reject { status: 431, reason: "the open requests of this connection say too much".into() });
+        }
+        // Twice: as it came, and as it goes on.
+        held.charge.grow(2 * size).map_err(|_| too_much())?;
+        Ok(held)
+    }
+
+    /// Reads a request and makes its fields those for the upstream; [`to_h1`] or [`to_h2`] does the rest.
     fn read(&self, request: &mut Request<Incoming>) -> Result<Asked, Reject> {
         if request.method() == http::Method::CONNECT {
             return Err(Reject { status: 405, reason: "CONNECT is not served: this is no forward proxy".into() });
         }
-        let as_sent = host_of(request)?;
-        let host = normal_host(&as_sent).ok_or_else(|| Reject::bad("the host is no host"))?;
+        let authority = authority_of(request)?;
+        if request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+            return Err(Reject::bad("there are two Content-Length fields"));
+        }
         let came_fields: Vec<(&'static str, Vec<u8>)>;
         let (addr, trusted);
         {
@@ -234,25 +311,23 @@ impl<R: Router> Link<R> {
                 x_forwarded_proto: all("x-forwarded-proto"),
                 x_forwarded_host: all("x-forwarded-host"),
             };
-            let came = Came::read(Addr::of(self.peer), &claims, &self.trusted, "http", as_sent.as_bytes())?;
+            let came = Came::read(Addr::of(self.peer), &claims, &self.trust, "http", Some(&authority))?;
+            if came.unheard {
+                self.plane.not_heard(self.peer, &self.trust);
+            }
             let mut fields = Vec::with_capacity(5);
             came.tell(|name, value| fields.push((name, value.to_vec())));
             (addr, trusted, came_fields) = (came.addr(), came.trusted, fields);
         }
-        let grpc =
-            request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         let te = request.headers().get_all(header::TE).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
         let headers = request.headers_mut();
         strip_hop(headers);
-        headers.remove(header::TE);
-        let who: Vec<HeaderName> = headers
-            .keys()
-            .filter(|n| says_who(n.as_str()) && !(trusted && passes_from_proxy(n.as_str())))
-            .cloned()
-            .collect();
-        for name in who {
-            headers.remove(name);
-        }
+        let goes = |name: &str| match kind(name) {
+            Kind::ContentLength => true,
+            kind => self.trust.passes(name, kind, trusted),
+        };
+        let stays: Vec<HeaderName> = headers.keys().filter(|n| !goes(n.as_str())).cloned().collect();
+        stays.iter().for_each(|name| drop(headers.remove(name)));
         for (name, value) in came_fields {
             let value = HeaderValue::from_bytes(&value).map_err(|_| Reject::bad("the host is no host"))?;
             headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| Reject::bad("bad name"))?, value);
@@ -261,34 +336,56 @@ impl<R: Router> Link<R> {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
         join_cookies(headers);
-        headers.remove(header::HOST);
-        if grpc {
-            to_h2_target(request, &as_sent)?;
-        } else {
-            let value = HeaderValue::from_str(&as_sent).map_err(|_| Reject::bad("the host is no host"))?;
-            request.headers_mut().insert(header::HOST, value);
-            let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
-            *request.uri_mut() = path.parse::<Uri>().map_err(|_| Reject::bad("the path is malformed"))?;
-            *request.version_mut() = Version::HTTP_11;
+        // With the Host field, and one for the framing.
+        if headers.len() + 2 > FIELDS_MAX {
+            return Err(Reject::too_many_fields());
         }
         let method = Method::of(request.method().as_str());
-        Ok(Asked { method, host, visitor: Visitor { addr, peer: self.peer }, grpc })
+        Ok(Asked { method, authority, visitor: Visitor { addr, peer: self.peer } })
     }
 
     /// Sends the request where it belongs. With the answer comes the connection to keep when it is through.
     async fn forward(
         &self,
         asked: &Asked,
-        request: Request<AnyBody>,
+        mut request: Request<AnyBody>,
     ) -> Result<(Response<Incoming>, Option<(Target, H1)>), Page> {
         let path = request.uri().path().to_string();
-        let target = find(&self.plane, &asked.host, &path).await?;
-        tracing::debug!(visitor = %asked.visitor.addr, method = asked.method.label(), host = asked.host, path, "request over HTTP/2");
-        if asked.grpc {
+        let host = asked.authority.host.as_str();
+        let target = find(&self.plane, host, &path).await?;
+        let rewrite = target.rewrite.as_deref();
+        tracing::debug!(visitor = %asked.visitor.addr, method = asked.method.label(), host, path, "request over HTTP/2");
+        let malformed =
+            |reject: Reject| Page::new(reject.status, format!("The request is refused: {}.", reject.reason));
+        // Which of the two is the visitor's choice only where no upstream gets what it did not agree to.
+        let grpc = |v: &HeaderValue| v.as_bytes().starts_with(b"application/grpc");
+        let h2 = match target.speaks {
+            Speaks::Http1 => false,
+            Speaks::Http2 => true,
+            Speaks::Either => request.headers().get(header::CONTENT_TYPE).is_some_and(grpc),
+        };
+        if h2 {
+            to_h2(&mut request, &asked.authority, rewrite).map_err(malformed)?;
+        } else {
+            to_h1(&mut request, &asked.authority, rewrite).map_err(malformed)?;
+        }
+        if let Some(change) = rewrite {
+            changed(request.headers_mut(), &change.request_set, &change.request_remove);
+            if request.headers().len() > FIELDS_MAX {
+                return Err(malformed(Reject::too_many_fields()));
+            }
+        }
+        let sent = if h2 {
             self.forward_h2(&target, asked, request).await
         } else {
             self.forward_h1(&target, asked, request).await
-        }
+        };
+        sent.map(|(mut response, keep)| {
+            if let Some(change) = rewrite {
+                changed(response.headers_mut(), &change.response_set, &change.response_remove);
+            }
+            (response, keep)
+        })
     }
 
     async fn forward_h1(
@@ -309,7 +406,7 @@ impl<R: Router> Link<R> {
                 Err(mut e) => match e.take_message() {
                     // Nothing of it was sent: the connection had ended while it was idle.
                     Some(unsent) if reused => request = unsent,
-                    _ => return Err(failed(target, &e.into_error())),
+                    _ => return Err(failed(&self.plane, target, asked.visitor, &e.into_error())),
                 },
             }
         }
@@ -333,7 +430,7 @@ impl<R: Router> Link<R> {
                 Ok(response) => return Ok((response, None)),
                 Err(mut e) => match e.take_message() {
                     Some(unsent) if reused => request = unsent,
-                    _ => return Err(failed(target, &e.into_error())),
+                    _ => return Err(failed(&self.plane, target, asked.visitor, &e.into_error())),
                 },
             }
         }
@@ -342,7 +439,7 @@ impl<R: Router> Link<R> {
     async fn connect_h1(&self, target: &Target, visitor: Visitor) -> Result<H1, Page> {
         let upstream = open(&self.plane, target, visitor).await?;
         let made = http1::Builder::new().handshake(TokioIo::new(upstream.io)).await;
-        let (sender, conn) = made.map_err(|e| failed(target, &e))?;
+        let (sender, conn) = made.map_err(|e| failed(&self.plane, target, visitor, &e))?;
         // Ends with the stream, or when the sender is dropped.
         tokio::spawn(conn);
         Ok(H1(sender))
@@ -354,43 +451,110 @@ impl<R: Router> Link<R> {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(2 * CONNECTION_WINDOW)
-            .max_header_list_size(super::head::HEAD_MAX as u32)
+            .max_header_list_size(HEAD_MAX as u32)
             .handshake(TokioIo::new(upstream.io))
             .await;
-        let (sender, conn) = made.map_err(|e| failed(target, &e))?;
+        let (sender, conn) = made.map_err(|e| failed(&self.plane, target, visitor, &e))?;
         // Ends with the stream, or when the last sender and the last answer are dropped.
         tokio::spawn(conn);
         Ok(H2(sender))
     }
 }
 
-fn failed(target: &Target, e: &hyper::Error) -> Page {
+fn failed<R: Router>(plane: &HttpPlane<R>, target: &Target, visitor: Visitor, e: &hyper::Error) -> Page {
     use std::error::Error as _;
     let cause = e.source().map_or_else(|| e.to_string(), ToString::to_string);
-    tracing::debug!(upstream = %target.name, cause, "no answer of the upstream");
-    Page::new(502, super::serve::UNREACHABLE)
+    let hint =
+        if target.speaks != Speaks::Http1 { "" } else { "; if it speaks HTTP/2, as gRPC does, publish it as `h2c://`" };
+    misunderstood(plane, target, visitor.addr, &format!("it gave no answer in HTTP ({cause}){hint}"))
 }
 
 /// `:authority`, or `Host` where there is none; both must agree (RFC 9113, section 8.3.1).
-fn host_of(request: &Request<Incoming>) -> Result<String, Reject> {
+fn authority_of(request: &Request<Incoming>) -> Result<Authority, Reject> {
+    let read = |text: &str| Authority::parse(text).ok_or_else(|| Reject::bad("the host is no host"));
     let mut fields = request.headers().get_all(header::HOST).iter();
     let field = fields.next().map(|v| v.to_str().map_err(|_| Reject::bad("the host is no host"))).transpose()?;
     if fields.next().is_some() {
         return Err(Reject::bad("there are two Host fields"));
     }
-    match (request.uri().authority().map(http::uri::Authority::as_str), field) {
-        (Some(a), Some(f)) if !a.eq_ignore_ascii_case(f) => Err(Reject::bad("the Host field and the authority differ")),
-        (Some(host), _) | (None, Some(host)) => Ok(host.to_string()),
+    let pseudo = request.uri().authority().map(|a| read(a.as_str())).transpose()?;
+    match (pseudo, field.map(read).transpose()?) {
+        (Some(a), Some(f)) if a != f => Err(Reject::bad("the Host field and the authority differ")),
+        (Some(host), _) | (None, Some(host)) => Ok(host),
         (None, None) => Err(Reject::bad("there is no host")),
     }
 }
 
-fn to_h2_target(request: &mut Request<Incoming>, host: &str) -> Result<(), Reject> {
+/// Path and query, with raw bytes above ASCII written as `%XX`, as on the other plane.
+fn path_of<B>(request: &Request<B>) -> String {
     let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
-    let uri = Uri::builder().scheme("http").authority(host).path_and_query(path).build();
+    let mut out = String::with_capacity(path.len());
+    for b in path.bytes() {
+        if b.is_ascii() {
+            out.push(char::from(b));
+        } else {
+            // Writing into memory does not fail.
+            let _ = write!(out, "%{b:02X}");
+        }
+    }
+    out
+}
+
+/// The host that the upstream is asked for: the one that was judged, or what its client wants it to see.
+fn host_for(authority: &Authority, change: Option<&Rewrite>) -> String {
+    change.filter(|c| !c.host.is_empty()).map_or_else(|| authority.to_string(), |c| c.host.clone())
+}
+
+/// Sets and removes fields as the upstream's client wants it, whatever their spelling.
+fn changed(headers: &mut HeaderMap, set: &[SetField], remove: &[String]) {
+    let gone: Vec<HeaderName> = headers.keys().filter(|n| is_changed(n.as_str(), set, remove)).cloned().collect();
+    gone.iter().for_each(|name| drop(headers.remove(name)));
+    for field in set {
+        // Names and values were checked when the client said them.
+        if let (Ok(name), Ok(value)) = (field.name.parse::<HeaderName>(), HeaderValue::from_str(&field.value)) {
+            headers.append(name, value);
+        }
+    }
+}
+
+/// Makes the request one in HTTP/1.1.
+fn to_h1(request: &mut Request<AnyBody>, authority: &Authority, change: Option<&Rewrite>) -> Result<(), Reject> {
+    let path = path_of(request);
+    *request.uri_mut() = path.parse::<Uri>().map_err(|_| Reject::bad("the path is malformed"))?;
+    *request.version_mut() = Version::HTTP_11;
+    let open = !request.body().is_end_stream();
+    let headers = request.headers_mut();
+    if open && !headers.contains_key(header::CONTENT_LENGTH) {
+        // hyper would drop the body of a GET without a length.
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let host = HeaderValue::from_str(&host_for(authority, change)).map_err(|_| Reject::bad("the host is no host"))?;
+    headers.insert(header::HOST, host);
+    Ok(())
+}
+
+/// Makes the request one in HTTP/2.
+fn to_h2(request: &mut Request<AnyBody>, authority: &Authority, change: Option<&Rewrite>) -> Result<(), Reject> {
+    let path = path_of(request);
+    let uri = Uri::builder().scheme("http").authority(host_for(authority, change)).path_and_query(path).build();
     *request.uri_mut() = uri.map_err(|_| Reject::bad("the path is malformed"))?;
     *request.version_mut() = Version::HTTP_2;
     Ok(())
+}
+
+/// An upstream may say its length more than once; hyper has seen that it is the same one. HTTP/2 takes one.
+fn one_length(headers: &mut HeaderMap) {
+    let mut all = headers.get_all(header::CONTENT_LENGTH).iter();
+    let (Some(first), second) = (all.next(), all.next()) else { return };
+    let text = first.to_str().unwrap_or_default();
+    let one = text.split(',').next().unwrap_or_default().trim();
+    if second.is_none() && one == text {
+        return;
+    }
+    match HeaderValue::from_str(one) {
+        Ok(one) => drop(headers.insert(header::CONTENT_LENGTH, one)),
+        Err(_) => drop(headers.remove(header::CONTENT_LENGTH)),
+    }
 }
 
 /// Fields of this hop only (RFC 9110, section 7.6.1), with those that `Connection` names.
@@ -441,6 +605,20 @@ struct Ticket<R: Router> {
     host: String,
     status: u16,
     started: Instant,
+    held: Option<Held<R>>,
+}
+
+/// What the head of a request holds, until the request is over.
+struct Held<R> {
+    link: Arc<Link<R>>,
+    size: usize,
+    charge: Charge,
+}
+
+impl<R> Drop for Held<R> {
+    fn drop(&mut self) {
+        self.link.headers.fetch_sub(self.size, Ordering::Relaxed);
+    }
 }
 
 impl<R: Router> Drop for Ticket<R> {
@@ -484,11 +662,43 @@ struct Guarded<R: Router> {
     /// The connection that is free for another request once this answer is through.
     keep: Option<(Target, H1)>,
     ticket: Option<Ticket<R>>,
+    /// Of an answer: what tells whether the visitor makes room for it.
+    owed: Option<Owed<R>>,
+}
+
+/// An answer of which something may be there that the visitor did not ask for yet: hyper asks a body for its next piece
+/// once there is room in the stream's window.
+struct Owed<R> {
+    link: Arc<Link<R>>,
+    now: bool,
+}
+
+impl<R> Owed<R> {
+    fn new(link: Arc<Link<R>>) -> Owed<R> {
+        link.owed.fetch_add(1, Ordering::Relaxed);
+        Owed { link, now: true }
+    }
+
+    fn set(&mut self, now: bool) {
+        self.link.taken.fetch_add(1, Ordering::Relaxed);
+        match (std::mem::replace(&mut self.now, now), now) {
+            (false, true) => drop(self.link.owed.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.link.owed.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+    }
+}
+
+impl<R> Drop for Owed<R> {
+    fn drop(&mut self) {
+        self.set(false);
+    }
 }
 
 impl<R: Router> Guarded<R> {
-    fn new(body: Incoming, pass: Arc<Pass>, counter: Counter<R>) -> Guarded<R> {
-        Guarded { body, cut: Box::pin(async move { pass.cut().await }), counter, keep: None, ticket: None }
+    fn new(body: Incoming, pass: Arc<Pass>, counter: Counter<R>, answer_on: Option<Arc<Link<R>>>) -> Guarded<R> {
+        let cut = Box::pin(async move { pass.cut().await });
+        Guarded { body, cut, counter, keep: None, ticket: None, owed: answer_on.map(Owed::new) }
     }
 }
 
@@ -496,8 +706,7 @@ impl<R: Router> Guarded<R> {
 fn without_claims(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
-            let claims: Vec<_> =
-                trailers.keys().filter(|n| super::head::forbidden_in_trailer(n.as_str())).cloned().collect();
+            let claims: Vec<_> = trailers.keys().filter(|n| forbidden_in_trailer(n.as_str())).cloned().collect();
             claims.iter().for_each(|name| drop(trailers.remove(name)));
             Frame::trailers(trailers)
         }
@@ -517,7 +726,11 @@ impl<R: Router> Body for Guarded<R> {
             }
             return Poll::Ready(Some(Err(Box::new(Cut))));
         }
-        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if let Some(owed) = &mut this.owed {
+            owed.set(matches!(frame, Poll::Ready(Some(_))));
+        }
+        let frame = std::task::ready!(frame);
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {

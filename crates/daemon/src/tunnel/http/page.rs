@@ -1,9 +1,8 @@
 //! Plain pages for what we answer ourselves. In: a status and a sentence. Out: a whole response.
 
-use bytes::BytesMut;
-
-use super::head::Reply;
 use crate::html;
+use bytes::BytesMut;
+use decide::http::head::{Method, Reply};
 
 /// Says why there is no answer of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +39,7 @@ impl Page {
             body.len()
         );
         out.extend_from_slice(head.as_bytes());
-        if reply.method != super::head::Method::Head {
+        if reply.method != Method::Head {
             out.extend_from_slice(body.as_bytes());
         }
     }

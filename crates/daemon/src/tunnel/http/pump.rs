@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use decide::http::chunked::{Chunks, Malformed, Part, copy_trailer};
+use decide::http::head::Body;
 use tokio_util::io::poll_read_buf;
 
 use super::Io;
-use super::chunked::{Chunks, Malformed, Part, copy_trailer};
-use super::head::Body;
 
 /// First read of an idle stream, in bytes: holds the head of nearly every request.
 const READ_MIN: usize = 4 * 1024;

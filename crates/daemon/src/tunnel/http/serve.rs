@@ -10,16 +10,18 @@ use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use model::{Addr, AddrSet};
+use decide::http::forwarded::Trust;
+use decide::http::head::{Body, HeadScan, Method, Reject, Reply, Request};
+use model::Addr;
+use net::budget::Charge;
 use tokio::time::Sleep;
 
 use super::exchange::{Ending, REPLY_UNREAD, exchange, reply_to};
-use super::head::{Body, HeadScan, Method, Reject, Reply, Request};
 use super::page::Page;
 use super::pool::{Upstream, was_gone};
 use super::pump::Side;
 use super::stats::{Counted, HostStats};
-use super::{End, HttpPlane, Router, Target, Visitor, VisitorIo};
+use super::{End, HttpPlane, Router, Speaks, Target, Visitor, VisitorIo};
 use crate::door::Pass;
 
 /// How long a head may take from its first byte, and the first head from accept.
@@ -31,6 +33,9 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(150);
 
 /// How long opening a stream to the upstream may take.
 pub(super) const OPEN_TIME: Duration = Duration::from_secs(30);
+
+/// Heads up to this size, in bytes, are not counted: they fit what a connection holds anyway.
+const HEAD_FREE: usize = 4 * 1024;
 
 /// How long a visitor that is told to go may still send, so that it gets to read why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -53,7 +58,9 @@ pub(super) struct Conn<'p, R, S> {
     pub(super) plane: &'p Arc<HttpPlane<R>>,
     pub(super) side: Side<S>,
     pub(super) peer: SocketAddr,
-    pub(super) trusted: Arc<AddrSet>,
+    pub(super) trust: Arc<Trust>,
+    /// What the head of this request takes of the budget for all.
+    charge: Charge,
     held: Option<Held>,
     counters: Option<(String, Arc<HostStats>)>,
 }
@@ -78,8 +85,9 @@ enum After {
 }
 
 impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
-    pub(super) fn new(plane: &'p Arc<HttpPlane<R>>, stream: S, peer: SocketAddr, trusted: Arc<AddrSet>) -> Self {
-        Conn { plane, side: Side::new(stream), peer, trusted, held: None, counters: None }
+    pub(super) fn new(plane: &'p Arc<HttpPlane<R>>, stream: S, peer: SocketAddr, trust: Arc<Trust>) -> Self {
+        let charge = plane.charge(peer, &trust);
+        Conn { plane, side: Side::new(stream), peer, trust, charge, held: None, counters: None }
     }
 
     /// Serves until the end, or until the connection turns out to be HTTP/2.
@@ -112,9 +120,10 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
     /// Waits for the next head.
     async fn next(&mut self, mut timer: std::pin::Pin<&mut Sleep>, first: bool) -> Result<Next, Reject> {
         let mut scan = HeadScan::default();
-        let side = &mut self.side;
+        let (side, charge) = (&mut self.side, &mut self.charge);
         // An idle connection holds no buffer.
         side.out = BytesMut::new();
+        charge.shrink(charge.bytes());
         let mut begun = first || !side.inbuf.is_empty();
         let wait = if begun { HEAD_TIME } else { KEEP_ALIVE };
         timer.as_mut().reset(tokio::time::Instant::now() + wait);
@@ -159,6 +168,11 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
                     }
                     Ok(_) => {}
                 }
+                // Twice: as it came, and as it goes on.
+                let held = 2 * side.inbuf.len();
+                if side.inbuf.len() > HEAD_FREE && held > charge.bytes() {
+                    charge.grow(held - charge.bytes()).map_err(|_| too_much())?;
+                }
             }
         })
         .await
@@ -168,12 +182,15 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
     async fn request(&mut self, len: usize) -> After {
         let started = Instant::now();
         let head = self.side.inbuf.get(..len).unwrap_or_default();
-        let request = match Request::read(head, self.peer, &self.trusted, "http") {
+        let mut request = match Request::read(head, self.peer, &self.trust, "http") {
             Ok(request) => request,
             Err(reject) => return self.refuse(&reject).await,
         };
         self.side.inbuf.advance(len);
         let plane = self.plane;
+        if request.unheard {
+            plane.not_heard(self.peer, &self.trust);
+        }
         let _in_flight = Counted::new(&plane.stats.in_flight);
         let reply = reply_to(&request);
         let pass = match self.pass(&request) {
@@ -187,7 +204,7 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
         };
         let answered = {
             let cut = std::pin::pin!(pass.cut());
-            let answer = std::pin::pin!(self.answer(&request, reply));
+            let answer = std::pin::pin!(self.answer(&mut request, reply));
             tokio::select! {
                 biased;
                 () = cut => None,
@@ -232,13 +249,22 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
     }
 
     /// Sends the request where it belongs, and its answer back; a page where there is none.
-    async fn answer(&mut self, request: &Request, reply: Reply) -> (After, u16) {
+    async fn answer(&mut self, request: &mut Request, reply: Reply) -> (After, u16) {
         let plane = self.plane;
         let visitor = Visitor { addr: request.visitor, peer: self.peer };
         let target = match find(plane, &request.host, request.path()).await {
             Ok(target) => target,
             Err(page) => return (self.page(&page, request, reply).await, page.status),
         };
+        if target.speaks == Speaks::Http2 {
+            plane.fault(&target, request.visitor, "it speaks HTTP/2 only, and the visitor HTTP/1.1");
+            let page = Page::new(502, "The service behind this site answers HTTP/2 only.");
+            return (self.page(&page, request, reply).await, page.status);
+        }
+        if let Some(Err(reject)) = target.rewrite.as_deref().map(|change| request.rewrite(change)) {
+            let page = Page::new(reject.status, format!("The request is refused: {}.", reject.reason));
+            return (self.page(&page, request, reply).await, page.status);
+        }
         let mut pooled = plane.h1.take(&target);
         loop {
             let reused = pooled.is_some();
@@ -249,7 +275,8 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
                     Err(page) => return (self.page(&page, request, reply).await, page.status),
                 },
             };
-            let ending = Box::pin(exchange(&mut self.side, &mut upstream, request, reply, plane)).await;
+            let change = target.rewrite.as_deref();
+            let ending = Box::pin(exchange(&mut self.side, &mut upstream, request, reply, plane, change)).await;
             let page = match ending {
                 Ending::Done { status, reuse, idle, keep } => {
                     if reuse {
@@ -272,11 +299,8 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
                 Ending::Gone(e) if reused && request.method.is_safe() && request.body == Body::None && was_gone(&e) => {
                     continue;
                 }
-                Ending::Gone(e) => gone(&target, &e),
-                Ending::BadAnswer(why) => {
-                    tracing::debug!(upstream = %target.name, why, "an answer that cannot be passed on");
-                    Page::new(502, format!("The answer of the service behind this address is not passed on: {why}."))
-                }
+                Ending::Gone(e) => gone(plane, &target, request.visitor, &e),
+                Ending::BadAnswer(why) => misunderstood(plane, &target, request.visitor, why),
                 Ending::BadRequest(why) => Page::new(400, format!("The request is refused: {why}.")),
                 Ending::Left => return (After::Reset, 499),
                 Ending::Broken { status, why } => {
@@ -333,8 +357,8 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
 pub(super) async fn open<R: Router>(plane: &HttpPlane<R>, target: &Target, visitor: Visitor) -> Result<Upstream, Page> {
     match tokio::time::timeout(OPEN_TIME, plane.router.open(target, visitor)).await {
         Ok(Ok(stream)) => Ok(Side::new(stream)),
-        Ok(Err(e)) => Err(gone(target, &e)),
-        Err(_) => Err(gone(target, &io::ErrorKind::TimedOut.into())),
+        Ok(Err(e)) => Err(gone(plane, target, visitor.addr, &e)),
+        Err(_) => Err(gone(plane, target, visitor.addr, &io::ErrorKind::TimedOut.into())),
     }
 }
 
@@ -348,20 +372,30 @@ pub(super) async fn find<R: Router>(plane: &HttpPlane<R>, host: &str, path: &str
     found.ok_or_else(|| no_client(host))
 }
 
-/// Says that a target cannot be had. Streams may be opened before the upstream was reached, so that what kept it from
-/// being reached is only seen when reading.
-///
-/// The page names nothing of the private side: it is read by strangers. The log does.
-fn gone(target: &Target, e: &io::Error) -> Page {
-    tracing::debug!(upstream = %target.name, error = %e, "no answer of the upstream");
+/// Says that a target cannot be had: why, to who runs this; that, to the visitor. Streams may be opened before the
+/// upstream was reached, so that what kept it from being reached is only seen when reading.
+pub(super) fn gone<R: Router>(plane: &HttpPlane<R>, target: &Target, visitor: Addr, e: &io::Error) -> Page {
+    let why = match e.kind() {
+        io::ErrorKind::UnexpectedEof => "it hung up without an answer".to_string(),
+        _ => e.to_string(),
+    };
+    plane.fault(target, visitor, why.split(" (os error").next().unwrap_or_default());
     if e.kind() == io::ErrorKind::TimedOut {
-        return Page::new(504, "The service behind this address did not answer in time.");
+        return Page::new(504, "The service behind this site did not answer in time.");
     }
-    Page::new(502, UNREACHABLE)
+    Page::new(502, "The service behind this site cannot be reached.")
 }
 
-/// For visitors of a service that is not there.
-pub(super) const UNREACHABLE: &str = "The service behind this address cannot be reached.";
+/// The same for one whose answer cannot be passed on.
+pub(super) fn misunderstood<R: Router>(plane: &HttpPlane<R>, target: &Target, visitor: Addr, why: &str) -> Page {
+    plane.fault(target, visitor, why);
+    Page::new(502, "The answer of the service behind this site cannot be understood.")
+}
+
+/// Heads of all visitors, or of this source, take as much memory as they may.
+pub(super) fn too_much() -> Reject {
+    Reject { status: 503, reason: "too many large requests are being served; try again".into() }
+}
 
 fn no_client(host: &str) -> Page {
     let what = if host.is_empty() { "requests without a host name".to_string() } else { format!("`{host}`") };

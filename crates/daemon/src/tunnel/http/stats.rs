@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use decide::http::head::Method;
 use parking_lot::Mutex;
-
-use super::head::Method;
 
 /// Hosts counted by name. A catch-all answers for any name, so strangers choose them.
 const HOSTS_MAX: usize = 256;

@@ -7,12 +7,15 @@ const SIZE_DIGITS: u8 = 15;
 /// Most bytes of chunk extensions in one body. They carry nothing and are dropped.
 const EXTENSIONS_MAX: usize = 16 * 1024;
 
+/// Most blanks behind a chunk's size: a field of that width.
+const BLANKS_MAX: u8 = 16;
+
 /// Most bytes of a trailer.
 const TRAILER_MAX: usize = 16 * 1024;
 
 /// Reads a chunked body.
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub struct Chunks {
     state: State,
     extensions: usize,
     trailer: Vec<u8>,
@@ -20,7 +23,7 @@ pub(super) struct Chunks {
 
 /// What the bytes at the front are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub enum Part {
     /// All bytes were framing; more must come.
     More,
     /// A chunk of this many bytes begins.
@@ -35,22 +38,48 @@ pub(super) enum Part {
 
 /// A body that is not chunked as it said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed(pub(super) &'static str);
+pub struct Malformed(
+    /// What is wrong, in words.
+    pub &'static str,
+);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Size { value: u64, digits: u8 },
-    Extension { value: u64 },
-    SizeLf { value: u64 },
+    Size {
+        value: u64,
+        digits: u8,
+    },
+    /// Blanks behind a size, which old servers fill up a field of fixed width with; every reader that takes them takes
+    /// them for nothing, and they do not go on.
+    Blank {
+        value: u64,
+        count: u8,
+    },
+    Extension {
+        value: u64,
+    },
+    SizeLf {
+        value: u64,
+    },
     Data(u64),
     DataCr,
     DataLf,
-    Trailer { line: usize },
+    Trailer {
+        line: usize,
+    },
     Done,
 }
 
+impl Default for Chunks {
+    fn default() -> Chunks {
+        Chunks::new()
+    }
+}
+
 impl Chunks {
-    pub(super) fn new() -> Chunks {
+    /// At the beginning of a body.
+    #[must_use]
+    pub fn new() -> Chunks {
         Chunks { state: FIRST, extensions: 0, trailer: Vec::new() }
     }
 
@@ -59,7 +88,7 @@ impl Chunks {
     ///
     /// # Errors
     /// [`Malformed`]; the connection must end.
-    pub(super) fn next(&mut self, input: &[u8]) -> Result<(usize, Part), Malformed> {
+    pub fn next(&mut self, input: &[u8]) -> Result<(usize, Part), Malformed> {
         if self.state == State::Done {
             return Ok((0, Part::Done));
         }
@@ -82,7 +111,8 @@ impl Chunks {
     }
 
     /// The trailer's lines, each with CR LF; complete once [`Part::Done`] was returned.
-    pub(super) fn trailer(&self) -> &[u8] {
+    #[must_use]
+    pub fn trailer(&self) -> &[u8] {
         &self.trailer
     }
 
@@ -96,8 +126,14 @@ impl Chunks {
                 State::Size { value: value << 4 | u64::from(digit), digits: digits + 1 }
             }
             (State::Size { digits: 0, .. }, _) => return Err(Malformed("a chunk has no size")),
-            (State::Size { value, .. }, b';') => State::Extension { value },
-            (State::Size { value, .. } | State::Extension { value }, b'\r') => State::SizeLf { value },
+            (State::Size { value, .. } | State::Blank { value, .. }, b';') => State::Extension { value },
+            (State::Size { value, .. }, b' ' | b'\t') => State::Blank { value, count: 1 },
+            (State::Blank { value, count }, b' ' | b'\t') if count < BLANKS_MAX => {
+                State::Blank { value, count: count + 1 }
+            }
+            (State::Size { value, .. } | State::Blank { value, .. } | State::Extension { value }, b'\r') => {
+                State::SizeLf { value }
+            }
             (State::Extension { value }, _) if b != b'\n' && b != 0 => {
                 self.extensions += 1;
                 if self.extensions > EXTENSIONS_MAX {
@@ -149,7 +185,7 @@ const FIRST: State = State::Size { value: 0, digits: 0 };
 ///
 /// # Errors
 /// A trailer that is not made of header fields.
-pub(super) fn copy_trailer(trailer: &[u8], keep: fn(&str) -> bool, out: &mut bytes::BytesMut) -> Result<(), Malformed> {
+pub fn copy_trailer(trailer: &[u8], keep: fn(&str) -> bool, out: &mut bytes::BytesMut) -> Result<(), Malformed> {
     if trailer.is_empty() {
         return Ok(());
     }
@@ -209,13 +245,22 @@ mod tests {
     }
 
     #[test]
+    fn blanks_behind_a_size_mean_nothing() {
+        for good in [&b"5  \r\nhello\r\n0 \r\n\r\n"[..], b"5\t;x=1\r\nhello\r\n0\r\n\r\n"] {
+            assert_eq!(read(&[good]).unwrap().0, b"hello", "{}", String::from_utf8_lossy(good));
+        }
+    }
+
+    #[test]
     fn refuses_what_can_be_read_in_two_ways() {
         for bad in [
             &b"5\nhello\r\n0\r\n\r\n"[..],
             b"5\r\nhello\n0\r\n\r\n",
             b"5\r\nhelloo\r\n0\r\n\r\n",
             b" 5\r\nhello\r\n0\r\n\r\n",
-            b"5 \r\nhello\r\n0\r\n\r\n",
+            b"5 5\r\nhello\r\n0\r\n\r\n",
+            b"5 \nhello\r\n0\r\n\r\n",
+            b"5                                  \r\nhello\r\n0\r\n\r\n",
             b"0x5\r\nhello\r\n0\r\n\r\n",
             b"-5\r\nhello\r\n0\r\n\r\n",
             b"+5\r\nhello\r\n0\r\n\r\n",

@@ -1,0 +1,8 @@
+//! What HTTP says, pure. In: heads and bodies of HTTP/1.1 as bytes, field names and values of any version. Out: what they
+//! mean (host, framing, visitor) and what goes on. Whatever two readers could understand differently is refused here.
+
+pub mod chunked;
+pub mod fields;
+pub mod forwarded;
+pub mod head;
+pub mod rewrite;
