@@ -301,7 +301,7 @@ impl World {
         say::line(format_args!("  http://{http}/ in a browser                    the page\n"));
         say::line("The same on two machines:\n");
         say::line(
-            "  edge    portcullis http server --token-file token --auto-tls-san YOUR.ADDRESS --allow-ips @allow.txt",
+            "  edge    portcullis http server --token-file token --auto-tls-san YOUR.ADDRESS --allow-ips-data @allow.txt",
         );
         say::line(format_args!(
             "  client  portcullis http client --connect 'wss://YOUR.ADDRESS:8123#sha256:…' --token-file token --upstream http://{private}"

@@ -267,6 +267,9 @@ pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
                 ListPart::Named { name: other, from } => {
                     bail!("{from}: a list of the gate can not hold another (`list:{other}`)")
                 }
+                ListPart::Name(host) => {
+                    follows.push(Follow { list: name.clone(), host: host.clone(), until: None, pinned: false });
+                }
                 ListPart::Default | ListPart::Text { .. } => {}
             }
         }

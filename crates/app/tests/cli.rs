@@ -175,9 +175,9 @@ fn bad_lists_are_refused_with_position() {
     bad("10.0.0.9-10.0.0.1", &["backwards", "10.0.0.1-10.0.0.9"]);
     bad("", &["empty", "`none`"]);
     bad("none,10.0.0.1", &["stands alone"]);
-    for name in ["dns:home.example.net", "home.example.net"] {
-        bad(name, &["static = [\"dns:home.example.net\"]", "list:home"]);
-    }
+    bad("home.example.net", &["`dns:home.example.net`"]);
+    bad("dns:home", &["--allow-ips", "home"]);
+    fails(&[&base[..], &["--trusted-proxies", "dns:proxy.example.net"]].concat(), 2, &["whom to believe"]);
     bad("@/nonexistent/office", &["/nonexistent/office"]);
     let file = dir.write("office", "# office\n10.0.0.1\n\nfe80::1%eth0\n");
     bad(&format!("10.0.0.1,@{file}"), &["office, line 4, column 1", "zone"]);

@@ -4,6 +4,7 @@
 //! machine does not let us read is no bad list: it is read again until it can be.
 
 mod look;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use decide::names::HostName;
 use futures_util::FutureExt;
 use model::{AddrSet, List, Prefix, View, ViewBuilder, parse_list};
 use serde::Serialize;
@@ -46,6 +48,8 @@ pub enum ListPart {
     },
     /// In a file of its own.
     File(PathBuf),
+    /// Wherever this name is: `dns:home.example.net`.
+    Name(HostName),
     /// Whoever is on this list of the gate in the same process: `list:family`.
     Named {
         /// The gate's list.
@@ -82,6 +86,8 @@ pub struct Loaded {
     pub lists: Vec<List>,
     /// For each, the gate's lists that it takes in.
     pub named: Vec<Vec<String>>,
+    /// For each, the names that it follows.
+    pub hosts: Vec<Vec<HostName>>,
     /// Sentences for a person: host bits, empty lists.
     pub warnings: Vec<String>,
 }
@@ -169,6 +175,7 @@ pub fn start(run: &Run, doors: &Arc<Doors>, find: Find, named: Named) -> anyhow:
         kept: parking_lot::Mutex::default(),
         fresh: parking_lot::Mutex::default(),
         failed: Notify::new(),
+        names: names::Followed::default(),
         taken: parking_lot::RwLock::new((BTreeMap::new(), Arc::new([]))),
     });
     // What a gate needs was in force before it could name its lists.
@@ -210,6 +217,20 @@ pub fn start(run: &Run, doors: &Arc<Doors>, find: Find, named: Named) -> anyhow:
             }
         });
     }
+    let (followed, stopping) = (live.clone(), run.stopping());
+    run.spawn("names on lists", async move {
+        let again = async || {
+            let live = followed.clone();
+            if let Err(e) = tokio::task::spawn_blocking(move || live.again()).await {
+                error!("names on lists: {e}");
+            }
+        };
+        tokio::select! {
+            () = stopping => {}
+            () = followed.names.keep(again) => {}
+        }
+        Ok(())
+    });
     let lists = Lists(live.clone());
     let stopping = run.stopping();
     run.spawn("list watcher", async move {
@@ -262,6 +283,11 @@ pub fn parts(value: &str, from: &str, dir: Option<&Path>) -> anyhow::Result<Vec<
         if n > 0 {
             text.push(',');
         }
+        if piece.trim().starts_with("dns:") {
+            files.push(ListPart::Name(piece.parse().map_err(|e| anyhow::anyhow!("{from}: {e}"))?));
+            text.extend(piece.chars().map(|_| ' '));
+            continue;
+        }
         match (piece.trim().strip_prefix('@'), piece.trim().strip_prefix("list:").map(str::trim)) {
             (Some(""), _) => anyhow::bail!("{from}: `@` needs the path of a file"),
             (Some(path), _) => {
@@ -295,8 +321,12 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
         let mut prefixes: Vec<Prefix> = Vec::new();
         let mut from: Vec<String> = Vec::new();
         let mut named: Vec<String> = Vec::new();
+        let mut hosts: Vec<HostName> = Vec::new();
         for part in &source.parts {
             from.push(read_part(part, &mut prefixes, &mut out.warnings)?);
+            if let ListPart::Name(host) = part {
+                hosts.push(host.clone());
+            }
             if let ListPart::Named { name, .. } = part
                 && !named.contains(name)
             {
@@ -305,12 +335,15 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
         }
         from.dedup();
         let list = List { name: source.name.clone(), set: AddrSet::new(prefixes), source: from.join(", ") };
-        if list.set.is_empty() && named.is_empty() {
+        if list.set.is_empty() && named.is_empty() && hosts.is_empty() {
             out.warnings.push(format!("list `{}` is empty: it lets nobody in", list.name));
         }
         out.lists.push(list);
         out.named.push(named);
+        out.hosts.push(hosts);
     }
+    let names = out.hosts.iter().flatten().collect::<BTreeSet<_>>().len();
+    anyhow::ensure!(names <= names::MOST, "the lists hold {names} names; at most {} are followed", names::MOST);
     // One flag may make two lists; what is odd about it is said once.
     let mut said = BTreeSet::new();
     out.warnings.retain(|w| said.insert(w.clone()));
@@ -330,6 +363,8 @@ struct Live {
     fresh: parking_lot::Mutex<Freshness>,
     /// Told when a load failed because of the machine.
     failed: Notify,
+    /// The names that lists hold, and where they are.
+    names: names::Followed,
     /// For each list, the gate's lists that it takes in; read at every visit, so never locked for long.
     taken: parking_lot::RwLock<Taken>,
 }
@@ -412,6 +447,7 @@ impl Live {
         let all: BTreeSet<String> = taken.values().flatten().cloned().collect();
         *self.taken.write() = (taken, all.into_iter().collect());
         *kept = loaded;
+        self.names.follow(&kept.hosts.iter().flatten().cloned().collect());
         words.extend(self.publish(&kept));
         let changed = !words.is_empty();
         let said = if changed { words.join("; ") } else { "nothing changed".to_string() };
@@ -429,8 +465,8 @@ impl Live {
     /// Publishes if something changed; says what.
     fn publish(&self, kept: &Loaded) -> Option<String> {
         let gate = self.named.as_ref().map(|n| n.borrow().clone());
-        let lists: Vec<List> =
-            kept.lists.iter().zip(&kept.named).map(|(list, named)| with_named(list, named, gate.as_deref())).collect();
+        let named = kept.lists.iter().zip(&kept.named).map(|(list, named)| with_named(list, named, gate.as_deref()));
+        let lists: Vec<List> = named.zip(&kept.hosts).map(|(list, hosts)| self.with_hosts(list, hosts)).collect();
         let old = self.doors.view();
         let same = old.generation > 0
             && old.lists().len() == lists.len()
@@ -454,6 +490,16 @@ impl Live {
             said.push_str(&format!("; {cut} connections cut"));
         }
         Some(said)
+    }
+
+    /// A list with where its names are now.
+    fn with_hosts(&self, list: List, hosts: &[HostName]) -> List {
+        if hosts.is_empty() {
+            return list;
+        }
+        let there = hosts.iter().flat_map(|h| self.names.prefixes(h));
+        let set = AddrSet::new(list.set.prefixes().iter().copied().chain(there));
+        List { set, ..list }
     }
 
     /// Loads again whenever a watched file changes, and until that has worked.
@@ -623,6 +669,7 @@ fn read_part(part: &ListPart, prefixes: &mut Vec<Prefix>, warnings: &mut Vec<Str
             Ok(from.clone())
         }
         ListPart::Named { name, .. } => Ok(format!("list:{name}")),
+        ListPart::Name(host) => Ok(host.entry()),
         ListPart::File(path) => {
             let text = read_file(path)?;
             let list = parse_list(&text).map_err(|e| anyhow::anyhow!("{}, {e}", path.display()))?;
@@ -677,13 +724,7 @@ fn in_text(from: &str, e: &model::ListError) -> String {
     let name = e.text.strip_prefix("dns:").unwrap_or(&e.text);
     let label = |l: &str| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     let is_name = name.split('.').all(label) && name.bytes().any(|b| b.is_ascii_alphabetic());
-    let hint = if is_name {
-        format!(
-            "; names are followed on the lists of a gate: `[lists.home]` with `static = [\"dns:{name}\"]` beside `[gate]` in the file of `portcullis serve`, and `list:home` here"
-        )
-    } else {
-        String::new()
-    };
+    let hint = if is_name { format!("; a name is followed as `dns:{name}`") } else { String::new() };
     format!("{from}, column {}: `{}`: {}{hint}", e.column, e.text, e.reason)
 }
 

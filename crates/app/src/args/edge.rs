@@ -81,7 +81,7 @@ pub(crate) struct TlsArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Who may come")]
 pub(crate) struct ListArgs {
-    /// Both planes: addresses, prefixes, ranges, @FILE, `list:NAME` of a gate in this process, `all`, `none`; repeatable [default: 0.0.0.0/0,::/0]
+    /// Both planes: addresses, prefixes, ranges, @FILE, dns:NAME, `list:NAME` of a gate in this process, `all`, `none`; repeatable [default: 0.0.0.0/0,::/0]
     #[arg(long, value_name = "LIST", env = "PORTCULLIS_ALLOW_IPS")]
     pub(crate) allow_ips: Vec<String>,
     /// Clients, instead of --allow-ips

@@ -214,6 +214,15 @@ pub(crate) fn set_of(
     } else {
         from_flags(flags, place).map_err(Fail::misused)?
     };
+    if let Some(ListPart::Name(host)) = parts.iter().find(|p| matches!(p, ListPart::Name(_))) {
+        return Err(Fail::usage(
+            format!(
+                "{place}: `{}` can not say whom to believe: whoever answers for the name would choose",
+                host.entry()
+            ),
+            "name the proxies by their addresses",
+        ));
+    }
     if let Some(ListPart::Named { name: list, from }) = parts.iter().find(|p| matches!(p, ListPart::Named { .. })) {
         return Err(Fail::usage(
             format!("{from}: `list:{list}` can not say whom to believe"),

@@ -114,6 +114,32 @@ fn publish_a_site() {
     assert!(!m.get(&m.stranger, "http://203.0.113.9:8000").contains("hello"), "who is on no list");
 }
 
+/// A name on a list: who lives there comes in, from the first answer on.
+#[test]
+fn a_name_on_a_list() {
+    let Some(m) = Machines::new() else { return };
+    let _site = m.site();
+    let servers = m.world.host("dns", "192.0.2.53");
+    let dns = stage::netns::dns::Dns::start(&servers);
+    dns.set("home.example.net", 60, &[stage::netns::dns::at("198.51.100.7"), stage::netns::dns::at("127.0.0.1")]);
+    m.edge.resolver(&[[192, 0, 2, 53].into()]);
+    let entry = README.lines().find(|l| l.contains("--allow-ips dns:")).unwrap().split_whitespace().nth(1).unwrap();
+    let blocks = blocks(README, "Publish a site");
+    let [token, server] = commands(&blocks[0]).try_into().unwrap();
+    m.run(&m.edge, &token);
+    let server = server.replace("198.51.100.0/24", entry);
+    let (mut edge, _client) = m.pair(&server, &commands(&blocks[1])[0]);
+    edge.line(START, |l| l.contains("private addresses do not count (127.0.0.1)").then_some(())).unwrap();
+    stage::eventually(START, || match m.get(&m.visitor, "http://203.0.113.9:8000").as_str() {
+        "hello from private\n" => Ok(()),
+        other => Err(format!("{other}\n{}", edge.output())),
+    })
+    .unwrap_or_else(|e| panic!("{e}"));
+    assert!(!m.get(&m.stranger, "http://203.0.113.9:8000").contains("hello"));
+    let local = m.get(&m.edge, "http://127.0.0.1:8000");
+    assert!(!local.contains("hello"), "a name does not open loopback: {local}");
+}
+
 #[test]
 fn publish_ssh_or_any_tcp_port() {
     let Some(m) = Machines::new() else { return };

@@ -100,20 +100,28 @@ struct Lines {
 /// Open files that are kept from visitors, for links of clients, lists and the admin socket; of a small limit a quarter.
 pub const FILES_KEPT: usize = 4_096;
 
+/// Of so many files, those that visitors do not get.
+fn files_kept(files: usize) -> usize {
+    (files / 4).min(FILES_KEPT)
+}
+
 /// Visitors as far as there are files for them.
-fn visitors_max(wanted: usize) -> usize {
-    let files = sockets::files_max();
-    let room = files - (files / 4).min(FILES_KEPT);
+fn visitors_max(wanted: usize, files: usize) -> usize {
+    let room = files - files_kept(files);
     if room < wanted {
         info!("at most {room} visitors at once: this process may open {files} files (ulimit -n, LimitNOFILE)");
     }
     wanted.min(room).max(1)
 }
 
-/// Handshakes of clients at the same time. Each may hold some 100 KiB; more than this is a flood. One source has an
-/// eighth: a client dials up to 16 carriers and some bulk links at once. A quarter is for sources that proved a token
-/// before: strangers of however many sources lock out no client that was here.
-const HANDSHAKES: Limits = Limits { total: 512, per_source: 64, reserve: 128 };
+/// Handshakes of clients at the same time. Each may hold some 100 KiB; more than 512 is a flood, and more than half of
+/// the files that are kept would take those of lists and of clients that are in. One source has an eighth: a client dials
+/// up to 16 carriers and some bulk links at once. A quarter is for sources that proved a token before: strangers of
+/// however many sources lock out no client that was here.
+fn handshakes(files: usize) -> Limits {
+    let total = (files_kept(files) / 2).clamp(8, 512);
+    Limits { total, per_source: (total / 8).max(8), reserve: total / 4 }
+}
 
 /// Starts an edge: everything is bound when this returns.
 ///
@@ -128,7 +136,8 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
         Some(addr) => Some(listen("http plane", addr, "visitors (--data-addr, --port)")?),
     };
     let http_addr = http.as_ref().map(Listener::local_addr).transpose()?;
-    let visitors = visitors_max(settings.max_visitors);
+    let files = sockets::files_max();
+    let visitors = visitors_max(settings.max_visitors, files);
     let token_door = |t: &EdgeToken| t.guarded.then(|| doors.door(&[&format!("token:{}", t.name)]));
     let edge = Arc::new(Edge {
         control_door: doors.door(&["control"]),
@@ -140,7 +149,7 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
             per_source: settings.max_visitors_per_source.clamp(1, visitors),
             reserve: 0,
         }),
-        strangers: Slots::new(HANDSHAKES),
+        strangers: Slots::new(handshakes(files)),
         guesses: Guesses::default(),
         lines: Lines::default(),
         said_unnamed: AtomicBool::new(false),
