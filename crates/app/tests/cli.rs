@@ -166,6 +166,15 @@ fn failures_are_exit_1_with_cause_and_hint() {
 }
 
 #[test]
+fn a_short_token_is_said() {
+    for (token, said) in [("short", true), ("0123456789abcdef", false)] {
+        // What comes after it stops the start.
+        let (_, _, err) = run(&["http", "server", "--token", token, "--tls-cert", "/nonexistent", "--tls-key", "/x"]);
+        assert_eq!(err.contains("may be guessed"), said, "{err}");
+    }
+}
+
+#[test]
 fn bad_lists_are_refused_with_position() {
     let dir = Dir::new("lists");
     let data = dir.path().display().to_string();

@@ -219,15 +219,10 @@ pub fn start(run: &Run, doors: &Arc<Doors>, find: Find, named: Named) -> anyhow:
     }
     let (followed, stopping) = (live.clone(), run.stopping());
     run.spawn("names on lists", async move {
-        let again = async || {
-            let live = followed.clone();
-            if let Err(e) = tokio::task::spawn_blocking(move || live.again()).await {
-                error!("names on lists: {e}");
-            }
-        };
+        let live = followed.clone();
         tokio::select! {
             () = stopping => {}
-            () = followed.names.keep(again) => {}
+            () = followed.names.keep(Arc::new(move || live.again())) => {}
         }
         Ok(())
     });

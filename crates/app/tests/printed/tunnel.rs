@@ -180,6 +180,82 @@ fn share_a_folder() {
     assert!(!m.get(&m.stranger, &format!("{url}/hello.txt")).contains("hello"));
 }
 
+/// The commands of the open-source inlets, as they stand.
+#[test]
+fn coming_from_inlets() {
+    let Some(m) = Machines::new() else { return };
+    let site = |at: u16| {
+        m.private
+            .within(|| Upstream::serve_at(([127, 0, 0, 1], at).into(), |s| drop(stage::upstream::site("private", s))))
+    };
+    let _site = site(1313);
+    let (_, text) = README.split_once("\n## Coming from inlets").unwrap();
+    let code: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+    let find = |start: &str| code.iter().find(|c| c.starts_with(start)).unwrap().to_string();
+    let _edge = {
+        let mut edge = m.start(&m.edge, &find("portcullis server "));
+        edge.line(START, |l| l.starts_with("connect string").then_some(())).unwrap();
+        edge
+    };
+    let client = find("portcullis client ").replace("ws://…", "ws://203.0.113.9:9001");
+    let mut client = m.start(&m.private, &client);
+    client.line(START, |l| l.contains("published").then_some(())).unwrap();
+    assert_eq!(m.get(&m.visitor, "http://203.0.113.9:9000"), "hello from private\n");
+}
+
+/// Every form of a list is taken by an edge, and explain's exit code says who comes in.
+#[test]
+fn restrict_by_address() {
+    let Some(m) = Machines::new() else { return };
+    m.run(
+        &m.edge,
+        "mkdir -p /etc/portcullis && echo 198.51.100.7 > /etc/portcullis/office && echo 0123456789abcdef > token",
+    );
+    let block = &blocks(README, "Restrict by address")[0];
+    let lists: Vec<String> = block
+        .lines()
+        .filter(|l| l.starts_with("--allow-ips"))
+        .map(|l| l.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert!(lists.len() >= 4, "{block}");
+    let long = block.split_whitespace().find(|w| w.starts_with("198.51.100.7,")).unwrap();
+    let explain = block.lines().find(|l| l.starts_with("portcullis explain")).unwrap();
+    let explain = explain.split("  ").next().unwrap();
+    for list in lists.iter().map(String::as_str).chain([format!("--allow-ips {long}").as_str()]) {
+        let mut edge = m.start(&m.edge, &format!("exec portcullis http server --token-file token {list}"));
+        edge.line(START, |l| l.starts_with("connect string").then_some(())).unwrap_or_else(|e| panic!("{list}: {e}"));
+        let out = m.shell(&m.edge, explain).output().unwrap();
+        let wanted = if list.contains("none") || list.contains("dns:") { Some(3) } else { Some(0) };
+        assert_eq!(out.status.code(), wanted, "{list}: {}", String::from_utf8_lossy(&out.stdout));
+    }
+}
+
+/// The manual's flags and its file are taken as they stand.
+#[test]
+fn upstreams_and_tokens_of_the_manual() {
+    let Some(m) = Machines::new() else { return };
+    let certificate = stage::Dir::new("nas");
+    proxies::signed(&certificate, "DNS:nas.lan");
+    std::fs::copy(certificate.path().join("cert.pem"), m.private.dir().join("nas.pem")).unwrap();
+    for line in commands(&blocks(MANUAL, "Upstreams")[0]) {
+        let flags = line.split("  ").next().unwrap();
+        let client = format!("exec portcullis http client --url wss://203.0.113.9:9 --token 0123456789abcdef {flags}");
+        let mut client = m.start(&m.private, &client);
+        client
+            .line(START, |l| l.contains("cannot reach 203.0.113.9:9").then_some(()))
+            .unwrap_or_else(|e| panic!("{flags}: {e}"));
+    }
+    let file = &blocks(MANUAL, "Several clients, several tokens")[0];
+    std::fs::write(m.edge.dir().join("edge.toml"), file).unwrap();
+    for name in ["laptop", "backup"] {
+        m.run(&m.edge, &format!("head -c 24 /dev/urandom | base64 > {name}.token && chmod 600 {name}.token"));
+    }
+    let mut edge = m.start(&m.edge, "exec portcullis serve --config edge.toml");
+    edge.line(START, |l| l.starts_with("connect string").then_some(())).unwrap();
+    let explain = MANUAL.split('`').find(|c| c.starts_with("portcullis explain")).unwrap();
+    assert!(m.run(&m.edge, explain).contains("198.51.100.7 is allowed"));
+}
+
 #[test]
 fn behind_caddy() {
     let Some(m) = Machines::new() else { return };

@@ -3,6 +3,7 @@
 //! server says of private addresses does not count, since the one who owns the name would let in whom he cannot know.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use decide::names::{Follow, HostName, Names, Said};
@@ -10,7 +11,7 @@ use model::{Addr, Prefix};
 use net::dns::{Answer, Resolver};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Names that lists may hold in all: each costs questions for ever.
 pub(super) const MOST: usize = 1_000;
@@ -44,8 +45,8 @@ impl Followed {
         addrs.map(Prefix::host).collect()
     }
 
-    /// Asks when it is time to, and says when something changed. Never ends by itself.
-    pub(super) async fn keep(&self, changed: impl AsyncFn()) {
+    /// Asks when it is time to, and calls `changed`, which may block, when something did. Never ends by itself.
+    pub(super) async fn keep(&self, changed: Arc<dyn Fn() + Send + Sync>) {
         /// Longest sleep: names are followed in between, and clocks are set.
         const LOOK: u64 = 60;
         let mut resolver: Option<Resolver> = None;
@@ -58,7 +59,10 @@ impl Followed {
                     news |= self.answered(host, v4, v6);
                 }
                 if news {
-                    changed().await;
+                    let changed = changed.clone();
+                    if let Err(e) = tokio::task::spawn_blocking(move || changed()).await {
+                        error!("names on lists: {e}");
+                    }
                 }
             }
             let next =

@@ -364,10 +364,11 @@ fn pin(by: &Vouched) -> Option<Fingerprint> {
 /// Listens, or says what would help.
 fn listen(name: &'static str, at: SocketAddr, whom: &str) -> Result<Listener> {
     Listener::bind(name, at).map_err(|e| {
-        let privileged = e.kind() == std::io::ErrorKind::PermissionDenied && at.port() < 1024;
-        let e = anyhow::Error::from(e);
         let what = format!("cannot listen on {at} for {whom}");
-        if privileged { e.context(Hinted { what, hint: PRIVILEGED.to_string() }) } else { e.context(what) }
+        if e.kind() == std::io::ErrorKind::PermissionDenied && at.port() < 1024 {
+            return Hinted::error(format!("{what}: {e}"), PRIVILEGED);
+        }
+        anyhow::Error::from(e).context(what)
     })
 }
 
