@@ -47,6 +47,8 @@ pub enum Sign {
     Entries,
     /// Another header names another address.
     Header(&'static str, Addr),
+    /// It is a trusted proxy itself, and public: its own request, or one whose visitor it did not name.
+    Trusted,
 }
 
 /// Why it is not known whose request it is.
@@ -96,7 +98,13 @@ impl Proxies {
         let values: Vec<&[u8]> = headers.get_all(self.header.name()).iter().map(HeaderValue::as_bytes).collect();
         let found = reported(self.header, &values, &self.trusted).map_err(|e| Unknown::Unreadable(peer, e))?;
         let Some(found) = found else { return Err(Unknown::NoAddress(peer, self.header)) };
-        let second = if found.more { Some(Sign::Entries) } else { sign(found.addr, headers) };
+        // Private ones are trusted by default, and are devices of a home network too.
+        let proxy = self.trusted.contains(found.addr) && !found.addr.is_private();
+        let second = match (found.more, proxy) {
+            (true, _) => Some(Sign::Entries),
+            (false, true) => Some(Sign::Trusted),
+            (false, false) => sign(found.addr, headers),
+        };
         Ok(Visitor { addr: found.addr, second, hop: found.hops.get(1).copied() })
     }
 
@@ -168,6 +176,7 @@ impl fmt::Display for Sign {
         match self {
             Sign::Entries => f.write_str("further addresses stand to its left"),
             Sign::Header(name, addr) => write!(f, "{name} names {addr}"),
+            Sign::Trusted => f.write_str("it is among the trusted proxies"),
         }
     }
 }
@@ -196,7 +205,7 @@ mod tests {
     }
 
     fn proxies(direct: bool) -> Proxies {
-        let trusted = AddrSet::new(["172.16.0.0/12".parse().unwrap()]);
+        let trusted = AddrSet::new(["172.16.0.0/12".parse().unwrap(), "192.0.2.5".parse().unwrap()]);
         Proxies { trusted, header: AddressHeader::XForwardedFor, direct }
     }
 
@@ -232,6 +241,9 @@ mod tests {
         let v = |name, addr: &str| Some(Sign::Header(name, addr.parse().unwrap()));
         assert_eq!(sign(&[("x-forwarded-for", "203.0.113.7, 173.245.48.5")]), Some(Sign::Entries));
         assert_eq!(sign(&[("x-forwarded-for", "203.0.113.7, 172.18.0.9")]), None);
+        assert_eq!(sign(&[("x-forwarded-for", "203.0.113.7, 192.0.2.5")]), None);
+        assert_eq!(sign(&[("x-forwarded-for", "192.0.2.5")]), Some(Sign::Trusted));
+        assert_eq!(sign(&[("x-forwarded-for", "172.18.0.9")]), None);
         let cf = ("cf-connecting-ip", "203.0.113.7");
         assert_eq!(sign(&[("x-forwarded-for", "173.245.48.5"), cf]), v("cf-connecting-ip", "203.0.113.7"));
         assert_eq!(sign(&[("x-forwarded-for", "203.0.113.7"), cf]), None);

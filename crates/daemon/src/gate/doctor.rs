@@ -15,7 +15,7 @@ use model::{Addr, AddrSet, Prefix};
 use serde_json::{Value, json};
 
 use super::Gate;
-use super::asked::{Cert, Peer, Sign, holder};
+use super::asked::{Cert, Peer, holder};
 use super::enforce::Remark;
 use super::fetch::Base;
 use super::heard::Observation;
@@ -210,8 +210,7 @@ pub(super) async fn doctor(gate: &Gate) -> Value {
     let shares = desk.shares.probe().await.into_iter().chain(desk.shares.trouble());
     found.extend(shares.map(|(what, fix)| Finding::new(FindingId::Share, what, fix)));
     for o in desk.heard.recent(Instant::now()) {
-        let (id, fix) = mend(desk, &o);
-        found.push(Finding::new(id, o.to_string(), fix));
+        found.push(Finding::new(FindingId::from(&o), o.to_string(), mend(desk, &o)));
     }
     wide(desk, &mut found);
     for site in &desk.probes {
@@ -304,70 +303,66 @@ impl Told {
     }
 }
 
-/// What an observation is called, and what to do about it. No line opens a door to more than it names, and every line
-/// that lets somebody in says first what must be true.
-pub(super) fn mend(desk: &Desk, what: &Observation) -> (FindingId, String) {
+impl From<&Observation> for FindingId {
+    fn from(what: &Observation) -> FindingId {
+        match what {
+            Observation::UntrustedPeer(_) => FindingId::UntrustedPeer,
+            Observation::NoAddress(..) => FindingId::NoAddress,
+            Observation::Unreadable(..) => FindingId::UnreadableAddress,
+            Observation::SecondProxy(..) => FindingId::SecondProxy,
+            Observation::Gateway(_) | Observation::Loopback(_) => FindingId::Gateway,
+            Observation::PrivateProof(_) => FindingId::PrivateProof,
+            Observation::HopBeforeTraefik(_) => FindingId::TraefikBehindProxy,
+            Observation::PathBelow(..) => FindingId::PathBelow,
+            Observation::Certificate(..) => FindingId::CertificateForm,
+            Observation::Crowded(_) => FindingId::Crowded,
+        }
+    }
+}
+
+/// What to do about an observation. No line opens a door to more than it names, and every line that lets somebody in says
+/// first what must be true.
+pub(super) fn mend(desk: &Desk, what: &Observation) -> String {
     let told = desk.told;
     let trusting = |a: &Addr| told.trusting(&desk.proxies.trusted, *a);
     match what {
-        Observation::UntrustedPeer(a) if a.is_private() => {
-            (FindingId::UntrustedPeer, format!("if it is a proxy of yours: {}", trusting(a)))
+        Observation::UntrustedPeer(a) if a.is_private() => format!("if it is a proxy of yours: {}", trusting(a)),
+        Observation::UntrustedPeer(a) => format!(
+            "if it is not a proxy of yours, strangers reach this port: listen on an address that only your proxies reach; if it is: {}",
+            trusting(a)
+        ),
+        Observation::NoAddress(_, header) => {
+            format!("let the proxy write it (nginx: proxy_set_header {} $remote_addr)", header.name())
         }
-        Observation::UntrustedPeer(a) => (
-            FindingId::UntrustedPeer,
-            format!(
-                "if it is not a proxy of yours, strangers reach this port: listen on an address that only your proxies reach; if it is: {}",
-                trusting(a)
-            ),
+        Observation::Unreadable(..) => "let the proxy in front write the header anew instead of passing the visitor's own on (nginx: proxy_set_header X-Forwarded-For $remote_addr)".to_string(),
+        Observation::SecondProxy(a, _) if desk.proxies.trusted.contains(*a) => format!(
+            "let it write its visitors' addresses into {0}, and the proxy behind it keep them (Traefik: forwardedHeaders.trustedIPs: [\"{a}\"]); keep it out of {1}",
+            desk.proxies.header.name(),
+            told.range()
         ),
-        Observation::NoAddress(_, header) => (
-            FindingId::NoAddress,
-            format!("let the proxy write it (nginx: proxy_set_header {} $remote_addr)", header.name()),
+        Observation::SecondProxy(a, _) => format!(
+            "if it is a proxy of yours or of your provider, name it, and let the proxy behind it trust it too (Traefik: forwardedHeaders.trustedIPs): {}; if it is not, its visitor wrote the header: let your proxy write it anew",
+            trusting(a)
         ),
-        Observation::Unreadable(..) => (
-            FindingId::UnreadableAddress,
-            "let the proxy in front write the header anew instead of passing the visitor's own on (nginx: proxy_set_header X-Forwarded-For $remote_addr)".to_string(),
+        Observation::Gateway(_) => format!(
+            "Docker: publish the proxy's ports with `network_mode: host`, or set \"userland-proxy\": false and turn IPv6 on for its network; take its network out of {} until then",
+            told.range()
         ),
-        Observation::SecondProxy(a, sign) if a.is_private() => (
-            FindingId::SecondProxy,
-            format!(
-                "a tunnel or a proxy has this address ({sign}): keep it out of {}; if it writes the visitors' addresses itself: {}",
-                told.range(),
-                trusting(a)
-            ),
+        Observation::Loopback(_) => format!(
+            "let the tunnel pass the visitor's address on and the proxy trust it for that; keep loopback out of {}",
+            told.range()
         ),
-        Observation::SecondProxy(a, Sign::Entries | Sign::Header(..)) => (
-            FindingId::SecondProxy,
-            format!(
-                "if it is a proxy of yours or of your provider, name it, and let the proxy behind it trust it too (Traefik: forwardedHeaders.trustedIPs): {}; if it is not, its visitor wrote the header: let your proxy write it anew",
-                trusting(a)
-            ),
-        ),
-        Observation::Gateway(_) => (
-            FindingId::Gateway,
-            format!(
-                "Docker: publish the proxy's ports with `network_mode: host`, or set \"userland-proxy\": false and turn IPv6 on for its network; take its network out of {} until then",
-                told.range()
-            ),
-        ),
-        Observation::Loopback(_) => (
-            FindingId::Gateway,
-            format!("let the tunnel pass the visitor's address on and the proxy trust it for that; keep loopback out of {}", told.range()),
-        ),
-        Observation::PrivateProof(a) => (FindingId::PrivateProof, private(desk, *a)),
-        Observation::HopBeforeTraefik(a) => (
-            FindingId::TraefikBehindProxy,
-            format!("{}, or ask the check endpoint with trustForwardHeader: true", told.excluding(*a)),
-        ),
-        Observation::PathBelow(..) => (FindingId::PathBelow, format!("if it is Envoy or does the same: {}", told.below())),
-        Observation::Certificate(..) => (
-            FindingId::CertificateForm,
-            format!("let the proxy write it as the manual shows; which header counts: {}", told.certificate()),
-        ),
-        Observation::Crowded(_) => (
-            FindingId::Crowded,
-            "if it is a proxy of yours, let it keep connections open instead of making new ones".to_string(),
-        ),
+        Observation::PrivateProof(a) => private(desk, *a),
+        Observation::HopBeforeTraefik(a) => {
+            format!("{}, or ask the check endpoint with trustForwardHeader: true", told.excluding(*a))
+        }
+        Observation::PathBelow(..) => format!("if it is Envoy or does the same: {}", told.below()),
+        Observation::Certificate(..) => {
+            format!("let the proxy write it as the manual shows; which header counts: {}", told.certificate())
+        }
+        Observation::Crowded(_) => {
+            "if it is a proxy of yours, let it keep connections open instead of making new ones".to_string()
+        }
     }
 }
 

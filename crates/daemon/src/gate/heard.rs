@@ -127,7 +127,7 @@ impl Observation {
             Observation::NoAddress(..) | Observation::Unreadable(..) | Observation::PathBelow(..) => true,
             Observation::SecondProxy(at, Sign::Header(_, named)) => *at == addr || *named == addr,
             Observation::UntrustedPeer(a)
-            | Observation::SecondProxy(a, Sign::Entries)
+            | Observation::SecondProxy(a, Sign::Entries | Sign::Trusted)
             | Observation::Gateway(a)
             | Observation::Loopback(a)
             | Observation::PrivateProof(a)

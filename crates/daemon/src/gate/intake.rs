@@ -257,8 +257,7 @@ pub(super) const LEARN: &str = "/v1/learn/";
 
 /// A mirrored request: its answer goes nowhere, so it says `OK` unless the proof could not be saved.
 async fn mirror(desk: &Desk, list: &str, cert: Option<Cert>, peer: Peer, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let known = desk.visitor(peer, headers).ok();
-    let Some(visitor) = known.and_then(|v| desk.learnable(&v)) else { return text(StatusCode::OK, "OK") };
+    let Some(visitor) = desk.brought(peer, headers) else { return text(StatusCode::OK, "OK") };
     // The request itself is the proof; without a name it is somebody's.
     let named = cert.and_then(|c| holder(headers, c).inspect_err(|why| desk.no_proof(peer, *why)).ok());
     let (principal, device) = named.map_or((None, None), |h| (Some(h.subject), h.device));
@@ -287,10 +286,7 @@ async fn share(desk: &Desk, peer: Peer, request: &Request<Incoming>) -> Response
         }
         text(StatusCode::FORBIDDEN, "")
     };
-    let known = desk.visitor(peer, headers).ok();
-    let Some(visitor) = known.and_then(|v| desk.learnable(&v)) else {
-        return refuse("it is not known who asks", false);
-    };
+    let Some(visitor) = desk.brought(peer, headers) else { return refuse("it is not known who asks", false) };
     let Some((protocol, service)) = asked_service(request.uri().query().unwrap_or_default()) else {
         return refuse("the middleware's address needs protocol=… and container_name_port=…, each once", true);
     };
@@ -443,7 +439,7 @@ impl Desk {
     /// Keeps an observation, and says it if it is new.
     pub(super) fn note(&self, what: Observation) {
         self.heard.note(what, Instant::now(), |what, held_back| {
-            let fix = super::doctor::mend(self, what).1;
+            let fix = super::doctor::mend(self, what);
             if held_back > 0 {
                 info!("{what}; {fix} ({held_back} lines alike were held back)");
             } else {
@@ -457,15 +453,21 @@ impl Desk {
         self.proxies.visitor(peer, headers).inspect_err(|why| self.note((*why).into()))
     }
 
+    /// The address of a visitor whose proof Traefik brings, if it may be learnt.
+    fn brought(&self, peer: Peer, headers: &HeaderMap) -> Option<Addr> {
+        let visitor = self.visitor(peer, headers).ok()?;
+        if let (true, Some(hop)) = (self.traefik_by_peer, visitor.hop) {
+            self.note(Observation::HopBeforeTraefik(hop));
+        }
+        self.learnable(&visitor)
+    }
+
     /// Its address if that may be learnt. If not, that is said.
     fn learnable(&self, visitor: &Visitor) -> Option<Addr> {
         self.look_at(visitor);
         if let Some(sign) = &visitor.second {
             self.note(Observation::SecondProxy(visitor.addr, sign.clone()));
             return None;
-        }
-        if let (true, Some(hop)) = (self.traefik_by_peer, visitor.hop) {
-            self.note(Observation::HopBeforeTraefik(hop));
         }
         Some(visitor.addr)
     }

@@ -202,7 +202,7 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         .recent(std::time::Instant::now())
         .iter()
         .filter(|o| o.concerns(addr))
-        .map(|o| format!("{o}; {}", super::doctor::mend(&gate.desk, o).1))
+        .map(|o| format!("{o}; {}", super::doctor::mend(&gate.desk, o)))
         .collect();
     let refused = gate.desk.shares.refusals.of(addr, std::time::Instant::now());
     heard.extend(refused.iter().map(|r| gate.desk.shares.in_words(r)));
