@@ -369,3 +369,143 @@ fn a_new_guest_waits_and_holds_up_nobody_else() {
     assert_eq!(last.join().unwrap().0, 200);
     assert!(began.elapsed() < Duration::from_millis(3_500), "{:?}", began.elapsed());
 }
+
+/// A real Traefik with the routers of Gatekeeper's README, as its file provider writes labels, and the gate's list beside.
+struct Site {
+    _traefik: Proc,
+    https: u16,
+    api: u16,
+    album: SocketAddr,
+}
+
+impl Site {
+    /// Without a word on Traefik's throttle: its default holds.
+    fn start(dir: &Dir, gate: SocketAddr, album: SocketAddr, (https, api): (u16, u16)) -> Option<Site> {
+        let binary = traefik()?;
+        peer("curl", &[])?;
+        std::fs::write(
+            dir.at("dyn/http.yml"),
+            format!(
+                r#"
+http:
+  routers:
+    immich: {{ rule: "Host(`immich.domain.com`)", entryPoints: [https], service: immich, middlewares: [dynamic-whitelist@file], tls: {{}} }}
+    immich-share: {{ rule: "Host(`immich.domain.com`) && PathRegexp(`^\\/share\\/(?:[A-Z,a-z,0-9,_,-]){{67}}$`)", entryPoints: [https], service: immich, middlewares: [gatekeeper_immich_share], tls: {{}} }}
+  middlewares:
+    gatekeeper_immich_share: {{ forwardAuth: {{ address: "http://{gate}/verify_share_request?protocol=http&container_name_port={album}", trustForwardHeader: true }} }}
+  services:
+    immich: {{ loadBalancer: {{ servers: [ {{ url: "http://{album}" }} ] }} }}
+"#
+            ),
+        )
+        .unwrap();
+        let mut t = std::process::Command::new(binary);
+        t.args([
+            &format!("--entryPoints.https.address=127.0.0.1:{https}"),
+            &format!("--entryPoints.traefik.address=127.0.0.1:{api}"),
+            "--api.insecure=true",
+            &format!("--providers.file.directory={}", dir.at("dyn").display()),
+            "--providers.file.watch=true",
+            "--log.level=ERROR",
+            "--global.checkNewVersion=false",
+            "--global.sendAnonymousUsage=false",
+        ]);
+        let s = Site { _traefik: Proc::start(t), https, api, album };
+        wait_or(|| s.get("127.0.2.200", &["/"]) == [200], || s._traefik.text());
+        Some(s)
+    }
+
+    /// The statuses of these paths, asked for at once, each on a connection of its own.
+    fn get(&self, from: &str, paths: &[&str]) -> Vec<u16> {
+        let host = format!("immich.domain.com:{}", self.https);
+        let mut c = std::process::Command::new("curl");
+        c.args(["-sk", "-Z", "--parallel-immediate", "--http1.1", "--max-time", "20", "-w", "%{http_code}\n"]);
+        c.args(["--resolve", &format!("{host}:127.0.0.1"), "--interface", from]);
+        for path in paths {
+            c.args(["-o", "/dev/null", &format!("https://{host}{path}")]);
+        }
+        let out = c.output().unwrap();
+        String::from_utf8_lossy(&out.stdout).lines().map(|l| l.parse().unwrap_or(0)).collect()
+    }
+
+    /// Opens the link as a browser does: the page, and at the moment it is there six parts of it. Returns how long the page took.
+    fn opens(&self, from: &str, what: &str, gate: &Gate) -> Duration {
+        let began = Instant::now();
+        assert_eq!(self.get(from, &[&format!("/share/{KEY}")]), [200], "{what}: {}", gate.proc.text());
+        let took = began.elapsed();
+        let parts = ["/api/assets/1", "/api/assets/2", "/api/assets/3", "/api/assets/4", "/_app/a.js", "/_app/b.css"];
+        assert_eq!(self.get(from, &parts), [200; 6], "{what}, after {took:?}: {}", gate.proc.text());
+        took
+    }
+}
+
+fn album() -> SocketAddr {
+    upstream(|h| (if path(h).starts_with("/share/") && !path(h).contains(KEY) { 404 } else { 200 }, "photos".into()))
+}
+
+/// The environment of Gatekeeper's README, beside what stands for the internet here.
+fn readme(shares: &str) -> Vec<(&str, &str)> {
+    vec![
+        ("MAX_IP_LEN", "4"),
+        ("DEFAULT_SOURCE_RANGE", "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,127.0.2.200"),
+        ("SHARE_UPSTREAMS", shares),
+        ("LEARN_PRIVATE", "true"),
+    ]
+}
+
+#[test]
+fn a_guests_first_page_comes_with_all_its_pictures() {
+    let dir = Dir::new("pictures");
+    std::fs::create_dir(dir.at("dyn")).unwrap();
+    let (file, album) = (dir.at("dyn/dynamic-whitelist.yml"), album());
+    let shares = format!("http://{album}");
+    let g = Gate::start(&dir.0, &readme(&shares), &["--file", file.to_str().unwrap()]);
+    let Some(s) = Site::start(&dir, g.addrs[0], album, (free_port(), free_port())) else { return };
+    assert_eq!(s.get("127.0.1.1", &["/api/assets/1"]), [403], "a stranger");
+    let mut longest = s.opens("127.0.1.1", "the first guest", &g);
+    // Two changes within the throttle: a phone's proof just before, and one guest after another.
+    for n in 2..=4 {
+        g.mirror(&format!("127.0.1.{}", 100 + n));
+        std::thread::sleep(Duration::from_millis(300 * n));
+        longest = longest.max(s.opens(&format!("127.0.1.{n}"), "a guest beside a phone", &g));
+    }
+    // 2.3 s where nothing else is slow; Gatekeeper takes 3 s.
+    assert!(longest < Duration::from_secs(8), "{longest:?}");
+    // Known by now: nothing is waited for.
+    let again = s.opens("127.0.1.4", "the same guest again", &g);
+    assert!(again < Duration::from_secs(7), "{again:?}");
+}
+
+#[test]
+fn with_traefiks_api_the_first_guest_after_a_start_is_let_in_at_once_too() {
+    let dir = Dir::new("apistart");
+    std::fs::create_dir(dir.at("dyn")).unwrap();
+    let (file, album, ports) = (dir.at("dyn/dynamic-whitelist.yml"), album(), (free_port(), free_port()));
+    let (shares, api) = (format!("http://{album}"), format!("http://127.0.0.1:{}", ports.1));
+    let mut env = readme(&shares);
+    env.push(("TRAEFIK_API", &api));
+    let at = free_port();
+    let listen = format!("127.0.0.1:{at}");
+    // DEFAULT_SOURCE_RANGE is given twice; the latter counts.
+    let start = |range: &str| {
+        let mut env = env.clone();
+        env.push(("DEFAULT_SOURCE_RANGE", range));
+        let mut c = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        c.args(["gatekeeper", "--listen", &listen, "--data-dir"]).arg(dir.at("state")).arg("--file").arg(&file);
+        c.current_dir(&dir.0).envs(env).env("NO_COLOR", "1");
+        let proc = Proc::start(c);
+        wait_or(|| proc.logged("listening on").is_some(), || proc.text());
+        Gate { proc, addrs: vec![listen.parse().unwrap()], dir: dir.0.clone() }
+    };
+    let g = start("127.0.2.200");
+    let Some(s) = Site::start(&dir, g.addrs[0], album, ports) else { return };
+    assert_eq!((s.api, s.album), (ports.1, album));
+    s.opens("127.0.1.1", "with the API", &g);
+    drop(g);
+    // Another range: the start writes the file, and the guest asks at that moment.
+    for (n, range) in ["127.0.2.200,10.0.0.0/8", "127.0.2.200"].into_iter().enumerate() {
+        let g = start(range);
+        s.opens(&format!("127.0.1.{}", n + 2), "the first after a start", &g);
+        assert!(g.proc.logged("does not have the guest").is_none(), "{}", g.proc.text());
+    }
+}
