@@ -373,6 +373,7 @@ fn a_new_guest_waits_and_holds_up_nobody_else() {
 /// A real Traefik with the routers of Gatekeeper's README, as its file provider writes labels, and the gate's list beside.
 struct Site {
     _traefik: Proc,
+    host: &'static str,
     https: u16,
     api: u16,
     album: SocketAddr,
@@ -381,12 +382,8 @@ struct Site {
 impl Site {
     /// Without a word on Traefik's throttle: its default holds.
     fn start(dir: &Dir, gate: SocketAddr, album: SocketAddr, (https, api): (u16, u16)) -> Option<Site> {
-        let binary = traefik()?;
-        peer("curl", &[])?;
-        std::fs::write(
-            dir.at("dyn/http.yml"),
-            format!(
-                r#"
+        let text = format!(
+            r#"
 http:
   routers:
     immich: {{ rule: "Host(`immich.domain.com`)", entryPoints: [https], service: immich, middlewares: [dynamic-whitelist@file], tls: {{}} }}
@@ -396,12 +393,18 @@ http:
   services:
     immich: {{ loadBalancer: {{ servers: [ {{ url: "http://{album}" }} ] }} }}
 "#
-            ),
-        )
-        .unwrap();
+        );
+        Site::with(dir, &text, "immich.domain.com", album, (https, api))
+    }
+
+    fn with(dir: &Dir, routers: &str, host: &'static str, album: SocketAddr, (https, api): (u16, u16)) -> Option<Site> {
+        let binary = traefik()?;
+        peer("curl", &[])?;
+        std::fs::write(dir.at("dyn/http.yml"), routers).unwrap();
         let mut t = std::process::Command::new(binary);
         t.args([
             &format!("--entryPoints.https.address=127.0.0.1:{https}"),
+            &format!("--entryPoints.http.address=127.0.0.1:{}", free_port()),
             &format!("--entryPoints.traefik.address=127.0.0.1:{api}"),
             "--api.insecure=true",
             &format!("--providers.file.directory={}", dir.at("dyn").display()),
@@ -410,14 +413,14 @@ http:
             "--global.checkNewVersion=false",
             "--global.sendAnonymousUsage=false",
         ]);
-        let s = Site { _traefik: Proc::start(t), https, api, album };
+        let s = Site { _traefik: Proc::start(t), host, https, api, album };
         wait_or(|| s.get("127.0.2.200", &["/"]) == [200], || s._traefik.text());
         Some(s)
     }
 
     /// The statuses of these paths, asked for at once, each on a connection of its own.
     fn get(&self, from: &str, paths: &[&str]) -> Vec<u16> {
-        let host = format!("immich.domain.com:{}", self.https);
+        let host = format!("{}:{}", self.host, self.https);
         let mut c = std::process::Command::new("curl");
         c.args(["-sk", "-Z", "--parallel-immediate", "--http1.1", "--max-time", "20", "-w", "%{http_code}\n"]);
         c.args(["--resolve", &format!("{host}:127.0.0.1"), "--interface", from]);
@@ -437,6 +440,55 @@ http:
         assert_eq!(self.get(from, &parts), [200; 6], "{what}, after {took:?}: {}", gate.proc.text());
         took
     }
+}
+
+/// The labels of README's Immich, as its file provider takes them: what Docker's provider adds is the service.
+fn labels_of_the_readme(gate: SocketAddr, album: SocketAddr) -> serde_json::Value {
+    let readme = include_str!("../../../README.md");
+    let block = readme.split("**Protect Immich behind Traefik.**").nth(1).unwrap().split("```").nth(1).unwrap();
+    let mut all = serde_json::json!({});
+    for line in block.lines().filter_map(|l| l.trim().strip_prefix("- traefik.http.")) {
+        let line = line.replace("$$", "$").replace("gatekeeper:5000", &gate.to_string());
+        let line = line.replace("immich_server:2283", &album.to_string());
+        let (key, value) = line.split_once('=').unwrap();
+        let mut at = &mut all["http"];
+        for part in key.split('.') {
+            at = &mut at[part];
+        }
+        *at = match (key.rsplit('.').next().unwrap(), value) {
+            ("entrypoints" | "middlewares", v) => v.split(',').collect(),
+            // Who would certify the test's names?
+            ("certresolver", _) => serde_json::Value::Null,
+            ("tls", "true") => serde_json::json!({}),
+            (_, v) => v.into(),
+        };
+    }
+    let routers = all["http"]["routers"].as_object_mut().unwrap();
+    assert_eq!(routers.len(), 2);
+    for router in routers.values_mut() {
+        // Else https falls to another router, or to none.
+        assert!(router["entrypoints"].is_array() && router["tls"].is_object(), "{router}");
+        router["tls"] = serde_json::json!({});
+        router["service"] = "immich".into();
+    }
+    all["http"]["services"]["immich"]["loadBalancer"]["servers"] =
+        serde_json::json!([{ "url": format!("http://{album}") }]);
+    all
+}
+
+#[test]
+fn the_labels_of_the_readme_let_a_guest_into_immich_and_nobody_else() {
+    let dir = Dir::new("labels");
+    std::fs::create_dir(dir.at("dyn")).unwrap();
+    let (file, album) = (dir.at("dyn/dynamic-whitelist.yml"), album());
+    let shares = format!("immich=http://{album}");
+    let mut env = readme(&shares);
+    env.push(("SHARE_SCOPE", "service"));
+    let g = Gate::start(&dir.0, &env, &["--file", file.to_str().unwrap()]);
+    let text = labels_of_the_readme(g.addrs[0], album).to_string();
+    let Some(s) = Site::with(&dir, &text, "photos.example.com", album, (free_port(), free_port())) else { return };
+    s.opens("127.0.1.1", "a guest", &g);
+    assert_eq!(s.get("127.0.1.2", &["/", "/share/x", &format!("/share/{}", KEY.replace('T', "U"))]), [403; 3]);
 }
 
 fn album() -> SocketAddr {
