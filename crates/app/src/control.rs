@@ -15,6 +15,7 @@ use crate::args::GlobalArgs;
 use crate::args::control::ControlArgs;
 use crate::args::gate::{Span, span};
 use crate::fail::{Done, Fail};
+use crate::unit::{self, Unit};
 use crate::{meant, say};
 
 /// The domain of nodes' names: `.internal` is kept for networks of one's own (ICANN, 2024).
@@ -77,12 +78,29 @@ pub(crate) struct Teach {
     pub(crate) nodes: Vec<String>,
 }
 
+/// `--generate=systemd`: the unit for this command line, if the command is one that would run.
+pub(crate) fn unit(a: &ControlArgs, global: &GlobalArgs) -> Done {
+    /// As many connections as the server has places, and what it needs besides.
+    const FILES: u64 = 65_536;
+    let settings = plan(a, section(a)?, meant::data_dir(global.data_dir.clone())?)?;
+    let low = |port: u16| port != 0 && port < 1024;
+    let low_ports = settings.listen.iter().chain(&settings.stun).any(|at| low(at.port()))
+        || settings.metrics.is_some_and(|at| low(at.port()))
+        || settings.server_url.needs_443();
+    let what = "Portcullis coordination server";
+    let unit = Unit { what, low_ports, files: FILES, suffix: "-control", copies_tls: true, ..Unit::default() };
+    say::raw(&unit::systemd(&unit));
+    Ok(())
+}
+
+/// `[control]` of the file that the command names.
+fn section(a: &ControlArgs) -> Result<Section, Fail> {
+    a.config.as_deref().map_or_else(|| Ok(Section::default()), read_config)
+}
+
 /// Runs the server until it is told to stop.
 pub(crate) async fn run(a: &ControlArgs, global: &GlobalArgs) -> Done {
-    let file = match &a.config {
-        Some(path) => read_config(path)?,
-        None => Section::default(),
-    };
+    let file = section(a)?;
     if !file.teach.is_empty() {
         return Err(Fail::usage(
             "`[[control.teach]]` needs the gate whose lists it names, and `control` runs none",

@@ -90,7 +90,10 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Explain(a) => return admin::explain(a, global),
         Command::Lists(a) => return admin::lists(a, global),
         Command::Reload(a) => return admin::reload(a, global),
-        Command::Control(a) => block_on(control::run(a, global)),
+        Command::Control(a) => match a.generate {
+            Some(kind) => no_k8s(kind).and_then(|()| control::unit(a, global)),
+            None => block_on(control::run(a, global)),
+        },
         Command::Users(c) => return mesh::users(c, global),
         Command::Keys(c) => return mesh::keys(c, global),
         Command::Nodes(c) => return mesh::nodes(c, global),

@@ -28,11 +28,16 @@ pub(crate) struct Unit {
     pub(crate) writes: Vec<PathBuf>,
     /// Why it must be root: it runs programs that are.
     pub(crate) root: Option<&'static str>,
+    /// What distinguishes its folder below `/var/lib` (`portcullis…`), where its state lies: two services of one machine
+    /// have one each, since each is a user of its own.
+    pub(crate) suffix: &'static str,
+    /// Certificate and key are read at the start alone: systemd, as root, hands on copies of them.
+    pub(crate) copies_tls: bool,
 }
 
 /// The unit that runs this command line once, before there is a network: a oneshot that only speaks to the kernel.
 pub(crate) fn before_network(what: &str) -> String {
-    let Words { words, notes, .. } = own_words();
+    let Words { words, notes, .. } = own_words(&Unit::default());
     let command: Vec<String> =
         std::iter::once(program().display().to_string()).chain(words).map(|w| quoted(&w)).collect();
     let mut out: String = notes.iter().map(|n| format!("# {n}\n")).collect();
@@ -78,16 +83,16 @@ fn program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/local/bin/portcullis"))
 }
 
-fn own_words() -> Words {
+fn own_words(unit: &Unit) -> Words {
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
-    Words::read(&args, &here)
+    Words { copies_tls: unit.copies_tls, suffix: unit.suffix, ..Words::default() }.read(&args, &here)
 }
 
 /// The unit for this process's own arguments, without `--generate`.
 pub(crate) fn systemd(unit: &Unit) -> String {
     let set = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-    text(unit, &program(), own_words(), systemd_version(), &set.collect::<Vec<_>>())
+    text(unit, &program(), own_words(unit), systemd_version(), &set.collect::<Vec<_>>())
 }
 
 fn text(unit: &Unit, program: &Path, words: Words, systemd: Option<u32>, variables: &[String]) -> String {
@@ -97,7 +102,7 @@ fn text(unit: &Unit, program: &Path, words: Words, systemd: Option<u32>, variabl
         let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
         words.token(path.display().to_string());
     }
-    let Words { words, mut notes, credential } = words;
+    let Words { words, mut notes, credential, copied, .. } = words;
     let lost: Vec<&str> = variables
         .iter()
         .map(String::as_str)
@@ -119,6 +124,10 @@ fn text(unit: &Unit, program: &Path, words: Words, systemd: Option<u32>, variabl
         std::iter::once(program.display().to_string()).chain(words).map(|w| quoted(&w)).collect();
     let credential =
         credential.map_or(String::new(), |path| format!("LoadCredential={}\n", quoted(&format!("token:{path}"))));
+    let credential = copied.iter().fold(credential, |mut all, (name, path)| {
+        let _ = writeln!(all, "LoadCredential={}", quoted(&format!("{name}:{path}")));
+        all
+    });
     let named = [(unit.low_ports, "CAP_NET_BIND_SERVICE"), (unit.guards, "CAP_NET_ADMIN")];
     let named: Vec<&str> = named.into_iter().filter(|(wanted, _)| *wanted).map(|(_, name)| name).collect();
     let capabilities = match (unit.root, named.join(" ")) {
@@ -152,8 +161,8 @@ Restart=always
 RestartSec=5
 # Longer than --drain, so that a stop is never cut short.
 TimeoutStopSec=60
-{user}StateDirectory=portcullis
-Environment=PORTCULLIS_DATA_DIR=%S/portcullis
+{user}StateDirectory=portcullis{suffix}
+Environment=PORTCULLIS_DATA_DIR=%S/portcullis{suffix}
 {credential}{capabilities}NoNewPrivileges=yes
 ProtectSystem=strict
 {writes}ProtectHome=read-only
@@ -182,6 +191,7 @@ LimitNOFILE={files}
 WantedBy=multi-user.target
 ",
         what = unit.what,
+        suffix = unit.suffix,
         files = unit.files,
         command = command.join(" "),
     );
@@ -195,6 +205,10 @@ struct Words {
     notes: Vec<String>,
     /// The file that systemd, as root, hands on as the token.
     credential: Option<String>,
+    /// Other files that it hands on, by the names of their copies.
+    copied: Vec<(&'static str, String)>,
+    copies_tls: bool,
+    suffix: &'static str,
 }
 
 /// What a flag's value is.
@@ -210,6 +224,8 @@ enum Value {
     Token,
     /// Names of files stand behind `@` in it.
     Other,
+    /// A certificate's file, or its key's: what its copy is called.
+    Tls(&'static str),
     /// Left out, like `--generate`.
     Dropped,
     /// It has none, or only behind `=`.
@@ -217,9 +233,9 @@ enum Value {
 }
 
 impl Words {
-    fn read(args: &[String], here: &Path) -> Words {
+    fn read(self, args: &[String], here: &Path) -> Words {
         let flags = flags(&mut Cli::command());
-        let mut out = Words::default();
+        let mut out = self;
         let mut args = args.iter().cloned().peekable();
         while let Some(arg) = args.next() {
             let (flag, value) = match arg.split_once('=') {
@@ -245,13 +261,19 @@ impl Words {
         let absolute = here.join(value).display().to_string();
         match kind {
             Value::Dropped => {}
-            Value::State => self.notes.push(format!("{flag} is left out: state lies in /var/lib/portcullis")),
+            Value::State => {
+                self.notes.push(format!("{flag} is left out: state lies in /var/lib/portcullis{}", self.suffix))
+            }
             Value::Token => {
                 self.notes.push("the token was in an argument, which every user can read: put it into /etc/portcullis/token, mode 0600".to_string());
                 self.token("/etc/portcullis/token".to_string());
             }
             Value::TokenFile => self.token(absolute),
-            Value::Path => {
+            Value::Tls(name) if self.copies_tls => {
+                self.copied.push((name, absolute));
+                self.words.extend([flag, format!("%d/{name}")]);
+            }
+            Value::Path | Value::Tls(_) => {
                 self.note_unreadable(&absolute);
                 self.words.extend([flag, absolute]);
             }
@@ -304,6 +326,8 @@ fn flags(command: &mut clap::Command) -> BTreeMap<String, Value> {
                 "token_file" | "token_from" => Value::TokenFile,
                 "data_dir" | "auto_tls_path" => Value::State,
                 _ if !arg.get_action().takes_values() || optional => Value::None,
+                "tls_cert" => Value::Tls("cert.pem"),
+                "tls_key" => Value::Tls("key.pem"),
                 _ if path => Value::Path,
                 _ => Value::Other,
             };
@@ -349,7 +373,31 @@ mod tests {
 
     fn words(args: &str) -> Words {
         let args: Vec<String> = args.split(' ').map(ToString::to_string).collect();
-        Words::read(&args, Path::new("/nowhere/at all"))
+        Words::default().read(&args, Path::new("/nowhere/at all"))
+    }
+
+    #[test]
+    fn who_reads_certificates_at_the_start_alone_is_handed_copies() {
+        let args =
+            ["control", "--tls-cert", "c.pem", "--tls-key=/etc/k.pem", "--policy", "p.hujson", "--data-dir", "x"];
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let words = Words { copies_tls: true, suffix: "-control", ..Words::default() };
+        let words = words.read(&args, Path::new("/nowhere"));
+        assert_eq!(
+            words.words.join(" "),
+            "control --tls-cert %d/cert.pem --tls-key %d/key.pem --policy /nowhere/p.hujson"
+        );
+        let unit = Unit { what: "Portcullis", suffix: "-control", copies_tls: true, ..Unit::default() };
+        let text = text(&unit, Path::new("/bin/p"), words, None, &[]);
+        for line in [
+            "LoadCredential=cert.pem:/nowhere/c.pem",
+            "LoadCredential=key.pem:/etc/k.pem",
+            "StateDirectory=portcullis-control",
+            "Environment=PORTCULLIS_DATA_DIR=%S/portcullis-control",
+            "# --data-dir is left out: state lies in /var/lib/portcullis-control",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
     }
 
     #[test]

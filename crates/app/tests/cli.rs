@@ -353,6 +353,25 @@ fn a_unit_is_one_that_systemd_takes() {
             &["tcp client"],
         ),
         (
+            &[
+                "control",
+                "--server-url",
+                "https://mesh.example.com",
+                "--listen",
+                "0.0.0.0:443",
+                "--tls-cert",
+                "c",
+                "--tls-key",
+                "k",
+            ],
+            &[
+                "CAP_NET_BIND_SERVICE",
+                "StateDirectory=portcullis-control",
+                "--tls-key %d/key.pem",
+                "LoadCredential=\"key.pem:/",
+            ],
+        ),
+        (
             &["serve", "--config", "edge.toml"],
             &["CAP_NET_BIND_SERVICE", "LimitNOFILE=5096", "/edge.toml", "--token-file %d/token"],
         ),

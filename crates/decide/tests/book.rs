@@ -233,3 +233,16 @@ fn any_route_of_a_connector_is_any_single_address() {
     assert_eq!(state(1), ["128.0.0.0/1 pending", "192.0.2.0/24 approved", "198.51.100.7/32 approved"]);
     assert_eq!(state(2), ["128.0.0.0/1 approved", "192.0.2.0/24 approved", "198.51.100.7/32 approved"]);
 }
+
+#[test]
+fn a_member_that_comes_and_goes_does_not_fill_the_disk() {
+    let mut b = book();
+    b.create_key(JoinKey { tags: vec![], ..key() }, "test", 1).unwrap();
+    for _ in 0..5_000 {
+        login(&mut b, 1, 10, None, &[], Some("x"), 600);
+    }
+    let lines = b.take_audits().iter().filter(|a| a.what == "node-rejoined").count();
+    assert_eq!(lines, 1_000);
+    login(&mut b, 1, 10, None, &[], Some("x"), 660);
+    assert!(b.take_audits().iter().any(|a| a.what == "node-rejoined"), "the next minute is on record again");
+}

@@ -64,6 +64,9 @@ pub(crate) struct ControlArgs {
     /// Proxies whose X-Forwarded-For is believed [default: none]
     #[arg(long, value_name = "LIST", env = "PORTCULLIS_TRUSTED_PROXIES")]
     pub(crate) trusted_proxies: Vec<String>,
+    /// Print a systemd unit for this command line instead of running it
+    #[arg(long, value_name = "KIND")]
+    pub(crate) generate: Option<super::client::Generate>,
 }
 
 /// People whose nodes join.

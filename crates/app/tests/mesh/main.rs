@@ -13,6 +13,7 @@ mod join;
 mod life;
 mod names;
 mod ports;
+mod printed;
 mod room;
 mod routes;
 mod rust;

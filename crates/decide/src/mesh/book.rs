@@ -99,6 +99,8 @@ pub(crate) const EPHEMERAL_AWAY: u64 = 300;
 /// Audit lines a minute about strangers: a person who sets up a school's laptops does not reach it, a flood does not
 /// fill the disk.
 const STRANGERS: u32 = 60;
+/// The same for what members do by themselves, such as logging in again: a thousand that come back together are seen.
+const MEMBERS: u32 = 1_000;
 
 /// Whether a node is connected.
 #[derive(Debug, Clone, Default)]
@@ -143,8 +145,9 @@ pub struct Book {
     primaries: BTreeMap<Prefix, String>,
     /// What snapshots share of `by_key`.
     shared_keys: Option<Arc<BTreeMap<NodeKey, u64>>>,
-    /// What strangers did in a minute.
+    /// What strangers did in a minute, and what members did again and again.
     strangers: (u64, u32),
+    members: (u64, u32),
 }
 
 /// The policy when there is none: everything in one's own network is reachable.
@@ -186,6 +189,7 @@ impl Book {
             primaries: BTreeMap::new(),
             shared_keys: None,
             strangers: (0, 0),
+            members: (0, 0),
         }
     }
 
@@ -621,12 +625,20 @@ impl Book {
         about: impl Into<String>,
         by: impl Into<String>,
     ) {
-        let minute = at / 60;
-        if self.strangers.0 != minute {
-            self.strangers = (minute, 0);
+        if spent(&mut self.strangers, at) <= STRANGERS {
+            self.audit(at, what, about, by);
         }
-        self.strangers.1 += 1;
-        if self.strangers.1 <= STRANGERS {
+    }
+
+    /// The same for what a member can bring about as often as it likes.
+    pub(crate) fn audit_member(
+        &mut self,
+        at: u64,
+        what: &'static str,
+        about: impl Into<String>,
+        by: impl Into<String>,
+    ) {
+        if spent(&mut self.members, at) <= MEMBERS {
             self.audit(at, what, about, by);
         }
     }
@@ -640,6 +652,15 @@ impl Book {
         let m = self.nodes.get(self.by_key.get(&key)?)?;
         (m.node.machine == machine).then_some(m)
     }
+}
+
+/// How many of a minute's this is.
+fn spent((minute, count): &mut (u64, u32), at: u64) -> u32 {
+    if *minute != at / 60 {
+        (*minute, *count) = (at / 60, 0);
+    }
+    *count = count.saturating_add(1);
+    *count
 }
 
 /// True if the text has the form of a tag.

@@ -335,7 +335,7 @@ impl Book {
             });
             self.take_host(old.id, host);
             self.recompile = true;
-            self.audit(now, "node-rejoined", old.name.clone(), by);
+            self.audit_member(now, "node-rejoined", old.name.clone(), by);
             return Ok(old.id);
         }
         let (ipv4, ipv6) = self.addresses(place.user, &place.tags)?;
@@ -408,7 +408,7 @@ impl Book {
         if node.expired(now) && !node.ephemeral {
             return;
         }
-        self.audit(now, "node-left", node.name.clone(), "logout");
+        self.audit_member(now, "node-left", node.name.clone(), "logout");
         if node.ephemeral {
             self.remove(node.id);
         } else {

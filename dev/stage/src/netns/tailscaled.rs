@@ -178,6 +178,16 @@ impl Tailscaled {
         Err(format!("tailscale {args:?} on {}: {}\n{}\n{last}", self.host.name(), out.status, text.trim()))
     }
 
+    /// The same with what it printed on both streams: warnings are on the second.
+    ///
+    /// # Errors
+    /// As [`Tailscaled::cli`].
+    pub fn said(&self, args: &[&str]) -> Result<String, String> {
+        let out = self.output(args);
+        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        if out.status.success() { Ok(text) } else { Err(format!("{args:?}: {}\n{text}", out.status)) }
+    }
+
     /// `tailscale status --json`.
     #[must_use]
     pub fn status(&self) -> Value {
