@@ -3,10 +3,12 @@
 
 use std::net::SocketAddr;
 
+use decide::certificate::{by_info, by_name};
 use decide::http::chunked::{Chunks, Malformed, Part as ChunkPart};
 use decide::http::forwarded::Trust;
 use decide::http::head::{self, Body, HeadScan, Method, Reply};
 use decide::mesh::{Book, Settings};
+use decide::visitor::{AddressHeader, reported};
 use model::{Addr, AddrSet, Host, Prefix, parse_list};
 use wire::connect::ConnectString;
 use wire::derp::{self, ClientInfo, Frame, ServerInfo};
@@ -26,7 +28,7 @@ use wire::ws::{WsItem, WsReader};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("prefixes", prefixes),
     ("connect_strings", connect_strings),
     ("upstreams", upstreams),
@@ -37,6 +39,7 @@ pub const TARGETS: [Target; 10] = [
     ("stun", stun),
     ("mesh_requests", mesh_requests),
     ("http1", http1),
+    ("visitors", visitors),
 ];
 
 /// Lists: what is read is written back to the same prefixes, and a set of them holds their ends.
@@ -90,6 +93,45 @@ pub fn upstreams(bytes: &[u8]) {
             let written: Vec<String> = list.iter().map(ToString::to_string).collect();
             assert_eq!(parse_upstreams(&written, None, plane), Ok(list), "written back");
         }
+    }
+}
+
+/// What proxies say of a visitor: nothing left of what a trusted hop saw counts, and a certificate that is read is
+/// exactly what its text says. The first byte chooses.
+pub fn visitors(bytes: &[u8]) {
+    let Some((how, bytes)) = bytes.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match how % 4 {
+        0 => visitor(AddressHeader::XForwardedFor, text, "junk, "),
+        1 => visitor(AddressHeader::Forwarded, text, "for=_junk, "),
+        2 => {
+            let Ok(holder) = by_name(text, None) else { return };
+            assert_eq!(holder.subject, text.trim());
+            assert!(!text.contains(['{', '}', '"', ';']) || text.contains('\\'), "{text}");
+        }
+        _ => {
+            let Ok(holder) = by_info(text, false) else { return };
+            let device = holder.device.as_deref().unwrap_or_default();
+            let plain = format!("Subject=\"{}\";SerialNumber=\"{device}\"", holder.subject);
+            assert_eq!(plain.matches('"').count(), 4, "{plain}");
+            let escaped: String = plain.bytes().map(|b| format!("%{b:02x}")).collect();
+            assert_eq!(by_info(&escaped, false).as_ref(), Ok(&holder), "written back");
+            assert_eq!(by_info(text, true), Ok(holder));
+        }
+    }
+}
+
+fn visitor(header: AddressHeader, text: &str, junk: &str) {
+    let trusted: AddrSet = AddrSet::new(["10.0.0.0/8".parse::<Prefix>().expect("a prefix")]);
+    let read = |text: &str| reported(header, &[text.as_bytes()], &trusted).ok().flatten();
+    assert!(reported(header, &[text.as_bytes(), b""], &trusted).is_err(), "twice");
+    let Some(found) = read(text) else { return };
+    assert_eq!(found.hops.first(), Some(&found.addr));
+    assert!(found.hops.iter().skip(1).all(|h| trusted.contains(*h)), "each hop vouches for the one before");
+    assert!(!found.more || !trusted.contains(found.addr), "it stops at the first that is not trusted");
+    if !trusted.contains(found.addr) {
+        let again = read(&format!("{junk}{text}")).expect("what stands further left is not read");
+        assert_eq!((again.addr, again.hops, again.more), (found.addr, found.hops, true));
     }
 }
 

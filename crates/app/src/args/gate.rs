@@ -110,10 +110,10 @@ pub(crate) struct GatekeeperArgs {
     #[arg(long, value_name = "HEADER", env = "TRUSTED_HEADER")]
     pub(crate) trusted_header: Option<HeaderArg>,
     /// At the check endpoint, judge a peer that is no trusted proxy by its own address instead of refusing it [default: false]
-    #[arg(long, value_name = "BOOL", env = "CHECK_DIRECT", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", env = "CHECK_DIRECT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) check_direct: Option<bool>,
     /// At the check and learn endpoints, let proxies append the visitor's path, as Envoy does; it means nothing [default: false]
-    #[arg(long, value_name = "BOOL", env = "PORTCULLIS_PATHS_BELOW", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", env = "PORTCULLIS_PATHS_BELOW", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) paths_below: Option<bool>,
     /// Where the proxy writes whose certificate it was, for /v1/learn/LIST [default: gate]
     #[arg(long, value_name = "WHERE", env = "PORTCULLIS_CERTIFICATE")]
@@ -128,7 +128,7 @@ pub(crate) struct GatekeeperArgs {
     #[arg(long, value_name = "URL", env = "REFUSE_REDIRECT")]
     pub(crate) refuse_redirect: Option<String>,
     /// Say the reason in X-Gate-Reason, which names lists; most proxies hand it to the visitor [default: false]
-    #[arg(long, value_name = "BOOL", env = "REFUSE_REASON", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", env = "REFUSE_REASON", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) refuse_reason: Option<bool>,
     /// Findings that `doctor` does not count, by their names, with commas [default: none]
     #[arg(long, value_name = "NAMES", env = "DOCTOR_ACCEPT", value_delimiter = ',')]
