@@ -1,9 +1,6 @@
-//! Commands to a running coordination server: `users`, `keys`, `nodes`, `routes`, `apps`, `dns`, `policy get|set`. In:
+//! Commands to a running coordination server: `users`, `keys`, `nodes`, `routes`, `apps`, `dns`, `policy get`. In:
 //! what was typed. Out: the server's answer, as words, a table or JSON.
 
-use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -490,76 +487,6 @@ pub(crate) fn policy_get(json: bool, global: &GlobalArgs) -> Answer {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `policy set`: shows who gains and who loses what.
-pub(crate) fn policy_set(file: &Path, dry_run: bool, json: bool, global: &GlobalArgs) -> Answer {
-    let text = if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-        text
-    } else {
-        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
-    };
-    let done = ask::control(global, "policy-set", json!({ "policy": text, "dry_run": dry_run }))?;
-    if json {
-        say::line(serde_json::to_string_pretty(&done).context("cannot print the answer")?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    for line in gains_and_losses(&done["changes"]) {
-        say::line(line);
-    }
-    if each(&done["changes"]).next().is_none() {
-        say::line("nobody gains or loses anything");
-    }
-    say::line(match (dry_run, done["until_start_from"].as_str()) {
-        (true, _) => "nothing was changed".to_string(),
-        (false, None) => "in force".to_string(),
-        (false, Some(file)) => format!("in force until the server starts again or reloads, which reads {file}"),
-    });
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Names beyond these are only counted.
-const NAMES: usize = 8;
-/// Longer words are cut: the values of some attributes fill a screen.
-const WORD: usize = 80;
-
-/// Who gains and who loses what, one line for all to whom the same happens.
-fn gains_and_losses(changes: &Value) -> Vec<String> {
-    let mut own: BTreeMap<(bool, Vec<String>), Vec<String>> = BTreeMap::new();
-    let mut out = Vec::new();
-    let cut = |w: String| if w.chars().count() > WORD { w.chars().take(WORD).chain(['…']).collect() } else { w };
-    for c in each(changes) {
-        let (who, what): (Vec<String>, Vec<String>) =
-            (each(&c["who"]).map(word).collect(), each(&c["what"]).map(|w| cut(word(w))).collect());
-        let (gained, at) = (c["gained"] == true, word(&c["at"]));
-        if who == [at.as_str()] {
-            own.entry((gained, what)).or_default().push(at);
-        } else {
-            out.push(format!("{} {} {} at {at}", several(&who), verb(gained, who.len()), what.join(", ")));
-        }
-    }
-    for ((gained, what), who) in own {
-        out.push(format!("{} {} {}", several(&who), verb(gained, who.len()), what.join(", ")));
-    }
-    out
-}
-
-fn several(names: &[String]) -> String {
-    match names.len().checked_sub(NAMES) {
-        Some(more) if more > 0 => format!("{} and {more} more", names[..NAMES].join(", ")),
-        _ => names.join(", "),
-    }
-}
-
-fn verb(gained: bool, who: usize) -> &'static str {
-    match (gained, who > 1) {
-        (true, false) => "gains",
-        (true, true) => "gain",
-        (false, false) => "loses",
-        (false, true) => "lose",
-    }
-}
-
 /// Says on standard error which tags give nothing yet.
 fn unknown_tags(answer: &Value) {
     let tags: Vec<String> = each(&answer["unknown_tags"]).map(word).collect();
@@ -573,21 +500,4 @@ fn told(json: &JsonArgs, answer: &Value, words: impl FnOnce() -> String) -> Answ
         say::line(words());
     }
     Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_happens_to_many_alike_is_one_line() {
-        let change =
-            |who: &[&str], at: &str, gained: bool| json!({ "who": who, "at": at, "what": ["x"], "gained": gained });
-        let mut all = vec![change(&["a", "b"], "c", true), change(&["a"], "c", false)];
-        all.extend((0..10).map(|n| change(&[&format!("n{n}")], &format!("n{n}"), true)));
-        assert_eq!(
-            gains_and_losses(&Value::Array(all)),
-            ["a, b gain x at c", "a loses x at c", "n0, n1, n2, n3, n4, n5, n6, n7 and 2 more gain x"]
-        );
-    }
 }

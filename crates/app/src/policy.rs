@@ -1,5 +1,6 @@
-//! `portcullis policy …`. In: files. Out: what is wrong with a policy and where, what each node would be told, whether
-//! the policy keeps its promises, why something passes, what a change would change. Needs no network and no server.
+//! `portcullis policy …`. In: files, or what a running coordination server has. Out: what is wrong with a policy and
+//! where, what each node would be told, whether the policy keeps its promises, why something passes, what a change would
+//! change. With files it needs no network and no server.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -9,16 +10,23 @@ use std::sync::Arc;
 
 use crate::args::GlobalArgs;
 use crate::fail::Fail;
-use crate::mesh;
+use crate::{ask, mesh};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use decide::policy::{Change, Compiled, Policy, Problem, Question, Topology, diff, format};
+use decide::policy::{Change, Compiled, Diff, Policy, Problem, Question, Topology, Verdict, diff, format};
+use serde_json::{Value, json};
 
 /// Largest file that is read. The largest policies known are a few hundred KiB; a topology of 100,000 nodes is 30 MB.
 const MAX_FILE: u64 = 64 << 20;
 
 /// Problems shown at most; after that their number is.
 const MAX_SHOWN: usize = 50;
+
+/// Changes shown at most; after that their number is.
+const MAX_CHANGES: usize = 200;
+
+/// Ends with it when the answer is no, as `portcullis explain` does.
+const REFUSED: u8 = 3;
 
 /// Arguments of `portcullis policy`.
 #[derive(Debug, Clone, Args)]
@@ -29,13 +37,19 @@ pub(crate) struct PolicyArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum PolicyCommand {
-    /// Say what is wrong with a policy, with line and column; silent when it is good.
+    /// Say what is wrong with a policy, with line and column; silent when it is good and there is nothing to note.
     Check {
         /// The policy, HuJSON; `-` reads standard input.
         file: PathBuf,
         /// Users and nodes as JSON; with it the policy's own tests run too.
-        #[arg(long, value_name = "FILE", env = "PORTCULLIS_TOPOLOGY")]
+        #[arg(long, value_name = "FILE", env = "PORTCULLIS_TOPOLOGY", conflicts_with = "running")]
         topology: Option<PathBuf>,
+        /// Run the policy's own tests in the network of the running coordination server.
+        #[arg(long)]
+        running: bool,
+        /// Tests of somebody who is not there yet count as failed.
+        #[arg(long)]
+        strict: bool,
     },
     /// Print what each node is told: packet filter, peers, routes, capabilities.
     Compile {
@@ -44,7 +58,7 @@ enum PolicyCommand {
         /// Only this node.
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
-        /// Print JSON.
+        /// Print JSON; with it come also the capabilities that every node has.
         #[arg(long)]
         json: bool,
     },
@@ -52,8 +66,11 @@ enum PolicyCommand {
     Test {
         #[command(flatten)]
         files: Files,
+        /// Tests of somebody who is not there yet count as failed.
+        #[arg(long)]
+        strict: bool,
     },
-    /// Say which rule lets something through, or which came nearest.
+    /// Say which rule lets something through, or which came nearest; ends with 3 if nothing gets through.
     Explain {
         #[command(flatten)]
         files: Files,
@@ -63,18 +80,20 @@ enum PolicyCommand {
         /// Where to: the same, or a prefix, with a port or without.
         #[arg(value_name = "DST[:PORT]")]
         dst: String,
-        /// Protocol, by name or number [default: tcp, udp and icmp].
+        /// Protocol, by name or number [default: each of tcp, udp, icmp and those that rules name].
         #[arg(long, value_name = "PROTO")]
         proto: Option<String>,
     },
-    /// Say who would gain and who would lose what.
+    /// Say who would gain and who would lose which addresses.
     Diff {
         #[command(flatten)]
         files: Files,
-        /// The policy that holds now.
+        /// The policy that holds now [default: the one in force at the running server].
         #[arg(long, value_name = "OLD")]
-        against: PathBuf,
+        against: Option<PathBuf>,
     },
+    /// Print who exists in the network of the running coordination server, as a topology file.
+    Topology,
     /// Print the policy that a running coordination server has in force.
     Get {
         /// Print JSON.
@@ -88,6 +107,9 @@ enum PolicyCommand {
         /// Change nothing, only show.
         #[arg(long)]
         dry_run: bool,
+        /// Tests of somebody who is not there yet count as failed.
+        #[arg(long)]
+        strict: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -104,47 +126,77 @@ enum PolicyCommand {
 
 #[derive(Debug, Clone, Args)]
 struct Files {
-    /// The policy, HuJSON; `-` reads standard input.
+    /// The policy, HuJSON; `-` reads standard input [default: the one in force at the running server].
     #[arg(long, value_name = "FILE", env = "PORTCULLIS_POLICY")]
-    policy: PathBuf,
-    /// Users and nodes as JSON.
-    #[arg(long, value_name = "FILE", env = "PORTCULLIS_TOPOLOGY")]
-    topology: PathBuf,
+    policy: Option<PathBuf>,
+    /// Users and nodes as JSON [default: those of the running server].
+    #[arg(long, value_name = "FILE", env = "PORTCULLIS_TOPOLOGY", requires = "policy")]
+    topology: Option<PathBuf>,
 }
+
+/// A policy and who exists.
+struct Network {
+    policy: Arc<Policy>,
+    topology: Arc<Topology>,
+    /// Where the policy comes from, for messages.
+    name: String,
+}
+
+/// What a command gives: true is success, false a failure that was told already.
+type Told = Result<bool, Fail>;
 
 /// Runs the command; what is wrong goes to standard error.
 pub(crate) fn run(args: &PolicyArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let done = match &args.command {
-        PolicyCommand::Check { file, topology } => check(file, topology.as_deref()),
-        PolicyCommand::Compile { files, node, json } => compile(files, node.as_deref(), *json),
-        PolicyCommand::Test { files } => test(files),
-        PolicyCommand::Explain { files, src, dst, proto } => explain(files, src, dst, proto.as_deref()),
-        PolicyCommand::Diff { files, against } => changes(files, against),
-        PolicyCommand::Fmt { file, check } => lay_out(file, *check),
-        PolicyCommand::Get { json } => return mesh::policy_get(*json, global),
-        PolicyCommand::Set { file, dry_run, json } => return mesh::policy_set(file, *dry_run, *json, global),
-    };
-    Ok(match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(e) => {
-            eprintln!("error: {e:#}");
-            ExitCode::FAILURE
+        PolicyCommand::Check { file, topology, running, strict } => {
+            check(file, topology.as_deref(), *running, *strict, global)
         }
-    })
+        PolicyCommand::Compile { files, node, json } => compile(files, node.as_deref(), *json, global),
+        PolicyCommand::Test { files, strict } => test(files, *strict, global),
+        PolicyCommand::Explain { files, src, dst, proto } => {
+            return explain(files, src, dst, proto.as_deref(), global);
+        }
+        PolicyCommand::Diff { files, against } => changes(files, against.as_deref(), global),
+        PolicyCommand::Topology => print_topology(global),
+        PolicyCommand::Fmt { file, check } => lay_out(file, *check).map_err(Fail::from),
+        PolicyCommand::Get { json } => return mesh::policy_get(*json, global),
+        PolicyCommand::Set { file, dry_run, strict, json } => return set(file, *dry_run, *strict, *json, global),
+    };
+    done.map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn check(file: &Path, topology: Option<&Path>) -> Result<bool> {
-    let Some(policy) = load_policy(file)? else { return Ok(false) };
-    let Some(path) = topology else { return Ok(true) };
-    let Some(topology) = load_topology(path)? else { return Ok(false) };
-    Ok(keeps_promises(file, &Compiled::new(policy, topology)))
+fn check(file: &Path, topology: Option<&Path>, running: bool, strict: bool, global: &GlobalArgs) -> Told {
+    let text = read(file)?;
+    let name = file.display().to_string();
+    let Some(policy) = parsed(&name, &text) else { return Ok(false) };
+    let topology = match (topology, running) {
+        (Some(path), _) => load_topology(path)?,
+        (None, true) => Some(network_under(Some(&text), global)?.1),
+        (None, false) => {
+            notes(&name, &policy.notes());
+            return Ok(true);
+        }
+    };
+    let Some(topology) = topology else { return Ok(false) };
+    let compiled = Compiled::new(policy, topology);
+    notes(&name, &compiled.notes());
+    Ok(keeps_promises(&name, &compiled, strict))
 }
 
-fn compile(files: &Files, node: Option<&str>, json: bool) -> Result<bool> {
-    let Some((policy, topology)) = load(files)? else { return Ok(false) };
+/// What is allowed and probably not meant.
+fn notes(name: &str, notes: &[Problem]) {
+    for n in notes.iter().take(MAX_SHOWN) {
+        eprintln!("note: {name}:{n}");
+    }
+    if notes.len() > MAX_SHOWN {
+        eprintln!("note: and {} more", notes.len() - MAX_SHOWN);
+    }
+}
+
+fn compile(files: &Files, node: Option<&str>, json: bool, global: &GlobalArgs) -> Told {
+    let Some(Network { policy, topology, name }) = load(files, global)? else { return Ok(false) };
     let compiled = Compiled::new(policy, Arc::clone(&topology));
-    if !keeps_promises(&files.policy, &compiled) {
+    if !keeps_promises(&name, &compiled, false) {
         return Ok(false);
     }
     let only = match node {
@@ -155,14 +207,15 @@ fn compile(files: &Files, node: Option<&str>, json: bool) -> Result<bool> {
     if json {
         serde_json::to_writer_pretty(&mut out, &compiled.to_json(only))
             .map_err(std::io::Error::from)
-            .or_else(quiet_pipe)?;
-        return written(out.write_all(b"\n").and_then(|()| out.flush()));
+            .or_else(quiet_pipe)
+            .context("cannot write the answer")?;
+        return Ok(written(out.write_all(b"\n").and_then(|()| out.flush()))?);
     }
     let text: String = match only {
         Some(n) => compiled.for_node(n).iter().map(|v| compiled.describe(v)).collect(),
         None => compiled.for_all().map(|v| compiled.describe(&v)).collect(),
     };
-    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    Ok(written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?)
 }
 
 fn no_node(name: &str, topology: &Topology) -> anyhow::Error {
@@ -174,66 +227,158 @@ fn no_node(name: &str, topology: &Topology) -> anyhow::Error {
     )
 }
 
-fn test(files: &Files) -> Result<bool> {
-    let Some((policy, topology)) = load(files)? else { return Ok(false) };
+fn test(files: &Files, strict: bool, global: &GlobalArgs) -> Told {
+    let Some(Network { policy, topology, .. }) = load(files, global)? else { return Ok(false) };
     let outcomes = Compiled::new(policy, topology).run_tests();
     let mut text = String::new();
     for o in &outcomes {
         let place = format!("{} {}", o.section, o.index + 1);
-        match &o.failure {
-            None => writeln!(text, "ok    {place}: {}", o.asserted)?,
-            Some(why) => writeln!(text, "FAIL  {place} (line {}): {}: {why}", o.pos.line, o.asserted)?,
+        text += &match &o.verdict {
+            Verdict::Holds => format!("ok    {place}: {}\n", o.asserted),
+            Verdict::Fails(why) => format!("FAIL  {place} (line {}): {}: {why}\n", o.pos.line, o.asserted),
+            Verdict::Unknown(why) => format!("?     {place} (line {}): {}: {why}\n", o.pos.line, o.asserted),
+        };
+    }
+    let count = |f: &dyn Fn(&Verdict) -> bool| outcomes.iter().filter(|o| f(&o.verdict)).count();
+    let unknown = count(&|v| matches!(v, Verdict::Unknown(_)));
+    match (outcomes.len(), count(&|v| *v == Verdict::Holds)) {
+        (0, _) => text += "the policy has no tests\n",
+        (n, holds) if unknown == 0 => text += &format!("{holds} of {n} hold\n"),
+        (n, holds) => {
+            text += &format!("{holds} of {n} hold, {unknown} speak of somebody who is not here yet\n");
         }
     }
-    let failed = outcomes.iter().filter(|o| !o.holds()).count();
-    match outcomes.len() {
-        0 => writeln!(text, "the policy has no tests")?,
-        n => writeln!(text, "{} of {n} hold", n - failed)?,
-    }
     say(&text)?;
-    Ok(failed == 0)
+    Ok(outcomes.iter().all(|o| o.failure(strict).is_none()))
 }
 
-fn explain(files: &Files, src: &str, dst: &str, proto: Option<&str>) -> Result<bool> {
-    let Some((policy, topology)) = load(files)? else { return Ok(false) };
+fn explain(files: &Files, src: &str, dst: &str, proto: Option<&str>, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    let Some(Network { policy, topology, .. }) = load(files, global)? else { return Ok(ExitCode::FAILURE) };
     let question = Question::read(src, dst, proto).map_err(|e| anyhow!(e))?;
     let answer = Compiled::new(policy, topology).explain(&question).map_err(|e| {
-        anyhow!("{e}\nhint: SRC and DST are nodes of the topology, or names and addresses as policies write them")
+        Fail::hinted(e, "SRC and DST are nodes of the network, or names and addresses as policies write them")
     })?;
     let mut text = answer.lines.join("\n");
     text.push('\n');
-    say(&text)
-}
-
-fn changes(files: &Files, against: &Path) -> Result<bool> {
-    let Some((policy, topology)) = load(files)? else { return Ok(false) };
-    let Some(old) = load_policy(against)? else { return Ok(false) };
-    let new = Compiled::new(policy, Arc::clone(&topology));
-    let changes = diff(&Compiled::new(old, Arc::clone(&topology)), &new);
-    let everybody = topology.nodes.len();
-    let mut text = String::new();
-    for c in &changes {
-        text += &in_words(c, everybody);
-    }
-    if changes.is_empty() {
-        text += "nobody gains and nobody loses anything\n";
-    } else {
-        let gains = changes.iter().filter(|c| c.gained).count();
-        writeln!(text, "{gains} gained, {} lost", changes.len() - gains)?;
-    }
     say(&text)?;
-    // A change that breaks the policy's own promises would not be saved.
-    Ok(keeps_promises(&files.policy, &new))
+    Ok(if answer.allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
 }
 
-fn in_words(c: &Change, everybody: usize) -> String {
-    let sign = if c.gained { '+' } else { '-' };
-    let who = match c.who.as_slice() {
-        [one] if *one == c.at => return format!("{sign} {one}: {}\n", c.what.join("; ")),
-        many if many.len() + 1 >= everybody && everybody > 3 => format!("every node ({})", many.len()),
-        many => many.join(", "),
+fn changes(files: &Files, against: Option<&Path>, global: &GlobalArgs) -> Told {
+    if files.policy.is_none() {
+        let hint = "name the new policy with `--policy NEW`";
+        return Err(Fail::usage("there is nothing to compare with the policy in force", hint));
+    }
+    let (old, new) = match (&files.topology, against) {
+        (Some(_), None) => {
+            let hint = "name the old policy with `--against OLD`, or leave `--topology` out to ask the running server";
+            return Err(Fail::usage("with `--topology` no server is asked for the policy that holds now", hint));
+        }
+        (_, None) => (load(&Files { policy: None, topology: None }, global)?, load(files, global)?),
+        (topology, Some(old)) => {
+            let old = Files { policy: Some(old.to_path_buf()), topology: topology.clone() };
+            let new = load(files, global)?;
+            (if new.is_some() { load(&old, global)? } else { None }, new)
+        }
     };
-    format!("{sign} {who} -> {}: {}\n", c.at, c.what.join("; "))
+    let (Some(old), Some(new)) = (old, new) else { return Ok(false) };
+    let compiled = Compiled::new(new.policy, new.topology);
+    let old = Compiled::new(old.policy, old.topology);
+    if old.topology().nodes.len() != compiled.topology().nodes.len() {
+        return Err(Fail::hinted("a node came or went while the server was asked", "ask again"));
+    }
+    let Diff { changes, more, partial } = diff(&old, &compiled);
+    let lines: Vec<Line> = changes.iter().map(Line::from).collect();
+    say(&in_words(&lines, more, partial))?;
+    // A change that breaks the policy's own promises would not be saved.
+    Ok(keeps_promises(&new.name, &compiled, false))
+}
+
+/// A change as it is shown.
+struct Line {
+    gained: bool,
+    who: Vec<String>,
+    at: Vec<String>,
+    what: Vec<String>,
+}
+
+impl From<&Change> for Line {
+    fn from(c: &Change) -> Line {
+        Line { gained: c.gained, who: c.who.clone(), at: c.at.clone(), what: c.what.clone() }
+    }
+}
+
+/// Longer words are cut: the values of some attributes fill a screen.
+const WORD: usize = 80;
+
+/// Changes as a person reads them, with their number.
+fn in_words(lines: &[Line], more: usize, partial: bool) -> String {
+    let cut = |w: &String| match w.chars().count() > WORD {
+        true => w.chars().take(WORD).chain(['…']).collect(),
+        false => w.clone(),
+    };
+    let mut text = String::new();
+    for l in lines.iter().take(MAX_CHANGES) {
+        let (sign, who, what) = (if l.gained { '+' } else { '-' }, l.who.join(", "), l.what.iter().map(cut));
+        let what = what.collect::<Vec<_>>().join("; ");
+        text += &match l.at.is_empty() {
+            true => format!("{sign} {who}: {what}\n"),
+            false => format!("{sign} {who} -> {}: {what}\n", l.at.join(", ")),
+        };
+    }
+    let more = more + lines.len().saturating_sub(MAX_CHANGES);
+    if more > 0 {
+        text += &format!("and {more} more\n");
+    }
+    if partial {
+        text += "the rest was not compared: too much would change\n";
+    }
+    if lines.is_empty() && !partial {
+        return text + "nobody gains and nobody loses anything\n";
+    }
+    let gains = lines.iter().filter(|l| l.gained).count();
+    text + &format!("{gains} gained, {} lost\n", lines.len() - gains)
+}
+
+/// `policy set`: shows who gains and who loses what.
+fn set(file: &Path, dry_run: bool, strict: bool, json: bool, global: &GlobalArgs) -> Result<ExitCode, Fail> {
+    let text = read(file)?;
+    let done = ask::control(global, "policy-set", json!({ "policy": text, "dry_run": dry_run, "strict": strict }))?;
+    if json {
+        say(&(serde_json::to_string_pretty(&done).context("cannot print the answer")? + "\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let list = |v: &Value| -> Vec<String> {
+        v.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect()
+    };
+    for note in list(&done["notes"]) {
+        eprintln!("note: {}:{note}", file.display());
+    }
+    for unknown in list(&done["unknown"]) {
+        eprintln!("note: nobody can say yet: {unknown}");
+    }
+    let line = |c: &Value| Line {
+        gained: c["gained"] == true,
+        who: list(&c["who"]),
+        at: list(&c["at"]),
+        what: list(&c["what"]),
+    };
+    let lines: Vec<Line> = done["changes"].as_array().into_iter().flatten().map(line).collect();
+    let more = done["more"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
+    let mut words = in_words(&lines, more, done["partial"] == true);
+    words += &match (dry_run, done["until_start_from"].as_str()) {
+        (true, _) => "nothing was changed\n".to_string(),
+        (false, None) => "in force\n".to_string(),
+        (false, Some(file)) => format!("in force until the server starts again or reloads, which reads {file}\n"),
+    };
+    say(&words)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_topology(global: &GlobalArgs) -> Told {
+    let answer = ask::control(global, "policy-topology", json!({}))?;
+    let text = serde_json::to_string_pretty(&answer["topology"]).context("cannot print the answer")?;
+    Ok(say(&(text + "\n"))?)
 }
 
 fn lay_out(file: &Path, check: bool) -> Result<bool> {
@@ -281,21 +426,47 @@ fn replace(file: &Path, text: &str) -> Result<()> {
     done
 }
 
-fn load(files: &Files) -> Result<Option<(Arc<Policy>, Arc<Topology>)>> {
-    if files.policy == Path::new("-") && files.topology == Path::new("-") {
-        bail!("only one file can be standard input, and `-` stands for both\nhint: name one of them");
+/// What the flags name; what they leave out, the running server is asked for.
+fn load(files: &Files, global: &GlobalArgs) -> Result<Option<Network>, Fail> {
+    let stdin = |p: &Option<PathBuf>| p.as_deref() == Some(Path::new("-"));
+    if stdin(&files.policy) && stdin(&files.topology) {
+        return Err(Fail::hinted("only one file can be standard input, and `-` stands for both", "name one of them"));
     }
-    let policy = load_policy(&files.policy)?;
-    let topology = load_topology(&files.topology)?;
-    Ok(policy.zip(topology))
+    let Some(file) = &files.policy else {
+        let (text, topology) = network_under(None, global)?;
+        let name = "the policy in force".to_string();
+        // It is in force, whatever this version thinks of it.
+        let (policy, _) = Policy::parse_in_force(&text).map_err(|p| in_force_unread(&p))?;
+        return Ok(Some(Network { policy: Arc::new(policy), topology, name }));
+    };
+    let (name, text) = (file.display().to_string(), read(file)?);
+    let Some(policy) = parsed(&name, &text) else { return Ok(None) };
+    let topology = match &files.topology {
+        Some(path) => load_topology(path)?,
+        None => Some(network_under(Some(&text), global)?.1),
+    };
+    Ok(topology.map(|topology| Network { policy, topology, name }))
+}
+
+fn in_force_unread(problems: &[Problem]) -> Fail {
+    let first = problems.first().map(ToString::to_string).unwrap_or_default();
+    Fail::hinted(
+        format!("the policy in force cannot be read: {first}"),
+        "use the `portcullis` of the version that the server runs",
+    )
+}
+
+/// The policy in force at the running server, and who exists there, under another policy if one is given.
+fn network_under(policy: Option<&str>, global: &GlobalArgs) -> Result<(String, Arc<Topology>), Fail> {
+    let answer = ask::control(global, "policy-topology", json!({ "policy": policy }))
+        .map_err(|f| f.or_hint("name files with `--policy FILE --topology FILE` to need no server"))?;
+    let topology = Topology::read(&answer["topology"].to_string()).map_err(|p| in_force_unread(&p))?;
+    Ok((answer["policy"].as_str().unwrap_or_default().to_string(), Arc::new(topology)))
 }
 
 /// The policy, or `None` after its problems were shown.
-fn load_policy(file: &Path) -> Result<Option<Arc<Policy>>> {
-    match Policy::parse(&read(file)?) {
-        Ok(p) => Ok(Some(Arc::new(p))),
-        Err(problems) => refuse(file, &problems).map(|_| None),
-    }
+fn parsed(name: &str, text: &str) -> Option<Arc<Policy>> {
+    Policy::parse(text).map(Arc::new).map_err(|problems| refuse(Path::new(name), &problems)).ok()
 }
 
 fn load_topology(file: &Path) -> Result<Option<Arc<Topology>>> {
@@ -320,19 +491,33 @@ fn refuse(file: &Path, problems: &[Problem]) -> Result<bool> {
     Ok(false)
 }
 
-/// True if every test of the policy holds; those that do not are shown.
-fn keeps_promises(file: &Path, compiled: &Compiled) -> bool {
-    let failed: Vec<_> = compiled.run_tests().into_iter().filter(|o| !o.holds()).collect();
-    for o in failed.iter().take(MAX_SHOWN) {
-        let why = o.failure.as_deref().unwrap_or_default();
-        eprintln!("error: {}:{}: {} {} fails: {}: {why}", file.display(), o.pos, o.section, o.index + 1, o.asserted);
+/// True if no test of the policy fails; those that do are shown, and those of which nobody can say.
+fn keeps_promises(name: &str, compiled: &Compiled, strict: bool) -> bool {
+    let (mut failed, mut unknown) = (0, 0);
+    for o in compiled.run_tests() {
+        let line = |why: &str| format!("{name}:{}: {} {}", o.pos, o.section, o.index + 1) + &format!(" {why}");
+        match (o.failure(strict), &o.verdict) {
+            (Some(why), _) => {
+                failed += 1;
+                if failed <= MAX_SHOWN {
+                    eprintln!("error: {}", line(&format!("fails: {}: {why}", o.asserted)));
+                }
+            }
+            (None, Verdict::Unknown(why)) => {
+                unknown += 1;
+                if unknown <= MAX_SHOWN {
+                    eprintln!("note: {}", line(&format!("can not be said yet: {}: {why}", o.asserted)));
+                }
+            }
+            _ => {}
+        }
     }
-    if !failed.is_empty() {
+    if failed > 0 {
         eprintln!(
             "hint: the policy's own tests must hold before it is used; `portcullis policy test` shows all of them"
         );
     }
-    failed.is_empty()
+    failed == 0
 }
 
 /// Reads a whole file, `-` being standard input.
@@ -374,4 +559,27 @@ fn written(done: std::io::Result<()>) -> Result<bool> {
 
 fn quiet_pipe(e: std::io::Error) -> std::io::Result<()> {
     if e.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(e) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_lines_and_no_more_than_a_person_reads() {
+        let line = |gained: bool, who: &str, at: &[&str], what: &str| Line {
+            gained,
+            who: vec![who.to_string()],
+            at: at.iter().map(|a| (*a).to_string()).collect(),
+            what: vec![what.to_string()],
+        };
+        let lines = [line(false, "a", &["b", "10.0.0.0/8 behind r"], "tcp:22"), line(true, "a", &[], &"x".repeat(300))];
+        let want = format!("- a -> b, 10.0.0.0/8 behind r: tcp:22\n+ a: {}…\n1 gained, 1 lost\n", "x".repeat(WORD));
+        assert_eq!(in_words(&lines, 0, false), want);
+        let many: Vec<Line> = (0..MAX_CHANGES + 5).map(|n| line(true, &n.to_string(), &["b"], "tcp:22")).collect();
+        let text = in_words(&many, 7, true);
+        assert_eq!(text.lines().count(), MAX_CHANGES + 3);
+        assert!(text.contains("\nand 12 more\nthe rest was not compared"), "{text}");
+        assert_eq!(in_words(&[], 0, false), "nobody gains and nobody loses anything\n");
+    }
 }

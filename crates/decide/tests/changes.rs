@@ -178,7 +178,7 @@ proptest! {
         steps in steps(),
     ) {
         let policy = Arc::new(Policy::parse(&POLICY.replace("RULES", &rules.join(","))).unwrap());
-        let mut topology = Topology { users: users(), nodes: Vec::new() };
+        let mut topology = Topology { users: users(), ..Topology::default() };
         let mut compiled = Compiled::new(Arc::clone(&policy), Arc::new(topology.clone()));
         for (s, what) in &steps {
             let name = format!("n{}", s.name);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use decide::filter::{Packet, PacketFilter, PacketKind};
-use decide::policy::{Compiled, Policy, Ranges, Topology, format};
+use decide::policy::{Compiled, Policy, Ranges, Topology, diff, format};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -307,6 +307,8 @@ proptest! {
             if let Ok(policy) = Policy::parse(piece) {
                 let compiled = Compiled::new(policy.into(), topology().into());
                 prop_assert!(compiled.run_tests().len() < 1000 && compiled.to_json(None).is_object());
+                let open = Compiled::new(Policy::default().into(), topology().into());
+                prop_assert!(diff(&compiled, &compiled).changes.is_empty() && !diff(&open, &compiled).partial);
             }
             if let Ok(once) = format(piece) {
                 prop_assert_eq!(format(&once).unwrap(), once);

@@ -17,6 +17,7 @@ mod metrics;
 pub mod noise_stream;
 mod outbox;
 mod page;
+mod policy;
 pub mod relay;
 pub mod relay_http;
 mod relays;
@@ -111,12 +112,12 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
     let audit = settings.data_dir.join("control-audit.jsonl");
     let ssh_check = format!("https://{}/machine/ssh/check", settings.server_url.host);
     let keeper = Keeper::start(run, Settings { ssh_check, ..settings.book.clone() }, store, &audit)?;
+    policy::begin(&keeper, settings.policy.as_deref()).await?;
     if let Some(file) = settings.policy.clone() {
-        follow_policy(&keeper, &file).await?;
         let ours = keeper.clone();
         run.on_reload("policy", move || {
             let (keeper, file) = (ours.clone(), file.clone());
-            Box::pin(async move { follow_policy(&keeper, &file).await })
+            Box::pin(async move { policy::follow(&keeper, &file).await })
         });
     }
     let (app_expiry, resolvers, measured) =
@@ -136,28 +137,6 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
     }
     not_ready.ready();
     Ok(Control { desk, addrs, audit })
-}
-
-/// Puts a policy file in force, unless it is already.
-async fn follow_policy(keeper: &Keeper, file: &Path) -> anyhow::Result<String> {
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("the policy {} can not be read", file.display()))?;
-    let done = keeper
-        .change(move |book, now| {
-            if book.policy_text() == Some(text.as_str()) {
-                return Ok(false);
-            }
-            book.set_policy(Some(&text), "file", now).map(|()| true)
-        })
-        .await?;
-    match done {
-        Ok(true) => Ok(format!("{} is in force", file.display())),
-        Ok(false) => Ok("the same as before".to_string()),
-        Err(e) => Err(Hinted::error(
-            format!("{}: {e}", file.display()),
-            "mend these lines; `portcullis policy check FILE` shows them with hints",
-        )),
-    }
 }
 
 /// Opens the server's store in a data directory.

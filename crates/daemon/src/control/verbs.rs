@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use decide::mesh::{self, Book, Leaves, Refusal, Snapshot};
-use decide::policy::{Compiled, Policy, diff};
 use model::{Addr, Prefix};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,9 +13,9 @@ use wire::mesh::{JoinKey, Names, Node, User};
 
 use super::Control;
 use super::desk::Desk;
+use super::policy;
 use crate::api::Verbs;
 use crate::digest::{hex, sha256_hex};
-use crate::hint::Hinted;
 
 /// Where a coordination server listens for commands.
 #[must_use]
@@ -44,7 +43,7 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
             }
         }
     };
-    let (keys, sets) = (control.desk.clone(), control.desk.clone());
+    let (keys, sets, networks) = (control.desk.clone(), control.desk.clone(), control.desk.clone());
     verbs
         .on("users-list", read(users_list))
         .on("users-create", write(users_create))
@@ -67,8 +66,9 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
         .on("routes-approve", write(routes_approve))
         .on("routes-revoke", write(routes_revoke))
         .on("routes-check", read(routes_check))
-        .on("policy-get", write(policy_get))
-        .on("policy-set", move |args| policy_set(sets.clone(), args))
+        .on("policy-get", write(policy::get))
+        .on("policy-topology", move |args| policy::network(networks.clone(), args))
+        .on("policy-set", move |args| policy::set(sets.clone(), args))
         .on("dns-get", read(dns_get))
         .on("dns-set", write(dns_set))
         .on("apps-list", read(apps_list))
@@ -389,53 +389,6 @@ fn routes_check(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
         .collect();
     Ok(json!({ "address": addr.to_string(), "node": node, "carriers": carriers, "leaves_from": sources,
                "nobody": nobody, "not_approved": waiting }))
-}
-
-fn policy_get(book: &mut Book, _: &Value, _: &str, _: u64) -> Result<Value, Refusal> {
-    Ok(json!({ "policy": book.policy_text() }))
-}
-
-/// Checks a policy against the network, says what it changes and, unless it is a dry run, puts it in force.
-async fn policy_set(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
-    let text = args.get("policy").and_then(Value::as_str).context("`policy` is missing")?.to_string();
-    let policy = Policy::parse(&text).map_err(|problems| {
-        let lines: Vec<String> = problems
-            .iter()
-            .map(|p| match &p.hint {
-                Some(hint) => format!("{p}\n  hint: {hint}"),
-                None => p.to_string(),
-            })
-            .collect();
-        Hinted::error(
-            format!("the policy is refused, the old one stays in force\n{}", lines.join("\n")),
-            "mend these lines; `portcullis policy check FILE` shows them too",
-        )
-    })?;
-    let s = desk.keeper.now();
-    let new = Compiled::new(Arc::new(policy), s.compiled.topology().clone());
-    let outcomes = new.run_tests();
-    let failed: Vec<String> = outcomes
-        .iter()
-        .filter_map(|o| o.failure.as_ref().map(|why| format!("{} at {}: {}: {why}", o.section, o.pos, o.asserted)))
-        .collect();
-    if !failed.is_empty() {
-        return Err(Hinted::error(
-            format!("the policy's own tests fail, the old one stays in force\n{}", failed.join("\n")),
-            "mend the rules or the tests",
-        ));
-    }
-    let changes: Vec<Value> = diff(&s.compiled, &new)
-        .iter()
-        .map(|c| json!({ "gained": c.gained, "who": c.who, "at": c.at, "what": c.what }))
-        .collect();
-    let dry = args.get("dry_run").and_then(Value::as_bool).unwrap_or(false);
-    if !dry {
-        let done = desk.keeper.change(move |book, now| book.set_policy(Some(&text), BY, now)).await?;
-        done.map_err(|e| anyhow!("{e}"))?;
-    }
-    // What is read at every start goes before what was set.
-    let file = desk.policy_file.as_ref().map(|f| f.display().to_string());
-    Ok(json!({ "changes": changes, "in_force": !dry, "tests": outcomes.len(), "until_start_from": file }))
 }
 
 fn dns_get(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {

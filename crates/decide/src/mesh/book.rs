@@ -11,7 +11,7 @@ use wire::meshkey::{MachineKey, NodeKey};
 use super::pool::Pools;
 use super::register::Pending;
 use super::snapshot::{Member, Snapshot};
-use crate::policy::{Compiled, Outcome, Policy};
+use crate::policy::{Compiled, Outcome, Policy, Problem};
 
 /// What does not change while the process runs.
 #[derive(Debug, Clone, Default)]
@@ -151,7 +151,7 @@ pub struct Book {
 }
 
 /// The policy when there is none: everything in one's own network is reachable.
-const OPEN: &str = r#"{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}"#;
+pub const OPEN: &str = r#"{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}"#;
 
 /// The role of whom the network belongs to.
 const OWNER: &str = "owner";
@@ -196,7 +196,7 @@ impl Book {
     /// Takes in what was saved, at a start.
     ///
     /// # Errors
-    /// A saved policy that this version does not accept, or a node twice.
+    /// A saved policy that this version cannot read, or a node twice. What earlier versions took, is kept in force.
     pub fn load(&mut self, saved: Saved, now: u64) -> Result<(), Refusal> {
         match saved {
             Saved::User(u) => drop(self.users.insert(u.id, u)),
@@ -211,7 +211,7 @@ impl Book {
                 self.nodes.insert(n.id, Member::new(n, self.revision));
             }
             Saved::Policy(text) => {
-                self.policy = Arc::new(parse(&text)?);
+                self.policy = Arc::new(parse_in_force(&text)?.0);
                 self.policy_text = Some(text);
             }
             Saved::Names(n) => self.names = Arc::new(n),
@@ -266,29 +266,53 @@ impl Book {
     /// Puts a policy in force; `None` takes it away.
     ///
     /// # Errors
-    /// It is no policy, or one of its own tests fails; the old one stays.
+    /// It is no policy, or one of its own tests fails; the old one stays. Tests of somebody who is not here yet do not
+    /// fail: a policy comes before its nodes.
     pub fn set_policy(&mut self, text: Option<&str>, by: &str, now: u64) -> Result<(), Refusal> {
         let policy = Arc::new(text.map_or_else(|| Ok(open()), parse)?);
-        let failed = self.try_policy(&policy);
+        let failed = self.failing_tests(&policy);
         if !failed.is_empty() {
             return Err(Refusal::new(format!("the policy's own tests fail:\n{}", failed.join("\n"))));
         }
+        self.put_in_force(policy, text, by, now);
+        Ok(())
+    }
+
+    /// Puts a policy in force at a start, where refusing it would leave everybody without a server. In: its text. Out:
+    /// what is wrong with it all the same: tests that fail, words that only earlier versions took.
+    ///
+    /// # Errors
+    /// It is no policy.
+    pub fn begin_with_policy(&mut self, text: &str, by: &str, now: u64) -> Result<Vec<String>, Refusal> {
+        let policy = Arc::new(parse_in_force(text)?.0);
+        self.put_in_force(policy, Some(text), by, now);
+        Ok(self.policy_faults())
+    }
+
+    fn put_in_force(&mut self, policy: Arc<Policy>, text: Option<&str>, by: &str, now: u64) {
         self.policy = policy;
         self.policy_text = text.map(str::to_string);
         self.audit(now, "policy-set", format!("{} bytes", text.map_or(0, str::len)), by);
         self.saves.insert(Slot::Policy);
         self.recompile = true;
         self.changed = true;
-        Ok(())
+    }
+
+    /// What is wrong with the policy in force: it would not be taken today.
+    #[must_use]
+    pub fn policy_faults(&self) -> Vec<String> {
+        let Some(text) = &self.policy_text else { return Vec::new() };
+        let tolerated = parse_in_force(text).map(|(_, problems)| problems).unwrap_or_default();
+        let mut out: Vec<String> = tolerated.iter().map(ToString::to_string).collect();
+        out.extend(self.failing_tests(&self.policy));
+        out
     }
 
     /// The tests of a policy that fail in this network, one line each.
-    #[must_use]
-    pub fn try_policy(&self, policy: &Arc<Policy>) -> Vec<String> {
-        let compiled = Compiled::new(policy.clone(), Arc::new(self.topology()));
+    fn failing_tests(&self, policy: &Arc<Policy>) -> Vec<String> {
+        let compiled = Compiled::new(policy.clone(), Arc::new(self.topology_under(policy)));
         let outcomes = compiled.run_tests();
-        let line =
-            |o: &Outcome| o.failure.as_ref().map(|why| format!("{} {}: {}: {why}", o.section, o.pos, o.asserted));
+        let line = |o: &Outcome| o.failure(false).map(|why| format!("{} {}: {}: {why}", o.section, o.pos, o.asserted));
         outcomes.iter().filter_map(line).collect()
     }
 
@@ -674,6 +698,14 @@ pub(crate) fn is_tag(text: &str) -> bool {
 
 fn parse(text: &str) -> Result<Policy, Refusal> {
     Policy::parse(text).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Refusal::new(format!("the policy is refused:\n{}", lines.join("\n")))
+    })
+}
+
+/// The same of a policy that is in force already.
+fn parse_in_force(text: &str) -> Result<(Policy, Vec<Problem>), Refusal> {
+    Policy::parse_in_force(text).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Refusal::new(format!("the policy is refused:\n{}", lines.join("\n")))
     })

@@ -18,7 +18,7 @@ mod sent;
 mod snapshot;
 
 pub use apps::{APP_ROUTES, App};
-pub use book::{Audit, Book, Refusal, Saved, Settings, Slot};
+pub use book::{Audit, Book, OPEN, Refusal, Saved, Settings, Slot};
 pub use names::domain_name;
 pub use pool::Pools;
 pub use register::{Pending, Registered};

@@ -179,6 +179,12 @@ impl Book {
     /// Users and nodes as the policy sees them. A node whose key has ended is no part of it: nothing comes from it and
     /// nothing goes to it.
     pub(crate) fn topology(&self) -> Topology {
+        self.topology_under(self.policy())
+    }
+
+    /// The same under another policy: which addresses count as learnt, depends on its apps.
+    #[must_use]
+    pub fn topology_under(&self, policy: &crate::policy::Policy) -> Topology {
         let places: BTreeMap<u64, usize> = self.users.keys().enumerate().map(|(i, id)| (*id, i)).collect();
         let users = self.users.values().map(|u| crate::policy::User {
             id: u.id,
@@ -186,7 +192,7 @@ impl Book {
             email: u.email.clone(),
             role: u.role.as_deref().and_then(Role::named),
         });
-        let connectors: Vec<&Connector> = self.policy().connectors().collect();
+        let connectors: Vec<&Connector> = policy.connectors().collect();
         // Nodes answer for their own addresses: no router and no connector speaks for them.
         let pools = self.settings.pools;
         let addrs = self.nodes.values().flat_map(|m| [m.node.ipv4, m.node.ipv6]);
@@ -212,7 +218,7 @@ impl Book {
         });
         let mut nodes: Vec<Arc<crate::policy::Node>> = nodes.map(Arc::new).collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        Topology { users: Arc::new(users.collect()), nodes }
+        Topology { users: Arc::new(users.collect()), nodes, ..Topology::default() }
     }
 
     /// True if the policy gives this tag to this user.

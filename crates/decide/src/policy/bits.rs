@@ -56,6 +56,24 @@ impl Bits {
         self.0.iter().all(|w| *w == 0)
     }
 
+    /// Takes out what another set holds.
+    pub(crate) fn remove(&mut self, other: &Bits) {
+        for (a, b) in self.0.iter_mut().zip(&other.0) {
+            *a &= !b;
+        }
+    }
+
+    /// True if it holds all of another set.
+    pub(crate) fn covers(&self, other: &Bits) -> bool {
+        let at = |i: usize| self.0.get(i).copied().unwrap_or(0);
+        other.0.iter().enumerate().all(|(i, w)| w & !at(i) == 0)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.iter().map(|w| w.count_ones() as usize).sum()
+    }
+
     /// The places in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().enumerate().flat_map(|(i, word)| {

@@ -30,6 +30,16 @@ const FUNNEL: [&str; 2] =
 /// The attribute that takes a node's IPv4 address away.
 const NO_IPV4: &str = "disable-ipv4";
 
+/// True for what follows from the role of a node's user and from nothing that a policy says of the node.
+pub(crate) fn by_role(name: &str) -> bool {
+    matches!(name, "https://tailscale.com/cap/is-admin" | "https://tailscale.com/cap/is-owner")
+}
+
+/// True for what every node of every network has.
+pub(crate) fn usual(name: &str) -> bool {
+    BASE.contains(&name) || matches!(name, "default-auto-update" | "tailnet-display-name")
+}
+
 /// The capabilities of one node.
 pub(crate) fn capabilities(r: &Resolver, node: usize) -> BTreeMap<String, Value> {
     let Some(n) = r.topology.nodes.get(node) else { return BTreeMap::new() };

@@ -9,17 +9,26 @@ use super::ipset;
 use super::language::*;
 use super::problem::{Pos, Problem};
 use super::read::nearest;
-use super::who::{Ports, Who};
+use super::who::{Ports, Who, read_ports};
 
-/// Capabilities under `tailscale.com/` that a policy may grant; the others are given by servers only (public
-/// documentation of grants, "app capabilities").
-const GRANTABLE: [&str; 6] = [
-    "tailscale.com/cap/drive",
-    "tailscale.com/cap/relay",
-    "tailscale.com/cap/webui",
-    "tailscale.com/cap/kubernetes",
-    "tailscale.com/cap/tsidp",
-    "tailscale.com/cap/secrets",
+/// Capabilities under `tailscale.com/cap/` that only a server gives, to a node or about a peer (tailcfg, `NodeCapability`
+/// and `PeerCapability`); what is left there belongs to applications, whose names nobody can list.
+const SERVERS_OWN: [&str; 15] = [
+    "debug",
+    "debug-peer",
+    "drive-sharer",
+    "file-send",
+    "file-sharing",
+    "file-sharing-target",
+    "funnel",
+    "funnel-ports",
+    "ingress",
+    "is-admin",
+    "is-owner",
+    "relay-target",
+    "ssh",
+    "tailnet-lock",
+    "wake-on-lan",
 ];
 
 /// Where a name stands, which decides what may stand there.
@@ -39,9 +48,9 @@ enum Place {
     TestDst,
 }
 
-/// Everything that is wrong with the policy in itself.
-pub(crate) fn check(policy: &Policy) -> Vec<Problem> {
-    let mut c = Checker { p: policy, problems: Vec::new() };
+/// Everything that is wrong with the policy in itself; and, apart, what earlier versions took.
+pub(crate) fn check(policy: &Policy) -> (Vec<Problem>, Vec<Problem>) {
+    let mut c = Checker { p: policy, problems: Vec::new(), tolerated: Vec::new() };
     c.names();
     for acl in policy.acls.iter().flatten() {
         c.acl(acl);
@@ -56,15 +65,21 @@ pub(crate) fn check(policy: &Policy) -> Vec<Problem> {
         c.node_attr(entry);
     }
     c.tests();
-    c.problems
+    (c.problems, c.tolerated)
 }
 
 struct Checker<'p> {
     p: &'p Policy,
     problems: Vec<Problem>,
+    /// What earlier versions took, and what means what it meant: refused where somebody can mend it.
+    tolerated: Vec<Problem>,
 }
 
 impl<'p> Checker<'p> {
+    fn tolerate(&mut self, pos: Pos, message: impl Into<String>, hint: &str) {
+        self.tolerated.push(Problem { pos, message: message.into(), hint: Some(hint.to_string()) });
+    }
+
     fn fault(&mut self, pos: Pos, message: impl Into<String>) {
         self.problems.push(Problem { pos, message: message.into(), hint: None });
     }
@@ -86,7 +101,7 @@ impl<'p> Checker<'p> {
         }
         for set in p.ipsets.values() {
             for step in &set.it {
-                self.exists(&step.it.who, step.pos);
+                self.known(&step.it.who, step.pos, false);
             }
         }
         for circle in ipset::circles(p) {
@@ -96,12 +111,12 @@ impl<'p> Checker<'p> {
         }
         for list in p.lists.values() {
             for who in &list.it.allow {
-                self.exists(&who.it, who.pos);
+                self.known(&who.it, who.pos, false);
             }
         }
         for service in p.services.values() {
             for who in &service.it.addrs {
-                self.exists(&who.it, who.pos);
+                self.known(&who.it, who.pos, false);
             }
         }
         self.postures(&p.default_src_posture);
@@ -123,6 +138,11 @@ impl<'p> Checker<'p> {
     }
 
     fn exists(&mut self, who: &Who, pos: Pos) {
+        self.known(who, pos, true);
+    }
+
+    /// True to say how people are written, where they could be meant.
+    fn known(&mut self, who: &Who, pos: Pos, people: bool) {
         let p = self.p;
         let (section, known): (&str, Vec<&str>) = match who {
             Who::Group(_) => ("groups", keys(&p.groups)),
@@ -146,10 +166,19 @@ impl<'p> Checker<'p> {
             Who::Tag(_) => format!("tag not found: `{}`", clip(&name)),
             _ => format!("`{}` is not defined in {section}", clip(&name)),
         };
-        match nearest(&name, &known) {
-            Some(near) => self.fault_hint(pos, message, format!("did you mean `{near}`?")),
-            None => self.fault_hint(pos, message, format!("define it under {section}")),
-        }
+        let with_ports = name.rsplit_once(':').filter(|(head, ports)| head.contains(':') && read_ports(ports).is_ok());
+        let hint = match (who, with_ports, nearest(&name, &known)) {
+            (_, Some((head, _)), _) => {
+                format!("ports are not written here: write `{head}`; in grants, ports stand under `ip`")
+            }
+            (_, _, Some(near)) => format!("did you mean `{near}`?"),
+            (Who::Host(_), ..) if people => format!("define it under hosts; a user is written `{name}@`"),
+            (Who::Group(n), ..) if n.contains('@') => {
+                "groups of an identity provider are not known here; name its users under groups".to_string()
+            }
+            _ => format!("define it under {section}"),
+        };
+        self.fault_hint(pos, message, hint);
     }
 
     fn tag(&mut self, tag: &At<String>) {
@@ -231,6 +260,10 @@ impl<'p> Checker<'p> {
             self.fault(u.pos, format!("`{}` is no login name", u.it));
         }
         let tagged = rule.src.iter().any(|s| matches!(s.it, Who::Tag(_) | Who::Tagged));
+        if let (true, Some(s)) = (rule.check, rule.src.iter().find(|s| matches!(s.it, Who::Tag(_) | Who::Tagged))) {
+            let message = format!("`{}` cannot pass a check: nobody sits at a tagged node who could confirm it", s.it);
+            self.tolerate(s.pos, message, "write `\"action\": \"accept\"` for tagged sources");
+        }
         let users: Vec<&Who> =
             rule.src.iter().map(|s| &s.it).filter(|w| !matches!(w, Who::Tag(_) | Who::Tagged)).collect();
         for d in &rule.dst {
@@ -265,6 +298,35 @@ impl<'p> Checker<'p> {
         }
         for c in &entry.connectors {
             self.connector(c);
+            self.learns(entry, c);
+        }
+    }
+
+    /// An app connector that nobody is, or whose nodes are not told of it, never learns anything.
+    fn learns(&mut self, entry: &NodeAttr, c: &Connector) {
+        if c.connectors.is_empty() {
+            let hint = "write `\"connectors\": [\"tag:NAME\"]`, the tag of the nodes that learn";
+            self.tolerate(
+                c.pos,
+                format!("the app connector `{}` has no `connectors`: nothing can learn", clip(&c.name)),
+                hint,
+            );
+            return;
+        }
+        let told = |tag: &str| {
+            entry.target.iter().any(|t| match &t.it {
+                Who::Any => true,
+                Who::Tagged => tag != "*",
+                Who::Tag(t) => t == tag,
+                // Addresses and people may be those of the nodes that learn, where every node is one.
+                Who::Prefix(..) | Who::Host(_) => true,
+                _ => tag == "*",
+            })
+        };
+        if let Some(tag) = c.connectors.iter().find(|t| !told(&t.it)) {
+            let message =
+                format!("nodes with `{}` are to learn for `{}`, but `target` leaves them out", tag.it, clip(&c.name));
+            self.tolerate(tag.pos, message, "write `\"target\": [\"*\"]`");
         }
     }
 
@@ -311,9 +373,16 @@ impl<'p> Checker<'p> {
 
     fn tests(&mut self) {
         let p = self.p;
+        let wide = "`*` in a test asks about everybody at once, which has no one answer";
         for t in &p.tests {
             self.who(&t.src, Place::TestSrc);
+            if t.src.it == Who::Any {
+                self.tolerate(t.src.pos, wide, "name a user, a group, a tag or an address");
+            }
             for d in t.accept.iter().chain(&t.deny) {
+                if d.it.who == Who::Any {
+                    self.tolerate(d.pos, wide, "name a user, a tag, a host or an address");
+                }
                 self.who(&At { pos: d.pos, it: d.it.who.clone() }, Place::TestDst);
                 if let Err(why) = one_place(p, &d.it.who, false).and_then(|()| one_port(&d.it.ports)) {
                     self.fault(d.pos, format!("test destination `{}` {why}", d.it.who));
@@ -425,7 +494,9 @@ fn capability_name(name: &str) -> Result<(), &'static str> {
     if name.contains("://") || !name.split_once('/').is_some_and(|(d, p)| !d.is_empty() && !p.is_empty()) {
         return Err("must have the form DOMAIN/PATH, without `https://`");
     }
-    if name.starts_with("tailscale.com/") && !GRANTABLE.contains(&name) {
+    if name.starts_with("tailscale.com/")
+        && name.strip_prefix("tailscale.com/cap/").is_none_or(|n| n.is_empty() || SERVERS_OWN.contains(&n))
+    {
         return Err("is one of those under tailscale.com that only a server gives");
     }
     Ok(())

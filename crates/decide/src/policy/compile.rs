@@ -87,7 +87,8 @@ impl Compiled {
     /// Resolves every name and reads every rule. Work for single nodes is done when it is asked for.
     #[must_use]
     pub fn new(policy: Arc<Policy>, topology: Arc<Topology>) -> Compiled {
-        Compiled::after(policy, topology, &BTreeMap::new())
+        let primaries = topology.primaries.clone();
+        Compiled::after(policy, topology, &primaries)
     }
 
     /// The same, where these routers (by name) have been the primary ones of their routes: they stay, as long as they

@@ -17,6 +17,7 @@ mod hujson;
 pub mod ipset;
 pub mod language;
 mod net;
+mod notes;
 mod people;
 pub mod posture;
 mod problem;
@@ -33,14 +34,14 @@ mod view;
 mod who;
 
 pub use compile::{Compiled, Filter, NodeView, SourcesRef};
-pub use diff::{Change, diff};
+pub use diff::{Change, Diff, Whose, diff};
 pub use explain::{Answer, Question};
 pub use fmt::format;
 pub use language::Policy;
 pub use problem::{Pos, Problem};
 pub use ranges::Ranges;
 pub use rules::Origin;
-pub use tests::Outcome;
+pub use tests::{Outcome, Verdict};
 pub use topology::{Node, Topology, User};
 pub(crate) use who::read_who;
 pub use who::{Ports, Proto, Role, Who, WhoPorts};
@@ -52,12 +53,31 @@ impl Policy {
     /// Everything that is wrong with it, in the order of the text. What the hosted service refuses is refused; whether
     /// its own tests hold needs a topology and is another question.
     pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
-        let (policy, mut problems) = read::read(text);
-        // Names are looked up even when the form is wrong somewhere: one run shows all there is to mend.
-        problems.extend(check::check(&policy));
-        problems.sort_by(|a, b| (a.pos, &a.message).cmp(&(b.pos, &b.message)));
-        problems.dedup();
+        let (policy, problems, tolerated) = Policy::weigh(text);
+        let problems = in_order(problems.into_iter().chain(tolerated));
         if problems.is_empty() { Ok(policy) } else { Err(problems) }
+    }
+
+    /// Reads a document that is in force already. What an earlier version took, and means what it meant, is no reason to
+    /// be without a policy; it comes beside it, to be mended.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, if there is more than that.
+    pub fn parse_in_force(text: &str) -> Result<(Policy, Vec<Problem>), Vec<Problem>> {
+        let (policy, problems, tolerated) = Policy::weigh(text);
+        if problems.is_empty() {
+            return Ok((policy, in_order(tolerated.into_iter())));
+        }
+        Err(in_order(problems.into_iter().chain(tolerated)))
+    }
+
+    fn weigh(text: &str) -> (Policy, Vec<Problem>, Vec<Problem>) {
+        let (policy, mut problems, mut tolerated) = read::read(text);
+        // Names are looked up even when the form is wrong somewhere: one run shows all there is to mend.
+        let (more, also) = check::check(&policy);
+        problems.extend(more);
+        tolerated.extend(also);
+        (policy, problems, tolerated)
     }
 
     /// The addresses of every IP set, by name.
@@ -78,6 +98,13 @@ impl Policy {
         };
         self.lists.iter().map(|(name, list)| (name.clone(), entries(&list.it))).collect()
     }
+}
+
+fn in_order(problems: impl Iterator<Item = Problem>) -> Vec<Problem> {
+    let mut out: Vec<Problem> = problems.collect();
+    out.sort_by(|a, b| (a.pos, &a.message).cmp(&(b.pos, &b.message)));
+    out.dedup();
+    out
 }
 
 #[cfg(test)]

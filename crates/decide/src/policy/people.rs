@@ -77,6 +77,11 @@ impl People {
         }
     }
 
+    /// True if the user administers the network's tags, by a role that is written down.
+    pub(crate) fn gives_any_tag(&self, user: usize) -> bool {
+        self.known && (self.has_role(user, Role::Admin) || self.has_role(user, Role::NetworkAdmin))
+    }
+
     /// The users a name stands for, in order; none for names that are no users.
     pub(crate) fn users(&self, policy: &Policy, who: &Who) -> Vec<usize> {
         let all = 0..self.roles.len();

@@ -1,6 +1,7 @@
 //! Address sets as disjoint ranges, with the arithmetic that IP sets need. In: ranges and prefixes, in any order.
 //! Out: the union, the difference, membership, and the shortest list of ranges or prefixes that says the same.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use model::{Addr, AddrRange, Prefix};
@@ -130,6 +131,61 @@ impl Ranges {
     }
 }
 
+/// Addresses in groups, those in one group lying in exactly the same of these sets; each group with the places of its
+/// sets, in order. What lies in none of the first `base` sets is left out.
+pub(crate) fn split(sets: &[&Ranges], base: usize) -> Vec<(Ranges, Vec<u32>)> {
+    let mut out: Vec<(Ranges, Vec<u32>)> = Vec::new();
+    let mut known: BTreeMap<u128, usize> = BTreeMap::new();
+    for (v4, top) in [(true, u128::from(u32::MAX)), (false, u128::MAX)] {
+        let mut edges: Vec<(u128, u32)> = Vec::new();
+        for (i, set) in sets.iter().enumerate() {
+            for (first, last) in set.family(v4) {
+                edges.push((*first, i as u32));
+                edges.extend((*last < top).then(|| (last + 1, i as u32)));
+            }
+        }
+        edges.sort_unstable();
+        // A set's ranges are apart, so its edges alternate: each one goes in or out. The digest of the sets one is in
+        // changes with each edge, so that a stretch costs no look at all of them.
+        let (mut inside, mut digest, mut at) = (BTreeSet::<u32>::new(), 0u128, 0usize);
+        while at < edges.len() {
+            let first = edges[at].0;
+            while let Some((_, set)) = edges.get(at).filter(|e| e.0 == first) {
+                digest ^= spread(*set);
+                if !inside.remove(set) {
+                    inside.insert(*set);
+                }
+                at += 1;
+            }
+            if inside.first().is_none_or(|s| *s as usize >= base) {
+                continue;
+            }
+            let last = edges.get(at).map_or(top, |e| e.0 - 1);
+            let group = *known.entry(digest).or_insert_with(|| {
+                out.push((Ranges::new(), inside.iter().copied().collect()));
+                out.len() - 1
+            });
+            out[group].0.family_mut(v4).push((first, last));
+        }
+    }
+    out.iter_mut().for_each(|(r, _)| {
+        normalize(&mut r.v4);
+        normalize(&mut r.v6);
+    });
+    out
+}
+
+/// A number spread over 128 bits (the steps of splitmix64), so that sums of different numbers differ.
+fn spread(n: u32) -> u128 {
+    let mix = |seed: u64| {
+        let mut z = (u64::from(n) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    u128::from(mix(0)) << 64 | u128::from(mix(0xd1b5_4a32_d192_ed03))
+}
+
 impl FromIterator<Prefix> for Ranges {
     fn from_iter<I: IntoIterator<Item = Prefix>>(prefixes: I) -> Ranges {
         Ranges::of(prefixes.into_iter().map(Prefix::range))
@@ -207,6 +263,27 @@ mod tests {
         assert!(!s.contains("10.0.0.7".parse().unwrap()));
         assert!(s.overlaps("10.0.0.0/30".parse().unwrap()) && s.covers("10.0.0.8/29".parse().unwrap()));
         assert!(!s.covers("10.0.0.0/24".parse().unwrap()));
+    }
+
+    #[test]
+    fn split_says_of_every_address_where_it_lies() {
+        let sets = [
+            set(&["10.0.0.0/28", "::/0"]),
+            set(&["10.0.0.4/30", "10.0.0.12", "ffff::/16"]),
+            set(&["10.0.0.6/31", "10.0.0.40/29"]),
+            set(&["10.0.0.0/8"]),
+        ];
+        let groups = split(&sets.iter().collect::<Vec<_>>(), 2);
+        for last in 0..64u8 {
+            let addr: Addr = format!("10.0.0.{last}").parse().unwrap();
+            let want: Vec<u32> = (0..4).filter(|i| sets[*i as usize].contains(addr)).collect();
+            let got: Vec<&Vec<u32>> = groups.iter().filter(|g| g.0.contains(addr)).map(|g| &g.1).collect();
+            match want.first().is_some_and(|s| *s < 2) {
+                true => assert_eq!(got, [&want], "{addr}"),
+                false => assert!(got.is_empty(), "{addr}"),
+            }
+        }
+        assert!(groups.iter().any(|g| g.0.contains("ffff::1".parse().unwrap()) && g.1 == [0, 1]));
     }
 
     #[test]

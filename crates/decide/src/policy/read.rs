@@ -46,25 +46,28 @@ const CONNECTORS: &str = "tailscale.com/app-connectors";
 const MAX_CHECK_PERIOD: u64 = 168 * 3600;
 
 /// Reads a document; the problems come in the order of the text.
-pub(crate) fn read(text: &str) -> (Policy, Vec<Problem>) {
-    let mut reader = Reader { lines: Lines::new(text), problems: Vec::new() };
+pub(crate) fn read(text: &str) -> (Policy, Vec<Problem>, Vec<Problem>) {
+    let mut reader = Reader::new(text);
     let mut policy = Policy::default();
     let (root, problems) = parse(text);
     reader.problems = problems;
     if let Some(root) = root {
         reader.document(&root, &mut policy);
+        reader.two_words(&root);
     }
-    (policy, reader.problems)
+    (policy, reader.problems, reader.tolerated)
 }
 
 pub(crate) struct Reader<'a> {
     lines: Lines<'a>,
     pub(crate) problems: Vec<Problem>,
+    /// What earlier versions took.
+    tolerated: Vec<Problem>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(text: &'a str) -> Reader<'a> {
-        Reader { lines: Lines::new(text), problems: Vec::new() }
+        Reader { lines: Lines::new(text), problems: Vec::new(), tolerated: Vec::new() }
     }
 
     fn document(&mut self, root: &Item, p: &mut Policy) {
@@ -95,6 +98,31 @@ impl<'a> Reader<'a> {
                 "services" => p.services = self.named(v, "svc:", |r, i| r.service(i)),
                 _ => {}
             }
+        }
+    }
+
+    /// `autogroup:member` and `autogroup:members` are the same; the hosted service refuses a document that uses both
+    /// (public documentation of autogroups).
+    fn two_words(&mut self, root: &Item) {
+        let mut first: [Option<usize>; 2] = [None, None];
+        let mut open = vec![root];
+        while let Some(item) = open.pop() {
+            match &item.value {
+                Json::Object(o) => open.extend(o.iter().map(|m| &m.item)),
+                Json::List(l) => open.extend(l),
+                Json::Text(t) => {
+                    let Some(rest) = t.trim().strip_prefix("autogroup:member") else { continue };
+                    let word = usize::from(rest.starts_with('s'));
+                    if matches!(&rest[word..], r if r.is_empty() || r.starts_with(':')) {
+                        first[word] = Some(first[word].map_or(item.at, |at| at.min(item.at)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let [Some(_), Some(at)] = first {
+            let message = "`autogroup:members` beside `autogroup:member`: a policy uses one of the two words";
+            self.tolerated.push(self.lines.problem(at, message).hint("write autogroup:member everywhere"));
         }
     }
 
@@ -574,15 +602,20 @@ impl<'a> Reader<'a> {
 
     fn test(&mut self, item: &Item) -> Option<Test> {
         self.object(item)?;
-        let (mut src, mut proto, mut posture, mut accept, mut deny) = (None, None, BTreeMap::new(), vec![], vec![]);
+        let (mut src, mut posture, mut accept, mut deny) = (None, BTreeMap::new(), vec![], vec![]);
         let known = ["src", "proto", "srcPostureAttrs", "accept", "deny", "user", "allow"];
-        for (name, v) in self.fields(item, "a test", &known) {
+        let fields = self.fields(item, "a test", &known);
+        // What a port may be depends on the protocol, wherever it stands.
+        let proto = fields.iter().find(|(name, _)| *name == "proto").and_then(|(_, v)| self.test_proto(v));
+        for (name, v) in fields {
             match name {
                 "src" | "user" => src = self.who(v).map(|w| self.at(v, w)),
-                "proto" => proto = self.test_proto(v),
+                "proto" => {}
                 "srcPostureAttrs" => posture = self.attributes(v),
-                "accept" | "allow" => accept = self.list(v, "destinations", |r, i| r.via(i, who::read_who_ports)),
-                _ => deny = self.list(v, "destinations", |r, i| r.via(i, who::read_who_ports)),
+                "accept" | "allow" => {
+                    accept = self.list(v, "destinations", |r, i| r.via(i, |t| who::read_test_place(t, proto)));
+                }
+                _ => deny = self.list(v, "destinations", |r, i| r.via(i, |t| who::read_test_place(t, proto))),
             }
         }
         let empty =
@@ -601,8 +634,9 @@ impl<'a> Reader<'a> {
 
     fn test_proto(&mut self, item: &Item) -> who::Proto {
         let proto = self.via(item, |t| who::read_proto(&t.to_ascii_lowercase())).flatten();
-        if !who::has_ports(proto) {
-            self.fault(item.at, "a test speaks tcp, udp or sctp, or leaves `proto` out");
+        if !who::has_ports(proto) && !matches!(proto, Some(1 | 58)) {
+            self.fault(item.at, "a test speaks tcp, udp, sctp or icmp, or leaves `proto` out");
+            return None;
         }
         proto
     }

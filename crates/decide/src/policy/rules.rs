@@ -316,6 +316,11 @@ impl Rules {
         &self.outline.rules
     }
 
+    /// Every name that a rule uses, with what it stands for.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&Who, &Set)> {
+        self.outline.names.iter().zip(self.sets.iter().map(|s| &**s))
+    }
+
     /// The place of a rule's sources in `sources`.
     pub(crate) fn place(&self, rule: &Rule) -> usize {
         self.places[rule.asks]

@@ -11,7 +11,7 @@ use super::posture::Value;
 use super::problem::Pos;
 use super::resolve::fits;
 use super::rules::{Origin, Rule};
-use super::who::{Ports, Proto, Who, proto_name};
+use super::who::{Ports, Proto, Who, has_ports, proto_name};
 
 /// Protocols a test without `proto` asks about: TCP, UDP and both ICMPs, what filters mean by no protocol.
 const DEFAULT_PROTOS: [u8; 4] = [6, 17, 1, 58];
@@ -27,15 +27,36 @@ pub struct Outcome {
     pub pos: Pos,
     /// What was asserted, in words: `thor@example.org -> tag:server:22 accept`.
     pub asserted: String,
-    /// `None` if it holds, else why not.
-    pub failure: Option<String>,
+    /// Whether it holds.
+    pub verdict: Verdict,
+}
+
+/// What became of an assertion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It holds.
+    Holds,
+    /// It does not; why.
+    Fails(String),
+    /// Nobody can say yet: it speaks of somebody who is not here; who.
+    Unknown(String),
 }
 
 impl Outcome {
     /// True if the assertion holds.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.failure.is_none()
+        self.verdict == Verdict::Holds
+    }
+
+    /// Why it counts as failed, if it does. What nobody can say yet, counts where one is `strict`.
+    #[must_use]
+    pub fn failure(&self, strict: bool) -> Option<&str> {
+        match &self.verdict {
+            Verdict::Fails(why) => Some(why),
+            Verdict::Unknown(why) if strict => Some(why),
+            _ => None,
+        }
     }
 }
 
@@ -61,39 +82,67 @@ impl Compiled {
             let ports: Vec<String> = d.it.ports.iter().map(ToString::to_string).collect();
             let word = if wanted { "accept" } else { "deny" };
             let asserted = format!("{} -> {}:{}{proto} {word}", t.src.it, d.it.who, ports.join(","));
-            let failure = self.test_failure(t, &from, &d.it.who, &d.it.ports, wanted);
-            out.push(Outcome { section: "tests", index, pos: d.pos, asserted, failure });
+            let verdict = self.test_verdict(t, &from, &d.it.who, &d.it.ports, wanted);
+            out.push(Outcome { section: "tests", index, pos: d.pos, asserted, verdict });
         }
     }
 
-    fn test_failure(&self, t: &Test, from: &[Prefix], to: &Who, ports: &[Ports], wanted: bool) -> Option<String> {
-        if from.is_empty() {
-            return Some(format!("`{}` has no address here", t.src.it));
-        }
+    fn test_verdict(&self, t: &Test, from: &[Prefix], to: &Who, ports: &[Ports], wanted: bool) -> Verdict {
         if *to == Who::Own {
-            return Some("autogroup:self is a different place for everybody; name one".to_string());
+            return Verdict::Fails("autogroup:self is a different place for everybody; name one".to_string());
         }
         let dst = self.resolver.set(to).prefixes();
-        if dst.is_empty() {
-            return Some(format!("`{to}` has no address here"));
+        for (who, nobody) in [(&t.src.it, from.is_empty()), (to, dst.is_empty())] {
+            // Nobody gets nowhere.
+            match (nobody, wanted) {
+                (true, true) => return Verdict::Unknown(format!("`{who}` has no address here yet")),
+                (true, false) => return Verdict::Holds,
+                _ => {}
+            }
         }
         let attributes = (!t.posture.is_empty()).then_some(&t.posture);
+        // What has no ports is asked for without one.
+        let port = |p: &Ports| has_ports(t.proto).then_some(p.first);
         // Every address of the source must get through; one that does not is a way that is closed.
         let closed = from.iter().find(|f| {
-            !dst.iter().any(|d| ports.iter().any(|p| self.first_rule(**f, *d, t.proto, p.first, attributes).is_some()))
+            !dst.iter().any(|d| ports.iter().any(|p| self.first_rule(**f, *d, t.proto, port(p), attributes).is_some()))
         });
         match (wanted, closed) {
-            (true, None) | (false, Some(_)) => None,
-            (true, Some(addr)) => Some(format!("it is refused: no rule lets {addr} through")),
+            (true, None) | (false, Some(_)) => Verdict::Holds,
+            (true, Some(addr)) => {
+                let lacks = dst.iter().find_map(|d| self.unfit(*addr, *d, t.proto, port(ports.first()?), attributes));
+                let why = lacks.map(|l| format!("; {l}")).unwrap_or_default();
+                Verdict::Fails(format!("it is refused: no rule lets {addr} through{why}"))
+            }
             (false, None) => {
                 let by = from.first().zip(dst.first());
-                let by = by.and_then(|(f, d)| self.first_rule(*f, *d, t.proto, ports.first()?.first, attributes));
-                Some(match by {
+                let by = by.and_then(|(f, d)| self.first_rule(*f, *d, t.proto, port(ports.first()?), attributes));
+                Verdict::Fails(match by {
                     Some(o) => format!("it is let through by {} {} (line {})", o.section, o.index + 1, o.pos.line),
                     None => "it is let through".to_string(),
                 })
             }
         }
+    }
+
+    /// The rule that would let a packet pass, were it not for its postures.
+    fn unfit(
+        &self,
+        from: Prefix,
+        to: Prefix,
+        proto: Proto,
+        port: Option<u16>,
+        attributes: Option<&BTreeMap<String, Value>>,
+    ) -> Option<String> {
+        let named = |r: &Rule| r.names.iter().any(|w| self.resolver.set(w).ranges.overlaps(from));
+        let mut with = self.rules.all().iter().filter(|r| !r.posture.is_empty());
+        let rule = with.find(|r| self.dst_matches(r, to, proto, port) && named(r))?;
+        let lack = match attributes {
+            Some(_) => format!("`srcPostureAttrs` of this test does not satisfy {}", rule.posture.join(" or ")),
+            None => self.posture_lack(rule, from),
+        };
+        let (section, index, line) = (rule.origin.section, rule.origin.index + 1, rule.origin.pos.line);
+        Some(format!("{section} {index} (line {line}) would, but {lack}"))
     }
 
     /// The first rule that lets a packet pass from one prefix to part of another.
@@ -102,11 +151,10 @@ impl Compiled {
         from: Prefix,
         to: Prefix,
         proto: Proto,
-        port: u16,
+        port: Option<u16>,
         attributes: Option<&BTreeMap<String, Value>>,
     ) -> Option<Origin> {
-        let passes =
-            |rule: &&Rule| self.src_matches(rule, from, attributes) && self.dst_matches(rule, to, proto, Some(port));
+        let passes = |rule: &&Rule| self.src_matches(rule, from, attributes) && self.dst_matches(rule, to, proto, port);
         self.rules.all().iter().find(passes).map(|r| r.origin)
     }
 
@@ -137,14 +185,19 @@ impl Compiled {
             for (names, word) in asked {
                 for login in names {
                     let asserted = format!("{} -> {login}@{} {word}", t.src.it, d.it);
-                    let failure = if addrs.is_empty() || src_nodes.is_empty() {
-                        Some(format!("`{}` is no node here", t.src.it))
-                    } else if places.is_empty() {
-                        Some(format!("`{}` is no node here", d.it))
+                    let nobody = if addrs.is_empty() || src_nodes.is_empty() {
+                        Some(&t.src.it)
                     } else {
-                        self.ssh_failure(src_nodes.iter(), &places, login, word, attributes)
+                        places.is_empty().then_some(&d.it)
                     };
-                    out.push(Outcome { section: "sshTests", index, pos: d.pos, asserted, failure });
+                    let verdict = match (nobody, word) {
+                        (Some(_), "deny") => Verdict::Holds,
+                        (Some(who), _) => Verdict::Unknown(format!("`{who}` is no node here yet")),
+                        (None, _) => self
+                            .ssh_failure(src_nodes.iter(), &places, login, word, attributes)
+                            .map_or(Verdict::Holds, Verdict::Fails),
+                    };
+                    out.push(Outcome { section: "sshTests", index, pos: d.pos, asserted, verdict });
                 }
             }
         }

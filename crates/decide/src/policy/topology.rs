@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::{Addr, Prefix};
+use serde_json::json;
 
 use super::hujson::{Item, Json, parse};
 use super::posture::Value;
@@ -22,6 +23,8 @@ pub struct Topology {
     pub users: Arc<Vec<User>>,
     /// Nodes, in the order of their names.
     pub nodes: Vec<Arc<Node>>,
+    /// Routers that answer for a route now, by name, where that is known.
+    pub primaries: BTreeMap<Prefix, String>,
 }
 
 /// A user.
@@ -117,12 +120,64 @@ impl Topology {
                 for m in r.object(nodes).unwrap_or_default() {
                     let new = node(&mut r, &m.key, &m.item, &out.users).map(Arc::new);
                     out.nodes.extend(new);
+                    for route in prefixes(&mut r, given(&m.item, "primary_routes")) {
+                        out.primaries.insert(route, m.key.clone());
+                    }
                 }
             }
             None => r.fault_hint(root.at, "a topology has `nodes`, an object of `\"NAME\": {…}`", FORM),
         }
         out.nodes.sort_by(|a, b| a.name.cmp(&b.name));
         if r.problems.is_empty() { Ok(out) } else { Err(r.problems) }
+    }
+
+    /// The same as a file says it: what [`Topology::read`] reads.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let long = |list: &[Prefix]| list.iter().map(|p| p.long()).collect::<Vec<_>>();
+        let users: Vec<serde_json::Value> = self
+            .users
+            .iter()
+            .map(|u| {
+                let role = u.role.map_or("member", Role::name);
+                json!({ "id": u.id, "name": u.name, "email": u.email, "role": role })
+            })
+            .collect();
+        let mut nodes = serde_json::Map::new();
+        for n in &self.nodes {
+            let user =
+                n.user.and_then(|u| self.users.get(u)).map(|u| if u.email.is_empty() { &u.name } else { &u.email });
+            let primary: Vec<Prefix> =
+                self.primaries.iter().filter(|(_, name)| **name == n.name).map(|(route, _)| *route).collect();
+            let mut it = json!({
+                "user": user, "tags": n.tags, "ipv4": n.ipv4.map(|a| a.to_string()), "ipv6": n.ipv6.map(|a| a.to_string()),
+                "routable_ips": long(&n.routable), "approved_routes": long(&n.approved), "id": n.id, "online": n.online,
+            });
+            let posture: serde_json::Map<String, serde_json::Value> = n
+                .posture
+                .iter()
+                .map(|(k, v)| {
+                    let v = match v {
+                        Value::Text(t) => json!(t),
+                        Value::Number(f) => json!(f),
+                        Value::Bool(b) => json!(b),
+                    };
+                    (k.clone(), v)
+                })
+                .collect();
+            let learned: BTreeMap<&String, Vec<String>> = n.learned.iter().map(|(app, l)| (app, long(l))).collect();
+            for (key, value, empty) in [
+                ("posture", json!(posture), posture.is_empty()),
+                ("learned", json!(learned), learned.is_empty()),
+                ("primary_routes", json!(long(&primary)), primary.is_empty()),
+            ] {
+                if !empty {
+                    it[key] = value;
+                }
+            }
+            nodes.insert(n.name.clone(), it);
+        }
+        json!({ "users": users, "nodes": nodes })
     }
 
     /// The place of a node.
@@ -207,4 +262,23 @@ fn node(r: &mut Reader<'_>, name: &str, item: &Item, users: &[User]) -> Option<N
 fn prefixes(r: &mut Reader<'_>, item: Option<&Item>) -> Vec<Prefix> {
     let Some(item) = item else { return Vec::new() };
     r.items(item, "prefixes").iter().filter_map(|i| r.prefix(i)).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let text = r#"{"users": [{"id": 1, "name": "ada", "email": "ada@example.com", "role": "owner"}, {"id": 2, "name": "ben"}],
+            "nodes": {"a": {"user": "ada", "ipv4": "100.64.0.1", "posture": {"node:os": "macos", "custom:n": 3, "custom:b": true}},
+            "b": {"user": "ben", "tags": [], "ipv6": "fd7a::2", "online": false},
+            "c": {"tags": ["tag:x"], "ipv4": "100.64.0.3", "id": 7, "routable_ips": ["10.0.0.0/8", "0.0.0.0/0"], "approved_routes": ["10.0.0.0/8"],
+                  "primary_routes": ["10.0.0.0/8"], "learned": {"crm": ["203.0.113.9/32"]}}}}"#;
+        let read = Topology::read(text).unwrap();
+        assert_eq!(read.primaries.values().collect::<Vec<_>>(), ["c"]);
+        let again = Topology::read(&read.to_json().to_string()).unwrap();
+        assert_eq!((&again.users, &again.nodes, &again.primaries), (&read.users, &read.nodes, &read.primaries));
+    }
 }

@@ -45,7 +45,7 @@ impl Compiled {
     }
 
     /// What a node is told, in lines: its prefixes, who comes in where, its peers with what goes through them, who logs
-    /// in, whom it asks for names, its capabilities.
+    /// in, whom it asks for names, its capabilities but for those that every node of every network has.
     #[must_use]
     pub fn describe(&self, view: &NodeView) -> String {
         let name = |n: usize| self.topology().nodes.get(n).map_or("?", |n| n.name.as_str());
@@ -94,7 +94,7 @@ impl Compiled {
             let at: Vec<&str> = at.iter().map(|n| name(*n)).collect();
             let _ = writeln!(out, "  dns  {domain} -> {}", at.join(" "));
         }
-        for (k, v) in self.capabilities(view.node) {
+        for (k, v) in self.capabilities(view.node).into_iter().filter(|(k, _)| !super::caps::usual(k)) {
             let _ = if v.is_null() { writeln!(out, "  cap  {k}") } else { writeln!(out, "  cap  {k}={v}") };
         }
         out

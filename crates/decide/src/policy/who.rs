@@ -104,6 +104,9 @@ const PROTOCOLS: [(&str, u8); 14] = [
     ("fc", 133),
 ];
 
+/// What stands before the first colon of a name.
+const KINDS: [&str; 8] = ["autogroup", "group", "tag", "ipset", "app", "svc", "user", "host"];
+
 /// Numbers of the protocols that have ports.
 const WITH_PORTS: [u8; 3] = [6, 17, 132];
 
@@ -176,8 +179,11 @@ pub(crate) fn read_who(text: &str) -> Result<Who, String> {
             return Ok(make(text.to_string()));
         }
     }
-    if text.contains('@') {
-        return Ok(Who::User(text.to_string()));
+    if let Some((_, domain)) = text.split_once('@') {
+        return match domain.contains(':') {
+            true => Err(format!("`{text}` is no user; ports are not written here")),
+            false => Ok(Who::User(text.to_string())),
+        };
     }
     // An address with a slip of the pen must not be taken for a host's name.
     if text.contains('/') || text.is_empty() || text.contains(':') {
@@ -191,6 +197,18 @@ pub(crate) fn read_who_ports(text: &str) -> Result<WhoPorts, String> {
     let (who, ports) = split_ports(text)?;
     let ports = read_ports(ports).map_err(|e| format!("dst `{text}`: ports `{ports}`: {e}"))?;
     Ok(WhoPorts { who: read_who(&who)?, ports })
+}
+
+/// The same for a test: what has no ports is asked for at port 0 (public documentation of the policy file, "tests").
+pub(crate) fn read_test_place(text: &str, proto: Proto) -> Result<WhoPorts, String> {
+    if has_ports(proto) {
+        return read_who_ports(text);
+    }
+    let (who, ports) = split_ports(text)?;
+    match ports {
+        "0" => Ok(WhoPorts { who: read_who(&who)?, ports: vec![Ports { first: 0, last: 0 }] }),
+        _ => Err(format!("`{text}`: {} has no ports; write `{who}:0`", proto_name(proto.unwrap_or_default()))),
+    }
 }
 
 /// Reads ports: `*`, `22`, `80,443`, `1000-2000`.
@@ -297,6 +315,10 @@ fn split_ports(text: &str) -> Result<(String, &str), String> {
         }
     };
     let (who, ports) = rest.rsplit_once(':').ok_or_else(missing)?;
+    // The colon of `autogroup:internet` is no colon of ports.
+    if head.is_empty() && KINDS.contains(&who) {
+        return Err(missing());
+    }
     let who = head + who;
     if who.is_empty() || ports.is_empty() {
         return Err(missing());

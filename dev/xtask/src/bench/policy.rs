@@ -154,7 +154,7 @@ fn topology() -> Topology {
         })
         .collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
-    Topology { users: Arc::new(users), nodes }
+    Topology { users: Arc::new(users), nodes, ..Topology::default() }
 }
 
 /// 5,000 rules of the kinds that people write: groups to tags, tags to tags, members to subnets, sets, capabilities.
