@@ -163,7 +163,15 @@ fn any_service_whose_links_are_random_and_which_knows_the_dead_ones() {
         (if open || knows.iter().any(|l| l == path) { 200 } else { dead }, String::new())
     });
     let lax = upstream(|_| (200, "app".into()));
-    let g = gate(&dir, &format!("http://{up},http://{lax}"), &[("SHARE_PATHS", "/view/{token}, /a/{any}/{token:6}")]);
+    // Dead links are an error of the service to some, and to one whose errors come and go they say nothing.
+    let fails = upstream(|head| (if path(head).ends_with(TOKEN) { 200 } else { 500 }, String::new()));
+    let flaps = Arc::new(AtomicU32::new(0));
+    let flaps = upstream(move |_| (if flaps.fetch_add(1, Ordering::SeqCst) == 1 { 500 } else { 200 }, String::new()));
+    let g = gate(
+        &dir,
+        &format!("http://{up},http://{lax},http://{fails},http://{flaps}"),
+        &[("SHARE_PATHS", "/view/{token}, /a/{any}/{token:6}")],
+    );
     for (n, link) in live.iter().enumerate() {
         let guest = format!("198.51.100.{n}");
         // What follows the token, and a slash that is there or not, do not count where the shape is known.
@@ -189,7 +197,9 @@ fn any_service_whose_links_are_random_and_which_knows_the_dead_ones() {
         assert_eq!(ask(&g, lax, link, "198.51.100.98"), 403, "{link}");
     }
     assert_eq!(odd.load(Ordering::SeqCst), 0, "only the token's own path reaches an upstream");
-    let all: Vec<String> = (0..live.len()).map(|n| format!("198.51.100.{n}")).collect();
+    assert_eq!(ask(&g, fails, &format!("/index.php/s/{TOKEN}"), "198.51.100.10"), 200, "{}", g.proc.text());
+    assert_eq!(ask(&g, flaps, &format!("/index.php/s/{TOKEN}"), "198.51.100.97"), 403, "{}", g.proc.text());
+    let all: Vec<String> = (0..=live.len()).map(|n| format!("198.51.100.{n}")).collect();
     g.expect(&all.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
@@ -199,7 +209,7 @@ fn every_refusal_says_why_and_what_would_mend_it() {
     let up = upstream(|head| match path(head) {
         p if p.contains(KEY) => (200, String::new()),
         p if p.starts_with("/s/") => (429, String::new()),
-        p if p.starts_with("/f/") => (500, String::new()),
+        p if p.starts_with("/f/") => (503, String::new()),
         _ => (404, String::new()),
     });
     let lax = upstream(|_| (200, "app".into()));
@@ -209,7 +219,7 @@ fn every_refusal_says_why_and_what_would_mend_it() {
     for (n, (at, uri, why, mend)) in [
         (up, format!("/share/{}", KEY.replace('T', "U")), "does not know it (it answered 404)", ""),
         (up, format!("/s/{TOKEN}"), "answered 429", "trusted_proxies"),
-        (up, format!("/f/{HEX}"), "out of order (it answered 500)", ""),
+        (up, format!("/f/{HEX}"), "out of order (it answered 503)", ""),
         (up, "/gallery/SummerHolidays".to_string(), "no known shape", "SHARE_PATHS=/gallery/{token}"),
         (up, "/share/%2e%2e/x".to_string(), "read in two ways", ""),
         (lax, format!("/share/{KEY}"), "links that do not exist as well", ""),
@@ -242,6 +252,12 @@ fn every_refusal_says_why_and_what_would_mend_it() {
     assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "192.168.7.7"), 200);
     let (_, said) = g.command(&["explain", "192.168.7.7"]);
     assert!(said.contains("is alive, but its guest is not let in"), "{said}");
+    // Nobody writes lines of his own, whatever a question holds.
+    let evil = "/verify_share_request?protocol=http&container_name_port=x%0aINFO%20forged:1";
+    let head = [("X-Forwarded-For", "203.0.113.250"), ("X-Forwarded-Uri", "/share/aaaaaaaaaaaa")];
+    assert_eq!(request(g.addrs[0], "GET", evil, &head).0, 403);
+    wait("it is said", || g.proc.logged("forged").is_some());
+    assert!(!g.proc.text().lines().any(|l| l.trim_start().starts_with("INFO forged")), "{}", g.proc.text());
     // Who fills the log is held back, and counted.
     for n in 0..200 {
         ask(&g, up, &format!("/gallery/Holidays{n}"), &format!("203.0.113.{n}"));

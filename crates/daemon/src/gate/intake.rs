@@ -282,7 +282,7 @@ async fn share(desk: &Desk, peer: Peer, request: &Request<Incoming>) -> Response
     let headers = request.headers();
     let refuse = |why: &str, log: bool| {
         if log {
-            info!("a share link is refused: {why}");
+            desk.shares.say(|more| info!("a share link is refused: {why}{more}"));
         }
         text(StatusCode::FORBIDDEN, "")
     };

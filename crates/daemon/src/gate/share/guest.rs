@@ -62,13 +62,9 @@ pub(in crate::gate) async fn open(desk: &Desk, asked: &Asked<'_>) -> StatusCode 
     };
     let Some(Guests { list, ttl }) = to(&share) else { return StatusCode::FORBIDDEN };
     if let Some(what) = shown_only(asked.headers) {
-        if let Some(held_back) = desk.shares.lines.spend(Instant::now()) {
-            info!(
-                "{} sees the page of a live link of {share} and is not let in further: {what}{}",
-                asked.visitor,
-                more(held_back)
-            );
-        }
+        desk.shares.say(|more| {
+            info!("{} sees the page of a live link of {share} and is not let in further: {what}{more}", asked.visitor);
+        });
         return StatusCode::OK;
     }
     let proof = Proof {
@@ -139,14 +135,10 @@ fn refused(desk: &Desk, asked: &Asked<'_>, share: &str, why: Why) {
     let now = Instant::now();
     desk.shares.refusals.note(asked.visitor, share, shape::masked(asked.uri), why, now);
     let Some(refusal) = desk.shares.refusals.of(asked.visitor, now) else { return };
-    if let Some(held_back) = desk.shares.lines.spend(now) {
+    desk.shares.say(|more| {
         let mend = desk.shares.mend(&refusal).map(|m| format!("; {m}")).unwrap_or_default();
-        info!("{}: {refusal}{mend}{}", asked.visitor, more(held_back));
-    }
-}
-
-fn more(held_back: u64) -> String {
-    if held_back == 0 { String::new() } else { format!(" ({held_back} such lines were held back)") }
+        info!("{}: {refusal}{mend}{more}", asked.visitor);
+    });
 }
 
 /// Programs that fetch a link to show what it leads to, each by a part of its user agent.

@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use http::{HeaderMap, HeaderValue, header};
-use model::Addr;
+use model::{Addr, SourceKey};
 use net::log_budget::LogBudget;
+use net::serve::{Limits, Slots};
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::{error, info, warn};
@@ -89,6 +90,8 @@ pub struct Shares {
     /// other.
     canaries: Mutex<BTreeMap<Kind, Canary>>,
     spend: Mutex<Spend>,
+    /// Questions that are being asked.
+    places: Arc<Slots>,
     said: Mutex<BTreeMap<String, Instant>>,
     /// Links that opened nothing.
     pub refusals: Refusals,
@@ -100,7 +103,15 @@ pub struct Shares {
 type Id = (usize, String);
 /// An upstream, what is asked of it before the token, and the token's length.
 type Kind = (usize, String, usize);
-type Canary = Arc<AsyncMutex<Option<(bool, Instant)>>>;
+type Canary = Arc<AsyncMutex<Option<Sung>>>;
+
+/// What came of asking for links that do not exist.
+#[derive(Debug, Clone, Copy)]
+struct Sung {
+    good: bool,
+    at: Instant,
+    lasts: Duration,
+}
 
 /// An upstream on the same machine answers in milliseconds; a guest waits no longer than this.
 const WAIT: Duration = Duration::from_secs(2);
@@ -118,6 +129,9 @@ const BAD_CANARY_FOR: Duration = Duration::from_secs(600);
 /// … or break them. Nextcloud slows down who asks for links that do not exist, for half a day and twice as much each
 /// time: two such questions in that time cost 0.4 s.
 const GOOD_CANARY_FOR: Duration = Duration::from_secs(6 * 3_600);
+/// Questions that are asked or waited for at a time, so that a slow upstream holds up no other: far below the connections
+/// of a listener, with a reserve for those whose links were alive.
+const ASKING: Limits = Limits { total: 512, per_source: 64, reserve: 128 };
 /// Links remembered; beyond it what is no longer needed is forgotten, or all.
 const REMEMBERED: usize = 10_000;
 /// Kinds of links whose canary is remembered.
@@ -140,6 +154,7 @@ impl Shares {
             flights: Mutex::default(),
             canaries: Mutex::default(),
             spend: Mutex::default(),
+            places: Slots::new(ASKING),
             said: Mutex::default(),
             refusals: Refusals::default(),
             lines: LogBudget::default(),
@@ -158,7 +173,7 @@ impl Shares {
         let mut out: Vec<(String, String)> = Vec::new();
         for what in self.said.lock().keys() {
             if let Some(url) = what.strip_prefix("unnamed ") {
-                out.push((format!("share links of {url:?} were refused: it is not named"), self.naming(url)));
+                out.push((format!("share links of `{url}` were refused: it is not named"), self.naming(url)));
             } else if let Some(name) = what.strip_prefix("silent ") {
                 out.push((
                     format!("the share upstream {name} does not answer"),
@@ -168,7 +183,7 @@ impl Shares {
         }
         for ((at, place, _), canary) in self.canaries.lock().iter() {
             // Held only while the upstream is asked, two seconds at most: then this time nothing is said of it.
-            let bad = canary.try_lock().is_ok_and(|c| matches!(*c, Some((false, _))));
+            let bad = canary.try_lock().is_ok_and(|c| matches!(*c, Some(Sung { good: false, .. })));
             if let (true, Some(share)) = (bad, self.shares.get(*at)) {
                 let what = format!("{} accepts {place}… links that do not exist", share.base);
                 if !out.iter().any(|(w, _)| *w == what) {
@@ -222,10 +237,11 @@ impl Shares {
     /// Why it opens nothing.
     pub(super) async fn check(&self, q: &Question<'_>) -> Result<&Share, No> {
         let Some((at, share)) = self.find(q.protocol, q.service) else {
-            let url = format!("{}://{}", q.protocol, q.service);
+            // Shown as data, not as a line of its own, and not at any length.
+            let url: String = format!("{}://{}", q.protocol, q.service).chars().take(120).collect();
+            let url = url.escape_debug().to_string();
             self.once(&format!("unnamed {url}"), || {
-                // Shown as data, not as a line of its own.
-                warn!("a share link of {url:?} is refused: it is not named; to allow it: {}", self.naming(&url));
+                warn!("a share link of `{url}` is refused: it is not named; to allow it: {}", self.naming(&url));
             });
             return Err(No::Unnamed);
         };
@@ -234,6 +250,8 @@ impl Shares {
         if let Some(known) = self.remembered(&id) {
             return known.map(|()| share);
         }
+        let source = SourceKey::of(q.guest);
+        let _place = self.places.take(source).map_err(|_| No::Budget)?;
         let flight = self.flights.lock().entry(id.clone()).or_default().clone();
         let landed = flight.lock().await;
         let answer = match self.remembered(&id) {
@@ -244,7 +262,18 @@ impl Shares {
         drop(flight);
         // Whoever is the last one out, or went away meanwhile, leaves nothing behind.
         self.flights.lock().retain(|_, f| Arc::strong_count(f) > 1);
-        answer.map(|()| share)
+        answer.map(|()| {
+            self.places.know(source);
+            share
+        })
+    }
+
+    /// Says something that guests cause, within the budget of such lines; `say` gets what follows it.
+    pub(super) fn say(&self, say: impl FnOnce(&str)) {
+        if let Some(held_back) = self.lines.spend(Instant::now()) {
+            let more = if held_back == 0 { String::new() } else { format!(" ({held_back} such lines were held back)") };
+            say(&more);
+        }
     }
 
     /// Asks every upstream for links that do not exist. Returns those that accept all of them, or do not answer.
@@ -338,20 +367,32 @@ impl Shares {
             all.entry(kind).or_default().clone()
         };
         let mut canary = canary.lock().await;
-        if let Some((good, when)) = *canary
-            && when.elapsed() < if good { GOOD_CANARY_FOR } else { BAD_CANARY_FOR }
+        if let Some(sung) = *canary
+            && sung.at.elapsed() < sung.lasts
         {
-            return Ok(good);
+            return Ok(sung.good);
         }
-        let nobodys = link.canary(|bytes| {
-            if SystemRandom::new().fill(bytes).is_err() {
-                // No randomness: a link nobody made will still do.
-                bytes.fill(7);
+        let (mut path, mut good, mut lasts) = (String::new(), true, GOOD_CANARY_FOR);
+        // An error may be an accident: then a second one must fail as well, and it counts for less long.
+        for _ in 0..2 {
+            let nobodys = link.canary(|bytes| {
+                if SystemRandom::new().fill(bytes).is_err() {
+                    // No randomness: a link nobody made will still do.
+                    bytes.fill(7);
+                }
+            });
+            path = asked(&nobodys);
+            match self.says(share, &nobodys, &path, host, None).await? {
+                Says::Alive => (good, lasts) = (false, BAD_CANARY_FOR),
+                Says::Dead(500..) => {
+                    lasts = BAD_CANARY_FOR;
+                    continue;
+                }
+                Says::Dead(_) => {}
             }
-        });
-        let path = asked(&nobodys);
-        let good = matches!(self.says(share, &nobodys, &path, host, None).await?, Says::Dead(_));
-        let before = canary.replace((good, Instant::now()));
+            break;
+        }
+        let before = canary.replace(Sung { good, at: Instant::now(), lasts });
         let shown = shape::masked(&path);
         if !good {
             let more = if link.api().is_some() && place != "api" {
@@ -362,7 +403,7 @@ impl Shares {
             self.once(&format!("canary {at} {shown}"), || {
                 error!("{} answers {shown} links that do not exist as if they did: it cannot say which are alive, so {more}", share.base);
             });
-        } else if before.is_some_and(|(was, _)| !was) {
+        } else if before.is_some_and(|b| !b.good) {
             info!("{} refuses {shown} links that do not exist again: they are checked again", share.base);
         }
         Ok(good)
@@ -401,7 +442,7 @@ impl Shares {
             200 => Ok(Says::Alive),
             301 | 302 | 303 | 307 | 308 if link.asks_password(location) => Ok(Says::Alive),
             401 if asks_password(&answer.body) => Ok(Says::Alive),
-            status @ (429 | 500..) => Err(No::Busy(status)),
+            status @ (429 | 502..=504) => Err(No::Busy(status)),
             status => Ok(Says::Dead(status)),
         }
     }
@@ -436,7 +477,7 @@ impl Shares {
                 let all: Vec<String> = named.chain([url.to_string()]).collect();
                 format!("SHARE_UPSTREAMS={}", all.join(","))
             }
-            Told::File => format!("[gate.shares.NAME] with upstream = {url:?}"),
+            Told::File => format!("[gate.shares.NAME] with upstream = \"{url}\""),
         }
     }
 
