@@ -1,6 +1,6 @@
 //! The tunnel's recipes, word for word, on machines with the addresses that they name.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use stage::netns::{Host, World};
@@ -263,17 +263,46 @@ fn behind_caddy() {
         return;
     }
     let _site = m.site();
-    let [file, run] = blocks(README, "Behind Caddy").try_into().unwrap();
+    let run = &blocks(README, "Behind Caddy")[1];
+    let (_caddy, ca) = caddy(&m);
+    through(&m, run, &ca);
+}
+
+/// The Caddyfile of README on the edge's machine, and the CA of its certificates.
+fn caddy(m: &Machines) -> (Process, std::path::PathBuf) {
+    let file = &blocks(README, "Behind Caddy")[0];
     // Nobody on this internet gives certificates.
     let file = format!("{{\n skip_install_trust\n admin off\n}}\n{}", file.replace(" {\n", " {\n tls internal\n"));
     std::fs::write(m.edge.dir().join("Caddyfile"), file).unwrap();
     let data = m.edge.dir().display().to_string();
-    let caddy =
+    let run =
         format!("XDG_DATA_HOME={data} XDG_CONFIG_HOME={data} exec caddy run --adapter caddyfile --config Caddyfile");
-    let caddy = m.start(&m.edge, &caddy);
+    let caddy = m.start(&m.edge, &run);
     let ca = m.edge.dir().join("caddy/pki/authorities/local/root.crt");
     stage::eventually(START, || ca.exists().then_some(()).ok_or(())).unwrap_or_else(|()| panic!("{}", caddy.output()));
-    through(&m, &run, &ca);
+    (caddy, ca)
+}
+
+/// The article about Caddy, which names no proxy: it works, and what is missing is said with the flag that mends it.
+#[test]
+fn the_article_behind_caddy() {
+    let Some(m) = Machines::new() else { return };
+    if peers::need("caddy").is_none() {
+        return;
+    }
+    let _site = m.site();
+    let (_caddy, ca) = caddy(&m);
+    let mut edge = m.start(&m.edge, "exec portcullis server --port 9000 --control-port 9001 --token 0123456789abcdef");
+    let client = format!(
+        "SSL_CERT_FILE={} exec portcullis client --url wss://example.com:9444 --token 0123456789abcdef --upstream http://127.0.0.1:3000",
+        ca.display()
+    );
+    let mut client = m.start(&m.private, &client);
+    client.line(START, |l| l.contains("published").then_some(())).unwrap();
+    let page = m.get(&m.visitor, &format!("--cacert {} https://example.com:9443/", ca.display()));
+    assert_eq!(page, "hello from private\n");
+    let said = |l: &str| (l.contains("WARN") && l.contains("--trusted-proxies 127.0.0.1")).then_some(());
+    edge.line(START, said).unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]
@@ -301,7 +330,7 @@ scgi_temp_path {here}/s;\n{servers}}}\n"
 }
 
 /// The edge and the client of "Behind Caddy", and what their visitors see.
-fn through(m: &Machines, run: &str, ca: &PathBuf) {
+fn through(m: &Machines, run: &str, ca: &Path) {
     let [server, client] = commands(run).try_into().unwrap();
     m.run(&m.edge, &commands(&blocks(README, "Publish a site")[0])[0]);
     let trusted = format!("SSL_CERT_FILE={} {client}", ca.display());

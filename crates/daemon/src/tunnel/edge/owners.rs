@@ -53,9 +53,9 @@ pub(super) fn taken<'a>(
             if (host, path) == (theirs, their_path) {
                 return true;
             }
-            // For every host: what is left over belongs to nobody.
-            let inside =
-                !theirs.is_empty() && Site { host: theirs.clone(), path: their_path.clone() }.holds(host, path);
+            // Of a client for every host, a single host is left to whoever names it; a path is not.
+            let site = Site { host: theirs.clone(), path: their_path.clone() };
+            let inside = (!theirs.is_empty() || host.is_empty()) && site.holds(host, path);
             inside
                 && !rights.hosts.iter().flatten().any(|s| s.is_narrower_than(theirs, their_path) && s.holds(host, path))
         }
@@ -117,6 +117,8 @@ mod tests {
             ("b.example", "a.example", false),
             ("a.example", "*", false),
             ("*", "*", true),
+            ("*/login", "*", true),
+            ("*", "*/login", false),
             ("x.dev.example", "*.dev.example", true),
             ("*.dev.example", "x.dev.example", false),
         ] {
