@@ -379,7 +379,10 @@ pub(super) fn gone<R: Router>(plane: &HttpPlane<R>, target: &Target, visitor: Ad
         io::ErrorKind::UnexpectedEof => "it hung up without an answer".to_string(),
         _ => e.to_string(),
     };
-    plane.fault(target, visitor, why.split(" (os error").next().unwrap_or_default());
+    // What a client could not reach is said by its session, for every plane.
+    if e.kind() != io::ErrorKind::ConnectionRefused {
+        plane.fault(target, visitor, why.split(" (os error").next().unwrap_or_default());
+    }
     if e.kind() == io::ErrorKind::TimedOut {
         return Page::new(504, "The service behind this site did not answer in time.");
     }
