@@ -30,7 +30,14 @@ pub(crate) fn control(global: &GlobalArgs, verb: &str, args: Value) -> Result<Va
 pub(crate) fn socket(path: &Path, verb: &str, args: Value) -> Result<Value, Fail> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    Ok(runtime.block_on(daemon::api::ask(path, verb, args))?)
+    let answer = runtime.block_on(daemon::api::ask(path, verb, args))?;
+    if let Some(why) = answer["unsaved"].as_str() {
+        // On the other stream: what is printed as JSON stays JSON.
+        eprintln!(
+            "warning: in force, not saved yet: {why}\nhint: it is saved by itself when that ends; a crash before would undo it"
+        );
+    }
+    Ok(answer)
 }
 
 /// A socket that nobody listens at was left by a process that was killed.

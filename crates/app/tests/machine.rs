@@ -1,5 +1,5 @@
 //! A failure of the machine is not an answer: descriptors run out, and what was revoked meanwhile counts all the same.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use stage::edge::{Edge, Mode};
 use stage::eventually;
+use stage::process::Process;
 
 const BIN: &str = env!("CARGO_BIN_EXE_portcullis");
 
@@ -74,4 +75,180 @@ fn explain_lists_and_doctor_say_that_a_list_file_cannot_be_read_and_how_old_what
     });
     assert_eq!(back, Ok(()));
     assert_eq!(command(&data, &["explain", "127.0.0.66", "--service", "data"]).status.code(), Some(3));
+}
+
+/// A disk of a megabyte, mounted in a folder; unmounted with its owner.
+struct Tiny {
+    dir: stage::Dir,
+}
+
+impl Tiny {
+    /// `None` where this machine mounts nothing for us.
+    fn new(name: &str) -> Option<Tiny> {
+        let dir = stage::Dir::new(name);
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1200k", "tmpfs"]).arg(dir.path()).output();
+        if mount.is_ok_and(|o| o.status.success()) {
+            return Some(Tiny { dir });
+        }
+        let why = "skipped: a small disk can not be mounted here (needs root)";
+        assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");
+        eprintln!("{why}");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Takes all the room there is.
+    fn fill(&self) {
+        use std::io::Write;
+        let mut ballast = std::fs::File::create(self.path().join("ballast")).unwrap();
+        while ballast.write(&[1; 512]).is_ok_and(|n| n > 0) {}
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.path().join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+struct Server {
+    args: Vec<String>,
+    process: Process,
+}
+
+impl Server {
+    fn start(args: &[&str], data: &Path, ready: &str) -> Server {
+        let mut args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        args.extend(["--data-dir".to_string(), data.display().to_string()]);
+        let mut server = Server { process: Process::start("server", Server::command(&args)), args };
+        server.wait(ready);
+        server
+    }
+
+    fn command(args: &[String]) -> Command {
+        let mut c = Command::new(BIN);
+        c.args(args).env("NO_COLOR", "1").current_dir(std::env::temp_dir());
+        c
+    }
+
+    fn wait(&mut self, ready: &str) {
+        let up = self.process.line(stage::START, |l| l.contains(ready).then_some(()));
+        assert_eq!(up, Ok(()));
+        // The admin socket is opened last.
+        let socket =
+            |p: &Path| p.extension().is_some_and(|e| e == "sock") && std::os::unix::net::UnixStream::connect(p).is_ok();
+        let answers = eventually(LIMIT, || {
+            let there = std::fs::read_dir(self.args.last().unwrap()).unwrap().flatten().any(|e| socket(&e.path()));
+            there.then_some(()).ok_or(())
+        });
+        assert_eq!(answers, Ok(()));
+    }
+
+    /// As a power cut ends it.
+    fn kill_and_start(&mut self, ready: &str) {
+        self.process.signal(stage::process::Signal::KILL);
+        self.process.wait(LIMIT).unwrap();
+        self.process = Process::start("server", Server::command(&self.args));
+        self.wait(ready);
+    }
+}
+
+/// Repeats a command until the full disk refuses it; the write-ahead log may have room for some.
+fn until_refused(data: &Path, args: impl Fn(u32) -> Vec<String>) -> (u32, String) {
+    for n in 0..500 {
+        let args = args(n);
+        let out = command(data, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        if !out.status.success() {
+            return (n, said(&out));
+        }
+    }
+    panic!("the disk does not fill");
+}
+
+#[test]
+fn control_on_a_full_disk_gives_nothing_that_is_not_saved_and_takes_back_at_once() {
+    let Some(disk) = Tiny::new("mesh") else { return };
+    let data = disk.path().join("data");
+    let addr = stage::ports::local(stage::ports::free());
+    let (url, listen) = (format!("http://{addr}"), addr.to_string());
+    let args = ["control", "--server-url", &url, "--listen", &listen, "--stun", "off"];
+    let ready = "listening on";
+    let mut server = Server::start(&args, &data, ready);
+    let ok = |args: &[&str]| {
+        let out = command(&data, args);
+        assert!(out.status.success(), "{args:?}: {}", said(&out));
+        said(&out)
+    };
+    ok(&["users", "create", "ada"]);
+    ok(&["keys", "create", "--user", "ada"]);
+    let policy = disk.path().join("p.hujson");
+    std::fs::write(&policy, r#"{"grants": []}"#).unwrap();
+    disk.fill();
+
+    let (n, why) = until_refused(&data, |n| vec!["users".into(), "create".into(), format!("bob{n}")]);
+    assert!(why.contains("nothing was changed") && why.contains("the disk is full"), "{why}");
+    let users = ok(&["users", "list"]);
+    assert!(!users.contains(&format!("bob{n} ")) && !users.contains(&format!("bob{n}\n")), "{users}");
+    let set = command(&data, &["policy", "set", &policy.display().to_string()]);
+    assert!(!set.status.success() && said(&set).contains("nothing was changed"), "{}", said(&set));
+    // It only reads; no policy is in force, as before.
+    let get = said(&command(&data, &["policy", "get"]));
+    assert!(get.contains("there is no policy"), "{get}");
+    let revoke = command(&data, &["keys", "revoke", "1"]);
+    assert!(revoke.status.success(), "{}", said(&revoke));
+    assert!(said(&revoke).contains("in force, not saved yet"), "{}", said(&revoke));
+    assert!(ok(&["keys", "list"]).contains("revoked"));
+    let lines = |what: &str| server.process.output().lines().filter(|l| l.contains(what)).count();
+    assert_eq!(lines(&format!("user-created: bob{n}")), 0, "what was refused is not said to have happened");
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(lines("key-revoked"), 1, "tried again, said once: {}", server.process.output());
+
+    disk.free();
+    let saved = server.process.line(LIMIT, |l| l.contains("saved again").then_some(()));
+    assert_eq!(saved, Ok(()));
+    server.kill_and_start(ready);
+    assert!(ok(&["keys", "list"]).contains("revoked"));
+    assert!(!ok(&["users", "list"]).contains(&format!("bob{n} ")));
+    ok(&["users", "create", &format!("bob{n}")]);
+    ok(&["audit", "verify"]);
+    assert!(ok(&["audit"]).contains("key-revoked"));
+}
+
+#[test]
+fn a_gate_on_a_full_disk_gives_nothing_that_is_not_saved_and_takes_back_at_once() {
+    let Some(disk) = Tiny::new("gate") else { return };
+    let data = disk.path().join("data");
+    let file = stage::Dir::new("gate-file");
+    let list = file.path().join("list.yml").display().to_string();
+    let ready = "listening on";
+    let mut server = Server::start(&["gatekeeper", "--listen", "127.0.0.1:0", "--file", &list], &data, ready);
+    let ok = |args: &[&str]| {
+        let out = command(&data, args);
+        assert!(out.status.success(), "{args:?}: {}", said(&out));
+        said(&out)
+    };
+    ok(&["grant", "add", "203.0.113.7"]);
+    disk.fill();
+    let address = |n: u32| format!("198.51.{}.{}", 100 + n / 200, n % 200 + 1);
+    let (n, why) = until_refused(&data, |n| vec!["grant".into(), "add".into(), address(n)]);
+    assert!(why.contains("nothing was changed") && why.contains("the disk is full"), "{why}");
+    assert!(!ok(&["list", "show", "dynamic-whitelist"]).contains(&format!("{} ", address(n))));
+    let revoke = command(&data, &["grant", "revoke", "203.0.113.7"]);
+    assert!(revoke.status.success() && said(&revoke).contains("in force, not saved yet"), "{}", said(&revoke));
+    assert!(!ok(&["list", "show", "dynamic-whitelist"]).contains("203.0.113.7"));
+    disk.free();
+    let saved = server.process.line(LIMIT, |l| l.contains("saved again").then_some(()));
+    assert_eq!(saved, Ok(()));
+    server.kill_and_start(ready);
+    let shown = ok(&["list", "show", "dynamic-whitelist"]);
+    assert!(!shown.contains("203.0.113.7") && !shown.contains(&format!("{} ", address(n))), "{shown}");
+    ok(&["grant", "add", &address(n)]);
+    ok(&["audit", "verify"]);
 }

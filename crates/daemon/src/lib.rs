@@ -11,8 +11,11 @@ pub mod gate;
 pub mod hint;
 mod html;
 pub mod lists;
+pub mod owner;
+mod private;
 pub mod run;
 pub mod tunnel;
 mod wall;
 
+pub(crate) use private::private;
 pub use wall::wall;

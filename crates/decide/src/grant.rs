@@ -318,6 +318,30 @@ impl Ledger {
         self.grants.len()
     }
 
+    /// Makes a grant what was saved of it (`None`: nothing), with no other effect than that its list changed: a change
+    /// that could not be saved.
+    pub fn put_back(&mut self, id: GrantId, saved: Option<Grant>) {
+        let gone = self.drop_grant(id);
+        for list in gone.iter().chain(&saved).map(|g| g.list.clone()) {
+            self.effects.push_back(Effect::Changed(list));
+        }
+        if let Some(g) = saved.filter(|g| self.lists.contains_key(&g.list)) {
+            self.put(g, true);
+        }
+    }
+
+    /// The same for a ban.
+    pub fn put_back_ban(&mut self, id: BanId, saved: Option<Ban>) {
+        let gone = self.lists.values().flat_map(|p| p.bans.values()).find(|b| b.id == id).cloned();
+        if let Some(ban) = gone {
+            self.lists.get_mut(&ban.list).and_then(|p| p.bans.remove(&ban.whom));
+            if let Some(end) = ban.until {
+                self.ban_ends.remove(&(end, ban.list, ban.whom));
+            }
+        }
+        saved.and_then(|ban| self.put_ban(ban));
+    }
+
     /// Takes in an event. `now`: seconds since the Unix epoch.
     pub fn handle(&mut self, event: Event, now: u64) -> Outcome {
         self.now = self.now.max(now);

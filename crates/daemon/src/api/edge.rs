@@ -78,7 +78,7 @@ fn with(mut answer: Value, fresh: &Value) -> Value {
     answer
 }
 
-/// What a doctor says of list files that do not count: `[{"what", "fix"}]`.
+/// What a doctor says of list files that do not count: `[{"id", "what", "fix"}]`.
 #[must_use]
 pub fn stale(lists: &Lists) -> Vec<Value> {
     let fresh = lists.freshness();
@@ -86,7 +86,7 @@ pub fn stale(lists: &Lists) -> Vec<Value> {
         Some(t) if t.retried => "give it back, or make it readable for this process; nothing else is needed",
         _ => "mend what is written; `portcullis reload` says at once whether it is good",
     };
-    fresh.words(crate::wall()).map(|what| json!({ "what": what, "fix": fix })).into_iter().collect()
+    fresh.words(crate::wall()).map(|what| json!({ "id": "lists", "what": what, "fix": fix })).into_iter().collect()
 }
 
 fn explain_verb(view: &View, behind: Option<&Behind>, args: &Value) -> anyhow::Result<Value> {

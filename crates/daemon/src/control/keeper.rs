@@ -1,22 +1,20 @@
-//! The one owner of the book. In: changes, as functions on it. Out: what they returned, once it is on the disk; and a
-//! picture that readers share without asking.
+//! The book as a state that the owner owns. In: changes, as functions on it. Out: what they returned, once the owner has
+//! saved them; and a picture that readers share without asking.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use decide::clock::Clock;
-use decide::mesh::{Audit, Book, Saved, Settings, Slot, Snapshot};
+use decide::mesh::{Audit, Book, Saved as Thing, Settings, Slot, Snapshot};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use store::{If, Step, Store};
+use store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::audit::{About, Log, Record};
+use crate::audit::{About, Record};
+use crate::owner::{self, Ahead, Kind, Owner, Saved, State, Stored, Time, Trouble, Value};
 use crate::run::Run;
-use crate::wall;
 
 /// How others reach the keeper. Clones reach the same one.
 #[derive(Debug, Clone)]
@@ -24,33 +22,27 @@ pub struct Keeper {
     asks: mpsc::Sender<Ask>,
     /// The network now.
     pub picture: watch::Receiver<Arc<Snapshot>>,
+    /// The time that deadlines are measured by.
+    pub time: Arc<Time>,
+    /// What is wrong with the store or the audit log; empty when nothing is.
+    pub trouble: Trouble,
 }
 
-/// A change, and what tells its asker once it is saved.
-type Ask = Box<dyn FnOnce(&mut Book, u64) -> Reply + Send>;
-type Reply = Box<dyn FnOnce(Result<(), String>) + Send>;
+/// A change, and what tells its asker how it is kept.
+pub struct Ask {
+    kind: Kind,
+    make: Box<dyn FnOnce(&mut Book, u64) -> Reply + Send>,
+}
+
+type Reply = Box<dyn FnOnce(Result<Saved, String>) + Send>;
 
 /// Changes that may wait; a client that finds it full is told to come back.
 const QUEUE: usize = 4_096;
-/// Changes saved in one transaction: a thousand clients that come back at once cost a few.
-const GROUP: usize = 512;
-/// How often the time is saved, so that a clock set back over a restart gives at most this.
-const SAVE_CLOCK: u64 = 60;
-/// How long a failing store is left alone before it is tried again.
-const RETRY: Duration = Duration::from_secs(2);
 
-const CLOCK: &str = "mesh/clock";
-
-struct Loop {
+/// The book and what it is shown as.
+pub struct Mesh {
     book: Book,
-    store: Arc<dyn Store>,
-    log: Log,
-    clock: Clock,
-    started: Instant,
-    saved_clock: u64,
     out: watch::Sender<Arc<Snapshot>>,
-    /// The disk did not take it last time.
-    failing: Option<Instant>,
 }
 
 impl Keeper {
@@ -59,62 +51,66 @@ impl Keeper {
     /// # Errors
     /// The store or the audit log can not be read, or hold what this version does not accept.
     pub fn start(run: &Run, settings: Settings, store: Arc<dyn Store>, audit: &Path) -> anyhow::Result<Keeper> {
-        let log = Log::open(audit)?;
-        let saved: Option<u64> =
-            store.get(CLOCK)?.and_then(|e| String::from_utf8(e.value).ok()).and_then(|t| t.parse().ok());
-        let clock = Clock::new(wall(), saved.unwrap_or(0), 0);
-        let mut me = Loop {
-            book: Book::new(settings),
-            store,
-            log,
-            clock,
-            started: Instant::now(),
-            saved_clock: 0,
-            out: watch::channel(Arc::new(Book::new(Settings::default()).snapshot(0))).0,
-            failing: None,
-        };
-        me.read()?;
-        let now = me.now();
-        let first = Arc::new(me.book.snapshot(now));
+        let opened = owner::open::<Mesh>(store.clone(), audit, Ahead::default())?;
+        let now = opened.time.now();
+        let mut book = Book::new(settings);
+        read(&mut book, &*store, now)?;
+        let first = Arc::new(book.snapshot(now));
         info!("{} nodes, {} users", first.nodes.len(), first.users.len());
-        me.out.send_replace(first);
-        let picture = me.out.subscribe();
+        let (out, picture) = watch::channel(first);
         let (asks, queue) = mpsc::channel(QUEUE);
+        let keeper = Keeper { asks, picture, time: opened.time.clone(), trouble: opened.trouble.clone() };
+        let owner = Owner::new(opened, Mesh { book, out });
         let stopping = run.stopping();
         run.spawn("mesh book", async move {
             let runtime = tokio::runtime::Handle::current();
             // The store blocks: a thread of its own, with the runtime's timers.
-            tokio::task::spawn_blocking(move || runtime.block_on(me.run(queue, stopping))).await?;
+            tokio::task::spawn_blocking(move || runtime.block_on(owner.run(queue, stopping))).await?;
             Ok(())
         });
-        Ok(Keeper { asks, picture })
+        Ok(keeper)
     }
 
-    /// Makes a change and waits until it is saved and seen by readers.
+    /// Makes a change that may let somebody in, and waits until it is saved and seen by readers.
     ///
     /// # Errors
-    /// It could not be saved (it is tried again), too much is waiting, or the process stops.
+    /// It could not be saved and was not made, too much is waiting, or the process stops.
     pub async fn change<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Book, u64) -> T + Send + 'static,
     ) -> anyhow::Result<T> {
-        let (tell, told) = oneshot::channel();
-        let ask: Ask = Box::new(move |book, now| {
-            let value = change(book, now);
-            Box::new(move |saved| drop(tell.send(saved.map(|()| value))))
-        });
-        self.asks.try_send(ask).map_err(|_| anyhow!("too many changes are waiting"))?;
-        told.await.context("the server is stopping")?.map_err(|e| anyhow!("it could not be saved: {e}"))
+        self.make(Kind::Gives, change).await.map(|(value, _)| value)
     }
 
-    /// Makes a change that nobody waits for.
+    /// Makes a change of some kind, and waits until it is in force; says how it is kept.
+    ///
+    /// # Errors
+    /// As for [`Keeper::change`]; what gives nothing is made even if it can not be saved.
+    pub async fn make<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        change: impl FnOnce(&mut Book, u64) -> T + Send + 'static,
+    ) -> anyhow::Result<(T, Saved)> {
+        let (tell, told) = oneshot::channel();
+        let make = Box::new(move |book: &mut Book, now: u64| {
+            let value = change(book, now);
+            let reply: Reply = Box::new(move |saved| drop(tell.send(saved.map(|s| (value, s)))));
+            reply
+        });
+        self.asks.try_send(Ask { kind, make }).map_err(|_| anyhow!("too many changes are waiting"))?;
+        let told = told.await.context("the server is stopping")?;
+        told.map_err(|e| anyhow!("nothing was changed, because it could not be saved: {e}"))
+    }
+
+    /// Notes a sign of life that nobody waits for.
     pub fn mention(&self, change: impl FnOnce(&mut Book, u64) + Send + 'static) {
-        let ask: Ask = Box::new(move |book, now| {
+        let make = Box::new(move |book: &mut Book, now: u64| {
             change(book, now);
-            Box::new(|_| {})
+            let reply: Reply = Box::new(drop);
+            reply
         });
         // A full queue means that the server is far behind; signs of life come again.
-        let _ = self.asks.try_send(ask);
+        let _ = self.asks.try_send(Ask { kind: Kind::Keeps, make });
     }
 
     /// The network now.
@@ -124,95 +120,92 @@ impl Keeper {
     }
 }
 
-impl Loop {
-    async fn run(mut self, mut queue: mpsc::Receiver<Ask>, stopping: impl Future<Output = ()>) {
-        tokio::pin!(stopping);
-        let mut asks: Vec<Ask> = Vec::new();
-        loop {
-            let now = self.now();
-            let wake = self.book.deadline(now).map_or(SAVE_CLOCK, |t| (t - now).clamp(1, SAVE_CLOCK));
-            let wake = if self.failing.is_some() { RETRY } else { Duration::from_secs(wake) };
-            tokio::select! {
-                biased;
-                n = queue.recv_many(&mut asks, GROUP) => if n == 0 { break },
-                () = tokio::time::sleep(wake) => {}
-                () = &mut stopping => {
-                    // What is in the queue was asked for before the stop.
-                    queue.close();
-                    while queue.recv_many(&mut asks, GROUP).await > 0 {}
-                    self.turn(&mut asks);
-                    break;
+impl State for Mesh {
+    const NAME: &'static str = "mesh";
+    const WHAT: &'static str = "the mesh is";
+    type Id = Slot;
+    type Change = Ask;
+    type Answer = Reply;
+
+    fn kind(&self, ask: &Ask) -> Kind {
+        ask.kind
+    }
+
+    fn apply(&mut self, ask: Ask, now: u64, _: &Stored<'_, Mesh>) -> Reply {
+        (ask.make)(&mut self.book, now)
+    }
+
+    fn tick(&mut self, now: u64) {
+        self.book.tick(now);
+    }
+
+    fn touched(&mut self) -> Vec<Slot> {
+        self.book.take_saves().into_iter().collect()
+    }
+
+    fn records(&mut self) -> Vec<Record> {
+        self.book.take_audits().into_iter().map(record).collect()
+    }
+
+    fn key(slot: &Slot) -> String {
+        key(*slot)
+    }
+
+    fn value(&self, slot: &Slot) -> Option<Value> {
+        let bytes = match self.book.saved(*slot)? {
+            Thing::User(u) => json(&u),
+            Thing::Key(k) => json(&k),
+            Thing::Node(n) => json(&*n),
+            Thing::Policy(text) => text.into_bytes(),
+            Thing::Names(n) => json(&n),
+            Thing::Counters(c) => json(&c),
+        };
+        Some(Value { bytes, deadline: None })
+    }
+
+    fn put_back(&mut self, slot: &Slot, value: Option<&[u8]>, now: u64) {
+        let before = value.map(|v| thing(&key(*slot), v)).transpose().map(Option::flatten);
+        match before {
+            Ok(before) => {
+                if let Err(e) = self.book.put_back(*slot, before, now) {
+                    warn!("{} can not be put back: {e}", key(*slot));
                 }
             }
-            self.turn(&mut asks);
+            Err(e) => warn!("{} can not be put back: {e:#}", key(*slot)),
         }
     }
 
-    /// Makes the changes, saves, shows, answers.
-    fn turn(&mut self, asks: &mut Vec<Ask>) {
-        let now = self.now();
-        self.book.tick(now);
-        let replies: Vec<Reply> = asks.drain(..).map(|ask| ask(&mut self.book, now)).collect();
-        // To allow: saved before it is seen. What takes away is in the same picture, a disk's time later.
-        let saved = self.save(now);
+    fn show(&mut self, now: u64) {
         if self.book.changed() {
             let picture = Arc::new(self.book.snapshot(now));
             self.out.send_replace(picture);
         }
-        for reply in replies {
-            reply(saved.clone());
-        }
     }
 
-    fn save(&mut self, now: u64) -> Result<(), String> {
-        let slots = self.book.take_saves();
-        let audits = self.book.take_audits();
-        for a in &audits {
-            info!("{}: {} ({})", a.what, a.about, a.by);
-        }
-        let mut steps: Vec<Step> = slots.iter().map(|s| step(*s, self.book.saved(*s))).collect();
-        if now >= self.saved_clock + SAVE_CLOCK || (self.saved_clock == 0 && !steps.is_empty()) {
-            steps.push(put(CLOCK.to_string(), now.to_string().into_bytes()));
-        }
-        let clock = steps.last().is_some_and(|s| matches!(s, Step::Put { key, .. } if key == CLOCK));
-        if !steps.is_empty()
-            && let Err(e) = self.store.write(&steps)
-        {
-            if self.failing.is_none() {
-                error!("the mesh can not be saved, and is tried again: {e}");
-            }
-            self.failing = Some(Instant::now());
-            self.book.not_saved(slots, audits);
-            return Err(e.to_string());
-        }
-        if clock {
-            self.saved_clock = now;
-        }
-        if self.failing.take().is_some() {
-            info!("the mesh is saved again");
-        }
-        if let Err(e) = self.log.append(audits.into_iter().map(record)) {
-            warn!("the audit log: {e:#}");
-        }
-        Ok(())
+    fn deadline(&self, now: u64) -> Option<u64> {
+        self.book.deadline(now)
     }
 
-    fn read(&mut self) -> anyhow::Result<()> {
-        let now = self.now();
-        let (entries, _) = self.store.list("mesh/").context("the store can not be read")?;
-        for e in entries {
-            let Some(saved) = unsaved(&e.key, &e.value).with_context(|| format!("the entry {} is damaged", e.key))?
-            else {
-                continue;
-            };
-            self.book.load(saved, now).map_err(|e| anyhow!("{e}"))?;
-        }
-        Ok(())
+    fn reply(&mut self, reply: Reply, saved: Result<Saved, String>) {
+        reply(saved);
     }
 
-    fn now(&mut self) -> u64 {
-        self.clock.tick(wall(), self.started.elapsed().as_secs())
+    fn say(&self, r: &Record) {
+        if let About::Thing { about } = &r.about {
+            info!("{}: {about} ({})", r.what, r.by);
+        }
     }
+}
+
+fn read(book: &mut Book, store: &dyn Store, now: u64) -> anyhow::Result<()> {
+    let (entries, _) = store.list("mesh/").context("the store can not be read")?;
+    for e in entries {
+        let Some(saved) = thing(&e.key, &e.value).with_context(|| format!("the entry {} is damaged", e.key))? else {
+            continue;
+        };
+        book.load(saved, now).map_err(|e| anyhow!("{e}"))?;
+    }
+    Ok(())
 }
 
 fn record(a: Audit) -> Record {
@@ -231,40 +224,24 @@ fn key(slot: Slot) -> String {
     }
 }
 
-fn put(key: String, value: Vec<u8>) -> Step {
-    Step::Put { key, value, deadline: None, when: If::Anyway }
-}
-
-fn step(slot: Slot, saved: Option<Saved>) -> Step {
-    match saved {
-        None => Step::Delete { key: key(slot), when: If::Anyway },
-        Some(Saved::User(u)) => put(key(slot), json(&u)),
-        Some(Saved::Key(k)) => put(key(slot), json(&k)),
-        Some(Saved::Node(n)) => put(key(slot), json(&*n)),
-        Some(Saved::Policy(text)) => put(key(slot), text.into_bytes()),
-        Some(Saved::Names(n)) => put(key(slot), json(&n)),
-        Some(Saved::Counters(c)) => put(key(slot), json(&c)),
-    }
-}
-
 /// Plain records: writing them as JSON does not fail.
 fn json<T: Serialize>(record: &T) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_default()
 }
 
 /// The record of an entry; `None` for entries that are not the book's.
-fn unsaved(key: &str, value: &[u8]) -> anyhow::Result<Option<Saved>> {
+fn thing(key: &str, value: &[u8]) -> anyhow::Result<Option<Thing>> {
     fn read<T: DeserializeOwned>(value: &[u8]) -> anyhow::Result<T> {
         Ok(serde_json::from_slice(value)?)
     }
     let mut words = key.split('/').skip(1);
     Ok(Some(match words.next() {
-        Some("users") => Saved::User(read(value)?),
-        Some("keys") => Saved::Key(read(value)?),
-        Some("nodes") => Saved::Node(Arc::new(read(value)?)),
-        Some("policy") => Saved::Policy(String::from_utf8(value.to_vec())?),
-        Some("names") => Saved::Names(read(value)?),
-        Some("counters") => Saved::Counters(read(value)?),
+        Some("users") => Thing::User(read(value)?),
+        Some("keys") => Thing::Key(read(value)?),
+        Some("nodes") => Thing::Node(Arc::new(read(value)?)),
+        Some("policy") => Thing::Policy(String::from_utf8(value.to_vec())?),
+        Some("names") => Thing::Names(read(value)?),
+        Some("counters") => Thing::Counters(read(value)?),
         _ => return Ok(None),
     }))
 }

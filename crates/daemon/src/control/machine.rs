@@ -25,6 +25,7 @@ use super::channel::OLDEST;
 use super::desk::{Desk, Place};
 use super::stream;
 use crate::digest::sha256_hex;
+use crate::owner::Kind;
 
 /// The body of an answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
@@ -127,6 +128,8 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
         followed(desk, &ticket).await;
     }
     let ticket = ticket();
+    // A disk that is full keeps nobody who logs out.
+    let kind = if ask.logs_out(desk.keeper.time.now()) { Kind::Takes } else { Kind::Gives };
     let done = {
         let (ask, ticket) = (ask.clone(), ticket);
         let registered = move |book: &mut Book, now| {
@@ -136,7 +139,7 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
             }
             done
         };
-        desk.keeper.change(registered).await
+        desk.keeper.make(kind, registered).await.map(|(done, _)| done)
     };
     let done = done.map_err(|e| Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}")))?;
     debug!("{from}: {} registers: {done:?}", machine.short());
@@ -192,7 +195,9 @@ async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Ans
     }
     let how = stream::How { zstd: ask.compress == "zstd", keep_alive: ask.keep_alive };
     let (streams, whole) = (ask.stream, !ask.omit_peers);
-    let done = desk.keeper.change(move |book, now| book.update(machine, &ask, now)).await;
+    // Where it is and what it offers is its own; nothing that was not approved opens by it.
+    let done = desk.keeper.make(Kind::Keeps, move |book, now| book.update(machine, &ask, now)).await;
+    let done = done.map(|(done, _)| done);
     let id = match done {
         Ok(Ok(id)) => id,
         Ok(Err(no)) => {

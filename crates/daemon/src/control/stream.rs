@@ -19,6 +19,7 @@ use wire::tailcfg::map::MapResponse;
 
 use super::desk::Desk;
 use super::machine::Body;
+use crate::owner::Kind;
 
 /// How a client wants its messages.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +59,7 @@ pub(super) fn start(desk: &Arc<Desk>, id: u64, from: Addr, how: How) -> Body {
         let mut opened = desk.open(id);
         let stream = opened.stream;
         // Waited for, so that the first map has the node as online.
-        let _ = desk.keeper.change(move |book, now| book.connected(id, stream, Some(from), now)).await;
+        let _ = desk.keeper.make(Kind::Keeps, move |book, now| book.connected(id, stream, Some(from), now)).await;
         follow(&desk, id, how, &tell, &mut opened).await;
         desk.close(id, stream);
         desk.keeper.mention(move |book, now| book.disconnected(id, stream, now));

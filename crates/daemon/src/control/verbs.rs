@@ -16,6 +16,7 @@ use super::desk::Desk;
 use super::policy;
 use crate::api::Verbs;
 use crate::digest::{hex, sha256_hex};
+use crate::owner::{Kind, Saved};
 
 /// Where a coordination server listens for commands.
 #[must_use]
@@ -33,38 +34,45 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
             async move { answer }
         }
     };
-    let write = |f: fn(&mut Book, &Value, &str, u64) -> Result<Value, Refusal>| {
+    let make = |kind: Kind, f: fn(&mut Book, &Value, &str, u64) -> Result<Value, Refusal>| {
         let desk = control.desk.clone();
         move |args: Value| {
             let desk = desk.clone();
             async move {
-                let done = desk.keeper.change(move |book, now| f(book, &args, BY, now)).await?;
-                done.map_err(|e| anyhow!("{e}"))
+                let (done, saved) = desk.keeper.make(kind, move |book, now| f(book, &args, BY, now)).await?;
+                let mut answer = done.map_err(|e| anyhow!("{e}"))?;
+                if let Saved::NotYet(why) = saved {
+                    answer["unsaved"] = why.into();
+                }
+                Ok(answer)
             }
         }
     };
+    let write = |f| make(Kind::Gives, f);
+    // In force at once, whatever the disk does.
+    let take = |f| make(Kind::Takes, f);
     let (keys, sets, networks) = (control.desk.clone(), control.desk.clone(), control.desk.clone());
     verbs
         .on("users-list", read(users_list))
         .on("users-create", write(users_create))
         .on("users-rename", write(users_rename))
         .on("users-role", write(users_role))
-        .on("users-delete", write(users_delete))
+        .on("users-delete", take(users_delete))
         .on("keys-list", read(keys_list))
         .on("keys-create", move |args| keys_create(keys.clone(), args))
-        .on("keys-revoke", write(keys_revoke))
+        .on("keys-revoke", take(keys_revoke))
         .on("nodes-list", read(nodes_list))
         .on("nodes-show", read(nodes_show))
         .on("nodes-approve", write(nodes_approve))
-        .on("nodes-refuse", write(nodes_refuse))
-        .on("nodes-expire", write(nodes_expire))
+        .on("nodes-refuse", take(nodes_refuse))
+        .on("nodes-expire", take(nodes_expire))
         .on("nodes-rename", write(nodes_rename))
         .on("nodes-move", write(nodes_move))
         .on("nodes-tag", write(nodes_tag))
-        .on("nodes-delete", write(nodes_delete))
+        .on("nodes-delete", take(nodes_delete))
         .on("routes-list", read(routes_list))
         .on("routes-approve", write(routes_approve))
-        .on("routes-revoke", write(routes_revoke))
+        .on("routes-revoke", take(routes_revoke))
         .on("routes-check", read(routes_check))
         .on("policy-get", write(policy::get))
         .on("policy-topology", move |args| policy::network(networks.clone(), args))
@@ -141,12 +149,14 @@ fn users_delete(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Val
     Ok(value(&book.delete_user(text(args, "name")?, by, now)?))
 }
 
-fn keys_list(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
-    let all: Vec<Value> = s.keys.values().map(|k| key_json(s, k)).collect();
+fn keys_list(desk: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
+    let now = desk.keeper.time.now();
+    let all: Vec<Value> = s.keys.values().map(|k| key_json(s, k, now)).collect();
     Ok(json!({ "keys": all }))
 }
 
-fn key_json(s: &Snapshot, k: &JoinKey) -> Value {
+/// `now`: the time by which the server decides whether a key is still good.
+fn key_json(s: &Snapshot, k: &JoinKey, now: u64) -> Value {
     let mut v = value(k);
     if let Some(o) = v.as_object_mut() {
         o.remove("hash");
@@ -154,7 +164,7 @@ fn key_json(s: &Snapshot, k: &JoinKey) -> Value {
     v["user"] = k.user.and_then(|u| s.users.get(&u)).map(User::login).into();
     let state = if k.revoked {
         "revoked"
-    } else if k.expires.is_some_and(|e| e <= crate::wall()) {
+    } else if k.expires.is_some_and(|e| e <= now) {
         "expired"
     } else if k.used > 0 && !k.reusable {
         "used"
@@ -194,7 +204,7 @@ async fn keys_create(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
         .await?
         .map_err(|e| anyhow!("{e}"))?;
     let (unknown, made) = made;
-    let mut v = key_json(&desk.keeper.now(), &made);
+    let mut v = key_json(&desk.keeper.now(), &made, desk.keeper.time.now());
     v["unknown_tags"] = json!(unknown);
     v["key"] = secret.into();
     Ok(v)

@@ -37,7 +37,7 @@ pub enum Told {
 pub enum FindingId {
     /// The store or the audit log does not save.
     Store,
-    /// The clock was set back.
+    /// The clock was set back, or jumped forward.
     Clock,
     /// Something in front is not equal to its list.
     Enforcer,
@@ -391,7 +391,17 @@ fn own(gate: &Gate, found: &mut Vec<Finding>) {
             "make room on the disk, or make the data directory writable",
         );
     }
-    let behind = picture.clock.lock().1;
+    if let Some(jump) = picture.time.jump() {
+        add(
+            FindingId::Clock,
+            format!(
+                "the clock is {} h ahead of the time that deadlines go by, since less than ten minutes",
+                jump.by / 3_600
+            ),
+            "is it right? then nothing is to be done: it counts when it has lasted; else set it (timedatectl set-ntp true)",
+        );
+    }
+    let behind = picture.time.behind();
     if behind > 60 {
         add(
             FindingId::Clock,

@@ -26,7 +26,7 @@ const NAMES_SHOWN: usize = 10;
 /// What is wrong with it; nothing was changed.
 pub(super) async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
     let act = text(args, "act").context("`act` is missing")?;
-    let now = gate.keeper.picture.clock.lock().0.max(crate::wall());
+    let now = gate.keeper.picture.time.now();
     let until = args.get("for").and_then(Value::as_u64).map(|secs| now.saturating_add(secs));
     if let Some(list) = text(args, "list")
         && !gate.keeper.published.borrow().lists.contains_key(list)
@@ -87,7 +87,7 @@ async fn add(gate: &Gate, what: &str, args: &Value, until: Option<u64>) -> anyho
         (Outcome::Given(id) | Outcome::Renewed(id), _) => id.to_string(),
         (_, all) => all.iter().map(|g| g.id.to_string()).collect::<Vec<_>>().join(", "),
     };
-    Ok(json!({ "grant": id, "generation": done.generation, "until": until, "notes": notes }))
+    Ok(json!({ "grant": id, "generation": done.generation, "unsaved": done.unsaved, "until": until, "notes": notes }))
 }
 
 /// A word for entries that hold very many addresses that are not one's own.
@@ -287,7 +287,7 @@ async fn revoke(gate: &Gate, what: &str, args: &Value, now: u64) -> anyhow::Resu
     Ok(json!({
         "ended": ended.iter().map(|g| g.id.to_string()).collect::<Vec<_>>(),
         "banned": bans.iter().map(|(list, whom, until)| json!({ "list": list, "whom": whom.to_string(), "until": until })).collect::<Vec<_>>(),
-        "generation": done.generation,
+        "generation": done.generation, "unsaved": done.unsaved,
         "notes": notes,
     }))
 }
@@ -357,7 +357,7 @@ async fn unban(gate: &Gate, what: &str, args: &Value) -> anyhow::Result<Value> {
     }
     let ended: Vec<Value> = bans.iter().map(|(list, whom)| json!({ "list": list, "whom": whom.to_string() })).collect();
     let done = tell(gate, Event::Unban(bans)).await?;
-    Ok(json!({ "unbanned": ended, "generation": done.generation }))
+    Ok(json!({ "unbanned": ended, "generation": done.generation, "unsaved": done.unsaved }))
 }
 
 async fn extend(gate: &Gate, what: &str, args: &Value, until: Option<u64>) -> anyhow::Result<Value> {
@@ -379,7 +379,9 @@ async fn extend(gate: &Gate, what: &str, args: &Value, until: Option<u64>) -> an
         );
     }
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    Ok(json!({ "extended": ids, "until": until, "generation": done.generation, "notes": notes }))
+    Ok(
+        json!({ "extended": ids, "until": until, "generation": done.generation, "unsaved": done.unsaved, "notes": notes }),
+    )
 }
 
 async fn tell(gate: &Gate, event: Event) -> anyhow::Result<Done> {

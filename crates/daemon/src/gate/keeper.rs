@@ -1,29 +1,28 @@
-//! The loop that owns the ledger and the store. In: events of teachers and people. Out: saved grants, published lists,
-//! audit lines, answers. What it answered is on the disk.
+//! The ledger as a state that the owner owns. In: events of teachers and people. Out: grants to save, published lists,
+//! audit records, answers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, anyhow};
-use decide::clock::Clock;
 use decide::ended::{Ended, Memory, What};
 use decide::grant::{About as Subject, Audit, Effect, Event, Ledger, Outcome, Rules};
 use decide::publish::{Desired, desired, follow};
 use model::{Addr, AddrSet, Ban, BanId, Evidence, Grant, GrantId, List, Prefix, View, ViewBuilder};
 use net::log_budget::LogBudget;
 use parking_lot::{Mutex, RwLock};
-use store::{If, Step, Store, StoreError};
+use store::{Entry, Store};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use wire::grant::{BanRecord, GrantRecord};
 
-use crate::audit::{About, Log, Record};
+use crate::audit::{About, Record};
 use crate::hint::Hinted;
+pub use crate::owner::Ahead;
+use crate::owner::{self, Kind, Owner, Saved, State, Stored, Time, Trouble, Value};
 use crate::run::Run;
-use crate::wall;
 
 /// Everything published, at a generation.
 #[derive(Debug, Clone, Default)]
@@ -37,12 +36,14 @@ pub struct Published {
 }
 
 /// What came of an event, and the generation that has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Done {
     /// What the ledger said.
     pub outcome: Outcome,
     /// Enforcers that reached this generation have it.
     pub generation: u64,
+    /// Why it is in force and would be forgotten by a crash; `None`: it is saved.
+    pub unsaved: Option<String>,
 }
 
 /// What readers see of the keeper, without asking it.
@@ -59,11 +60,11 @@ pub struct Picture {
     /// The rules of each list.
     pub rules: RwLock<BTreeMap<String, Rules>>,
     /// What is wrong with the store or the audit log; empty when nothing is.
-    pub trouble: Mutex<BTreeMap<&'static str, String>>,
+    pub trouble: Trouble,
     /// Counters for metrics, by outcome.
     pub counts: Mutex<BTreeMap<&'static str, u64>>,
-    /// The time that deadlines are measured by, and by how much the wall clock is behind it.
-    pub clock: Mutex<(u64, u64)>,
+    /// The time that deadlines are measured by.
+    pub time: Arc<Time>,
 }
 
 /// How full a list is, and whom that has cost a place since the start.
@@ -81,10 +82,6 @@ pub struct Room {
     pub refused: u64,
 }
 
-/// Seconds by which the clock runs ahead of the real one: for the demo, which says so. `None`: the real clock.
-#[derive(Debug, Clone, Default)]
-pub struct Ahead(pub Option<Arc<AtomicU64>>);
-
 /// How others reach the keeper. Clones reach the same one.
 #[derive(Debug, Clone)]
 pub struct Keeper {
@@ -97,56 +94,57 @@ pub struct Keeper {
     pub picture: Arc<Picture>,
 }
 
+/// Something for the ledger, and who waits for what comes of it.
 #[derive(Debug)]
-enum Ask {
-    /// Something happened; somebody may wait for what comes of it.
+pub enum Ask {
+    /// Something happened.
     Event(Event, Option<Reply>),
     /// The lists and their rules are these from now on.
     Lists(Vec<(String, Rules)>, oneshot::Sender<Result<String, String>>),
-    /// The clock may have moved.
-    Look,
+    /// The clock may have moved, or is to be saved.
+    Look(Option<oneshot::Sender<Result<(), String>>>),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Answer {
+    /// Of an event.
+    Event(Option<Reply>, Outcome),
+    /// Of other lists, in words.
+    Lists(oneshot::Sender<Result<String, String>>, Result<String, String>),
+    /// Of a look at the clock.
+    Look(Option<oneshot::Sender<Result<(), String>>>),
 }
 
 type Reply = oneshot::Sender<Result<Done, String>>;
 
 /// Events that may wait; a teacher whose event does not fit says so to its client (503).
 const QUEUE: usize = 20_000;
-/// Events saved in one transaction: enough that a burst of thousands costs a few, few enough that the first is not
-/// kept waiting.
-const GROUP: usize = 1_024;
-/// How often the time is saved while grants live, so that a clock set back over a restart gives at most this.
-const SAVE_CLOCK: u64 = 60;
-/// How long a failing store is left alone before it is tried again.
-const RETRY: Duration = Duration::from_secs(2);
 
 const GRANTS: &str = "grants/";
 const BANS: &str = "bans/";
 /// Lines about full lists: whoever can prove himself can cause them.
 const FULL_LINES: u32 = 10;
-const CLOCK: &str = "gate/clock";
 
-struct Loop {
+/// What the ledger saves on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Id {
+    /// A grant.
+    Grant(GrantId),
+    /// A ban.
+    Ban(BanId),
+}
+
+/// The ledger and what it is shown as.
+pub struct Grants {
     ledger: Ledger,
-    store: Arc<dyn Store>,
-    log: Log,
-    clock: Clock,
-    ahead: Ahead,
-    started: Instant,
-    saved_clock: u64,
     out: watch::Sender<Arc<Published>>,
     views: watch::Sender<Arc<View>>,
     picture: Arc<Picture>,
     changed: Vec<String>,
-    persist: BTreeMap<GrantId, Grant>,
-    /// Ended grants that the store still has.
-    forget: Vec<GrantId>,
+    touched: Vec<Id>,
     audit: Vec<Audit>,
-    /// Bans that the store does not have yet; they are in force all the same.
-    ban: BTreeMap<BanId, Ban>,
-    /// Ended bans that the store still has.
-    unban: Vec<BanId>,
     full_lines: LogBudget,
-    retry_at: Option<Instant>,
 }
 
 impl Keeper {
@@ -164,42 +162,26 @@ impl Keeper {
         take_over: Vec<Event>,
         ahead: Ahead,
     ) -> anyhow::Result<Keeper> {
-        let log = Log::open(audit)?;
-        let saved = store.get(CLOCK).context("the store can not be read")?;
-        let first_start = saved.is_none();
-        let saved = saved.and_then(|e| String::from_utf8(e.value).ok()?.parse().ok()).unwrap_or(0);
+        let opened = owner::open::<Grants>(store.clone(), audit, ahead)?;
         let (out, published) = watch::channel(Arc::new(Published::default()));
         let (views, seen) = watch::channel(Arc::new(View::default()));
-        let picture = Arc::new(Picture::default());
-        let mut me = Loop {
+        let (trouble, time) = (opened.trouble.clone(), opened.time.clone());
+        let picture = Arc::new(Picture { trouble, time, ..Picture::default() });
+        let mut me = Grants {
             ledger: Ledger::new(lists, own),
-            store,
-            log,
-            clock: Clock::new(wall(), saved, 0),
-            ahead,
-            started: Instant::now(),
-            saved_clock: 0,
             out,
             views,
             picture: picture.clone(),
             changed: Vec::new(),
-            persist: BTreeMap::new(),
-            forget: Vec::new(),
+            touched: Vec::new(),
             audit: Vec::new(),
-            ban: BTreeMap::new(),
-            unban: Vec::new(),
             full_lines: LogBudget::of(FULL_LINES),
-            retry_at: None,
         };
-        let live = me.read_store().context("the store can not be read")?;
-        let behind = me.clock.ahead_of(wall());
-        if behind > SAVE_CLOCK {
-            warn!("the clock is {behind} s behind the latest saved time; deadlines go on from the saved time");
-        }
-        info!("{live} grants read");
+        let now = opened.time.now();
+        let read = |prefix| store.list(prefix).map(|(entries, _)| entries).context("the store can not be read");
+        info!("{} grants read", me.read(read(GRANTS)?, read(BANS)?, now, |_| None));
         *picture.ended.write() = remembered(audit);
-        if first_start {
-            let now = me.now();
+        if opened.first_start {
             let count = take_over.len();
             for event in take_over {
                 me.ledger.handle(event, now);
@@ -208,10 +190,10 @@ impl Keeper {
                 info!("{} of {count} entries of the earlier file taken over", me.ledger.len());
             }
         }
-        me.saved_clock = 0;
         me.changed = me.ledger.lists().map(str::to_string).collect();
         me.gather();
-        me.flush().map_err(|e| {
+        let mut owner = Owner::new(opened, me);
+        owner.begin().map_err(|e| {
             Hinted::error(
                 format!("the gate can not save its grants: {e}"),
                 "choose a directory that can be written with `--data-dir DIR`",
@@ -223,7 +205,7 @@ impl Keeper {
         run.spawn("gate ledger", async move {
             let runtime = tokio::runtime::Handle::current();
             // The store blocks: a thread of its own, with the runtime's timers.
-            tokio::task::spawn_blocking(move || runtime.block_on(me.run(queue, stopping))).await?;
+            tokio::task::spawn_blocking(move || runtime.block_on(owner.run(queue, stopping))).await?;
             Ok(())
         });
         Ok(keeper)
@@ -247,14 +229,25 @@ impl Keeper {
 
     /// Looks at the clock now instead of at the next deadline.
     pub fn look(&self) {
-        let _ = self.asks.try_send(Ask::Look);
+        let _ = self.asks.try_send(Ask::Look(None));
+    }
+
+    /// Waits until what was asked for before is saved, the time with it.
+    ///
+    /// # Errors
+    /// It could not be saved.
+    pub async fn sync(&self) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask::Look(Some(reply))).await.map_err(|_| "the gate is stopping".to_string())?;
+        answer.await.map_err(|_| "the gate is stopping".to_string())?
     }
 
     /// Makes these the lists. Grants of a list that is gone stay stored and open nothing; those of a list that is back
-    /// count again. Returns what changed, in words.
+    /// count again. Returns what changed, in words. It is in force at once, saved or not: the lists themselves are
+    /// written in the configuration.
     ///
     /// # Errors
-    /// The store fails; everything is as it was.
+    /// The store can not be read; everything is as it was.
     pub async fn relist(&self, lists: Vec<(String, Rules)>) -> Result<String, String> {
         let (reply, answer) = oneshot::channel();
         self.asks.send(Ask::Lists(lists, reply)).await.map_err(|_| "the gate is stopping".to_string())?;
@@ -278,130 +271,153 @@ impl Keeper {
     }
 }
 
-impl Loop {
-    async fn run(mut self, mut queue: mpsc::Receiver<Ask>, stopping: impl Future<Output = ()>) {
-        tokio::pin!(stopping);
-        let mut group = Vec::new();
-        loop {
-            let wake = self.wake();
-            tokio::select! {
-                n = queue.recv_many(&mut group, GROUP) => {
-                    if n == 0 {
-                        break;
-                    }
-                    self.take(std::mem::take(&mut group));
-                }
-                () = tokio::time::sleep(wake) => self.tick(),
-                () = &mut stopping, if !queue.is_closed() => queue.close(),
+impl State for Grants {
+    const NAME: &'static str = "gate";
+    const WHAT: &'static str = "grants are";
+    type Id = Id;
+    type Change = Ask;
+    type Answer = Answer;
+
+    fn kind(&self, ask: &Ask) -> Kind {
+        match ask {
+            Ask::Event(Event::Proof(_) | Event::Add(_) | Event::AddAll(_) | Event::Unban(_), _) => Kind::Gives,
+            Ask::Event(Event::Extend { ids, until, shorten }, _) => {
+                let ends = |id: &GrantId| self.ledger.grant(*id).and_then(Grant::ends_at);
+                let shorter = until.is_some_and(|u| ids.iter().all(|id| ends(id).is_none_or(|t| u <= t)));
+                if *shorten && shorter { Kind::Takes } else { Kind::Gives }
             }
+            Ask::Event(Event::Revoke(..) | Event::Withdraw(..) | Event::Close(_), _) | Ask::Lists(..) => Kind::Takes,
+            Ask::Event(Event::Seen(..), _) | Ask::Look(_) => Kind::Keeps,
         }
-        self.tick();
     }
 
-    /// How long until a deadline or a retry.
-    fn wake(&mut self) -> Duration {
-        let now = self.now();
-        let due = self.ledger.poll_timeout().map_or(SAVE_CLOCK, |t| t.saturating_sub(now)).min(SAVE_CLOCK);
-        let due = Duration::from_secs(due).max(Duration::from_millis(100));
-        self.retry_at.map_or(due, |at| due.min(at.saturating_duration_since(Instant::now())))
+    fn reads(ask: &Ask) -> bool {
+        matches!(ask, Ask::Lists(..))
     }
 
-    fn now(&mut self) -> u64 {
-        let wall = wall().saturating_add(self.ahead.0.as_ref().map_or(0, |a| a.load(Ordering::SeqCst)));
-        let now = self.clock.tick(wall, self.started.elapsed().as_secs());
-        *self.picture.clock.lock() = (now, self.clock.ahead_of(wall));
-        now
+    fn apply(&mut self, ask: Ask, now: u64, stored: &Stored<'_, Grants>) -> Answer {
+        match ask {
+            Ask::Event(event, reply) => {
+                let outcome = self.ledger.handle(event, now);
+                self.count(outcome);
+                self.gather();
+                Answer::Event(reply, outcome)
+            }
+            Ask::Lists(lists, reply) => Answer::Lists(reply, self.relist(lists, now, stored)),
+            Ask::Look(reply) => Answer::Look(reply),
+        }
     }
 
-    fn tick(&mut self) {
-        let now = self.now();
+    fn tick(&mut self, now: u64) {
         self.ledger.handle_timeout(now);
         self.gather();
-        // An end is published at once; the store hears of it beside.
+    }
+
+    fn touched(&mut self) -> Vec<Id> {
+        std::mem::take(&mut self.touched)
+    }
+
+    fn records(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.audit).into_iter().map(record).collect()
+    }
+
+    fn key(id: &Id) -> String {
+        // Fixed width: listed by key is listed by number.
+        match id {
+            Id::Grant(id) => format!("{GRANTS}{:020}", id.0),
+            Id::Ban(id) => format!("{BANS}{:020}", id.0),
+        }
+    }
+
+    fn value(&self, id: &Id) -> Option<Value> {
+        // Plain records: writing them as JSON does not fail.
+        match id {
+            Id::Grant(id) => self.ledger.grant(*id).map(|g| Value {
+                bytes: serde_json::to_vec(&GrantRecord::from(g)).unwrap_or_default(),
+                deadline: g.ends_at(),
+            }),
+            Id::Ban(id) => self.picture.bans.read().get(id).map(|b| Value {
+                bytes: serde_json::to_vec(&BanRecord::from(b)).unwrap_or_default(),
+                deadline: b.until,
+            }),
+        }
+    }
+
+    fn put_back(&mut self, id: &Id, value: Option<&[u8]>, _: u64) {
+        let key = Grants::key(id);
+        let id = match id {
+            Id::Grant(id) => id,
+            Id::Ban(id) => {
+                let ban = value.and_then(|v| understood_ban(&key, v));
+                match &ban {
+                    Some(b) => drop(self.picture.bans.write().insert(*id, b.clone())),
+                    None => drop(self.picture.bans.write().remove(id)),
+                }
+                self.ledger.put_back_ban(*id, ban);
+                return;
+            }
+        };
+        let grant = value.and_then(|v| understood(&key, v));
+        if let Some(g) = self.ledger.grant(*id)
+            && let Some(list) = self.picture.grants.write().get_mut(&g.list)
+        {
+            list.remove(&g.prefix);
+        }
+        if let Some(g) = grant.as_ref().filter(|g| self.ledger.rules(&g.list).is_some()) {
+            self.picture.grants.write().entry(g.list.clone()).or_default().insert(g.prefix, g.clone());
+        }
+        self.ledger.put_back(*id, grant);
+        self.gather();
+    }
+
+    fn show(&mut self, _: u64) {
         self.publish();
-        if self.retry_at.is_none_or(|at| Instant::now() >= at) {
-            self.retry_at = None;
-            let _ = self.flush();
-        }
     }
 
-    fn take(&mut self, group: Vec<Ask>) {
-        let mut replies: Vec<(Reply, Outcome)> = Vec::new();
-        let mut group: VecDeque<Ask> = group.into();
-        while let Some(ask) = group.pop_front() {
-            let (event, reply) = match ask {
-                Ask::Event(event, reply) => (event, reply),
-                Ask::Lists(lists, reply) => {
-                    self.settle(std::mem::take(&mut replies));
-                    let _ = reply.send(self.relist(lists).map_err(|e| e.to_string()));
-                    continue;
-                }
-                Ask::Look => {
-                    self.tick();
-                    continue;
-                }
-            };
-            let ends = matches!(event, Event::Revoke(..) | Event::Withdraw(..) | Event::Close(_));
-            if ends {
-                // What was given before must be saved before anything is published.
-                self.settle(std::mem::take(&mut replies));
-            }
-            let now = self.now();
-            let outcome = self.ledger.handle(event, now);
-            self.count(outcome);
-            self.gather();
-            if let Some(reply) = reply {
-                replies.push((reply, outcome));
-            }
-            if ends {
-                self.publish();
-                self.settle(std::mem::take(&mut replies));
-            }
-        }
-        self.settle(replies);
+    fn deadline(&self, _: u64) -> Option<u64> {
+        self.ledger.poll_timeout()
     }
 
-    /// Saves, publishes, answers.
-    fn settle(&mut self, replies: Vec<(Reply, Outcome)>) {
-        let saved = self.flush().map_err(|e| e.to_string());
-        let generation = self.out.borrow().generation;
-        for (reply, outcome) in replies {
-            // A refusal needed no saving.
-            let refused = matches!(outcome, Outcome::Refused(_));
-            let answer = match &saved {
-                Err(e) if !refused => Err(e.clone()),
-                _ => Ok(Done { outcome, generation }),
-            };
-            // Whoever asked may have gone: it is done all the same.
-            let _ = reply.send(answer);
+    fn reply(&mut self, answer: Answer, saved: Result<Saved, String>) {
+        // Whoever asked may have gone: it is done all the same.
+        match answer {
+            Answer::Event(Some(reply), outcome) => {
+                let generation = self.out.borrow().generation;
+                let unsaved = |saved| match saved {
+                    Saved::Yes => None,
+                    Saved::NotYet(why) => Some(why),
+                };
+                let _ = reply.send(saved.map(|s| Done { outcome, generation, unsaved: unsaved(s) }));
+            }
+            Answer::Event(None, _) | Answer::Look(None) => {}
+            Answer::Lists(reply, said) => drop(reply.send(said)),
+            Answer::Look(Some(reply)) => drop(reply.send(saved.map(drop))),
         }
     }
+}
 
+impl Grants {
     /// Takes the ledger's effects.
     fn gather(&mut self) {
         while let Some(effect) = self.ledger.poll_effect() {
             match effect {
                 Effect::Persist(g) => {
-                    self.picture.grants.write().entry(g.list.clone()).or_default().insert(g.prefix, g.clone());
-                    self.persist.insert(g.id, g);
+                    self.touched.push(Id::Grant(g.id));
+                    self.picture.grants.write().entry(g.list.clone()).or_default().insert(g.prefix, g);
                 }
-                Effect::Forget(id) => {
-                    self.persist.remove(&id);
-                    self.forget.push(id);
-                }
+                Effect::Forget(id) => self.touched.push(Id::Grant(id)),
                 Effect::Changed(list) => {
                     if !self.changed.contains(&list) {
                         self.changed.push(list);
                     }
                 }
                 Effect::PersistBan(b) => {
-                    self.picture.bans.write().insert(b.id, b.clone());
-                    self.ban.insert(b.id, b);
+                    self.touched.push(Id::Ban(b.id));
+                    self.picture.bans.write().insert(b.id, b);
                 }
                 Effect::ForgetBan(id) => {
                     self.picture.bans.write().remove(&id);
-                    self.ban.remove(&id);
-                    self.unban.push(id);
+                    self.touched.push(Id::Ban(id));
                 }
                 Effect::Audit(a) => self.audit.push(a),
                 Effect::Ended(e) => self.ended(e),
@@ -434,103 +450,24 @@ impl Loop {
         self.picture.ended.write().note(e);
     }
 
-    /// Saves everything that waits, then publishes. On failure the ledger goes back to what is saved, without what
-    /// was ended.
-    fn flush(&mut self) -> Result<(), StoreError> {
-        let saved = self.save();
-        match &saved {
-            Ok(()) => {
-                self.persist.clear();
-                self.forget.clear();
-                self.ban.clear();
-                self.unban.clear();
-                self.picture.trouble.lock().remove("store");
-                self.retry_at = None;
-                self.publish();
-            }
-            Err(e) => {
-                if self.picture.trouble.lock().insert("store", e.to_string()).is_none() {
-                    error!(
-                        "the store does not save: {e}; live grants stay in force, no new ones are given until it does"
-                    );
-                }
-                self.retry_at = Some(Instant::now() + RETRY);
-                self.persist.clear();
-                // Nobody is told of a grant that was not given.
-                self.audit.retain(|a| !matches!(a.what, What::Given | What::Unbanned));
-                self.unban.clear();
-                if let Err(e) = self.read_store() {
-                    error!("the store can not be read either: {e}");
-                }
-                self.changed = self.ledger.lists().map(str::to_string).collect();
-                self.publish();
-            }
-        }
-        let audit = std::mem::take(&mut self.audit);
-        match self.log.append(audit.into_iter().map(record)) {
-            Ok(()) => {
-                self.picture.trouble.lock().remove("audit");
-            }
-            Err(e) => {
-                if self.picture.trouble.lock().insert("audit", format!("{e:#}")).is_none() {
-                    error!("{e:#}; the records wait in memory");
-                }
-            }
-        }
-        saved
-    }
-
-    fn save(&mut self) -> Result<(), StoreError> {
-        let mut steps: Vec<Step> = Vec::with_capacity(self.persist.len() + self.forget.len() + 1);
-        for g in self.persist.values() {
-            let value = serde_json::to_vec(&GrantRecord::from(g)).map_err(|e| StoreError::Other(e.to_string()))?;
-            steps.push(Step::Put { key: key(g.id), value, deadline: g.ends_at(), when: If::Anyway });
-        }
-        for b in self.ban.values() {
-            let value = serde_json::to_vec(&BanRecord::from(b)).map_err(|e| StoreError::Other(e.to_string()))?;
-            steps.push(Step::Put { key: ban_key(b.id), value, deadline: b.until, when: If::Anyway });
-        }
-        steps.extend(self.unban.iter().map(|id| Step::Delete { key: ban_key(*id), when: If::Anyway }));
-        steps.extend(self.forget.iter().map(|id| Step::Delete { key: key(*id), when: If::Anyway }));
-        let now = self.now();
-        if now >= self.saved_clock.saturating_add(SAVE_CLOCK) {
-            let value = now.to_string().into_bytes();
-            steps.push(Step::Put { key: CLOCK.to_string(), value, deadline: None, when: If::Anyway });
-        }
-        if steps.is_empty() {
-            return Ok(());
-        }
-        self.store.write(&steps)?;
-        if matches!(steps.last(), Some(Step::Put { key, .. }) if key == CLOCK) {
-            self.saved_clock = now;
-        }
-        Ok(())
-    }
-
-    /// Takes other lists. Everything known is saved first, so that what is read back is what was in force.
-    fn relist(&mut self, lists: Vec<(String, Rules)>) -> Result<String, StoreError> {
+    /// Takes other lists. Grants of a list that is back are read from the store.
+    fn relist(&mut self, lists: Vec<(String, Rules)>, now: u64, stored: &Stored<'_, Grants>) -> Result<String, String> {
         let before: BTreeMap<String, Rules> =
             self.ledger.lists().filter_map(|l| Some((l.to_string(), self.ledger.rules(l)?.clone()))).collect();
         let after: BTreeMap<String, Rules> = lists.into_iter().collect();
         if before == after {
             return Ok("the lists are as they were".to_string());
         }
-        self.persist.extend(self.ledger.unsaved().map(|g| (g.id, g.clone())).collect::<Vec<_>>());
-        self.flush()?;
+        let grants = stored.list(GRANTS).map_err(|e| e.to_string())?;
+        let bans = stored.list(BANS).map_err(|e| e.to_string())?;
         let mut next = Ledger::new(after.clone(), self.ledger.own().clone());
         next.skip_ids(self.ledger.next_id());
         let old = std::mem::replace(&mut self.ledger, next);
-        if let Err(e) = self.read_store() {
-            self.ledger = old;
-            return Err(e);
-        }
+        self.read(grants, bans, now, |id| old.grant(id).cloned());
         self.changed = before.keys().chain(after.keys()).cloned().collect();
         self.changed.sort();
         self.changed.dedup();
         self.gather();
-        // An end is published at once, and so is an entry that is no longer static.
-        self.publish();
-        self.flush()?;
         let mut said: Vec<String> = Vec::new();
         said.extend(after.keys().filter(|n| !before.contains_key(*n)).map(|n| format!("`{n}` is new")));
         said.extend(before.keys().filter(|n| !after.contains_key(*n)).map(|n| format!("`{n}` is gone")));
@@ -574,44 +511,25 @@ impl Loop {
         self.out.send_replace(Arc::new(Published { generation, lists, view }));
     }
 
-    /// Makes the ledger what the store says, without what was ended since. Returns how many grants live.
-    fn read_store(&mut self) -> Result<usize, StoreError> {
-        let (entries, _) = self.store.list(GRANTS)?;
+    /// Fills an empty ledger from what the store says; `known`: what is newer than the store, signs of life that were not
+    /// worth a write. Returns how many grants live.
+    fn read(
+        &mut self,
+        entries: Vec<Entry>,
+        bans: Vec<Entry>,
+        now: u64,
+        known: impl Fn(GrantId) -> Option<Grant>,
+    ) -> usize {
         let mut grants = Vec::with_capacity(entries.len());
         let mut next = 1;
+        let number = |e: &Entry, of: &str| e.key.strip_prefix(of).and_then(|k| k.parse::<u64>().ok()).unwrap_or(0);
+        next = bans.iter().map(|e| number(e, BANS).saturating_add(1)).fold(next, u64::max);
+        let bans: Vec<Ban> = bans.iter().filter_map(|e| understood_ban(&e.key, &e.value)).collect();
         for e in entries {
-            if let Some(id) = e.key.strip_prefix(GRANTS).and_then(|k| k.parse::<u64>().ok()) {
-                next = next.max(id.saturating_add(1));
-            }
-            let read =
-                serde_json::from_slice::<GrantRecord>(&e.value).map_err(|e| e.to_string()).and_then(Grant::try_from);
-            match read {
-                Ok(g) if self.forget.contains(&g.id) => {}
-                Ok(g) => grants.push(g),
-                // Left in the store as it is: a newer version may read it.
-                Err(why) => warn!("the stored grant {} is not understood and opens nothing: {why}", e.key),
-            }
+            next = next.max(number(&e, GRANTS).saturating_add(1));
+            grants.extend(understood(&e.key, &e.value).map(|g| known(g.id).unwrap_or(g)));
         }
-        let (entries, _) = self.store.list(BANS)?;
-        let mut bans: Vec<Ban> = Vec::with_capacity(entries.len());
-        for e in entries {
-            if let Some(id) = e.key.strip_prefix(BANS).and_then(|k| k.parse::<u64>().ok()) {
-                next = next.max(id.saturating_add(1));
-            }
-            match serde_json::from_slice::<BanRecord>(&e.value).map_err(|e| e.to_string()).and_then(Ban::try_from) {
-                Ok(b) => bans.push(b),
-                Err(why) => warn!("the stored ban {} is not understood and keeps nobody out: {why}", e.key),
-            }
-        }
-        // What keeps somebody out is in force before it is saved.
-        bans.extend(self.ban.values().cloned());
-        let now = self.now();
-        let lists: Vec<(String, Rules)> =
-            self.ledger.lists().filter_map(|l| Some((l.to_string(), self.ledger.rules(l)?.clone()))).collect();
-        let own = self.ledger.own().clone();
-        let ids = self.ledger.next_id().max(next);
-        self.ledger = Ledger::new(lists, own);
-        self.ledger.skip_ids(ids);
+        self.ledger.skip_ids(next);
         let live = self.ledger.restore(grants, bans, now);
         let bans = self.ledger.lists().flat_map(|l| self.ledger.bans(l)).map(|b| (b.id, b.clone()));
         *self.picture.bans.write() = bans.collect();
@@ -623,7 +541,7 @@ impl Loop {
         *self.picture.grants.write() = picture;
         let rules = self.ledger.lists().filter_map(|l| Some((l.to_string(), self.ledger.rules(l)?.clone())));
         *self.picture.rules.write() = rules.collect();
-        Ok(live)
+        live
     }
 
     fn count(&self, outcome: Outcome) {
@@ -637,13 +555,15 @@ impl Loop {
     }
 }
 
-fn key(id: GrantId) -> String {
-    // Fixed width: listed by key is listed by number.
-    format!("{GRANTS}{:020}", id.0)
+/// A stored grant. One that is not understood is left in the store as it is: a newer version may read it.
+fn understood(key: &str, bytes: &[u8]) -> Option<Grant> {
+    let read = serde_json::from_slice::<GrantRecord>(bytes).map_err(|e| e.to_string()).and_then(Grant::try_from);
+    read.map_err(|why| warn!("the stored grant {key} is not understood and opens nothing: {why}")).ok()
 }
 
-fn ban_key(id: BanId) -> String {
-    format!("{BANS}{:020}", id.0)
+fn understood_ban(key: &str, bytes: &[u8]) -> Option<Ban> {
+    let read = serde_json::from_slice::<BanRecord>(bytes).map_err(|e| e.to_string()).and_then(Ban::try_from);
+    read.map_err(|why| warn!("the stored ban {key} is not understood and keeps nobody out: {why}")).ok()
 }
 
 /// What ended in earlier runs, from the end of the audit log. A log that is gone or damaged costs that memory only.

@@ -201,7 +201,7 @@ impl Loop {
     }
 
     fn now(&self) -> u64 {
-        self.keeper.picture.clock.lock().0.max(crate::wall())
+        self.keeper.picture.time.now()
     }
 
     fn follow(&self) {

@@ -104,7 +104,7 @@ fn show(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
     Ok(json!({
         "name": name,
         "generation": d.generation,
-        "now": gate.keeper.picture.clock.lock().0,
+        "now": gate.keeper.picture.time.now(),
         "names": followed(gate, name),
         "static": d.statics.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "grants": grants.iter().map(shown).collect::<Vec<_>>(),
@@ -206,10 +206,8 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
         .collect();
     let refused = gate.desk.shares.refusals.of(addr, std::time::Instant::now());
     heard.extend(refused.iter().map(|r| gate.desk.shares.in_words(r)));
-    Ok(
-        json!({ "address": addr.to_string(), "generation": published.generation, "now": gate.keeper.picture.clock.lock().0,
-               "answers": answers, "heard": heard }),
-    )
+    Ok(json!({ "address": addr.to_string(), "generation": published.generation, "now": gate.keeper.picture.time.now(),
+               "answers": answers, "heard": heard }))
 }
 
 fn audit_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {

@@ -245,10 +245,55 @@ impl Book {
         std::mem::take(&mut self.audits)
     }
 
-    /// Gives back what could not be saved, for the next time.
-    pub fn not_saved(&mut self, slots: BTreeSet<Slot>, audits: Vec<Audit>) {
-        self.saves.extend(slots);
-        self.audits.splice(0..0, audits);
+    /// Makes a thing what was saved of it (`None`: nothing), without a word on record: a change that could not be saved.
+    /// Numbers that were given out stay so.
+    ///
+    /// # Errors
+    /// A saved policy that this version does not accept; the thing stays as it is.
+    pub fn put_back(&mut self, slot: Slot, saved: Option<Saved>, now: u64) -> Result<(), Refusal> {
+        match (slot, saved) {
+            (Slot::Counters, _) => {
+                self.saves.insert(Slot::Counters);
+                return Ok(());
+            }
+            (Slot::Node(id), Some(Saved::Node(n))) => {
+                self.by_key.retain(|_, of| *of != id);
+                self.by_key.insert(n.key, id);
+                if self.nodes.contains_key(&id) {
+                    self.touch(id, |m| m.node = n);
+                } else {
+                    self.load(Saved::Node(n), now)?;
+                }
+            }
+            (Slot::Node(id), _) => {
+                self.by_key.retain(|_, of| *of != id);
+                self.nodes.remove(&id);
+                self.presence.remove(&id);
+                self.revision += 1;
+                // Who waited for it waits again.
+                for p in self.pending.values_mut().filter(|p| p.node == Some(id)) {
+                    Arc::make_mut(p).node = None;
+                }
+            }
+            (Slot::User(id), None) => drop(self.users.remove(&id)),
+            (Slot::Key(id), None) => drop(self.keys.remove(&id)),
+            (Slot::Policy, None) => {
+                self.policy = Arc::new(open());
+                self.policy_text = None;
+            }
+            (Slot::Names, saved) => {
+                self.names = match saved {
+                    Some(Saved::Names(n)) => Arc::new(n),
+                    _ => Arc::default(),
+                };
+                self.revision += 1;
+            }
+            (_, Some(saved)) => self.load(saved, now)?,
+        }
+        self.shared_keys = None;
+        self.recompile = true;
+        self.changed = true;
+        Ok(())
     }
 
     /// The policy's text; `None` if there is none and everything of one's own is reachable.

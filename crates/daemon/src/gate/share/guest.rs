@@ -126,7 +126,7 @@ fn lets_in(desk: &Desk, list: &str, addr: Addr) -> bool {
 }
 
 fn is_new(desk: &Desk, list: &str, addr: Addr, id: GrantId) -> bool {
-    let now = desk.keeper.picture.clock.lock().0;
+    let now = desk.keeper.picture.time.now();
     desk.keeper.holding(list, addr).iter().any(|g| g.id == id && now.saturating_sub(g.given_at) <= NEW)
 }
 
