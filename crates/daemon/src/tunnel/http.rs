@@ -18,7 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use std::time::{Duration, Instant};
 
@@ -139,6 +139,8 @@ pub struct HttpPlane<R> {
     heads: Arc<Budget>,
     unheard: LogBudget,
     faults: LogBudget,
+    /// Most connections that were open since memory was last given back.
+    crest: AtomicU64,
     h1: Arc<Pool<Upstream>>,
     h2: h2::Pools,
     stats: HttpStats,
@@ -157,6 +159,7 @@ impl<R: Router> HttpPlane<R> {
             heads: Budget::new(HEADS_IN_ALL, HEADS_PER_SOURCE),
             unheard: LogBudget::of(1),
             faults: LogBudget::default(),
+            crest: AtomicU64::new(0),
             h1: Pool::new(),
             h2: h2::Pools::new(),
             stats: HttpStats::default(),
@@ -184,6 +187,18 @@ impl<R: Router> HttpPlane<R> {
     /// What is counted.
     pub fn stats(&self) -> &HttpStats {
         &self.stats
+    }
+
+    /// Gives memory back to the system once most of a crowd has left.
+    pub async fn tidy(&self) {
+        /// A smaller crowd leaves nothing behind that is worth a walk through all memory.
+        const CROWD: u64 = 64;
+        let now = self.stats.connections.load(Ordering::Relaxed);
+        let crest = self.crest.load(Ordering::Relaxed);
+        if crest >= CROWD && now <= crest / 4 {
+            self.crest.store(now, Ordering::Relaxed);
+            let _ = tokio::task::spawn_blocking(net::memory::give_back).await;
+        }
     }
 
     fn is_draining(&self) -> bool {
@@ -286,6 +301,7 @@ async fn serve<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, pe
         Some(pass)
     };
     let _open = Counted::new(&plane.stats.connections);
+    plane.crest.fetch_max(plane.stats.connections.load(Ordering::Relaxed), Ordering::Relaxed);
     let stream = Patient::new(stream, plane.stall);
     let mut conn = Conn::new(plane, stream, peer, trust.clone());
     let mut refused = std::pin::pin!(async {

@@ -301,8 +301,8 @@ fn below(path: &str, prefix: &str) -> bool {
 
 /// Forgets lost clients in time, opens and closes ports as routes come and go, sweeps bulk links.
 pub(super) async fn keep(edge: Arc<Edge>) -> Result<()> {
-    /// Idle bulk links are looked at this often.
-    const SWEEP: Duration = Duration::from_secs(30);
+    /// Idle bulk links, and what a crowd has left behind, are looked at this often.
+    const SWEEP: Duration = Duration::from_secs(10);
     let mut routes = edge.table.watch();
     let stopping = edge.run.stopping();
     tokio::pin!(stopping);
@@ -311,6 +311,9 @@ pub(super) async fn keep(edge: Arc<Edge>) -> Result<()> {
         super::ports::close_unused(&edge);
         for session in edge.table.sessions() {
             session.pool.sweep();
+        }
+        if let Some(plane) = edge.plane.get() {
+            plane.tidy().await;
         }
         let wait = next.map_or(SWEEP, |t| t.saturating_duration_since(Instant::now()).min(SWEEP));
         tokio::select! {
