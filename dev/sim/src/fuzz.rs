@@ -122,7 +122,7 @@ pub fn visitors(bytes: &[u8]) {
 }
 
 fn visitor(header: AddressHeader, text: &str, junk: &str) {
-    let trusted: AddrSet = AddrSet::new(["10.0.0.0/8".parse::<Prefix>().expect("a prefix")]);
+    let trusted = AddrSet::new("10.0.0.0/8".parse::<Prefix>());
     let read = |text: &str| reported(header, &[text.as_bytes()], &trusted).ok().flatten();
     assert!(reported(header, &[text.as_bytes(), b""], &trusted).is_err(), "twice");
     let Some(found) = read(text) else { return };
@@ -130,8 +130,8 @@ fn visitor(header: AddressHeader, text: &str, junk: &str) {
     assert!(found.hops.iter().skip(1).all(|h| trusted.contains(*h)), "each hop vouches for the one before");
     assert!(!found.more || !trusted.contains(found.addr), "it stops at the first that is not trusted");
     if !trusted.contains(found.addr) {
-        let again = read(&format!("{junk}{text}")).expect("what stands further left is not read");
-        assert_eq!((again.addr, again.hops, again.more), (found.addr, found.hops, true));
+        let again = read(&format!("{junk}{text}")).map(|t| (t.addr, t.hops, t.more));
+        assert_eq!(again, Some((found.addr, found.hops, true)), "what stands further left is not read");
     }
 }
 
