@@ -381,8 +381,8 @@ fn state_of_the_version_before_opens() {
     let (_, said) = g.command(&["explain", "198.51.100.79"]);
     assert!(said.contains("was revoked") && said.contains("by hand"), "{said}");
     // It goes on from there: the chain, the numbers, and who leaves first.
-    learn(&g, "192.0.2.1", "CN=new", "n");
-    learn(&g, "192.0.2.2", "CN=new", "o");
-    assert!(on(&g, "192.0.2.1") && on(&g, "192.0.2.2") && !on(&g, "203.0.113.50"), "{}", ok(&g, &["list", "show"]));
+    learn(&g, "203.0.113.1", "CN=new", "n");
+    learn(&g, "203.0.113.2", "CN=new", "o");
+    assert!(on(&g, "203.0.113.1") && on(&g, "203.0.113.2") && !on(&g, "203.0.113.50"), "{}", ok(&g, &["list", "show"]));
     assert!(ok(&g, &["audit", "verify"]).contains("none changed"));
 }
