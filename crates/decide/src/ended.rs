@@ -56,7 +56,8 @@ pub struct Ended {
 /// The latest ends of each list.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    lists: BTreeMap<String, Page>,
+    /// By list; guests apart, because whoever has a link can make any number of ends.
+    lists: BTreeMap<(String, bool), Page>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -68,7 +69,7 @@ struct Page {
     next: u64,
 }
 
-/// Ends that are remembered for each list: a few hundred bytes each, enough for a week of a large household.
+/// Ends that are remembered for each list, and as many of its guests: a few hundred bytes each, enough for a week of a large household.
 pub const REMEMBERED: usize = 1_000;
 /// Neighbours that are worth a word.
 const NEIGHBOURS: usize = 3;
@@ -79,7 +80,8 @@ impl Memory {
         if !matches!(e.what, What::Revoked | What::Expired | What::Evicted | What::Refused | What::Full) {
             return;
         }
-        let page = self.lists.entry(e.list.clone()).or_default();
+        let guest = e.evidence == Evidence::Share;
+        let page = self.lists.entry((e.list.clone(), guest)).or_default();
         let place = page.next;
         page.next += 1;
         page.order.insert(place, e.prefix);
@@ -96,13 +98,15 @@ impl Memory {
     /// same IPv4 /24 or IPv6 /48.
     #[must_use]
     pub fn around(&self, list: &str, addr: Addr) -> Vec<&Ended> {
-        let Some(page) = self.lists.get(list) else { return Vec::new() };
-        let holding = (0..=addr.width()).rev().filter_map(|w| page.latest.get(&Prefix::new(addr, w)?)).map(|l| &l.1);
-        let mut found: Vec<&Ended> = holding.collect();
+        let of = |guest: bool| self.lists.get(&(list.to_string(), guest)).map(|p| &p.latest);
+        let pages: Vec<_> = [false, true].into_iter().filter_map(of).collect();
+        let holding = (0..=addr.width()).rev().filter_map(|w| Prefix::new(addr, w));
+        let mut found: Vec<&Ended> =
+            holding.flat_map(|p| pages.iter().filter_map(move |l| l.get(&p))).map(|l| &l.1).collect();
         if found.is_empty()
             && let Some(near) = Prefix::new(addr, if addr.is_v4() { 24 } else { 48 })
         {
-            found = page.latest.values().map(|l| &l.1).filter(|e| near.covers(e.prefix)).collect();
+            found = pages.iter().flat_map(|l| l.values()).map(|l| &l.1).filter(|e| near.covers(e.prefix)).collect();
             found.sort_by_key(|e| std::cmp::Reverse(e.at));
             found.truncate(NEIGHBOURS);
         }
@@ -207,5 +211,10 @@ mod tests {
             m.note(ended(10_000 + n, "192.0.2.2", What::Expired));
         }
         assert_eq!(found(&m, "192.0.2.1"), [("192.0.2.1".into(), 9)], "one that comes and goes pushes nobody out");
+        for n in 0..REMEMBERED * 2 {
+            let p = format!("2001:db8:{:x}::/64", n);
+            m.note(Ended { evidence: Evidence::Share, ..ended(20_000, &p, What::Evicted) });
+        }
+        assert_eq!(found(&m, "192.0.2.1"), [("192.0.2.1".into(), 9)], "nor do guests");
     }
 }

@@ -4,14 +4,21 @@
 //! To allow: persist, then publish. To revoke: publish, then forget. The time never runs backwards here: an earlier
 //! time than one already seen counts as that one, so that setting a clock back gives nobody more time.
 
+mod bans;
+mod roam;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
-use model::{Addr, AddrSet, Ban, BanId, Claim, Evidence, Grant, GrantId, Prefix, Strength, Whom};
+use model::{Addr, AddrSet, Ban, BanId, Claim, Evidence, Grant, GrantId, Prefix, Whom};
 
 use crate::ended::{Ended, What};
 use crate::page::{Page, Place, place};
 use crate::publish::Learnt;
+use roam::{MOVED, Moved};
+
+pub use bans::BANS;
+pub use roam::{OTHER_PLACE, PLACES};
 
 /// Who leaves when a list is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -228,28 +235,8 @@ pub struct Ledger {
 /// a crash takes at most this many seconds from a grant, never adds any.
 pub const SEEN_STEP: u64 = 60;
 
-/// Somebody's device that is no longer at a place.
-#[derive(Debug)]
-struct Moved {
-    at: u64,
-    list: String,
-    prefix: Prefix,
-    claim: Claim,
-}
-
-/// Places of one certificate at a time that are told apart: more than a household has phones.
-pub const PLACES: u8 = 16;
-/// Seconds within which a device that is back at a place it had left is two devices: longer than apps report home.
-const BACK: u64 = 3_600;
-/// Seconds after which the other places of a certificate on several devices leave, unless they prove themselves again.
-pub const OTHER_PLACE: u64 = 86_400;
-/// Devices that are remembered after they left a place.
-const MOVED: usize = 256;
 /// Reasons for one prefix: people behind one address, each with a few devices.
 const CLAIMS: usize = 32;
-/// Bans of one list; each is looked at for each proof.
-pub const BANS: usize = 1_000;
-
 /// How much newer a sign of life must be to be told and saved: [`SEEN_STEP`], or a third of a shorter `idle`, so that
 /// who is there is never taken for silent.
 #[must_use]
@@ -593,21 +580,6 @@ impl Ledger {
         if new { Outcome::Given(id) } else { Outcome::Renewed(id) }
     }
 
-    /// Whoever is let in by hand is no longer banned.
-    fn welcome(&mut self, list: &str, prefix: Prefix, principal: Option<&str>) {
-        let over: Vec<Whom> = self
-            .bans(list)
-            .filter(|b| match &b.whom {
-                Whom::From(p) => prefix.covers(*p),
-                Whom::Named(n) => Some(n.as_str()) == principal,
-            })
-            .map(|b| b.whom.clone())
-            .collect();
-        for whom in over {
-            self.end_ban(list, &whom, "let in by hand");
-        }
-    }
-
     fn extend(&mut self, ids: &[GrantId], until: Option<u64>, shorten: bool) -> Outcome {
         let mut set = 0;
         for id in ids {
@@ -636,38 +608,6 @@ impl Ledger {
         }
         self.handle_timeout(self.now);
         if set == 0 { Outcome::Refused(Refusal::NoGrant) } else { Outcome::Settled(set) }
-    }
-
-    fn close(&mut self, c: &Close) -> Outcome {
-        let new = |me: &Ledger, list: &str, whom: &Whom| me.lists.get(list).is_some_and(|p| !p.bans.contains_key(whom));
-        for list in self.lists.keys() {
-            let more = c.bans.iter().filter(|(l, whom, _)| l == list && new(self, l, whom)).count();
-            if more > 0 && self.bans(list).count() + more > BANS {
-                return Outcome::Refused(Refusal::Bans);
-            }
-        }
-        let mut done = 0;
-        for (list, whom, until) in
-            c.bans.iter().filter(|(l, ..)| self.lists.contains_key(l)).cloned().collect::<Vec<_>>()
-        {
-            let ban = Ban { id: BanId(self.number().0), list, whom, since: self.now, until };
-            self.effects.push_back(Effect::PersistBan(ban.clone()));
-            self.effects.push_back(Effect::Audit(Audit {
-                at: self.now,
-                what: What::Banned,
-                about: About::Ban(ban.clone()),
-                by: c.by.clone(),
-            }));
-            if let Some(before) = self.put_ban(ban) {
-                self.effects.push_back(Effect::ForgetBan(before.id));
-            }
-            done += 1;
-        }
-        let meant = |x: &Claim| x.evidence != Evidence::Dns && (c.principal.is_none() || x.principal == c.principal);
-        for id in &c.ids {
-            done += usize::from(self.take_away(*id, &meant, &c.by));
-        }
-        if done == 0 { Outcome::Refused(Refusal::NoGrant) } else { Outcome::Settled(done) }
     }
 
     /// Ends those reasons of a grant that are meant, and the grant if none is left. False if none was meant.
@@ -721,16 +661,6 @@ impl Ledger {
         self.evict(&list, None);
     }
 
-    /// True if this device left this place a short while ago because it showed up elsewhere.
-    fn was_here(&self, list: &str, prefix: Prefix, claim: &Claim) -> bool {
-        let since = self.now.saturating_sub(BACK);
-        claim.device.is_some()
-            && self
-                .moved
-                .iter()
-                .any(|m| m.at >= since && m.prefix == prefix && m.list == list && m.claim.is_same(claim))
-    }
-
     /// Puts a grant in its place and says what follows.
     fn settle(&mut self, g: Grant, new: bool) {
         let saved = self.lists.get(&g.list).and_then(|p| p.saved_seen.get(&g.id)).copied();
@@ -746,86 +676,6 @@ impl Ledger {
             self.audit(What::Given, &g, "");
         }
         self.put(g, save);
-    }
-
-    /// A device that shows up at a new place leaves its old one after the grace, unless it is known to be several: one
-    /// certificate may be on two phones. Somebody at too many places leaves the one that proved itself longest ago.
-    /// Families are apart: a device has one address of each. `returns`: it had left this place for another.
-    fn roam(&mut self, list: &str, id: GrantId, claim: &Claim, returns: bool) {
-        let Some(page) = self.lists.get(list) else { return };
-        let (Some(principal), Some(here)) = (&claim.principal, self.grants.get(&id).map(|g| g.prefix)) else { return };
-        let Some(ids) = page.by_principal.get(principal) else { return };
-        // Everywhere this person has proved himself, this place first, then the latest.
-        let mut places: Vec<(GrantId, Claim)> = ids
-            .iter()
-            .filter_map(|i| self.grants.get(i))
-            .filter(|g| g.prefix.is_v4() == here.is_v4())
-            .flat_map(|g| g.claims().map(|c| (g.id, c)))
-            .filter(|(_, c)| c.principal.as_ref() == Some(principal) && roams(c))
-            .map(|(i, c)| (i, c.clone()))
-            .collect();
-        places.sort_by_key(|(i, c)| std::cmp::Reverse((*i == id && c.is_same(claim), c.proved_at, *i)));
-        let same = |c: &Claim| c.device.is_some() && c.device == claim.device;
-        let here_too = places.iter().filter(|(_, c)| same(c)).count();
-        let known = places.iter().filter(|(_, c)| same(c)).map(|(_, c)| usize::from(c.places)).max().unwrap_or(1);
-        let most = page.rules.devices.unwrap_or(usize::MAX).min(usize::from(PLACES)).max(1);
-        let known = (known + usize::from(returns)).min(here_too).clamp(1, most);
-        let soon = page.rules.grace.map(|g| self.now.saturating_add(g));
-        // With a grace without end only a limit makes somebody leave, and that at once.
-        let over = soon.unwrap_or(self.now);
-        let other = page.rules.grace.unwrap_or(0).max(OTHER_PLACE);
-        let (mut ends, mut devices): (Vec<(GrantId, Claim, u64, bool)>, usize) = (Vec::new(), 0);
-        for (n, (i, c)) in places.into_iter().enumerate() {
-            devices += usize::from(same(&c));
-            let leaves = if page.rules.devices.is_some_and(|slots| n >= slots) {
-                Some((over, true))
-            } else if same(&c) && n > 0 && devices > known {
-                soon.map(|at| (at, true))
-            } else if same(&c) && n > 0 && soon.is_some() {
-                Some((c.proved_at.saturating_add(other), false))
-            } else {
-                None
-            };
-            ends.extend(leaves.map(|(at, superseded)| (i, c, at, superseded)));
-        }
-        for (i, c, at, superseded) in ends {
-            self.leave(i, &c, at, superseded.then_some(here));
-        }
-        self.note_places(id, claim, known as u8);
-        self.handle_timeout(self.now);
-    }
-
-    /// Ends a device's stay at an old place, then. `superseded`: the place for which it does; `None`: it is one of several
-    /// devices and only has to show itself in time.
-    fn leave(&mut self, id: GrantId, of: &Claim, at: u64, superseded: Option<Prefix>) {
-        let Some(g) = self.grants.get(&id) else { return };
-        let mut claims: Vec<Claim> = g.claims().cloned().collect();
-        let Some(c) = claims.iter_mut().find(|c| c.is_same(of)) else { return };
-        if c.until.is_some_and(|u| u <= at) {
-            return;
-        }
-        c.until = Some(at);
-        c.superseded = superseded.or(c.superseded);
-        let told = Claim::clone(c);
-        let Some(g) = g.with_claims(claims) else { return };
-        self.effects.push_back(Effect::Persist(g.clone()));
-        self.effects.push_back(Effect::Changed(g.list.clone()));
-        if let Some(place) = superseded {
-            let about = g.with_claims(vec![told]).unwrap_or_else(|| g.clone());
-            self.audit(What::Superseded, &about, &format!("its device came from {place}"));
-        }
-        self.put(g, true);
-    }
-
-    /// Remembers, with the grant, at how many places a device has been seen at a time.
-    fn note_places(&mut self, id: GrantId, claim: &Claim, known: u8) {
-        let Some(g) = self.grants.get(&id) else { return };
-        let mut claims: Vec<Claim> = g.claims().cloned().collect();
-        let Some(c) = claims.iter_mut().find(|c| c.is_same(claim) && c.places != known) else { return };
-        c.places = known;
-        let Some(g) = g.with_claims(claims) else { return };
-        self.effects.push_back(Effect::Persist(g.clone()));
-        self.put(g, true);
     }
 
     /// Holds a list to its limits. `newcomer`: for whom somebody leaves.
@@ -861,30 +711,6 @@ impl Ledger {
     fn audit(&mut self, what: What, g: &Grant, by: &str) {
         let about = About::Grant(g.clone());
         self.effects.push_back(Effect::Audit(Audit { at: self.now, what, about, by: by.to_string() }));
-    }
-
-    /// Puts a ban in its place; returns what was there.
-    fn put_ban(&mut self, ban: Ban) -> Option<Ban> {
-        let page = self.lists.get_mut(&ban.list)?;
-        if let Some(end) = ban.until {
-            self.ban_ends.insert((end, ban.list.clone(), ban.whom.clone()));
-        }
-        let before = page.bans.insert(ban.whom.clone(), ban.clone())?;
-        if let Some(end) = before.until.filter(|_| before.until != ban.until) {
-            self.ban_ends.remove(&(end, before.list.clone(), before.whom.clone()));
-        }
-        Some(before)
-    }
-
-    fn end_ban(&mut self, list: &str, whom: &Whom, by: &str) -> bool {
-        let Some(ban) = self.lists.get_mut(list).and_then(|p| p.bans.remove(whom)) else { return false };
-        if let Some(end) = ban.until {
-            self.ban_ends.remove(&(end, list.to_string(), whom.clone()));
-        }
-        self.effects.push_back(Effect::ForgetBan(ban.id));
-        let (about, by) = (About::Ban(ban), by.to_string());
-        self.effects.push_back(Effect::Audit(Audit { at: self.now, what: What::Unbanned, about, by }));
-        true
     }
 
     fn number(&mut self) -> GrantId {
@@ -980,11 +806,6 @@ fn alike(before: &Grant, after: &Grant) -> bool {
             && b.until.zip(a.until).is_none_or(|(b, a)| a >= b && a - b < SEEN_STEP)
     };
     before.beside.len() == after.beside.len() && before.claims().zip(after.claims()).all(|(b, a)| same(b, a))
-}
-
-/// True for what a person's device proves; a link's guests are many persons.
-fn roams(c: &Claim) -> bool {
-    matches!(c.strength(), Strength::Knock | Strength::Login | Strength::Key)
 }
 
 /// The kinds of evidence of a grant, strongest first, each once.

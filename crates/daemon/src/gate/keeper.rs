@@ -484,10 +484,13 @@ impl Grants {
         let generation = before.generation + 1;
         let mut lists = before.lists.clone();
         for name in std::mem::take(&mut self.changed) {
-            let (proven, guests) = self.ledger.counted(&name);
             let mut rooms = self.picture.rooms.write();
-            let room = rooms.entry(name.clone()).or_default();
-            (room.proven, room.guests) = (proven, guests);
+            if self.ledger.rules(&name).is_some() {
+                let room = rooms.entry(name.clone()).or_default();
+                (room.proven, room.guests) = self.ledger.counted(&name);
+            } else {
+                rooms.remove(&name);
+            }
             drop(rooms);
             if self.ledger.rules(&name).is_none() {
                 lists.remove(&name);
