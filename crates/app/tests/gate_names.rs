@@ -173,6 +173,26 @@ fn people_add_names_and_take_them_back() {
 }
 
 #[test]
+fn answers_that_do_not_count_are_said() {
+    let dir = Dir::new("dnspriv");
+    let dns = Server::start();
+    dns.say("priv.example.net", addrs(&["192.168.1.9", "127.0.0.1"]));
+    let many: Vec<String> = (1..=21).map(|n| format!("198.51.100.{n}")).collect();
+    dns.say("many.example.net", addrs(&many.iter().map(String::as_str).collect::<Vec<_>>()));
+    let servers = dns.at.to_string();
+    let g = Gate::start(&dir.0, &[("DNS_SERVERS", servers.as_str()), ("DNS_LEAST", "1s")], &[]);
+    let (code, said) = g.command(&["grant", "add", "dns:priv.example.net"]);
+    assert!(code == 0 && said.contains("192.168.1.9 does not count: it is a private address"), "{said}");
+    assert!(said.contains("127.0.0.1 does not count"), "{said}");
+    let (_, said) = g.command(&["list", "show"]);
+    assert!(said.contains("192.168.1.9 does not count"), "{said}");
+    let (code, said) = g.command(&["doctor"]);
+    assert!(code == 1 && said.contains("dns:priv.example.net") && said.contains("does not count"), "{said}");
+    let (code, said) = g.command(&["grant", "add", "dns:many.example.net"]);
+    assert!(code == 0 && said.contains("5 more addresses do not count"), "{said}");
+}
+
+#[test]
 fn a_file_follows_names_and_reads_them_again() {
     let dir = Dir::new("dnsfile");
     let dns = Server::start();

@@ -156,6 +156,8 @@ fn a_proof_given_to_the_gate_opens_the_tunnel_and_its_end_cuts_it() {
         let took = who.join().unwrap().duration_since(before);
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
+    let said = e.serve.command_says(&["explain", "127.0.1.1", "--service", "data"]).1;
+    assert!(said.contains("was revoked"), "the door's explain does not say why: {said}");
     assert!(!other.is_finished());
     assert_eq!(visit("127.0.1.1", e.http, "a.example.com"), "");
     // A grant that ends by itself cuts too.

@@ -573,6 +573,12 @@ fn a_ban_keeps_proofs_out_until_its_time_or_a_persons_word() {
     let refused = Outcome::Refused(Refusal::Banned);
     assert_eq!(l.handle(shows("2001:db8::6", Evidence::Mtls, Some("CN=bert"), None), 30), refused);
     assert_eq!(l.poll_timeout(), Some(100));
+    // Told anew, it is the same one.
+    let before: Vec<BanId> = l.bans("photos").map(|b| b.id).collect();
+    l.handle(close(ban(&net, Some(90)), Vec::new()), 32);
+    assert_eq!(l.poll_timeout(), Some(90));
+    l.handle(close(ban(&net, Some(100)), Vec::new()), 33);
+    assert_eq!(l.bans("photos").map(|b| b.id).collect::<Vec<_>>(), before);
     // What is stored is in force after a restart.
     let stored: Vec<Ban> = l.bans("photos").cloned().collect();
     let mut again = one(Rules::default());

@@ -21,7 +21,10 @@ impl Ledger {
         for (list, whom, until) in
             c.bans.iter().filter(|(l, ..)| self.lists.contains_key(l)).cloned().collect::<Vec<_>>()
         {
-            let ban = Ban { id: BanId(self.number().0), list, whom, since: self.now, until };
+            // One that is there is told anew under its number, so that the store never has two.
+            let there = self.lists.get(&list).and_then(|p| p.bans.get(&whom)).map(|b| b.id);
+            let id = there.unwrap_or_else(|| BanId(self.number().0));
+            let ban = Ban { id, list, whom, since: self.now, until };
             self.effects.push_back(Effect::PersistBan(ban.clone()));
             self.effects.push_back(Effect::Audit(Audit {
                 at: self.now,
@@ -29,9 +32,7 @@ impl Ledger {
                 about: About::Ban(ban.clone()),
                 by: c.by.clone(),
             }));
-            if let Some(before) = self.put_ban(ban) {
-                self.effects.push_back(Effect::ForgetBan(before.id));
-            }
+            self.put_ban(ban);
             done += 1;
         }
         let meant = |x: &Claim| x.evidence != Evidence::Dns && (c.principal.is_none() || x.principal == c.principal);
@@ -56,17 +57,18 @@ impl Ledger {
         }
     }
 
-    /// Puts a ban in its place; returns what was there.
-    pub(super) fn put_ban(&mut self, ban: Ban) -> Option<Ban> {
-        let page = self.lists.get_mut(&ban.list)?;
+    /// Puts a ban in its place, which may be that of another.
+    pub(super) fn put_ban(&mut self, ban: Ban) {
+        let Some(page) = self.lists.get_mut(&ban.list) else { return };
         if let Some(end) = ban.until {
             self.ban_ends.insert((end, ban.list.clone(), ban.whom.clone()));
         }
-        let before = page.bans.insert(ban.whom.clone(), ban.clone())?;
-        if let Some(end) = before.until.filter(|_| before.until != ban.until) {
-            self.ban_ends.remove(&(end, before.list.clone(), before.whom.clone()));
+        let before = page.bans.insert(ban.whom.clone(), ban.clone());
+        if let Some(b) = before.filter(|b| b.until != ban.until)
+            && let Some(end) = b.until
+        {
+            self.ban_ends.remove(&(end, b.list, b.whom));
         }
-        Some(before)
     }
 
     pub(super) fn end_ban(&mut self, list: &str, whom: &Whom, by: &str) -> bool {
