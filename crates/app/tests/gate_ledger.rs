@@ -165,6 +165,11 @@ fn nothing_is_ended_that_was_not_named() {
     fails(&g, &["grant", "revoke", "203.0.113.41"], &["wider grant", "203.0.113.40/29", "--wider"]);
     ok(&g, &["grant", "revoke", "203.0.113.41", "--wider"]);
     assert!(!on(&g, "203.0.113.42"));
+    // An IPv6 address means what was added for it and what its proof gave, which is its network.
+    ok(&g, &["grant", "add", "2001:db8:5::5"]);
+    learn(&g, "2001:db8:5::6", "CN=anna", "a");
+    ok(&g, &["grant", "revoke", "2001:db8:5::5"]);
+    assert!(!on(&g, "2001:db8:5::5") && !on(&g, "2001:db8:5::6"));
     // The undo of letting everybody in ends that alone.
     learn(&g, "198.51.100.1", "CN=anna", "a");
     ok(&g, &["grant", "add", "0.0.0.0/0", "--yes"]);

@@ -194,17 +194,18 @@ fn meant(gate: &Gate, what: &str, args: &Value) -> anyhow::Result<Meant> {
         for p in &asked {
             // An address stands for what a proof of it gives: a whole IPv6 /64.
             let learnt = rules.learnt(p.first());
-            let p = if learnt.covers(*p) { learnt } else { *p };
+            let (typed, p) = (*p, if learnt.covers(*p) { learnt } else { *p });
             out.whom.push((list.clone(), Whom::From(p)));
-            let exact = on.get(&p);
-            let within: Vec<&Grant> = on.values().filter(|g| p.covers(g.prefix) && g.prefix != p).collect();
-            if exact.is_none() || flag(args, "within") {
+            let named = |g: &&Grant| g.prefix == typed || g.prefix == p;
+            let within: Vec<&Grant> = on.values().filter(|g| p.covers(g.prefix) && !named(g)).collect();
+            let exact: Vec<&Grant> = on.values().filter(named).collect();
+            if exact.is_empty() || flag(args, "within") {
                 out.grants.extend(within.into_iter().cloned());
             } else {
                 out.inside += within.len();
             }
-            out.grants.extend(exact.cloned());
-            let around = on.values().filter(|g| g.prefix.covers(p) && g.prefix != p).cloned();
+            out.grants.extend(exact.into_iter().cloned());
+            let around = on.values().filter(|g| g.prefix.covers(p) && !named(g)).cloned();
             if flag(args, "wider") { out.grants.extend(around) } else { out.wider.extend(around) }
         }
     }
