@@ -153,6 +153,8 @@ fn nothing_is_ended_that_was_not_named() {
     fails(&g, &["grant", "add", "::/0"], &["everybody with an IPv6 address"]);
     fails(&g, &["grant", "add", "8.0.0.0/9"], &["--yes"]);
     fails(&g, &["grant", "add", "friend.example.net"], &["is a host name", "dns:friend.example.net"]);
+    fails(&g, &["grant", "add", "192.0.2.9-192.0.2.1"], &["backwards"]);
+    fails(&g, &["grant", "revoke", "friend.example.net"], &["dns:friend.example.net"]);
     assert!(!on(&g, "203.0.113.200"));
     ok(&g, &["grant", "add", "10.0.0.0/8"]);
     ok(&g, &["grant", "add", "192.0.2.10-192.0.2.12"]);

@@ -175,7 +175,7 @@ fn meant(gate: &Gate, what: &str, args: &Value) -> anyhow::Result<Meant> {
                 names.sort_unstable();
                 names.dedup();
                 names.truncate(NAMES_SHOWN);
-                return Err(match names.is_empty() {
+                return Err(match names.is_empty() || what.parse::<HostName>().is_ok() {
                     true => not_an_address(&e.text, &e.reason),
                     false => Hinted::error(
                         format!("`{what}` is no grant (g17), no address ({}) and nobody who is on a list", e.reason),
@@ -213,8 +213,10 @@ fn meant(gate: &Gate, what: &str, args: &Value) -> anyhow::Result<Meant> {
 }
 
 fn not_an_address(text: &str, reason: &str) -> anyhow::Error {
-    // A host name is what most people mean who write one.
-    if let Ok(host) = text.parse::<HostName>() {
+    // A host name is what most people mean who write one; its last label is never a number.
+    let last = text.rsplit('.').next().unwrap_or_default();
+    let spelled = last.starts_with(|c: char| c.is_ascii_alphabetic());
+    if let Some(host) = text.parse::<HostName>().ok().filter(|_| spelled) {
         return Hinted::error(
             format!("`{text}` is a host name, not an address"),
             format!("write `{}`: the name's addresses are followed", host.entry()),
