@@ -326,7 +326,9 @@ impl Ledger {
                 self.ban_ends.remove(&(end, ban.list, ban.whom));
             }
         }
-        saved.and_then(|ban| self.put_ban(ban));
+        if let Some(ban) = saved {
+            self.put_ban(ban);
+        }
     }
 
     /// Takes in an event. `now`: seconds since the Unix epoch.
