@@ -109,7 +109,12 @@ async fn a_policy_with_tests_begins_a_new_network_and_one_that_fails_does_not_en
             && said.contains("eve@ -> tag:rt:22 accept"),
         "{said}"
     );
-    assert!(run(&control, &["policy", "get"]).1.contains("tcp:2222"));
+    // Commands are taken a moment after nodes are.
+    let begun = std::time::Instant::now();
+    while !run(&control, &["policy", "get"]).1.contains("tcp:2222") {
+        assert!(begun.elapsed() < SOON, "{:?}", run(&control, &["policy", "get"]));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]

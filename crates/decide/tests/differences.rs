@@ -442,8 +442,8 @@ fn large(nodes: usize, rules: usize) -> (Topology, String) {
     (Topology::read(&text).unwrap(), policy)
 }
 
-/// A release build does the largest of these in two seconds on one core; here is room for a debug build on a machine
-/// that does something else.
+/// A change of one rule takes half a second, one that concerns everybody some seconds; here is room for a machine that
+/// does something else.
 #[test]
 fn large_networks_are_compared_in_seconds() {
     let (topology, policy) = large(10_000, 5_000);

@@ -66,8 +66,8 @@ pub enum Whose {
 /// Lines that are kept; nobody reads more.
 const MAX_LINES: usize = 1000;
 
-/// Looks at whether something given reaches a group of destinations, after which no more sources are compared: some
-/// seconds. Taking away a rule between all of 10,000 nodes under 5,000 other rules takes a tenth.
+/// Looks at whether something given reaches a group of destinations, after which no more sources are compared: so many
+/// take seconds, and the answer would be longer than anybody reads.
 const MAX_LOOKS: usize = 1 << 30;
 
 /// Groups of destinations that are kept for all lines together: a hundred megabytes.
@@ -84,6 +84,15 @@ struct Kind {
     ways: Option<Vec<Carrier>>,
     /// The routers through which they went before, if only that has changed.
     before: Option<Vec<Carrier>>,
+}
+
+/// What was found where this is given.
+struct Seen {
+    given: [Vec<u32>; 2],
+    live: [bool; 2],
+    others: [u32; 2],
+    /// Among devices of one user, once it was asked for.
+    among: Option<[u32; 2]>,
 }
 
 /// Who gains and who loses what. Both policies are compiled for the same nodes; their routes may differ.
@@ -172,22 +181,24 @@ impl<'w, 'c> Differ<'w, 'c> {
         }
         let owners = if own.iter().any(|o| !o.is_empty()) { w.owners_from(row) } else { Bits::default() };
         let mut found: BTreeMap<Kind, Vec<u32>> = BTreeMap::new();
+        let mut last = None;
         for (c, given) in asked.iter().zip(given) {
             let column = &w.columns[*c as usize];
             let live = w.live(column);
-            let rights = SIDES.map(|side| {
-                let gifts = given[side].iter().filter(|_| live[side]);
-                gifts.map(|g| w.gifts[*g as usize].rights).collect::<Vec<u32>>()
-            });
-            let others = self.between(rights.clone());
-            let mut cells = vec![(Whose::All, others)];
+            // Neighbours are often given the same.
+            if last.as_ref().is_none_or(|l: &Seen| l.given != given || l.live != live) {
+                let others = self.between(self.rights_of(&given, live, None));
+                last = Some(Seen { given: given.clone(), live, others, among: None });
+            }
+            let Some(seen) = &mut last else { continue };
+            let mut cells = vec![(Whose::All, seen.others)];
             if column.node && w.share(&owners, *c) {
-                let [mut old, mut new] = rights;
-                old.extend(&own[0]);
-                new.extend(&own[1]);
-                let among = self.between([old, new]);
-                if among != others {
-                    cells = vec![(Whose::Others, others), (Whose::Own, among)];
+                let among = match seen.among {
+                    Some(known) => known,
+                    None => *seen.among.insert(self.between(self.rights_of(&given, live, Some(&own)))),
+                };
+                if among != seen.others {
+                    cells = vec![(Whose::Others, seen.others), (Whose::Own, among)];
                 }
             }
             let ways = self.ways(&given, column);
@@ -221,6 +232,15 @@ impl<'w, 'c> Differ<'w, 'c> {
                 }
             }
         }
+    }
+
+    /// The rights of what is given, by side, and of one's own devices where those count.
+    fn rights_of(&self, given: &[Vec<u32>; 2], live: [bool; 2], own: Option<&[Vec<u32>; 2]>) -> [Vec<u32>; 2] {
+        SIDES.map(|side| {
+            let gifts = given[side].iter().filter(|_| live[side]);
+            let rights = gifts.map(|g| self.world.gifts[*g as usize].rights);
+            rights.chain(own.into_iter().flat_map(|o| o[side].iter().copied())).collect()
+        })
     }
 
     /// The columns at which a row may have gained or lost something.
