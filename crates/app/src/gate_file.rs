@@ -267,10 +267,7 @@ pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
                 ListPart::Named { name: other, from } => {
                     bail!("{from}: a list of the gate can not hold another (`list:{other}`)")
                 }
-                ListPart::Name(host) => {
-                    follows.push(Follow { list: name.clone(), host: host.clone(), until: None, pinned: false });
-                }
-                ListPart::Default | ListPart::Text { .. } => {}
+                ListPart::Default | ListPart::Name(_) | ListPart::Text { .. } => {}
             }
         }
         let source = Sources { lists: vec![ListSource { name: name.clone(), parts }], ..Sources::default() };
@@ -279,6 +276,9 @@ pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
             warn!("{w}");
         }
         statics.extend(loaded.lists.iter().flat_map(|l| l.set.prefixes().into_owned()));
+        // Names that stand in a file or beside other entries.
+        let more = loaded.hosts.into_iter().flatten();
+        follows.extend(more.map(|host| Follow { list: name.clone(), host, until: None, pinned: false }));
         // In order and each once: what an unchanged file says is equal to what it said.
         let statics = AddrSet::new(statics).prefixes().to_vec();
         out.push((name.clone(), rules(read, name, list, statics)?));

@@ -318,10 +318,7 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
         let mut named: Vec<String> = Vec::new();
         let mut hosts: Vec<HostName> = Vec::new();
         for part in &source.parts {
-            from.push(read_part(part, &mut prefixes, &mut out.warnings)?);
-            if let ListPart::Name(host) = part {
-                hosts.push(host.clone());
-            }
+            from.push(read_part(part, &mut prefixes, &mut hosts, &mut out.warnings)?);
             if let ListPart::Named { name, .. } = part
                 && !named.contains(name)
             {
@@ -649,7 +646,12 @@ fn known(part: &ListPart, gate: Option<&View>) -> anyhow::Result<()> {
 }
 
 /// Adds the entries of a part and says where they stand.
-fn read_part(part: &ListPart, prefixes: &mut Vec<Prefix>, warnings: &mut Vec<String>) -> anyhow::Result<String> {
+fn read_part(
+    part: &ListPart,
+    prefixes: &mut Vec<Prefix>,
+    hosts: &mut Vec<HostName>,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<String> {
     match part {
         ListPart::Default => {
             prefixes.extend([Prefix::ALL_V4, Prefix::ALL_V6]);
@@ -664,9 +666,13 @@ fn read_part(part: &ListPart, prefixes: &mut Vec<Prefix>, warnings: &mut Vec<Str
             Ok(from.clone())
         }
         ListPart::Named { name, .. } => Ok(format!("list:{name}")),
-        ListPart::Name(host) => Ok(host.entry()),
+        ListPart::Name(host) => {
+            hosts.push(host.clone());
+            Ok(host.entry())
+        }
         ListPart::File(path) => {
             let text = read_file(path)?;
+            let text = without_names(&text, hosts).map_err(|e| anyhow::anyhow!("{}, {e}", path.display()))?;
             let list = parse_list(&text).map_err(|e| anyhow::anyhow!("{}, {e}", path.display()))?;
             for w in &list.warnings {
                 warnings.push(format!("{}, {w}", path.display()));
@@ -675,6 +681,21 @@ fn read_part(part: &ListPart, prefixes: &mut Vec<Prefix>, warnings: &mut Vec<Str
             Ok(path.display().to_string())
         }
     }
+}
+
+/// Takes the lines that are a name, `dns:home.example.net`, out of a file's text; the others stay on their lines.
+fn without_names(text: &str, hosts: &mut Vec<HostName>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    for (n, line) in text.split_inclusive('\n').enumerate() {
+        let entry = line.split('#').next().unwrap_or_default().trim();
+        if entry.starts_with("dns:") {
+            hosts.push(entry.parse().map_err(|e| format!("line {}: {e}", n + 1))?);
+            out.push('\n');
+        } else {
+            out.push_str(line);
+        }
+    }
+    Ok(out)
 }
 
 /// Opens a list file and no more: [`Unreadable`] where that fails.
@@ -773,6 +794,15 @@ mod tests {
         assert!(parts(" ", "--allow-ips", None).unwrap_err().to_string().contains("`none`"));
         assert!(parts("@", "--allow-ips", None).is_err());
         assert_eq!(parts("none", "--allow-ips", None).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn names_stand_on_lines_of_their_own_in_files() {
+        let mut hosts = Vec::new();
+        let text = "10.0.0.1\n dns:Home.example.net # me\n# dns:no.example\n10.0.0.2";
+        assert_eq!(without_names(text, &mut hosts).unwrap(), "10.0.0.1\n\n# dns:no.example\n10.0.0.2");
+        assert_eq!(hosts.iter().map(HostName::entry).collect::<Vec<_>>(), ["dns:home.example.net"]);
+        assert!(without_names("\ndns:home\n", &mut hosts).unwrap_err().starts_with("line 2: "));
     }
 
     #[test]

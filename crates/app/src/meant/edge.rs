@@ -214,15 +214,6 @@ pub(crate) fn set_of(
     } else {
         from_flags(flags, place).map_err(Fail::misused)?
     };
-    if let Some(ListPart::Name(host)) = parts.iter().find(|p| matches!(p, ListPart::Name(_))) {
-        return Err(Fail::usage(
-            format!(
-                "{place}: `{}` can not say whom to believe: whoever answers for the name would choose",
-                host.entry()
-            ),
-            "name the proxies by their addresses",
-        ));
-    }
     if let Some(ListPart::Named { name: list, from }) = parts.iter().find(|p| matches!(p, ListPart::Named { .. })) {
         return Err(Fail::usage(
             format!("{from}: `list:{list}` can not say whom to believe"),
@@ -231,6 +222,15 @@ pub(crate) fn set_of(
     }
     let sources = Sources { lists: vec![ListSource { name: name.to_string(), parts }], ..Sources::default() };
     let mut loaded = lists::load(&sources)?;
+    if let Some(host) = loaded.hosts.iter().flatten().next() {
+        return Err(Fail::usage(
+            format!(
+                "{place}: `{}` can not say whom to believe: whoever answers for the name would choose",
+                host.entry()
+            ),
+            "name the proxies by their addresses",
+        ));
+    }
     // `none` is this set's default; only what its entries look like deserves a word.
     for w in loaded.warnings.iter().filter(|w| !w.contains("lets nobody in")) {
         warn!("{w}");

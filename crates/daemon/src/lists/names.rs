@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use decide::names::{Follow, HostName, Names, Said};
 use model::{Addr, Prefix};
@@ -20,13 +20,26 @@ pub(super) const MOST: usize = 1_000;
 const AT_ONCE: usize = 16;
 
 /// What is followed and known.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Followed {
     names: Mutex<Names>,
     changed: Notify,
+    /// Questions are due by this clock: one that somebody sets would put them off.
+    since: Instant,
+}
+
+impl Default for Followed {
+    fn default() -> Followed {
+        Followed { names: Mutex::default(), changed: Notify::new(), since: Instant::now() }
+    }
 }
 
 impl Followed {
+    /// Seconds.
+    fn now(&self) -> u64 {
+        self.since.elapsed().as_secs()
+    }
+
     /// These are followed from now on, and nothing else.
     pub(super) fn follow(&self, hosts: &BTreeSet<HostName>) {
         let follow = |host: &HostName| Follow { list: String::new(), host: host.clone(), until: None, pinned: false };
@@ -34,7 +47,7 @@ impl Followed {
         if names.follows().len() == hosts.len() && names.follows().iter().all(|f| hosts.contains(&f.host)) {
             return;
         }
-        names.follow(hosts.iter().map(follow).collect(), crate::wall());
+        names.follow(hosts.iter().map(follow).collect(), self.now());
         self.changed.notify_one();
     }
 
@@ -51,7 +64,7 @@ impl Followed {
         const LOOK: u64 = 60;
         let mut resolver: Option<Resolver> = None;
         loop {
-            let due = self.names.lock().take_due(crate::wall());
+            let due = self.names.lock().take_due(self.now());
             for some in due.chunks(AT_ONCE) {
                 let asked = some.iter().map(|host| ask(&mut resolver, host)).collect::<Vec<_>>();
                 let mut news = false;
@@ -65,8 +78,7 @@ impl Followed {
                     }
                 }
             }
-            let next =
-                self.names.lock().poll_timeout().map_or(LOOK, |at| at.saturating_sub(crate::wall()).clamp(1, LOOK));
+            let next = self.names.lock().poll_timeout().map_or(LOOK, |at| at.saturating_sub(self.now()).clamp(1, LOOK));
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep(Duration::from_secs(next)) => {}
@@ -79,7 +91,7 @@ impl Followed {
         let before = self.prefixes(host);
         let (turned, known) = {
             let mut names = self.names.lock();
-            let turned = names.answered(host, v4, v6, crate::wall());
+            let turned = names.answered(host, v4, v6, self.now());
             (turned, names.known(host).cloned().unwrap_or_default())
         };
         match &known.failed {
