@@ -101,6 +101,9 @@ pub enum StoreError {
     /// The file is damaged or not ours.
     #[error("the file is damaged or was written by another program: {0}")]
     Damaged(String),
+    /// A later version wrote it, in a way that this one does not know.
+    #[error("{0}")]
+    Newer(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),

@@ -37,7 +37,7 @@ impl Sqlite {
         prepare(&db).map_err(|e| error(path, e))?;
         let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(|e| error(path, e))?;
         if layout > LAYOUT {
-            return Err(StoreError::Damaged(format!(
+            return Err(StoreError::Newer(format!(
                 "{} has layout {layout}, this version knows {LAYOUT}: it was written by a newer version",
                 path.display()
             )));

@@ -145,6 +145,19 @@ fn sqlite_keeps_everything_across_a_restart_and_is_private() {
 }
 
 #[test]
+fn a_file_of_a_later_version_is_left_alone_and_named() {
+    use std::os::unix::fs::FileExt;
+    let dir = Dir::new();
+    let path = dir.0.join("s.db");
+    drop(Sqlite::open(&path).unwrap());
+    // The user version stands in bytes 60 to 63 of the header (SQLite's file format, section 1.3).
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&9_999u32.to_be_bytes(), 60).unwrap();
+    let said = Sqlite::open(&path).unwrap_err();
+    assert!(matches!(said, StoreError::Newer(_)) && said.to_string().contains("by a newer version"), "{said}");
+}
+
+#[test]
 fn a_damaged_file_and_a_second_process_are_named() {
     let dir = Dir::new();
     let path = dir.0.join("s.db");

@@ -201,6 +201,7 @@ pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
             }
             StoreError::Full(_) => "make room on the disk; nothing stored is lost",
             StoreError::ReadOnly(_) => "choose a directory that this user can write with `--data-dir DIR`",
+            StoreError::Newer(_) => "run the newer version of portcullis that wrote it",
             StoreError::Damaged(_) => "move the file away to begin anew, or put a backup in its place",
             _ => "see the message above",
         };
