@@ -161,7 +161,7 @@ fn a_proof_given_to_the_gate_opens_the_tunnel_and_its_end_cuts_it() {
     assert!(!other.is_finished());
     assert_eq!(visit("127.0.1.1", e.http, "a.example.com"), "");
     // A grant that ends by itself cuts too.
-    e.serve.ok(&["grant", "extend", "127.0.1.2", "--for", "2s"]);
+    e.serve.ok(&["grant", "extend", "127.0.1.2", "--for", "2s", "--shorten"]);
     let before = Instant::now();
     let took = other.join().unwrap().duration_since(before);
     assert!(took < Duration::from_secs(4), "{took:?}");
