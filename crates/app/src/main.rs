@@ -3,6 +3,7 @@
 mod admin;
 mod args;
 mod ask;
+mod backup;
 mod config;
 mod control;
 mod demo;
@@ -85,6 +86,8 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Audit(a) => return gate::audit(a, global),
         Command::Nft(c) => nft::run(c, global),
         Command::Doctor(a) => return gate::doctor(a, global),
+        Command::Backup(a) => backup::backup(a, global),
+        Command::Restore(a) => backup::restore(a, global),
         Command::Demo(a) if a.mesh == Some(true) => block_on(demo::mesh::run()),
         Command::Demo(a) => block_on(demo::run(a.once.unwrap_or(false))),
         Command::Explain(a) => return admin::explain(a, global),

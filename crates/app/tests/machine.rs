@@ -252,3 +252,35 @@ fn a_gate_on_a_full_disk_gives_nothing_that_is_not_saved_and_takes_back_at_once(
     ok(&["grant", "add", &address(n)]);
     ok(&["audit", "verify"]);
 }
+
+#[test]
+fn a_running_server_is_backed_up_and_a_stopped_one_is_put_back() {
+    let dir = stage::Dir::new("backup");
+    let data = dir.path().join("data");
+    let addr = stage::ports::local(stage::ports::free());
+    let (url, listen) = (format!("http://{addr}"), addr.to_string());
+    let args = ["control", "--server-url", &url, "--listen", &listen, "--stun", "off"];
+    let mut server = Server::start(&args, &data, "listening on");
+    let copy = dir.path().join("copy.db").display().to_string();
+    let ok = |args: &[&str]| {
+        let out = command(&data, args);
+        assert!(out.status.success(), "{args:?}: {}", said(&out));
+        said(&out)
+    };
+    ok(&["users", "create", "ada"]);
+    ok(&["backup", &copy]);
+    ok(&["users", "create", "bob"]);
+    let refused = command(&data, &["restore", &copy]);
+    assert!(!refused.status.success() && said(&refused).contains("a process uses"), "{}", said(&refused));
+    server.process.terminate();
+    server.process.wait(LIMIT).unwrap();
+    let letter = dir.write("letter.txt", "dear reader").display().to_string();
+    for words in [["restore", &letter], ["backup", &letter]] {
+        assert!(!command(&data, &words).status.success());
+    }
+    assert!(ok(&["restore", &copy]).contains("kept as"));
+    server.process = Process::start("server", Server::command(&server.args));
+    server.wait("listening on");
+    let users = ok(&["users", "list"]);
+    assert!(users.contains("ada") && !users.contains("bob"), "{users}");
+}

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod backup;
 pub mod control;
 mod digest;
 pub mod door;

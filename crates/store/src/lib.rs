@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use memory::Memory;
-pub use sqlite::Sqlite;
+pub use sqlite::{Sqlite, check, copy, in_use};
 
 /// One stored entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,12 +98,12 @@ pub enum StoreError {
     /// Another process has it open.
     #[error("another process uses it: {0}")]
     Busy(String),
+    /// A newer version wrote it.
+    #[error("it was written by a newer version: {0}")]
+    Newer(String),
     /// The file is damaged or not ours.
     #[error("the file is damaged or was written by another program: {0}")]
     Damaged(String),
-    /// A later version wrote it, in a way that this one does not know.
-    #[error("{0}")]
-    Newer(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),

@@ -1,6 +1,10 @@
 //! The key space in one SQLite file. In: a path. Out: as [`Store`]; what `write` returned survives a crash of the
 //! process and of the machine (write-ahead log, `synchronous = FULL`).
+//!
+//! One process has it open, by a lock of our own on the file itself, so that two paths to one file are one store. Others
+//! may read it and back it up meanwhile: `sqlite3 FILE ".backup COPY"`, or [`Sqlite::backup`].
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,6 +19,9 @@ pub struct Sqlite {
     db: Mutex<Connection>,
     changed: Condvar,
     path: PathBuf,
+    warnings: Vec<String>,
+    /// Held as long as the store is open; closed after the database, which is why it stands last.
+    _lock: Option<File>,
 }
 
 /// Layout of the tables; a file with a higher number was written by a newer version and is left alone.
@@ -32,17 +39,40 @@ impl Sqlite {
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
             make_dir(dir)?;
         }
-        make_file(path)?;
-        let db = Connection::open(path).map_err(|e| error(path, e))?;
-        prepare(&db).map_err(|e| error(path, e))?;
-        let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(|e| error(path, e))?;
+        let file = make_file(path)?;
+        let mut warnings: Vec<String> = private(&file, path).into_iter().collect();
+        let shared = locked(&file, path)?;
+        // Read first: a newer version's file, a damaged one, or one on a full disk is not written to.
+        let mut db = Connection::open(path).map_err(|e| error(path, e))?;
+        let layout = prepare(&db, shared).map_err(|e| error(path, e))?;
         if layout > LAYOUT {
-            return Err(StoreError::Newer(format!(
-                "{} has layout {layout}, this version knows {LAYOUT}: it was written by a newer version",
-                path.display()
-            )));
+            return Err(newer(path, layout));
         }
-        Ok(Sqlite { db: Mutex::new(db), changed: Condvar::new(), path: path.to_path_buf() })
+        whole(&db, path)?;
+        if layout < LAYOUT {
+            make_tables(&mut db).map_err(|e| error(path, e))?;
+        }
+        for beside in ["-wal", "-shm"] {
+            let beside = beside_of(path, beside);
+            warnings.extend(File::open(&beside).ok().and_then(|f| private(&f, &beside)));
+        }
+        let lock = shared.then_some(file);
+        Ok(Sqlite { db: Mutex::new(db), changed: Condvar::new(), path: path.to_path_buf(), warnings, _lock: lock })
+    }
+
+    /// What a person should know of the files: others could read or write them.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Copies what is stored into a new file of mode 0600, as of one moment, while others go on writing. An older copy
+    /// at `to` is replaced when the new one is whole and on the disk; anything else there is left alone.
+    ///
+    /// # Errors
+    /// There is another file at `to`, it can not be written, or the disk is full; what was there stays.
+    pub fn backup(&self, to: &Path) -> Result<()> {
+        copy(&self.path, to)
     }
 
     /// Where it is.
@@ -143,15 +173,147 @@ impl Store for Sqlite {
     }
 }
 
-fn prepare(db: &Connection) -> rusqlite::Result<()> {
-    // Two seconds: a backup by `sqlite3` may hold it for a moment; longer is another gate on the same file.
-    db.busy_timeout(Duration::from_secs(2))?;
-    // One process: the lock is taken once and held, and no shared-memory file is needed.
-    db.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")?;
+/// Checks a file that is to be put in a store's place: a store, of a layout that this version knows, and whole. Reads
+/// every page.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(path: &Path) -> Result<()> {
+    std::fs::metadata(path).map_err(|e| io(path, &e))?;
+    let db = read_only(path)?;
+    let read = |e| error(path, e);
+    let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(read)?;
+    if layout > LAYOUT {
+        return Err(newer(path, layout));
+    }
+    let words: String = db.query_row("PRAGMA integrity_check(1)", [], |r| r.get(0)).map_err(read)?;
+    if words != "ok" {
+        return Err(StoreError::Damaged(format!("{}: {words}", path.display())));
+    }
+    if !is_store(&db) {
+        return Err(StoreError::Damaged(format!("{} is no store of Portcullis", path.display())));
+    }
+    Ok(())
+}
+
+/// True if a process has this store's file open.
+///
+/// # Errors
+/// It can not be opened.
+pub fn in_use(path: &Path) -> Result<bool> {
+    let file = File::open(path).map_err(|e| io(path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(false),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(true),
+        Err(std::fs::TryLockError::Error(e)) => Err(io(path, &e)),
+    }
+}
+
+/// Copies a store's file, which another process may have open, as [`Sqlite::backup`] does.
+///
+/// # Errors
+/// As for [`Sqlite::backup`].
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    if to.symlink_metadata().is_ok() {
+        check(to).map_err(|_| {
+            StoreError::Other(format!("{} is there and is no copy of a store; it is left alone", to.display()))
+        })?;
+    }
+    let part = beside_of(to, ".part");
+    let _ = std::fs::remove_file(&part);
+    let done = copy_whole(from, &part).and_then(|()| {
+        std::fs::rename(&part, to).map_err(|e| io(to, &e))?;
+        let dir = to.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io(to, &e))
+    });
+    if done.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    done
+}
+
+fn copy_whole(from: &Path, part: &Path) -> Result<()> {
+    // Made here, so that nobody else can read it at any moment.
+    let file = make_file(part)?;
+    let db = read_only(from)?;
+    // One read transaction: a picture of one moment, and nobody who writes has to wait.
+    let name = part.to_str().ok_or_else(|| StoreError::Other(format!("{} is no UTF-8 path", part.display())))?;
+    db.execute("VACUUM INTO ?1", [name]).map_err(|e| match e.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full(part.display().to_string()),
+        _ => StoreError::Other(format!("{} can not be copied to {}: {e}", from.display(), part.display())),
+    })?;
+    check(part)?;
+    file.sync_all().map_err(|e| io(part, &e))
+}
+
+/// A connection that changes nothing, for a file that may be in use.
+fn read_only(path: &Path) -> Result<Connection> {
+    use rusqlite::OpenFlags;
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(|e| error(path, e))?;
+    db.busy_timeout(Duration::from_secs(2)).map_err(|e| error(path, e))?;
+    Ok(db)
+}
+
+fn is_store(db: &Connection) -> bool {
+    let q = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('entries', 'changes', 'marks')";
+    db.query_row(q, [], |r| r.get::<_, i64>(0)).is_ok_and(|n| n == 3)
+}
+
+fn newer(path: &Path, layout: i64) -> StoreError {
+    StoreError::Newer(format!("{} has layout {layout}, this version knows up to {LAYOUT}", path.display()))
+}
+
+/// Reads every page: a file that lost a part of itself would start with fewer entries, and nobody would be told.
+/// 50 ms for 33 MB, which are 100,000 grants.
+fn whole(db: &Connection, path: &Path) -> Result<()> {
+    let words: String = db.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(|e| error(path, e))?;
+    if words == "ok" { Ok(()) } else { Err(StoreError::Damaged(format!("{}: {words}", path.display()))) }
+}
+
+/// Takes the lock of the one process that may use the file. False: a file system of a network, where such a lock and
+/// SQLite's own are one kind; there SQLite holds its lock as long as it has the file open.
+fn locked(file: &File, path: &Path) -> Result<bool> {
+    // statfs(2): NFS, SMB, SMB2, 9P; FUSE may be any of them.
+    const NETWORK: [u64; 5] = [0x6969, 0x517b, 0xfe53_4d42, 0x0102_1997, 0x6573_5546];
+    let kind = rustix::fs::fstatfs(file).map(|s| s.f_type as u64 & 0xffff_ffff).unwrap_or(0);
+    if NETWORK.contains(&kind) || kind == 0xff53_4d42 {
+        return Ok(false);
+    }
+    // A process that was killed is gone with its locks; one that is being replaced may need a moment.
+    let until = Instant::now() + BUSY;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Err(StoreError::Busy(path.display().to_string())),
+            Err(std::fs::TryLockError::Error(e)) => return Err(io(path, &e)),
+        }
+    }
+}
+
+/// A backup by another program may hold it for a moment; longer is another process on the same file.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// Settings of a connection; returns the layout of the file, 0 for a new one.
+fn prepare(db: &Connection, shared: bool) -> rusqlite::Result<i64> {
+    db.busy_timeout(BUSY)?;
     let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     if layout > LAYOUT {
-        return Ok(());
+        return Ok(layout);
     }
+    if !shared {
+        db.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
+    }
+    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")?;
+    // A reader that never ends would let the log grow for ever; this is as much as a hundred thousand grants need.
+    db.execute_batch("PRAGMA journal_size_limit = 16777216;")?;
+    Ok(layout)
+}
+
+fn make_tables(db: &mut Connection) -> rusqlite::Result<()> {
     db.execute_batch(&format!(
         "BEGIN IMMEDIATE;
          CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL, deadline INTEGER) WITHOUT ROWID;
@@ -253,14 +415,48 @@ fn make_dir(dir: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| io(dir, &e))
 }
 
-/// SQLite would make it readable for everyone.
-fn make_file(path: &Path) -> Result<()> {
+/// Opens a file, making it for its owner alone: SQLite would make it readable for everyone. Through a link too, whose
+/// target may not be there yet.
+fn make_file(path: &Path) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+    let open =
+        |write: bool| File::options().read(true).write(write).create(write).truncate(false).mode(0o600).open(path);
+    match open(true) {
+        Ok(file) => Ok(file),
+        // SQLite says better what it can do with a file that can only be read.
+        Err(e)
+            if e.kind() == std::io::ErrorKind::PermissionDenied
+                || e.kind() == std::io::ErrorKind::ReadOnlyFilesystem =>
+        {
+            open(false).map_err(|_| io(path, &e))
+        }
         Err(e) => Err(io(path, &e)),
     }
+}
+
+/// Takes everybody else's rights to a file away; says what they were, or that they stay.
+fn private(file: &File, path: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = file.metadata().ok()?.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return None;
+    }
+    let at = path.display();
+    Some(match file.set_permissions(std::fs::Permissions::from_mode(0o600)) {
+        Ok(()) => format!(
+            "{at} could be used by others (mode {mode:03o}); it is 600 now. Who read it before may have its keys"
+        ),
+        Err(e) => format!(
+            "{at} can be used by others (mode {mode:03o}), and that cannot be changed: {e}; `chmod 600` it as its owner"
+        ),
+    })
+}
+
+/// A path with something behind its last word.
+fn beside_of(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(what);
+    PathBuf::from(name)
 }
 
 fn io(path: &Path, e: &std::io::Error) -> StoreError {

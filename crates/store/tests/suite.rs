@@ -264,3 +264,103 @@ fn a_full_disk_and_a_read_only_one_are_reported_and_lose_nothing() {
     drop(s);
     let _ = std::process::Command::new("umount").arg(&at).status();
 }
+
+/// Mode of a file, without its kind.
+fn mode(path: &std::path::Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn sqlite_is_private_whatever_made_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = Dir::new();
+    std::fs::create_dir(dir.0.join("elsewhere")).unwrap();
+    // A link whose target is not there yet.
+    std::os::unix::fs::symlink("elsewhere/real.db", dir.0.join("link.db")).unwrap();
+    let s = Sqlite::open(&dir.0.join("link.db")).unwrap();
+    s.put_if("k", b"v", None, If::Anyway).unwrap();
+    assert_eq!(mode(&dir.0.join("elsewhere/real.db")), 0o600);
+    assert_eq!(s.warnings(), Vec::<String>::new().as_slice());
+    drop(s);
+    // A backup that `sqlite3` wrote, put in place.
+    std::fs::set_permissions(dir.0.join("elsewhere/real.db"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let s = Sqlite::open(&dir.0.join("link.db")).unwrap();
+    assert_eq!(mode(&dir.0.join("elsewhere/real.db")), 0o600);
+    assert!(s.warnings()[0].contains("mode 644"), "{:?}", s.warnings());
+}
+
+#[test]
+fn one_process_by_whatever_path_and_others_may_read() {
+    let dir = Dir::new();
+    let path = dir.0.join("s.db");
+    let s = Sqlite::open(&path).unwrap();
+    s.put_if("k", b"v", None, If::Anyway).unwrap();
+    std::os::unix::fs::symlink("s.db", dir.0.join("other.db")).unwrap();
+    std::fs::hard_link(&path, dir.0.join("third.db")).unwrap();
+    for other in ["s.db", "other.db", "third.db"] {
+        assert!(matches!(Sqlite::open(&dir.0.join(other)), Err(StoreError::Busy(_))), "{other}");
+    }
+    assert!(store::in_use(&path).unwrap());
+    let sqlite3 = |what: &str| std::process::Command::new("sqlite3").arg(&path).arg(what).output();
+    if let Ok(out) = sqlite3("select count(*) from entries") {
+        assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "1", "{}", String::from_utf8_lossy(&out.stderr));
+        let copy = dir.0.join("copy.db");
+        let out = sqlite3(&format!(".backup {}", copy.display())).unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(sqlite3(".dump").unwrap().status.success());
+        assert_eq!(Sqlite::open(&copy).unwrap().get("k").unwrap().unwrap().value, b"v");
+    }
+    s.put_if("k", b"w", None, If::Anyway).unwrap();
+    drop(s);
+    assert!(!store::in_use(&path).unwrap());
+    Sqlite::open(&path).unwrap();
+}
+
+#[test]
+fn a_copy_is_of_one_moment_private_checked_and_replaces_only_copies() {
+    let dir = Dir::new();
+    let s = Sqlite::open(&dir.0.join("s.db")).unwrap();
+    s.put_if("k", b"1", None, If::Anyway).unwrap();
+    let copy = dir.0.join("copy.db");
+    s.backup(&copy).unwrap();
+    assert_eq!(mode(&copy), 0o600);
+    s.put_if("k", b"2", None, If::Anyway).unwrap();
+    s.backup(&copy).unwrap();
+    store::check(&copy).unwrap();
+    assert_eq!(Sqlite::open(&copy).unwrap().get("k").unwrap().unwrap().value, b"2");
+    let other = dir.0.join("letter.txt");
+    std::fs::write(&other, "dear reader").unwrap();
+    assert!(s.backup(&other).unwrap_err().to_string().contains("left alone"));
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "dear reader");
+    assert!(store::check(&other).is_err());
+    std::fs::write(dir.0.join("empty"), "").unwrap();
+    assert!(store::check(&dir.0.join("empty")).is_err(), "an empty file is no copy");
+}
+
+#[test]
+fn a_file_that_lost_a_part_of_itself_is_not_opened_and_a_newer_one_is_named() {
+    let dir = Dir::new();
+    let path = dir.0.join("s.db");
+    let s = Sqlite::open(&path).unwrap();
+    let steps: Vec<Step> = (0..2_000)
+        .map(|n| Step::Put { key: format!("k/{n:06}"), value: vec![7; 200], deadline: None, when: If::Anyway })
+        .collect();
+    s.write(&steps).unwrap();
+    drop(s);
+    let good = std::fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    let pages = bad.len() / 4096;
+    // The head of a page in the middle: an unchecked start would find fewer entries.
+    bad[pages / 2 * 4096..pages / 2 * 4096 + 8].fill(0);
+    std::fs::write(&path, &bad).unwrap();
+    assert!(matches!(Sqlite::open(&path), Err(StoreError::Damaged(_))));
+    let mut newer = good;
+    // user_version, bytes 60 to 63 of the head (SQLite's file format, section 1.3).
+    newer[60..64].copy_from_slice(&99u32.to_be_bytes());
+    std::fs::write(&path, &newer).unwrap();
+    let e = Sqlite::open(&path).unwrap_err();
+    assert!(matches!(e, StoreError::Newer(_)), "{e}");
+    assert!(e.to_string().contains("layout 99") && e.to_string().contains("up to 1"), "{e}");
+    assert_eq!(std::fs::read(&path).unwrap(), newer, "it is left alone");
+}

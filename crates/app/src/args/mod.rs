@@ -61,6 +61,17 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// `backup`, `restore`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BackupArgs {
+    /// The copy
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Whose, where a data directory has both: gate or control
+    #[arg(long, value_name = "STORE", value_parser = ["gate", "control"])]
+    pub(crate) store: Option<String>,
+}
+
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
     /// Publish HTTP services: requests are routed by host and path
@@ -93,6 +104,10 @@ pub(crate) enum Command {
     Nft(gate::NftCommand),
     /// Say what is wrong with a running gate and its surroundings, each with the line that mends it
     Doctor(gate::JsonArgs),
+    /// Copy what a gate or a coordination server stores, while it runs or not
+    Backup(BackupArgs),
+    /// Put a copy in the place of what is stored; the process must be stopped, and what was there is kept beside
+    Restore(BackupArgs),
     /// See it work: a service, an edge and a client on this machine, with real requests
     Demo(DemoArgs),
     /// Say whether a running edge lets an address in, and why

@@ -144,7 +144,7 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
 /// # Errors
 /// It can not be used; says why and what to do.
 pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
-    Sqlite::open(&data_dir.join("control.db")).map_err(|e| {
+    let store = Sqlite::open(&data_dir.join("control.db")).map_err(|e| {
         let hint = match &e {
             StoreError::Busy(_) => {
                 "another coordination server runs from this directory: stop it, or give this one its own `--data-dir DIR`"
@@ -156,7 +156,9 @@ pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
             _ => "see the message above",
         };
         Hinted::error(format!("the coordination server's store can not be opened: {e}"), hint)
-    })
+    })?;
+    store.warnings().iter().for_each(|w| warn!("{w}"));
+    Ok(store)
 }
 
 /// A secret of the server, made at the first start.

@@ -194,7 +194,7 @@ pub fn own_addresses() -> AddrSet {
 /// It can not be used; says why and what to do.
 pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
     let path = data_dir.join("gate.db");
-    Sqlite::open(&path).map_err(|e| {
+    let store = Sqlite::open(&path).map_err(|e| {
         let hint = match &e {
             StoreError::Busy(_) => {
                 "another gate runs from this directory: stop it, or give this one its own `--data-dir DIR`"
@@ -206,7 +206,9 @@ pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
             _ => "see the message above",
         };
         Hinted::error(format!("the gate's store can not be opened: {e}"), hint)
-    })
+    })?;
+    store.warnings().iter().for_each(|w| tracing::warn!("{w}"));
+    Ok(store)
 }
 
 /// The metrics of a gate, in Prometheus's text format.
