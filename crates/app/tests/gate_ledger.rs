@@ -145,6 +145,28 @@ fn a_ban_keeps_proofs_out_and_is_shown_and_ended() {
     });
 }
 
+/// A client chooses whether it sends its CA's certificate along, which makes its name unreadable: no way around a ban.
+#[test]
+fn who_is_banned_by_name_does_not_come_in_without_one() {
+    let dir = Dir::new("nameless");
+    let g = gate(&dir.0, &[], &[]);
+    let one = "Subject%3D%22CN%3Danna%22%3BSerialNumber%3D%227%22";
+    let two = format!("{one}%2CSubject%3D%22CN%3Dca%22%3BSerialNumber%3D%221%22");
+    let mirror = |info: &str| {
+        let headers = [("X-Forwarded-For", "198.51.100.9"), ("X-Forwarded-Tls-Client-Cert-Info", info)];
+        assert_eq!(request(g.addrs[0], "GET", "/", &headers).0, 200);
+        on(&g, "198.51.100.9")
+    };
+    assert!(mirror(&two), "without a ban it is somebody's proof");
+    ok(&g, &["grant", "revoke", "198.51.100.9"]);
+    ok(&g, &["grant", "revoke", "CN=anna", "--for", "ever"]);
+    assert!(!mirror(one) && !mirror(&two), "{}", g.proc.text());
+    let (_, said) = g.command(&["explain", "198.51.100.9"]);
+    assert!(said.contains("names are banned here"), "{said}");
+    ok(&g, &["grant", "unban", "CN=anna"]);
+    assert!(mirror(&two));
+}
+
 #[test]
 fn nothing_is_ended_that_was_not_named() {
     let dir = Dir::new("wider");

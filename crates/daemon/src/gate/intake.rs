@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use decide::certificate::NoProof;
+use decide::ended::{Ended, What};
 use decide::grant::{Event, Outcome, Proof, Refusal};
 use decide::{Ask, Why, admit, explain};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use model::{Addr, Evidence};
+use model::{Addr, Ban, Evidence, Whom};
 use net::serve::Slots;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -259,7 +261,16 @@ pub(super) const LEARN: &str = "/v1/learn/";
 async fn mirror(desk: &Desk, list: &str, cert: Option<Cert>, peer: Peer, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let Some(visitor) = desk.brought(peer, headers) else { return text(StatusCode::OK, "OK") };
     // The request itself is the proof; without a name it is somebody's.
-    let named = cert.and_then(|c| holder(headers, c).inspect_err(|why| desk.no_proof(peer, *why)).ok());
+    let named = match cert.map(|c| holder(headers, c)).transpose() {
+        Ok(named) => named,
+        Err(why) => {
+            desk.no_proof(peer, why);
+            if why != NoProof::Absent && desk.hides_its_name(list, visitor, why) {
+                return text(StatusCode::OK, "OK");
+            }
+            None
+        }
+    };
     let (principal, device) = named.map_or((None, None), |h| (Some(h.subject), h.device));
     let proof = Proof { list: list.to_string(), addr: visitor, evidence: Evidence::Mtls, principal, device, ttl: None };
     match desk.keeper.tell(Event::Proof(proof)).await {
@@ -489,9 +500,31 @@ impl Desk {
         }
     }
 
+    /// True if somebody is banned from this list by name: then whoever shows a certificate whose name can not be read may
+    /// be that one, since a client chooses itself whether it sends its CA's along. `explain` says it.
+    fn hides_its_name(&self, list: &str, addr: Addr, why: NoProof) -> bool {
+        let picture = &self.keeper.picture;
+        let named = |b: &Ban| b.list == list && matches!(b.whom, Whom::Named(_));
+        if !picture.bans.read().values().any(named) {
+            return false;
+        }
+        debug!("{addr} is not learnt: names are banned from `{list}`, and {why}");
+        let Some(prefix) = picture.rules.read().get(list).map(|r| r.learnt(addr)) else { return true };
+        picture.ended.write().note(Ended {
+            at: picture.time.now(),
+            list: list.to_string(),
+            prefix,
+            principal: None,
+            evidence: Evidence::Mtls,
+            what: What::Refused,
+            by: format!("names are banned here, and {why}"),
+        });
+        true
+    }
+
     /// A certificate's header that proves nothing; that there is none is no news.
-    fn no_proof(&self, peer: Peer, why: decide::certificate::NoProof) {
-        if why != decide::certificate::NoProof::Absent {
+    fn no_proof(&self, peer: Peer, why: NoProof) {
+        if why != NoProof::Absent {
             self.note(Observation::Certificate(peer, why));
         }
     }
