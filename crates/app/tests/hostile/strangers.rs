@@ -83,6 +83,13 @@ fn tokens_cannot_be_guessed_fast() {
     assert_eq!(ask(Ipv4Addr::LOCALHOST, stage::edge::TOKEN, &[]), 200);
     let lines = edge.process.output().lines().filter(|l| l.contains("127.0.0.66 sent a wrong token")).count();
     assert_eq!(lines, 10, "{}", edge.process.output());
+    // Whoever gives no token guesses nothing: a monitor, or a page that a browser behind the same address was led to.
+    let home = Ipv4Addr::new(127, 0, 0, 68);
+    for _ in 0..11 {
+        let mut s = http::tcp_from(home, edge.control).unwrap();
+        assert_eq!(http::get_on(&mut s, "edge.test", "/", &[]).unwrap().status, 401);
+    }
+    assert_eq!(ask(home, stage::edge::TOKEN, &[]), 200);
     // A proxy of this machine that was not named: strangers behind it do not close it for everybody, and it is said.
     let proxy = Ipv4Addr::new(127, 0, 0, 67);
     for n in 0..12 {

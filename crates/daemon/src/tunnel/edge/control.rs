@@ -286,11 +286,12 @@ fn is_forwarded(head: &RequestHead) -> bool {
     ["x-forwarded-for", "forwarded"].iter().any(|name| head.values(name).next().is_some())
 }
 
-/// Counts a wrong or missing token; what is worth a line gets one.
+/// Counts a wrong token; what is worth a line gets one. No token is no guess: a page that a browser was led to, or a
+/// monitor, closes the plane for no client behind the same address.
 fn wrong_token(edge: &Edge, addr: Addr, given: bool, unnamed_proxy: bool) {
     edge.stats.tokens_refused.fetch_add(1, Ordering::Relaxed);
     let words = format!("{addr} sent {} token", if given { "a wrong" } else { "no" });
-    if unnamed_proxy {
+    if unnamed_proxy || !given {
         return say(&edge.lines.wrong_token, "control plane", words);
     }
     match edge.guesses.wrong(addr, Instant::now()) {
