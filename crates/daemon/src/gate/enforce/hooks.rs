@@ -16,6 +16,9 @@ use crate::gate::fetch::{Ask, Base};
 
 /// Changes that are told one by one: more come with a burst, whose list says it all.
 const CHANGES: usize = 100;
+/// Bytes of changes that a program is told. The system starts none with a variable of 128 KiB (execve(2)), and names in
+/// certificates may be long: such a name must not keep the program from hearing who left.
+const CHANGES_BYTES: usize = 64 * 1024;
 
 pub(super) async fn command(d: &Arc<Desired>, argv: &[String], memory: &mut Memory) -> anyhow::Result<bool> {
     let entries = d.merged();
@@ -26,7 +29,7 @@ pub(super) async fn command(d: &Arc<Desired>, argv: &[String], memory: &mut Memo
         ("PORTCULLIS_LIST", d.list.clone()),
         ("PORTCULLIS_GENERATION", d.generation.to_string()),
         ("PORTCULLIS_EMPTY", u8::from(is_empty(d)).to_string()),
-        ("PORTCULLIS_CHANGES", Value::from(changes(d, memory)).to_string()),
+        ("PORTCULLIS_CHANGES", fitting(&changes(d, memory))),
     ];
     run(argv, Some(lines(&entries)), &env).await?;
     (memory.sent, memory.told) = (Some(entries), Some(d.clone()));
@@ -85,6 +88,21 @@ fn changes(d: &Desired, memory: &Memory) -> Vec<Value> {
     each.take(CHANGES).collect()
 }
 
+/// The first of these changes, as many as a program can be given, as a JSON array.
+fn fitting(changes: &[Value]) -> String {
+    let mut out = String::from("[");
+    for change in changes.iter().map(Value::to_string) {
+        if out.len() + change.len() > CHANGES_BYTES {
+            break;
+        }
+        if out.len() > 1 {
+            out.push(',');
+        }
+        out.push_str(&change);
+    }
+    out + "]"
+}
+
 /// Runs a program to its end, without a shell.
 pub(super) async fn program(argv: &[String], input: Option<String>) -> anyhow::Result<()> {
     run(argv, input, &[]).await
@@ -116,4 +134,21 @@ async fn run(argv: &[String], input: Option<String>, env: &[(&str, String)]) -> 
         bail!("`{}` ended with {}: {}", argv.join(" "), out.status, said.trim());
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn long_names_keep_no_program_from_starting() {
+        let change = json!({ "change": "added", "prefix": "192.0.2.1/32", "principal": "CN=".repeat(600) });
+        for (many, wanted) in [(0, 0), (2, 2), (CHANGES, 34)] {
+            let text = fitting(&vec![change.clone(); many]);
+            let read: Vec<Value> = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.len(), wanted);
+            run(&["true".to_string()], None, &[("PORTCULLIS_CHANGES", text)]).await.unwrap();
+        }
+    }
 }
