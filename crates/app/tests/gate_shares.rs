@@ -302,6 +302,39 @@ fn a_stranger_who_asks_on_and_on_closes_links_for_nobody() {
     assert!(began.elapsed() < Duration::from_secs(30));
 }
 
+/// Whoever has one live link and a /48 is many guests; each is written down, so there is an end of them.
+#[test]
+fn a_live_link_from_many_networks_fills_no_audit_log_and_closes_the_link_for_nobody() {
+    let dir = Dir::new("crowd");
+    let up = upstream(|head| (if path(head).ends_with(KEY) { 200 } else { 404 }, String::new()));
+    let g = gate(&dir, &format!("http://{up}"), &[]);
+    let link = format!("/share/{KEY}");
+    let from = |n: u32| format!("2001:db8:7:{n:x}::1");
+    let answers: Vec<u16> = (0..400).map(|n| ask(&g, up, &link, &from(n * 7))).collect();
+    let opened = answers.iter().filter(|a| **a == 200).count();
+    assert!(opened <= 160, "{opened} guests of one /48, within two minutes at most");
+    assert_eq!(ask(&g, up, &link, "198.51.100.1"), 200, "{}", g.proc.text());
+    let log = std::fs::read_to_string(dir.at("state/audit.jsonl")).unwrap();
+    assert!(log.lines().filter(|l| l.contains("\"given\"")).count() <= 161);
+    let last = answers.iter().rposition(|a| *a == 403).unwrap() as u32;
+    let (_, said) = g.command(&["explain", &from(last * 7)]);
+    assert!(said.contains("too many links were asked for"), "{said}");
+}
+
+/// What strangers ask for is told, and buries nothing else.
+#[test]
+fn strangers_do_not_fill_the_doctors_page() {
+    let dir = Dir::new("page");
+    let up = upstream(|_| (404, String::new()));
+    let g = gate(&dir, &format!("http://{up}"), &[]);
+    for n in 0..40 {
+        assert_eq!(ask(&g, up, "/admin/setup", &format!("198.51.100.{n}")), 403);
+    }
+    let (_, said) = g.doctor();
+    assert_eq!(said.matches("/admin/").count(), 10, "each with its line: {said}");
+    assert!(said.contains("35 further sources"), "{said}");
+}
+
 #[test]
 fn a_link_is_shown_to_previews_and_lets_people_in() {
     let dir = Dir::new("preview");

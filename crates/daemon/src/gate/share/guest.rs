@@ -11,7 +11,7 @@ use net::serve::Limits;
 use tracing::{info, warn};
 
 use super::refused::Why;
-use super::{Question, shape};
+use super::{No, Question, shape};
 use crate::gate::intake::{Desk, Guests};
 
 /// What the proxy asks.
@@ -66,6 +66,10 @@ pub(in crate::gate) async fn open(desk: &Desk, asked: &Asked<'_>) -> StatusCode 
             info!("{} sees the page of a live link of {share} and is not let in further: {what}{more}", asked.visitor);
         });
         return StatusCode::OK;
+    }
+    if !lets_in(desk, list, asked.visitor) && !desk.shares.takes_newcomer(asked.visitor) {
+        refused(desk, asked, &share, Why::No(No::Budget));
+        return StatusCode::FORBIDDEN;
     }
     let proof = Proof {
         list: list.clone(),

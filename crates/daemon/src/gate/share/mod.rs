@@ -90,6 +90,9 @@ pub struct Shares {
     /// other.
     canaries: Mutex<BTreeMap<Kind, Canary>>,
     spend: Mutex<Spend>,
+    /// Those who became guests, within the same limits: whoever holds a live link and many networks can make any number,
+    /// and each is a line of the audit log.
+    newcomers: Mutex<Spend>,
     /// Questions that are being asked.
     places: Arc<Slots>,
     said: Mutex<BTreeMap<String, Instant>>,
@@ -138,6 +141,8 @@ const REMEMBERED: usize = 10_000;
 const KINDS: usize = 512;
 /// The start of an answer, enough for Immich's `{"message":"Invalid share slug",…}`.
 const BODY: usize = 64 * 1024;
+/// Refused links that `doctor` tells of one by one.
+const REFUSALS_TOLD: usize = 5;
 /// The same is said again in the log after this long.
 const SAID_AGAIN: Duration = Duration::from_secs(600);
 
@@ -154,6 +159,7 @@ impl Shares {
             flights: Mutex::default(),
             canaries: Mutex::default(),
             spend: Mutex::default(),
+            newcomers: Mutex::default(),
             places: Slots::new(ASKING),
             said: Mutex::default(),
             refusals: Refusals::default(),
@@ -191,12 +197,15 @@ impl Shares {
                 }
             }
         }
-        // Dead links are everyday; these are not.
-        for r in self.refusals.all(Instant::now()) {
-            let refused::Why::No(No::Link(NoLink::Shapeless | NoLink::Short(_)) | No::Busy(_)) = r.why else {
-                continue;
-            };
-            out.push((format!("{}: {r}", r.addr), self.mend(&r).unwrap_or_else(|| "see the message".to_string())));
+        // Dead links are everyday; these are not. Any stranger can make them: the latest say enough.
+        let mut all = self.refusals.all(Instant::now());
+        all.retain(|r| matches!(r.why, refused::Why::No(No::Link(NoLink::Shapeless | NoLink::Short(_)) | No::Busy(_))));
+        for r in all.iter().take(REFUSALS_TOLD) {
+            out.push((format!("{}: {r}", r.addr), self.mend(r).unwrap_or_else(|| "see the message".to_string())));
+        }
+        if let Some(more @ 1..) = all.len().checked_sub(REFUSALS_TOLD) {
+            let what = format!("share links of {more} further sources were refused for such reasons");
+            out.push((what, "`portcullis explain ADDRESS` says why for each".to_string()));
         }
         out
     }
@@ -266,6 +275,11 @@ impl Shares {
             self.places.know(source);
             share
         })
+    }
+
+    /// True if one more guest from there may be let in within this minute.
+    pub(super) fn takes_newcomer(&self, guest: Addr) -> bool {
+        self.newcomers.lock().ask(guest, Instant::now())
     }
 
     /// Says something that guests cause, within the budget of such lines; `say` gets what follows it.
