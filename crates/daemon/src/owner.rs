@@ -87,6 +87,10 @@ pub trait State: Send + Sized + 'static {
     fn value(&self, id: &Self::Id) -> Option<Value>;
     /// Makes a thing what these bytes say, without a word on record: a change that could not be saved.
     fn put_back(&mut self, id: &Self::Id, value: Option<&[u8]>, now: u64);
+    /// The same where what was saved can not be read either: until the next start it lets nobody in.
+    fn shut(&mut self, id: &Self::Id, now: u64) {
+        self.put_back(id, None, now);
+    }
     /// Lets readers see what is there now.
     fn show(&mut self, now: u64);
     /// When [`State::tick`] has something to do, seconds since the Unix epoch.
@@ -445,13 +449,15 @@ impl<S: State> Owner<S> {
         }
         // What failed a moment ago is not tried again for nothing.
         let idle = batch.touched.is_empty() && batch.records.is_empty();
-        let saved = if due || !idle { self.save(&batch, now) } else { Ok(()) };
+        let tried = due || !idle;
+        let saved = if tried { self.save(&batch, now) } else { Ok(()) };
         let Batch { touched, taken, records, replies, .. } = batch;
         match &saved {
             Ok(()) => {
                 let records: Vec<Record> = records.into_iter().map(|(_, r)| r).collect();
                 records.iter().for_each(|r| self.state.say(r));
-                if !records.is_empty() || !self.owed.is_empty() || (due && self.log.waits()) {
+                // What is owed has its lines when it is saved, and not when there was nothing to try.
+                if tried && (!records.is_empty() || !self.owed.is_empty() || (due && self.log.waits())) {
                     self.put_on_record(records);
                 }
             }
@@ -466,10 +472,17 @@ impl<S: State> Owner<S> {
             let outcome = match &saved {
                 Err(e) if rests && kind == Kind::Gives => Err(e.to_string()),
                 Err(e) if rests => Ok(Saved::NotYet(e.to_string())),
+                // It may be done already and owed still: taken once more is not saved by that.
+                _ if kind == Kind::Takes && !self.unsaved.is_empty() => Ok(Saved::NotYet(self.why())),
                 _ => Ok(Saved::Yes),
             };
             self.state.reply(answer, outcome);
         }
+    }
+
+    /// Why something is owed to the store.
+    fn why(&self) -> String {
+        self.trouble.lock().get("store").cloned().unwrap_or_default()
     }
 
     /// One transaction: what is owed, the batch, their records, the time.
@@ -516,7 +529,7 @@ impl<S: State> Owner<S> {
             );
         }
         self.retry_at = Some(Instant::now() + RETRY);
-        let mut back: Vec<(S::Id, Option<Vec<u8>>)> = Vec::new();
+        let (mut back, mut unreadable): (Vec<(S::Id, Option<Vec<u8>>)>, Vec<S::Id>) = Default::default();
         for (id, gives) in touched {
             if !gives {
                 let value = self.state.value(&id);
@@ -524,15 +537,18 @@ impl<S: State> Owner<S> {
                 continue;
             }
             let before = match self.unsaved.get(&id) {
-                Some(owed) => owed.as_ref().map(|v| v.bytes.clone()),
-                None => self.store.get(&S::key(&id)).map(|e| e.map(|e| e.value)).unwrap_or_else(|e| {
-                    // Closed rather than open, until the next start reads it.
-                    error!("{} can not be read either, it counts as not there: {e}", S::key(&id));
-                    None
-                }),
+                Some(owed) => Ok(owed.as_ref().map(|v| v.bytes.clone())),
+                None => self.store.get(&S::key(&id)).map(|e| e.map(|e| e.value)),
             };
-            back.push((id, before));
+            match before {
+                Ok(before) => back.push((id, before)),
+                Err(e) => {
+                    error!("{} can not be read either; it lets nobody in until the next start: {e}", S::key(&id));
+                    unreadable.push(id);
+                }
+            }
         }
+        unreadable.iter().for_each(|id| self.state.shut(id, now));
         // What is new goes first: it may hold the place of what was there.
         back.sort_by_key(|(_, before)| before.is_some());
         for (id, before) in back {

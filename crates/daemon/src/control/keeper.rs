@@ -175,6 +175,14 @@ impl State for Mesh {
         }
     }
 
+    fn shut(&mut self, slot: &Slot, now: u64) {
+        match slot {
+            // Without one everybody would be let through.
+            Slot::Policy => self.book.shut_policy(),
+            _ => self.put_back(slot, None, now),
+        }
+    }
+
     fn show(&mut self, now: u64) {
         if self.book.changed() {
             let picture = Arc::new(self.book.snapshot(now));

@@ -153,6 +153,9 @@ pub struct Book {
 /// The policy when there is none: everything in one's own network is reachable.
 pub const OPEN: &str = r#"{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}"#;
 
+/// The policy that lets nobody through: a section of rules without any.
+const SHUT: &str = r#"{"grants": []}"#;
+
 /// The role of whom the network belongs to.
 const OWNER: &str = "owner";
 
@@ -294,6 +297,17 @@ impl Book {
         self.recompile = true;
         self.changed = true;
         Ok(())
+    }
+
+    /// A policy that lets nobody through, until the next start: the one before was neither kept nor can it be read.
+    pub fn shut_policy(&mut self) {
+        match parse(SHUT) {
+            Ok(shut) => self.policy = Arc::new(shut),
+            Err(e) => debug_assert!(false, "{e}"),
+        }
+        self.policy_text = Some(SHUT.to_string());
+        self.recompile = true;
+        self.changed = true;
     }
 
     /// The policy's text; `None` if there is none and everything of one's own is reachable.
