@@ -23,6 +23,7 @@ pub(crate) fn restore(a: &BackupArgs, global: &GlobalArgs) -> Done {
     let store = daemon::backup::store(&dir, a.store.as_deref(), false)?;
     let kept = daemon::backup::restore(&a.file, &store)?;
     say::line(format!("{} is what {} holds now", store.display(), a.file.display()));
+    say::line("what was revoked, expired or deleted since that copy was made counts again: take it away once more");
     if let Some(kept) = kept {
         say::line(format!("what was there is kept as {}", kept.display()));
     }

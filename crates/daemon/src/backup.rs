@@ -1,14 +1,17 @@
 //! Copies of what is stored. In: a data directory and a file. Out: a copy of one moment, made while the process runs, or
 //! a checked copy put in the store's place while none does.
 
+use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use store::StoreError;
 
 use crate::hint::Hinted;
 
-/// The stores that a data directory may have, and whose they are.
-const STORES: [(&str, &str); 2] = [("gate", "gate.db"), ("control", "control.db")];
+/// The stores that a data directory may have: whose they are, their files, and the first word of their keys.
+const STORES: [(&str, &str, &str); 2] = [("gate", "gate.db", "gate"), ("control", "control.db", "mesh")];
 
 /// The store in a data directory: the one named (`gate`, `control`), or the only one.
 ///
@@ -17,9 +20,9 @@ const STORES: [(&str, &str); 2] = [("gate", "gate.db"), ("control", "control.db"
 pub fn store(data_dir: &Path, named: Option<&str>, must_be_there: bool) -> anyhow::Result<PathBuf> {
     let at = |file: &str| data_dir.join(file);
     if let Some(name) = named {
-        let (_, file) = STORES
+        let (_, file, _) = STORES
             .iter()
-            .find(|(n, _)| *n == name)
+            .find(|(n, ..)| *n == name)
             .with_context(|| format!("there is no store `{name}`; there are gate and control"))?;
         let path = at(file);
         if must_be_there && !path.exists() {
@@ -27,7 +30,7 @@ pub fn store(data_dir: &Path, named: Option<&str>, must_be_there: bool) -> anyho
         }
         return Ok(path);
     }
-    let there: Vec<PathBuf> = STORES.iter().map(|(_, file)| at(file)).filter(|p| p.exists()).collect();
+    let there: Vec<PathBuf> = STORES.iter().map(|(_, file, _)| at(file)).filter(|p| p.exists()).collect();
     match there.as_slice() {
         [one] => Ok(one.clone()),
         [] => Err(Hinted::error(
@@ -50,47 +53,180 @@ pub fn store(data_dir: &Path, named: Option<&str>, must_be_there: bool) -> anyho
 /// # Errors
 /// It can not be read or written, or another file is there; that stays.
 pub fn backup(store: &Path, to: &Path) -> anyhow::Result<()> {
-    store::copy(store, to).with_context(|| format!("{} was not backed up", store.display()))
+    store::copy(store, to, room(store)).with_context(|| format!("{} was not backed up", store.display()))
 }
 
 /// Puts a copy in a store's place; returns where the old one is kept.
 ///
 /// # Errors
-/// The copy is damaged, of a newer version or no store; a process uses the store; the disk. Everything is as it was.
+/// The copy is damaged, of a newer version, of something else or no store; a process uses the store; the disk.
+/// Everything is as it was.
 pub fn restore(from: &Path, store: &Path) -> anyhow::Result<Option<PathBuf>> {
-    store::check(from).with_context(|| format!("{} can not be put in place", from.display()))?;
-    let there = store.exists();
-    if there && store::in_use(store).with_context(|| store.display().to_string())? {
-        return Err(Hinted::error(
+    let room = room(store);
+    store::check(from, room).with_context(|| format!("{} can not be put in place", from.display()))?;
+    // The file itself, where a link leads to it: its log lies beside it.
+    let there = store.canonicalize().ok();
+    let store = there.as_deref().unwrap_or(store);
+    // Until this ends no process opens it; one that waits for it finds the new one.
+    let _held = there.as_deref().map(store::hold).transpose().map_err(|e| match e {
+        StoreError::Busy(_) => Hinted::error(
             format!("a process uses {}; nothing was changed", store.display()),
             "stop it first, and start it again afterwards",
-        ));
+        ),
+        e => e.into(),
+    })?;
+    let dir = store.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if there.is_none() {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    if let Some(dir) = store.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    }
-    let name = |what: &str| {
-        let mut n = store.as_os_str().to_os_string();
-        n.push(what);
-        PathBuf::from(n)
-    };
     // Whole and on the disk before anything moves.
-    let new = name(".restored");
+    let new = beside(store, ".restored");
     let _ = std::fs::remove_file(&new);
-    store::copy(from, &new)?;
-    let kept = there.then(|| name(&format!(".before-{}", crate::wall())));
-    if let Some(kept) = &kept {
-        // With what its log holds: the log of the old one must not meet the new one.
-        store::copy(store, kept)?;
+    store::copy(from, &new, room)?;
+    let done = swap(&new, store, there.is_some(), dir, room);
+    let _ = std::fs::remove_file(&new);
+    done
+}
+
+/// Puts a new file in a store's place, which is held.
+fn swap(new: &Path, store: &Path, there: bool, dir: &Path, room: &str) -> anyhow::Result<Option<PathBuf>> {
+    // Whoever restores may be root, and the process that uses it is not.
+    let owner = std::fs::metadata(if there { store } else { dir })?;
+    let ours = std::fs::metadata(new)?;
+    if (owner.uid(), owner.gid()) != (ours.uid(), ours.gid()) {
+        std::os::unix::fs::chown(new, Some(owner.uid()), Some(owner.gid()))
+            .with_context(|| format!("{} can not be given to the owner of {}", new.display(), dir.display()))?;
     }
-    for beside in ["-wal", "-shm"] {
-        match std::fs::remove_file(name(beside)) {
+    if !there {
+        // A process that was started meanwhile has made one of its own: that stays.
+        std::fs::hard_link(new, store).with_context(|| format!("{} can not be put in place", store.display()))?;
+        sync(dir)?;
+        return Ok(None);
+    }
+    let kept = beside(store, &format!(".before-{}", crate::wall()));
+    match store::copy(store, &kept, room) {
+        Ok(()) => {}
+        // What is put away because it is damaged is kept as it is.
+        Err(StoreError::Busy(why)) => bail!("a process uses it: {why}"),
+        Err(_) => {
+            for part in ["", "-wal"] {
+                let (from, to) = (beside(store, part), beside(&kept, part));
+                if from.exists() {
+                    copy_bytes(&from, &to).with_context(|| format!("{} can not be kept", from.display()))?;
+                }
+            }
+        }
+    }
+    // The log of the old one must not meet the new one.
+    for log in ["-wal", "-shm"] {
+        match std::fs::remove_file(beside(store, log)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("{} is in the way", name(beside).display()));
+                return Err(e).with_context(|| format!("{} is in the way", beside(store, log).display()));
             }
             _ => {}
         }
     }
-    std::fs::rename(&new, store).with_context(|| format!("cannot replace {}", store.display()))?;
-    Ok(kept)
+    std::fs::rename(new, store).with_context(|| format!("cannot replace {}", store.display()))?;
+    sync(dir)?;
+    Ok(Some(kept))
+}
+
+fn copy_bytes(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut to = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    std::io::copy(&mut File::open(from)?, &mut to)?;
+    to.sync_all()
+}
+
+fn sync(dir: &Path) -> anyhow::Result<()> {
+    File::open(dir).and_then(|d| d.sync_all()).with_context(|| dir.display().to_string())
+}
+
+/// The first word of a store's keys.
+fn room(store: &Path) -> &'static str {
+    let name = store.file_name().unwrap_or_default();
+    STORES.iter().find(|(_, file, _)| name == *file).map_or("", |(_, _, room)| room)
+}
+
+/// A path with something behind its last word.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(what);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use store::{If, Sqlite, Store};
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Dir {
+            let dir = std::env::temp_dir().join(format!("portcullis-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&dir);
+            std::fs::create_dir(&dir).unwrap();
+            Dir(dir)
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn put(path: &Path, key: &str, value: &str) {
+        Sqlite::open(path).unwrap().put_if(key, value.as_bytes(), None, If::Anyway).unwrap();
+    }
+
+    fn get(path: &Path, key: &str) -> String {
+        String::from_utf8(Sqlite::open(path).unwrap().get(key).unwrap().unwrap().value).unwrap()
+    }
+
+    #[test]
+    fn a_damaged_store_is_put_away_as_it_is_and_another_rooms_copy_is_refused() {
+        let dir = Dir::new("restore");
+        let (store, copy, gate) = (dir.at("control.db"), dir.at("copy.db"), dir.at("gate.db"));
+        put(&store, "mesh/users/1", "ada");
+        put(&gate, "gate/clock", "1");
+        backup(&store, &copy).unwrap();
+        let why = restore(&gate, &store).unwrap_err();
+        assert!(format!("{why:#}").contains("something else"), "{why:#}");
+        assert!(backup(&store, &gate).is_err());
+        let mut bytes = std::fs::read(&store).unwrap();
+        bytes[4096..].fill(7);
+        std::fs::write(&store, &bytes).unwrap();
+        assert!(Sqlite::open(&store).is_err());
+        let kept = restore(&copy, &store).unwrap().unwrap();
+        assert_eq!(std::fs::read(kept).unwrap(), bytes);
+        assert_eq!(get(&store, "mesh/users/1"), "ada");
+        // Nothing but the store and what was kept of it stays behind.
+        assert!(!dir.at("control.db.restored").exists());
+    }
+
+    #[test]
+    fn a_copy_goes_to_where_a_link_leads_and_to_whom_it_belongs() {
+        let dir = Dir::new("restore-link");
+        std::fs::create_dir(dir.at("disk")).unwrap();
+        let (link, real, copy) = (dir.at("control.db"), dir.at("disk/real.db"), dir.at("copy.db"));
+        put(&real, "mesh/users/1", "ada");
+        std::os::unix::fs::symlink("disk/real.db", &link).unwrap();
+        backup(&link, &copy).unwrap();
+        put(&real, "mesh/users/1", "ben");
+        if crate::run::is_root() {
+            std::os::unix::fs::chown(&real, Some(4242), Some(4243)).unwrap();
+        }
+        let owner = std::fs::metadata(&real).map(|m| (m.uid(), m.gid())).unwrap();
+        restore(&copy, &link).unwrap().unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(get(&real, "mesh/users/1"), "ada");
+        assert_eq!(std::fs::metadata(&real).map(|m| (m.uid(), m.gid())).unwrap(), owner);
+    }
 }

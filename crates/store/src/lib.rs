@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use memory::Memory;
-pub use sqlite::{Sqlite, check, copy, in_use};
+pub use sqlite::{Held, Sqlite, check, copy, hold};
 
 /// One stored entry.
 #[derive(Debug, Clone, PartialEq, Eq)]

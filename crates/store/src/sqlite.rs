@@ -5,6 +5,7 @@
 //! may read it and back it up meanwhile: `sqlite3 FILE ".backup COPY"`, or [`Sqlite::backup`].
 
 use std::fs::File;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,9 @@ pub struct Sqlite {
     changed: Condvar,
     path: PathBuf,
     warnings: Vec<String>,
-    /// Held as long as the store is open; closed after the database, which is why it stands last.
-    _lock: Option<File>,
+    /// Held as long as the store is open; closed after the database, which is why it stands last: where SQLite's own
+    /// locks are a process's (`fcntl`), closing any descriptor of the file gives all of them up.
+    _lock: File,
 }
 
 /// Layout of the tables; a file with a higher number was written by a newer version and is left alone.
@@ -39,9 +41,8 @@ impl Sqlite {
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
             make_dir(dir)?;
         }
-        let file = make_file(path)?;
-        let mut warnings: Vec<String> = private(&file, path).into_iter().collect();
-        let shared = locked(&file, path)?;
+        let (file, shared) = open_locked(path)?;
+        let mut warnings: Vec<String> = private(path).into_iter().collect();
         // Read first: a newer version's file, a damaged one, or one on a full disk is not written to.
         let mut db = Connection::open(path).map_err(|e| error(path, e))?;
         let layout = prepare(&db, shared).map_err(|e| error(path, e))?;
@@ -53,11 +54,9 @@ impl Sqlite {
             make_tables(&mut db).map_err(|e| error(path, e))?;
         }
         for beside in ["-wal", "-shm"] {
-            let beside = beside_of(path, beside);
-            warnings.extend(File::open(&beside).ok().and_then(|f| private(&f, &beside)));
+            warnings.extend(private(&beside_of(path, beside)));
         }
-        let lock = shared.then_some(file);
-        Ok(Sqlite { db: Mutex::new(db), changed: Condvar::new(), path: path.to_path_buf(), warnings, _lock: lock })
+        Ok(Sqlite { db: Mutex::new(db), changed: Condvar::new(), path: path.to_path_buf(), warnings, _lock: file })
     }
 
     /// What a person should know of the files: others could read or write them.
@@ -71,8 +70,8 @@ impl Sqlite {
     ///
     /// # Errors
     /// There is another file at `to`, it can not be written, or the disk is full; what was there stays.
-    pub fn backup(&self, to: &Path) -> Result<()> {
-        copy(&self.path, to)
+    pub fn backup(&self, to: &Path, room: &str) -> Result<()> {
+        copy(&self.path, to, room)
     }
 
     /// Where it is.
@@ -173,12 +172,12 @@ impl Store for Sqlite {
     }
 }
 
-/// Checks a file that is to be put in a store's place: a store, of a layout that this version knows, and whole. Reads
-/// every page.
+/// Checks a file that is to be put in a store's place: a store of this room (the first word of its keys), of a layout
+/// that this version knows, and whole. Reads every page.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(path: &Path) -> Result<()> {
+pub fn check(path: &Path, room: &str) -> Result<()> {
     std::fs::metadata(path).map_err(|e| io(path, &e))?;
     let db = read_only(path)?;
     let read = |e| error(path, e);
@@ -193,35 +192,55 @@ pub fn check(path: &Path) -> Result<()> {
     if !is_store(&db) {
         return Err(StoreError::Damaged(format!("{} is no store of Portcullis", path.display())));
     }
+    let prefix = format!("{room}/");
+    let q = "SELECT count(*) FROM (SELECT 1 FROM entries WHERE key >= ?1 AND substr(key, 1, ?2) = ?1 LIMIT 1)";
+    let some: i64 = db.query_row(q, params![prefix, prefix.chars().count() as i64], |r| r.get(0)).map_err(read)?;
+    if some == 0 {
+        return Err(StoreError::Other(format!(
+            "{} is the store of something else: nothing in it is of {room}",
+            path.display()
+        )));
+    }
     Ok(())
 }
 
-/// True if a process has this store's file open.
+/// A store's file that no other process opens until this is dropped.
+#[derive(Debug)]
+pub struct Held(#[expect(dead_code, reason = "its lock ends with it")] File);
+
+/// Keeps every other process out of a store that is not in use.
 ///
 /// # Errors
-/// It can not be opened.
-pub fn in_use(path: &Path) -> Result<bool> {
+/// [`StoreError::Busy`]: a process has it open. Or it can not be opened.
+pub fn hold(path: &Path) -> Result<Held> {
     let file = File::open(path).map_err(|e| io(path, &e))?;
     match file.try_lock() {
-        Ok(()) => Ok(false),
-        Err(std::fs::TryLockError::WouldBlock) => Ok(true),
+        Ok(()) => Ok(Held(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Busy(path.display().to_string())),
         Err(std::fs::TryLockError::Error(e)) => Err(io(path, &e)),
     }
 }
 
-/// Copies a store's file, which another process may have open, as [`Sqlite::backup`] does.
+/// Copies a store's file, which another process may have open, as [`Sqlite::backup`] does. `room` is the first word of
+/// its keys: a copy of another room is not replaced.
 ///
 /// # Errors
 /// As for [`Sqlite::backup`].
-pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    if to.symlink_metadata().is_ok() {
-        check(to).map_err(|_| {
-            StoreError::Other(format!("{} is there and is no copy of a store; it is left alone", to.display()))
-        })?;
+pub fn copy(from: &Path, to: &Path, room: &str) -> Result<()> {
+    if let Ok(there) = std::fs::metadata(to) {
+        let other = |why: &str| StoreError::Other(format!("{} {why}; it is left alone", to.display()));
+        let from = std::fs::metadata(from).map_err(|e| io(from, &e))?;
+        if (from.dev(), from.ino()) == (there.dev(), there.ino()) {
+            return Err(other("is the store itself"));
+        }
+        check(to, room).map_err(|_| other("is there and is no copy of such a store"))?;
+        hold(to).map_err(|_| other("is a store that a process uses"))?;
+    } else if to.symlink_metadata().is_ok() {
+        return Err(StoreError::Other(format!("{} is a link to nothing; it is left alone", to.display())));
     }
     let part = beside_of(to, ".part");
     let _ = std::fs::remove_file(&part);
-    let done = copy_whole(from, &part).and_then(|()| {
+    let done = copy_whole(from, &part, room).and_then(|()| {
         std::fs::rename(&part, to).map_err(|e| io(to, &e))?;
         let dir = to.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io(to, &e))
@@ -232,9 +251,9 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     done
 }
 
-fn copy_whole(from: &Path, part: &Path) -> Result<()> {
-    // Made here, so that nobody else can read it at any moment.
-    let file = make_file(part)?;
+fn copy_whole(from: &Path, part: &Path, room: &str) -> Result<()> {
+    // Made here and by nobody else, so that nobody else can read it at any moment, in a directory of all users too.
+    let file = File::options().write(true).create_new(true).mode(0o600).open(part).map_err(|e| io(part, &e))?;
     let db = read_only(from)?;
     // One read transaction: a picture of one moment, and nobody who writes has to wait.
     let name = part.to_str().ok_or_else(|| StoreError::Other(format!("{} is no UTF-8 path", part.display())))?;
@@ -242,7 +261,7 @@ fn copy_whole(from: &Path, part: &Path) -> Result<()> {
         Some(ErrorCode::DiskFull) => StoreError::Full(part.display().to_string()),
         _ => StoreError::Other(format!("{} can not be copied to {}: {e}", from.display(), part.display())),
     })?;
-    check(part)?;
+    check(part, room)?;
     file.sync_all().map_err(|e| io(part, &e))
 }
 
@@ -269,6 +288,19 @@ fn newer(path: &Path, layout: i64) -> StoreError {
 fn whole(db: &Connection, path: &Path) -> Result<()> {
     let words: String = db.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(|e| error(path, e))?;
     if words == "ok" { Ok(()) } else { Err(StoreError::Damaged(format!("{}: {words}", path.display()))) }
+}
+
+/// Opens the file and takes its lock. Another file may have been put in its place while the lock was waited for: then
+/// that one is the store.
+fn open_locked(path: &Path) -> Result<(File, bool)> {
+    loop {
+        let file = make_file(path)?;
+        let shared = locked(&file, path)?;
+        let (ours, there) = (file.metadata().map_err(|e| io(path, &e))?, std::fs::metadata(path));
+        if !shared || there.is_ok_and(|t| (t.dev(), t.ino()) == (ours.dev(), ours.ino())) {
+            return Ok((file, shared));
+        }
+    }
 }
 
 /// Takes the lock of the one process that may use the file. False: a file system of a network, where such a lock and
@@ -418,7 +450,6 @@ fn make_dir(dir: &Path) -> Result<()> {
 /// Opens a file, making it for its owner alone: SQLite would make it readable for everyone. Through a link too, whose
 /// target may not be there yet.
 fn make_file(path: &Path) -> Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
     let open =
         |write: bool| File::options().read(true).write(write).create(write).truncate(false).mode(0o600).open(path);
     match open(true) {
@@ -434,15 +465,17 @@ fn make_file(path: &Path) -> Result<File> {
     }
 }
 
-/// Takes everybody else's rights to a file away; says what they were, or that they stay.
-fn private(file: &File, path: &Path) -> Option<String> {
+/// Takes everybody else's rights to a file away; says what they were, or that they stay. By its path: a descriptor of
+/// our own would take SQLite's locks with it when it is closed, and the next reader would begin the shared memory anew
+/// under a process that uses it.
+fn private(path: &Path) -> Option<String> {
     use std::os::unix::fs::PermissionsExt;
-    let mode = file.metadata().ok()?.permissions().mode() & 0o777;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {
         return None;
     }
     let at = path.display();
-    Some(match file.set_permissions(std::fs::Permissions::from_mode(0o600)) {
+    Some(match std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
         Ok(()) => format!(
             "{at} could be used by others (mode {mode:03o}); it is 600 now. Who read it before may have its keys"
         ),

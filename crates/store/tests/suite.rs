@@ -301,7 +301,7 @@ fn one_process_by_whatever_path_and_others_may_read() {
     for other in ["s.db", "other.db", "third.db"] {
         assert!(matches!(Sqlite::open(&dir.0.join(other)), Err(StoreError::Busy(_))), "{other}");
     }
-    assert!(store::in_use(&path).unwrap());
+    assert!(matches!(store::hold(&path), Err(StoreError::Busy(_))));
     let sqlite3 = |what: &str| std::process::Command::new("sqlite3").arg(&path).arg(what).output();
     if let Ok(out) = sqlite3("select count(*) from entries") {
         assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "1", "{}", String::from_utf8_lossy(&out.stderr));
@@ -313,29 +313,84 @@ fn one_process_by_whatever_path_and_others_may_read() {
     }
     s.put_if("k", b"w", None, If::Anyway).unwrap();
     drop(s);
-    assert!(!store::in_use(&path).unwrap());
+    let held = store::hold(&path).unwrap();
+    assert!(matches!(Sqlite::open(&path), Err(StoreError::Busy(_))));
+    drop(held);
     Sqlite::open(&path).unwrap();
+}
+
+/// What a process has locked by `fcntl` on a file: lines of /proc/locks with its inode.
+fn posix_locks(path: &std::path::Path) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let inode = format!(":{} ", std::fs::metadata(path).unwrap().ino());
+    let ours = |l: &&str| l.contains("POSIX") && l.contains(&inode);
+    std::fs::read_to_string("/proc/locks").unwrap().lines().filter(ours).count()
+}
+
+#[test]
+fn looking_at_the_files_gives_up_none_of_the_locks_on_them() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = Dir::new();
+    let path = dir.0.join("s.db");
+    drop(Sqlite::open(&path).unwrap());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let s = Sqlite::open(&path).unwrap();
+    s.put_if("k", b"v", None, If::Anyway).unwrap();
+    // Without it the next reader takes itself for the only one and cuts the shared memory short.
+    assert!(posix_locks(&dir.0.join("s.db-shm")) > 0);
+}
+
+#[test]
+fn who_waited_for_a_file_that_was_replaced_gets_the_new_one() {
+    let dir = Dir::new();
+    let (path, new) = (dir.0.join("s.db"), dir.0.join("new.db"));
+    for (at, value) in [(&path, b"old"), (&new, b"new")] {
+        Sqlite::open(at).unwrap().put_if("k", value, None, If::Anyway).unwrap();
+    }
+    let held = store::hold(&path).unwrap();
+    let waiting = {
+        let path = path.clone();
+        std::thread::spawn(move || Sqlite::open(&path).unwrap())
+    };
+    std::thread::sleep(Duration::from_millis(300));
+    std::fs::rename(&new, &path).unwrap();
+    drop(held);
+    let s = waiting.join().unwrap();
+    assert_eq!(s.get("k").unwrap().unwrap().value, b"new");
+    assert!(matches!(Sqlite::open(&path), Err(StoreError::Busy(_))), "it holds the file that is there");
 }
 
 #[test]
 fn a_copy_is_of_one_moment_private_checked_and_replaces_only_copies() {
     let dir = Dir::new();
     let s = Sqlite::open(&dir.0.join("s.db")).unwrap();
-    s.put_if("k", b"1", None, If::Anyway).unwrap();
+    s.put_if("k/1", b"1", None, If::Anyway).unwrap();
     let copy = dir.0.join("copy.db");
-    s.backup(&copy).unwrap();
+    s.backup(&copy, "k").unwrap();
     assert_eq!(mode(&copy), 0o600);
-    s.put_if("k", b"2", None, If::Anyway).unwrap();
-    s.backup(&copy).unwrap();
-    store::check(&copy).unwrap();
-    assert_eq!(Sqlite::open(&copy).unwrap().get("k").unwrap().unwrap().value, b"2");
+    s.put_if("k/1", b"2", None, If::Anyway).unwrap();
+    s.backup(&copy, "k").unwrap();
+    store::check(&copy, "k").unwrap();
+    assert_eq!(Sqlite::open(&copy).unwrap().get("k/1").unwrap().unwrap().value, b"2");
     let other = dir.0.join("letter.txt");
     std::fs::write(&other, "dear reader").unwrap();
-    assert!(s.backup(&other).unwrap_err().to_string().contains("left alone"));
+    assert!(s.backup(&other, "k").unwrap_err().to_string().contains("left alone"));
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "dear reader");
-    assert!(store::check(&other).is_err());
+    assert!(store::check(&other, "k").is_err());
     std::fs::write(dir.0.join("empty"), "").unwrap();
-    assert!(store::check(&dir.0.join("empty")).is_err(), "an empty file is no copy");
+    assert!(store::check(&dir.0.join("empty"), "k").is_err(), "an empty file is no copy");
+    // The store itself, by any name, one in use, and one of something else.
+    std::fs::hard_link(dir.0.join("s.db"), dir.0.join("link.db")).unwrap();
+    let used = Sqlite::open(&dir.0.join("used.db")).unwrap();
+    used.put_if("k/1", b"1", None, If::Anyway).unwrap();
+    Sqlite::open(&dir.0.join("mesh.db")).unwrap().put_if("mesh/1", b"1", None, If::Anyway).unwrap();
+    for name in ["s.db", "link.db", "used.db", "mesh.db"] {
+        let before = std::fs::metadata(dir.0.join(name)).unwrap();
+        assert!(s.backup(&dir.0.join(name), "k").unwrap_err().to_string().contains("left alone"), "{name}");
+        let after = std::fs::metadata(dir.0.join(name)).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::ino(&before), std::os::unix::fs::MetadataExt::ino(&after));
+    }
+    assert!(store::check(&dir.0.join("mesh.db"), "k").unwrap_err().to_string().contains("something else"));
 }
 
 #[test]
