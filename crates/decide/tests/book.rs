@@ -246,3 +246,20 @@ fn a_member_that_comes_and_goes_does_not_fill_the_disk() {
     login(&mut b, 1, 10, None, &[], Some("x"), 660);
     assert!(b.take_audits().iter().any(|a| a.what == "node-rejoined"), "the next minute is on record again");
 }
+
+#[test]
+fn a_large_network_pushes_out_its_own_pages_and_nobody_elses() {
+    let mut b = book();
+    let mut asks = |n: u64, from: &str, now: u64| {
+        let ask: RegisterRequest = serde_json::from_value(json!({ "NodeKey": format!("nodekey:{n:064x}") })).unwrap();
+        let machine: MachineKey = format!("mkey:{n:064x}").parse().unwrap();
+        let Registered::Waits(ticket) = b.register(machine, &ask, None, &format!("t{n}"), now) else { panic!("{n}") };
+        b.waits_from(&ticket, from.parse().unwrap());
+        b.snapshot(now).pending.contains_key("t1")
+    };
+    assert!(asks(1, "192.0.2.7", 10));
+    // A /48 is 65,536 sources, each of which asks for one page.
+    for n in 2..2_500u64 {
+        assert!(asks(n, &format!("2001:db8:1:{n:x}::1"), 11), "the page of {n} took another's place");
+    }
+}

@@ -1,5 +1,7 @@
 //! Who joins. In: a machine that has proved its key, what it asks, the time. Out: a node, a page to visit, or why not.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::{Addr, SourceKey};
@@ -45,7 +47,7 @@ const PENDING_LIFE: u64 = 3_600;
 /// A machine that was turned away gets no new page for so long: its client asks for one every few seconds. A person who
 /// turned away the wrong one does not wait for an hour.
 const REFUSED_LIFE: u64 = 600;
-/// Anybody who reaches the server can ask for a page: the oldest makes room.
+/// Anybody who reaches the server can ask for a page: of the network that has most of them the oldest makes room.
 const PENDING_MAX: usize = 1_000;
 /// Of them from one address (IPv6: one /64): a school's laptops behind one address fit, and one stranger does not push
 /// out everybody else.
@@ -256,8 +258,7 @@ impl Book {
         // One page a machine: its newest attempt is the one a person looks at.
         self.pending.retain(|_, p| p.machine != machine);
         while self.pending.len() >= PENDING_MAX {
-            let oldest = self.pending.values().min_by_key(|p| (p.since, p.ticket.clone())).map(|p| p.ticket.clone());
-            let Some(oldest) = oldest else { break };
+            let Some(oldest) = self.makes_room() else { break };
             self.pending.remove(&oldest);
         }
         let p = Pending {
@@ -277,6 +278,15 @@ impl Book {
         self.pending.insert(ticket.to_string(), Arc::new(p));
         self.changed = true;
         Registered::Waits(ticket.to_string())
+    }
+
+    /// The page that makes room for another: whoever holds a /48 has thousands of sources, and pushes out its own.
+    fn makes_room(&self) -> Option<String> {
+        let network = |p: &Pending| p.from.and_then(|from| SourceKey::levels(from).last());
+        let mut pages = BTreeMap::new();
+        self.pending.values().for_each(|p| *pages.entry(network(p)).or_insert(0) += 1);
+        let rank = |p: &Arc<Pending>| (pages.get(&network(p)).copied(), Reverse((p.since, p.ticket.clone())));
+        self.pending.values().max_by_key(|p| rank(p)).map(|p| p.ticket.clone())
     }
 
     /// Where a waiting node asked from. The oldest pages of an address that asked for too many go.
