@@ -133,17 +133,19 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
     };
     if let Some(AuditCommand::Verify { file }) = &a.what {
         for path in logs(file.as_ref())? {
+            // Before the log is read: it only grows.
+            let known = if file.is_none() { known(&path)? } else { None };
             let open = std::fs::File::open(&path).map(drop);
             open.with_context(|| format!("cannot read {}", path.display()))?;
-            let (lines, head) =
-                daemon::audit::verify(&path).with_context(|| format!("{} is not what was written", path.display()))?;
+            let (lines, head) = daemon::audit::verify(&path, known.as_ref())
+                .with_context(|| format!("{} is not what was written", path.display()))?;
             let name = path.file_name().unwrap_or_default().display();
             say::line(format!("{name}: {lines} lines, none changed; the last hash is {head}"));
         }
         return Ok(ExitCode::SUCCESS);
     }
     let mut lines: Vec<String> = Vec::new();
-    for path in logs(None)? {
+    for path in logs(None)?.into_iter().filter(|p| p.exists()) {
         let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
         for line in BufReader::new(file).lines() {
             lines.push(line.with_context(|| format!("cannot read {}", path.display()))?);
@@ -445,9 +447,14 @@ pub(crate) fn word(v: &Value) -> String {
 }
 
 /// The audit logs of a data directory.
+/// The audit logs of a data directory, each with the store that knows it and the first word of its keys there.
+const LOGS: [(&str, &str, &str); 2] =
+    [("audit.jsonl", "gate.db", "gate"), ("control-audit.jsonl", "control.db", "mesh")];
+
 fn audit_logs(dir: &Path) -> Result<Vec<PathBuf>, Fail> {
-    let all: Vec<PathBuf> =
-        ["audit.jsonl", "control-audit.jsonl"].iter().map(|n| dir.join(n)).filter(|p| p.exists()).collect();
+    // A log that was taken away is missed as long as its store is there.
+    let there = |(log, store, _): &&(&str, &str, &str)| dir.join(log).exists() || dir.join(store).exists();
+    let all: Vec<PathBuf> = LOGS.iter().filter(there).map(|(log, ..)| dir.join(log)).collect();
     if all.is_empty() {
         return Err(Fail::hinted(
             format!("there is no audit log in {}", dir.display()),
@@ -455,6 +462,18 @@ fn audit_logs(dir: &Path) -> Result<Vec<PathBuf>, Fail> {
         ));
     }
     Ok(all)
+}
+
+/// The line of a log that the store beside it knows.
+fn known(log: &Path) -> Result<Option<daemon::audit::Known>, Fail> {
+    let name = log.file_name().unwrap_or_default();
+    let Some((_, store, room)) = LOGS.iter().find(|(log, ..)| name == *log) else { return Ok(None) };
+    let store = log.with_file_name(store);
+    if !store.exists() {
+        return Ok(None);
+    }
+    let known = daemon::audit::known(&store, room);
+    Ok(known.with_context(|| format!("{} can not be asked what it knows of the log", store.display()))?)
 }
 
 fn enforced(v: &Value) -> String {

@@ -218,12 +218,26 @@ fn line(record: &Record, seq: u64, prev: String) -> anyhow::Result<Line> {
     Ok(line)
 }
 
-/// Checks a whole log; returns how many lines it has and the last hash. A file cut off at the end of a line can only
-/// be told by comparing that hash with one noted elsewhere.
+/// A line that is known to have been written: its number and its hash.
+pub type Known = (u64, String);
+
+/// The last line of its log that a room's store knows, read while a process uses the store or not. `None`: it knows of
+/// none.
+///
+/// # Errors
+/// The store can not be read.
+pub fn known(store: &Path, room: &str) -> anyhow::Result<Option<Known>> {
+    let noted = store::peek(store, &format!("{room}/audit"))?;
+    let queue = noted.and_then(|bytes| serde_json::from_slice::<Queue>(&bytes).ok());
+    Ok(queue.filter(|q| q.seq > 0).map(|q| (q.seq, q.hash)))
+}
+
+/// Checks a whole log; returns how many lines it has and the last hash. A file cut off at the end of a line, or made
+/// anew, can only be told by a line that is known from elsewhere, read before the file is.
 ///
 /// # Errors
 /// The first line that is not what was written, with its number and what is wrong.
-pub fn verify(path: &Path) -> anyhow::Result<(u64, String)> {
+pub fn verify(path: &Path, known: Option<&Known>) -> anyhow::Result<(u64, String)> {
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let (mut count, mut prev) = (0u64, FIRST.to_string());
     for (n, text) in BufReader::new(file).lines().enumerate() {
@@ -240,8 +254,14 @@ pub fn verify(path: &Path) -> anyhow::Result<(u64, String)> {
         if want != line.hash || serde_json::to_string(&line)? != text {
             bail!("line {n} was changed: its hash does not fit");
         }
+        if let Some((_, hash)) = known.filter(|(seq, hash)| *seq == line.seq && *hash != line.hash) {
+            bail!("line {n} is not the one that was written: the store knows it with the hash {hash}");
+        }
         count = line.seq;
         prev = line.hash;
+    }
+    if let Some((seq, _)) = known.filter(|(seq, _)| *seq > count) {
+        bail!("it ends with line {count}, and the store knows of line {seq}: lines are missing at its end");
     }
     Ok((count, prev))
 }
@@ -372,19 +392,30 @@ mod tests {
         let _ = std::fs::remove_file(&path);
         Log::open(&path).unwrap().append([record(1), record(2)]).unwrap();
         Log::open(&path).unwrap().append([record(3)]).unwrap();
-        assert_eq!(verify(&path).unwrap().0, 3);
+        assert_eq!(verify(&path, None).unwrap().0, 3);
         let good = std::fs::read_to_string(&path).unwrap();
         // A crash in the middle of a line.
         std::fs::write(&path, format!("{good}{{\"seq\":4,")).unwrap();
         Log::open(&path).unwrap().append([record(4)]).unwrap();
-        assert_eq!(verify(&path).unwrap().0, 4);
+        assert_eq!(verify(&path, None).unwrap().0, 4);
         for (from, to) in [("203.0.113.7", "203.0.113.8"), ("\"seq\":2", "\"seq\":5"), ("\"id\":1,", "\"id\":1, ")] {
             std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
-            assert!(verify(&path).is_err(), "{from}");
+            assert!(verify(&path, None).is_err(), "{from}");
         }
+        // Cut off at the end of a line, and made anew: only who knows a line can tell.
+        std::fs::write(&path, &good).unwrap();
+        let head = verify(&path, None).unwrap();
+        assert_eq!(verify(&path, Some(&head)).unwrap(), head);
+        let cut = good.lines().next().map(|l| format!("{l}\n")).unwrap();
+        std::fs::write(&path, cut).unwrap();
+        assert!(verify(&path, None).is_ok());
+        assert!(verify(&path, Some(&head)).unwrap_err().to_string().contains("missing at its end"));
+        std::fs::remove_file(&path).unwrap();
+        Log::open(&path).unwrap().append([record(3), record(2), record(1), record(1)]).unwrap();
+        assert!(verify(&path, Some(&head)).unwrap_err().to_string().contains("not the one that was written"));
         let without: String = good.lines().skip(1).map(|l| format!("{l}\n")).collect();
         std::fs::write(&path, without).unwrap();
-        assert!(verify(&path).is_err());
+        assert!(verify(&path, None).is_err());
         std::fs::remove_file(&path).unwrap();
     }
 
@@ -427,7 +458,7 @@ mod tests {
             let mut log = Log::open(&path).unwrap();
             let why = log.catch_up(known.clone(), 9).unwrap().unwrap();
             assert!(why.contains("knows line 4"), "{why}");
-            verify(&path).unwrap();
+            verify(&path, None).unwrap();
             assert!(std::fs::read_to_string(&path).unwrap().contains("log-changed"));
             assert_eq!(Log::open(&path).unwrap().catch_up(log.queue(&[]), 9).unwrap(), None);
         }
@@ -447,7 +478,7 @@ mod tests {
         for (n, tail) in tails.iter().enumerate() {
             std::fs::write(&path, [&good, *tail].concat()).unwrap();
             Log::open(&path).unwrap().append([record(3)]).unwrap();
-            assert_eq!(verify(&path).unwrap().0, 3, "tail {n}");
+            assert_eq!(verify(&path, None).unwrap().0, 3, "tail {n}");
             let aside = asides(&path);
             assert_eq!(aside.len(), 1, "tail {n}");
             assert_eq!(std::fs::read(&aside[0]).unwrap(), *tail, "tail {n}");
@@ -456,7 +487,7 @@ mod tests {
         // Nothing of ours in it at all.
         std::fs::write(&path, &nul).unwrap();
         Log::open(&path).unwrap().append([record(1)]).unwrap();
-        assert_eq!(verify(&path).unwrap().0, 1);
+        assert_eq!(verify(&path, None).unwrap().0, 1);
         asides(&path).iter().for_each(|p| std::fs::remove_file(p).unwrap());
         std::fs::remove_file(&path).unwrap();
     }

@@ -204,6 +204,16 @@ pub fn check(path: &Path, room: &str) -> Result<()> {
     Ok(())
 }
 
+/// The bytes at a key of a store that another process may have open.
+///
+/// # Errors
+/// The file can not be read.
+pub fn peek(path: &Path, key: &str) -> Result<Option<Vec<u8>>> {
+    let db = read_only(path)?;
+    let found = db.query_row("SELECT value FROM entries WHERE key = ?1", [key], |r| r.get(0)).optional();
+    found.map_err(|e| error(path, e))
+}
+
 /// A store's file that no other process opens until this is dropped.
 #[derive(Debug)]
 pub struct Held(#[expect(dead_code, reason = "its lock ends with it")] File);

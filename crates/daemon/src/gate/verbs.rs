@@ -212,7 +212,7 @@ fn explain_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
 
 fn audit_verb(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
     if args.get("verify").and_then(Value::as_bool).unwrap_or(false) {
-        let (lines, head) = audit::verify(&gate.audit)?;
+        let (lines, head) = audit::verify(&gate.audit, None)?;
         return Ok(json!({ "file": gate.audit.display().to_string(), "lines": lines, "head": head }));
     }
     Ok(json!({ "file": gate.audit.display().to_string() }))

@@ -293,7 +293,7 @@ proptest! {
                 prop_assert_eq!(&world.stored(), &known);
                 prop_assert!(owner.unsaved.is_empty() && owner.trouble.lock().is_empty());
                 prop_assert_eq!(&replayed(&path), &known);
-                verify(&path).unwrap();
+                verify(&path, None).unwrap();
             } else {
                 // Acknowledged as saved and not taken back since: there.
                 let stored = world.stored();
