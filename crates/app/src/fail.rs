@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use daemon::hint::Hinted;
 
+use crate::say::plain;
+
 /// Why the program ends, and how.
 #[derive(Debug)]
 pub(crate) struct Fail {
@@ -49,7 +51,8 @@ impl Fail {
 
     /// Prints it and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        eprint!("{}", self.text());
+        let text = self.text();
+        text.lines().for_each(|l| eprintln!("{}", plain(l)));
         ExitCode::from(self.code)
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::args::GlobalArgs;
 use crate::fail::Fail;
+use crate::say::plain;
 use crate::{ask, mesh};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
@@ -186,7 +187,7 @@ fn check(file: &Path, topology: Option<&Path>, running: bool, strict: bool, glob
 /// What is allowed and probably not meant.
 fn notes(name: &str, notes: &[Problem]) {
     for n in notes.iter().take(MAX_SHOWN) {
-        eprintln!("note: {name}:{n}");
+        eprintln!("note: {}", plain(&format!("{name}:{n}")));
     }
     if notes.len() > MAX_SHOWN {
         eprintln!("note: and {} more", notes.len() - MAX_SHOWN);
@@ -215,6 +216,7 @@ fn compile(files: &Files, node: Option<&str>, json: bool, global: &GlobalArgs) -
         Some(n) => compiled.for_node(n).iter().map(|v| compiled.describe(v)).collect(),
         None => compiled.for_all().map(|v| compiled.describe(&v)).collect(),
     };
+    let text: String = text.lines().flat_map(|l| [plain(l), "\n".into()]).collect();
     Ok(written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?)
 }
 
@@ -233,11 +235,13 @@ fn test(files: &Files, strict: bool, global: &GlobalArgs) -> Told {
     let mut text = String::new();
     for o in &outcomes {
         let place = format!("{} {}", o.section, o.index + 1);
-        text += &match &o.verdict {
-            Verdict::Holds => format!("ok    {place}: {}\n", o.asserted),
-            Verdict::Fails(why) => format!("FAIL  {place} (line {}): {}: {why}\n", o.pos.line, o.asserted),
-            Verdict::Unknown(why) => format!("?     {place} (line {}): {}: {why}\n", o.pos.line, o.asserted),
+        let line = match &o.verdict {
+            Verdict::Holds => format!("ok    {place}: {}", o.asserted),
+            Verdict::Fails(why) => format!("FAIL  {place} (line {}): {}: {why}", o.pos.line, o.asserted),
+            Verdict::Unknown(why) => format!("?     {place} (line {}): {}: {why}", o.pos.line, o.asserted),
         };
+        text += &plain(&line);
+        text.push('\n');
     }
     let count = |f: &dyn Fn(&Verdict) -> bool| outcomes.iter().filter(|o| f(&o.verdict)).count();
     let unknown = count(&|v| matches!(v, Verdict::Unknown(_)));
@@ -258,7 +262,7 @@ fn explain(files: &Files, src: &str, dst: &str, proto: Option<&str>, global: &Gl
     let answer = Compiled::new(policy, topology).explain(&question).map_err(|e| {
         Fail::hinted(e, "SRC and DST are nodes of the network, or names and addresses as policies write them")
     })?;
-    let mut text = answer.lines.join("\n");
+    let mut text = answer.lines.iter().map(|l| plain(l)).collect::<Vec<_>>().join("\n");
     text.push('\n');
     say(&text)?;
     Ok(if answer.allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
@@ -321,10 +325,12 @@ fn in_words(lines: &[Line], more: usize, partial: bool) -> String {
     for l in lines.iter().take(MAX_CHANGES) {
         let (sign, who, what) = (if l.gained { '+' } else { '-' }, l.who.join(", "), l.what.iter().map(cut));
         let what = what.collect::<Vec<_>>().join("; ");
-        text += &match l.at.is_empty() {
-            true => format!("{sign} {who}: {what}\n"),
-            false => format!("{sign} {who} -> {}: {what}\n", l.at.join(", ")),
+        let line = match l.at.is_empty() {
+            true => format!("{sign} {who}: {what}"),
+            false => format!("{sign} {who} -> {}: {what}", l.at.join(", ")),
         };
+        text += &plain(&line);
+        text.push('\n');
     }
     let more = more + lines.len().saturating_sub(MAX_CHANGES);
     if more > 0 {
@@ -352,10 +358,10 @@ fn set(file: &Path, dry_run: bool, strict: bool, json: bool, global: &GlobalArgs
         v.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect()
     };
     for note in list(&done["notes"]) {
-        eprintln!("note: {}:{note}", file.display());
+        eprintln!("note: {}", plain(&format!("{}:{note}", file.display())));
     }
     for unknown in list(&done["unknown"]) {
-        eprintln!("note: nobody can say yet: {unknown}");
+        eprintln!("note: nobody can say yet: {}", plain(&unknown));
     }
     let line = |c: &Value| Line {
         gained: c["gained"] == true,
@@ -479,9 +485,9 @@ fn load_topology(file: &Path) -> Result<Option<Arc<Topology>>> {
 fn refuse(file: &Path, problems: &[Problem]) -> Result<bool> {
     let mut text = String::new();
     for p in problems.iter().take(MAX_SHOWN) {
-        writeln!(text, "error: {}:{p}", file.display())?;
+        writeln!(text, "error: {}", plain(&format!("{}:{p}", file.display())))?;
         if let Some(hint) = &p.hint {
-            writeln!(text, "hint: {hint}")?;
+            writeln!(text, "hint: {}", plain(hint))?;
         }
     }
     if problems.len() > MAX_SHOWN {
@@ -500,13 +506,13 @@ fn keeps_promises(name: &str, compiled: &Compiled, strict: bool) -> bool {
             (Some(why), _) => {
                 failed += 1;
                 if failed <= MAX_SHOWN {
-                    eprintln!("error: {}", line(&format!("fails: {}: {why}", o.asserted)));
+                    eprintln!("error: {}", plain(&line(&format!("fails: {}: {why}", o.asserted))));
                 }
             }
             (None, Verdict::Unknown(why)) => {
                 unknown += 1;
                 if unknown <= MAX_SHOWN {
-                    eprintln!("note: {}", line(&format!("can not be said yet: {}: {why}", o.asserted)));
+                    eprintln!("note: {}", plain(&line(&format!("can not be said yet: {}: {why}", o.asserted))));
                 }
             }
             _ => {}

@@ -331,3 +331,22 @@ fn a_policy_on_one_long_line_is_read_in_its_own_time() {
     // Two megabytes; when the place of each value was counted from the start of the line, this took minutes.
     assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn names_of_a_policy_under_review_show_no_other_answer() {
+    let f = Files::new("shown");
+    f.write("old.hujson", r#"{"acls":[]}"#);
+    // Up one line, gone; a line of its own; what follows, turned round.
+    let name = r"a\u001b[1A\u001b[2K\n+ nobody gains and nobody loses anything \u202e";
+    let policy = format!(
+        r#"{{"hosts":{{"{name}":"192.0.2.0/25"}},"acls":[{{"action":"accept","src":["*"],"dst":["{name}:*"]}}],
+            "tests":[{{"src":"odin@example.com","deny":["{name}:22"]}}]}}"#
+    );
+    f.write("policy.hujson", policy);
+    for args in [&["diff", "--against", "old.hujson"][..], &["test"], &["explain", "laptop", "192.0.2.1:22"]] {
+        let (_, out, err) = f.with(args);
+        let hidden = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!out.contains(hidden) && !err.contains(hidden), "{args:?}: {out:?} {err:?}");
+        assert!(!out.lines().chain(err.lines()).any(|l| l.starts_with("+ nobody")), "{args:?}: {out:?} {err:?}");
+    }
+}

@@ -248,7 +248,7 @@ pub fn copy(from: &Path, to: &Path, room: &str) -> Result<()> {
     } else if to.symlink_metadata().is_ok() {
         return Err(StoreError::Other(format!("{} is a link to nothing; it is left alone", to.display())));
     }
-    let part = beside_of(to, ".part");
+    let part = beside_of(to, ".portcullis-part");
     let _ = std::fs::remove_file(&part);
     let done = copy_whole(from, &part, room).and_then(|()| {
         std::fs::rename(&part, to).map_err(|e| io(to, &e))?;
