@@ -50,7 +50,7 @@ pub struct Desk {
     /// Places of connections and channels.
     pub(super) slots: Arc<Slots>,
     /// Memory for those who have proved nothing yet, and the same for sources where a node was before.
-    strangers: Arc<Budget>,
+    strangers: Strangers,
     returning: Arc<Budget>,
     /// The most bytes that they held since their memory was given back to the system last.
     most_held: AtomicUsize,
@@ -97,6 +97,8 @@ const FILES: usize = 64;
 /// for 190 devices that join in the same moment.
 const STRANGERS: usize = 192 << 20;
 const STRANGERS_EACH: usize = 24 << 20;
+/// The same of an IPv6 /48, whose 65,536 sources may be one party's: the other half stays for everybody else.
+const STRANGERS_NETWORK: usize = STRANGERS / 2;
 
 /// The places there are: not more than this process may have files open, and a fifth for sources where nodes were
 /// before.
@@ -113,18 +115,42 @@ pub(super) struct Place {
     /// Where it comes from; `None` for a proxy, which brings everybody's.
     source: Option<SourceKey>,
     memory: Charge,
+    /// The same of its network, while nothing is known of its source.
+    network: Option<Charge>,
+}
+
+/// Memory for those who have proved nothing: in all, for a source, and for the network around it.
+struct Strangers {
+    sources: Arc<Budget>,
+    networks: Arc<Budget>,
+}
+
+impl Strangers {
+    fn new() -> Strangers {
+        let (sources, networks) = (Budget::new(STRANGERS, STRANGERS_EACH), Budget::new(STRANGERS, STRANGERS_NETWORK));
+        Strangers { sources, networks }
+    }
+
+    /// Empty charges of a source and of its network.
+    fn charge(&self, source: Option<SourceKey>) -> (Charge, Charge) {
+        let network = source.and_then(|s| SourceKey::levels(s.first()).last());
+        (self.sources.charge(source), self.networks.charge(network))
+    }
 }
 
 impl Place {
     /// Takes more memory.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
-        self.memory.grow(bytes)
+        self.memory.grow(bytes)?;
+        let Some(network) = &mut self.network else { return Ok(()) };
+        network.grow(bytes).inspect_err(|_| self.memory.shrink(bytes))
     }
 
     /// It has proved that it is a node's: it is nobody's stranger any more.
     pub(super) fn proved(&mut self) {
         self.slot.trusted();
         self.memory.shrink(usize::MAX);
+        self.network = None;
         if let Some(source) = self.source {
             self.slots.know(source);
         }
@@ -179,7 +205,7 @@ impl Desk {
             waiting: Mutex::default(),
             next: AtomicU64::new(1),
             slots: Slots::new(places()),
-            strangers: Budget::new(STRANGERS, STRANGERS_EACH),
+            strangers: Strangers::new(),
             returning: Budget::new(STRANGERS, STRANGERS_EACH),
             most_held: AtomicUsize::new(0),
             machines: Mutex::default(),
@@ -197,8 +223,14 @@ impl Desk {
         let slot =
             source.map_or_else(|| self.slots.take_trusted(), |s| self.slots.take(s)).map_err(|e| e.to_string())?;
         let known = source.is_some_and(|s| self.slots.knows(s));
-        let memory = if known { &self.returning } else { &self.strangers }.charge(source);
-        let mut place = Place { slots: self.slots.clone(), slot, source, memory };
+        let (memory, network) = match known {
+            true => (self.returning.charge(source), None),
+            false => {
+                let (memory, network) = self.strangers.charge(source);
+                (memory, Some(network))
+            }
+        };
+        let mut place = Place { slots: self.slots.clone(), slot, source, memory, network };
         place.grow(bytes).map_err(|e| e.to_string())?;
         self.most_held.fetch_max(self.held_by_strangers(), Ordering::Relaxed);
         Ok(place)
@@ -215,7 +247,7 @@ impl Desk {
     }
 
     fn held_by_strangers(&self) -> usize {
-        self.strangers.used() + self.returning.used()
+        self.strangers.sources.used() + self.returning.used()
     }
 
     /// The relays as clients are told them: ours, and those that the policy names. With a number that changes with them.
@@ -317,5 +349,32 @@ impl Desk {
 
     pub(super) fn count(&self, what: &'static str, status: u16) {
         *self.counts.lock().entry((what, status)).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_network_leaves_half_of_the_memory_to_everybody_else() {
+        let strangers = Strangers::new();
+        let slots = Slots::new(Limits { total: 10_000, per_source: 1_000, reserve: 0 });
+        let place = |from: String| {
+            let source = SourceKey::of(from.parse().unwrap());
+            let (memory, network) = strangers.charge(Some(source));
+            let slot = slots.take(source).unwrap();
+            let mut p = Place { slots: slots.clone(), slot, source: Some(source), memory, network: Some(network) };
+            p.grow(128 * 1024).map(|()| p)
+        };
+        // One channel of each of a /48's sources.
+        let held: Vec<Place> = (0..3_000).map_while(|n| place(format!("2001:db8:1:{n:x}::1")).ok()).collect();
+        assert_eq!(held.len(), STRANGERS_NETWORK / (128 * 1024));
+        assert!(place("2001:db8:1:ffff::1".into()).is_err());
+        assert_eq!(strangers.sources.used(), STRANGERS_NETWORK, "who is refused holds nothing");
+        let honest: Vec<Place> = (1..200).map(|n| place(format!("192.0.2.{n}")).unwrap()).collect();
+        drop((held, honest));
+        assert_eq!((strangers.sources.used(), strangers.networks.used()), (0, 0));
     }
 }
