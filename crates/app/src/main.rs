@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod ask;
 mod backup;
+mod clock;
 mod config;
 mod control;
 mod demo;
@@ -87,6 +88,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Nft(c) => nft::run(c, global),
         Command::Doctor(a) => return gate::doctor(a, global),
         Command::Backup(a) => backup::backup(a, global),
+        Command::Clock(c) => clock::run(c, global),
         Command::Restore(a) => backup::restore(a, global),
         Command::Demo(a) if a.mesh == Some(true) => block_on(demo::mesh::run()),
         Command::Demo(a) => block_on(demo::run(a.once.unwrap_or(false))),

@@ -281,7 +281,10 @@ pub fn open<S: State>(store: Arc<dyn Store>, audit: &Path, ahead: Ahead) -> anyh
     let now = time.now();
     let (behind, ahead) = (time.behind(), now.saturating_sub(saved));
     if behind > SAVE_CLOCK {
-        warn!("the clock is {behind} s behind the latest saved time; deadlines go on from the saved time");
+        warn!(
+            "the clock is {behind} s behind the latest saved time; deadlines go on from the saved time. If that was a wrong \
+             clock: `portcullis clock reset`"
+        );
     }
     if time.jump().is_some() {
         info!("the last start was {} ago, if the clock is right", length(ahead));

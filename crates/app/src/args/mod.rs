@@ -72,6 +72,19 @@ pub(crate) struct BackupArgs {
     pub(crate) store: Option<String>,
 }
 
+/// `clock`.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ClockCommand {
+    /// Show it beside the machine's clock
+    Show {
+        /// Print JSON [default: false]
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+        json: Option<bool>,
+    },
+    /// After a start with a clock that was wrong: the next start goes on from the machine's clock as it is now
+    Reset,
+}
+
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
     /// Publish HTTP services: requests are routed by host and path
@@ -108,6 +121,9 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// Put a copy in the place of what is stored; the process must be stopped, and what was there is kept beside
     Restore(BackupArgs),
+    /// The time that deadlines of a running gate or coordination server go by
+    #[command(subcommand)]
+    Clock(ClockCommand),
     /// See it work: a service, an edge and a client on this machine, with real requests
     Demo(DemoArgs),
     /// Say whether a running edge lets an address in, and why

@@ -406,7 +406,7 @@ fn own(gate: &Gate, found: &mut Vec<Finding>) {
         add(
             FindingId::Clock,
             format!("the clock is {behind} s behind the latest time that was saved"),
-            "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile",
+            "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile. Was that wrong? `portcullis clock reset`, and a restart",
         );
     }
     for e in &gate.desk.enforcers {

@@ -418,3 +418,31 @@ async fn what_was_taken_and_is_owed_is_not_called_saved_by_asking_again() {
     run.stop();
     let _ = std::fs::remove_file(&path);
 }
+
+#[tokio::test]
+async fn a_clock_that_was_wrong_is_left_behind_by_a_reset_and_a_restart() {
+    use crate::control::keeper::Keeper;
+    use crate::run::Run;
+    const DAYS: u64 = 400 * 86_400;
+    let (path, run) = (log(), Run::new(Duration::from_secs(1)));
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let wrong = (wall() + DAYS).to_string();
+    store.put_if("mesh/clock", wrong.as_bytes(), None, If::Anyway).unwrap();
+    let keeper = Keeper::start(&run, decide::mesh::Settings::default(), store.clone(), &path).unwrap();
+    assert!(keeper.time.behind() > DAYS - 60);
+    // What is stored meanwhile does not make it right.
+    keeper.change(|book, now| book.create_user("ada", None, "test", now)).await.unwrap().unwrap();
+    let saved =
+        || -> u64 { String::from_utf8(store.get("mesh/clock").unwrap().unwrap().value).unwrap().parse().unwrap() };
+    assert!(saved() > wall() + DAYS - 60);
+    crate::clock::reset(&keeper.time);
+    keeper.make(Kind::Takes, |book, now| book.clock_was_reset("test", now)).await.unwrap();
+    assert!(saved() < wall() + 60);
+    run.stop();
+    let again = Run::new(Duration::from_secs(1));
+    let keeper = Keeper::start(&again, decide::mesh::Settings::default(), store.clone(), &path).unwrap();
+    assert!(keeper.time.behind() < 60 && keeper.now().users.len() == 1);
+    assert!(std::fs::read_to_string(&path).unwrap().contains("clock-reset"));
+    again.stop();
+    let _ = std::fs::remove_file(&path);
+}

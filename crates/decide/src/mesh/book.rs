@@ -612,6 +612,11 @@ impl Book {
         Ok(key)
     }
 
+    /// A person said that the machine's clock is right: on record, because keys and nodes live longer or shorter by it.
+    pub fn clock_was_reset(&mut self, by: &str, now: u64) {
+        self.audit(now, "clock-reset", "the machine's clock", by);
+    }
+
     /// All join keys.
     pub fn keys(&self) -> impl Iterator<Item = &JoinKey> {
         self.keys.values()
