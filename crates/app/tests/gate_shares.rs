@@ -221,6 +221,8 @@ fn every_refusal_says_why_and_what_would_mend_it() {
         (up, format!("/s/{TOKEN}"), "answered 429", "trusted_proxies"),
         (up, format!("/f/{HEX}"), "out of order (it answered 503)", ""),
         (up, "/gallery/SummerHolidays".to_string(), "no known shape", "SHARE_PATHS=/gallery/{token}"),
+        (up, "/a/SummerHolidays/SummerHolidays".to_string(), "no known shape", "SHARE_PATHS=/a/{token}"),
+        (up, "/photos".to_string(), "no known shape", ""),
         (up, "/share/%2e%2e/x".to_string(), "read in two ways", ""),
         (lax, format!("/share/{KEY}"), "links that do not exist as well", ""),
         (gone, format!("/share/{KEY}"), "does not answer", ""),
@@ -248,6 +250,8 @@ fn every_refusal_says_why_and_what_would_mend_it() {
     );
     let (_, said) = g.command(&["doctor"]);
     assert!(said.contains("SHARE_PATHS=/gallery/{token}") && said.contains("answered 429"), "{said}");
+    // A page without anything that may be a token is no finding, and no line is offered that would be refused.
+    assert!(!said.contains("/photos") && !g.proc.text().contains("SHARE_PATHS=/photos"), "{said}");
     // A live link whose guest can not be let in is said as well.
     assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "192.168.7.7"), 200);
     let (_, said) = g.command(&["explain", "192.168.7.7"]);

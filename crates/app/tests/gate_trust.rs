@@ -205,6 +205,17 @@ fn a_path_below_the_endpoint_is_served_by_its_switch_only() {
     let (code, said) = g.doctor();
     assert!(code == 1 && said.contains("[path-below]") && said.contains("--paths-below"), "{said}");
     drop(g);
+    // A list that is not there lets nobody in, and that is said with those that are.
+    let dir = Dir::new("trustlist");
+    let g = Gate::start(&dir.0, &env, &["--check-listen", "127.0.0.1:0"]);
+    assert_eq!(ask(&g, "/v1/check/dynamic-whitlist", "203.0.113.1"), 403);
+    let (_, said) = g.doctor();
+    assert!(said.contains("/v1/check/dynamic-whitlist, and there is no such list"), "{said}");
+    assert!(said.contains("[no-list]") && said.contains("/v1/check/dynamic-whitelist"), "{said}");
+    assert_eq!(ask(&g, "/v1/learn/other", "203.0.113.1"), 403);
+    let (code, said) = g.command(&["explain", "198.51.100.9"]);
+    assert!(code == 3 && said.contains("/v1/learn/other, and no list of that name learns there"), "{said}");
+    drop(g);
     let dir = Dir::new("trustbelow2");
     let g = Gate::start(&dir.0, &env, &["--check-listen", "127.0.0.1:0", "--paths-below=true"]);
     for path in ["", "/", "/index.html", "//x", "/../other?list=other&x=/v1/check/other", "/%2e%2e/other"] {

@@ -101,7 +101,7 @@ pub(crate) enum Command {
     Server(EdgeArgs),
     /// Connect as the open-source inlets does
     Client(ClientArgs),
-    /// Run an edge from a TOML file, HTTP and TCP in one process
+    /// Run an edge, a gate and a coordination server from a TOML file, each or all, in one process
     Serve(ServeArgs),
     /// Run a gate as Gatekeeper does: learn addresses from mirrored requests and share links, write Traefik's list
     Gatekeeper(Box<gate::GatekeeperArgs>),
@@ -126,7 +126,7 @@ pub(crate) enum Command {
     Clock(ClockCommand),
     /// See it work: a service, an edge and a client on this machine, with real requests
     Demo(DemoArgs),
-    /// Say whether a running edge lets an address in, and why
+    /// Say whether a running edge or gate lets an address in, and why
     Explain(ExplainArgs),
     /// Show the lists of a running edge
     Lists(AdminArgs),
@@ -152,7 +152,7 @@ pub(crate) enum Command {
     Dns(control::DnsCommand),
     /// Make a running edge read its lists and certificate again
     Reload(AdminArgs),
-    /// Check, compile, test, explain, compare and lay out policies; needs no server
+    /// Check, compile, test, explain, compare and lay out policies
     Policy(crate::policy::PolicyArgs),
     /// Print the completions of a shell
     Completions {

@@ -71,6 +71,8 @@ pub enum FindingId {
     TraefikBehindProxy,
     /// [`Observation::PathBelow`].
     PathBelow,
+    /// [`Observation::NoList`].
+    NoList,
     /// [`Observation::Certificate`].
     CertificateForm,
     /// [`Observation::Crowded`].
@@ -88,7 +90,7 @@ pub enum FindingId {
 }
 
 /// Every kind and its name.
-const IDS: [(FindingId, &str); 25] = [
+const IDS: [(FindingId, &str); 26] = [
     (FindingId::Store, "store"),
     (FindingId::Clock, "clock"),
     (FindingId::Enforcer, "enforcer"),
@@ -107,6 +109,7 @@ const IDS: [(FindingId, &str); 25] = [
     (FindingId::PrivateProof, "private-proof"),
     (FindingId::TraefikBehindProxy, "traefik-behind-proxy"),
     (FindingId::PathBelow, "path-below"),
+    (FindingId::NoList, "no-list"),
     (FindingId::CertificateForm, "certificate-form"),
     (FindingId::Crowded, "crowded"),
     (FindingId::WideTrust, "wide-trust"),
@@ -314,6 +317,7 @@ impl From<&Observation> for FindingId {
             Observation::PrivateProof(_) => FindingId::PrivateProof,
             Observation::HopBeforeTraefik(_) => FindingId::TraefikBehindProxy,
             Observation::PathBelow(..) => FindingId::PathBelow,
+            Observation::NoList(..) => FindingId::NoList,
             Observation::Certificate(..) => FindingId::CertificateForm,
             Observation::Crowded(_) => FindingId::Crowded,
         }
@@ -357,6 +361,10 @@ pub(super) fn mend(desk: &Desk, what: &Observation) -> String {
             format!("{}, or ask the check endpoint with trustForwardHeader: true", told.excluding(*a))
         }
         Observation::PathBelow(..) => format!("if it is Envoy or does the same: {}", told.below()),
+        Observation::NoList(_, endpoint, _, there) if there.is_empty() => {
+            format!("no list learns at {endpoint}: `[[gate.learn]]` with its name makes one do so")
+        }
+        Observation::NoList(_, endpoint, _, there) => format!("ask for one of these: {endpoint}{}", there.replace(", ", &format!(", {endpoint}"))),
         Observation::Certificate(..) => {
             format!("let the proxy write it as the manual shows; which header counts: {}", told.certificate())
         }

@@ -304,6 +304,27 @@ fn names_of(g: &Grant) -> impl Iterator<Item = &str> {
     g.claims().filter(|c| c.evidence == Evidence::Dns).filter_map(|c| c.principal.as_deref())
 }
 
+/// Nothing was extended, since nothing is meant.
+fn nothing_to_extend(what: &str, m: &Meant) -> anyhow::Error {
+    if let Some(g) = m.grants.first() {
+        let name = names_of(g).next().unwrap_or("dns:…");
+        return Hinted::error(
+            format!("{} is on `{}` because {name} has that address; nothing was changed", g.prefix, g.list),
+            format!("it stays as long as the name has it; `portcullis grant add {}` lets it in by itself", g.prefix),
+        );
+    }
+    if let Some(g) = m.wider.first() {
+        return Hinted::error(
+            format!("{what} is let in by a wider grant, {} ({}) on `{}`; nothing was changed", g.id, g.prefix, g.list),
+            format!("`portcullis grant extend {} --for …` is for all of it", g.prefix),
+        );
+    }
+    Hinted::error(
+        format!("no live grant is meant by `{what}`"),
+        "`portcullis list show` shows them; `portcullis grant add` lets somebody in who is on no list",
+    )
+}
+
 fn nothing_to_end(what: &str, m: &Meant, named: &[&Grant]) -> anyhow::Error {
     if let Some(g) = named.first() {
         let name = names_of(g).next().unwrap_or("dns:…");
@@ -369,8 +390,7 @@ async fn extend(gate: &Gate, what: &str, args: &Value, until: Option<u64>) -> an
     let by_hand = |g: &&Grant| g.claims().any(|c| c.evidence != Evidence::Dns);
     let ids: Vec<GrantId> = m.grants.iter().filter(by_hand).map(|g| g.id).collect();
     if ids.is_empty() {
-        let named: Vec<&Grant> = m.grants.iter().collect();
-        return Err(nothing_to_end(what, &m, &named));
+        return Err(nothing_to_extend(what, &m));
     }
     let done = tell(gate, Event::Extend { ids: ids.clone(), until, shorten }).await?;
     let now: Vec<Grant> = m.grants.iter().filter_map(|g| gate.keeper.grant(&g.list, g.prefix)).collect();

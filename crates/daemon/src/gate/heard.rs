@@ -34,6 +34,8 @@ pub enum Observation {
     HopBeforeTraefik(Addr),
     /// A trusted proxy appends the visitor's path to the endpoint's.
     PathBelow(Peer, &'static str),
+    /// A trusted proxy asks at an endpoint for a list that is not there: the path's list, shortened, and those that are.
+    NoList(Peer, &'static str, String, String),
     /// A trusted proxy sends a certificate in a form that proves nothing.
     Certificate(Peer, NoProof),
     /// A source has all the connections that it may have.
@@ -116,6 +118,7 @@ impl Observation {
             Observation::PathBelow(p, _) => (8, peer(p)),
             Observation::Certificate(p, _) => (9, peer(p)),
             Observation::Crowded(a) => (10, of(a)),
+            Observation::NoList(p, ..) => (11, peer(p)),
         }
     }
 
@@ -124,7 +127,10 @@ impl Observation {
     #[must_use]
     pub fn concerns(&self, addr: Addr) -> bool {
         match self {
-            Observation::NoAddress(..) | Observation::Unreadable(..) | Observation::PathBelow(..) => true,
+            Observation::NoAddress(..)
+            | Observation::Unreadable(..)
+            | Observation::PathBelow(..)
+            | Observation::NoList(..) => true,
             Observation::SecondProxy(at, Sign::Header(_, named)) => *at == addr || *named == addr,
             Observation::UntrustedPeer(a)
             | Observation::SecondProxy(a, Sign::Entries | Sign::Trusted)
@@ -179,6 +185,14 @@ impl fmt::Display for Observation {
             ),
             Observation::PathBelow(p, endpoint) => {
                 write!(f, "{p} appends the visitor's path to {endpoint}LIST, as Envoy does: its requests are refused")
+            }
+            Observation::NoList(p, endpoint, list, _) => {
+                let does = if *endpoint == super::intake::LEARN {
+                    "no list of that name learns there"
+                } else {
+                    "there is no such list"
+                };
+                write!(f, "{p} asks at {endpoint}{}, and {does}: its requests are refused", list.escape_debug())
             }
             Observation::Certificate(p, why) => write!(f, "what {p} says of a certificate is no proof: {why}"),
             Observation::Crowded(a) => write!(f, "{a} is turned away: it has too many connections open"),

@@ -326,9 +326,18 @@ async fn check_side(
             return (what, desk.refuse("there is nothing below this list's endpoint"));
         }
         if what == "check" {
+            let there = desk.keeper.published.borrow().view.id(list).is_some();
+            if !there && desk.proxies.believes(peer) {
+                let all: Vec<String> = desk.keeper.picture.rules.read().keys().cloned().collect();
+                desk.note(Observation::NoList(peer, CHECK, shown(list), all.join(", ")));
+            }
             return (what, check(desk, list, peer, request.headers()));
         }
         let Some((_, cert)) = learning.iter().find(|(l, _)| l == list) else {
+            if desk.proxies.believes(peer) {
+                let all: Vec<&str> = learning.iter().map(|(l, _)| l.as_str()).collect();
+                desk.note(Observation::NoList(peer, LEARN, shown(list), all.join(", ")));
+            }
             return (what, desk.refuse("this list does not learn here"));
         };
         return (what, learn(desk, list, *cert, peer, request.headers()).await);
@@ -350,6 +359,11 @@ async fn check_side(
 pub(super) fn named<'a>(path: &'a str, endpoint: &str) -> Option<(&'a str, bool)> {
     let rest = path.strip_prefix(endpoint)?;
     Some(rest.split_once('/').map_or((rest, false), |(list, more)| (list, !more.is_empty())))
+}
+
+/// The name of a list that is not there, which may be a visitor's where a proxy is told to append paths to no list's.
+fn shown(list: &str) -> String {
+    list.chars().take(64).collect()
 }
 
 /// Judges the visitor by `admit`.
@@ -398,8 +412,13 @@ async fn learn(desk: &Desk, list: &str, cert: Cert, peer: Peer, headers: &Header
             return desk.refuse(&why.to_string());
         }
     };
-    // The certificate opens this site; whether its address is learnt beside is another matter.
-    let (subject, answer) = (who.subject.clone(), let_in(&who.subject, "mtls"));
+    // The certificate opens this site, unless a person said that it does not count; whether its address is learnt beside
+    // is another matter.
+    let answer = match desk.keeper.banned(list, visitor.addr, &who.subject) {
+        Some(whom) => desk.refuse(&format!("no proof of {whom} counts")),
+        None => let_in(&who.subject, "mtls"),
+    };
+    let subject = who.subject.clone();
     let Some(addr) = desk.learnable(&visitor) else { return answer };
     let proof = Proof {
         list: list.to_string(),

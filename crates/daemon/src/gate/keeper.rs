@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use decide::ended::{Ended, Memory, What};
 use decide::grant::{About as Subject, Audit, Effect, Event, Ledger, Outcome, Rules};
 use decide::publish::{Desired, desired, follow};
-use model::{Addr, AddrSet, Ban, BanId, Evidence, Grant, GrantId, List, Prefix, View, ViewBuilder};
+use model::{Addr, AddrSet, Ban, BanId, Evidence, Grant, GrantId, List, Prefix, View, ViewBuilder, Whom};
 use net::log_budget::LogBudget;
 use parking_lot::{Mutex, RwLock};
 use store::{Entry, Store};
@@ -258,6 +258,18 @@ impl Keeper {
     #[must_use]
     pub fn grant(&self, list: &str, prefix: Prefix) -> Option<Grant> {
         self.picture.grants.read().get(list)?.get(&prefix).cloned()
+    }
+
+    /// Whom a person banned from a list, if that is this person or this address.
+    #[must_use]
+    pub fn banned(&self, list: &str, addr: Addr, principal: &str) -> Option<Whom> {
+        let bans = self.picture.bans.read();
+        let mut all = bans.values().filter(|b| b.list == list).map(|b| &b.whom);
+        all.find(|whom| match whom {
+            Whom::Named(name) => name == principal,
+            Whom::From(prefix) => prefix.contains(addr),
+        })
+        .cloned()
     }
 
     /// The grants of a list that hold an address, most exact first.

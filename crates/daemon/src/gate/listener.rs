@@ -2,6 +2,7 @@
 //! proxies and strangers apart, a share for each source, a reserve for proxies that asked something before.
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -73,7 +74,15 @@ pub(super) fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -
             let socket = Listener::bind("gate", *addr).map_err(|e| {
                 Hinted::error(
                     format!("cannot listen on {addr}: {e}"),
-                    format!("is another process there? choose another with {place}"),
+                    match e.kind() {
+                        ErrorKind::AddrNotAvailable => {
+                            format!("this machine has no such address (`ip addr` shows those it has); choose one with {place}")
+                        }
+                        ErrorKind::PermissionDenied => {
+                            format!("ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another with {place}")
+                        }
+                        _ => format!("is another process there? choose another with {place}"),
+                    },
                 )
             })?;
             let local = socket.local_addr()?;

@@ -197,12 +197,16 @@ impl Shares {
                 }
             }
         }
-        // Dead links are everyday; these are not. Any stranger can make them: the latest say enough.
-        let mut all = self.refusals.all(Instant::now());
-        all.retain(|r| matches!(r.why, refused::Why::No(No::Link(NoLink::Shapeless | NoLink::Short(_)) | No::Busy(_))));
-        for r in all.iter().take(REFUSALS_TOLD) {
-            out.push((format!("{}: {r}", r.addr), self.mend(r).unwrap_or_else(|| "see the message".to_string())));
-        }
+        // Dead links are everyday; these are not. Any stranger can make them: the latest say enough. Without a line that
+        // mends it, it is a page like any other.
+        let all: Vec<(refused::Refusal, String)> = self
+            .refusals
+            .all(Instant::now())
+            .into_iter()
+            .filter(|r| matches!(r.why, refused::Why::No(No::Link(NoLink::Shapeless | NoLink::Short(_)) | No::Busy(_))))
+            .filter_map(|r| self.mend(&r).map(|mend| (r, mend)))
+            .collect();
+        out.extend(all.iter().take(REFUSALS_TOLD).map(|(r, mend)| (format!("{}: {r}", r.addr), mend.clone())));
         if let Some(more @ 1..) = all.len().checked_sub(REFUSALS_TOLD) {
             let what = format!("share links of {more} further sources were refused for such reasons");
             out.push((what, "`portcullis explain ADDRESS` says why for each".to_string()));
@@ -229,10 +233,12 @@ impl Shares {
         };
         match no {
             No::Link(NoLink::Shapeless) => {
-                Some(format!("if it is a share link, say what such links look like: {paths}{}", refusal.path.replace('…', "{token}")))
+                let shape = shape_of(&refusal.path, "{token}")?;
+                Some(format!("if it is a share link, say what such links look like: {paths}{shape}"))
             }
             No::Link(NoLink::Short(_)) => {
-                Some(format!("longer links are safer; shorter ones need a word: {paths}{}", refusal.path.replace('…', "{token:4}")))
+                let shape = shape_of(&refusal.path, "{token:4}")?;
+                Some(format!("longer links are safer; shorter ones need a word: {paths}{shape}"))
             }
             No::Busy(429) => Some("let the upstream trust the gate's address as a proxy, so that it slows down guests and not the gate (Nextcloud: trusted_proxies)".to_string()),
             No::Busy(_) => Some("see the upstream's own log".to_string()),
@@ -519,6 +525,12 @@ fn by_api(link: &Link) -> String {
 
 /// Immich's API says whether a link that needs a password exists: `Invalid password`, later `Password required`, and
 /// `Invalid share key` or `Invalid share slug` for one that does not.
+/// The shape of links such as this path, which is masked; `None`: no part of it may be a token.
+fn shape_of(masked: &str, token: &str) -> Option<String> {
+    let shape = format!("{}{token}", masked.split_once('…')?.0);
+    shape.parse::<Shape>().is_ok().then_some(shape)
+}
+
 fn asks_password(body: &[u8]) -> bool {
     let message = serde_json::from_slice::<serde_json::Value>(body).ok();
     let message = message.as_ref().and_then(|m| m["message"].as_str());

@@ -227,7 +227,7 @@ impl FromStr for Shape {
         let mut parts: Vec<&str> = rest.split('/').collect();
         let token = parts.pop().unwrap_or_default();
         let inside = token.strip_prefix("{token").and_then(|t| t.strip_suffix('}'));
-        let least = match inside.ok_or_else(|| wrong("it ends with `{token}`, a part of its own"))? {
+        let least = match inside.ok_or_else(|| wrong("its last part must be `{token}`"))? {
             "" => LEAST,
             n => {
                 let n: usize = n.strip_prefix(':').and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -263,12 +263,9 @@ impl fmt::Display for NoLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoLink::Unclear => f.write_str("the path can be read in two ways"),
-            NoLink::Shapeless => f.write_str("the path is of no known shape; SHARE_PATHS=/PATH/{token} adds one"),
+            NoLink::Shapeless => f.write_str("the path is of no known shape"),
             NoLink::Short(least) => {
-                write!(
-                    f,
-                    "the token is shorter than {least} characters, so it can be guessed; SHARE_PATHS=/PATH/{{token:4}} takes shorter ones"
-                )
+                write!(f, "the token is shorter than {least} characters, so it can be guessed")
             }
         }
     }
