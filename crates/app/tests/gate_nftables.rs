@@ -288,6 +288,17 @@ fn a_gate_that_cannot_start_leaves_the_port_closed() {
         assert!(!gate.text().contains("panicked"), "{}", gate.text());
         assert!(!w.reaches("203.0.113.7"), "the port is open after a failed start: {}", w.table());
     }
+    // Whoever holds the table's name on this machine needs no right for it, and opens no port by it.
+    w.nft("delete table inet portcullis");
+    let mut c = w.within(&w.gate, "setpriv");
+    c.args(["--bounding-set=-all", "--inh-caps=-all", "python3", "-c"]);
+    c.arg("import socket,sys,time\ns=socket.socket(socket.AF_UNIX)\ns.bind('\\0portcullis nftables portcullis')\nprint('holding',file=sys.stderr,flush=True)\ntime.sleep(600)");
+    let holder = Proc::start(c);
+    wait_or(|| holder.logged("holding").is_some(), || holder.text());
+    let mut gate = w.start(&["--nft-ports", "8080"]);
+    assert_eq!(gate.child.wait().unwrap().code(), Some(1), "{}", gate.text());
+    assert!(!w.reaches("203.0.113.7"), "the port is open while the name is held: {}", w.table());
+    drop(holder);
     // The same where the store is what fails.
     w.nft("delete table inet portcullis");
     std::fs::create_dir_all(w.dir.at("broken")).unwrap();

@@ -112,7 +112,8 @@ pub struct Table {
     name: String,
     /// Chains and rules as they were read after they were written.
     written: Option<Vec<u8>>,
-    _mine: UnixListener,
+    /// The name on this machine, if it is held.
+    _mine: Option<UnixListener>,
 }
 
 /// Hears of changes that others make to the table.
@@ -260,7 +261,17 @@ impl Table {
                 io::ErrorKind::AddrInUse => NftError::Taken(name.to_string()),
                 _ => NftError::Refused { what: "a name of our own", why: e },
             })?;
-        Ok(Table { nl: socket()?, name: name.to_string(), written: None, _mine: mine })
+        Ok(Table { nl: socket()?, name: name.to_string(), written: None, _mine: Some(mine) })
+    }
+
+    /// A table whose name another process holds. Any process of this machine can hold the name, so that it must not be
+    /// what keeps a port open: for closing ports where no table stands, and for nothing else.
+    ///
+    /// # Errors
+    /// The kernel does not let us.
+    pub fn of_another(name: &str) -> Result<Table, NftError> {
+        ready()?;
+        Ok(Table { nl: socket()?, name: name.to_string(), written: None, _mine: None })
     }
 
     /// Begins to hear of others' changes.

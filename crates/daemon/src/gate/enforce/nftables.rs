@@ -86,14 +86,27 @@ mod linux {
         ports: &BTreeSet<Port>,
         statics: &[Prefix],
     ) -> anyhow::Result<(State, bool)> {
+        let anew = |table: &mut Table| {
+            let desired = Desired { statics: statics.to_vec(), ..Desired::default() };
+            let add = elements(&desired).into_keys().map(|e| (e, None)).collect();
+            table.apply(Ground::Anew, &Changes { open: ports.iter().copied().collect(), add, ..Changes::default() })
+        };
         let make = || -> Result<(State, bool), NftError> {
-            let mut table = Table::open(table)?;
+            let mut table = match Table::open(table) {
+                Err(NftError::Taken(name)) => {
+                    // A gate that has the name keeps a table; where none stands, somebody else has it.
+                    let mut table = Table::of_another(&name)?;
+                    if table.read()?.is_none() {
+                        anew(&mut table)?;
+                    }
+                    return Err(NftError::Taken(name));
+                }
+                other => other?,
+            };
             if table.read()?.is_some_and(|there| there.frame && ports.is_subset(&there.ports)) {
                 return Ok((State { table: Some(table), ..State::default() }, false));
             }
-            let desired = Desired { statics: statics.to_vec(), ..Desired::default() };
-            let add = elements(&desired).into_keys().map(|e| (e, None)).collect();
-            table.apply(Ground::Anew, &Changes { open: ports.iter().copied().collect(), add, ..Changes::default() })?;
+            anew(&mut table)?;
             Ok((State { table: Some(table), ..State::default() }, true))
         };
         make().map_err(|e| hinted(&e))
@@ -121,7 +134,9 @@ mod linux {
                 "run it as root or give it that one right: `AmbientCapabilities=CAP_NET_ADMIN` in a systemd unit, `--cap-add NET_ADMIN --network host` in Docker"
             }
             NftError::Missing => "leave out --nft-ports, or use a kernel with nf_tables (Linux 5.2 or later)",
-            NftError::Taken(_) => "stop it, or give this one its own table with `--nft-table NAME`",
+            NftError::Taken(_) => {
+                "stop it (`ss -xlp` shows what holds that name), or give this one its own table with `--nft-table NAME`"
+            }
             NftError::Refused { .. } => "see the message above; leave out --nft-ports to run without",
         };
         Hinted::error(format!("the ports of --nft-ports cannot be guarded: {e}"), hint)
