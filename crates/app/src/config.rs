@@ -114,6 +114,27 @@ pub(crate) struct Read {
     text: String,
 }
 
+/// A mistake in a file with its line, and with what was wanted in words for people in the place of types.
+pub(crate) fn in_words(e: &toml::de::Error) -> String {
+    let (all, said) = (e.to_string(), e.message());
+    let mut words = said.to_string();
+    for (types, plain) in [
+        (&["usize", "u8", "u16", "u32", "u64"][..], "a whole number"),
+        (&["a boolean"], "true or false"),
+        (&["a sequence"], "a list in brackets: [ … ]"),
+        (&["a string"], "text in quotes"),
+    ] {
+        for t in types {
+            if let Some(before) = words.strip_suffix(&format!("expected {t}")) {
+                words = format!("{before}expected {plain}");
+                break;
+            }
+        }
+    }
+    let all = all.trim_end();
+    all.strip_suffix(said).map_or_else(|| all.to_string(), |place| format!("{place}{words}"))
+}
+
 /// Reads the file.
 ///
 /// # Errors
@@ -121,8 +142,7 @@ pub(crate) struct Read {
 pub(crate) fn read(path: &Path) -> anyhow::Result<Read> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
-    let edge: EdgeFile =
-        toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
+    let edge: EdgeFile = toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {}", path.display(), in_words(&e)))?;
     let read = Read { path: path.to_path_buf(), edge, text };
     for (name, guard) in &read.edge.port_lists {
         if name.parse::<u16>().is_err() || name == "0" || name.starts_with(['+', '0']) {
@@ -267,6 +287,14 @@ mod tests {
         assert_eq!(edge.port, Some(8000));
         assert_eq!(edge.port_lists.len(), 1);
         // serde names every key it knows when it meets one it does not.
+        for (line, wanted) in [
+            ("port = \"8000\"", "invalid type: string \"8000\", expected a whole number"),
+            ("debug = \"yes\"", "expected true or false"),
+            ("trusted_identity = 7", "expected a list in brackets: [ … ]"),
+        ] {
+            let said = in_words(&toml::from_str::<EdgeFile>(line).unwrap_err());
+            assert!(said.contains("line 1") && said.ends_with(wanted), "{said}");
+        }
         let error = toml::from_str::<EdgeFile>("no_such_key = 1").unwrap_err().to_string();
         let keys: Vec<&str> = error.split('`').skip(1).step_by(2).filter(|k| *k != "no_such_key").collect();
         assert!(keys.len() > 20, "{error}");

@@ -243,7 +243,7 @@ fn read_config(path: &Path) -> Result<Section, Fail> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file: ControlFile = toml::from_str(&text).map_err(|e| {
         Fail::hinted(
-            format!("{}: {}", path.display(), e.to_string().trim_end()),
+            format!("{}: {}", path.display(), crate::config::in_words(&e)),
             "docs/manual/control.md explains every key",
         )
     })?;

@@ -348,6 +348,7 @@ pub(crate) fn plan(read: &Read, data_dir: PathBuf) -> anyhow::Result<Option<Gate
         Some(value) => crate::meant::set_of("trusted_proxies", &[], Some((value, read)), "gate.trusted_proxies")
             .map_err(crate::fail::Fail::into_error)?,
     };
+    crate::meant::say_wide(&trusted, "trusted_proxies under [gate]");
     let (shares, guests) = file.shares(g)?;
     let mut servers: Vec<SocketAddr> = Vec::new();
     for s in &g.dns_servers {

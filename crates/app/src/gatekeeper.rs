@@ -341,6 +341,7 @@ fn trusted(text: Option<&str>) -> Result<AddrSet, Fail> {
     let set = meant::set_of("TRUSTED_PROXIES", &[text.to_string()], None, "TRUSTED_PROXIES")?;
     let shown: Vec<String> = set.prefixes().iter().take(10).map(ToString::to_string).collect();
     info!("X-Forwarded-For is believed from {}", shown.join(", "));
+    meant::say_wide(&set, "TRUSTED_PROXIES");
     Ok(set)
 }
 

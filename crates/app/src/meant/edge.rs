@@ -141,6 +141,7 @@ pub(crate) fn edge(
         f.trusted_proxies.as_ref().zip(file),
         &given.place("trusted_proxies"),
     )?;
+    say_wide(&trusted_proxies, "--trusted-proxies");
     let lb = args.front.lb_proxy_protocol.or(f.lb_proxy_protocol).and_then(|p| p.0);
     if lb.is_some() && trusted_proxies.is_empty() {
         info!(
@@ -236,6 +237,15 @@ pub(crate) fn set_of(
         warn!("{w}");
     }
     Ok(loaded.lists.pop().map(|l| l.set).unwrap_or_default())
+}
+
+/// Says if strangers are among the proxies that are believed.
+pub(crate) fn say_wide(trusted: &AddrSet, switch: &str) {
+    if let Some(wide) = trusted.prefixes().iter().find(|p| daemon::gate::doctor::holds_strangers(**p)) {
+        warn!(
+            "{switch} holds {wide}: whoever comes from there may claim any address, and lists keep nobody out; name the proxies themselves"
+        );
+    }
 }
 
 fn tokens(args: &TokenArgs, file: Option<&Read>, given: &Given) -> Result<(Vec<EdgeToken>, Option<TokenPlace>), Fail> {

@@ -7,7 +7,7 @@ mod rewrite;
 use std::path::PathBuf;
 
 pub(crate) use client::{ClientPlan, client, token_for, trust};
-pub(crate) use edge::{EdgePlan, Kind, MAX_VISITORS, edge, from_flags, load_config, say_unreachable, set_of};
+pub(crate) use edge::{EdgePlan, Kind, MAX_VISITORS, edge, from_flags, load_config, say_unreachable, say_wide, set_of};
 
 use crate::fail::Fail;
 

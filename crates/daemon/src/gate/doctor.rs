@@ -458,11 +458,17 @@ fn names(gate: &Gate, found: &mut Vec<Finding>) {
     }
 }
 
+/// True of a prefix in which anybody may have an address: as wide as that are only 10.0.0.0/8 and fc00::/7 of one's own.
+/// 0.0.0.0 counts as private, 0.0.0.0/0 does not.
+#[must_use]
+pub fn holds_strangers(p: Prefix) -> bool {
+    p.bits() < 7 || (p.bits() == 7 && !p.first().is_private())
+}
+
 /// Proxies that are believed though anybody may be one of them.
 fn wide(desk: &Desk, found: &mut Vec<Finding>) {
     for p in desk.proxies.trusted.prefixes().iter() {
-        // As wide as that are only 10.0.0.0/8 and fc00::/7 of one's own; 0.0.0.0 counts as private, 0.0.0.0/0 does not.
-        if p.bits() < 7 || (p.bits() == 7 && !p.first().is_private()) {
+        if holds_strangers(*p) {
             found.push(Finding::new(
                 FindingId::WideTrust,
                 format!("anybody in {p} may say whose address is let in: it is a trusted proxy"),

@@ -217,6 +217,10 @@ fn refused(status: u16, headers: &[(String, String)], body: &[u8]) -> DialError 
         502..=504 => {
             DialError::Again(anyhow!("the edge behind this URL does not answer: status {status}{server}{words}"))
         }
+        200..=299 => DialError::Again(Hinted::error(
+            format!("no edge at this URL: status {status}{server}{words}"),
+            "a page or an empty answer came instead of the tunnel: does the proxy have a site of this very name and port that leads to the edge's control plane?",
+        )),
         _ => DialError::Again(anyhow!("the upgrade was refused with status {status}{server}{words}")),
     }
 }
@@ -256,6 +260,7 @@ mod tests {
             (401, &[("www-authenticate", "Bearer")][..], "401: the token is wrong", true, "refuses the token"),
             (401, &[("www-authenticate", "Basic realm=\"x\"")], "", true, "a login of its own"),
             (404, &nginx, page, false, "404 (from nginx/1.22.1): 404 Not Found"),
+            (200, &[("server", "Caddy")], "", false, "no edge at this URL: status 200 (from Caddy)"),
             (301, &[("location", "https://b.example/")], "", true, "https://b.example/"),
             (502, &nginx, "", false, "does not answer: status 502 (from nginx/1.22.1)"),
             (426, &[], "426: …", false, "upgrade"),
