@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -171,8 +171,9 @@ impl Log {
     /// The disk does not take it.
     pub fn append(&mut self, records: impl IntoIterator<Item = Record>) -> anyhow::Result<()> {
         self.waiting.extend(records);
-        if self.waiting.is_empty() {
-            return Ok(());
+        let Some(at) = self.waiting.last().map(|r| r.at) else { return Ok(()) };
+        if !self.is_there() {
+            self.begin_anew(at)?;
         }
         let (mut seq, mut prev, mut text) = (self.seq, self.prev.clone(), String::new());
         for record in &self.waiting {
@@ -194,6 +195,29 @@ impl Log {
         }
         self.waiting.clear();
         (self.seq, self.prev) = (seq, prev);
+        Ok(())
+    }
+
+    /// True if what is at its path is the file that is written to.
+    fn is_there(&self) -> bool {
+        let here = self.file.metadata().map(|m| (m.dev(), m.ino()));
+        let there = std::fs::metadata(&self.path).map(|m| (m.dev(), m.ino()));
+        matches!((here, there), (Ok(here), Ok(there)) if here == there)
+    }
+
+    /// Goes on in the file that is at its path now: somebody took the log away, and lines that nobody finds are none.
+    fn begin_anew(&mut self, at: u64) -> anyhow::Result<()> {
+        let mut log = Log::open(&self.path)?;
+        let known = Queue { seq: self.seq, hash: self.prev.clone(), records: Vec::new() };
+        if log.catch_up(known, at)?.is_some() {
+            tracing::error!(
+                "the audit log {} was taken away or replaced while it was written; it goes on in the file that is there, and \
+                 says so itself. To keep it small, stop the process first",
+                self.path.display()
+            );
+        }
+        log.waiting.append(&mut self.waiting);
+        *self = log;
         Ok(())
     }
 
@@ -464,6 +488,26 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         std::fs::remove_file(&other).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_is_taken_away_while_it_is_written_goes_on_at_its_path_and_says_so() {
+        let (path, moved) = (file("taken"), file("taken-moved"));
+        let mut log = Log::open(&path).unwrap();
+        log.append([record(1), record(2)]).unwrap();
+        std::fs::rename(&path, &moved).unwrap();
+        log.append([record(3)]).unwrap();
+        assert_eq!(verify(&moved, None).unwrap().0, 2);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(verify(&path, None).unwrap().0, 2, "{text}");
+        assert!(text.lines().next().unwrap().contains("log-changed") && text.contains("\"id\":3"), "{text}");
+        // Put back as it was, with another inode: nothing is missing.
+        std::fs::copy(&path, &moved).unwrap();
+        std::fs::rename(&moved, &path).unwrap();
+        log.append([record(4)]).unwrap();
+        assert_eq!(verify(&path, None).unwrap().0, 3);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().matches("log-changed").count(), 1);
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

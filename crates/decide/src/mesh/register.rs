@@ -285,8 +285,8 @@ impl Book {
         let network = |p: &Pending| p.from.and_then(|from| SourceKey::levels(from).last());
         let mut pages = BTreeMap::new();
         self.pending.values().for_each(|p| *pages.entry(network(p)).or_insert(0) += 1);
-        let rank = |p: &Arc<Pending>| (pages.get(&network(p)).copied(), Reverse((p.since, p.ticket.clone())));
-        self.pending.values().max_by_key(|p| rank(p)).map(|p| p.ticket.clone())
+        let ranked = self.pending.values().map(|p| (pages.get(&network(p)), Reverse((p.since, &p.ticket))));
+        ranked.max().map(|(_, Reverse((_, ticket)))| ticket.clone())
     }
 
     /// Where a waiting node asked from. The oldest pages of an address that asked for too many go.
