@@ -62,6 +62,18 @@ impl Budget {
     }
 }
 
+impl State {
+    fn release(&mut self, source: Option<SourceKey>, bytes: usize) {
+        let Some(source) = source else { return };
+        if let Some(mine) = self.by_source.get_mut(&source) {
+            *mine -= bytes.min(*mine);
+            if *mine == 0 {
+                self.by_source.remove(&source);
+            }
+        }
+    }
+}
+
 impl Charge {
     /// Takes more bytes.
     ///
@@ -89,16 +101,34 @@ impl Charge {
     /// Gives bytes back; more than were taken are as many as were taken.
     pub fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
+        if bytes == 0 {
+            return;
+        }
         let mut state = self.budget.state.lock();
         state.used -= bytes;
         self.bytes -= bytes;
-        let Some(source) = self.source else { return };
-        if let Some(mine) = state.by_source.get_mut(&source) {
-            *mine -= bytes.min(*mine);
-            if *mine == 0 {
-                state.by_source.remove(&source);
-            }
+        state.release(self.source, bytes);
+    }
+
+    /// The bytes turn out to be held for another source, one that a trusted proxy speaks for: they count there from now on.
+    ///
+    /// # Errors
+    /// That source has its share; the charge is as it was.
+    pub fn moved_to(&mut self, source: SourceKey) -> Result<(), Exhausted> {
+        if self.source == Some(source) {
+            return Ok(());
         }
+        if self.bytes > 0 {
+            let mut state = self.budget.state.lock();
+            let mine = state.by_source.get(&source).copied().unwrap_or(0);
+            if self.bytes > self.budget.per_source.saturating_sub(mine) {
+                return Err(Exhausted);
+            }
+            state.by_source.insert(source, mine + self.bytes);
+            state.release(self.source, self.bytes);
+        }
+        self.source = Some(source);
+        Ok(())
     }
 
     /// Another charge of the same source, empty.
@@ -144,6 +174,24 @@ mod tests {
         drop(proxy);
         assert_eq!(budget.used(), 40);
         drop((a, again));
+        assert_eq!(budget.used(), 0);
+        assert!(budget.state.lock().by_source.is_empty());
+    }
+
+    #[test]
+    fn what_a_proxy_brings_counts_for_its_visitor() {
+        let budget = Budget::new(100, 40);
+        let proxy = || {
+            let mut charge = budget.charge(None);
+            charge.grow(30).unwrap();
+            charge
+        };
+        let (mut a, mut b) = (proxy(), proxy());
+        a.moved_to(key(1)).unwrap();
+        assert_eq!(b.moved_to(key(1)), Err(Exhausted));
+        b.moved_to(key(2)).unwrap();
+        assert_eq!((budget.used(), a.grow(11)), (60, Err(Exhausted)));
+        drop((a, b));
         assert_eq!(budget.used(), 0);
         assert!(budget.state.lock().by_source.is_empty());
     }

@@ -104,6 +104,39 @@ async fn one_source_takes_a_share_of_the_memory_for_heads() {
     tokio::time::timeout(SOON, again).await.expect("memory is given back");
 }
 
+/// A visitor who comes through a trusted proxy takes his own share, not what all who come through it have.
+#[tokio::test]
+async fn one_visitor_behind_a_trusted_proxy_takes_a_share_of_the_memory_for_heads() {
+    let routes = [("*", "", silent().await)];
+    let world = World::made(&routes, &[("data", "0.0.0.0/0")], settings(set("127.0.0.0/8")), |_| {}).await;
+    let head = |from: &str, path: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {from}\r\nX: {}\r\n\r\n", "y".repeat(60_000))
+    };
+    // 120 KB each: 8 MiB hold 69.
+    let mut held = Vec::new();
+    for _ in 0..69 {
+        let mut raw = world.visit().await;
+        raw.send(&head("203.0.113.1", "/")).await;
+        held.push(raw);
+    }
+    tokio::time::timeout(SOON, async {
+        while world.opened() < 69 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let mut raw = world.visit().await;
+    raw.send(&head("203.0.113.1", "/answer")).await;
+    assert!(raw.rest().await.starts_with("HTTP/1.1 503 "));
+    let mut raw = world.visit().await;
+    raw.send(&head("203.0.113.2", "/answer")).await;
+    assert!(raw.response().await.0.starts_with("HTTP/1.1 200 "));
+    // The proxy's connection goes on with the next visitor's request.
+    raw.send(&head("203.0.113.3", "/answer")).await;
+    assert!(raw.response().await.0.starts_with("HTTP/1.1 200 "));
+}
+
 /// Sends without end; counts the connections that were broken off.
 async fn endless(broken: Arc<AtomicUsize>) -> std::net::SocketAddr {
     upstream(move |mut raw| {

@@ -25,7 +25,7 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use model::{Addr, Authority};
+use model::{Addr, Authority, SourceKey};
 use net::budget::Charge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use wire::hello::{Rewrite, SetField};
@@ -240,6 +240,13 @@ impl<R: Router> Link<R> {
                 return Ok(answer_page(&Page::new(reject.status, text), ticket));
             }
         };
+        // What a trusted proxy brings counts for the visitor.
+        let source = SourceKey::of(asked.visitor.addr);
+        if ticket.held.as_mut().is_some_and(|held| held.charge.moved_to(source).is_err()) {
+            let reject = too_much();
+            let text = format!("The request is refused: {}.", reject.reason);
+            return Ok(answer_page(&Page::new(reject.status, text), ticket));
+        }
         ticket.host = asked.authority.host.to_string();
         let Some(pass) = self.plane.admit(asked.authority.host.as_str(), asked.visitor.addr) else {
             self.plane.stats.refused.fetch_add(1, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use decide::http::forwarded::Trust;
 use decide::http::head::{Body, HeadScan, Method, Reject, Reply, Request};
-use model::Addr;
+use model::{Addr, SourceKey};
 use net::budget::Charge;
 use tokio::time::Sleep;
 
@@ -188,6 +188,13 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
         };
         self.side.inbuf.advance(len);
         let plane = self.plane;
+        // For as long as it is served, what a trusted proxy brings counts for the visitor: one of them does not use up
+        // what all who come through the proxy have.
+        let empty = self.charge.sibling();
+        let mut held = std::mem::replace(&mut self.charge, empty);
+        if held.moved_to(SourceKey::of(request.visitor)).is_err() {
+            return self.refuse(&too_much()).await;
+        }
         if request.unheard {
             plane.not_heard(self.peer, &self.trust);
         }
