@@ -347,7 +347,7 @@ pub fn upstream_full(answer: impl Fn(&str) -> (u16, String, String) + Send + Syn
 }
 
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    stage::ports::free()
 }
 
 /// A program that a test needs; says so in one line where it is absent.
