@@ -1,54 +1,85 @@
 //! Writers that nobody reads from. In: a connection and how long it may stand still. Out: the same connection, whose
-//! writes fail once no byte has left for so long; reading is left alone.
+//! writes fail once the peer has taken nothing for so long; reading is left alone.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+
+/// A connection that may know how much of what was written its peer has taken.
+pub trait Unacknowledged {
+    /// Bytes that were written and that the peer has not acknowledged; 0 where that is not known.
+    fn unacknowledged(&self) -> usize {
+        0
+    }
+}
+
+impl Unacknowledged for TcpStream {
+    fn unacknowledged(&self) -> usize {
+        crate::sockets::unacknowledged(self).unwrap_or(0)
+    }
+}
 
 /// A connection whose writes must make progress.
 #[derive(Debug)]
 pub struct WriteStall<S> {
     inner: S,
     limit: Duration,
-    /// Runs while a write waits; made at the first wait and used again.
-    timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    /// Runs while a write waits; with it what the peer had not acknowledged when it was set.
+    waiting: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
 impl<S> WriteStall<S> {
-    /// Writes may wait for at most `limit` without a byte leaving.
+    /// Writes may wait for at most `limit` without the peer taking a byte.
     pub fn new(inner: S, limit: Duration) -> WriteStall<S> {
-        WriteStall { inner, limit, timer: None, waiting: false }
+        WriteStall { inner, limit, waiting: None }
     }
 
     /// The connection itself.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The connection itself, no longer watched.
     pub fn into_inner(self) -> S {
         self.inner
     }
+}
 
-    fn watched<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            self.waiting = false;
-            return poll;
+impl<S: Unacknowledged> WriteStall<S> {
+    /// Looks at what a write came to.
+    fn watched<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if wrote.is_ready() {
+            self.waiting = None;
+            return wrote;
         }
-        let until = Instant::now() + self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if !self.waiting {
-            self.waiting = true;
-            timer.as_mut().reset(until);
-        }
-        match timer.as_mut().poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(()) => {
-                let what = format!("the peer has read nothing for {} s", self.limit.as_secs());
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)))
+        let (timer, before) = match &mut self.waiting {
+            Some(waiting) => waiting,
+            none => none.insert((Box::pin(tokio::time::sleep(self.limit)), self.inner.unacknowledged())),
+        };
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            // The system takes more only when a good part of its buffer is free: a slow peer's acknowledgements are
+            // progress too.
+            let now = self.inner.unacknowledged();
+            if now >= *before {
+                let what = format!("the peer has taken nothing for {} s", self.limit.as_secs());
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)));
             }
+            *before = now;
+            timer.as_mut().reset(Instant::now() + self.limit);
         }
+    }
+}
+
+impl<S: Unacknowledged> Unacknowledged for WriteStall<S> {
+    fn unacknowledged(&self) -> usize {
+        self.inner.unacknowledged()
     }
 }
 
@@ -58,7 +89,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WriteStall<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for WriteStall<S> {
+impl<S: AsyncWrite + Unacknowledged + Unpin> AsyncWrite for WriteStall<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.watched(cx, poll)
@@ -78,13 +109,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteStall<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.inner).poll_flush(cx);
-        self.watched(cx, poll)
+        Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.watched(cx, poll)
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
@@ -94,6 +123,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+
+    impl Unacknowledged for tokio::io::DuplexStream {}
 
     const LIMIT: Duration = Duration::from_secs(60);
 

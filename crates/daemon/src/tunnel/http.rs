@@ -7,7 +7,6 @@
 mod exchange;
 mod h2;
 mod page;
-mod patient;
 mod pool;
 mod pump;
 mod serve;
@@ -26,13 +25,13 @@ use decide::http::forwarded::Trust;
 use model::{Addr, AddrSet, SourceKey};
 use net::budget::{Budget, Charge};
 use net::log_budget::LogBudget;
+use net::stall::{Unacknowledged, WriteStall};
 use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use wire::hello::Rewrite;
 
-use self::patient::Patient;
 use self::pool::{Pool, Upstream};
 use self::pump::Side;
 use self::serve::Conn;
@@ -49,24 +48,21 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A visitor's stream.
-pub trait VisitorIo: Io + 'static {
+pub trait VisitorIo: Io + Unacknowledged + 'static {
     /// Makes the following drop an abort: what was not delivered yet is thrown away and the visitor sees a broken
     /// connection, not the end of an answer.
     fn reset(&mut self);
-
-    /// Bytes that were written and that the visitor has not acknowledged, where that is known.
-    fn unacknowledged(&self) -> usize {
-        0
-    }
 }
 
 impl VisitorIo for TcpStream {
     fn reset(&mut self) {
         let _ = self.set_zero_linger();
     }
+}
 
-    fn unacknowledged(&self) -> usize {
-        net::sockets::unacknowledged(self).unwrap_or(0)
+impl<S: VisitorIo> VisitorIo for WriteStall<S> {
+    fn reset(&mut self) {
+        self.get_mut().reset();
     }
 }
 
@@ -302,7 +298,7 @@ async fn serve<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, pe
     };
     let _open = Counted::new(&plane.stats.connections);
     plane.crest.fetch_max(plane.stats.connections.load(Ordering::Relaxed), Ordering::Relaxed);
-    let stream = Patient::new(stream, plane.stall);
+    let stream = WriteStall::new(stream, plane.stall);
     let mut conn = Conn::new(plane, stream, peer, trust.clone());
     let mut refused = std::pin::pin!(async {
         match guard {
