@@ -63,7 +63,17 @@ pub(crate) fn generate(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
         Listen::Unix(_) => 0,
     };
     let low_ports = plan.listeners.iter().map(|(at, _)| tcp(at)).any(|p| p != 0 && p < 1024);
-    say::raw(&unit::systemd(&Unit { what: "Portcullis gate", low_ports, files: FILES, ..unit(&plan.enforcers) }));
+    let implied = a.file.is_none() && plan.enforcers.iter().filter_map(Kind::file).any(std::path::Path::is_relative);
+    let known = <GatekeeperArgs as clap::Args>::augment_args(clap::Command::new("gatekeeper"));
+    let reads = known.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
+    say::raw(&unit::systemd(&Unit {
+        what: "Portcullis gate",
+        low_ports,
+        files: FILES,
+        folder: if implied { std::env::current_dir().ok() } else { None },
+        reads: reads.chain(["MAX_ALLOWED_IPS"]).map(str::to_string).collect(),
+        ..unit(&plan.enforcers)
+    }));
     Ok(())
 }
 

@@ -26,6 +26,10 @@ pub(crate) struct Unit {
     pub(crate) guards: bool,
     /// Folders in which it writes files for others.
     pub(crate) writes: Vec<PathBuf>,
+    /// Where it runs, if it writes a file that its command line does not name.
+    pub(crate) folder: Option<PathBuf>,
+    /// Variables that the command reads beside `PORTCULLIS_…`.
+    pub(crate) reads: Vec<String>,
     /// Why it must be root: it runs programs that are.
     pub(crate) root: Option<&'static str>,
     /// What distinguishes its folder below `/var/lib` (`portcullis…`), where its state lies: two services of one machine
@@ -106,7 +110,8 @@ fn text(unit: &Unit, program: &Path, words: Words, systemd: Option<u32>, variabl
     let lost: Vec<&str> = variables
         .iter()
         .map(String::as_str)
-        .filter(|v| v.starts_with("PORTCULLIS_") && *v != "PORTCULLIS_DATA_DIR")
+        .filter(|v| v.starts_with("PORTCULLIS_") || unit.reads.iter().any(|r| r == v))
+        .filter(|v| *v != "PORTCULLIS_DATA_DIR")
         .collect();
     if !lost.is_empty() {
         notes.push(format!("set in this shell, and not known to the service: {}", lost.join(", ")));
@@ -137,6 +142,8 @@ fn text(unit: &Unit, program: &Path, words: Words, systemd: Option<u32>, variabl
         (None, some) => format!("AmbientCapabilities={some}\nCapabilityBoundingSet={some}\n"),
     };
     let user = if unit.root.is_some() { "User=root\n" } else { "DynamicUser=yes\n" };
+    let folder = unit.folder.as_ref().map(|dir| format!("WorkingDirectory={}\n", quoted(&dir.display().to_string())));
+    let folder = folder.unwrap_or_default();
     let writes: String =
         unit.writes.iter().map(|dir| format!("ReadWritePaths={}\n", quoted(&dir.display().to_string()))).collect();
     let netlink = if unit.guards { " AF_NETLINK" } else { "" };
@@ -165,7 +172,7 @@ TimeoutStopSec=60
 Environment=PORTCULLIS_DATA_DIR=%S/portcullis{suffix}
 {credential}{capabilities}NoNewPrivileges=yes
 ProtectSystem=strict
-{writes}ProtectHome=read-only
+{folder}{writes}ProtectHome=read-only
 PrivateTmp=yes
 PrivateDevices=yes
 ProtectClock=yes
@@ -425,6 +432,11 @@ mod tests {
         for old in [Some(252), None] {
             assert!(of(old).contains("\nType=notify\nExecReload=/bin/kill -HUP $MAINPID\n"));
         }
-        assert!(of(None).contains("PORTCULLIS_X"));
+        assert!(of(None).contains("PORTCULLIS_X") && !of(None).contains("WorkingDirectory="));
+        let unit = Unit { folder: Some("/srv/gate".into()), reads: vec!["MAX_IP_LEN".to_string()], ..Unit::default() };
+        let set = ["MAX_IP_LEN", "HOME"].map(str::to_string);
+        let said = text(&unit, Path::new("/bin/p"), Words::default(), None, &set);
+        assert!(said.contains("\nWorkingDirectory=/srv/gate\n"), "{said}");
+        assert!(said.contains("not known to the service: MAX_IP_LEN\n"), "{said}");
     }
 }
