@@ -1,9 +1,12 @@
-//! `clock show` and `clock reset`. In: a data directory whose gate or coordination server runs. Out: the time that
-//! deadlines go by, or the machine's clock as what the next start goes on from.
+//! `clock show` and `clock reset`. In: what was typed. Out: the time that a gate and a coordination server go by, running
+//! or stopped, or that time set to the machine's clock.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::Context;
+use daemon::clock::Room;
+use daemon::owner::length;
 use serde_json::{Value, json};
 
 use crate::args::{ClockCommand, GlobalArgs};
@@ -11,68 +14,128 @@ use crate::fail::{Done, Fail};
 use crate::gate::when;
 use crate::{ask, meant, say};
 
-/// Who keeps a clock here: name, socket, first word of the verbs.
-fn clocks(global: &GlobalArgs) -> Result<Vec<(&'static str, PathBuf, &'static str)>, Fail> {
-    let dir = meant::data_dir(global.data_dir.clone())?;
-    let all = [
-        ("gate", daemon::gate::gate_socket(&dir), "gate"),
-        ("coordination server", daemon::control::control_socket(&dir), "control"),
-    ];
-    let running: Vec<_> =
-        all.into_iter().filter(|(_, at, _)| std::os::unix::net::UnixStream::connect(at).is_ok()).collect();
-    if running.is_empty() {
-        return Err(Fail::hinted(
-            format!("neither a gate nor a coordination server runs from {}", dir.display()),
-            "start it first, or name its data directory with `--data-dir DIR`",
-        ));
-    }
-    Ok(running)
-}
+/// A second or two pass between two looks.
+const SAME: u64 = 5;
 
 pub(crate) fn run(c: &ClockCommand, global: &GlobalArgs) -> Done {
-    let all = clocks(global)?;
+    let dir = meant::data_dir(global.data_dir.clone())?;
+    let found = found(&dir)?;
     match c {
-        ClockCommand::Show { json } => {
-            let mut told = serde_json::Map::new();
-            for (who, at, room) in all {
-                let v = ask::socket(&at, &format!("{room}-clock"), Value::Null)?;
-                if json.unwrap_or(false) {
-                    told.insert(room.to_string(), v);
-                } else {
-                    in_words(who, &v);
+        ClockCommand::Show(json) => show(&dir, &found, json.json == Some(true)),
+        ClockCommand::Reset { yes, json } => reset(&dir, &found, *yes, json.json == Some(true)),
+    }
+}
+
+/// The rooms of a data directory, and whether they run.
+fn found(dir: &Path) -> Result<Vec<(Room, bool)>, Fail> {
+    let not_permitted = |what: &Path, e: &std::io::Error| {
+        Fail::hinted(format!("{}: {e}", what.display()), "run it as the user whose it is, or as root")
+    };
+    let mut found = Vec::new();
+    for room in Room::ALL {
+        let (socket, store) = (room.socket(dir), dir.join(room.store()));
+        match std::os::unix::net::UnixStream::connect(&socket) {
+            Ok(_) => found.push((room, true)),
+            // A socket that nobody listens at was left by a process that was killed.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                if store.try_exists().map_err(|e| not_permitted(&store, &e))? {
+                    found.push((room, false));
                 }
             }
-            if json.unwrap_or(false) {
-                say::line(serde_json::to_string_pretty(&told).context("cannot print the answer")?);
-            }
+            Err(e) => return Err(not_permitted(&socket, &e)),
         }
-        ClockCommand::Reset => {
-            for (who, at, room) in all {
-                let v = ask::socket(&at, &format!("{room}-clock-reset"), json!({}))?;
-                say::line(format!("the {who} goes on from {} at its next start; restart it now", when(&v["floor"])));
-            }
+    }
+    if found.is_empty() {
+        return Err(Fail::hinted(
+            format!(
+                "neither a gate nor a coordination server runs from {}, and none has stored anything there",
+                dir.display()
+            ),
+            "name its data directory with `--data-dir DIR`; in a container: `docker exec NAME portcullis clock show`",
+        ));
+    }
+    Ok(found)
+}
+
+fn clock(dir: &Path, room: Room, runs: bool) -> Result<Value, Fail> {
+    if runs { ask::socket(&room.socket(dir), "clock", Value::Null) } else { Ok(room.stopped(dir)?) }
+}
+
+fn number(v: &Value) -> u64 {
+    v.as_u64().unwrap_or(0)
+}
+
+fn show(dir: &Path, found: &[(Room, bool)], json: bool) -> Done {
+    let mut all = Vec::new();
+    for (room, runs) in found {
+        let c = clock(dir, *room, *runs)?;
+        if json {
+            let mut c = c;
+            (c["of"], c["runs"]) = (room.word().into(), (*runs).into());
+            all.push(c);
+        } else {
+            say_clock(*room, *runs, &c);
         }
+    }
+    if json {
+        say::line(serde_json::to_string_pretty(&json!({ "clocks": all })).context("cannot print the answer")?);
     }
     Ok(())
 }
 
-fn in_words(who: &str, v: &Value) {
-    say::line(format!(
-        "{who}: deadlines go by {}; the clock of this machine says {}",
-        when(&v["now"]),
-        when(&v["wall"])
-    ));
-    if let Some(by) = v["jump"]["by"].as_u64() {
-        let left = v["jump"]["believed_in"].as_u64().unwrap_or_default();
+fn say_clock(room: Room, runs: bool, c: &Value) {
+    let wall = number(&c["wall"]);
+    let off = |t: u64| match (t.abs_diff(wall) > SAME, t > wall) {
+        (false, _) => String::new(),
+        (_, true) => format!(", {} ahead of the clock", length(t - wall)),
+        (_, false) => format!(", {} behind the clock", length(wall - t)),
+    };
+    let line = |what: &str, t: &Value| say::line(format!("  {what:<20} {}{}", when(t), off(number(t))));
+    say::line(format!("{}{}", room.word(), if runs { "" } else { " (does not run)" }));
+    line("the machine's clock", &c["wall"]);
+    line("deadlines go by", &c["time"]);
+    line("a restart goes on from", &c["floor"]);
+    if c["jump"].is_object() {
+        let (by, left) = (length(number(&c["jump"]["by"])), length(number(&c["jump"]["believed_in"])));
         say::line(format!(
-            "  it jumped ahead by {} h, and counts in {} min if that lasts",
-            by / 3_600,
-            left.div_ceil(60)
+            "  the clock jumped forward by {by}; that is believed in {left} if it lasts{}",
+            if runs { "" } else { " after a start" }
         ));
     }
-    if let Some(behind) = v["behind"].as_u64().filter(|s| *s > 60) {
-        say::line(format!(
-            "  it is {behind} s behind the latest time that was saved; if that was a wrong clock: `portcullis clock reset`"
+    if number(&c["time"]) > wall + SAME {
+        say::line("  if the machine's clock is right: `portcullis clock reset`");
+    }
+}
+
+fn reset(dir: &Path, found: &[(Room, bool)], yes: bool, json: bool) -> Done {
+    if !yes {
+        let mut wall = Value::Null;
+        for (room, runs) in found {
+            let c = clock(dir, *room, *runs)?;
+            say_clock(*room, *runs, &c);
+            wall = c["wall"].clone();
+        }
+        return Err(Fail::hinted(
+            "nothing was changed",
+            format!(
+                "is it {} now (UTC)? then `portcullis clock reset --yes`; else set the machine's clock first",
+                when(&wall)
+            ),
         ));
     }
+    let mut all = Vec::new();
+    for (room, runs) in found {
+        let mut done =
+            if *runs { ask::socket(&room.socket(dir), "clock-reset", Value::Null)? } else { room.reset_stopped(dir)? };
+        if !json {
+            let words = done["words"].as_str().unwrap_or_default();
+            say::line(format!("{}: deadlines go by the machine's clock again, {words}", room.word()));
+        }
+        (done["of"], done["runs"]) = (room.word().into(), (*runs).into());
+        all.push(done);
+    }
+    if json {
+        say::line(serde_json::to_string_pretty(&json!({ "reset": all })).context("cannot print the answer")?);
+    }
+    Ok(())
 }

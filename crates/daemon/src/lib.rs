@@ -4,7 +4,7 @@
 pub mod api;
 pub mod audit;
 pub mod backup;
-mod clock;
+pub mod clock;
 pub mod control;
 mod digest;
 pub mod door;

@@ -12,17 +12,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use decide::clock::{Clock, Jump};
 use parking_lot::Mutex;
 use store::{Entry, If, Step, Store, StoreError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use crate::audit::{Log, Queue, Record};
+use crate::audit::{About, Log, Queue, Record};
 use crate::wall;
 
 /// What a change does for those who want in.
@@ -75,6 +75,8 @@ pub trait State: Send + Sized + 'static {
     }
     /// Makes a change. `now`: seconds since the Unix epoch.
     fn apply(&mut self, change: Self::Change, now: u64, stored: &Stored<'_, Self>) -> Self::Answer;
+    /// The clock was set to `now` by a person. If it said a later time before, nothing must last longer by that.
+    fn set_back(&mut self, now: u64);
     /// Does what time brings; that only takes.
     fn tick(&mut self, now: u64);
     /// The things that were changed since it was last asked.
@@ -139,8 +141,19 @@ pub struct Time {
     clock: Mutex<Clock>,
     ahead: Ahead,
     started: Duration,
-    /// The next transaction is to save it.
-    reset_asked: AtomicBool,
+    /// Who asked for a reset and waits for it.
+    asked: Mutex<Vec<oneshot::Sender<Reset>>>,
+}
+
+/// What a reset of the clock did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reset {
+    /// The time that deadlines went by, seconds since the Unix epoch.
+    pub from: u64,
+    /// What was saved for the next start.
+    pub floor: u64,
+    /// The wall clock, which they go by now.
+    pub to: u64,
 }
 
 /// The wall clock of a process that knows of no earlier one.
@@ -151,9 +164,9 @@ impl Default for Time {
 }
 
 impl Time {
-    fn new(saved: u64, ahead: Ahead) -> Time {
+    pub(crate) fn new(saved: u64, ahead: Ahead) -> Time {
         let clock = Mutex::new(Clock::new(wall(), saved, 0));
-        Time { clock, ahead, started: since_boot(), reset_asked: AtomicBool::new(false) }
+        Time { clock, ahead, started: since_boot(), asked: Mutex::default() }
     }
 
     /// The time now, seconds since the Unix epoch.
@@ -182,17 +195,26 @@ impl Time {
         self.clock.lock().floor()
     }
 
-    /// The wall clock is right, says a person: the next start goes on from it, once the owner has saved that.
-    pub fn reset(&self) {
-        self.clock.lock().reset(self.wall());
-        self.reset_asked.store(true, Ordering::SeqCst);
+    /// The wall clock is right, says a person: the owner goes by it from its next turn on, saves that, and answers then.
+    pub fn ask_reset(&self) -> oneshot::Receiver<Reset> {
+        let (tell, told) = oneshot::channel();
+        self.asked.lock().push(tell);
+        told
+    }
+
+    fn reset(&self) -> Reset {
+        let from = self.now();
+        let (floor, to) = (self.floor(), self.wall());
+        self.clock.lock().reset(to);
+        Reset { from, floor, to }
     }
 
     fn ahead(&self) -> u64 {
         self.ahead.0.as_ref().map_or(0, |a| a.load(Ordering::SeqCst))
     }
 
-    fn wall(&self) -> u64 {
+    /// The wall clock, seconds since the Unix epoch.
+    pub(crate) fn wall(&self) -> u64 {
         wall().saturating_add(self.ahead())
     }
 }
@@ -282,8 +304,8 @@ pub fn open<S: State>(store: Arc<dyn Store>, audit: &Path, ahead: Ahead) -> anyh
     let (behind, ahead) = (time.behind(), now.saturating_sub(saved));
     if behind > SAVE_CLOCK {
         warn!(
-            "the clock is {behind} s behind the latest saved time; deadlines go on from the saved time. If that was a wrong \
-             clock: `portcullis clock reset`"
+            "the clock is {behind} s behind the latest saved time; deadlines go on from the saved time. If the clock is right \
+             and that time was not: `portcullis clock reset`"
         );
     }
     if time.jump().is_some() {
@@ -375,7 +397,7 @@ impl<S: State> Owner<S> {
                 if now.saturating_add(jump.by / 2) < wall() {
                     error!(
                         "the clock jumped forward by {}; deadlines go on by the time before until that has lasted {} min. If it \
-                         is wrong, set it right before then",
+                         is wrong, set it right before then; if it is noticed later, `portcullis clock reset` afterwards",
                         length(jump.by),
                         jump.believed_in.div_ceil(60)
                     );
@@ -392,6 +414,8 @@ impl<S: State> Owner<S> {
 
     /// Makes changes, saves, shows, answers.
     fn turn(&mut self, changes: impl IntoIterator<Item = S::Change>) {
+        let asked = std::mem::take(&mut *self.time.asked.lock());
+        let reset = (!asked.is_empty()).then(|| self.reset());
         let now = self.now();
         self.state.tick(now);
         // What time ends is seen at once.
@@ -414,6 +438,20 @@ impl<S: State> Owner<S> {
             self.batch.replies.push((answer, kind, rests));
         }
         self.settle(now);
+        for (asker, reset) in asked.into_iter().zip(std::iter::repeat(reset).flatten()) {
+            let _ = asker.send(reset);
+        }
+    }
+
+    /// Goes by the wall clock, whatever time was saved.
+    fn reset(&mut self) -> Reset {
+        let reset = self.time.reset();
+        warn!("the clock was reset: {}", reset.words());
+        self.state.set_back(reset.to);
+        self.batch.records.push((false, reset.record::<S>()));
+        // Saved with the next transaction, which is this turn's.
+        self.saved_clock = 0;
+        reset
     }
 
     /// Takes in what a change touched; true if that is to be saved.
@@ -496,8 +534,7 @@ impl<S: State> Owner<S> {
         steps.extend(batch.touched.keys().map(|id| step(S::key(id), self.state.value(id))));
         let records: Vec<Record> = self.owed.iter().chain(batch.records.iter().map(|(_, r)| r)).cloned().collect();
         let floor = self.time.floor();
-        let clock = self.time.reset_asked.swap(false, Ordering::SeqCst)
-            || self.saved_clock == 0
+        let clock = self.saved_clock == 0
             // A try that shows whether the disk takes something again.
             || self.trouble.lock().contains_key("store")
             || now >= self.saved_clock.saturating_add(SAVE_CLOCK);
@@ -588,6 +625,58 @@ impl<S: State> Owner<S> {
     }
 }
 
+impl Reset {
+    /// For people.
+    #[must_use]
+    pub fn words(&self) -> String {
+        // At a start the wall clock counts at once if it is ahead, and what differs is what was saved.
+        let from = if self.from == self.to { self.floor } else { self.from };
+        let way = if from > self.to { "back" } else { "forward" };
+        format!("from {} to {}, {} {way}", stamp(from), stamp(self.to), length(from.abs_diff(self.to)))
+    }
+
+    fn record<S: State>(&self) -> Record {
+        let about = About::Thing { about: format!("{} clock: {}", S::NAME, self.words()) };
+        Record { at: self.to, what: "clock-reset".to_string(), about, by: "command line".to_string() }
+    }
+}
+
+/// What a process that starts from this store would go by.
+///
+/// # Errors
+/// The store can not be read.
+pub fn stopped<S: State>(store: &dyn Store) -> anyhow::Result<Time> {
+    let saved = store.get(&format!("{}/clock", S::NAME)).context("the store can not be read")?;
+    let saved = saved.and_then(|e| String::from_utf8(e.value).ok()?.parse().ok()).unwrap_or(0);
+    Ok(Time::new(saved, Ahead::default()))
+}
+
+/// Resets the clock of a state whose process does not run, with a line in its audit log. What began later than now is
+/// put right by the next start.
+///
+/// # Errors
+/// The store or the audit log can not be read or written; nothing was changed.
+pub fn reset_stopped<S: State>(store: &dyn Store, audit: &Path) -> anyhow::Result<Reset> {
+    let mut log = Log::open(audit)?;
+    let reset = stopped::<S>(store)?.reset();
+    let key = format!("{}/audit", S::NAME);
+    let queue: Option<Queue> = store.get(&key)?.and_then(|e| serde_json::from_slice(&e.value).ok());
+    if let Some(why) = queue.map(|q| log.catch_up(q, reset.to)).transpose()?.flatten() {
+        error!("the audit log {} is not the one that was written: {why}; it says so itself", audit.display());
+    }
+    let record = reset.record::<S>();
+    let queue = serde_json::to_vec(&log.queue(std::slice::from_ref(&record)))?;
+    store.write(&[put(format!("{}/clock", S::NAME), reset.to.to_string().into_bytes()), put(key, queue)])?;
+    // From here on the store has the record, and the next start writes it if this can not.
+    log.append([record])?;
+    Ok(reset)
+}
+
+/// A moment as people write it, such as `2026-11-28T14:00:00Z`.
+fn stamp(t: u64) -> String {
+    wire::tailcfg::host::Stamp(t).to_string()
+}
+
 /// Records of what is in force and not saved. Past it the oldest are dropped and that is logged.
 const OWED: usize = 10_000;
 
@@ -602,10 +691,12 @@ fn step(key: String, value: Option<Value>) -> Step {
     }
 }
 
-/// A length of time as people say it.
-fn length(s: u64) -> String {
+/// A length of time (seconds) as people say it.
+#[must_use]
+pub fn length(s: u64) -> String {
     match s {
-        0..7_200 => format!("{} min", s / 60),
+        0..120 => format!("{s} s"),
+        120..7_200 => format!("{} min", s / 60),
         7_200..172_800 => format!("{} h", s / 3_600),
         _ => format!("{} days", s / 86_400),
     }

@@ -83,16 +83,16 @@ impl Clock {
         Some(Jump { by, believed_in: LASTS.saturating_sub(self.mono - since) })
     }
 
-    /// A person says that the wall clock is right now: it is what will be saved. Time in this process does not go back.
+    /// A person says that the wall clock is right: time goes on from it, and so does the next start. The one way back.
     pub fn reset(&mut self, wall: u64) {
-        self.floor = wall;
-        self.ahead_since = None;
-        self.now = self.now.max(wall);
+        (self.now, self.floor, self.ahead_since) = (wall, wall, None);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -140,10 +140,66 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_what_the_next_start_knows() {
+    fn a_reset_is_what_counts_and_what_the_next_start_knows() {
         let mut c = Clock::new(2_000_000, 2_000_000, 0);
         c.reset(1_000);
-        assert_eq!((c.tick(1_001, 1), c.floor()), (2_000_001, 1_001));
+        assert_eq!((c.tick(1_001, 1), c.floor()), (1_001, 1_001));
         assert_eq!(Clock::new(1_002, c.floor(), 0).tick(1_002, 0), 1_002);
+    }
+
+    /// What a machine does to its clock: so many seconds pass, and the wall clock is this much off meanwhile.
+    fn hands() -> impl Strategy<Value = Vec<(u64, i64)>> {
+        let off = prop_oneof![Just(0), -10_000i64..10_000, -2_000_000i64..2_000_000];
+        proptest::collection::vec((0..400u64, off), 1..60)
+    }
+
+    const START: u64 = 1_800_000_000;
+
+    fn at(mono: u64, off: i64) -> u64 {
+        (START + mono).saturating_add_signed(off)
+    }
+
+    proptest! {
+        /// The reference: what was shown when, without a state machine.
+        #[test]
+        fn time_runs_forwards_and_a_jump_counts_when_it_has_lasted(saved_off in -2_000_000i64..2_000_000, hands in hands()) {
+            let mut c = Clock::new(START, at(0, saved_off), 0);
+            let (mut mono, mut before, mut floor) = (0, c.now, c.floor);
+            // Since when every look has found the wall clock more than an hour over the floor.
+            let mut ahead: Option<u64> = (START > floor + JUMP).then_some(0);
+            for (passed, off) in hands {
+                mono += passed;
+                let wall = at(mono, off);
+                let now = c.tick(wall, mono);
+                prop_assert!(now >= before + passed, "time ran backwards or stood still");
+                let doubtful = wall > floor + passed + JUMP;
+                ahead = doubtful.then(|| ahead.unwrap_or(mono));
+                let lasted = ahead.is_some_and(|since| mono - since >= LASTS);
+                if doubtful && !lasted {
+                    prop_assert_eq!((now, c.floor()), (before + passed, floor + passed), "a jump was followed at once");
+                    prop_assert!(c.jump(wall).is_some());
+                } else {
+                    prop_assert_eq!(c.floor(), wall.max(floor + passed));
+                    prop_assert_eq!(c.jump(wall), None);
+                    ahead = None;
+                }
+                (before, floor) = (now, c.floor());
+            }
+        }
+
+        #[test]
+        fn a_reset_goes_to_the_wall_clock_whatever_was_before(hands in hands(), off in -2_000_000i64..2_000_000) {
+            let mut c = Clock::new(START, 0, 0);
+            let mut mono = 0;
+            for (passed, off) in hands {
+                mono += passed;
+                c.tick(at(mono, off), mono);
+            }
+            let wall = at(mono, off);
+            c.reset(wall);
+            prop_assert_eq!((c.floor(), c.jump(wall), c.ahead_of(wall)), (wall, None, 0));
+            prop_assert_eq!(c.tick(wall + 1, mono + 1), wall + 1);
+            prop_assert_eq!(Clock::new(wall + 1, c.floor(), 0).tick(wall + 2, 1), wall + 2);
+        }
     }
 }

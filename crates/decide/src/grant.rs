@@ -301,8 +301,33 @@ impl Ledger {
         for list in lists {
             self.evict(&list, None);
         }
+        self.set_back(now);
         self.handle_timeout(now);
         self.grants.len()
+    }
+
+    /// The clock says `now`, and may have said a later time before: what began later begins now, and lasts as long as it
+    /// was given for. One wrong reading of the clock gives nobody more.
+    pub fn set_back(&mut self, now: u64) {
+        self.now = now;
+        let late = |g: &&Grant| g.seen_at > now || g.claims().any(|c| c.proved_at > now);
+        for g in self.grants.values().filter(late).cloned().collect::<Vec<Grant>>() {
+            let grace = self.lists.get(&g.list).and_then(|p| p.rules.grace);
+            let claims = g.claims().map(|c| begun(c, grace, now)).collect();
+            let seen = Grant { given_at: g.given_at.min(now), seen_at: g.seen_at.min(now), ..g };
+            let Some(g) = seen.with_claims(claims) else { continue };
+            self.effects.push_back(Effect::Persist(g.clone()));
+            self.effects.push_back(Effect::Changed(g.list.clone()));
+            self.put(g, true);
+        }
+        let bans = self.lists.values().flat_map(|p| p.bans.values()).filter(|b| b.since > now);
+        for b in bans.cloned().collect::<Vec<Ban>>() {
+            let until = b.until.map(|t| t.saturating_sub(b.since - now));
+            let b = Ban { since: now, until, ..b };
+            self.put_back_ban(b.id, Some(b.clone()));
+            self.effects.push_back(Effect::PersistBan(b));
+        }
+        self.moved.iter_mut().for_each(|m| m.at = m.at.min(now));
     }
 
     /// Makes a grant what was saved of it (`None`: nothing), with no other effect than that its list changed: a change
@@ -759,6 +784,14 @@ impl Rules {
         let width = if addr.is_v4() { self.v4_width } else { self.v6_width };
         Prefix::new(addr, width).unwrap_or(Prefix::host(addr))
     }
+}
+
+/// A reason that begins at `now` at the latest. `grace`: how long one lasts whose device showed up elsewhere.
+fn begun(c: &Claim, grace: Option<u64>, now: u64) -> Claim {
+    let until = c.until.map(|t| t.saturating_sub(c.proved_at.saturating_sub(now)));
+    let leaves = grace.filter(|_| c.superseded.is_some()).map(|s| now.saturating_add(s));
+    let until = until.map(|t| t.min(leaves.unwrap_or(t)));
+    Claim { proved_at: c.proved_at.min(now), until, ..c.clone() }
 }
 
 /// A grant without a number yet.

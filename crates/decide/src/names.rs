@@ -125,7 +125,9 @@ impl Names {
 
     /// The names to ask for now. They are not due again before an answer or [`RETRY_MOST`] seconds.
     pub fn take_due(&mut self, now: u64) -> Vec<HostName> {
-        let due = self.known.iter_mut().filter(|(_, k)| k.ask_at <= now);
+        // Nothing is put off for so long: the clock was set back.
+        let never = now.saturating_add(self.pace.most.max(self.pace.least).max(RETRY_MOST));
+        let due = self.known.iter_mut().filter(|(_, k)| k.ask_at <= now || k.ask_at > never);
         due.map(|(h, k)| {
             k.ask_at = now.saturating_add(RETRY_MOST);
             h.clone()

@@ -263,3 +263,43 @@ fn a_large_network_pushes_out_its_own_pages_and_nobody_elses() {
         assert!(asks(n, &format!("2001:db8:1:{n:x}::1"), 11), "the page of {n} took another's place");
     }
 }
+
+#[test]
+fn a_clock_that_is_set_back_gives_nobody_longer_and_brings_nobody_back_who_was_put_out() {
+    const DAY: u64 = 86_400;
+    let (right, wrong) = (100 * DAY, 500 * DAY);
+    let settings = Settings { node_expiry: Some(30 * DAY), domain: "mesh.internal".into(), ..Settings::default() };
+    let mut b = Book::new(settings);
+    b.create_user("ada@example.com", None, "test", 1).unwrap();
+    // By the right clock: a key of a day, a node that is logged in for twenty more, and one that a person puts out later.
+    let before = b.create_key(JoinKey { expires: Some(right + DAY), ..key() }, "test", right).unwrap().id;
+    node(&mut b, 1, json!({ "user": 1, "expires": right + 20 * DAY }));
+    node(&mut b, 2, json!({ "user": 1, "expires": right + 20 * DAY }));
+    // By the wrong one: a key of an hour, two nodes that log in, one of which is put out.
+    let meanwhile = b.create_key(JoinKey { expires: Some(wrong + 3_600), ..key() }, "test", wrong).unwrap().id;
+    node(&mut b, 3, json!({ "user": 1, "created": wrong, "seen": wrong, "expires": wrong + 30 * DAY }));
+    node(&mut b, 4, json!({ "user": 1, "created": wrong, "seen": wrong, "expires": wrong + 30 * DAY }));
+    b.connected(3, 1, None, wrong);
+    b.disconnected(3, 1, wrong + 10);
+    b.expire("n2", "test", wrong).unwrap();
+    b.expire("n4", "test", wrong + 5).unwrap();
+    let expired = |b: &mut Book, now: u64| -> Vec<u64> {
+        b.snapshot(now).nodes.values().filter(|m| m.expired).map(|m| m.node.id).collect()
+    };
+    assert_eq!(expired(&mut b, wrong + 10), [1, 2, 4]);
+
+    b.take_saves();
+    b.set_back(right);
+    assert_eq!(expired(&mut b, right), [2, 4], "put out stays put out");
+    let s = b.snapshot(right);
+    assert_eq!(s.keys[&before].expires, Some(right + DAY));
+    assert_eq!((s.keys[&meanwhile].created, s.keys[&meanwhile].expires), (right, Some(right + 3_600)));
+    assert_eq!(s.nodes[&1].node.expires, Some(right + 20 * DAY));
+    assert_eq!(s.nodes[&3].node.expires, Some(right + 30 * DAY));
+    assert!(b.take_saves().len() >= 3, "what changed is saved");
+    assert!(!b.snapshot(right + 120).nodes[&3].online, "nobody counts as connected for days");
+    // Once is enough, and a clock that was right changes nothing.
+    b.set_back(right + 120);
+    b.set_back(right + 180);
+    assert!(b.take_saves().is_empty());
+}

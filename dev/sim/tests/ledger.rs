@@ -641,3 +641,23 @@ fn a_carriers_pool_is_one_entry() {
     l.handle(proof("203.0.113.9"), 2);
     assert_eq!(on(&l), ["203.0.113.0/24"]);
 }
+
+#[test]
+fn what_was_given_by_a_wrong_clock_lasts_as_long_as_it_was_given_for() {
+    let mut l = one(Rules { ttl: Some(3_600), ..Rules::default() });
+    let away = Whom::From("198.51.100.9".parse().unwrap());
+    l.handle(by_hand("198.51.100.2", Some(2_000_000)), 1_000);
+    l.handle(proof("198.51.100.3"), 1_000_000);
+    let bans = vec![("photos".to_string(), away, Some(1_000_600))];
+    l.handle(Event::Close(Close { ids: Vec::new(), principal: None, bans, by: "test".into() }), 1_000_000);
+    noted(&mut l);
+    l.set_back(2_000);
+    let ends: Vec<_> = l.grants("photos").map(|g| (g.prefix.to_string(), g.ends_at())).collect();
+    assert_eq!(ends, [("198.51.100.2".into(), Some(2_000_000)), ("198.51.100.3".to_string(), Some(5_600))]);
+    assert_eq!(l.bans("photos").map(|b| (b.since, b.until)).collect::<Vec<_>>(), [(2_000, Some(2_600))]);
+    assert_eq!(l.poll_timeout(), Some(2_600));
+    l.handle_timeout(2_600);
+    assert_eq!(l.bans("photos").count(), 0);
+    l.handle_timeout(5_600);
+    assert_eq!(on(&l), ["198.51.100.2"]);
+}

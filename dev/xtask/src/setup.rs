@@ -9,13 +9,14 @@ use stage::netns::tailscaled::{RELEASES, program_of};
 use stage::peers::{cache, find};
 
 /// Programs of the suites and the Debian package that brings each.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("caddy", "caddy"),
     ("nginx", "nginx"),
     ("haproxy", "haproxy"),
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
     ("curl", "curl"),
+    ("faketime", "faketime"),
     ("ip", "iproute2"),
     ("openssl", "openssl"),
     ("python3", "python3-venv"),

@@ -61,6 +61,21 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// The clock that deadlines go by.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ClockCommand {
+    /// Show the machine's clock, the time that deadlines go by, a jump that is not believed yet, and what a restart goes on from
+    Show(gate::JsonArgs),
+    /// The machine's clock is right, and the time that was saved is not: go by the clock again, running or stopped
+    Reset {
+        /// Do it; without it is only said what would change [default: false]
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        json: gate::JsonArgs,
+    },
+}
+
 /// `backup`, `restore`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BackupArgs {
@@ -70,19 +85,6 @@ pub(crate) struct BackupArgs {
     /// Whose, where a data directory has both: gate or control
     #[arg(long, value_name = "STORE", value_parser = ["gate", "control"])]
     pub(crate) store: Option<String>,
-}
-
-/// `clock`.
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum ClockCommand {
-    /// Show it beside the machine's clock
-    Show {
-        /// Print JSON [default: false]
-        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
-        json: Option<bool>,
-    },
-    /// After a start with a clock that was wrong: the next start goes on from the machine's clock as it is now
-    Reset,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -117,13 +119,13 @@ pub(crate) enum Command {
     Nft(gate::NftCommand),
     /// Say what is wrong with a running gate and its surroundings, each with the line that mends it
     Doctor(gate::JsonArgs),
+    /// The time that a gate and a coordination server go by, and the way back after the machine's clock was wrong
+    #[command(subcommand)]
+    Clock(ClockCommand),
     /// Copy what a gate or a coordination server stores, while it runs or not
     Backup(BackupArgs),
     /// Put a copy in the place of what is stored; the process must be stopped, and what was there is kept beside
     Restore(BackupArgs),
-    /// The time that deadlines of a running gate or coordination server go by
-    #[command(subcommand)]
-    Clock(ClockCommand),
     /// See it work: a service, an edge and a client on this machine, with real requests
     Demo(DemoArgs),
     /// Say whether a running edge or gate lets an address in, and why

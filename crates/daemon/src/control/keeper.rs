@@ -55,6 +55,7 @@ impl Keeper {
         let now = opened.time.now();
         let mut book = Book::new(settings);
         read(&mut book, &*store, now)?;
+        book.set_back(now);
         let first = Arc::new(book.snapshot(now));
         info!("{} nodes, {} users", first.nodes.len(), first.users.len());
         let (out, picture) = watch::channel(first);
@@ -137,6 +138,10 @@ impl State for Mesh {
 
     fn tick(&mut self, now: u64) {
         self.book.tick(now);
+    }
+
+    fn set_back(&mut self, now: u64) {
+        self.book.set_back(now);
     }
 
     fn touched(&mut self) -> Vec<Slot> {

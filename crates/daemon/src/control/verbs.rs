@@ -52,8 +52,9 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
     // In force at once, whatever the disk does.
     let take = |f| make(Kind::Takes, f);
     let (keys, sets, networks) = (control.desk.clone(), control.desk.clone(), control.desk.clone());
-    let resets = control.desk.clone();
-    verbs
+    let woken = control.desk.keeper.clone();
+    let (time, trouble) = (woken.time.clone(), woken.trouble.clone());
+    crate::clock::verbs(verbs, time, trouble, move || woken.mention(|_, _| {}))
         .on("users-list", read(users_list))
         .on("users-create", write(users_create))
         .on("users-rename", write(users_rename))
@@ -83,22 +84,6 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
         .on("apps-list", read(apps_list))
         .on("apps-show", read(apps_show))
         .on("control-status", read(status))
-        .on("control-clock", read(|desk, _, _| Ok(crate::clock::shown(&desk.keeper.time))))
-        .on("control-clock-reset", move |_| clock_reset(resets.clone()))
-}
-
-async fn clock_reset(desk: Arc<Desk>) -> anyhow::Result<Value> {
-    crate::clock::reset(&desk.keeper.time);
-    // The record brings the time to the disk.
-    let (_, saved) = desk.keeper.make(Kind::Takes, |book, now| book.clock_was_reset(BY, now)).await?;
-    let mut v = crate::clock::shown(&desk.keeper.time);
-    let owed = || desk.keeper.trouble.lock().get("store").cloned();
-    v["unsaved"] = match saved {
-        Saved::NotYet(why) => Some(why),
-        Saved::Yes => owed(),
-    }
-    .into();
-    Ok(v)
 }
 
 /// Who changes something through the socket, in the audit log.

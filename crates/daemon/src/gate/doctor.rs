@@ -414,7 +414,7 @@ fn own(gate: &Gate, found: &mut Vec<Finding>) {
         add(
             FindingId::Clock,
             format!("the clock is {behind} s behind the latest time that was saved"),
-            "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile. Was that wrong? `portcullis clock reset`, and a restart",
+            "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile. If the clock is right and the saved time is not: portcullis clock reset",
         );
     }
     for e in &gate.desk.enforcers {

@@ -325,6 +325,13 @@ impl State for Grants {
         self.gather();
     }
 
+    fn set_back(&mut self, now: u64) {
+        self.ledger.set_back(now);
+        // Whoever counts down by the earlier time begins anew.
+        self.changed = self.ledger.lists().map(str::to_string).collect();
+        self.gather();
+    }
+
     fn touched(&mut self) -> Vec<Id> {
         std::mem::take(&mut self.touched)
     }

@@ -31,23 +31,13 @@ pub fn verbs(verbs: Verbs, gate: &Gate) -> Verbs {
             async move { answer }
         }
     };
-    let (acting, asked, resets) = (gate.clone(), gate.clone(), gate.clone());
-    verbs
+    let (acting, asked, woken) = (gate.clone(), gate.clone(), gate.keeper.clone());
+    let (time, trouble) = (gate.keeper.picture.time.clone(), gate.keeper.picture.trouble.clone());
+    crate::clock::verbs(verbs, time, trouble, move || woken.look())
         .on("gate-lists", on(lists))
         .on("gate-show", on(show))
         .on("gate-explain", on(explain_verb))
         .on("gate-audit", on(audit_verb))
-        .on("gate-clock", on(|gate, _| Ok(crate::clock::shown(&gate.keeper.picture.time))))
-        .on("gate-clock-reset", move |_| {
-            let gate = resets.clone();
-            async move {
-                crate::clock::reset(&gate.keeper.picture.time);
-                gate.keeper.sync().await.map_err(|e| anyhow!(e))?;
-                let mut v = crate::clock::shown(&gate.keeper.picture.time);
-                v["unsaved"] = gate.keeper.picture.trouble.lock().get("store").cloned().into();
-                Ok(v)
-            }
-        })
         .on("gate-doctor", move |_| {
             let gate = asked.clone();
             async move { Ok(super::doctor::doctor(&gate).await) }

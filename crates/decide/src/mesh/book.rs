@@ -612,11 +612,6 @@ impl Book {
         Ok(key)
     }
 
-    /// A person said that the machine's clock is right: on record, because keys and nodes live longer or shorter by it.
-    pub fn clock_was_reset(&mut self, by: &str, now: u64) {
-        self.audit(now, "clock-reset", "the machine's clock", by);
-    }
-
     /// All join keys.
     pub fn keys(&self) -> impl Iterator<Item = &JoinKey> {
         self.keys.values()
@@ -631,6 +626,36 @@ impl Book {
         let gone = self.nodes.values().filter_map(|m| self.forgotten_at(m));
         // What is past was dealt with when it came.
         pending.chain(expiry).chain(away).chain(gone).filter(|t| *t > now).min()
+    }
+
+    /// The clock says `now`, and may have said a later time before: what began later begins now, and lasts as long as it
+    /// was given for. One wrong reading of the clock gives nobody more.
+    pub fn set_back(&mut self, now: u64) {
+        for k in self.keys.values_mut().filter(|k| k.created > now) {
+            k.expires = k.expires.map(|e| e.saturating_sub(k.created - now));
+            k.created = now;
+            self.saves.insert(Slot::Key(k.id));
+        }
+        let latest = self.settings.node_expiry.map(|s| now.saturating_add(s));
+        let late = |n: &Node| n.created.max(n.seen) > now;
+        let nodes: Vec<u64> = self.nodes.values().filter(|m| late(&m.node)).map(|m| m.node.id).collect();
+        for id in nodes {
+            self.edit(id, |n| {
+                let ended = n.expires.is_some_and(|e| e <= n.created);
+                (n.created, n.seen) = (n.created.min(now), n.seen.min(now));
+                n.expires = n.expires.map(|e| if ended { n.created } else { e.min(latest.unwrap_or(e)) });
+                n.learnt.iter_mut().for_each(|l| (l.since, l.seen) = (l.since.min(now), l.seen.min(now)));
+            });
+        }
+        for p in self.presence.values_mut() {
+            (p.left, p.until) = (p.left.min(now), p.until.min(now + GRACE_AT_START));
+        }
+        for p in self.pending.values_mut().filter(|p| p.since.max(p.refused.unwrap_or(0)) > now) {
+            let p = Arc::make_mut(p);
+            (p.since, p.refused) = (p.since.min(now), p.refused.map(|t| t.min(now)));
+        }
+        self.changed = true;
+        self.tick(now);
     }
 
     /// Does what time brings: keys end, nodes are away, pages are forgotten.

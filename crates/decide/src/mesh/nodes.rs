@@ -219,13 +219,13 @@ impl Book {
         self.nodes.values().filter(|m| m.node.machine == machine).map(|m| m.node.clone()).collect()
     }
 
-    /// Ends a node's key at once; it has to log in again.
+    /// Ends a node's key at once, whatever the clock will say: it has to log in again.
     ///
     /// # Errors
     /// There is no such node.
     pub fn expire(&mut self, node: &str, by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
         let node = self.node_named(node)?;
-        self.edit(node.id, |n| n.expires = Some(now));
+        self.edit(node.id, |n| n.expires = Some(n.created.min(now)));
         self.recompile = true;
         self.audit(now, "node-expired", node.name.clone(), by);
         self.numbered(node.id)

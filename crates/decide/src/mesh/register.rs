@@ -422,7 +422,8 @@ impl Book {
         if node.ephemeral {
             self.remove(node.id);
         } else {
-            self.edit(node.id, |n| n.expires = Some(now));
+            // Whatever the clock will say.
+            self.edit(node.id, |n| n.expires = Some(n.created.min(now)));
             self.recompile = true;
         }
     }
