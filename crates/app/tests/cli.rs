@@ -154,7 +154,7 @@ fn failures_are_exit_1_with_cause_and_hint() {
     fails(
         &["explain", "10.0.0.1", "--data-dir", &dir.path().display().to_string()],
         1,
-        &["no edge runs", "--data-dir"],
+        &["neither an edge nor a gate runs", "--data-dir"],
     );
     let out = command(&["http", "client", "--token", "a", "--url", "wss://e", "--upstream", "a:1"])
         .env("HTTPS_PROXY", "socks5://p")
@@ -530,7 +530,7 @@ fn a_running_edge_explains_reloads_and_ends_well() {
         std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!(ended.code(), Some(0));
-    assert!(run(&["explain", "127.0.0.1", "--data-dir", &data]).2.contains("no edge runs"));
+    assert!(run(&["explain", "127.0.0.1", "--data-dir", &data]).2.contains("neither an edge nor a gate runs"));
 }
 
 #[test]

@@ -284,3 +284,93 @@ fn a_running_server_is_backed_up_and_a_stopped_one_is_put_back() {
     let users = ok(&["users", "list"]);
     assert!(users.contains("ada") && !users.contains("bob"), "{users}");
 }
+
+/// State that version 0.1.0 wrote before the journal of its audit log was in the store: a gate's, by a mirrored request,
+/// by hand and by name, and a coordination server's.
+#[test]
+fn data_directories_of_the_version_before_open_with_everything_in_them() {
+    let dir = stage::Dir::new("before");
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/0.1.0-before");
+    for what in ["gate", "control"] {
+        std::fs::create_dir(dir.path().join(what)).unwrap();
+        for file in std::fs::read_dir(from.join(what)).unwrap().flatten() {
+            std::fs::copy(file.path(), dir.path().join(what).join(file.file_name())).unwrap();
+        }
+    }
+    let (gate, control) = (dir.path().join("gate"), dir.path().join("control"));
+    let list = dir.path().join("list.yml").display().to_string();
+    // Nobody answers there: what a name said last stays.
+    let nobody = stage::ports::local(stage::ports::free()).to_string();
+    let args = ["gatekeeper", "--listen", "127.0.0.1:0", "--file", &list, "--dns-servers", &nobody];
+    let _gate = Server::start(&args, &gate, "listening on");
+    let addr = stage::ports::local(stage::ports::free());
+    let (url, listen) = (format!("http://{addr}"), addr.to_string());
+    let args = ["control", "--server-url", &url, "--listen", &listen, "--stun", "off"];
+    let _control = Server::start(&args, &control, "listening on");
+    let shown = |data: &Path, args: &[&str], parts: &[&str]| {
+        let out = command(data, args);
+        let text = said(&out);
+        assert!(out.status.success() && parts.iter().all(|p| text.contains(p)), "{args:?} {parts:?}: {text}");
+    };
+    let grants = ["203.0.113.7", "198.51.100.0/28", "office", "pinned", "203.0.113.99", "dns:home.example.net"];
+    shown(&gate, &["list", "show", "dynamic-whitelist"], &grants);
+    shown(&gate, &["audit"], &["revoked", "198.51.100.77"]);
+    shown(&gate, &["audit", "verify"], &["5 lines, none changed"]);
+    shown(&control, &["users", "list"], &["ada", "owner", "bob"]);
+    shown(&control, &["keys", "list"], &["tag:server", "reusable", "never ends", "revoked"]);
+    shown(&control, &["policy", "get"], &["// kept as typed", "group:staff"]);
+    shown(&control, &["audit", "verify"], &["8 lines, none changed"]);
+    // And go on from there.
+    shown(&gate, &["grant", "add", "198.51.100.99"], &[]);
+    shown(&control, &["users", "create", "eve"], &["eve"]);
+    shown(&gate, &["audit", "verify"], &["6 lines, none changed"]);
+    shown(&control, &["audit", "verify"], &["9 lines, none changed"]);
+}
+
+/// The lines of the manual, with a folder for DIR.
+#[test]
+fn backup_lines_of_the_manual_do_what_they_say() {
+    let dir = stage::Dir::new("printed-backup");
+    let (gate, control) = (dir.path().join("gate"), dir.path().join("control"));
+    let pages = [
+        (&control, include_str!("../../../docs/manual/control.md"), "copy.db"),
+        (&gate, include_str!("../../../docs/manual/gate.md"), "FILE"),
+    ];
+    let addr = stage::ports::local(stage::ports::free());
+    let (url, listen) = (format!("http://{addr}"), addr.to_string());
+    let list = dir.path().join("list.yml").display().to_string();
+    for (data, page, copy) in pages {
+        let line = |verb: &str| {
+            let text = format!("portcullis {verb} {copy} --data-dir DIR");
+            assert!(page.contains(&text), "the page has no `{text}`");
+            let words = text.replace("DIR", &data.display().to_string());
+            let words = words.split(' ').skip(1).map(|w| if w == "FILE" { "copy-of-gate.db" } else { w });
+            let out = Command::new(BIN).args(words).current_dir(dir.path()).output().unwrap();
+            (out.status.code(), said(&out))
+        };
+        let args: Vec<&str> = if data == &gate {
+            vec!["gatekeeper", "--listen", "127.0.0.1:0", "--file", &list]
+        } else {
+            vec!["control", "--server-url", &url, "--listen", &listen, "--stun", "off"]
+        };
+        let mut server = Server::start(&args, data, "listening on");
+        for _ in 0..2 {
+            let (code, text) = line("backup");
+            assert_eq!(code, Some(0), "{text}");
+        }
+        let (code, text) = line("restore");
+        assert!(code == Some(1) && text.contains("a process uses") && text.contains("hint: stop it first"), "{text}");
+        server.process.terminate();
+        server.process.wait(LIMIT).unwrap();
+        let (code, text) = line("restore");
+        assert!(code == Some(0) && text.contains("is kept as"), "{text}");
+        // A new machine: nothing there says whose copy it is but the copy.
+        std::fs::remove_dir_all(data).unwrap();
+        let (code, text) = line("restore");
+        assert_eq!(code, Some(0), "{text}");
+        server.process = Process::start("server", Server::command(&server.args));
+        server.wait("listening on");
+        let (code, text) = (command(data, &["backup", "-"]).status.code(), said(&command(data, &["backup", "-"])));
+        assert!(code == Some(2) && text.contains("`-` is no file"), "{text}");
+    }
+}

@@ -53,7 +53,37 @@ pub fn store(data_dir: &Path, named: Option<&str>, must_be_there: bool) -> anyho
 /// # Errors
 /// It can not be read or written, or another file is there; that stays.
 pub fn backup(store: &Path, to: &Path) -> anyhow::Result<()> {
-    store::copy(store, to, room(store)).with_context(|| format!("{} was not backed up", store.display()))
+    let failed = || format!("{} was not backed up", store.display());
+    let folder = |p: &Path| match p.parent() {
+        Some(d) if d.as_os_str().is_empty() => Path::new(".").canonicalize().ok(),
+        d => d.and_then(|d| d.canonicalize().ok()),
+    };
+    let Some(into) = folder(to) else {
+        return Err(Hinted::error(
+            format!("{}: there is no folder for {}", failed(), to.display()),
+            "make it first, where others can not write",
+        ));
+    };
+    let place = STORES.iter().any(|(_, file, _)| to.file_name().is_some_and(|n| n == *file));
+    if place && folder(store).is_some_and(|d| d == into) {
+        return Err(Hinted::error(
+            format!("{}: {} is where a process has its store", failed(), to.display()),
+            "give the copy another name, best on another disk",
+        ));
+    }
+    store::copy(store, to, room(store)).with_context(failed)
+}
+
+/// The store in whose place a copy belongs: the one named, or else the one of its kind.
+///
+/// # Errors
+/// It is no copy of any.
+pub fn place(from: &Path, data_dir: &Path, named: Option<&str>) -> anyhow::Result<PathBuf> {
+    let kind = STORES.iter().find(|(_, _, room)| store::check(from, room).is_ok());
+    match kind {
+        Some((_, file, _)) if named.is_none() => Ok(data_dir.join(file)),
+        _ => store(data_dir, named.or(Some("gate")), false),
+    }
 }
 
 /// Puts a copy in a store's place; returns where the old one is kept.
@@ -84,13 +114,21 @@ pub fn restore(from: &Path, store: &Path) -> anyhow::Result<Option<PathBuf>> {
     let new = beside(store, ".restored");
     let _ = std::fs::remove_file(&new);
     store::copy(from, &new, room)?;
-    let done = swap(&new, store, there.is_some(), dir, room);
+    let done = swap(&new, store, there.is_some(), room, &mut || {});
     let _ = std::fs::remove_file(&new);
     done
 }
 
-/// Puts a new file in a store's place, which is held.
-fn swap(new: &Path, store: &Path, there: bool, dir: &Path, room: &str) -> anyhow::Result<Option<PathBuf>> {
+/// Puts a new file in a store's place, which is held. Whenever this ends, by a crash too, the old store with its newest
+/// writes is there, or the new one; `between` is called between the steps that a crash could part.
+fn swap(
+    new: &Path,
+    store: &Path,
+    there: bool,
+    room: &str,
+    between: &mut dyn FnMut(),
+) -> anyhow::Result<Option<PathBuf>> {
+    let dir = store.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Whoever restores may be root, and the process that uses it is not.
     let owner = std::fs::metadata(if there { store } else { dir })?;
     let ours = std::fs::metadata(new)?;
@@ -98,17 +136,23 @@ fn swap(new: &Path, store: &Path, there: bool, dir: &Path, room: &str) -> anyhow
         std::os::unix::fs::chown(new, Some(owner.uid()), Some(owner.gid()))
             .with_context(|| format!("{} can not be given to the owner of {}", new.display(), dir.display()))?;
     }
+    let kept = free_name(store);
     if !there {
+        logs_aside(store, &kept, between)?;
         // A process that was started meanwhile has made one of its own: that stays.
         std::fs::hard_link(new, store).with_context(|| format!("{} can not be put in place", store.display()))?;
         sync(dir)?;
         return Ok(None);
     }
-    let kept = beside(store, &format!(".before-{}", crate::wall()));
-    match store::copy(store, &kept, room) {
+    between();
+    // The log of the old one must not meet the new one, and the old one not lose it before the new one is there.
+    let settled = store::settle(store);
+    between();
+    let copied = settled.and_then(|()| store::copy(store, &kept, room));
+    match copied {
         Ok(()) => {}
-        // What is put away because it is damaged is kept as it is.
         Err(StoreError::Busy(why)) => bail!("a process uses it: {why}"),
+        // What is put away because it is damaged is kept as it is.
         Err(_) => {
             for part in ["", "-wal"] {
                 let (from, to) = (beside(store, part), beside(&kept, part));
@@ -118,18 +162,37 @@ fn swap(new: &Path, store: &Path, there: bool, dir: &Path, room: &str) -> anyhow
             }
         }
     }
-    // The log of the old one must not meet the new one.
-    for log in ["-wal", "-shm"] {
-        match std::fs::remove_file(beside(store, log)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("{} is in the way", beside(store, log).display()));
-            }
-            _ => {}
-        }
-    }
+    between();
+    logs_aside(store, &kept, between)?;
+    sync(dir)?;
     std::fs::rename(new, store).with_context(|| format!("cannot replace {}", store.display()))?;
+    between();
     sync(dir)?;
     Ok(Some(kept))
+}
+
+/// Takes away what SQLite keeps beside a store; a log that has something in it goes to what is kept.
+fn logs_aside(store: &Path, kept: &Path, between: &mut dyn FnMut()) -> anyhow::Result<()> {
+    for log in ["-wal", "-journal", "-shm"] {
+        let path = beside(store, log);
+        let full = log != "-shm" && std::fs::metadata(&path).is_ok_and(|m| m.len() > 0);
+        let gone = if full { std::fs::rename(&path, beside(kept, log)) } else { std::fs::remove_file(&path) };
+        match gone {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("{} is in the way", path.display()));
+            }
+            _ => between(),
+        }
+    }
+    Ok(())
+}
+
+/// Where the old store is kept: a name that nothing has.
+fn free_name(store: &Path) -> PathBuf {
+    let first = beside(store, &format!(".before-{}", crate::wall()));
+    let more = (2u32..).map(|n| beside(&first, &format!("-{n}")));
+    let mut names = std::iter::once(first.clone()).chain(more);
+    names.find(|n| n.symlink_metadata().is_err()).unwrap_or(first)
 }
 
 fn copy_bytes(from: &Path, to: &Path) -> std::io::Result<()> {
@@ -228,5 +291,65 @@ mod tests {
         assert!(link.symlink_metadata().unwrap().is_symlink());
         assert_eq!(get(&real, "mesh/users/1"), "ada");
         assert_eq!(std::fs::metadata(&real).map(|m| (m.uid(), m.gid())).unwrap(), owner);
+    }
+
+    /// What a kill at this moment leaves: the files of a folder, in another.
+    fn picture(of: &Path, to: &Path) {
+        let _ = std::fs::remove_dir_all(to);
+        std::fs::create_dir(to).unwrap();
+        for e in std::fs::read_dir(of).unwrap().flatten() {
+            if e.path().is_file() {
+                std::fs::copy(e.path(), to.join(e.file_name())).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_kill_between_any_two_steps_leaves_the_newest_write_of_the_old_store_or_the_new_one() {
+        let dir = Dir::new("restore-killed");
+        let (live, data, seen) = (dir.at("live"), dir.at("data"), dir.at("seen"));
+        std::fs::create_dir(&live).unwrap();
+        let s = Sqlite::open(&live.join("gate.db")).unwrap();
+        s.put_if("gate/k", b"copied", None, If::Anyway).unwrap();
+        let (new, store) = (dir.at("new.db"), data.join("gate.db"));
+        s.backup(&new, "gate").unwrap();
+        s.put_if("gate/k", b"newest", None, If::Anyway).unwrap();
+        // As a killed process leaves it: the newest write is in the log alone.
+        picture(&live, &data);
+        drop(s);
+        assert!(std::fs::metadata(beside(&store, "-wal")).unwrap().len() > 0);
+        let mut found = Vec::new();
+        let kept = swap(&new, &store, true, "gate", &mut || {
+            picture(&data, &seen);
+            found.push(get(&seen.join("gate.db"), "gate/k"));
+        });
+        let kept = kept.unwrap().unwrap();
+        let (last, before) = found.split_last().unwrap();
+        assert_eq!(last, "copied");
+        assert!(before.len() >= 6 && before.iter().all(|v| v == "newest"), "{found:?}");
+        assert_eq!((get(&store, "gate/k"), get(&kept, "gate/k")), ("copied".to_string(), "newest".to_string()));
+        let left: Vec<_> = std::fs::read_dir(&data).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left.len(), 2, "nothing else is left: {left:?}");
+    }
+
+    #[test]
+    fn a_log_without_its_store_never_meets_the_copy() {
+        let dir = Dir::new("restore-log");
+        let (store, copy) = (dir.at("gate.db"), dir.at("copy.db"));
+        put(&store, "gate/k", "copied");
+        backup(&store, &copy).unwrap();
+        std::fs::remove_file(&store).unwrap();
+        std::fs::write(beside(&store, "-wal"), "a log").unwrap();
+        assert_eq!(restore(&copy, &store).unwrap(), None);
+        assert!(!beside(&store, "-wal").exists());
+        assert_eq!(get(&store, "gate/k"), "copied");
+        // Two within a second: nothing that was kept is overwritten.
+        let kept = [(); 2].map(|()| restore(&copy, &store).unwrap().unwrap());
+        assert_ne!(kept[0], kept[1]);
+        // A copy never takes the place of a store, there or not.
+        for to in ["gate.db", "control.db"] {
+            assert!(backup(&store, &dir.at(to)).is_err(), "{to}");
+        }
+        assert!(!dir.at("control.db").exists());
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use crate::{Change, Entry, KEEP, Result, Step, Store, StoreError, holds};
 
@@ -178,7 +178,10 @@ impl Store for Sqlite {
 /// # Errors
 /// What is wrong with it.
 pub fn check(path: &Path, room: &str) -> Result<()> {
-    std::fs::metadata(path).map_err(|e| io(path, &e))?;
+    let cannot = |what: &dyn std::fmt::Display| StoreError::Other(format!("{}: {what}", path.display()));
+    if !std::fs::metadata(path).map_err(|e| cannot(&e))?.is_file() {
+        return Err(cannot(&"it is no file"));
+    }
     let db = read_only(path)?;
     let read = |e| error(path, e);
     let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(read)?;
@@ -245,6 +248,10 @@ pub fn copy(from: &Path, to: &Path, room: &str) -> Result<()> {
         }
         check(to, room).map_err(|_| other("is there and is no copy of such a store"))?;
         hold(to).map_err(|_| other("is a store that a process uses"))?;
+        // It would be taken for the log of the new copy.
+        if std::fs::metadata(beside_of(to, "-wal")).is_ok_and(|m| m.len() > 0) {
+            return Err(other("has a log beside it, so it is open or was not closed"));
+        }
     } else if to.symlink_metadata().is_ok() {
         return Err(StoreError::Other(format!("{} is a link to nothing; it is left alone", to.display())));
     }
@@ -266,7 +273,8 @@ fn copy_whole(from: &Path, part: &Path, room: &str) -> Result<()> {
     let file = File::options().write(true).create_new(true).mode(0o600).open(part).map_err(|e| io(part, &e))?;
     let db = read_only(from)?;
     // One read transaction: a picture of one moment, and nobody who writes has to wait.
-    let name = part.to_str().ok_or_else(|| StoreError::Other(format!("{} is no UTF-8 path", part.display())))?;
+    let name = std::path::absolute(part).map_err(|e| io(part, &e))?;
+    let name = name.to_str().ok_or_else(|| StoreError::Other(format!("{} is no UTF-8 path", part.display())))?;
     db.execute("VACUUM INTO ?1", [name]).map_err(|e| match e.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full(part.display().to_string()),
         _ => StoreError::Other(format!("{} can not be copied to {}: {e}", from.display(), part.display())),
@@ -275,13 +283,57 @@ fn copy_whole(from: &Path, part: &Path, room: &str) -> Result<()> {
     file.sync_all().map_err(|e| io(part, &e))
 }
 
+/// Brings what the log of a store holds into its file, whose log is gone then. For one that is held.
+///
+/// # Errors
+/// [`StoreError::Damaged`]: that can not be done any more. [`StoreError::Busy`]: somebody has it open. Or the disk.
+pub fn settle(path: &Path) -> Result<()> {
+    let run = || -> rusqlite::Result<i64> {
+        let db =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        db.busy_timeout(BUSY)?;
+        // What an interrupted change left is undone by the first look.
+        db.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0))?;
+        let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0))?;
+        db.close().map_err(|(_, e)| e)?;
+        Ok(busy)
+    };
+    let busy = run().map_err(|e| error(path, e))?;
+    if busy != 0 || std::fs::metadata(beside_of(path, "-wal")).is_ok_and(|m| m.len() > 0) {
+        return Err(StoreError::Busy(path.display().to_string()));
+    }
+    Ok(())
+}
+
 /// A connection that changes nothing, for a file that may be in use.
 fn read_only(path: &Path) -> Result<Connection> {
-    use rusqlite::OpenFlags;
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(|e| error(path, e))?;
-    db.busy_timeout(Duration::from_secs(2)).map_err(|e| error(path, e))?;
-    Ok(db)
+    let open = |name: &Path, more: OpenFlags| {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+        let db = Connection::open_with_flags(name, flags).map_err(|e| error(path, e))?;
+        db.busy_timeout(BUSY).map_err(|e| error(path, e))?;
+        db.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0)).map_err(|e| error(path, e))?;
+        Ok(db)
+    };
+    match open(path, OpenFlags::empty()) {
+        // In a folder that can not be written SQLite has no place for its log's index. Without a log nobody writes.
+        Err(StoreError::ReadOnly(_)) if !beside_of(path, "-wal").exists() => {
+            open(&unchanging(path)?, OpenFlags::SQLITE_OPEN_URI)
+        }
+        opened => opened,
+    }
+}
+
+/// The name by which SQLite reads a file as one that nobody changes (SQLite, "URI filenames").
+fn unchanging(path: &Path) -> Result<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut uri = String::from("file:");
+    for &b in std::path::absolute(path).map_err(|e| io(path, &e))?.as_os_str().as_bytes() {
+        match b {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(b as char),
+            _ => uri.push_str(&format!("%{b:02X}")),
+        }
+    }
+    Ok(PathBuf::from(uri + "?immutable=1"))
 }
 
 fn is_store(db: &Connection) -> bool {
