@@ -696,9 +696,9 @@ fn step(key: String, value: Option<Value>) -> Step {
 pub fn length(s: u64) -> String {
     match s {
         0..120 => format!("{s} s"),
-        120..7_200 => format!("{} min", s / 60),
-        7_200..172_800 => format!("{} h", s / 3_600),
-        _ => format!("{} days", s / 86_400),
+        120..7_200 => format!("{} min", (s + 30) / 60),
+        7_200..172_800 => format!("{} h", (s + 1_800) / 3_600),
+        _ => format!("{} days", s.saturating_add(43_200) / 86_400),
     }
 }
 
