@@ -441,6 +441,10 @@ impl To {
         if host.bytes().all(|b| b.is_ascii_digit()) {
             return Err(format!("`{host}` is not a host; write `127.0.0.1:{host}`"));
         }
+        // Written with a port it would read as a socket.
+        if host.eq_ignore_ascii_case("unix") {
+            return Err("`unix` is no host here; write `unix:/run/app.sock`, or the host's full name".to_string());
+        }
         if !host.contains(':') && !is_name(host) {
             return Err(format!("`{host}` is not a host name or an address"));
         }
@@ -617,6 +621,8 @@ mod tests {
             ("http://2001:db8::1:80", "", Plane::Http, "[2001:db8::1]:80"),
             ("unix:app.sock", "", Plane::Http, "unix:/run/app.sock"),
             ("https://unix:/run/app.sock", "", Plane::Http, "without TLS"),
+            ("unix", "", Plane::Http, "full name"),
+            ("22=Unix:22", "", Plane::Tcp, "full name"),
             ("unix:/run/app.sock", "", Plane::Tcp, "PORT=unix:/run/app.sock"),
         ] {
             let e = read(&[text], ports, plane).unwrap_err();

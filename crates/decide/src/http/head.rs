@@ -224,7 +224,7 @@ impl Response {
         config.allow_spaces_after_header_name_in_responses(true);
         match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields) {
             Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
-            Err(httparse::Error::TooManyHeaders) => return Err("its answer has too many header fields"),
+            Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_IN_ANSWER),
             Ok(_) | Err(_) => return Err("its answer is not HTTP"),
         }
         let status = parsed.code.unwrap_or(0);
@@ -258,7 +258,7 @@ impl Response {
         } else if status == 101 {
             head.field("Connection", b"Upgrade");
         }
-        *out = head.finish_bytes();
+        *out = head.finish_bytes()?;
         Ok(Response {
             status,
             body,
@@ -588,15 +588,20 @@ fn keep_alive_timeout(value: &[u8]) -> Option<u64> {
     elements(value).find_map(|t| t.strip_prefix("timeout=")?.parse().ok())
 }
 
+/// More fields than [`FIELDS_MAX`], counting those that go on.
+const TOO_MANY_IN_ANSWER: &str = "its answer has too many header fields";
+
 struct HeadWriter<B> {
     out: B,
+    /// Where the head begins: others may stand before it.
+    start: usize,
     fields: usize,
 }
 
 impl HeadWriter<Vec<u8>> {
     /// Room for what is added: the fields about the visitor take some 200 bytes.
     fn new(len: usize) -> HeadWriter<Vec<u8>> {
-        HeadWriter { out: Vec::with_capacity(len + 320), fields: 0 }
+        HeadWriter { out: Vec::with_capacity(len + 320), start: 0, fields: 0 }
     }
 
     /// Returns where the path (without query) stands.
@@ -631,7 +636,7 @@ impl HeadWriter<Vec<u8>> {
 
 impl HeadWriter<bytes::BytesMut> {
     fn on(out: bytes::BytesMut) -> HeadWriter<bytes::BytesMut> {
-        HeadWriter { out, fields: 0 }
+        HeadWriter { start: out.len(), out, fields: 0 }
     }
 
     fn status_line(&mut self, status: u16, reason: &str) {
@@ -669,9 +674,14 @@ impl HeadWriter<bytes::BytesMut> {
         close
     }
 
-    fn finish_bytes(mut self) -> bytes::BytesMut {
+    /// The head, which must be one that a reader such as this takes.
+    fn finish_bytes(mut self) -> Result<bytes::BytesMut, &'static str> {
         self.put(b"\r\n");
-        self.out
+        match () {
+            () if self.fields > FIELDS_MAX => Err(TOO_MANY_IN_ANSWER),
+            () if self.out.len() - self.start > HEAD_MAX => Err("its answer's head is too large"),
+            () => Ok(self.out),
+        }
     }
 }
 
@@ -725,6 +735,21 @@ mod tests {
         ];
         ("(GET|POST|CONNECT|x) (/|/a\\?b|\\*|http://b/c|b) HTTP/1\\.[012]\r\n", prop::collection::vec(field, 0..8))
             .prop_map(|(line, fields)| format!("{line}{}\r\n", fields.concat()))
+    }
+
+    /// An answer of as many fields as are taken gets one more where its body goes on in chunks.
+    #[test]
+    fn an_answer_goes_on_as_one_that_can_be_read() {
+        let reply = Reply { method: Method::Get, http10: false, close: false };
+        let read = |fields: usize| {
+            let head = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(fields));
+            let mut out = bytes::BytesMut::new();
+            Response::read(head.as_bytes(), reply, None, &mut out).map(|_| out)
+        };
+        let out = read(FIELDS_MAX - 1).unwrap();
+        assert!(Response::read(&out, reply, None, &mut bytes::BytesMut::new()).is_ok());
+        assert_eq!(read(FIELDS_MAX).unwrap_err(), TOO_MANY_IN_ANSWER);
+        assert_eq!(read(FIELDS_MAX + 1).unwrap_err(), TOO_MANY_IN_ANSWER);
     }
 
     proptest! {
