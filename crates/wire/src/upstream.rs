@@ -479,9 +479,12 @@ fn read_ask(left: &str) -> Result<(Option<String>, String), String> {
     if path.bytes().any(|b| !b.is_ascii_graphic() || b"?#,=".contains(&b)) {
         return Err(format!("the path `{path}` must be plain ASCII without `?`, `#` and `=`"));
     }
-    let host = match host.rsplit_once(':') {
-        Some((h, p)) if read_port(p).is_some() => h,
-        _ => host,
+    // An IPv6 address without brackets is all address.
+    let host = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((inner, "")) => inner,
+        Some((inner, after)) if after.strip_prefix(':').and_then(read_port).is_some() => inner,
+        Some(_) => host,
+        None => host.split_once(':').filter(|(_, port)| read_port(port).is_some()).map_or(host, |(name, _)| name),
     };
     if host.is_empty() && path.is_empty() {
         return Err("there is nothing before `=`; write `*` for every host".to_string());
