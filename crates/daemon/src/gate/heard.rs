@@ -204,7 +204,7 @@ impl fmt::Display for Observation {
 /// carriers and of meshes (100.64.0.0/10, fd7a:115c:a1e0::/48) are single devices'.
 #[must_use]
 pub(super) fn is_gateway(addr: Addr) -> bool {
-    if !addr.is_private() || is_loopback(addr) || addr.bits() == 0 {
+    if !addr.is_private() || addr.ip().is_loopback() || addr.bits() == 0 {
         return false;
     }
     if addr.is_v4() {
@@ -213,12 +213,6 @@ pub(super) fn is_gateway(addr: Addr) -> bool {
     }
     let mesh = addr.bits() >> 80 == 0xfd7a_115c_a1e0;
     addr.bits() & 0xffff_ffff_ffff_ffff == 1 && !mesh
-}
-
-/// `127.0.0.0/8`, `::1`.
-#[must_use]
-pub(super) fn is_loopback(addr: Addr) -> bool {
-    if addr.is_v4() { addr.bits() >> 24 == 127 } else { addr.bits() == 1 }
 }
 
 #[cfg(test)]

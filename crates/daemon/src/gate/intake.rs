@@ -26,7 +26,7 @@ use super::asked::{Peer, Proxies, Sign, Unknown, Visitor, holder};
 use super::doctor::{FindingId, Stranger, Told};
 use super::enforce::Enforcer;
 use super::fetch::Base;
-use super::heard::{Heard, Observation, is_gateway, is_loopback};
+use super::heard::{Heard, Observation, is_gateway};
 use super::keeper::Keeper;
 use super::share::Shares;
 use super::share::guest::{self, Asked};
@@ -506,7 +506,7 @@ impl Desk {
     fn look_at(&self, visitor: &Visitor) {
         if is_gateway(visitor.addr) {
             self.note(Observation::Gateway(visitor.addr));
-        } else if is_loopback(visitor.addr) && visitor.addr.bits() & 0xff_ffff == 1 {
+        } else if visitor.addr.ip().is_loopback() && visitor.addr.bits() & 0xff_ffff == 1 {
             self.note(Observation::Loopback(visitor.addr));
         }
     }
