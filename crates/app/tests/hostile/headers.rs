@@ -75,10 +75,16 @@ fn long_lists_in_few_bytes_end_nothing() {
     site.edge.process.must_run();
     site.client.process.must_run();
     site.serves();
-    // Given back: most of what was held is the system's again.
+    // Given back: what stays is what an allocator keeps beside the connections, whatever was held at most. Not given back,
+    // the header lists of a minute ago are 60 MiB and more.
+    const KEPT_KIB: u64 = 40 * 1024;
     let left = || {
         let now = site.edge.process.rss_kib();
-        if now < site.before + (most - site.before) / 2 { Ok(now) } else { Err(format!("{now} KiB, {most} at most")) }
+        if now < site.before + KEPT_KIB {
+            Ok(now)
+        } else {
+            Err(format!("{now} KiB, {} before, {most} then", site.before))
+        }
     };
     stage::eventually(std::time::Duration::from_secs(60), left).unwrap();
 }
