@@ -1,0 +1,98 @@
+//! Nodes that teach a list of the gate where they come from: what they claim besides is not believed, and what they
+//! brought about goes with them. In: the built program as `serve --config`, nodes that lie. Out: the list.
+
+use std::net::SocketAddr;
+
+use crate::gate_room::{Dir, Serve, free_port, wait_or};
+use serde_json::json;
+use sim::mesh::{Channel, MapStream, Node, server_key};
+use tokio::net::TcpSocket;
+use wire::meshkey::MachineKey;
+
+const PROXY: &str = "127.0.0.9";
+
+struct Mesh {
+    serve: Serve,
+    addr: SocketAddr,
+    key: MachineKey,
+    config: String,
+}
+
+impl Mesh {
+    async fn start(dir: &Dir) -> Mesh {
+        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let config = format!(
+            "[lists.photos]\nidle = \"12h\"\n[gate]\nlisten = \"127.0.0.1:0\"\n[control]\nserver_url = \"http://{addr}\"\n\
+             listen = [\"{addr}\"]\nstun = \"off\"\ntrusted_proxies = [\"{PROXY}\"]\n\
+             [[control.teach]]\nlist = \"photos\"\nnodes = [\"ada@example.com\"]\n"
+        );
+        let serve = Serve::start(&dir.0, &config, &["check endpoint: listening", &format!("listening on {addr}")]);
+        Mesh { key: server_key(addr).await.unwrap(), serve, addr, config }
+    }
+
+    fn auth(&self, user: &str) -> String {
+        self.serve.ok(&["users", "create", user]);
+        let said = self.serve.ok(&["keys", "create", "--user", user, "--reusable"]);
+        said.lines().find(|l| l.starts_with("pck-")).unwrap_or_else(|| panic!("{said}")).to_string()
+    }
+
+    /// A node whose connection comes from `peer`, with what a proxy there says about it.
+    async fn node(&self, n: u64, auth: &str, peer: &str, said: &str) -> (Channel, MapStream) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(peer.parse().unwrap(), 0)).unwrap();
+        let io = socket.connect(self.addr).await.unwrap();
+        let (node, host) = (Node::new(n), format!("c\r\nX-Forwarded-For: {said}"));
+        let mut channel = node.connect_over(io, &host, &self.key).await.unwrap();
+        channel.register(auth).await.unwrap();
+        let mut update = node.map_request(false);
+        update["Endpoints"] = json!(["203.0.113.200:41641"]);
+        channel.post("/machine/map", &update).await.unwrap();
+        let mut map = channel.map().await.unwrap();
+        map.news().await.unwrap();
+        (channel, map)
+    }
+
+    fn list(&self) -> String {
+        self.serve.ok(&["list", "show", "photos"])
+    }
+
+    fn has(&self, addr: &str, want: bool) {
+        wait_or(|| self.list().contains(addr) == want, || format!("{addr}: {}{}", self.list(), self.serve.proc.text()));
+    }
+}
+
+#[tokio::test]
+async fn a_list_learns_where_members_come_from_and_nothing_that_they_say() {
+    let dir = Dir::new("teach");
+    let mesh = Mesh::start(&dir).await;
+    let (ada, mallory) = (mesh.auth("ada@example.com"), mesh.auth("mallory@example.com"));
+    // What the proxy was told by its client stands to the left, and is not looked at.
+    let phone = mesh.node(1, &ada, PROXY, "203.0.113.66, 198.51.100.1").await;
+    mesh.has("198.51.100.1", true);
+    let _strangers_proxy = mesh.node(2, &ada, "127.0.0.5", "203.0.113.67").await;
+    let _other = mesh.node(3, &mallory, PROXY, "198.51.100.3").await;
+    // A person let this address in; a node comes from there too, and goes.
+    mesh.serve.ok(&["grant", "add", "198.51.100.4", "--list", "photos"]);
+    let tablet = mesh.node(4, &ada, PROXY, "198.51.100.4").await;
+    let laptop = mesh.node(5, &ada, PROXY, "198.51.100.5").await;
+    mesh.has("198.51.100.5", true);
+    let list = mesh.list();
+    for never in ["203.0.113", "198.51.100.3", "127.0.0"] {
+        assert!(!list.contains(never), "{never}: {list}");
+    }
+    for gone in ["sim-4", "sim-5"] {
+        mesh.serve.ok(&["nodes", "delete", gone]);
+    }
+    mesh.has("198.51.100.5", false);
+    mesh.has("198.51.100.4", true);
+    drop((tablet, laptop, phone));
+
+    // What a node brought about before a restart goes with it too, if it does not come back first.
+    let Mesh { serve, addr, key, config } = mesh;
+    drop(serve);
+    let serve = Serve::start(&dir.0, &config, &["check endpoint: listening", &format!("listening on {addr}")]);
+    let mesh = Mesh { serve, addr, key, config };
+    mesh.has("198.51.100.1", true);
+    mesh.serve.ok(&["nodes", "expire", "sim-1"]);
+    mesh.has("198.51.100.1", false);
+}

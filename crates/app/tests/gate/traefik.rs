@@ -1,0 +1,335 @@
+//! The gate beside the real Traefik: mirrored after mutual TLS and share links, with the labels that Gatekeeper
+//! documents, written as Traefik's file provider reads them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::room::*;
+
+const IMMICH: &str = "TEsm6bGu0tN5o1PjeVHDY0vwIqIfNDVPbVSzyfgI_jif2h0r8_GogiXmz8g3ziKYBh4";
+const NEXTCLOUD: &str = "aBcDeFgHiJkLmNo";
+
+struct Site {
+    _traefik: Proc,
+    https: u16,
+    gate: Gate,
+    dir: PathBuf,
+}
+
+/// A request from an address of the loopback network: Traefik's list looks at who connects, not at headers.
+fn get(s: &Site, host: &str, path: &str, from: &str, cert: bool) -> u16 {
+    let mut c = Command::new("curl");
+    c.args([
+        "-sk",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        "--max-time",
+        "20",
+        "--resolve",
+        &format!("{host}:{}:127.0.0.1", s.https),
+        "--interface",
+        from,
+    ]);
+    if cert {
+        c.arg("--cert").arg(s.dir.join("phone.pem")).arg("--key").arg(s.dir.join("phone.key"));
+    }
+    let out = c.arg(format!("https://{host}:{}{path}", s.https)).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).trim().parse().unwrap_or(0)
+}
+
+fn site(name: &str, dir: &Dir, env: &[(&str, &str)]) -> Option<Site> {
+    let binary = traefik()?;
+    peer("openssl", &[])?;
+    peer("curl", &[])?;
+    certificates(&dir.0);
+    let ha = upstream(|_| (200, "ha".into()));
+    let photos = upstream(|h| {
+        if h.contains("/share/") && !h.contains(IMMICH) { (404, String::new()) } else { (200, "photos".into()) }
+    });
+    let cloud = upstream(|h| {
+        if h.contains("/s/") && !h.contains(NEXTCLOUD) { (404, String::new()) } else { (200, "cloud".into()) }
+    });
+    let (https, api) = (free_port(), free_port());
+    let dynamic = dir.at("dyn");
+    std::fs::create_dir_all(&dynamic).unwrap();
+    let shares = format!("immich=http://{photos},nextcloud=http://{cloud}");
+    let file = dynamic.join("dynamic-whitelist.yml");
+    let api_url = format!("http://127.0.0.1:{api}");
+    let mut all = vec![
+        ("SHARE_UPSTREAMS", shares.as_str()),
+        ("TRAEFIK_API", api_url.as_str()),
+        ("DEFAULT_SOURCE_RANGE", "127.0.2.200/32"),
+        ("LEARN_PRIVATE", "true"),
+    ];
+    all.extend(env);
+    let gate = Gate::start(&dir.0, &all, &["--file", file.to_str().unwrap()]);
+    std::fs::write(
+        dynamic.join("http.yml"),
+        config(dir, gate.addrs[0], ha, photos, cloud, env.iter().any(|(k, _)| *k == "SHARE_SCOPE")),
+    )
+    .unwrap();
+    let mut t = Command::new(binary);
+    t.args([
+        &format!("--entryPoints.https.address=127.0.0.1:{https}"),
+        &format!("--entryPoints.traefik.address=127.0.0.1:{api}"),
+        "--api.insecure=true",
+        &format!("--providers.file.directory={}", dynamic.display()),
+        "--providers.file.watch=true",
+        "--log.level=ERROR",
+        &format!("--log.filePath={}", dir.at("traefik.log").display()),
+        "--global.checkNewVersion=false",
+        "--global.sendAnonymousUsage=false",
+    ]);
+    let s = Site { _traefik: Proc::start(t), https, gate, dir: dir.0.clone() };
+    wait_or(
+        || get(&s, "photos.example.com", "/", "127.0.2.200", false) == 200,
+        || {
+            format!(
+                "{name}: Traefik serves; {} {}",
+                s._traefik.text(),
+                std::fs::read_to_string(dir.at("traefik.log")).unwrap_or_default()
+            )
+        },
+    );
+    Some(s)
+}
+
+fn config(dir: &Dir, gate: SocketAddr, ha: SocketAddr, photos: SocketAddr, cloud: SocketAddr, scoped: bool) -> String {
+    let d = dir.0.display();
+    // With a scope, each site uses its own middleware.
+    let (mp, mc) = if scoped {
+        ("dynamic-whitelist-immich", "dynamic-whitelist-nextcloud")
+    } else {
+        ("dynamic-whitelist", "dynamic-whitelist")
+    };
+    format!(
+        r#"
+http:
+  routers:
+    ha: {{ rule: "Host(`ha.example.com`)", entryPoints: [https], service: ha-mirror, tls: {{ options: your_mtls }} }}
+    immich: {{ rule: "Host(`photos.example.com`)", entryPoints: [https], service: photos, middlewares: [{mp}], tls: {{}} }}
+    immich-share: {{ rule: "Host(`photos.example.com`) && PathRegexp(`^\\/share\\/(?:[A-Z,a-z,0-9,_,-]){{67}}$`)", entryPoints: [https], service: photos, middlewares: [gatekeeper_immich_share], tls: {{}} }}
+    nextcloud: {{ rule: "Host(`cloud.example.com`)", entryPoints: [https], service: cloud, middlewares: [{mc}], tls: {{}} }}
+    nextcloud-share: {{ rule: "Host(`cloud.example.com`) && PathRegexp(`^\\/s\\/(?:[A-Z,a-z,0-9]){{15}}$`)", entryPoints: [https], service: cloud, middlewares: [gatekeeper_nextcloud_share], tls: {{}} }}
+  middlewares:
+    gatekeeper_immich_share: {{ forwardAuth: {{ address: "http://{gate}/verify_share_request?protocol=http&container_name_port={photos}", trustForwardHeader: true }} }}
+    gatekeeper_nextcloud_share: {{ forwardAuth: {{ address: "http://{gate}/verify_share_request?protocol=http&container_name_port={cloud}", trustForwardHeader: true }} }}
+  services:
+    ha-mirror: {{ mirroring: {{ service: ha, mirrors: [ {{ name: gatekeeper, percent: 100 }} ] }} }}
+    ha: {{ loadBalancer: {{ servers: [ {{ url: "http://{ha}" }} ] }} }}
+    gatekeeper: {{ loadBalancer: {{ servers: [ {{ url: "http://{gate}/" }} ] }} }}
+    photos: {{ loadBalancer: {{ servers: [ {{ url: "http://{photos}" }} ] }} }}
+    cloud: {{ loadBalancer: {{ servers: [ {{ url: "http://{cloud}" }} ] }} }}
+tls:
+  certificates: [ {{ certFile: {d}/site.pem, keyFile: {d}/site.key }} ]
+  options:
+    your_mtls: {{ clientAuth: {{ caFiles: [ {d}/ca.pem ], clientAuthType: RequireAndVerifyClientCert }} }}
+"#
+    )
+}
+
+#[test]
+fn a_certificate_opens_the_other_sites_and_a_revocation_and_a_restart_are_kept() {
+    let dir = Dir::new("tfk");
+    let Some(mut s) = site("mirror", &dir, &[]) else { return };
+    let photos = |s: &Site, from: &str| get(s, "photos.example.com", "/", from, false);
+    assert_eq!(photos(&s, "127.0.1.1"), 403);
+    assert_eq!(get(&s, "ha.example.com", "/", "127.0.1.1", false), 0, "no certificate, no handshake");
+    assert_eq!(
+        get(
+            &s,
+            "ha.example.com",
+            "/verify_share_request?protocol=http&container_name_port=127.0.0.1:1",
+            "127.0.1.1",
+            true
+        ),
+        200
+    );
+    wait("the phone is let in elsewhere", || photos(&s, "127.0.1.1") == 200);
+    assert_eq!(photos(&s, "127.0.1.2"), 403);
+    assert_eq!(s.gate.command(&["grant", "revoke", "127.0.1.1"]).0, 0);
+    wait("the revoked phone is refused", || photos(&s, "127.0.1.1") == 403);
+    get(&s, "ha.example.com", "/api", "127.0.1.7", true);
+    wait("another phone is let in", || photos(&s, "127.0.1.7") == 200);
+    // Killed: Traefik keeps its list; started again: nobody is forgotten.
+    s.gate.proc.child.kill().unwrap();
+    s.gate.proc.child.wait().unwrap();
+    assert_eq!(photos(&s, "127.0.1.7"), 200);
+    let file = dir.at("dyn/dynamic-whitelist.yml");
+    s.gate = Gate::start(
+        &dir.0,
+        &[("DEFAULT_SOURCE_RANGE", "127.0.2.200/32"), ("LEARN_PRIVATE", "true")],
+        &["--file", file.to_str().unwrap()],
+    );
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(photos(&s, "127.0.1.7"), 200);
+    assert_eq!(photos(&s, "127.0.1.1"), 403);
+    assert_eq!(photos(&s, "127.0.2.200"), 200);
+}
+
+#[test]
+fn a_share_link_lets_a_guest_in_when_the_answer_comes() {
+    let dir = Dir::new("tfkshare");
+    let Some(s) = site("share", &dir, &[]) else { return };
+    let guest = "127.0.1.9";
+    assert_eq!(get(&s, "photos.example.com", &format!("/share/{}", IMMICH.replace('T', "U")), guest, false), 403);
+    assert_eq!(get(&s, "photos.example.com", "/", guest, false), 403);
+    assert_eq!(get(&s, "photos.example.com", &format!("/share/{IMMICH}"), guest, false), 200);
+    // With the API to look at, the answer came when Traefik had the list: the page's pictures load at once.
+    assert_eq!(get(&s, "photos.example.com", "/api/assets/1", guest, false), 200, "{}", s.gate.proc.text());
+    assert_eq!(get(&s, "cloud.example.com", &format!("/s/{NEXTCLOUD}"), "127.0.1.10", false), 200);
+    assert_eq!(get(&s, "cloud.example.com", "/apps", "127.0.1.11", false), 403);
+}
+
+#[test]
+fn with_a_scope_the_guest_sees_one_site_only() {
+    let dir = Dir::new("tfkscope");
+    let Some(s) = site("scope", &dir, &[("SHARE_SCOPE", "service")]) else { return };
+    let guest = "127.0.1.9";
+    assert_eq!(get(&s, "photos.example.com", &format!("/share/{IMMICH}"), guest, false), 200);
+    wait("the album's pictures load", || get(&s, "photos.example.com", "/api/assets/1", guest, false) == 200);
+    assert_eq!(get(&s, "cloud.example.com", "/", guest, false), 403);
+    get(&s, "ha.example.com", "/", "127.0.1.1", true);
+    wait("the household sees both", || {
+        get(&s, "photos.example.com", "/", "127.0.1.1", false) == 200
+            && get(&s, "cloud.example.com", "/", "127.0.1.1", false) == 200
+    });
+}
+
+#[test]
+fn tcp_routers_take_the_list_too() {
+    let Some(binary) = traefik() else { return };
+    if peer("curl", &[]).is_none() {
+        return;
+    }
+    let dir = Dir::new("tfktcp");
+    let up = upstream(|_| (200, "in".into()));
+    let (port, api) = (free_port(), free_port());
+    std::fs::create_dir(dir.at("dyn")).unwrap();
+    let file = dir.at("dyn/dynamic-whitelist.yml");
+    let api_url = format!("http://127.0.0.1:{api}");
+    let env = [("TRAEFIK_TCP", "true"), ("LEARN_PRIVATE", "true"), ("TRAEFIK_API", api_url.as_str())];
+    let g = Gate::start(&dir.0, &env, &["--file", file.to_str().unwrap()]);
+    std::fs::write(
+        dir.at("dyn/tcp.yml"),
+        format!(
+            "tcp:\n  routers:\n    game: {{ rule: \"HostSNI(`*`)\", entryPoints: [game], service: game, middlewares: [dynamic-whitelist] }}\n  services:\n    game: {{ loadBalancer: {{ servers: [ {{ address: \"{up}\" }} ] }} }}\n"
+        ),
+    )
+    .unwrap();
+    let mut t = Command::new(binary);
+    t.args([
+        &format!("--entryPoints.game.address=127.0.0.1:{port}"),
+        &format!("--entryPoints.traefik.address=127.0.0.1:{api}"),
+        "--api.insecure=true",
+        &format!("--providers.file.directory={}", dir.at("dyn").display()),
+        "--log.level=ERROR",
+        "--global.checkNewVersion=false",
+        "--global.sendAnonymousUsage=false",
+    ]);
+    let t = Proc::start(t);
+    let open = |from: &str| {
+        let out = Command::new("curl")
+            .args(["-s", "--max-time", "10", "--interface", from])
+            .arg(format!("http://127.0.0.1:{port}/"))
+            .output()
+            .unwrap();
+        out.stdout == b"in"
+    };
+    g.mirror("127.0.1.1");
+    wait_or(|| open("127.0.1.1"), || format!("{}\n{}", t.text(), g.proc.text()));
+    assert!(!open("127.0.1.2"));
+    assert_eq!(g.command(&["grant", "revoke", "127.0.1.1"]).0, 0);
+    wait("the revoked one is refused", || !open("127.0.1.1"));
+}
+
+/// A network namespace whose loopback has these addresses; removed with its owner.
+struct Net(String);
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
+    }
+}
+
+#[test]
+fn ipv6_visitors_by_their_household_or_exactly() {
+    let Some(binary) = traefik() else { return };
+    if peer("curl", &[]).is_none() || peer("ip", &[]).is_none() {
+        return;
+    }
+    let net = Net(format!("pc6t{}", std::process::id()));
+    let ip = |args: &[&str]| Command::new("ip").args(args).output().unwrap().status.success();
+    if !ip(&["netns", "add", &net.0]) {
+        let why = "skipped: network namespaces can not be made here (needs root)";
+        assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");
+        eprintln!("{why}");
+        return;
+    }
+    let inside = |program: &std::path::Path| {
+        let mut c = Command::new("ip");
+        c.args(["netns", "exec", &net.0]).arg(program);
+        c
+    };
+    assert!(ip(&["-n", &net.0, "link", "set", "lo", "up"]));
+    for a in ["2001:db8:1::7", "2001:db8:1::8", "2001:db8:2::7"] {
+        assert!(ip(&["-n", &net.0, "addr", "add", &format!("{a}/128"), "dev", "lo"]));
+    }
+    let open = |from: &str| {
+        let mut c = inside(std::path::Path::new("curl"));
+        c.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", "--interface", from]);
+        let out = c.args(["-H", "Host: photos.example.com", "http://[::1]:8000/"]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).trim() == "200"
+    };
+    for (width, neighbour) in [("64", true), ("128", false)] {
+        let dir = Dir::new("tfk6");
+        std::fs::create_dir(dir.at("dyn")).unwrap();
+        std::fs::write(
+            dir.at("dyn/http.yml"),
+            "http:\n  routers:\n    photos: { rule: \"Host(`photos.example.com`)\", service: \"ping@internal\", middlewares: [dynamic-whitelist] }\n    ha: { rule: \"Host(`ha.example.com`)\", service: ha }\n  services:\n    ha: { mirroring: { service: gate, mirrors: [ { name: gate, percent: 100 } ] } }\n    gate: { loadBalancer: { servers: [ { url: \"http://127.0.0.1:5000\" } ] } }\n",
+        )
+        .unwrap();
+        let mut g = inside(std::path::Path::new(env!("CARGO_BIN_EXE_portcullis")));
+        g.args(["gatekeeper", "--file", "dyn/dynamic-whitelist.yml", "--data-dir", "state"]).current_dir(&dir.0);
+        g.env("IPV6_PREFIX", width).env("DEFAULT_SOURCE_RANGE", "192.0.2.1").env("NO_COLOR", "1");
+        let g = Proc::start(g);
+        wait_or(|| g.logged("listening on").is_some(), || g.text());
+        let mut t = inside(&binary);
+        t.args([
+            "--entryPoints.web.address=[::]:8000",
+            "--ping=true",
+            &format!("--providers.file.directory={}", dir.at("dyn").display()),
+            "--providers.providersThrottleDuration=100ms",
+            "--log.level=ERROR",
+            "--global.checkNewVersion=false",
+            "--global.sendAnonymousUsage=false",
+        ]);
+        let t = Proc::start(t);
+        wait_or(
+            || {
+                let mut c = inside(std::path::Path::new("curl"));
+                c.args([
+                    "-s",
+                    "--max-time",
+                    "5",
+                    "--interface",
+                    "2001:db8:1::7",
+                    "-H",
+                    "Host: ha.example.com",
+                    "http://[::1]:8000/",
+                ]);
+                c.output().unwrap().stdout == b"OK"
+            },
+            || format!("{}\n{}", t.text(), g.text()),
+        );
+        wait_or(
+            || open("2001:db8:1::7"),
+            || format!("{}\n{}", std::fs::read_to_string(dir.at("dyn/dynamic-whitelist.yml")).unwrap(), t.text()),
+        );
+        assert_eq!(open("2001:db8:1::8"), neighbour, "{width}");
+        assert!(!open("2001:db8:2::7"));
+    }
+}
