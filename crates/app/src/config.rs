@@ -275,7 +275,6 @@ fn proxy_version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ProxyLine>
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

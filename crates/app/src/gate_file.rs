@@ -624,7 +624,6 @@ pub(crate) fn check_doors(read: &Read) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::config::{self, EdgeFile};

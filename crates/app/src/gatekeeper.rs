@@ -130,7 +130,6 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         v6_width: a.ipv6_prefix.unwrap_or(64),
         learn_private: a.learn_private.unwrap_or(false),
         statics: statics.clone(),
-        ..Rules::default()
     };
     let mut lists = vec![(list.clone(), rules.clone())];
     let mut middlewares = vec![(list.clone(), vec![list.clone()])];

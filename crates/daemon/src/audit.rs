@@ -23,7 +23,7 @@ pub enum About {
     /// A grant, as it was.
     Grant {
         /// The grant.
-        grant: GrantRecord,
+        grant: Box<GrantRecord>,
     },
     /// A node, a user, a key, the policy.
     Thing {
@@ -395,7 +395,6 @@ fn aside(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

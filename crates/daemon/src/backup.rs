@@ -219,7 +219,6 @@ fn beside(path: &Path, what: &str) -> PathBuf {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use store::{If, Sqlite, Store};

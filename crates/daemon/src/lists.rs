@@ -754,7 +754,6 @@ fn summary(list: &List) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
     use model::Addr;

@@ -569,7 +569,7 @@ impl<S: State> Owner<S> {
             );
         }
         self.retry_at = Some(Instant::now() + RETRY);
-        let (mut back, mut unreadable): (Vec<(S::Id, Option<Vec<u8>>)>, Vec<S::Id>) = Default::default();
+        let (mut back, mut unreadable) = (Vec::new(), Vec::new());
         for (id, gives) in touched {
             if !gives {
                 let value = self.state.value(&id);

@@ -339,7 +339,6 @@ fn tell(states: &[sd_notify::NotifyState<'_>]) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicBool;

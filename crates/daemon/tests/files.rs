@@ -1,5 +1,10 @@
 //! The file server over its socket: what it sends, what it refuses, and that nothing leads out of the folder.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

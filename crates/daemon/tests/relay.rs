@@ -1,6 +1,11 @@
 //! The relay with clients of `sim` over real sockets: packets, keys that are gone, keys that are there twice, and
 //! attacks. Times are the relay's own where a test would otherwise wait for a minute.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

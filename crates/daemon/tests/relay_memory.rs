@@ -1,5 +1,11 @@
 //! What a packet through the relay costs in memory, by counting allocations: nothing.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unsafe_code)]
+#![allow(unsafe_code, reason = "an allocator is unsafe by its trait")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -189,7 +189,6 @@ impl fmt::Display for NoProof {
 impl std::error::Error for NoProof {}
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

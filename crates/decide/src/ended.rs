@@ -163,7 +163,6 @@ impl fmt::Display for What {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

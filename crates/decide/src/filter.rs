@@ -506,7 +506,6 @@ impl Flows {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use wire::tailcfg::{NetPortRange, PortRange};

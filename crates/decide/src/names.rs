@@ -344,7 +344,6 @@ impl fmt::Display for HostName {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::grant::Ledger;

@@ -413,7 +413,6 @@ fn uncovered(all: Vec<Prefix>) -> Vec<Prefix> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

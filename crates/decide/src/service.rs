@@ -122,7 +122,6 @@ fn host(text: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use model::{AddrSet, List, ViewBuilder};

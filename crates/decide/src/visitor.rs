@@ -223,7 +223,6 @@ fn node(text: &str) -> Option<Addr> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
 

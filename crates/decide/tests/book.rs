@@ -1,5 +1,10 @@
 //! What administrators do with the book and what they are told: keys, users, routes, names, keys that end.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::sync::Arc;
 

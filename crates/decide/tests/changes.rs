@@ -1,6 +1,11 @@
 //! A network that changes node by node, against the same network compiled afresh: whatever happens to a node, what the
 //! others are told is the same either way.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

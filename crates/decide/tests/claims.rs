@@ -1,6 +1,11 @@
 //! What nodes claim and may not have: keys, names, routes and addresses of others, a second life for a key that was
 //! good once. In: requests of machines that lie. Out: the book refuses, or believes only what is the node's own to say.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,11 @@
 //! The corpus of the fuzzer, replayed by the ordinary tests: no input panics, and none takes long.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
+#![allow(clippy::disallowed_methods, reason = "the bound is on time spent, which a test has to measure")]
 
 use std::path::PathBuf;
 use std::sync::Arc;

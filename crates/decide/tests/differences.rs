@@ -1,6 +1,12 @@
 //! What a change of a policy gives and takes, against what `explain` and the packet filters say before and after: for
 //! every source, every destination, protocol and port, on networks and policies made at random.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
+#![allow(clippy::disallowed_methods, reason = "the bound is on time spent, which a test has to measure")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

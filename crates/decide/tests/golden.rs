@@ -1,6 +1,11 @@
 //! Cases of our own as files that a person can read: `golden/NAME/policy.hujson` and, beside it, `expect.txt` with what
 //! comes of it on the network of `golden/topology.json`. `UPDATE_GOLDEN=1` writes what came; read it before keeping it.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -1,6 +1,11 @@
 //! What the policy language takes and what it refuses, with which words; and what its tests say of people who are not
 //! here yet.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::sync::Arc;
 

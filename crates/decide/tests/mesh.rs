@@ -1,7 +1,12 @@
 //! The book of the mesh against a client that believes what it is told. Whatever happens, in whatever order: a client
 //! that followed the differences knows exactly what one that comes new is told. And what was saved, read again, is the
 //! same book.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 

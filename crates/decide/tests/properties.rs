@@ -1,6 +1,11 @@
 //! Policies made at random, against an oracle that asks rule by rule whether a packet may pass. The oracle reads the
 //! same JSON with `std::net` alone and shares nothing with what it checks.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,8 +15,11 @@ use decide::policy::{Compiled, Policy, Ranges, Topology, diff, format};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// Nodes of the little network: name, owner or tags, address, routes.
-const NODES: [(&str, Option<&str>, &[&str], &str, &[&str]); 6] = [
+/// A node: name, owner, or tags, address, routes.
+type NodeRow = (&'static str, Option<&'static str>, &'static [&'static str], &'static str, &'static [&'static str]);
+
+/// Nodes of the little network.
+const NODES: [NodeRow; 6] = [
     ("ada1", Some("ada"), &[], "100.64.0.1", &[]),
     ("ada2", Some("ada"), &[], "100.64.0.2", &[]),
     ("ben1", Some("ben"), &[], "100.64.0.3", &[]),

@@ -1,6 +1,11 @@
 //! What routers, connectors and names of one's own come to, as nodes are told: fail-over, what a connector has forgotten,
 //! who leaves from the same address, names outside the network's domain.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

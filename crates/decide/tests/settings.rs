@@ -1,6 +1,11 @@
 //! Settings of the network that a policy document carries for a server: pools of addresses, services, relays, what
 //! clients are told. Each is read, checked, and said to the right nodes.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::sync::Arc;
 

@@ -1,6 +1,11 @@
 //! Captures of the hosted service: for each policy the verdict and, per node, packet filter, peers, allowed addresses,
 //! capabilities. They lie outside of the repository; where they are absent, one line says so.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -109,7 +109,6 @@ impl fmt::Display for Authority {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
 

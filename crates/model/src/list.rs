@@ -156,7 +156,6 @@ fn read_item(item: &str, out: &mut ListText, line: usize, column: usize) -> Resu
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

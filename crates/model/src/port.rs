@@ -85,7 +85,6 @@ impl fmt::Display for Port {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -406,7 +406,6 @@ fn table_bits(things: usize, min: u32, max: u32) -> u32 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -74,7 +74,6 @@ impl fmt::Debug for SourceKey {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -19,7 +19,7 @@ pub fn tidy<'a>(names: impl IntoIterator<Item = &'a str>) {
     }
     for (name, value) in changes {
         // SAFETY: this is the only thread of the process, so nobody reads or writes the environment beside it.
-        #[allow(unsafe_code)]
+        #[expect(unsafe_code, reason = "the environment of a process is shared by its threads")]
         unsafe {
             match value {
                 Some(value) => std::env::set_var(name, value),

@@ -106,7 +106,6 @@ fn make_room(sources: &mut HashMap<SourceKey, Count>, now: Instant) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

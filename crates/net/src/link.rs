@@ -533,7 +533,6 @@ async fn read_some(socket: &TcpStream, out: &mut Vec<u8>) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use tokio::net::TcpListener;

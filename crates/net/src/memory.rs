@@ -15,7 +15,7 @@ pub fn forget_startup_code() {
         }
         let Some((start, end)) = range.split_once('-') else { continue };
         let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) else { continue };
-        #[allow(unsafe_code)]
+        #[expect(unsafe_code, reason = "mapped memory is dropped by address")]
         // SAFETY: the range is a mapping of this process that the kernel itself named: private, backed by the
         // program's file, not writable, so that no page of it differs from the file. Dropped pages are read from the
         // same file again when they are next touched, this very code included.
@@ -36,12 +36,12 @@ pub fn forget_startup_code() {}
 /// small things that stay, and the allocator keeps it. A few milliseconds; not for hot paths.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn give_back() {
-    #[allow(unsafe_code)]
+    #[expect(unsafe_code, reason = "malloc_trim is no function of a Rust crate here")]
     unsafe extern "C" {
         /// malloc_trim(3), of the C library that the allocator is of.
         fn malloc_trim(pad: usize) -> core::ffi::c_int;
     }
-    #[allow(unsafe_code)]
+    #[expect(unsafe_code, reason = "malloc_trim is no function of a Rust crate here")]
     // SAFETY: it takes the allocator's own locks, and touches no memory that is in use.
     let _ = unsafe { malloc_trim(0) };
 }

@@ -284,7 +284,7 @@ impl Table {
         let own = self.nl.port().map_err(|e| refused(what, e))?;
         // SAFETY: an `OwnedFd` is open for as long as it lives and always says the same number; `Watch` gives it to
         // nobody who could close it.
-        #[allow(unsafe_code)]
+        #[expect(unsafe_code, reason = "tokio wants the promise that the descriptor stays the same one")]
         let fd = unsafe { AsyncFd::register(OwnedFd::from(listening)) }.map_err(|e| refused(what, e.into()))?;
         Ok(Watch { fd, name: self.name.clone(), own, foreign: false })
     }
@@ -329,7 +329,7 @@ impl Table {
         let rules = self.rules()?;
         there.rules = self.written.as_ref() == Some(&rules);
         for transport in Transport::ALL {
-            for (key, _, _) in self.elements(ports_of(transport))? {
+            for RawElement { key, .. } in self.elements(ports_of(transport))? {
                 let number = key.try_into().ok().map(u16::from_be_bytes);
                 there.ports.extend(number.map(|number| Port { transport, number }));
             }
@@ -339,7 +339,7 @@ impl Table {
             if set.is_ranges() {
                 ranges(set, &read, &mut there.elements);
             } else {
-                for (key, _, left) in &read {
+                for RawElement { key, left, .. } in &read {
                     let Some(first) = set.read(key) else { continue };
                     there.elements.insert(Element { set, first, last: set.last(first) }, *left);
                 }
@@ -454,14 +454,14 @@ impl Table {
         listed.map_err(|e| refused("to show the table", e))
     }
 
-    /// Keys, flags and time left of a set's elements.
-    fn elements(&mut self, set: &str) -> Result<Vec<(Vec<u8>, u32, Option<Duration>)>, NftError> {
+    /// The elements of a set, as the kernel keeps them.
+    fn elements(&mut self, set: &str) -> Result<Vec<RawElement>, NftError> {
         let read = self.dump(kind::GET_ELEMENT, Some(set), |a| {
             let rows = a.within(3)?.filter_map(|(_, e)| {
                 let e = Attributes(e);
                 let left = e.get(5).and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?)));
                 let key = e.within(1)?.get(1)?.to_vec();
-                Some((key, e.number(3).unwrap_or(0), left.map(Duration::from_millis)))
+                Some(RawElement { key, flags: e.number(3).unwrap_or(0), left: left.map(Duration::from_millis) })
             });
             Some(rows.collect::<Vec<_>>())
         })?;
@@ -520,6 +520,14 @@ impl Watch {
             }
         }
     }
+}
+
+/// An element of a set as the kernel lists it; of a range, one of its two ends.
+struct RawElement {
+    key: Vec<u8>,
+    flags: u32,
+    /// Until the kernel drops it; never, if `None`.
+    left: Option<Duration>,
 }
 
 /// An element as it is written.
@@ -744,9 +752,9 @@ fn by_set(ports: &[Port]) -> impl Iterator<Item = &Port> {
 }
 
 /// Puts the ends of a tree's ranges together.
-fn ranges(set: Set, read: &[(Vec<u8>, u32, Option<Duration>)], out: &mut BTreeMap<Element, Option<Duration>>) {
+fn ranges(set: Set, read: &[RawElement], out: &mut BTreeMap<Element, Option<Duration>>) {
     let mut points: Vec<(u128, bool, Option<Duration>)> =
-        read.iter().filter_map(|(key, flags, left)| Some((set.read(key)?, flags & RANGE_END == 0, *left))).collect();
+        read.iter().filter_map(|e| Some((set.read(&e.key)?, e.flags & RANGE_END == 0, e.left))).collect();
     // An end stands before the beginning of its neighbour.
     points.sort_unstable_by_key(|(at, begins, _)| (*at, *begins));
     let mut open: Option<(u128, Option<Duration>)> = None;
@@ -798,7 +806,6 @@ fn is(e: &io::Error, errno: Errno) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -820,7 +827,7 @@ mod tests {
 
     #[test]
     fn ends_find_their_beginnings() {
-        let point = |n: u32, flags| (n.to_be_bytes().to_vec(), flags, None);
+        let point = |n: u32, flags| RawElement { key: n.to_be_bytes().to_vec(), flags, left: None };
         let mut out = BTreeMap::new();
         // As a kernel lists them: backwards, neighbours that touch, one without an end, an end that leads nowhere.
         let read =

@@ -268,7 +268,6 @@ pub fn source(peer: SocketAddr) -> SourceKey {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

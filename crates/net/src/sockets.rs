@@ -77,7 +77,7 @@ pub fn tune_link(stream: &TcpStream) {
 pub fn unacknowledged(stream: &TcpStream) -> Option<usize> {
     /// SIOCOUTQ of tcp(7), which on these machines has the number of TIOCOUTQ.
     const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
-    #[allow(unsafe_code)]
+    #[expect(unsafe_code, reason = "rustix has no function for this request")]
     // SAFETY: this request writes one int and reads nothing.
     let left = unsafe {
         let asked = rustix::ioctl::Getter::<SIOCOUTQ, core::ffi::c_int>::new();

@@ -118,7 +118,6 @@ impl<S: AsyncWrite + Unacknowledged + Unpin> AsyncWrite for WriteStall<S> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 

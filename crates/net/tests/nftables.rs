@@ -1,6 +1,11 @@
 //! The table in the real kernel, each test in a network namespace of its own thread.
 #![cfg(target_os = "linux")]
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -15,7 +20,7 @@ use proptest::test_runner::{Config, TestRunner};
 fn alone(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         // SAFETY: only this thread leaves the namespace, and it shares nothing that belongs to one.
-        #[allow(unsafe_code)]
+        #[expect(unsafe_code, reason = "leaving a namespace is a promise about other threads")]
         let left = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
         if let Err(e) = left {
             assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "no network namespace: {e}");

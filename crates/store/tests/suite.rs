@@ -1,5 +1,10 @@
 //! One suite for every backend.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::time::Duration;
 

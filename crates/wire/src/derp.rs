@@ -435,7 +435,6 @@ fn is_zero(n: &u64) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

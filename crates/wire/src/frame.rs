@@ -304,7 +304,6 @@ pub fn parse_u32(kind: Kind, b: &[u8]) -> Result<u32, FrameError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -220,7 +220,6 @@ fn prefix(text: &str) -> Result<Prefix, String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use model::Strength;

@@ -127,7 +127,6 @@ impl Rewrite {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for a reference.
 fn is_false(b: &bool) -> bool {
     !*b
 }

@@ -225,7 +225,6 @@ fn read(prefix: &'static str, text: &str) -> Result<[u8; KEY_LEN], KeyError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

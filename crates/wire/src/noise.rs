@@ -497,7 +497,6 @@ impl Cipher for Chacha {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

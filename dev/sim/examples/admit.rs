@@ -3,7 +3,7 @@
 //!
 //! Lists: IPv4 30 % /32, 65 % /24, 5 % /20; IPv6 25 % /128, 30 % /64, 25 % /48, 20 % /32 to /47 inside 4096 /32s of
 //! 2000::/3. Probes: 65,536 in random order, a table for those inside and one for those outside.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that fails has no figures")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
@@ -18,7 +18,7 @@ struct Counting;
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: every call is passed on to the system's allocator unchanged.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);

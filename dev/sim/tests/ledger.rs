@@ -1,5 +1,10 @@
 //! The ledger against a naive oracle, and with a crash between every two effects.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 

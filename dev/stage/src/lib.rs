@@ -2,7 +2,12 @@
 //! Out: children that run, are ready and die with their owner; upstreams and visitors that check every byte.
 //!
 //! Everything here is blocking and meant for tests: what goes wrong panics with the reason.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 pub mod edge;
 pub mod http;

@@ -145,10 +145,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.ended().is_none() || self.child.id() != 0 {
-            if let Some(group) = Pid::from_raw(self.child.id() as i32) {
-                let _ = rustix::process::kill_process_group(group, Signal::KILL);
-            }
+        if (self.ended().is_none() || self.child.id() != 0)
+            && let Some(group) = Pid::from_raw(self.child.id() as i32)
+        {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
         let _ = self.child.wait();
         if std::thread::panicking() {

@@ -1,5 +1,10 @@
 //! The stage checks itself: proxies, upstreams and visitors work with each other before a tunnel stands between them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

@@ -1,5 +1,10 @@
 //! The small internet checks itself before any mesh stands in it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 use std::net::IpAddr;
 use std::time::Duration;

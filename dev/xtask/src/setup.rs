@@ -32,8 +32,11 @@ const FLASK: [&str; 3] = ["flask==3.1.*", "gunicorn==23.*", "pyyaml==6.*"];
 /// Peers of the tunnel benchmark that cargo installs: crate, version, program.
 const CRATES: [(&str, &str, &str); 2] = [("rathole", "0.5.0", "rathole"), ("bore-cli", "0.6.0", "bore")];
 
-/// Peers of the tunnel benchmark written in Go: name, module, version, packages below it, programs.
-const MODULES: [(&str, &str, &str, &[&str], &[&str]); 2] = [
+/// A program written in Go: name, module, version, packages below it, programs.
+type GoModule = (&'static str, &'static str, &'static str, &'static [&'static str], &'static [&'static str]);
+
+/// Peers of the tunnel benchmark written in Go.
+const MODULES: [GoModule; 2] = [
     ("frp", "github.com/fatedier/frp", "v0.65.0", &["/cmd/frps", "/cmd/frpc"], &["frps", "frpc"]),
     ("chisel", "github.com/jpillora/chisel", "v1.10.1", &[""], &["chisel"]),
 ];

@@ -95,7 +95,6 @@ fn wrong(flag: &str, text: &str, why: &str) -> Fail {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use wire::upstream::{Plane, parse_upstreams};

@@ -1,7 +1,12 @@
 //! The coordination server as people run it: the built binary, official clients on hosts of their own, attackers, and
 //! policies as files and in force; and what a server keeps, whatever its machine does. In: commands, packets, nodes that
 //! lie. Out: who reaches whom, and that nothing is lost or given away.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 mod clock;
 #[path = "../gate/room.rs"]

@@ -1,5 +1,5 @@
 //! A coordination server for tests that attack it: started on a free port, ended with the test.
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+#![allow(unreachable_pub, reason = "suites share it, and each uses its part")]
 
 use std::net::SocketAddr;
 use std::process::Command;

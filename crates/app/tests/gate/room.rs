@@ -1,5 +1,5 @@
 //! A gate, proxies and upstreams for tests: started on free ports, ended with the test.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+#![allow(dead_code, unreachable_pub, reason = "suites share it, and each uses its part")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -216,7 +216,7 @@ fn bad_files_are_refused_with_line() {
         ("token_file = \"token\"\nhttp = false\n", 2, &["serve nothing"]),
         ("port = = 1\n", 1, &["line 1"]),
     ] {
-        let file = dir.write("edge.toml", &format!("{text}"));
+        let file = dir.write("edge.toml", text);
         let args = ["serve", "--config", &file, "--data-dir", &data, "--control-port", "0"];
         fails(&args, code, wanted);
     }

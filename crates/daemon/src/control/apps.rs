@@ -213,7 +213,6 @@ async fn one(desk: &Desk, resolver: &Resolver, domain: &str, nodes: BTreeSet<u64
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -139,7 +139,6 @@ fn in_pairs(s: &Snapshot) -> Vec<Vec<u64>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -31,8 +31,11 @@ pub struct Keeper {
 /// A change, and what tells its asker how it is kept.
 pub struct Ask {
     kind: Kind,
-    make: Box<dyn FnOnce(&mut Book, u64) -> Reply + Send>,
+    make: Change,
 }
+
+/// What is done to the book, at a time in seconds since the Unix epoch.
+type Change = Box<dyn FnOnce(&mut Book, u64) -> Reply + Send>;
 
 type Reply = Box<dyn FnOnce(Result<Saved, String>) + Send>;
 

@@ -228,7 +228,6 @@ impl std::str::FromStr for ServerUrl {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -92,7 +92,6 @@ fn drop_oldest(queue: &mut Vec<u8>, need: usize, most: usize) -> u64 {
 const _: () = assert!(BULK >= HEAD_LEN + SEND_MAX, "the longest packet fits");
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use wire::derp::{PACKET_MAX, first};
 

@@ -93,7 +93,7 @@ impl Site {
     }
 
     async fn respond(self: &Arc<Self>, request: &Request<Incoming>, visitor: Visitor) -> Response<FileBody> {
-        if let Err(refused) = self.check_password(request.headers(), visitor) {
+        if let Some(refused) = self.password_refused(request.headers(), visitor) {
             return refused;
         }
         let get = request.method() == Method::GET;
@@ -135,17 +135,17 @@ impl Site {
         }
     }
 
-    /// Lets in who gives the right password, or anybody if none is asked for. Any user name will do.
-    fn check_password(&self, headers: &HeaderMap, visitor: Visitor) -> Result<(), Response<FileBody>> {
-        let Some(token) = &self.token else { return Ok(()) };
+    /// The answer to who does not give the password that is asked for, if one is. Any user name will do.
+    fn password_refused(&self, headers: &HeaderMap, visitor: Visitor) -> Option<Response<FileBody>> {
+        let token = self.token.as_ref()?;
         let (who, now) = (guesser(visitor, headers), Instant::now());
         if self.guesses.blocked(who, now) {
-            return Err(blocked());
+            return Some(blocked());
         }
         let given = password(headers);
         if given.as_ref().is_some_and(|p| token.matches(p)) {
             self.guesses.right(who);
-            return Ok(());
+            return None;
         }
         // A browser asks without a password first: that is no guess.
         if headers.contains_key(header::AUTHORIZATION) && self.guesses.wrong(who, now) == Wrong::LastOne {
@@ -153,7 +153,7 @@ impl Site {
         }
         let mut r = plain(StatusCode::UNAUTHORIZED, "A password is needed to see these files. Any user name will do.");
         set(&mut r, header::WWW_AUTHENTICATE, "Basic realm=\"files\", charset=\"UTF-8\"");
-        Err(r)
+        Some(r)
     }
 
     /// A place to make the page of a folder in; a path that names a file needs none.

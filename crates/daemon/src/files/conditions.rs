@@ -102,7 +102,6 @@ fn matches_weak(list: &str, etag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::time::{Duration, UNIX_EPOCH};
 

@@ -250,7 +250,6 @@ fn utc(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn entry(name: &str, folder: bool, size: u64, modified: i64) -> Entry {

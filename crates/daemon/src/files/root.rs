@@ -241,7 +241,6 @@ fn joined(names: &[Vec<u8>]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use std::os::unix::fs::symlink;
 

@@ -216,7 +216,6 @@ pub(super) fn is_gateway(addr: Addr) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -593,7 +593,7 @@ fn remembered(log: &Path) -> Memory {
     let mut memory = Memory::default();
     for line in crate::audit::tail(log) {
         let About::Grant { grant } = line.about else { continue };
-        let (Ok(what), Ok(g)) = (line.what.parse(), Grant::try_from(grant)) else { continue };
+        let (Ok(what), Ok(g)) = (line.what.parse(), Grant::try_from(*grant)) else { continue };
         memory.note(Ended {
             at: line.at,
             list: g.list,
@@ -621,7 +621,7 @@ pub fn said(done: Result<Done, String>) -> anyhow::Result<Done> {
 
 fn record(a: Audit) -> Record {
     let about = match &a.about {
-        Subject::Grant(g) => About::Grant { grant: GrantRecord::from(g) },
+        Subject::Grant(g) => About::Grant { grant: Box::new(GrantRecord::from(g)) },
         Subject::Ban(b) => About::Thing { about: format!("{} on {}", b.whom, b.list) },
     };
     Record { at: a.at, what: a.what.word().to_string(), about, by: a.by }

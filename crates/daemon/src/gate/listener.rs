@@ -159,7 +159,7 @@ fn enter(
 ) {
     let believed = desk.proxies.believes(peer);
     match places.take(peer, believed) {
-        Ok(slot) => visit(run, desk, serves, places, io, peer, believed, slot),
+        Ok(slot) => visit(run, desk, serves, places, io, Seated { peer, believed, slot }),
         Err(why) => {
             debug!("{peer} is turned away: {why}");
             if let Peer::Tcp(addr) = peer {
@@ -169,16 +169,21 @@ fn enter(
     }
 }
 
-#[allow(clippy::too_many_arguments)]
+/// A connection that has its place.
+struct Seated {
+    peer: Peer,
+    /// It speaks for others, as a trusted proxy.
+    believed: bool,
+    slot: Slot,
+}
+
 fn visit(
     run: &Run,
     desk: &Arc<Desk>,
     serves: &Arc<Serves>,
     places: &Arc<Places>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Peer,
-    believed: bool,
-    slot: Slot,
+    Seated { peer, believed, slot }: Seated,
 ) {
     let (desk, serves, places, stopping) = (desk.clone(), serves.clone(), places.clone(), run.stopping());
     let wait = places.head_wait();

@@ -143,7 +143,6 @@ fn said(answer: Answer) -> Said {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

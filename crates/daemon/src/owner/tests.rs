@@ -1,7 +1,6 @@
 //! The owner against a disk that fails when it likes and a machine that ends between any two steps.
 //!
 //! The state is a set of names that are let in. What is watched is what a reader, an asker and the next start see.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

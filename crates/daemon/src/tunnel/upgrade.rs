@@ -240,7 +240,6 @@ async fn read_head(link: &mut LinkRead) -> Result<Option<Vec<u8>>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::time::Duration;

@@ -1,5 +1,11 @@
 //! The HTTP plane against raw visitors and upstreams made here; the router connects to them directly.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::large_futures, missing_docs, unreachable_pub)]
+#![allow(unreachable_pub, reason = "what suites share is written as if for other crates")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails by panicking"
+)]
 
 mod bodies;
 mod door;

@@ -207,7 +207,6 @@ pub fn copy_trailer(trailer: &[u8], keep: fn(&str) -> bool, out: &mut bytes::Byt
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn read(pieces: &[&[u8]]) -> Result<(Vec<u8>, Vec<u8>, usize), Malformed> {

@@ -202,7 +202,6 @@ impl<'b> Came<'b> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn trust(header: AddressHeader) -> Trust {

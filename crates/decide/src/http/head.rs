@@ -43,7 +43,7 @@ pub struct Reject {
 
 /// The methods that matter to framing, retries and counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)] // They are named as on the wire.
+#[allow(missing_docs, reason = "they are named as on the wire")]
 pub enum Method {
     Get,
     Head,
@@ -705,7 +705,6 @@ impl<B: bytes::BufMut> HeadWriter<B> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
 

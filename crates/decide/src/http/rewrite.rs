@@ -107,7 +107,6 @@ fn like_forwarded(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn set(name: &str, value: &str) -> SetField {

@@ -250,7 +250,6 @@ fn answered(old: &[Learnt], domain: &str, answer: &[Addr], now: u64, patience: O
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::{RouteState, Saved, Settings};
     use super::*;

@@ -65,7 +65,6 @@ pub(crate) fn next(pool: Prefix, from: u64, taken: impl Fn(Addr) -> bool) -> Opt
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -306,7 +306,7 @@ impl Book {
     }
 
     /// Makes a node, or lets one that the same machine had at the same place go on with a new key.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "who asks, what for, on whose word and when: no two belong together")]
     fn admit(
         &mut self,
         machine: MachineKey,

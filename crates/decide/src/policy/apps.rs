@@ -103,7 +103,6 @@ impl Compiled {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::Topology;
     use super::*;

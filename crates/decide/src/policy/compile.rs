@@ -65,8 +65,11 @@ pub struct Filter {
     /// Where to; `None` is `*`.
     pub dst: Vec<(Option<Prefix>, Ports)>,
     /// Capabilities on destinations.
-    pub caps: Vec<(Vec<Prefix>, Arc<BTreeMap<String, serde_json::Value>>)>,
+    pub caps: Vec<CapGrant>,
 }
+
+/// Capabilities and the destinations that they are granted on.
+pub(crate) type CapGrant = (Vec<Prefix>, Arc<BTreeMap<String, serde_json::Value>>);
 
 /// Sources of a filter rule: those of a rule of the policy, or texts of their own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -584,12 +587,7 @@ impl Merge {
         self.by_key.insert(key, self.done.len() - 1);
     }
 
-    fn caps(
-        &mut self,
-        origin: Origin,
-        src: SourcesRef,
-        caps: Vec<(Vec<Prefix>, Arc<BTreeMap<String, serde_json::Value>>)>,
-    ) {
+    fn caps(&mut self, origin: Origin, src: SourcesRef, caps: Vec<CapGrant>) {
         self.done.push(Filter { origin, src: Arc::new(src), proto: None, dst: Vec::new(), caps });
     }
 }

@@ -298,10 +298,10 @@ impl Compiled {
             return Ok((text.to_string(), n.addrs().map(Prefix::host).collect()));
         }
         let who = read_who(text)?;
-        if let Who::Host(name) = &who {
-            if !self.resolver.policy.hosts.contains_key(name) {
-                return Err(format!("`{name}` is no node, no host of the policy, no user and no address"));
-            }
+        if let Who::Host(name) = &who
+            && !self.resolver.policy.hosts.contains_key(name)
+        {
+            return Err(format!("`{name}` is no node, no host of the policy, no user and no address"));
         }
         if matches!(who, Who::Any | Who::DangerAll) {
             return Err(format!("`{who}` is everybody; name a node, a user, a tag or an address"));
@@ -324,7 +324,7 @@ impl Compiled {
     }
 
     fn matches(&self, rule: &Rule, from: Prefix, to: Prefix, proto: Proto, port: Option<u16>) -> Match {
-        let named = rule.names.iter().any(|w| *w == Who::DangerAll)
+        let named = rule.names.contains(&Who::DangerAll)
             || self.rules.source(rule).set.ranges.overlaps(from)
             || (!rule.posture.is_empty() && rule.names.iter().any(|w| self.resolver.set(w).ranges.overlaps(from)));
         let posture = self.rules.source(rule).set.ranges.overlaps(from);

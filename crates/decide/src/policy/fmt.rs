@@ -270,7 +270,6 @@ fn indent(out: &mut String, depth: usize) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -286,7 +285,7 @@ mod tests {
 
     #[test]
     fn long_lists_break_and_empty_ones_do_not() {
-        let long = format!("{{\"a\": [{}], \"b\": [\n], \"c\": {{}}}}", vec!["\"0123456789\""; 12].join(","));
+        let long = format!("{{\"a\": [{}], \"b\": [\n], \"c\": {{}}}}", ["\"0123456789\""; 12].join(","));
         let once = format(&long).unwrap();
         assert!(
             once.contains("\"a\": [\n\t\t\"0123456789\",\n") && once.contains("\"b\": [],\n\t\"c\": {},\n"),

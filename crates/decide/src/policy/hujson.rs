@@ -191,8 +191,8 @@ impl<'a> Lexer<'a> {
         if rest.starts_with("//") {
             return Ok((Kind::LineComment, start + rest.find('\n').unwrap_or(rest.len())));
         }
-        if rest.starts_with("/*") {
-            let close = rest[2..].find("*/").ok_or((start, "this comment has no closing `*/`".to_string()))?;
+        if let Some(inside) = rest.strip_prefix("/*") {
+            let close = inside.find("*/").ok_or((start, "this comment has no closing `*/`".to_string()))?;
             return Ok((Kind::BlockComment, start + 2 + close + 2));
         }
         Err((start, "a comment begins with `//` or `/*`".into()))
@@ -528,7 +528,6 @@ fn hex4(text: &str, from: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
 

@@ -108,7 +108,6 @@ fn in_order(problems: impl Iterator<Item = Problem>) -> Vec<Problem> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod names {
     use super::*;
 

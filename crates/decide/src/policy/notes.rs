@@ -142,7 +142,6 @@ fn listed(names: &[&str]) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::Topology;
     use super::*;

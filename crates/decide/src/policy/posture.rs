@@ -210,7 +210,6 @@ fn compare_versions(a: &str, b: &str) -> Ordering {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -246,7 +246,6 @@ fn difference(from: &[(u128, u128)], cut: &[(u128, u128)]) -> Vec<(u128, u128)> 
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

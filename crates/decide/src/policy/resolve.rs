@@ -312,8 +312,13 @@ impl Resolver {
     }
 }
 
+/// Places of nodes, by tag.
+type ByTag = BTreeMap<String, Vec<usize>>;
+/// Places of each user's devices.
+type ByUser = Vec<Vec<usize>>;
+
 /// Nodes by tag, and devices of each user.
-fn listed(topology: &Topology) -> (Arc<BTreeMap<String, Vec<usize>>>, Arc<Vec<Vec<usize>>>) {
+fn listed(topology: &Topology) -> (Arc<ByTag>, Arc<ByUser>) {
     let mut tagged: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     let mut owned = vec![Vec::new(); topology.users.len()];
     for (i, n) in topology.nodes.iter().enumerate() {
@@ -356,7 +361,6 @@ pub(crate) fn role_reaches(r: &Resolver, node: usize, role: Role) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::who::read_who;
     use super::*;

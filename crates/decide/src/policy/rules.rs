@@ -28,13 +28,16 @@ pub struct Origin {
     pub pos: Pos,
 }
 
+/// What may pass: protocols with their ports.
+pub(crate) type Nets = Vec<(Proto, Vec<Ports>)>;
+
 /// A destination of a rule.
 #[derive(Debug, Clone)]
 pub(crate) struct Dest {
     /// As written.
     pub(crate) who: Who,
-    /// What may pass: protocols with their ports.
-    pub(crate) nets: Vec<(Proto, Vec<Ports>)>,
+    /// What may pass.
+    pub(crate) nets: Nets,
     /// Place among the destinations, or `None` for `autogroup:self`.
     pub(crate) set: Option<usize>,
 }
@@ -178,7 +181,7 @@ impl Builder {
         &mut self,
         origin: Origin,
         src: Vec<Who>,
-        dst: Vec<(Who, Vec<(Proto, Vec<Ports>)>)>,
+        dst: Vec<(Who, Nets)>,
         posture: Vec<At<String>>,
     ) -> Option<&mut Rule> {
         if src.is_empty() || dst.is_empty() {
@@ -275,7 +278,7 @@ impl Rules {
             let any = asks.names.iter().any(|n| outline.names[*n] == Who::Any);
             let keep = asks.names.iter().all(same)
                 && asks.posture.is_none_or(|p| Arc::ptr_eq(&fit[p], &self.fit[p]))
-                && !(any && !change.routes.is_empty());
+                && (!any || change.routes.is_empty());
             if keep { Arc::clone(before) } else { Arc::new(resolve_sources(r, outline, asks, &sets, &fit)) }
         });
         let asked = asked.collect();

@@ -186,7 +186,6 @@ fn must_record() -> SshRecorderFailureAction {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::{Policy, Topology};
     use super::*;

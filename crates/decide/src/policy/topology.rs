@@ -265,7 +265,6 @@ fn prefixes(r: &mut Reader<'_>, item: Option<&Item>) -> Vec<Prefix> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

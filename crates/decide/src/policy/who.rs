@@ -167,7 +167,8 @@ pub(crate) fn read_who(text: &str) -> Result<Who, String> {
     if let Some(group) = text.strip_prefix("autogroup:") {
         return autogroup(group);
     }
-    let named: [(&str, fn(String) -> Who); 5] = [
+    type Named = fn(String) -> Who;
+    let named: [(&str, Named); 5] = [
         ("group:", Who::Group),
         ("tag:", Who::Tag),
         ("ipset:", Who::IpSet),

@@ -204,13 +204,11 @@ fn prefixes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Prefix>, D::Error> {
     all.iter().map(|t| Prefix::parse_lenient(t).map(|(p, _)| p).map_err(serde::de::Error::custom)).collect()
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)]
 pub(crate) fn is_false(b: &bool) -> bool {
     !b
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

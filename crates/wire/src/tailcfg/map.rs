@@ -282,7 +282,6 @@ pub struct DnsRecord {
     pub value: String,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }

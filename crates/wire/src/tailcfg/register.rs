@@ -112,7 +112,6 @@ pub struct Login {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -118,18 +118,15 @@ impl SshAction {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // the form serde asks for
 fn is_false(b: &bool) -> bool {
     !*b
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // the form serde asks for
 fn is_zero(n: &i64) -> bool {
     *n == 0
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -137,7 +137,6 @@ async fn run(argv: &[String], input: Option<String>, env: &[(&str, String)]) -> 
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -315,9 +315,7 @@ mod linux {
             return None;
         }
         let mut out = Differences::default();
-        let element = |l: Learned| -> Option<Element> {
-            Element::exact(l.0).filter(|_| !d.statics.iter().any(|s: &Prefix| *s == l.0))
-        };
+        let element = |l: Learned| -> Option<Element> { Element::exact(l.0).filter(|_| !d.statics.contains(&l.0)) };
         for c in has.learnt.changes(&d.learnt) {
             if let Some(before) = c.before {
                 out.remove.push(element(before)?);

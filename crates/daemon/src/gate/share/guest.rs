@@ -186,7 +186,6 @@ fn shown_only(headers: &HeaderMap) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -553,7 +553,6 @@ impl fmt::Display for No {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -88,7 +88,6 @@ impl fmt::Display for Refusal {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

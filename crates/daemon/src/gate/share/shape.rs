@@ -272,7 +272,6 @@ impl fmt::Display for NoLink {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

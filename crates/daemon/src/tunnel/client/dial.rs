@@ -240,7 +240,6 @@ fn words_of(body: &[u8]) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::panic)]
 mod tests {
     use super::*;
 

@@ -64,7 +64,6 @@ pub(super) fn taken<'a>(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -167,7 +167,6 @@ fn without((first, last): (u16, u16), (cut_first, cut_last): (u16, u16)) -> Vec<
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::super::who::read_net;
     use super::*;
