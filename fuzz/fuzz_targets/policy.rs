@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use decide::policy::{Compiled, Policy, Topology, diff, format};
+use policy::{Compiled, Policy, Topology, diff, format};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -16,7 +16,7 @@ pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCod
     let code = |allowed: bool| if allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) };
     if args.admin.control_port.is_none() && crate::gate::runs(global) {
         // Where only a gate runs, its lists are meant; beside an edge they are when they are named.
-        let edge_runs = daemon::api::find(&meant::data_dir(global.data_dir.clone())?, None).is_ok();
+        let edge_runs = runtime::api::find(&meant::data_dir(global.data_dir.clone())?, None).is_ok();
         let named = match args.service.as_deref() {
             Some(name) => crate::gate::lists(global)?.iter().any(|l| l == name),
             None => false,
@@ -26,7 +26,7 @@ pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCod
         }
     }
     let dir = meant::data_dir(global.data_dir.clone())?;
-    if args.admin.control_port.is_none() && daemon::api::edges(&dir).is_empty() && !crate::gate::runs(global) {
+    if args.admin.control_port.is_none() && runtime::api::edges(&dir).is_empty() && !crate::gate::runs(global) {
         return Err(Fail::hinted(
             format!("neither an edge nor a gate runs from {}", dir.display()),
             "name its data directory with `--data-dir DIR`; in a container: `docker exec NAME portcullis explain …`",
@@ -93,7 +93,8 @@ fn say_stale(answer: &Value) {
 pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     // A gate that runs alone is reached by its own socket.
     let dir = meant::data_dir(global.data_dir.clone())?;
-    let answer = if args.control_port.is_none() && daemon::api::find(&dir, None).is_err() && crate::gate::runs(global) {
+    let answer = if args.control_port.is_none() && runtime::api::find(&dir, None).is_err() && crate::gate::runs(global)
+    {
         crate::ask::gate(global, "reload", Value::Null)?
     } else {
         ask(args, global, "reload", Value::Null)?
@@ -114,6 +115,6 @@ pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, 
 
 fn ask(args: &AdminArgs, global: &GlobalArgs, verb: &str, what: Value) -> Result<Value, Fail> {
     let dir = meant::data_dir(global.data_dir.clone())?;
-    let socket = daemon::api::find(&dir, args.control_port)?;
+    let socket = runtime::api::find(&dir, args.control_port)?;
     crate::ask::socket(&socket, verb, what)
 }

@@ -14,14 +14,14 @@ use crate::meant;
 pub(crate) fn gate(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
     let dir = meant::data_dir(global.data_dir.clone())?;
     let start = "start one with `portcullis gatekeeper` or `portcullis serve --config FILE`";
-    running(&daemon::gate::gate_socket(&dir), "gate", &dir, start)?;
-    socket(&daemon::gate::gate_socket(&dir), verb, args)
+    running(&gate::gate_socket(&dir), "gate", &dir, start)?;
+    socket(&gate::gate_socket(&dir), verb, args)
 }
 
 /// Asks the coordination server of this data directory.
 pub(crate) fn control(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
     let dir = meant::data_dir(global.data_dir.clone())?;
-    let path = daemon::control::control_socket(&dir);
+    let path = control::control_socket(&dir);
     running(&path, "coordination server", &dir, "start one with `portcullis control`")?;
     socket(&path, verb, args)
 }
@@ -30,7 +30,7 @@ pub(crate) fn control(global: &GlobalArgs, verb: &str, args: Value) -> Result<Va
 pub(crate) fn socket(path: &Path, verb: &str, args: Value) -> Result<Value, Fail> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let answer = runtime.block_on(daemon::api::ask(path, verb, args))?;
+    let answer = runtime.block_on(runtime::api::ask(path, verb, args))?;
     if let Some(why) = answer["unsaved"].as_str() {
         // On the other stream: what is printed as JSON stays JSON.
         eprintln!(

@@ -10,8 +10,8 @@ use crate::{meant, say};
 pub(crate) fn backup(a: &BackupArgs, global: &GlobalArgs) -> Done {
     is_a_file(&a.file)?;
     let dir = meant::data_dir(global.data_dir.clone())?;
-    let store = daemon::backup::store(&dir, a.store.as_deref(), true)?;
-    daemon::backup::backup(&store, &a.file)?;
+    let store = runtime::backup::store(&dir, a.store.as_deref(), true)?;
+    runtime::backup::backup(&store, &a.file)?;
     say::line(format!(
         "{} is copied to {}; it holds keys, keep it as safe as the original",
         store.display(),
@@ -24,8 +24,8 @@ pub(crate) fn backup(a: &BackupArgs, global: &GlobalArgs) -> Done {
 pub(crate) fn restore(a: &BackupArgs, global: &GlobalArgs) -> Done {
     is_a_file(&a.file)?;
     let dir = meant::data_dir(global.data_dir.clone())?;
-    let store = daemon::backup::place(&a.file, &dir, a.store.as_deref())?;
-    let kept = daemon::backup::restore(&a.file, &store)?;
+    let store = runtime::backup::place(&a.file, &dir, a.store.as_deref())?;
+    let kept = runtime::backup::restore(&a.file, &store)?;
     say::line(format!("{} is what {} holds now", store.display(), a.file.display()));
     say::line("what was revoked, expired or deleted since that copy was made counts again: take it away once more");
     if let Some(kept) = kept {

@@ -4,9 +4,11 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use ::control::keeper::Mesh;
+use ::gate::keeper::Grants;
 use anyhow::Context;
-use daemon::clock::Room;
-use daemon::owner::length;
+use runtime::clock;
+use runtime::owner::length;
 use serde_json::{Value, json};
 
 use crate::args::{ClockCommand, GlobalArgs};
@@ -138,4 +140,69 @@ fn reset(dir: &Path, found: &[(Room, bool)], yes: bool, json: bool) -> Done {
         say::line(serde_json::to_string_pretty(&json!({ "reset": all })).context("cannot print the answer")?);
     }
     Ok(())
+}
+
+/// Whose clock it is: each has its own, with its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// A gate.
+    Gate,
+    /// A coordination server.
+    Control,
+}
+
+impl Room {
+    /// All there are.
+    pub(crate) const ALL: [Room; 2] = [Room::Gate, Room::Control];
+
+    /// What people call it.
+    #[must_use]
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Room::Gate => "gate",
+            Room::Control => "coordination server",
+        }
+    }
+
+    /// Where a running one is asked.
+    #[must_use]
+    pub(crate) fn socket(self, data_dir: &Path) -> std::path::PathBuf {
+        match self {
+            Room::Gate => ::gate::gate_socket(data_dir),
+            Room::Control => ::control::control_socket(data_dir),
+        }
+    }
+
+    /// Its store's file.
+    #[must_use]
+    pub(crate) fn store(self) -> &'static str {
+        match self {
+            Room::Gate => "gate.db",
+            Room::Control => "control.db",
+        }
+    }
+
+    /// The clock that one would start with that does not run.
+    ///
+    /// # Errors
+    /// The store cannot be opened: it is another user's, or in use.
+    pub(crate) fn stopped(self, data_dir: &Path) -> anyhow::Result<Value> {
+        match self {
+            Room::Gate => clock::stopped::<Grants>(&::gate::open(data_dir)?),
+            Room::Control => clock::stopped::<Mesh>(&::control::open(data_dir)?),
+        }
+    }
+
+    /// Resets the clock of one that does not run.
+    ///
+    /// # Errors
+    /// As for [`Room::stopped`], and the disk; nothing was changed.
+    pub(crate) fn reset_stopped(self, data_dir: &Path) -> anyhow::Result<Value> {
+        match self {
+            Room::Gate => clock::reset_stopped::<Grants>(&::gate::open(data_dir)?, &data_dir.join("audit.jsonl")),
+            Room::Control => {
+                clock::reset_stopped::<Mesh>(&::control::open(data_dir)?, &data_dir.join("control-audit.jsonl"))
+            }
+        }
+    }
 }

@@ -7,14 +7,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use access::visitor::AddressHeader;
+use addr::Host;
 use anyhow::Context;
-use daemon::tunnel::settings::Site;
-use decide::visitor::AddressHeader;
-use model::Host;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
-use wire::upstream::PortRanges;
+use tunnel::settings::Site;
+use tunnel_proto::upstream::PortRanges;
 
 use crate::args::{LogFormat, ProxyLine};
 use crate::control::Section;
@@ -254,7 +254,7 @@ fn bind_addr<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpAddr>, D::Er
 }
 
 fn ports<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PortRanges>, D::Error> {
-    parsed(from, |t| t.parse().map_err(|e: wire::upstream::UpstreamError| e.to_string()))
+    parsed(from, |t| t.parse().map_err(|e: tunnel_proto::upstream::UpstreamError| e.to_string()))
 }
 
 fn sites<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Site>>, D::Error> {

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use addr::{AddrSet, Prefix};
 use anyhow::Context;
-use daemon::control::{self, Control, ControlSettings, ServerUrl};
-use daemon::run::Run;
-use decide::mesh::{Pools, Settings};
-use model::{AddrSet, Prefix};
+use control::{self, Control, ControlSettings, ServerUrl};
+use runtime::run::Run;
 use serde::Deserialize;
+use tailnet::{Pools, Settings};
 use tracing::{info, warn};
 
 use crate::args::GlobalArgs;
@@ -108,7 +108,7 @@ pub(crate) async fn run(a: &ControlArgs, global: &GlobalArgs) -> Done {
         ));
     }
     let settings = plan(a, file, meant::data_dir(global.data_dir.clone())?)?;
-    let run = Run::new(daemon::run::DRAIN);
+    let run = Run::new(runtime::run::DRAIN);
     run.follow_signals()?;
     serve(settings, &run).await?;
     Ok(run.finish().await?)
@@ -141,7 +141,7 @@ pub(crate) async fn serve(settings: ControlSettings, run: &Run) -> Result<Contro
         info!("clients reach this server by plain HTTP; what they say inside is encrypted all the same");
     }
     let socket = control::control_socket(&dir);
-    daemon::api::serve(run, &socket, control::verbs(daemon::api::Verbs::default(), &control))?;
+    runtime::api::serve(run, &socket, control::verbs(runtime::api::Verbs::default(), &control))?;
     let now = control.desk.keeper.now();
     if !now.has_policy {
         warn!("there is no policy: every node reaches every other one; `portcullis policy set FILE` puts one in force");
@@ -189,7 +189,7 @@ pub(crate) fn plan(a: &ControlArgs, file: Section, data_dir: PathBuf) -> Result<
         meant::set_of("TRUSTED_PROXIES", &trusted, None, "--trusted-proxies")?
     };
     let domain = a.domain.clone().or(file.domain).unwrap_or_else(|| DOMAIN.to_string());
-    let domain = decide::mesh::domain_name(&domain)
+    let domain = tailnet::domain_name(&domain)
         .map_err(|why| Fail::usage(format!("--domain: `{}` {why}", domain.escape_debug()), "such as mesh.internal"))?;
     if server_url.host.ends_with(&format!(".{domain}")) || server_url.host == domain {
         return Err(Fail::usage(

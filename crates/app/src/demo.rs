@@ -10,19 +10,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access::visitor::AddressHeader;
+use addr::{Addr, AddrSet};
 use anyhow::{Context as _, Result, bail};
-use daemon::door::Doors;
-use daemon::files::{self, FilesSettings};
-use daemon::lists::{self, ListPart, ListSource, Lists, Sources};
-use daemon::run::Run;
-use daemon::tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, EdgeToken, TcpPlane, Trust, UpstreamTls};
-use daemon::tunnel::{client, edge};
-use decide::http::forwarded::IdentityFields;
-use decide::visitor::AddressHeader;
-use model::{Addr, AddrSet};
-use wire::hello::Rewrite;
-use wire::secret::{Secret, TokenHash};
-use wire::upstream::{PortRanges, Upstream, UpstreamAsk, UpstreamTo};
+use fileserver::{self, FilesSettings};
+use net::secret::{Secret, TokenHash};
+use runtime::door::Doors;
+use runtime::lists::{self, ListPart, ListSource, Lists, Sources};
+use runtime::run::Run;
+use tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, EdgeToken, TcpPlane, Trust, UpstreamTls};
+use tunnel::{client, edge};
+use tunnel_proto::hello::Rewrite;
+use tunnel_proto::http1::forwarded::IdentityFields;
+use tunnel_proto::upstream::{PortRanges, Upstream, UpstreamAsk, UpstreamTo};
 
 use self::visitor::{Answer, Download};
 use crate::fail::{Done, Fail};
@@ -280,8 +280,11 @@ impl World {
     }
 
     async fn with_wrong_pin(&self) -> String {
-        self.refused(ClientSettings { trust: Trust::Pin(wire::connect::Fingerprint([7; 32])), ..self.client.clone() })
-            .await
+        self.refused(ClientSettings {
+            trust: Trust::Pin(tunnel_proto::connect::Fingerprint([7; 32])),
+            ..self.client.clone()
+        })
+        .await
     }
 
     /// Asks with other settings and says what went wrong.
@@ -323,9 +326,9 @@ async fn start_files(run: &Run, www: &Path) -> Result<SocketAddr> {
     std::fs::File::create(www.join("big"))?.set_len(BIG)?;
     // The private service has a list of its own: the client's address, on this machine.
     let doors = Doors::new();
-    let mut view = model::ViewBuilder::default();
+    let mut view = access::ViewBuilder::default();
     let set = AddrSet::new(["127.0.0.0/8".parse()?]);
-    view.add(model::List { name: "data".to_string(), set, source: "demo".to_string() });
+    view.add(access::List { name: "data".to_string(), set, source: "demo".to_string() });
     doors.publish(view.build(1));
     let settings = FilesSettings {
         webroot: www.to_path_buf(),
@@ -333,7 +336,7 @@ async fn start_files(run: &Run, www: &Path) -> Result<SocketAddr> {
         token: None,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
     };
-    Ok(files::start(settings, doors, run).await?.addr)
+    Ok(fileserver::start(settings, doors, run).await?.addr)
 }
 
 /// Counts steps and remembers whether all came out.

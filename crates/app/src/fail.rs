@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use daemon::hint::Hinted;
+use runtime::hint::Hinted;
 
 use crate::say::plain;
 

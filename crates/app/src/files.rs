@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use daemon::door::Doors;
-use daemon::files::{self, FilesSettings};
-use daemon::lists::{self, ListPart, ListSource, Sources};
-use daemon::run::Run;
-use wire::secret::TokenHash;
+use fileserver::{self, FilesSettings};
+use net::secret::TokenHash;
+use runtime::door::Doors;
+use runtime::lists::{self, ListPart, ListSource, Sources};
+use runtime::run::Run;
 
 use crate::args::{FilesArgs, Given};
 use crate::fail::{Done, Fail};
@@ -26,22 +26,23 @@ pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
     } else {
         meant::from_flags(&args.allow_ips, &given.place("allow_ips")).map_err(Fail::misused)?
     };
-    let sources = Sources { lists: vec![ListSource { name: files::LIST.to_string(), parts }], ..Sources::default() };
+    let sources =
+        Sources { lists: vec![ListSource { name: fileserver::LIST.to_string(), parts }], ..Sources::default() };
     let settings = FilesSettings {
         webroot: args.webroot.clone().unwrap_or_else(|| PathBuf::from(".")),
         allow_browsing: args.allow_browsing.unwrap_or(false),
         token: token.map(|t| TokenHash::of(t.secret.reveal())),
         listen,
     };
-    let drain = args.drain.unwrap_or(daemon::run::DRAIN);
+    let drain = args.drain.unwrap_or(runtime::run::DRAIN);
     crate::block_on(async move {
         let run = Run::new(drain);
         run.follow_signals()?;
         let doors = Doors::new();
         lists::start(&run, &doors, Arc::new(move || Ok(sources.clone())), None)?;
-        meant::say_unreachable(&doors.view(), files::LIST, listen.ip(), "--addr 0.0.0.0");
+        meant::say_unreachable(&doors.view(), fileserver::LIST, listen.ip(), "--addr 0.0.0.0");
         let ready = run.not_ready("file server");
-        let handle = files::start(settings, doors, &run).await?;
+        let handle = fileserver::start(settings, doors, &run).await?;
         let host = if handle.addr.ip().is_unspecified() {
             net::sockets::own_address().unwrap_or(IpAddr::from([127, 0, 0, 1]))
         } else {

@@ -5,10 +5,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use addr::Prefix;
+use addr::Timestamp;
 use anyhow::Context;
-use model::Prefix;
 use serde_json::{Value, json};
-use wire::tailcfg::host::Stamp;
 
 use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, ListArgs, ListCommand, Since, Span};
 use crate::args::{AdminArgs, GlobalArgs};
@@ -20,7 +20,7 @@ pub(crate) fn list(a: &ListArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> 
     match &a.what {
         Some(ListCommand::Show { name, json }) => show(name.as_deref(), json, global),
         // Where only an edge runs, its lists are meant.
-        None if !runs(global) && daemon::api::find(&meant::data_dir(global.data_dir.clone())?, None).is_ok() => {
+        None if !runs(global) && runtime::api::find(&meant::data_dir(global.data_dir.clone())?, None).is_ok() => {
             crate::admin::lists(&AdminArgs { control_port: None, json: a.json.json }, global)
         }
         None => {
@@ -137,7 +137,7 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
             let known = if file.is_none() { known(&path)? } else { None };
             let open = std::fs::File::open(&path).map(drop);
             open.with_context(|| format!("cannot read {}", path.display()))?;
-            let (lines, head) = daemon::audit::verify(&path, known.as_ref())
+            let (lines, head) = runtime::audit::verify(&path, known.as_ref())
                 .with_context(|| format!("{} is not what was written", path.display()))?;
             let name = path.file_name().unwrap_or_default().display();
             say::line(format!("{name}: {lines} lines, none changed; the last hash is {head}"));
@@ -188,7 +188,7 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
 /// `doctor`: exit 0 if nothing is wrong, 1 otherwise.
 pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let dir = meant::data_dir(global.data_dir.clone())?;
-    let answer = match daemon::api::find(&dir, None) {
+    let answer = match runtime::api::find(&dir, None) {
         // Where only an edge runs, its list files can be wrong.
         Ok(edge) if !runs(global) => ask::socket(&edge, "doctor", Value::Null)?,
         _ => ask::gate(global, "gate-doctor", Value::Null)?,
@@ -214,7 +214,7 @@ pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, F
 /// True if a gate runs from this data directory.
 pub(crate) fn runs(global: &GlobalArgs) -> bool {
     meant::data_dir(global.data_dir.clone())
-        .is_ok_and(|d| std::os::unix::net::UnixStream::connect(daemon::gate::gate_socket(&d)).is_ok())
+        .is_ok_and(|d| std::os::unix::net::UnixStream::connect(gate::gate_socket(&d)).is_ok())
 }
 
 /// What the gate says of an address.
@@ -315,7 +315,7 @@ impl Filter<'_> {
             prefix.map_err(|e| Fail::usage(format!("--address: {e}"), "such as 203.0.113.7 or 203.0.113.0/24"))?;
         let since = match args.since {
             Some(Since::At(at)) => at,
-            Some(Since::Ago(secs)) => daemon::wall().saturating_sub(secs),
+            Some(Since::Ago(secs)) => runtime::wall().saturating_sub(secs),
             None => 0,
         };
         Ok(Filter { args, prefix, since })
@@ -465,14 +465,14 @@ fn audit_logs(dir: &Path) -> Result<Vec<PathBuf>, Fail> {
 }
 
 /// The line of a log that the store beside it knows.
-fn known(log: &Path) -> Result<Option<daemon::audit::Known>, Fail> {
+fn known(log: &Path) -> Result<Option<runtime::audit::Known>, Fail> {
     let name = log.file_name().unwrap_or_default();
     let Some((_, store, room)) = LOGS.iter().find(|(log, ..)| name == *log) else { return Ok(None) };
     let store = log.with_file_name(store);
     if !store.exists() {
         return Ok(None);
     }
-    let known = daemon::audit::known(&store, room);
+    let known = runtime::audit::known(&store, room);
     Ok(known.with_context(|| format!("{} can not be asked what it knows of the log", store.display()))?)
 }
 
@@ -489,7 +489,7 @@ fn end(v: &Value) -> String {
 
 /// Seconds since the epoch as `2026-11-21 14:00:00Z`.
 pub(crate) fn when(v: &Value) -> String {
-    v.as_u64().map_or_else(String::new, |t| Stamp(t).to_string().replacen('T', " ", 1))
+    v.as_u64().map_or_else(String::new, |t| Timestamp(t).to_string().replacen('T', " ", 1))
 }
 
 #[cfg(test)]

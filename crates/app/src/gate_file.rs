@@ -5,25 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use access::ledger::{Evict, Rules};
+use access::names::{Follow, Pace};
+use access::publish::{IpStrategy, TraefikKey, TraefikStyle, is_plain_name};
+use access::visitor::AddressHeader;
+use addr::{AddrSet, Port, Prefix};
 use anyhow::{Context, anyhow, bail, ensure};
-use daemon::gate::asked::Proxies;
-use daemon::gate::doctor::{FindingId, Told};
-use daemon::gate::enforce::{Kind, TRAEFIK_THROTTLE};
-use daemon::gate::fetch::Base;
-use daemon::gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
-use daemon::gate::keeper::Ahead;
-use daemon::gate::names::Dns;
-use daemon::gate::share::Share;
-use daemon::gate::share::shape::Shape;
-use daemon::gate::{self, GateSettings};
-use daemon::hint::Hinted;
-use daemon::lists::{ListPart, ListSource, Sources};
-use decide::grant::{Evict, Rules};
-use decide::names::{Follow, Pace};
-use decide::policy::Policy;
-use decide::publish::{IpStrategy, TraefikKey, TraefikStyle, is_plain_name};
-use decide::visitor::AddressHeader;
-use model::{AddrSet, Port, Prefix};
+use gate::asked::Proxies;
+use gate::doctor::{FindingId, Told};
+use gate::enforce::{Kind, TRAEFIK_THROTTLE};
+use gate::fetch::Base;
+use gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
+use gate::keeper::Ahead;
+use gate::names::Dns;
+use gate::share::Share;
+use gate::share::shape::Shape;
+use gate::{self, GateSettings};
+use policy::Policy;
+use runtime::hint::Hinted;
+use runtime::lists::{ListPart, ListSource, Sources};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
@@ -258,7 +258,7 @@ pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
                 };
                 statics.extend(set.prefixes().iter());
             } else {
-                parts.extend(daemon::lists::parts(text, &place, Some(&read.dir()))?);
+                parts.extend(runtime::lists::parts(text, &place, Some(&read.dir()))?);
             }
         }
         for part in &parts {
@@ -271,7 +271,7 @@ pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
             }
         }
         let source = Sources { lists: vec![ListSource { name: name.clone(), parts }], ..Sources::default() };
-        let loaded = daemon::lists::load(&source)?;
+        let loaded = runtime::lists::load(&source)?;
         for w in loaded.warnings.iter().filter(|w| !w.contains("lets nobody in")) {
             warn!("{w}");
         }

@@ -4,22 +4,23 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use daemon::gate::asked::Proxies;
-use daemon::gate::doctor::{FindingId, Told};
-use daemon::gate::enforce::{Kind, TRAEFIK_THROTTLE};
-use daemon::gate::fetch::Base;
-use daemon::gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
-use daemon::gate::keeper::Ahead;
-use daemon::gate::names::Dns;
-use daemon::gate::share::Share;
-use daemon::gate::share::shape::Shape;
-use daemon::gate::{self, GateSettings};
-use daemon::run::Run;
-use decide::grant::{Entry, Event, Evict, Rules};
-use decide::names::{Follow, HostName, Pace};
-use decide::publish::{IpStrategy, TraefikKey, TraefikStyle, is_plain_name};
-use decide::visitor::AddressHeader;
-use model::{AddrSet, Evidence, Prefix, parse_list};
+use access::Evidence;
+use access::ledger::{Entry, Event, Evict, Rules};
+use access::names::{Follow, HostName, Pace};
+use access::publish::{IpStrategy, TraefikKey, TraefikStyle, is_plain_name};
+use access::visitor::AddressHeader;
+use addr::{AddrSet, Prefix, parse_list};
+use gate::asked::Proxies;
+use gate::doctor::{FindingId, Told};
+use gate::enforce::{Kind, TRAEFIK_THROTTLE};
+use gate::fetch::Base;
+use gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
+use gate::keeper::Ahead;
+use gate::names::Dns;
+use gate::share::Share;
+use gate::share::shape::Shape;
+use gate::{self, GateSettings};
+use runtime::run::Run;
 use tracing::{info, warn};
 
 use crate::args::GlobalArgs;
@@ -41,7 +42,7 @@ const PRIVATE: [&str; 8] =
 /// Runs the gate until it is told to stop.
 pub(crate) async fn run(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
     let plan = plan(a, global)?;
-    let run = Run::new(daemon::run::DRAIN);
+    let run = Run::new(runtime::run::DRAIN);
     run.follow_signals()?;
     let data_dir = plan.data_dir.clone();
     let gate = match gate::start(plan, &run) {
@@ -146,7 +147,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         }
         named.push((share, Guests { list: if by_service { own } else { list.clone() }, ttl: share_ttl }));
     }
-    let own = daemon::gate::own_addresses();
+    let own = gate::own_addresses();
     let mut enforcers = also(&a.also, &list)?;
     let file = traefik_file(a, main.is_some(), enforcers.is_empty());
     let take_over = file.as_ref().map(|f| earlier(f, &list, &rules)).transpose()?.unwrap_or_default();
@@ -506,7 +507,7 @@ fn url(name: &str, text: &str, such_as: &str) -> Result<Base, Fail> {
 /// What an earlier gate left in the file: addresses that this list could have learnt itself.
 fn earlier(file: &std::path::Path, list: &str, rules: &Rules) -> Result<Vec<Event>, Fail> {
     let statics = AddrSet::new(rules.statics.iter().copied());
-    let now = daemon::wall();
+    let now = runtime::wall();
     let mut out = Vec::new();
     for p in gate::read_earlier(file, &[list.to_string()])? {
         if rules.statics.iter().any(|s| s.covers(p)) || statics.contains(p.first()) {

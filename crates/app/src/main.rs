@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::CommandFactory;
-use wire::upstream::Plane;
+use tunnel_proto::upstream::Plane;
 
 use crate::args::{Cli, ClientArgs, Command, EdgeArgs, Generate, Given, GlobalArgs, LogFormat, ServeArgs, Side};
 use crate::fail::{Done, Fail};
@@ -170,7 +170,7 @@ fn generate(kind: Generate, a: &EdgeArgs, file: Option<&config::Read>, given: &G
     // The token of the file is root's, and read before the service's own user is there.
     let token = file.filter(|_| token::find(&a.token, given).ok().flatten().is_none());
     let token = token.and_then(|r| r.edge.token_file.as_ref().map(|t| r.dir().join(t)));
-    let files = u64::from(visitors) + daemon::tunnel::edge::FILES_KEPT as u64;
+    let files = u64::from(visitors) + ::tunnel::edge::FILES_KEPT as u64;
     let data_dir = meant::data_dir(None)?;
     let gate = file.map(|r| gate_file::plan(r, data_dir)).transpose()?.flatten();
     let enforcers = gate.map(|g| g.enforcers).unwrap_or_default();

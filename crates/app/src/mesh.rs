@@ -64,7 +64,7 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
 }
 
 fn is_role(role: &str) -> Result<(), Fail> {
-    if role == "member" || decide::policy::Role::named(role).is_some() {
+    if role == "member" || policy::Role::named(role).is_some() {
         return Ok(());
     }
     Err(Fail::usage(

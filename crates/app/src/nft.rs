@@ -1,8 +1,8 @@
 //! `portcullis nft`: ports that nftables guards, while no gate runs. In: what a gate is told. Out: a table that lets in
 //! who the configuration names and nobody else, a unit that makes it before there is a network, or no table.
 
-use daemon::gate::{self, enforce::Kind};
-use decide::grant::Rules;
+use access::ledger::Rules;
+use gate::{self, enforce::Kind};
 use net::nftables::Table;
 
 use crate::args::GlobalArgs;

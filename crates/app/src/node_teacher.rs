@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use daemon::control::Control;
-use daemon::gate::Gate;
-use daemon::run::Run;
-use decide::grant::{Event, Outcome, Proof};
-use decide::mesh::Snapshot;
-use model::{Addr, Claim, Evidence, Grant};
+use access::ledger::{Event, Outcome, Proof};
+use access::{Claim, Evidence, Grant};
+use addr::Addr;
+use control::Control;
+use gate::Gate;
+use runtime::run::Run;
+use tailnet::Snapshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
 

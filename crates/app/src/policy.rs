@@ -14,7 +14,7 @@ use crate::say::plain;
 use crate::{ask, mesh};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use decide::policy::{Change, Compiled, Diff, Policy, Problem, Question, Topology, Verdict, diff, format};
+use policy::{Change, Compiled, Diff, Policy, Problem, Question, Topology, Verdict, diff, format};
 use serde_json::{Value, json};
 
 /// Largest file that is read. The largest policies known are a few hundred KiB; a topology of 100,000 nodes is 30 MB.

@@ -1,10 +1,10 @@
 //! The proxy in front of the client. In: `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` and where the edge is. Out: the CONNECT
 //! proxy to use, or none.
 
-use daemon::tunnel::settings::HttpProxy;
-use model::{Addr, Prefix};
-use wire::connect::EdgeUrl;
-use wire::secret::Secret;
+use addr::{Addr, Prefix};
+use net::secret::Secret;
+use tunnel::settings::HttpProxy;
+use tunnel_proto::connect::EdgeUrl;
 
 use crate::fail::Fail;
 

@@ -1,9 +1,9 @@
 //! `portcullis status`. In: an edge and its token. Out: who is connected, as a table or JSON.
 
 use anyhow::Context as _;
-use daemon::tunnel::client;
-use daemon::tunnel::settings::{ClientSettings, UpstreamTls};
 use serde_json::Value;
+use tunnel::client;
+use tunnel::settings::{ClientSettings, UpstreamTls};
 
 use crate::args::{Given, StatusArgs};
 use crate::fail::{Done, Fail};

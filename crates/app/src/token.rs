@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use net::secret::Secret;
 use tracing::warn;
-use wire::connect::TokenPlace;
-use wire::secret::Secret;
+use tunnel_proto::connect::TokenPlace;
 
 use crate::args::{Given, TokenArgs};
 use crate::fail::Fail;

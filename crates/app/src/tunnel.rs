@@ -3,16 +3,16 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use daemon::api;
-use daemon::door::Doors;
-use daemon::gate::{self, Gate};
-use daemon::lists::Lists;
-use daemon::run::Run;
-use daemon::tunnel::edge::EdgeHandle;
-use daemon::tunnel::settings::EdgeTls;
-use daemon::tunnel::{client as client_room, edge as edge_room};
+use gate::{self, Gate};
+use runtime::api;
+use runtime::door::Doors;
+use runtime::lists::Lists;
+use runtime::run::Run;
 use tracing::warn;
-use wire::connect::{ConnectString, EdgeUrl, TokenPlace};
+use tunnel::edge::EdgeHandle;
+use tunnel::settings::EdgeTls;
+use tunnel::{client as client_room, edge as edge_room};
+use tunnel_proto::connect::{ConnectString, EdgeUrl, TokenPlace};
 
 use crate::fail::Done;
 use crate::meant::{ClientPlan, EdgePlan};
@@ -39,7 +39,7 @@ async fn start(plan: EdgePlan, run: &Run) -> Done {
     if let Some(gate) = &gate {
         let _ = plan.gate_runs.set(gate.clone());
     }
-    let lists = daemon::lists::start(run, &doors, plan.find, gate.as_ref().map(|g| g.keeper.views.clone()))?;
+    let lists = runtime::lists::start(run, &doors, plan.find, gate.as_ref().map(|g| g.keeper.views.clone()))?;
     if let Some((settings, teach)) = plan.mesh {
         let control = control::serve(settings, run).await?;
         if let Some(gate) = &gate {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use model::SourceKey;
+use addr::SourceKey;
 use parking_lot::Mutex;
 
 /// A budget of bytes.
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     fn key(n: u8) -> SourceKey {
-        SourceKey::of(model::Addr::new(std::net::Ipv4Addr::new(192, 0, 2, n).into()))
+        SourceKey::of(addr::Addr::new(std::net::Ipv4Addr::new(192, 0, 2, n).into()))
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use model::{Addr, Port, Transport};
+use addr::{Addr, Port, Transport};
 use rustix::io::Errno;
 use rustix::net::netlink::NETFILTER;
 

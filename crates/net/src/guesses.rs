@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use model::{Addr, SourceKey};
+use addr::{Addr, SourceKey};
 use parking_lot::Mutex;
 
 /// Wrong secrets that one source may give in each [`WINDOW`]: a person who mistypes notices nothing, and a secret of ten

@@ -1,4 +1,4 @@
-//! Hands: sockets, TLS, links, dialling. In: addresses and settings that were decided elsewhere. Out: connections that
+//! Sockets, TLS, links, dialling, secrets. In: addresses and settings that were decided elsewhere. Out: connections that
 //! move bytes. Decides nothing, judges nobody.
 
 pub mod budget;
@@ -17,6 +17,7 @@ mod netlink;
 #[cfg(target_os = "linux")]
 pub mod nftables;
 pub mod replace;
+pub mod secret;
 pub mod serve;
 pub mod sockets;
 pub mod stall;

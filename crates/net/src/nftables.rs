@@ -12,7 +12,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::Duration;
 
-use model::{Port, Prefix, Transport};
+use addr::{Port, Prefix, Transport};
 use rustix::io::Errno;
 use rustix::net::netlink::NETFILTER;
 use tokio::io::unix::AsyncFd;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{Addr, SourceKey};
+use addr::{Addr, SourceKey};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use model::{Port, Prefix, Transport};
+use addr::{Port, Prefix, Transport};
 use net::nftables::{Changes, Element, Ground, NftError, Set, Table};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

@@ -10,8 +10,9 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use decide::{Ask, admit};
-use model::{Addr, AddrSet, List, ListId, Prefix, View, ViewBuilder};
+use access::{Ask, admit};
+use access::{List, ListId, View, ViewBuilder};
+use addr::{Addr, AddrSet, Prefix};
 
 /// Counts allocations, to show that a decision makes none.
 struct Counting;

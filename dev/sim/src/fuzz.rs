@@ -4,26 +4,26 @@
 
 use std::net::SocketAddr;
 
-use decide::certificate::{by_info, by_name};
-use decide::http::chunked::{Chunks, Malformed, Part as ChunkPart};
-use decide::http::forwarded::Trust;
-use decide::http::head::{self, Body, HeadScan, Method, Reply};
-use decide::mesh::{Book, Settings};
-use decide::visitor::{AddressHeader, reported};
-use model::{Addr, AddrSet, Host, Prefix, parse_list};
-use wire::connect::ConnectString;
-use wire::derp::{self, ClientInfo, Frame, ServerInfo};
-use wire::frame::{FrameReader, Part};
-use wire::hello::Hello;
-use wire::mesh::{Names, Node};
-use wire::meshkey::{DiscoKey, MachineKey, MachinePrivate, NodeKey, NodePrivate};
-use wire::noise::{HEAD_LEN, Initiation, Initiator, RECORD_MAX, Session, record_len, respond};
-use wire::proxy_line::{self, HEADER_MAX, Version};
-use wire::stun::{RESPONSE_MAX, Request, Response};
-use wire::tailcfg::map::MapRequest;
-use wire::tailcfg::register::RegisterRequest;
-use wire::upstream::{Plane, PortRanges, parse_upstreams};
-use wire::ws::{WsItem, WsReader};
+use access::certificate::{by_info, by_name};
+use access::visitor::{AddressHeader, reported};
+use addr::{Addr, AddrSet, Host, Prefix, parse_list};
+use tailnet::record::{Names, Node};
+use tailnet::{Book, Settings};
+use tailnet_proto::derp::{self, ClientInfo, Frame, ServerInfo};
+use tailnet_proto::meshkey::{DiscoKey, MachineKey, MachinePrivate, NodeKey, NodePrivate};
+use tailnet_proto::noise::{HEAD_LEN, Initiation, Initiator, RECORD_MAX, Session, record_len, respond};
+use tailnet_proto::stun::{RESPONSE_MAX, Request, Response};
+use tailnet_proto::tailcfg::map::MapRequest;
+use tailnet_proto::tailcfg::register::RegisterRequest;
+use tunnel_proto::connect::ConnectString;
+use tunnel_proto::frame::{FrameReader, Part};
+use tunnel_proto::hello::Hello;
+use tunnel_proto::http1::chunked::{Chunks, Malformed, Part as ChunkPart};
+use tunnel_proto::http1::forwarded::Trust;
+use tunnel_proto::http1::head::{self, Body, HeadScan, Method, Reply};
+use tunnel_proto::proxy_line::{self, HEADER_MAX, Version};
+use tunnel_proto::upstream::{Plane, PortRanges, parse_upstreams};
+use tunnel_proto::ws::{WsItem, WsReader};
 
 /// A target: its name, which is that of its corpus, and its function.
 pub type Target = (&'static str, fn(&[u8]));

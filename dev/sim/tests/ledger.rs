@@ -8,9 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use decide::ended::What;
-use decide::grant::{Close, Effect, Entry, Event, Evict, Ledger, OTHER_PLACE, Outcome, Proof, Refusal, Rules};
-use model::{AddrSet, Ban, BanId, Evidence, Grant, GrantId, Whom};
+use access::ended::What;
+use access::ledger::{Close, Effect, Entry, Event, Evict, Ledger, OTHER_PLACE, Outcome, Proof, Refusal, Rules};
+use access::{Ban, BanId, Evidence, Grant, GrantId, Whom};
+use addr::AddrSet;
 use proptest::prelude::*;
 use sim::doorbook::{Door, Habit, Happened, Note, Shown, inside};
 
@@ -610,7 +611,7 @@ fn a_ban_keeps_proofs_out_until_its_time_or_a_persons_word() {
     assert_eq!(l.bans("photos").count(), 0);
     // There is an end to how many.
     let many: Vec<_> =
-        (0..=decide::grant::BANS).map(|n| ("photos".to_string(), Whom::Named(n.to_string()), None)).collect();
+        (0..=access::ledger::BANS).map(|n| ("photos".to_string(), Whom::Named(n.to_string()), None)).collect();
     assert_eq!(l.handle(close(many, Vec::new()), 1 << 40), Outcome::Refused(Refusal::Bans));
     assert_eq!(l.bans("photos").count(), 0, "all or none");
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use wire::connect::{ConnectString, EdgeUrl, Fingerprint};
-use wire::upstream::PortRanges;
+use tunnel_proto::connect::{ConnectString, EdgeUrl, Fingerprint};
+use tunnel_proto::upstream::PortRanges;
 
 use super::TokenArgs;
 

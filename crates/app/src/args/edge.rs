@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use access::visitor::AddressHeader;
 use clap::Args;
-use decide::visitor::AddressHeader;
-use wire::proxy_line::Version as ProxyVersion;
-use wire::upstream::PortRanges;
+use tunnel_proto::proxy_line::Version as ProxyVersion;
+use tunnel_proto::upstream::PortRanges;
 
 use super::{TokenArgs, values};
 

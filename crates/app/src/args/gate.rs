@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use addr::Port;
 use clap::{Args, Subcommand, ValueEnum};
-use model::Port;
 
 /// A number of seconds, or never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(crate) enum HeaderArg {
     Forwarded,
 }
 
-impl From<CertArg> for daemon::gate::asked::Cert {
+impl From<CertArg> for gate::asked::Cert {
     fn from(a: CertArg) -> Self {
         match a {
             CertArg::Gate => Self::Gate,
@@ -70,7 +70,7 @@ impl From<CertArg> for daemon::gate::asked::Cert {
     }
 }
 
-impl From<HeaderArg> for decide::visitor::AddressHeader {
+impl From<HeaderArg> for access::visitor::AddressHeader {
     fn from(a: HeaderArg) -> Self {
         match a {
             HeaderArg::XForwardedFor => Self::XForwardedFor,

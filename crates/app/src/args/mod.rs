@@ -244,7 +244,7 @@ pub(crate) struct DemoArgs {
 pub(crate) struct ExplainArgs {
     /// The visitor's address
     #[arg(value_parser = values::addr)]
-    pub(crate) address: model::Addr,
+    pub(crate) address: addr::Addr,
     /// What it wants to reach: `control`, `data`, `port:2222`, `host:app.example.com`, a port or a host [default: every list]
     #[arg(long, value_name = "NAME", env = "PORTCULLIS_SERVICE")]
     pub(crate) service: Option<String>,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use model::Addr;
+use addr::Addr;
 
 /// An address to listen on; `127.0.0.1:` as inlets writes it is the same as `127.0.0.1`.
 pub(crate) fn bind_addr(text: &str) -> Result<IpAddr, String> {
@@ -53,7 +53,7 @@ pub(crate) fn certificate_name(text: &str) -> Result<String, String> {
 
 /// A visitor's address.
 pub(crate) fn addr(text: &str) -> Result<Addr, String> {
-    text.parse().map_err(|e: model::AddrError| e.reason.to_string())
+    text.parse().map_err(|e: addr::AddrError| e.reason.to_string())
 }
 
 /// A length of time: `10s`, `500ms`, `2m`, `1h`; a number alone is seconds.

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use daemon::run::Run;
+use runtime::run::Run;
 
 use self::stage::{Host, Stage};
 use super::Steps;

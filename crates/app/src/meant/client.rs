@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use daemon::tunnel::settings::{ClientSettings, Trust, UpstreamTls};
 use tracing::{info, warn};
-use wire::connect::EdgeUrl;
-use wire::upstream::{Plane, PortRanges, parse_upstreams};
+use tunnel::settings::{ClientSettings, Trust, UpstreamTls};
+use tunnel_proto::connect::EdgeUrl;
+use tunnel_proto::upstream::{Plane, PortRanges, parse_upstreams};
 
 use super::rewrite;
 use crate::args::{ClientArgs, Given, PublishArgs, TokenArgs, TrustArgs};
@@ -53,7 +53,7 @@ pub(crate) fn client(plane: Plane, args: &ClientArgs, given: &Given) -> Result<C
         id: args.link.id.clone(),
         upstream_tls: upstream_tls(&args.publish)?,
     };
-    Ok(ClientPlan { settings, drain: args.link.drain.unwrap_or(daemon::run::DRAIN) })
+    Ok(ClientPlan { settings, drain: args.link.drain.unwrap_or(runtime::run::DRAIN) })
 }
 
 fn upstream_tls(args: &PublishArgs) -> Result<UpstreamTls, Fail> {
@@ -153,5 +153,5 @@ fn ports(given: &[PortRanges]) -> Result<Option<PortRanges>, Fail> {
         return Ok(None);
     }
     let joined: Vec<String> = given.iter().filter(|p| p.count() > 0).map(ToString::to_string).collect();
-    joined.join(",").parse().map(Some).map_err(|e: wire::upstream::UpstreamError| Fail::misused(e.into()))
+    joined.join(",").parse().map(Some).map_err(|e: tunnel_proto::upstream::UpstreamError| Fail::misused(e.into()))
 }

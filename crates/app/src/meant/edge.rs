@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use daemon::control::ControlSettings;
-use daemon::gate::{Gate, GateSettings};
-use daemon::lists::{self, Find, ListPart, ListSource, Sources};
-use daemon::tunnel::settings::{EdgeSettings, EdgeTls, EdgeToken, Rights, TcpPlane};
-use decide::http::forwarded::IdentityFields;
-use model::AddrSet;
+use ::control::ControlSettings;
+use addr::AddrSet;
+use gate::{Gate, GateSettings};
+use net::secret::TokenHash;
+use runtime::lists::{self, Find, ListPart, ListSource, Sources};
 use tracing::{info, warn};
-use wire::connect::TokenPlace;
-use wire::secret::TokenHash;
-use wire::upstream::PortRanges;
+use tunnel::settings::{EdgeSettings, EdgeTls, EdgeToken, Rights, TcpPlane};
+use tunnel_proto::connect::TokenPlace;
+use tunnel_proto::http1::forwarded::IdentityFields;
+use tunnel_proto::upstream::PortRanges;
 
 use crate::args::control::ControlArgs;
 use crate::args::{EdgeArgs, Given, GlobalArgs, ListArgs, TokenArgs, values};
@@ -122,7 +122,7 @@ pub(crate) fn edge(
     let mesh = mesh(f, file, &data_dir, gate.as_ref())?;
     let gate_runs: Arc<OnceLock<Gate>> = Arc::default();
     let config = file.map(|r| r.path.clone());
-    let drain = args.limits.drain.or(f.drain).unwrap_or(daemon::run::DRAIN);
+    let drain = args.limits.drain.or(f.drain).unwrap_or(runtime::run::DRAIN);
     if (gate.is_some() || mesh.is_some()) && http.is_none() && tcp.is_none() {
         let find = find(None, given.clone(), config, gate_runs.clone());
         return Ok(EdgePlan { settings: None, gate, mesh, gate_runs, find, data_dir, drain, token_place: None });
@@ -241,7 +241,7 @@ pub(crate) fn set_of(
 
 /// Says if strangers are among the proxies that are believed.
 pub(crate) fn say_wide(trusted: &AddrSet, switch: &str) {
-    if let Some(wide) = trusted.prefixes().iter().find(|p| daemon::gate::doctor::holds_strangers(**p)) {
+    if let Some(wide) = trusted.prefixes().iter().find(|p| gate::doctor::holds_strangers(**p)) {
         warn!(
             "{switch} holds {wide}: whoever comes from there may claim any address, and lists keep nobody out; name the proxies themselves"
         );
@@ -466,7 +466,7 @@ fn find(args: Option<ListArgs>, given: Given, config: Option<PathBuf>, gate: Arc
             }
             for (host, guard) in &read.edge.host_lists {
                 // The form in which requests are judged; that it is one was seen when the file was read.
-                let host = model::Host::parse(host).map_or_else(|| host.clone(), |h| h.to_string());
+                let host = addr::Host::parse(host).map_or_else(|| host.clone(), |h| h.to_string());
                 lists.push(ListSource { name: format!("host:{host}"), parts: from_file(&guard.allow_ips, read)? });
             }
         }
@@ -497,11 +497,11 @@ fn from_file(value: &ListValue, read: &Read) -> anyhow::Result<Vec<ListPart>> {
 }
 
 /// Says that nobody on a list can come, where only this machine can connect and the list holds no address of it.
-pub(crate) fn say_unreachable(view: &model::View, list: &str, listen: IpAddr, instead: &str) {
+pub(crate) fn say_unreachable(view: &access::View, list: &str, listen: IpAddr, instead: &str) {
     let Some(list) = view.lists().iter().find(|l| l.name == list) else { return };
     // RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3.
-    let own = [[127, 0, 0, 0].into(), Ipv6Addr::LOCALHOST.into()].map(model::Addr::new);
-    let own = [model::Prefix::new(own[0], 8), model::Prefix::new(own[1], 128)];
+    let own = [[127, 0, 0, 0].into(), Ipv6Addr::LOCALHOST.into()].map(addr::Addr::new);
+    let own = [addr::Prefix::new(own[0], 8), addr::Prefix::new(own[1], 128)];
     let reaches = list.set.prefixes().iter().any(|p| own.iter().flatten().any(|o| p.covers(*o) || o.covers(*p)));
     if listen.is_loopback() && !list.set.is_empty() && !reaches {
         warn!(

@@ -16,7 +16,7 @@ pub(crate) fn data_dir(told: Option<PathBuf>) -> Result<PathBuf, Fail> {
     if let Some(dir) = told {
         return Ok(dir);
     }
-    if daemon::run::is_root() {
+    if runtime::run::is_root() {
         return Ok(PathBuf::from("/var/lib/portcullis"));
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());

@@ -1,8 +1,8 @@
 //! `--host-header` and the flags that set and remove header fields. In: their values, each for all HTTP upstreams or for
 //! the one that it names by its left side. Out: what each upstream's edge is told to change.
 
-use wire::hello::{Rewrite, SetField};
-use wire::upstream::{Place, Upstream, UpstreamAsk, parse_ask};
+use tunnel_proto::hello::{Rewrite, SetField};
+use tunnel_proto::upstream::{Place, Upstream, UpstreamAsk, parse_ask};
 
 use crate::args::PublishArgs;
 use crate::fail::Fail;
@@ -65,7 +65,7 @@ fn each(
     for upstream in upstreams.iter_mut().filter(|u| is_for(u)) {
         found = true;
         change(upstream);
-        decide::http::rewrite::check(&upstream.rewrite).map_err(|why| wrong(flag, text, &why))?;
+        tunnel_proto::http1::rewrite::check(&upstream.rewrite).map_err(|why| wrong(flag, text, &why))?;
     }
     let none = match whose {
         Some(whose) => format!("no --upstream of this client has `{whose}` before its `=`"),
@@ -97,7 +97,7 @@ fn wrong(flag: &str, text: &str, why: &str) -> Fail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::upstream::{Plane, parse_upstreams};
+    use tunnel_proto::upstream::{Plane, parse_upstreams};
 
     fn applied(set: impl FnOnce(&mut PublishArgs)) -> Result<Vec<Rewrite>, String> {
         let text = ["app.example.com=http://localhost:5173,*.example.com/api=https://10.0.0.1,2222=10.0.0.1:22"];

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use crate::room::{BIN, Control};
 use serde_json::{Value, json};
 use sim::mesh::{Channel, Derp, MapStream, Node, Received, VERSION, read_head};
+use tailnet_proto::derp::Frame;
+use tailnet_proto::meshkey::NodeKey;
+use tailnet_proto::noise::{INITIATION_LEN, Initiator};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use wire::derp::Frame;
-use wire::meshkey::NodeKey;
-use wire::noise::{INITIATION_LEN, Initiator};
 
 /// Longest that anything here may take on a busy machine.
 const SOON: Duration = Duration::from_secs(20);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sim::mesh::server_key;
 use stage::process::Process;
 use stage::{Dir, ports};
-use wire::meshkey::MachineKey;
+use tailnet_proto::meshkey::MachineKey;
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_portcullis");
 

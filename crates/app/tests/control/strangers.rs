@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::room::{BIN, Control};
 use serde_json::{Value, json};
 use sim::mesh::{Node, read_head};
+use tailnet_proto::noise::{RECORD_MAX, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
-use wire::noise::{RECORD_MAX, Session};
 
 const PROXY: &str = "127.0.0.8";
 

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use crate::gate_room::{Dir, Serve, free_port, wait_or};
 use serde_json::json;
 use sim::mesh::{Channel, MapStream, Node, server_key};
+use tailnet_proto::meshkey::MachineKey;
 use tokio::net::TcpSocket;
-use wire::meshkey::MachineKey;
 
 const PROXY: &str = "127.0.0.9";
 

@@ -13,10 +13,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
+use tailnet_proto::meshkey::MachineKey;
+use tailnet_proto::noise::{HEAD_LEN, Initiator, RESPONSE_LEN, Session};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use wire::meshkey::MachineKey;
-use wire::noise::{HEAD_LEN, Initiator, RESPONSE_LEN, Session};
 
 use super::stream::Stream;
 use super::{Node, VERSION, bytes};

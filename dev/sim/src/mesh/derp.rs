@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use tailnet_proto::derp::{ClientInfo, Frame, Gone, ServerInfo, VERSION, first};
+use tailnet_proto::meshkey::{NodeKey, NodePrivate};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use wire::derp::{ClientInfo, Frame, Gone, ServerInfo, VERSION, first};
-use wire::meshkey::{NodeKey, NodePrivate};
 
 use super::Node;
 use super::control::{Transport, read_head};

@@ -8,8 +8,8 @@ mod tls;
 
 pub use control::{Channel, MapStream, Transport, read_head, server_key};
 pub use derp::{Derp, Received};
+use tailnet_proto::meshkey::{DiscoKey, MachinePrivate, NodePrivate};
 pub use tls::tls;
-use wire::meshkey::{DiscoKey, MachinePrivate, NodePrivate};
 
 /// The capability version that these nodes say they have: that of client 1.94.
 pub const VERSION: u16 = 130;

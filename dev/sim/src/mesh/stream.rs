@@ -4,8 +4,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use tailnet_proto::noise::{HEAD_LEN, PLAIN_MAX, RECORD_MAX, Session, record_len};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use wire::noise::{HEAD_LEN, PLAIN_MAX, RECORD_MAX, Session, record_len};
 
 /// The stream; buffers grow as they must, since this is a test tool.
 pub(super) struct Stream<S> {

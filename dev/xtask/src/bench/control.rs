@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use sim::mesh::{Derp, Node, Transport, server_key, tls};
 use stage::process::{cpu, rss_kib};
+use tailnet_proto::derp::Frame;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
-use wire::derp::Frame;
 
 use super::control_servers::{Server, Who};
 use super::figures::{median, number};
@@ -267,7 +267,7 @@ async fn connect(server: &Server, node: &Node) -> Result<Derp<impl Transport + u
 async fn pump<S: Transport>(
     mut a: Derp<S>,
     mut b: Derp<S>,
-    to: wire::meshkey::NodeKey,
+    to: tailnet_proto::meshkey::NodeKey,
     passed: &AtomicU64,
 ) -> Result<()> {
     let mut batch = vec![];

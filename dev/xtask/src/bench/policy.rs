@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use addr::{Addr, Prefix};
 use anyhow::{Result, bail};
-use decide::filter::{Packet, PacketFilter, PacketKind};
-use decide::policy::{Compiled, Node, Policy, Topology, User};
-use model::{Addr, Prefix};
-use wire::tailcfg::{FilterRule, NetPortRange, PortRange};
+use policy::{Compiled, Node, Policy, Topology, User};
+use sim::filter::{Packet, PacketFilter, PacketKind};
+use tailnet_proto::tailcfg::{FilterRule, NetPortRange, PortRange};
 
 const NODES: usize = 10_000;
 const RULES: usize = 5_000;

@@ -12,7 +12,7 @@ use stage::{Dir, http, pattern};
 use super::strangers::upgrade;
 use super::{BIN, MEMORY, Site};
 
-/// Types of frames (`wire::frame`).
+/// Types of frames (`tunnel_proto::frame`).
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
 const OPEN: u8 = 4;

@@ -1,0 +1,62 @@
+//! A moment as machines and people write it. In: seconds since the Unix epoch, or RFC 3339. Out: the other.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A point in time, in seconds since the Unix epoch; RFC 3339 on the wire. Times before the epoch are its beginning:
+/// official clients log out with a time far in the past and write "never" as the year 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(pub u64);
+
+/// What RFC 3339 text is no time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no time such as 2026-01-31T12:00:00Z")]
+pub struct TimestampError(String);
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = i64::try_from(self.0).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+        let text = at.and_then(|t| t.format(&Rfc3339).ok());
+        f.write_str(text.as_deref().unwrap_or("9999-12-31T23:59:59Z"))
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = TimestampError;
+
+    fn from_str(text: &str) -> Result<Timestamp, TimestampError> {
+        let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| TimestampError(text.chars().take(60).collect()))?;
+        Ok(Timestamp(u64::try_from(at.unix_timestamp()).unwrap_or(0)))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Timestamp, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn times_of_clients() {
+        assert_eq!("0001-01-01T00:00:00Z".parse::<Timestamp>().unwrap(), Timestamp(0));
+        assert_eq!("1970-01-01T02:02:03+02:00".parse::<Timestamp>().unwrap(), Timestamp(123));
+        assert_eq!(Timestamp(1_790_000_000).to_string(), "2026-09-21T14:13:20Z");
+        assert!("tomorrow".parse::<Timestamp>().is_err());
+        assert!(Timestamp(u64::MAX).to_string().starts_with("9999"));
+    }
+}

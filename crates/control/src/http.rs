@@ -1,0 +1,268 @@
+//! The listening port of a coordination server: plain HTTP, and TLS where a connection begins with it. In: connections.
+//! Out: the server's key, control channels, relays, a page for waiting nodes, metrics.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use addr::Addr;
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use net::serve::Listener;
+use net::sockets;
+use tailnet_proto::meshkey::{MachinePrivate, NodePrivate};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+
+use super::channel::{self, plain};
+use super::desk::Desk;
+use super::keeper::Keeper;
+use super::{ControlSettings, page, relays};
+use runtime::hint::Hinted;
+use runtime::run::Run;
+
+/// What a connection may make the server hold until it has proved something: its task, its request's head, buffers.
+const PLAIN_BYTES: usize = 32 * 1024;
+/// The same of its TLS, on top: one handshake message and records under way.
+const TLS_BYTES: usize = 64 * 1024;
+/// How often it is looked whether a crowd has left, and how many bytes make one.
+const LOOK: Duration = Duration::from_secs(5);
+const CROWD: usize = 8 << 20;
+/// Longest head of a request: official ones have a few hundred bytes.
+const HEAD: usize = 16 * 1024;
+/// A client's first byte, its TLS handshake, its request: who takes longer is no client.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Where official clients go when plain HTTP has failed them.
+const HTTPS: u16 = 443;
+/// The first byte of a TLS connection (RFC 8446, section 5.1: handshake).
+const TLS: u8 = 0x16;
+
+/// Binds and serves.
+pub(super) fn listen(
+    run: &Run,
+    settings: ControlSettings,
+    keeper: Keeper,
+    machine: MachinePrivate,
+    relay: NodePrivate,
+) -> anyhow::Result<(Arc<Desk>, Vec<SocketAddr>)> {
+    let tls = relays::tls(&settings)?;
+    let map = relays::map(&settings, tls.pin);
+    let relay = relays::start(run, &settings, relay, &keeper)?;
+    let desk = Arc::new(Desk::new(keeper, &settings, machine, run.clone(), map, relay));
+    let (ours, stopping) = (desk.clone(), run.stopping());
+    run.spawn("control memory", async move {
+        tokio::select! {
+            () = give_memory_back(&ours) => {}
+            () = stopping => {}
+        }
+        Ok(())
+    });
+    let mut addrs = Vec::new();
+    let mut serve = |listener: Listener| -> anyhow::Result<()> {
+        addrs.push(listener.local_addr().context("a listener without an address")?);
+        let (run2, desk, acceptor) = (run.clone(), desk.clone(), tls.acceptor.clone());
+        run.spawn("control listener", async move { accept(run2, listener, desk, acceptor).await });
+        Ok(())
+    };
+    for at in &settings.listen {
+        let listener = Listener::bind("control", *at).map_err(|e| {
+            Hinted::error(format!("cannot listen on {at}: {e}"), "choose another address with `--listen ADDR:PORT`")
+        })?;
+        serve(listener)?;
+    }
+    for at in also_443(&settings) {
+        match Listener::bind("control", at) {
+            Ok(listener) => serve(listener)?,
+            Err(e) => warn!(
+                "cannot listen on {at}: {e}; clients that lose their connection to {} come back through port 443 only: \
+                 free it, or use an https URL",
+                settings.server_url
+            ),
+        }
+    }
+    Ok((desk, addrs))
+}
+
+/// After a crowd has left, its memory goes back to the system.
+async fn give_memory_back(desk: &Desk) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if desk.crowd_has_left(CROWD) {
+            // It may take some milliseconds.
+            let _ = tokio::task::spawn_blocking(net::memory::give_back).await;
+        }
+    }
+}
+
+/// Where clients look for the server after they have lost it, beside where it was told to listen.
+fn also_443(settings: &ControlSettings) -> Vec<SocketAddr> {
+    let listens = |port: u16| settings.listen.iter().any(|at| at.port() == port);
+    // A port of its own choosing is a test's: nobody comes back to it.
+    if !settings.server_url.needs_443() || listens(HTTPS) || !listens(settings.server_url.port) {
+        return Vec::new();
+    }
+    let mut all: Vec<SocketAddr> = settings.listen.iter().map(|at| SocketAddr::new(at.ip(), HTTPS)).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+async fn accept(run: Run, listener: Listener, desk: Arc<Desk>, acceptor: TlsAcceptor) -> anyhow::Result<()> {
+    let stopping = run.stopping();
+    tokio::pin!(stopping);
+    loop {
+        let (socket, peer) = tokio::select! {
+            () = &mut stopping => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        let from = Addr::of(peer);
+        // Proxies bring everybody's connections.
+        let stranger = (!desk.trusted.contains(from)).then_some(from);
+        let mut place = match desk.place(stranger, PLAIN_BYTES) {
+            Ok(place) => place,
+            Err(why) => {
+                debug!("{peer} closed: {why}");
+                continue;
+            }
+        };
+        let (desk, acceptor) = (desk.clone(), acceptor.clone());
+        run.visit("control connection", async move {
+            sockets::tune(&socket);
+            match tokio::time::timeout(PATIENCE, first(&socket)).await {
+                Ok(Some(TLS)) if place.grow(TLS_BYTES).is_err() => {
+                    debug!("{from} closed: no memory is left for its TLS")
+                }
+                Ok(Some(TLS)) => match tokio::time::timeout(PATIENCE, acceptor.accept(socket)).await {
+                    Ok(Ok(io)) => serve(&desk, io, from).await,
+                    Ok(Err(e)) => debug!("{from}: TLS: {e}"),
+                    Err(_) => debug!("{from}: no TLS handshake in time"),
+                },
+                Ok(Some(_)) => serve(&desk, socket, from).await,
+                Ok(None) | Err(_) => debug!("{from}: nothing was sent"),
+            }
+            drop(place);
+        });
+    }
+}
+
+/// The first byte, left where it is.
+async fn first(socket: &TcpStream) -> Option<u8> {
+    let mut byte = [0];
+    matches!(socket.peek(&mut byte).await, Ok(1)).then_some(byte[0])
+}
+
+async fn serve(desk: &Arc<Desk>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Addr) {
+    let stopping = desk.run.stopping();
+    let service = {
+        let desk = desk.clone();
+        service_fn(move |request| {
+            let desk = desk.clone();
+            async move { Ok::<_, Infallible>(answer(&desk, peer, request).await) }
+        })
+    };
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
+    let connection = http.serve_connection(TokioIo::new(io), service).with_upgrades();
+    tokio::pin!(connection, stopping);
+    let mut open = true;
+    loop {
+        tokio::select! {
+            end = connection.as_mut() => {
+                if let Err(e) = end {
+                    debug!("{peer}: {e}");
+                }
+                return;
+            }
+            () = &mut stopping, if open => {
+                open = false;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn answer(desk: &Arc<Desk>, peer: Addr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let Some(from) = visitor(desk, peer, request.headers()) else {
+        return plain(StatusCode::BAD_REQUEST, "the proxy's headers about the client contradict each other\n");
+    };
+    let path = request.uri().path().to_string();
+    let get = matches!(*request.method(), Method::GET | Method::HEAD);
+    let (what, answer) = match path.as_str() {
+        "/ts2021" => ("channel", channel::upgrade(desk, request, peer, from)),
+        "/derp" | "/derp/probe" | "/derp/latency-check" | "/generate_204" => {
+            ("relay", relays::answer(desk, request, from))
+        }
+        "/key" if get => ("key", key(desk, request.uri().query())),
+        "/health" | "/healthz" if get => ("health", json(b"{\"status\":\"pass\"}\n".to_vec())),
+        "/bootstrap-dns" if get => ("bootstrap-dns", json(b"{}\n".to_vec())),
+        "/" if get => ("page", html(StatusCode::OK, page::front(&desk.url.to_string()))),
+        p if get && p.starts_with("/register/") => {
+            let (status, text) = page::waiting(&desk.keeper.now(), &p["/register/".len()..]);
+            ("page", html(status, text))
+        }
+        _ => ("unknown", plain(StatusCode::NOT_FOUND, "there is nothing here\n")),
+    };
+    desk.count(what, answer.status().as_u16());
+    answer
+}
+
+/// The client's address, behind proxies that are trusted; `None` if their headers can not be believed.
+fn visitor(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Option<Addr> {
+    let all = |name: &str| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    match access::visitor::trace(peer, &all("x-forwarded-for"), &all("forwarded"), &desk.trusted) {
+        Ok(traced) => Some(traced.addr),
+        Err(e) => {
+            if let Some(held_back) = desk.unbelieved.spend(Instant::now()) {
+                info!(held_back, "{peer}: {e}");
+            }
+            None
+        }
+    }
+}
+
+/// The server's public key, for clients that know capability versions.
+fn key(desk: &Desk, query: Option<&str>) -> Response<Full<Bytes>> {
+    let known = query.unwrap_or_default().split('&').find_map(|p| p.strip_prefix("v="));
+    match known.map(str::parse::<u32>) {
+        Some(Ok(v)) if v >= channel::OLDEST => {}
+        Some(Ok(_)) => return plain(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n"),
+        _ => return plain(StatusCode::BAD_REQUEST, "the capability version is missing: /key?v=NUMBER\n"),
+    }
+    let public = desk.machine.public();
+    let none = tailnet_proto::meshkey::MachineKey::default();
+    json(format!("{{\"legacyPublicKey\":\"{none}\",\"publicKey\":\"{public}\"}}\n").into_bytes())
+}
+
+pub(super) fn json(body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut out = Response::new(Full::new(Bytes::from(body)));
+    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    out
+}
+
+fn html(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut out = Response::new(Full::new(Bytes::from(body)));
+    *out.status_mut() = status;
+    let headers = out.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    );
+    out
+}
+
+pub(super) fn text(body: String) -> Response<Full<Bytes>> {
+    let mut out = Response::new(Full::new(Bytes::from(body)));
+    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    out
+}

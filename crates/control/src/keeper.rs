@@ -1,0 +1,266 @@
+//! The book as a state that the owner owns. In: changes, as functions on it. Out: what they returned, once the owner has
+//! saved them; and a picture that readers share without asking.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use store::Store;
+use tailnet::{Audit, Book, Saved as Thing, Settings, Slot, Snapshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use runtime::audit::{About, Record};
+use runtime::owner::{self, Ahead, Kind, Owner, Saved, State, Stored, Time, Trouble, Value};
+use runtime::run::Run;
+
+/// How others reach the keeper. Clones reach the same one.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    asks: mpsc::Sender<Ask>,
+    /// The network now.
+    pub picture: watch::Receiver<Arc<Snapshot>>,
+    /// The time that deadlines are measured by.
+    pub time: Arc<Time>,
+    /// What is wrong with the store or the audit log; empty when nothing is.
+    pub trouble: Trouble,
+}
+
+/// A change, and what tells its asker how it is kept.
+pub struct Ask {
+    kind: Kind,
+    make: Change,
+}
+
+/// What is done to the book, at a time in seconds since the Unix epoch.
+type Change = Box<dyn FnOnce(&mut Book, u64) -> Reply + Send>;
+
+type Reply = Box<dyn FnOnce(Result<Saved, String>) + Send>;
+
+/// Changes that may wait; a client that finds it full is told to come back.
+const QUEUE: usize = 4_096;
+
+/// The book and what it is shown as.
+pub struct Mesh {
+    book: Book,
+    out: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Keeper {
+    /// Reads the store and starts the loop on a thread of its own.
+    ///
+    /// # Errors
+    /// The store or the audit log can not be read, or hold what this version does not accept.
+    pub fn start(run: &Run, settings: Settings, store: Arc<dyn Store>, audit: &Path) -> anyhow::Result<Keeper> {
+        let opened = owner::open::<Mesh>(store.clone(), audit, Ahead::default())?;
+        let now = opened.time.now();
+        let mut book = Book::new(settings);
+        read(&mut book, &*store, now)?;
+        book.set_back(now);
+        let first = Arc::new(book.snapshot(now));
+        info!("{} nodes, {} users", first.nodes.len(), first.users.len());
+        let (out, picture) = watch::channel(first);
+        let (asks, queue) = mpsc::channel(QUEUE);
+        let keeper = Keeper { asks, picture, time: opened.time.clone(), trouble: opened.trouble.clone() };
+        let owner = Owner::new(opened, Mesh { book, out });
+        let stopping = run.stopping();
+        run.spawn("mesh book", async move {
+            let runtime = tokio::runtime::Handle::current();
+            // The store blocks: a thread of its own, with the runtime's timers.
+            tokio::task::spawn_blocking(move || runtime.block_on(owner.run(queue, stopping))).await?;
+            Ok(())
+        });
+        Ok(keeper)
+    }
+
+    /// Makes a change that may let somebody in, and waits until it is saved and seen by readers.
+    ///
+    /// # Errors
+    /// It could not be saved and was not made, too much is waiting, or the process stops.
+    pub async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Book, u64) -> T + Send + 'static,
+    ) -> anyhow::Result<T> {
+        self.make(Kind::Gives, change).await.map(|(value, _)| value)
+    }
+
+    /// Makes a change of some kind, and waits until it is in force; says how it is kept.
+    ///
+    /// # Errors
+    /// As for [`Keeper::change`]; what gives nothing is made even if it can not be saved.
+    pub async fn make<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        change: impl FnOnce(&mut Book, u64) -> T + Send + 'static,
+    ) -> anyhow::Result<(T, Saved)> {
+        let (tell, told) = oneshot::channel();
+        let make = Box::new(move |book: &mut Book, now: u64| {
+            let value = change(book, now);
+            let reply: Reply = Box::new(move |saved| drop(tell.send(saved.map(|s| (value, s)))));
+            reply
+        });
+        self.asks.try_send(Ask { kind, make }).map_err(|_| anyhow!("too many changes are waiting"))?;
+        let told = told.await.context("the server is stopping")?;
+        told.map_err(|e| anyhow!("nothing was changed, because it could not be saved: {e}"))
+    }
+
+    /// Notes a sign of life that nobody waits for.
+    pub fn mention(&self, change: impl FnOnce(&mut Book, u64) + Send + 'static) {
+        let make = Box::new(move |book: &mut Book, now: u64| {
+            change(book, now);
+            let reply: Reply = Box::new(drop);
+            reply
+        });
+        // A full queue means that the server is far behind; signs of life come again.
+        let _ = self.asks.try_send(Ask { kind: Kind::Keeps, make });
+    }
+
+    /// The network now.
+    #[must_use]
+    pub fn now(&self) -> Arc<Snapshot> {
+        self.picture.borrow().clone()
+    }
+}
+
+impl State for Mesh {
+    const NAME: &'static str = "mesh";
+    const WHAT: &'static str = "the mesh is";
+    type Id = Slot;
+    type Change = Ask;
+    type Answer = Reply;
+
+    fn kind(&self, ask: &Ask) -> Kind {
+        ask.kind
+    }
+
+    fn apply(&mut self, ask: Ask, now: u64, _: &Stored<'_, Mesh>) -> Reply {
+        (ask.make)(&mut self.book, now)
+    }
+
+    fn tick(&mut self, now: u64) {
+        self.book.tick(now);
+    }
+
+    fn set_back(&mut self, now: u64) {
+        self.book.set_back(now);
+    }
+
+    fn touched(&mut self) -> Vec<Slot> {
+        self.book.take_saves().into_iter().collect()
+    }
+
+    fn records(&mut self) -> Vec<Record> {
+        self.book.take_audits().into_iter().map(record).collect()
+    }
+
+    fn key(slot: &Slot) -> String {
+        key(*slot)
+    }
+
+    fn value(&self, slot: &Slot) -> Option<Value> {
+        let bytes = match self.book.saved(*slot)? {
+            Thing::User(u) => json(&u),
+            Thing::Key(k) => json(&k),
+            Thing::Node(n) => json(&*n),
+            Thing::Policy(text) => text.into_bytes(),
+            Thing::Names(n) => json(&n),
+            Thing::Counters(c) => json(&c),
+        };
+        Some(Value { bytes, deadline: None })
+    }
+
+    fn put_back(&mut self, slot: &Slot, value: Option<&[u8]>, now: u64) {
+        let before = value.map(|v| thing(&key(*slot), v)).transpose().map(Option::flatten);
+        match before {
+            Ok(before) => {
+                if let Err(e) = self.book.put_back(*slot, before, now) {
+                    warn!("{} can not be put back: {e}", key(*slot));
+                }
+            }
+            Err(e) => warn!("{} can not be put back: {e:#}", key(*slot)),
+        }
+    }
+
+    fn shut(&mut self, slot: &Slot, now: u64) {
+        match slot {
+            // Without one everybody would be let through.
+            Slot::Policy => self.book.shut_policy(),
+            _ => self.put_back(slot, None, now),
+        }
+    }
+
+    fn show(&mut self, now: u64) {
+        if self.book.changed() {
+            let picture = Arc::new(self.book.snapshot(now));
+            self.out.send_replace(picture);
+        }
+    }
+
+    fn deadline(&self, now: u64) -> Option<u64> {
+        self.book.deadline(now)
+    }
+
+    fn reply(&mut self, reply: Reply, saved: Result<Saved, String>) {
+        reply(saved);
+    }
+
+    fn say(&self, r: &Record) {
+        if let About::Thing { about } = &r.about {
+            info!("{}: {about} ({})", r.what, r.by);
+        }
+    }
+}
+
+fn read(book: &mut Book, store: &dyn Store, now: u64) -> anyhow::Result<()> {
+    let (entries, _) = store.list("mesh/").context("the store can not be read")?;
+    for e in entries {
+        let Some(saved) = thing(&e.key, &e.value).with_context(|| format!("the entry {} is damaged", e.key))? else {
+            continue;
+        };
+        book.load(saved, now).map_err(|e| anyhow!("{e}"))?;
+    }
+    Ok(())
+}
+
+fn record(a: Audit) -> Record {
+    Record { at: a.at, what: a.what.to_string(), about: About::Thing { about: a.about }, by: a.by }
+}
+
+fn key(slot: Slot) -> String {
+    // Numbers with leading zeros, so that the order of keys is theirs.
+    match slot {
+        Slot::User(id) => format!("mesh/users/{id:012}"),
+        Slot::Key(id) => format!("mesh/keys/{id:012}"),
+        Slot::Node(id) => format!("mesh/nodes/{id:012}"),
+        Slot::Policy => "mesh/policy".into(),
+        Slot::Names => "mesh/names".into(),
+        Slot::Counters => "mesh/counters".into(),
+    }
+}
+
+/// Plain records: writing them as JSON does not fail.
+fn json<T: Serialize>(record: &T) -> Vec<u8> {
+    serde_json::to_vec(record).unwrap_or_default()
+}
+
+/// The record of an entry; `None` for entries that are not the book's.
+fn thing(key: &str, value: &[u8]) -> anyhow::Result<Option<Thing>> {
+    fn read<T: DeserializeOwned>(value: &[u8]) -> anyhow::Result<T> {
+        Ok(serde_json::from_slice(value)?)
+    }
+    let mut words = key.split('/').skip(1);
+    Ok(Some(match words.next() {
+        Some("users") => Thing::User(read(value)?),
+        Some("keys") => Thing::Key(read(value)?),
+        Some("nodes") => Thing::Node(Arc::new(read(value)?)),
+        Some("policy") => Thing::Policy(String::from_utf8(value.to_vec())?),
+        Some("names") => Thing::Names(read(value)?),
+        Some("counters") => Thing::Counters(read(value)?),
+        _ => return Ok(None),
+    }))
+}
+
+#[cfg(test)]
+mod tests;

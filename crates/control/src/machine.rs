@@ -1,0 +1,275 @@
+//! What machines ask inside their channel: to register, for their map, to answer a question. In: requests of a machine
+//! that has proved its key. Out: answers; unknown requests are answered too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use addr::Addr;
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use tailnet::{Book, Registered, Snapshot};
+use tailnet_proto::meshkey::MachineKey;
+use tailnet_proto::tailcfg::map::MapRequest;
+use tailnet_proto::tailcfg::register::{Login, RegisterRequest, RegisterResponse, User};
+use tailnet_proto::tailcfg::ssh::SshAction;
+use tokio::sync::Mutex;
+use tracing::debug;
+
+use super::channel::OLDEST;
+use super::desk::{Desk, Place};
+use super::stream;
+use runtime::owner::Kind;
+use runtime::sha256_hex;
+
+/// The body of an answer.
+pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+
+/// Longest request: a host with thousands of routes fits.
+const BODY: usize = 512 * 1024;
+/// The same of a machine that nobody knows yet: its host and its key fit.
+const BODY_OF_STRANGER: usize = 32 * 1024;
+/// Longest answer to a question of ours: thousands of learnt names fit.
+const ANSWER: usize = 1 << 20;
+/// A request comes at once; who trickles it holds one of few places.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Nobody vouches for a person at this server but its administrator, who is not asked for each login.
+const NO_CHECK: &str = "this server can not confirm logins; ask for a rule with the action `accept`\r\n";
+/// How long a client waits for a person before it is told to ask again, shorter than proxies' patience.
+const FOLLOWUP: Duration = Duration::from_secs(50);
+
+/// Who asks in one channel.
+#[derive(Debug)]
+pub(super) struct Asker {
+    machine: MachineKey,
+    from: Addr,
+    /// One request of a channel is read at a time: the memory that it may fill is that of one.
+    reading: Mutex<()>,
+    /// Its place among the connections, and its memory while it has no node.
+    place: parking_lot::Mutex<Place>,
+    known: AtomicBool,
+}
+
+impl Asker {
+    pub(super) fn new(machine: MachineKey, from: Addr, place: Place) -> Asker {
+        let (place, known) = (parking_lot::Mutex::new(place), AtomicBool::new(false));
+        Asker { machine, from, reading: Mutex::new(()), place, known }
+    }
+
+    pub(super) fn machine(&self) -> MachineKey {
+        self.machine
+    }
+
+    /// True if it was seen to have a node.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    /// It has a node: it is no stranger of its address any more.
+    fn proved(&self) {
+        if !self.known.swap(true, Ordering::Relaxed) {
+            self.place.lock().proved();
+        }
+    }
+}
+
+/// Answers one request.
+pub(super) async fn answer(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_string();
+    let (what, done) = match (request.method(), path.as_str()) {
+        (&Method::POST, "/machine/register") => ("register", register(desk, asker, request).await),
+        (&Method::POST, "/machine/map") => ("map", map(desk, asker, request).await),
+        (_, p) if p.starts_with("/machine/answer/") => {
+            ("answer", answered(desk, asker, &p["/machine/answer/".len()..], request).await)
+        }
+        (&Method::GET, "/machine/ssh/check") => ("ssh-check", json(&SshAction::reject(NO_CHECK))),
+        (m, p) => {
+            debug!("{}: {m} {p} is not offered here", asker.machine.short());
+            (
+                "unknown",
+                Err(Problem(
+                    StatusCode::NOT_IMPLEMENTED,
+                    format!("{} is not offered by this server", p.escape_debug()),
+                )),
+            )
+        }
+    };
+    let answer = done.unwrap_or_else(|Problem(status, text)| {
+        let mut answer = Response::new(full(format!("{text}\n")));
+        *answer.status_mut() = status;
+        answer
+    });
+    desk.count(what, answer.status().as_u16());
+    answer
+}
+
+/// Why a request is not done.
+struct Problem(StatusCode, String);
+
+type Answered = Result<Response<Body>, Problem>;
+
+async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Answered {
+    let ask: RegisterRequest = read(desk, asker, request).await?;
+    let (machine, from) = (asker.machine, asker.from);
+    if ask.version < OLDEST {
+        return json(&RegisterResponse {
+            error: "this client is too old for this server; update it".into(),
+            ..Default::default()
+        });
+    }
+    let proof = ask.auth_key().map(|key| sha256_hex(key.as_bytes()));
+    let wait = ask.followup.rsplit('/').next().filter(|t| !t.is_empty()).map(str::to_string);
+    if let Some(ticket) = wait {
+        followed(desk, &ticket).await;
+    }
+    let ticket = ticket();
+    // A disk that is full keeps nobody who logs out.
+    let kind = if ask.logs_out(desk.keeper.time.now()) { Kind::Takes } else { Kind::Gives };
+    let done = {
+        let (ask, ticket) = (ask.clone(), ticket);
+        let registered = move |book: &mut Book, now| {
+            let done = book.register(machine, &ask, proof.as_deref(), &ticket, now);
+            if let Registered::Waits(ticket) = &done {
+                book.waits_from(ticket, from);
+            }
+            done
+        };
+        desk.keeper.make(kind, registered).await.map(|(done, _)| done)
+    };
+    let done = done.map_err(|e| Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}")))?;
+    debug!("{from}: {} registers: {done:?}", machine.short());
+    let mut out = RegisterResponse::default();
+    match done {
+        Registered::Node(id) => {
+            asker.proved();
+            let s = desk.keeper.now();
+            (out.user, out.login) = owner(&s, id);
+            out.machine_authorized = true;
+        }
+        Registered::Waits(ticket) => {
+            debug!("a node of {from} waits: portcullis nodes approve {ticket} --user NAME");
+            out.auth_url = format!("{}/register/{ticket}", desk.url);
+        }
+        Registered::Ended | Registered::Left => out.node_key_expired = true,
+        Registered::Refused(why) => {
+            debug!("{from}: {} may not join: {why}", machine.short());
+            out.error = why;
+        }
+    }
+    json(&out)
+}
+
+/// Waits until a person has decided about a ticket, or long enough.
+async fn followed(desk: &Desk, ticket: &str) {
+    let mut picture = desk.keeper.picture.clone();
+    let decided = picture.wait_for(|s| s.pending.get(ticket).is_none_or(|p| !p.waits()));
+    tokio::select! {
+        _ = decided => {}
+        () = tokio::time::sleep(FOLLOWUP) => {}
+        () = desk.run.stopping() => {}
+    }
+}
+
+fn owner(s: &Snapshot, id: u64) -> (User, Login) {
+    let profile = s.profile_of(id);
+    let user = User { id: profile.id, display_name: profile.display_name.clone() };
+    let login = Login {
+        id: profile.id,
+        login_name: profile.login_name,
+        display_name: profile.display_name,
+        ..Login::default()
+    };
+    (user, login)
+}
+
+async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Answered {
+    let ask: MapRequest = read(desk, asker, request).await?;
+    let (machine, from) = (asker.machine, asker.from);
+    if ask.version < OLDEST {
+        return Err(Problem(StatusCode::BAD_REQUEST, "this client is too old for this server; update it".into()));
+    }
+    let how = stream::How { zstd: ask.compress == "zstd", keep_alive: ask.keep_alive };
+    let (streams, whole) = (ask.stream, !ask.omit_peers);
+    // Where it is and what it offers is its own; nothing that was not approved opens by it.
+    let done = desk.keeper.make(Kind::Keeps, move |book, now| book.update(machine, &ask, now)).await;
+    let done = done.map(|(done, _)| done);
+    let id = match done {
+        Ok(Ok(id)) => id,
+        Ok(Err(no)) => {
+            debug!("{from}: {} asks for a map: {no}", machine.short());
+            return Err(Problem(StatusCode::NOT_FOUND, no.0));
+        }
+        Err(e) => return Err(Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}"))),
+    };
+    asker.proved();
+    let body = if streams {
+        stream::start(desk, id, from, how)
+    } else if whole {
+        full(stream::once(desk, id, how).unwrap_or_default())
+    } else {
+        full(Bytes::new())
+    };
+    let mut out = Response::new(body);
+    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(out)
+}
+
+async fn answered(desk: &Desk, asker: &Asker, id: &str, request: Request<Incoming>) -> Answered {
+    if !desk.awaits(id) {
+        return Err(Problem(StatusCode::NOT_FOUND, "nobody waits for this answer".into()));
+    }
+    let body = if request.method() == Method::HEAD { Bytes::new() } else { bytes(asker, request, ANSWER).await? };
+    if desk.answered(id, body) {
+        Ok(Response::new(full(Bytes::new())))
+    } else {
+        Err(Problem(StatusCode::NOT_FOUND, "nobody waits for this answer".into()))
+    }
+}
+
+async fn bytes(asker: &Asker, request: Request<Incoming>, most: usize) -> Result<Bytes, Problem> {
+    let whole = async {
+        let _turn = asker.reading.lock().await;
+        Limited::new(request.into_body(), most).collect().await
+    };
+    let whole = tokio::time::timeout(PATIENCE, whole).await;
+    let whole = whole.map_err(|_| Problem(StatusCode::REQUEST_TIMEOUT, "the request did not come in time".into()))?;
+    let whole = whole.map_err(|e| {
+        if e.is::<http_body_util::LengthLimitError>() {
+            Problem(StatusCode::PAYLOAD_TOO_LARGE, format!("a request has {most} bytes at most"))
+        } else {
+            Problem(StatusCode::BAD_REQUEST, "the request broke off".into())
+        }
+    })?;
+    Ok(whole.to_bytes())
+}
+
+async fn read<T: DeserializeOwned>(desk: &Desk, asker: &Asker, request: Request<Incoming>) -> Result<T, Problem> {
+    let known = desk.keeper.now().knows(&asker.machine);
+    let body = bytes(asker, request, if known { BODY } else { BODY_OF_STRANGER }).await?;
+    serde_json::from_slice(&body)
+        .map_err(|e| Problem(StatusCode::BAD_REQUEST, format!("the request is not understood: {e}")))
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Answered {
+    let text = serde_json::to_vec(value).map_err(|e| Problem(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    let mut out = Response::new(full(text));
+    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(out)
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed_unsync()
+}
+
+/// What a page and `nodes approve` call a waiting node: hard to guess, short enough to read out.
+fn ticket() -> String {
+    /// No letter or digit that looks like another one.
+    const LETTERS: &[u8; 30] = b"abcdefghjkmnpqrstuvwxyz2345678";
+    let random: [u8; 16] = rand::random();
+    random.iter().map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()])).collect()
+}

@@ -1,0 +1,174 @@
+//! The policy of a running coordination server: read at the start, followed in its file, asked for and set through the
+//! admin socket. In: files, texts. Out: what is in force, what a change would change, who exists.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use policy::{Compiled, Diff, Policy, Problem, Verdict, diff};
+use serde_json::{Value, json};
+use tailnet::{Book, OPEN, Refusal};
+use tracing::warn;
+
+use super::desk::Desk;
+use super::keeper::Keeper;
+use runtime::hint::Hinted;
+
+/// Lines of one kind in an answer; of more, the number is said.
+const MAX_LINES: usize = 200;
+
+/// Faults of a policy in force that are logged at a start.
+const MAX_WARNED: usize = 20;
+
+/// Puts what a server starts with in force: the file if there is one, else what is stored. Tests that fail, and words
+/// that only earlier versions took, are warned about: without a server nobody could join and mend them.
+pub(super) async fn begin(keeper: &Keeper, file: Option<&Path>) -> anyhow::Result<()> {
+    let (faults, of) = match file {
+        None => (keeper.change(|book, _| book.policy_faults()).await?, "the stored policy".to_string()),
+        Some(file) => {
+            let text = read(file)?;
+            let done = keeper.change(move |book, now| {
+                if book.policy_text() == Some(text.as_str()) {
+                    return Ok(book.policy_faults());
+                }
+                book.begin_with_policy(&text, "file", now)
+            });
+            (done.await?.map_err(|e| refused(file, &e))?, file.display().to_string())
+        }
+    };
+    for fault in faults.iter().take(MAX_WARNED) {
+        warn!("{of} is in force, but it would not be taken today: {fault}");
+    }
+    if faults.len() > MAX_WARNED {
+        warn!("{of}: and {} more", faults.len() - MAX_WARNED);
+    }
+    Ok(())
+}
+
+/// Puts a policy file in force while the server runs, unless it is already; a bad one changes nothing.
+pub(super) async fn follow(keeper: &Keeper, file: &Path) -> anyhow::Result<String> {
+    let text = read(file)?;
+    let done = keeper
+        .change(move |book, now| {
+            if book.policy_text() == Some(text.as_str()) {
+                return Ok(false);
+            }
+            book.set_policy(Some(&text), "file", now).map(|()| true)
+        })
+        .await?;
+    match done {
+        Ok(true) => Ok(format!("{} is in force", file.display())),
+        Ok(false) => Ok("the same as before".to_string()),
+        Err(e) => Err(refused(file, &e)),
+    }
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("the policy {} can not be read", file.display()))
+}
+
+fn refused(file: &Path, why: &Refusal) -> anyhow::Error {
+    Hinted::error(
+        format!("{}: {why}", file.display()),
+        "mend these lines; `portcullis policy check FILE --running` shows them with hints",
+    )
+}
+
+pub(super) fn get(book: &mut Book, _: &Value, _: &str, _: u64) -> Result<Value, Refusal> {
+    Ok(json!({ "policy": book.policy_text() }))
+}
+
+/// Who exists, under the policy in force or another one, in the form of a topology file; and the policy in force, which
+/// is one that lets everybody through where there is none.
+pub(super) async fn network(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
+    let other = args.get("policy").and_then(Value::as_str);
+    let other = other.map(|text| Policy::parse(text).map_err(|p| not_taken(&p))).transpose()?;
+    let primaries = desk.keeper.now().compiled.primaries();
+    let now = desk.keeper.change(move |book, _| {
+        let mut topology = book.topology_under(other.as_ref().unwrap_or(book.policy()));
+        topology.primaries = primaries;
+        (topology, book.policy_text().map(str::to_string))
+    });
+    let (topology, text) = now.await?;
+    let json = blocking(move || topology.to_json()).await?;
+    Ok(json!({ "topology": json, "policy": text.as_deref().unwrap_or(OPEN), "stored": text.is_some() }))
+}
+
+/// Checks a policy against the network, says what it changes and, unless it is a dry run, puts it in force.
+pub(super) async fn set(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
+    let text = args.get("policy").and_then(Value::as_str).context("`policy` is missing")?.to_string();
+    let flag = |key: &str| args.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let (dry, strict) = (flag("dry_run"), flag("strict"));
+    let policy = Arc::new(Policy::parse(&text).map_err(|p| not_taken(&p))?);
+    let asked = policy.clone();
+    let now = desk.keeper.change(move |book, _| {
+        let before = book.policy().clone();
+        (book.topology_under(&before), before, book.topology_under(&asked))
+    });
+    let (old_network, before, new_network) = now.await?;
+    let (changes, outcomes, notes) = blocking(move || {
+        let old = Compiled::new(before, Arc::new(old_network));
+        let new = Compiled::new(policy, Arc::new(new_network));
+        let outcomes = new.run_tests();
+        // Nobody waits for the differences of what is not taken.
+        let fails = outcomes.iter().any(|o| o.failure(strict).is_some());
+        let changes = if fails { Diff::default() } else { diff(&old, &new) };
+        (changes, outcomes, new.notes())
+    })
+    .await?;
+    let failed: Vec<String> = outcomes
+        .iter()
+        .filter_map(|o| o.failure(strict).map(|why| format!("{} at {}: {}: {why}", o.section, o.pos, o.asserted)))
+        .collect();
+    if !failed.is_empty() {
+        return Err(Hinted::error(
+            format!("the policy's own tests fail, the old one stays in force\n{}", failed.join("\n")),
+            "mend the rules or the tests",
+        ));
+    }
+    let unknown = outcomes.iter().filter_map(|o| match &o.verdict {
+        Verdict::Unknown(why) => Some(format!("{} at {}: {}: {why}", o.section, o.pos, o.asserted)),
+        _ => None,
+    });
+    let unknown: Vec<String> = unknown.collect();
+    if !dry {
+        let done = desk.keeper.change(move |book, now| book.set_policy(Some(&text), BY, now)).await?;
+        done.map_err(|e| anyhow!("{e}"))?;
+    }
+    let shown: Vec<Value> = changes
+        .changes
+        .iter()
+        .take(MAX_LINES)
+        .map(|c| json!({ "gained": c.gained, "who": c.who, "at": c.at, "what": c.what, "arrives": c.arrives }))
+        .collect();
+    let more = changes.more + changes.changes.len() - shown.len();
+    // What is read at every start goes before what was set.
+    let file = desk.policy_file.as_ref().map(|f| f.display().to_string());
+    Ok(json!({
+        "changes": shown, "more": more, "partial": changes.partial, "in_force": !dry, "tests": outcomes.len(),
+        "unknown": unknown.iter().take(MAX_LINES).collect::<Vec<_>>(), "until_start_from": file,
+        "notes": notes.iter().take(MAX_LINES).map(ToString::to_string).collect::<Vec<_>>(),
+    }))
+}
+
+/// Who changes something through the socket, in the audit log.
+const BY: &str = "command line";
+
+fn not_taken(problems: &[Problem]) -> anyhow::Error {
+    let lines: Vec<String> = problems
+        .iter()
+        .map(|p| match &p.hint {
+            Some(hint) => format!("{p}\n  hint: {hint}"),
+            None => p.to_string(),
+        })
+        .collect();
+    Hinted::error(
+        format!("the policy is refused, the old one stays in force\n{}", lines.join("\n")),
+        "mend these lines; `portcullis policy check FILE` shows them too",
+    )
+}
+
+/// Compares large networks without holding up those who are served.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.context("the work on the policy was ended")
+}

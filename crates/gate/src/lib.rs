@@ -1,0 +1,298 @@
+//! The gate: lists that learn from proof, forget with time, and are enforced by whatever stands in front. In:
+//! settings, mirrored requests, proxies' questions, people's commands. Out: lists kept in Traefik, nginx, HAProxy, …,
+//! and verdicts.
+
+pub mod asked;
+pub mod doctor;
+pub mod enforce;
+pub mod fetch;
+mod grants;
+mod heard;
+pub mod intake;
+pub mod keeper;
+mod listener;
+pub mod names;
+mod probe;
+pub mod share;
+mod verbs;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use access::ledger::{Event, Rules};
+use access::names::Follow;
+use addr::AddrSet;
+use store::{Sqlite, Store, StoreError};
+
+use asked::Proxies;
+use doctor::{FindingId, Told};
+use enforce::{Closed, Enforcer, Kind};
+use fetch::Base;
+use heard::Heard;
+use intake::{Desk, Guests, Listen, RefusalPage, Serves};
+use keeper::{Ahead, Keeper};
+use names::{Dns, Follower};
+use runtime::hint::Hinted;
+use runtime::run::Run;
+use share::shape::Shape;
+use share::{Share, Shares};
+
+pub use verbs::{behind, gate_socket, verbs};
+
+/// Everything a gate is told.
+#[derive(Debug)]
+pub struct GateSettings {
+    /// Where grants and the audit log live.
+    pub data_dir: PathBuf,
+    /// The lists.
+    pub lists: Vec<(String, Rules)>,
+    /// Host names that they follow.
+    pub follows: Vec<Follow>,
+    /// How names are asked for.
+    pub dns: Dns,
+    /// Addresses of this machine, never learnt.
+    pub own: AddrSet,
+    /// Which proxies are believed.
+    pub proxies: Proxies,
+    /// What a refused visitor gets at the check and learn endpoints.
+    pub refusal: RefusalPage,
+    /// How this gate is configured.
+    pub told: Told,
+    /// Findings that `doctor` does not count.
+    pub accept: BTreeSet<FindingId>,
+    /// Listeners and what they serve.
+    pub listeners: Vec<(Listen, Serves)>,
+    /// Named shares, each with where its guests go.
+    pub shares: Vec<(Share, Guests)>,
+    /// What share links look like, beside those that are known.
+    pub share_paths: Vec<Shape>,
+    /// Sites that `doctor` asks as a stranger would.
+    pub probes: Vec<Base>,
+    /// What is kept equal.
+    pub enforcers: Vec<Kind>,
+    /// Events that take over what an earlier gate left, at the first start only.
+    pub take_over: Vec<Event>,
+    /// A clock that runs ahead, for the demo.
+    pub ahead: Ahead,
+}
+
+/// A running gate.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    /// The ledger's keeper.
+    pub keeper: Keeper,
+    /// The follower of host names.
+    pub names: Follower,
+    /// What listeners share.
+    pub desk: Arc<Desk>,
+    /// The addresses of the TCP listeners, in the order of the settings.
+    pub addrs: Vec<SocketAddr>,
+    /// Where the audit log is.
+    pub audit: PathBuf,
+}
+
+/// Opens the store, starts the keeper, the enforcers and the listeners.
+///
+/// # Errors
+/// The data directory can not be used, or an address can not be had; nothing was left running that matters.
+pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
+    let not_ready = run.not_ready("gate");
+    let closed = close_ports(&settings)?;
+    settings.enforcers.iter().try_for_each(Kind::check_file)?;
+    let store: Arc<dyn Store> = Arc::new(open(&settings.data_dir)?);
+    let audit = settings.data_dir.join("audit.jsonl");
+    let keeper =
+        Keeper::start(run, settings.lists, settings.own, store.clone(), &audit, settings.take_over, settings.ahead)?;
+    let names = Follower::start(run, &keeper, store, settings.dns, settings.follows)?;
+    let traefik_by_peer = settings.enforcers.iter().any(Kind::is_traefik_by_peer);
+    let enforcers: Vec<Enforcer> = settings
+        .enforcers
+        .into_iter()
+        .zip(closed)
+        .map(|(kind, closed)| Enforcer::start(run, &keeper, kind, closed))
+        .collect::<anyhow::Result<_>>()?;
+    let (shares, guests): (Vec<Share>, Vec<Guests>) = settings.shares.into_iter().unzip();
+    let desk = Arc::new(Desk {
+        keeper: keeper.clone(),
+        proxies: settings.proxies,
+        refusal: settings.refusal,
+        told: settings.told,
+        accept: settings.accept,
+        traefik_by_peer,
+        shares: Shares::new(shares, settings.share_paths, settings.told),
+        guests,
+        enforcers,
+        waiting: net::serve::Slots::new(share::guest::WAITING),
+        stopping: run.stop_token(),
+        probes: settings.probes,
+        stranger: parking_lot::Mutex::default(),
+        names: names.names.clone(),
+        touched: parking_lot::Mutex::default(),
+        heard: Heard::default(),
+        answers: parking_lot::Mutex::default(),
+    });
+    let mut addrs = Vec::new();
+    for (at, serves) in settings.listeners {
+        let name = serves.name();
+        let addr = listener::listen(run, &desk, &at, serves)?;
+        listener::say(&name, &at, addr);
+        addrs.extend(addr);
+    }
+    not_ready.ready();
+    Ok(Gate { keeper, names, desk, addrs, audit })
+}
+
+impl Gate {
+    /// Makes these the lists, and these the names that the configuration has them follow. Returns what changed.
+    ///
+    /// # Errors
+    /// The store fails; everything is as it was.
+    pub async fn relist(&self, lists: Vec<(String, Rules)>, follows: Vec<Follow>) -> anyhow::Result<String> {
+        let said =
+            self.keeper.relist(lists).await.map_err(|e| anyhow::anyhow!("the gate's lists are not saved: {e}"))?;
+        self.names.configured(follows).await;
+        Ok(said)
+    }
+
+    /// An address was admitted somewhere by these lists: a sign of life for whoever is on them.
+    pub fn admitted(&self, lists: &[String], addr: addr::Addr) {
+        let published = self.keeper.published.borrow().clone();
+        for name in lists {
+            let on = published.view.id(name).and_then(|id| published.view.list(id));
+            if on.is_some_and(|l| l.set.contains(addr)) {
+                self.desk.touch(name, addr);
+            }
+        }
+    }
+}
+
+/// Closes the ports that the settings guard, to everybody but the entries that the configuration puts on their lists,
+/// if their table is not there yet; nothing that fails later leaves them open then.
+///
+/// # Errors
+/// The kernel does not let us; says what is missing.
+fn close_ports(settings: &GateSettings) -> anyhow::Result<Vec<Option<Closed>>> {
+    let statics = |list: &str| {
+        let rules = settings.lists.iter().find(|(name, _)| name == list);
+        rules.map_or(&[][..], |(_, rules)| &rules.statics[..])
+    };
+    settings.enforcers.iter().map(|kind| kind.close(statics)).collect()
+}
+
+/// The public addresses of this machine: nobody else comes from them, and a proxy's own requests are no visitor's.
+#[must_use]
+pub fn own_addresses() -> AddrSet {
+    AddrSet::new(net::sockets::own_addresses().into_iter().map(|ip| addr::Prefix::host(addr::Addr::new(ip))))
+}
+
+/// Opens the gate's store in a data directory.
+///
+/// # Errors
+/// It can not be used; says why and what to do.
+pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
+    let path = data_dir.join("gate.db");
+    let store = Sqlite::open(&path).map_err(|e| {
+        let hint = match &e {
+            StoreError::Busy(_) => {
+                "another gate runs from this directory: stop it, or give this one its own `--data-dir DIR`"
+            }
+            StoreError::Full(_) => "make room on the disk; nothing stored is lost",
+            StoreError::ReadOnly(_) => "choose a directory that this user can write with `--data-dir DIR`",
+            StoreError::Newer(_) => "run the newer version of portcullis that wrote it",
+            StoreError::Damaged(_) => "move the file away to begin anew, or put a backup in its place",
+            _ => "see the message above",
+        };
+        Hinted::error(format!("the gate's store can not be opened: {e}"), hint)
+    })?;
+    store.warnings().iter().for_each(|w| tracing::warn!("{w}"));
+    Ok(store)
+}
+
+/// The metrics of a gate, in Prometheus's text format.
+#[must_use]
+pub fn metrics(desk: &Desk) -> String {
+    let mut out = String::new();
+    let name = |out: &mut String, name: &str, kind: &str, help: &str| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    };
+    name(&mut out, "portcullis_gate_grants", "gauge", "Live grants by list.");
+    for (list, grants) in desk.keeper.picture.grants.read().iter() {
+        let _ = writeln!(out, "portcullis_gate_grants{{list=\"{list}\"}} {}", grants.len());
+    }
+    name(&mut out, "portcullis_gate_evicted_total", "counter", "Entries that left because a list was full.");
+    let rooms = desk.keeper.picture.rooms.read();
+    for (list, room) in rooms.iter() {
+        let _ = writeln!(out, "portcullis_gate_evicted_total{{list=\"{list}\",of=\"proven\"}} {}", room.evicted);
+        let _ = writeln!(out, "portcullis_gate_evicted_total{{list=\"{list}\",of=\"guests\"}} {}", room.guests_evicted);
+    }
+    name(
+        &mut out,
+        "portcullis_gate_full_total",
+        "counter",
+        "Proofs in vain because a list was full of stronger evidence.",
+    );
+    for (list, room) in rooms.iter() {
+        let _ = writeln!(out, "portcullis_gate_full_total{{list=\"{list}\"}} {}", room.refused);
+    }
+    drop(rooms);
+    name(&mut out, "portcullis_gate_bans", "gauge", "Bans in force by list.");
+    for list in desk.keeper.published.borrow().lists.keys() {
+        let bans = desk.keeper.picture.bans.read().values().filter(|b| b.list == *list).count();
+        let _ = writeln!(out, "portcullis_gate_bans{{list=\"{list}\"}} {bans}");
+    }
+    name(&mut out, "portcullis_gate_events_total", "counter", "Events by outcome.");
+    for (what, count) in desk.keeper.picture.counts.lock().iter() {
+        let _ = writeln!(out, "portcullis_gate_events_total{{outcome=\"{what}\"}} {count}");
+    }
+    name(&mut out, "portcullis_gate_answers_total", "counter", "HTTP answers by endpoint and status.");
+    for ((what, status), count) in desk.answers.lock().iter() {
+        let _ = writeln!(out, "portcullis_gate_answers_total{{endpoint=\"{what}\",status=\"{status}\"}} {count}");
+    }
+    let generation = desk.keeper.published.borrow().generation;
+    name(&mut out, "portcullis_gate_generation", "gauge", "Generation of the published lists.");
+    let _ = writeln!(out, "portcullis_gate_generation {generation}");
+    name(&mut out, "portcullis_gate_enforcer_generation", "gauge", "Generation that an enforcer has.");
+    for e in &desk.enforcers {
+        let p = e.progress.lock();
+        let _ = writeln!(out, "portcullis_gate_enforcer_generation{{enforcer=\"{}\"}} {}", quoted(&p.name), p.reached);
+    }
+    name(&mut out, "portcullis_gate_enforcer_failing", "gauge", "1 while an enforcer is not equal to its list.");
+    for e in &desk.enforcers {
+        let p = e.progress.lock();
+        let _ = writeln!(
+            out,
+            "portcullis_gate_enforcer_failing{{enforcer=\"{}\"}} {}",
+            quoted(&p.name),
+            u8::from(p.error.is_some())
+        );
+    }
+    name(&mut out, "portcullis_gate_name_failing", "gauge", "1 while a followed host name has no good answer.");
+    let names = desk.names.lock();
+    let hosts: std::collections::BTreeSet<_> = names.follows().iter().map(|f| &f.host).collect();
+    for host in hosts {
+        let failing = names.known(host).is_some_and(|k| k.failed.is_some());
+        let _ = writeln!(out, "portcullis_gate_name_failing{{name=\"{host}\"}} {}", u8::from(failing));
+    }
+    drop(names);
+    name(&mut out, "portcullis_gate_trouble", "gauge", "1 while the store or the audit log does not save.");
+    let trouble = desk.keeper.picture.trouble.lock();
+    for what in ["store", "audit"] {
+        let _ = writeln!(out, "portcullis_gate_trouble{{part=\"{what}\"}} {}", u8::from(trouble.contains_key(what)));
+    }
+    out
+}
+
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Reads what an earlier gate left in a Traefik file below these middlewares.
+///
+/// # Errors
+/// The file is there but cannot be read, or is a folder.
+pub fn read_earlier(file: &Path, middlewares: &[String]) -> anyhow::Result<Vec<addr::Prefix>> {
+    Ok(enforce::read_if_there(file)?.map_or_else(Vec::new, |text| access::ours::traefik_entries(&text, middlewares)))
+}

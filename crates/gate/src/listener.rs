@@ -1,0 +1,241 @@
+//! Where the gate listens. In: addresses and Unix sockets. Out: requests for the intake. Connections have places: trusted
+//! proxies and strangers apart, a share for each source, a reserve for proxies that asked something before.
+
+use std::convert::Infallible;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use addr::{Addr, SourceKey};
+use anyhow::Context;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use net::serve::{Full, Limits, Listener, Slot, Slots};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
+use tracing::{debug, info, warn};
+
+use super::asked::Peer;
+use super::doctor::Told;
+use super::heard::Observation;
+use super::intake::{Desk, Listen, Serves, answer};
+use runtime::hint::Hinted;
+use runtime::run::Run;
+
+/// Connections of trusted proxies: one keeps a few dozen, and each of its visitors has one while it is asked about. Half
+/// of them is more than any proxy needs at a time, and one that goes mad leaves the other half. The reserve is for those
+/// that asked something before: half requests of a whole trusted network lock out none of them.
+const PROXIES: Limits = Limits { total: 4_096, per_source: 2_048, reserve: 1_024 };
+/// Connections of peers that are no trusted proxies.
+const STRANGERS: Limits = Limits { total: 64, per_source: 8, reserve: 0 };
+/// A proxy sends its head at once.
+const HEAD_WAIT: Duration = Duration::from_secs(10);
+/// The same while half of the places are taken: who is slow then makes room.
+const HEAD_WAIT_BUSY: Duration = Duration::from_secs(1);
+/// After an error of a Unix socket: short enough that nobody notices, long enough to cost nothing.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The places of one listener.
+#[derive(Debug)]
+struct Places {
+    proxies: Arc<Slots>,
+    strangers: Arc<Slots>,
+}
+
+impl Places {
+    fn new() -> Arc<Places> {
+        Arc::new(Places { proxies: Slots::new(PROXIES), strangers: Slots::new(STRANGERS) })
+    }
+
+    fn take(&self, peer: Peer, believed: bool) -> Result<Slot, Full> {
+        match peer {
+            Peer::Socket => self.proxies.take_trusted(),
+            Peer::Tcp(addr) if believed => self.proxies.take(SourceKey::of(addr)),
+            Peer::Tcp(addr) => self.strangers.take(SourceKey::of(addr)),
+        }
+    }
+
+    fn head_wait(&self) -> Duration {
+        if self.proxies.taken() > PROXIES.total / 2 { HEAD_WAIT_BUSY } else { HEAD_WAIT }
+    }
+}
+
+/// Starts a listener. Returns the address it has.
+///
+/// # Errors
+/// The address can not be had.
+pub(super) fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -> anyhow::Result<Option<SocketAddr>> {
+    let place = desk.told.listener(&serves);
+    let serves = Arc::new(serves);
+    match at {
+        Listen::Tcp(addr) => {
+            let socket = Listener::bind("gate", *addr).map_err(|e| {
+                Hinted::error(
+                    format!("cannot listen on {addr}: {e}"),
+                    match e.kind() {
+                        ErrorKind::AddrNotAvailable => {
+                            format!("this machine has no such address (`ip addr` shows those it has); choose one with {place}")
+                        }
+                        ErrorKind::PermissionDenied => {
+                            format!("ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another with {place}")
+                        }
+                        _ => format!("is another process there? choose another with {place}"),
+                    },
+                )
+            })?;
+            let local = socket.local_addr()?;
+            let (run2, desk) = (run.clone(), desk.clone());
+            run.spawn("gate listener", async move {
+                tcp(&run2, &desk, &serves, &socket).await;
+                Ok(())
+            });
+            Ok(Some(local))
+        }
+        Listen::Unix(path) => {
+            let socket = unix_socket(path)?;
+            let (run2, desk) = (run.clone(), desk.clone());
+            run.spawn("gate listener", async move {
+                unix(&run2, &desk, &serves, &socket).await;
+                Ok(())
+            });
+            Ok(None)
+        }
+    }
+}
+
+async fn tcp(run: &Run, desk: &Arc<Desk>, serves: &Arc<Serves>, socket: &Listener) {
+    let (places, stopping) = (Places::new(), run.stopping());
+    tokio::pin!(stopping);
+    loop {
+        let (stream, from) = tokio::select! {
+            () = &mut stopping => return,
+            accepted = socket.accept() => accepted,
+        };
+        net::sockets::tune(&stream);
+        enter(run, desk, serves, &places, stream, Peer::Tcp(Addr::of(from)));
+    }
+}
+
+async fn unix(run: &Run, desk: &Arc<Desk>, serves: &Arc<Serves>, socket: &UnixListener) {
+    let (places, stopping) = (Places::new(), run.stopping());
+    tokio::pin!(stopping);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stopping => return,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            // The socket's mode says who may be the proxy.
+            Ok((stream, _)) => enter(run, desk, serves, &places, stream, Peer::Socket),
+            Err(e) => {
+                warn!("a gate listener: {e}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn unix_socket(path: &Path) -> anyhow::Result<UnixListener> {
+    use std::os::unix::fs::FileTypeExt;
+    // A socket that an earlier run left; anything else there is somebody's file.
+    if std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+        && std::os::unix::net::UnixStream::connect(path).is_err()
+    {
+        let _ = std::fs::remove_file(path);
+    }
+    UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
+}
+
+/// Gives a connection its place, or closes it at once: waiting would keep others waiting.
+fn enter(
+    run: &Run,
+    desk: &Arc<Desk>,
+    serves: &Arc<Serves>,
+    places: &Arc<Places>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+) {
+    let believed = desk.proxies.believes(peer);
+    match places.take(peer, believed) {
+        Ok(slot) => visit(run, desk, serves, places, io, Seated { peer, believed, slot }),
+        Err(why) => {
+            debug!("{peer} is turned away: {why}");
+            if let Peer::Tcp(addr) = peer {
+                desk.note(Observation::Crowded(addr));
+            }
+        }
+    }
+}
+
+/// A connection that has its place.
+struct Seated {
+    peer: Peer,
+    /// It speaks for others, as a trusted proxy.
+    believed: bool,
+    slot: Slot,
+}
+
+fn visit(
+    run: &Run,
+    desk: &Arc<Desk>,
+    serves: &Arc<Serves>,
+    places: &Arc<Places>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    Seated { peer, believed, slot }: Seated,
+) {
+    let (desk, serves, places, stopping) = (desk.clone(), serves.clone(), places.clone(), run.stopping());
+    let wait = places.head_wait();
+    run.visit("gate request", async move {
+        let _slot = slot;
+        let service = service_fn(move |request| {
+            // Whoever sent a whole request as a proxy keeps its reserve.
+            if let (true, Peer::Tcp(addr)) = (believed, peer) {
+                places.proxies.know(SourceKey::of(addr));
+            }
+            let (desk, serves) = (desk.clone(), serves.clone());
+            async move { Ok::<_, Infallible>(answer(&desk, &serves, peer, request).await) }
+        });
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(wait).max_buf_size(64 * 1024);
+        let conn = http.serve_connection(TokioIo::new(io), service);
+        tokio::pin!(conn, stopping);
+        let mut open = true;
+        loop {
+            tokio::select! {
+                end = &mut conn => {
+                    if let Err(e) = end {
+                        debug!("a request of {peer}: {e}");
+                    }
+                    return;
+                }
+                () = &mut stopping, if open => {
+                    open = false;
+                    conn.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    });
+}
+
+/// Says where a listener listens.
+pub(super) fn say(name: &str, at: &Listen, addr: Option<SocketAddr>) {
+    match (addr, at) {
+        (Some(addr), _) => info!("{name}: listening on {addr}"),
+        (None, Listen::Unix(path)) => info!("{name}: listening on {}", path.display()),
+        (None, Listen::Tcp(_)) => {}
+    }
+}
+
+impl Told {
+    /// The switch that says where a listener listens.
+    fn listener(self, serves: &Serves) -> &'static str {
+        match (self, serves) {
+            (Told::File, _) => "another `listen` in the file",
+            (Told::Environment, Serves::Check { .. }) => "--check-listen ADDRESS:PORT",
+            (Told::Environment, Serves::Share) => "--share-listen ADDRESS:PORT",
+            (Told::Environment, _) => "--listen ADDRESS:PORT",
+        }
+    }
+}

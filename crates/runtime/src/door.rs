@@ -1,0 +1,272 @@
+//! Doors: every connection that is judged by address passes one. In: the current view (a `watch`) and visitors.
+//! Out: a `Pass` for as long as the visitor may stay; when the view changes every pass is asked again, and who is no
+//! longer allowed is cut.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use access::View;
+use access::{Ask, Verdict, admit};
+use addr::Addr;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+/// All doors of one process: the view they judge by and everyone who is inside.
+pub struct Doors {
+    view: watch::Sender<Arc<View>>,
+    /// Told of everyone who passes; nobody is, unless asked for.
+    passed: OnceLock<Passed>,
+    /// Who is inside; sharded by slot so that 10,000 visitors do not queue for one lock.
+    inside: [Mutex<Shard>; SHARDS],
+}
+
+type Passed = Box<dyn Fn(Addr) + Send + Sync>;
+
+impl std::fmt::Debug for Doors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doors").field("generation", &self.view().generation).finish_non_exhaustive()
+    }
+}
+
+/// One door: the doors and the names of the lists that may guard it, most specific first.
+#[derive(Debug, Clone)]
+pub struct Door {
+    doors: Arc<Doors>,
+    lists: Arc<[String]>,
+}
+
+/// A visitor who was let in. Dropping it says that the visitor left.
+#[derive(Debug)]
+pub struct Pass {
+    doors: Arc<Doors>,
+    entry: Arc<Entry>,
+    shard: usize,
+    slot: usize,
+}
+
+/// A verdict against an address, with the view that it was given on: what is said of it is what was judged, whatever
+/// the lists say a moment later.
+#[derive(Clone)]
+pub struct Refused {
+    view: Arc<View>,
+    ask: Ask,
+    verdict: Verdict,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&access::words(&self.view, self.ask, self.verdict))
+    }
+}
+
+impl std::fmt::Debug for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Enough that two cores rarely meet; few enough that an idle process pays nothing.
+const SHARDS: usize = 16;
+
+#[derive(Debug, Default)]
+struct Shard {
+    entries: Vec<Option<Arc<Entry>>>,
+    free: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    addr: Addr,
+    lists: Arc<[String]>,
+    cut: AtomicBool,
+    /// Why it was cut.
+    why: OnceLock<Box<Refused>>,
+    wake: Notify,
+}
+
+impl Doors {
+    /// Doors without a view: everybody is refused until [`Doors::publish`].
+    #[must_use]
+    pub fn new() -> Arc<Doors> {
+        let (view, _) = watch::channel(Arc::new(View::default()));
+        Arc::new(Doors { view, passed: OnceLock::new(), inside: std::array::from_fn(|_| Mutex::default()) })
+    }
+
+    /// A door guarded by the first of these lists that the view holds. No such list: nobody passes.
+    #[must_use]
+    pub fn door(self: &Arc<Doors>, lists: &[&str]) -> Door {
+        Door { doors: self.clone(), lists: lists.iter().map(|s| (*s).to_string()).collect() }
+    }
+
+    /// The current view.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// Sees every later view.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.view.subscribe()
+    }
+
+    /// Replaces the view and asks everyone inside again. Returns how many were cut.
+    pub fn publish(&self, view: View) -> usize {
+        let view = Arc::new(view);
+        // The view is in force before anyone inside is asked: who passes a door from here on was judged by it.
+        self.view.send_replace(view.clone());
+        let mut cut = 0;
+        for shard in &self.inside {
+            for entry in shard.lock().entries.iter().flatten() {
+                let ask = ask(&view, &entry.lists, entry.addr);
+                let verdict = admit(&view, ask);
+                if verdict.is_allow() {
+                    continue;
+                }
+                let _ = entry.why.set(Box::new(Refused { view: view.clone(), ask, verdict }));
+                if !entry.cut.swap(true, Ordering::AcqRel) {
+                    entry.wake.notify_waiters();
+                    cut += 1;
+                }
+            }
+        }
+        cut
+    }
+
+    /// Tells this of everyone who passes, before they do. Only the first one asked for counts.
+    pub fn on_pass(&self, tell: impl Fn(Addr) + Send + Sync + 'static) {
+        let _ = self.passed.set(Box::new(tell));
+    }
+
+    /// The addresses inside, each once.
+    #[must_use]
+    pub fn addrs(&self) -> std::collections::BTreeSet<Addr> {
+        let of = |s: &Mutex<Shard>| s.lock().entries.iter().flatten().map(|e| e.addr).collect::<Vec<_>>();
+        self.inside.iter().flat_map(of).collect()
+    }
+
+    /// How many are inside.
+    #[must_use]
+    pub fn inside(&self) -> usize {
+        self.inside
+            .iter()
+            .map(|s| {
+                let s = s.lock();
+                s.entries.len() - s.free.len()
+            })
+            .sum()
+    }
+}
+
+impl Door {
+    /// Judges a visitor and notes that it is inside.
+    ///
+    /// # Errors
+    /// Why it must not pass.
+    pub fn admit(&self, addr: Addr) -> Result<Pass, Refused> {
+        let entry = Arc::new(Entry {
+            addr,
+            lists: self.lists.clone(),
+            cut: AtomicBool::new(false),
+            why: OnceLock::new(),
+            wake: Notify::new(),
+        });
+        let shard = Arc::as_ptr(&entry) as usize / size_of::<Entry>() % SHARDS;
+        let slot = self.doors.inside[shard].lock().insert(entry.clone());
+        let pass = Pass { doors: self.doors.clone(), entry, shard, slot };
+        // Judged after it is noted: a view published in between is seen either here or by `publish`.
+        {
+            let view = self.doors.view.borrow();
+            let ask = ask(&view, &self.lists, addr);
+            let verdict = admit(&view, ask);
+            if !verdict.is_allow() {
+                return Err(Refused { view: view.clone(), ask, verdict });
+            }
+        }
+        if let Some(tell) = self.doors.passed.get() {
+            tell(addr);
+        }
+        Ok(pass)
+    }
+
+    /// Judges without noting anybody.
+    pub fn judge(&self, addr: Addr) -> Verdict {
+        judge(&self.doors.view.borrow(), &self.lists, addr)
+    }
+
+    /// The verdict in words.
+    #[must_use]
+    pub fn explain(&self, addr: Addr) -> String {
+        let view = self.doors.view();
+        access::explain(&view, ask(&view, &self.lists, addr))
+    }
+}
+
+impl Pass {
+    /// Who passed.
+    #[must_use]
+    pub fn addr(&self) -> Addr {
+        self.entry.addr
+    }
+
+    /// Why the visitor is no longer allowed; nothing while it is.
+    #[must_use]
+    pub fn why(&self) -> String {
+        self.entry.why.get().map_or_else(String::new, ToString::to_string)
+    }
+
+    /// True once the visitor is no longer allowed.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.entry.cut.load(Ordering::Acquire)
+    }
+
+    /// Ends when the visitor is no longer allowed. Safe to drop and call again.
+    pub async fn cut(&self) {
+        loop {
+            let woken = self.entry.wake.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            if self.is_cut() {
+                return;
+            }
+            woken.await;
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.doors.inside[self.shard].lock().remove(self.slot);
+    }
+}
+
+impl Shard {
+    fn insert(&mut self, entry: Arc<Entry>) -> usize {
+        if let Some(slot) = self.free.pop() {
+            self.entries[slot] = Some(entry);
+            return slot;
+        }
+        self.entries.push(Some(entry));
+        self.entries.len() - 1
+    }
+
+    fn remove(&mut self, slot: usize) {
+        self.entries[slot] = None;
+        self.free.push(slot);
+    }
+}
+
+fn ask(view: &View, lists: &[String], addr: Addr) -> Ask {
+    let list = lists.iter().find_map(|l| view.id(l)).unwrap_or(NO_LIST);
+    Ask { addr, list }
+}
+
+fn judge(view: &View, lists: &[String], addr: Addr) -> Verdict {
+    admit(view, ask(view, lists, addr))
+}
+
+/// A place that no view holds, so that a door without a list refuses.
+const NO_LIST: access::ListId = access::ListId(u32::MAX);

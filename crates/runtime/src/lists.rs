@@ -1,0 +1,1015 @@
+//! Lists live. In: where each list is written (flags, files, configuration), and the lists of a gate that they take in.
+//! Out: views published to the doors, at the start, on reload, within a second of a change of a file, and at once when
+//! the gate's lists change. A bad list changes nothing, and holds up nothing that the gate takes back. A file that the
+//! machine does not let us read is no bad list: it is read again until it can be.
+
+mod look;
+mod names;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use access::names::HostName;
+use access::{List, View, ViewBuilder};
+use addr::{AddrSet, Prefix, parse_list};
+use futures_util::FutureExt;
+use serde::Serialize;
+use tokio::sync::{Notify, watch};
+use tracing::{debug, error, info, warn};
+
+use self::look::{Stamps, Watch};
+
+use crate::door::Doors;
+use crate::hint::Hinted;
+use crate::run::Run;
+
+/// One named list and everything it is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListSource {
+    /// `control`, `data`, `port:2222`, `host:app.example.com`.
+    pub name: String,
+    /// Joined; no part at all is an empty list, which lets nobody in.
+    pub parts: Vec<ListPart>,
+}
+
+/// Where entries of a list are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListPart {
+    /// Nobody wrote a list: everybody, said as `0.0.0.0/0,::/0`.
+    Default,
+    /// In a flag, a variable or the configuration file.
+    Text {
+        /// As written.
+        text: String,
+        /// `--allow-ips`, `edge.toml:12`.
+        from: String,
+    },
+    /// In a file of its own.
+    File(PathBuf),
+    /// Wherever this name is: `dns:home.example.net`.
+    Name(HostName),
+    /// Whoever is on this list of the gate in the same process: `list:family`.
+    Named {
+        /// The gate's list.
+        name: String,
+        /// Where that was written.
+        from: String,
+    },
+}
+
+/// Everything that makes the next view.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// The lists, in the order they are shown.
+    pub lists: Vec<ListSource>,
+    /// Files besides those of the lists whose change means a reload: the configuration file.
+    pub also_watch: Vec<PathBuf>,
+    /// What must be in force before the lists are: the gate's own lists of the same file.
+    pub first: Option<First>,
+}
+
+/// Puts into force what was read beside the lists, once all of it is known to be good. May block; says what changed.
+pub type First = Arc<dyn Fn() -> anyhow::Result<String> + Send + Sync>;
+
+/// The gate's lists, if a gate runs in this process.
+pub type Named = Option<watch::Receiver<Arc<View>>>;
+
+/// Finds the sources anew at every reload, so that a changed configuration file counts.
+pub type Find = Arc<dyn Fn() -> anyhow::Result<Sources> + Send + Sync>;
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The lists, in the order of their sources, without what they take in from the gate.
+    pub lists: Vec<List>,
+    /// For each, the gate's lists that it takes in.
+    pub named: Vec<Vec<String>>,
+    /// For each, the names that it follows.
+    pub hosts: Vec<Vec<HostName>>,
+    /// Sentences for a person: host bits, empty lists.
+    pub warnings: Vec<String>,
+}
+
+/// A list file of a million long IPv6 prefixes has 44 MB; more is a mistake such as a log or a disk image.
+const MAX_FILE: u64 = 64 << 20;
+
+/// The first pause before a file that could not be read is read again; each one after it is twice as long.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+
+/// The longest such pause: so long after the machine's trouble has ended, at most, a revocation counts.
+const RETRY_MOST: Duration = Duration::from_secs(2);
+
+/// While the trouble lasts it is said again this often.
+const REMIND: Duration = Duration::from_secs(300);
+
+/// A list file that the machine did not let us read: no descriptors left, an I/O error, no permission, not there. What
+/// it says is not known, so it is asked again.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the list {}", path.display())]
+pub struct Unreadable {
+    /// The file.
+    pub path: PathBuf,
+    /// The system's word.
+    #[source]
+    pub why: std::io::Error,
+}
+
+/// How what is in force stands to what is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Freshness {
+    /// When the lists in force were last known to be what the files say, seconds since the Unix epoch.
+    pub read_at: u64,
+    /// Why they may no longer be.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why files and what is in force may differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// Since when, seconds since the Unix epoch.
+    pub since: u64,
+    /// What failed.
+    pub why: String,
+    /// True if it is a failure of the machine, tried again until it works; false if what is written is wrong, which
+    /// waits for somebody to write it anew.
+    pub retried: bool,
+}
+
+impl Freshness {
+    /// One sentence, if there is trouble. `now`: seconds since the Unix epoch.
+    #[must_use]
+    pub fn words(&self, now: u64) -> Option<String> {
+        let t = self.trouble.as_ref()?;
+        let ago = |at: u64| span(now.saturating_sub(at));
+        let next = if t.retried { "it is tried again until it works" } else { "it is read again when it changes" };
+        Some(format!(
+            "the lists in force were read {} ago and may be out of date: for {}: {}; {next}",
+            ago(self.read_at),
+            ago(t.since),
+            t.why
+        ))
+    }
+}
+
+/// A length of time as people say it.
+fn span(s: u64) -> String {
+    match s {
+        0..120 => format!("{s} s"),
+        120..7_200 => format!("{} min", s / 60),
+        _ => format!("{} h", s / 3_600),
+    }
+}
+
+/// Publishes the lists, keeps them equal to their files, and answers reloads.
+///
+/// # Errors
+/// A list is bad now; later bad lists are only reported.
+pub fn start(run: &Run, doors: &Arc<Doors>, find: Find, named: Named) -> anyhow::Result<Lists> {
+    let live = Arc::new(Live {
+        doors: doors.clone(),
+        find,
+        named,
+        loading: parking_lot::Mutex::new(()),
+        kept: parking_lot::Mutex::default(),
+        fresh: parking_lot::Mutex::default(),
+        failed: Notify::new(),
+        names: names::Followed::default(),
+        taken: parking_lot::RwLock::new((BTreeMap::new(), Arc::new([]))),
+    });
+    // What a gate needs was in force before it could name its lists.
+    let first = live.load(false).map_err(Failed::error)?;
+    if !live.doors.view().lists().is_empty() {
+        info!("lists: {}", first.said);
+    }
+
+    let hook = live.clone();
+    run.on_reload("lists", move || {
+        let live = hook.clone();
+        async move {
+            let loading = live.clone();
+            match tokio::task::spawn_blocking(move || loading.load(true)).await? {
+                Ok(read) => Ok(read.said),
+                Err(failed) => {
+                    if matches!(failed, Failed::Machine(_)) {
+                        live.failed.notify_one();
+                    }
+                    Err(failed.error())
+                }
+            }
+        }
+        .boxed()
+    });
+    if let Some(mut named) = live.named.clone() {
+        let (live, stopping) = (live.clone(), run.stopping());
+        run.spawn("gate's lists at the doors", async move {
+            tokio::pin!(stopping);
+            loop {
+                tokio::select! {
+                    () = &mut stopping => return Ok(()),
+                    changed = named.changed() => if changed.is_err() { return Ok(()) },
+                }
+                named.mark_unchanged();
+                let live = live.clone();
+                // A list of a hundred thousand is put together off the runtime's threads.
+                tokio::task::spawn_blocking(move || live.again()).await?;
+            }
+        });
+    }
+    let (followed, stopping) = (live.clone(), run.stopping());
+    run.spawn("names on lists", async move {
+        let live = followed.clone();
+        tokio::select! {
+            () = stopping => {}
+            () = followed.names.keep(Arc::new(move || live.again())) => {}
+        }
+        Ok(())
+    });
+    let lists = Lists(live.clone());
+    let stopping = run.stopping();
+    run.spawn("list watcher", async move {
+        tokio::select! {
+            () = stopping => {}
+            () = live.follow(first.files) => {}
+        }
+        Ok(())
+    });
+    Ok(lists)
+}
+
+/// The lists at the doors of this process.
+#[derive(Clone)]
+pub struct Lists(Arc<Live>);
+
+impl Lists {
+    /// The gate's lists that a list takes in.
+    #[must_use]
+    pub fn takes_in(&self, list: &str) -> Vec<String> {
+        self.0.taken.read().0.get(list).cloned().unwrap_or_default()
+    }
+
+    /// Every list of the gate that some door takes in.
+    #[must_use]
+    pub fn all_taken_in(&self) -> Arc<[String]> {
+        self.0.taken.read().1.clone()
+    }
+
+    /// How what is in force stands to what is written.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        self.0.fresh.lock().clone()
+    }
+}
+
+/// Parses one value of `--allow-ips` and its like: entries and `@file`s, parted by commas.
+///
+/// # Errors
+/// A text that is no list, with its column; an empty value. Files are only named here, [`load`] reads them.
+pub fn parts(value: &str, from: &str, dir: Option<&Path>) -> anyhow::Result<Vec<ListPart>> {
+    // Commas alone are as empty as nothing.
+    if value.replace(',', " ").trim().is_empty() {
+        anyhow::bail!("{from} is empty; write `none` to let nobody in, or `all`");
+    }
+    let mut files = Vec::new();
+    // Files are blanked out rather than cut out, so that the columns of errors stay true.
+    let mut text = String::with_capacity(value.len());
+    for (n, piece) in value.split(',').enumerate() {
+        if n > 0 {
+            text.push(',');
+        }
+        if piece.trim().starts_with("dns:") {
+            files.push(ListPart::Name(piece.parse().map_err(|e| anyhow::anyhow!("{from}: {e}"))?));
+            text.extend(piece.chars().map(|_| ' '));
+            continue;
+        }
+        match (piece.trim().strip_prefix('@'), piece.trim().strip_prefix("list:").map(str::trim)) {
+            (Some(""), _) => anyhow::bail!("{from}: `@` needs the path of a file"),
+            (Some(path), _) => {
+                files.push(ListPart::File(dir.map_or_else(|| PathBuf::from(path), |d| d.join(path))));
+                text.extend(piece.chars().map(|_| ' '));
+            }
+            (None, Some("")) => anyhow::bail!("{from}: `list:` needs the name of a list"),
+            (None, Some(name)) => {
+                files.push(ListPart::Named { name: name.to_string(), from: from.to_string() });
+                text.extend(piece.chars().map(|_| ' '));
+            }
+            (None, None) => text.push_str(piece),
+        }
+    }
+    let mut out = Vec::new();
+    if !text.replace(',', " ").trim().is_empty() {
+        parse_list(&text).map_err(|e| anyhow::anyhow!("{}", in_text(from, &e)))?;
+        out.push(ListPart::Text { text, from: from.to_string() });
+    }
+    out.extend(files);
+    Ok(out)
+}
+
+/// Reads every list.
+///
+/// # Errors
+/// The first list that is bad, with file, line and column; or [`Unreadable`], the first file that cannot be read now.
+pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
+    let mut out = Loaded::default();
+    for source in &sources.lists {
+        let mut prefixes: Vec<Prefix> = Vec::new();
+        let mut from: Vec<String> = Vec::new();
+        let mut named: Vec<String> = Vec::new();
+        let mut hosts: Vec<HostName> = Vec::new();
+        for part in &source.parts {
+            from.push(read_part(part, &mut prefixes, &mut hosts, &mut out.warnings)?);
+            if let ListPart::Named { name, .. } = part
+                && !named.contains(name)
+            {
+                named.push(name.clone());
+            }
+        }
+        from.dedup();
+        let list = List { name: source.name.clone(), set: AddrSet::new(prefixes), source: from.join(", ") };
+        if list.set.is_empty() && named.is_empty() && hosts.is_empty() {
+            out.warnings.push(format!("list `{}` is empty: it lets nobody in", list.name));
+        }
+        out.lists.push(list);
+        out.named.push(named);
+        out.hosts.push(hosts);
+    }
+    let names = out.hosts.iter().flatten().collect::<BTreeSet<_>>().len();
+    anyhow::ensure!(names <= names::MOST, "the lists hold {names} names; at most {} are followed", names::MOST);
+    // One flag may make two lists; what is odd about it is said once.
+    let mut said = BTreeSet::new();
+    out.warnings.retain(|w| said.insert(w.clone()));
+    Ok(out)
+}
+
+struct Live {
+    doors: Arc<Doors>,
+    find: Find,
+    named: Named,
+    /// One load at a time. Not `kept`: a file that hangs on a network must not hold up what the gate takes back.
+    loading: parking_lot::Mutex<()>,
+    /// What was last read and good. Held while publishing: a reload by signal, one by watch and a change of the gate
+    /// must not publish in the wrong order.
+    kept: parking_lot::Mutex<Loaded>,
+    /// How that stands to the files.
+    fresh: parking_lot::Mutex<Freshness>,
+    /// Told when a load failed because of the machine.
+    failed: Notify,
+    /// The names that lists hold, and where they are.
+    names: names::Followed,
+    /// For each list, the gate's lists that it takes in; read at every visit, so never locked for long.
+    taken: parking_lot::RwLock<Taken>,
+}
+
+/// For each list at the doors, what it takes in; and all of that together.
+type Taken = (BTreeMap<String, Vec<String>>, Arc<[String]>);
+
+/// Why a load changed nothing.
+enum Failed {
+    /// The machine's trouble: what is written is not known, and is read again until it is.
+    Machine(anyhow::Error),
+    /// What is written is wrong: it stays so until somebody writes it anew.
+    Text(anyhow::Error),
+}
+
+impl Failed {
+    /// Tells the two apart by what the system said, not by words.
+    fn of(e: anyhow::Error) -> Failed {
+        let io = e.chain().find_map(|c| c.downcast_ref::<std::io::Error>());
+        match io.map(std::io::Error::kind) {
+            // Not UTF-8: a text, and a wrong one.
+            None | Some(std::io::ErrorKind::InvalidData) => Failed::Text(e),
+            Some(_) => Failed::Machine(e),
+        }
+    }
+
+    fn error(self) -> anyhow::Error {
+        let (Failed::Machine(e) | Failed::Text(e)) = self;
+        e
+    }
+}
+
+impl Live {
+    /// Reads, publishes if something changed, and says so. Blocking: reads files.
+    fn load(&self, first: bool) -> Result<Read, Failed> {
+        let _one = self.loading.lock();
+        let read = self.load_now(first).map_err(|failed| self.note(failed))?;
+        *self.fresh.lock() = Freshness { read_at: crate::wall(), trouble: None };
+        Ok(read)
+    }
+
+    /// Remembers why what is in force may be out of date.
+    fn note(&self, failed: Failed) -> Failed {
+        let (Failed::Machine(e) | Failed::Text(e)) = &failed;
+        let retried = matches!(failed, Failed::Machine(_));
+        let mut fresh = self.fresh.lock();
+        let since = fresh.trouble.as_ref().map_or_else(crate::wall, |t| t.since);
+        fresh.trouble = Some(Trouble { since, why: format!("{e:#}"), retried });
+        failed
+    }
+
+    /// The files were looked at and are what was read.
+    fn still(&self) {
+        let mut fresh = self.fresh.lock();
+        if fresh.trouble.is_none() {
+            fresh.read_at = crate::wall();
+        }
+    }
+
+    fn load_now(&self, first: bool) -> Result<Read, Failed> {
+        let sources = (self.find)().map_err(Failed::of)?;
+        // Before reading: a change while we read is seen as a change after it.
+        let files = Stamps::of(watched(&sources));
+        let loaded = load(&sources).map_err(Failed::of)?;
+        let mut words = Vec::new();
+        if first && let Some(apply) = &sources.first {
+            // What was read is good; that the gate cannot save it is the machine's trouble.
+            words.push(apply().map_err(Failed::Machine)?);
+        }
+        let mut kept = self.kept.lock();
+        let view = self.named.as_ref().map(|n| n.borrow().clone());
+        for part in sources.lists.iter().flat_map(|l| &l.parts) {
+            known(part, view.as_deref()).map_err(Failed::Text)?;
+        }
+        for w in &loaded.warnings {
+            warn!("{w}");
+        }
+        let taken: BTreeMap<String, Vec<String>> =
+            loaded.lists.iter().map(|l| l.name.clone()).zip(loaded.named.iter().cloned()).collect();
+        let all: BTreeSet<String> = taken.values().flatten().cloned().collect();
+        *self.taken.write() = (taken, all.into_iter().collect());
+        *kept = loaded;
+        self.names.follow(&kept.hosts.iter().flatten().cloned().collect());
+        words.extend(self.publish(&kept));
+        let changed = !words.is_empty();
+        let said = if changed { words.join("; ") } else { "nothing changed".to_string() };
+        Ok(Read { said, changed, files })
+    }
+
+    /// Publishes again what was last good, with the gate's lists as they are now.
+    fn again(&self) {
+        let kept = self.kept.lock();
+        if let Some(said) = self.publish(&kept) {
+            tracing::debug!("the gate's lists changed: {said}");
+        }
+    }
+
+    /// Publishes if something changed; says what.
+    fn publish(&self, kept: &Loaded) -> Option<String> {
+        let gate = self.named.as_ref().map(|n| n.borrow().clone());
+        let named = kept.lists.iter().zip(&kept.named).map(|(list, named)| with_named(list, named, gate.as_deref()));
+        let lists: Vec<List> = named.zip(&kept.hosts).map(|(list, hosts)| self.with_hosts(list, hosts)).collect();
+        let old = self.doors.view();
+        let same = old.generation > 0
+            && old.lists().len() == lists.len()
+            && old
+                .lists()
+                .iter()
+                .zip(&lists)
+                .all(|(a, b)| a.name == b.name && a.source == b.source && a.set.prefixes() == b.set.prefixes());
+        if same {
+            return None;
+        }
+        let generation = old.generation + 1;
+        let words: Vec<String> = lists.iter().map(summary).collect();
+        let mut next = ViewBuilder::default();
+        for list in lists {
+            next.add(list);
+        }
+        let cut = self.doors.publish(next.build(generation));
+        let mut said = format!("generation {generation}: {}", words.join("; "));
+        if cut > 0 {
+            said.push_str(&format!("; {cut} connections cut"));
+        }
+        Some(said)
+    }
+
+    /// A list with where its names are now.
+    fn with_hosts(&self, list: List, hosts: &[HostName]) -> List {
+        if hosts.is_empty() {
+            return list;
+        }
+        let there = hosts.iter().flat_map(|h| self.names.prefixes(h));
+        let set = AddrSet::new(list.set.prefixes().iter().copied().chain(there));
+        List { set, ..list }
+    }
+
+    /// Loads again whenever a watched file changes, and until that has worked.
+    async fn follow(self: Arc<Live>, mut files: Stamps) {
+        let mut trouble: Option<Retry> = None;
+        // Without files none can come but from a changed configuration file, which would be watched.
+        while !files.is_empty() {
+            self.wait(&files, trouble.as_ref().and_then(|t| t.pause)).await;
+            let (live, before, stuck) = (self.clone(), files.clone(), trouble.as_ref().and_then(|t| t.path.clone()));
+            let done = tokio::task::spawn_blocking(move || {
+                let now = before.again();
+                // Whatever else is written, it would stop there again: a look at one file instead of reading all.
+                if let Some(path) = stuck.filter(|_| !before.may_differ(&now))
+                    && let Err(e) = probe(&path)
+                {
+                    return (now, Err(live.note(Failed::Machine(e))));
+                }
+                let done = live.load(true);
+                (now, done)
+            });
+            match done.await {
+                Ok((_, Ok(read))) => {
+                    match (trouble.take(), read.changed) {
+                        (Some(_), _) => info!("the lists are read again: {}", read.said),
+                        (None, true) => info!("a list file changed: {}", read.said),
+                        (None, false) => debug!("a list file changed: {}", read.said),
+                    }
+                    files = read.files;
+                }
+                Ok((now, Err(failed))) => {
+                    files = now;
+                    trouble = Some(Retry::after(trouble, failed));
+                }
+                Err(e) => error!("reading the lists: {e}"),
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Ends when files may hold something else than they did, or after `pause` where reading failed.
+    async fn wait(&self, files: &Stamps, pause: Option<Duration>) {
+        if let Some(pause) = pause {
+            return tokio::time::sleep(pause).await;
+        }
+        // A new watch every time: a symlink may lead to another directory now.
+        let before = files.clone();
+        let Ok(mut watch) = tokio::task::spawn_blocking(move || Watch::new(&before)).await else { return };
+        loop {
+            let before = files.clone();
+            match tokio::task::spawn_blocking(move || before.may_differ(&before.again())).await {
+                Ok(false) => {}
+                Ok(true) | Err(_) => return,
+            }
+            self.still();
+            tokio::select! {
+                () = watch.changed() => {}
+                // Somebody's reload met the machine's trouble.
+                () = self.failed.notified() => return,
+            }
+        }
+    }
+}
+
+/// One load.
+struct Read {
+    /// What changed, in words.
+    said: String,
+    /// Something did.
+    changed: bool,
+    /// The files it came from, as they were.
+    files: Stamps,
+}
+
+/// A load that failed, and when to try again.
+struct Retry {
+    /// `None`: when something is written.
+    pause: Option<Duration>,
+    /// The file that could not be read.
+    path: Option<PathBuf>,
+    /// What was said, and when.
+    said: (String, Instant),
+}
+
+impl Retry {
+    fn after(before: Option<Retry>, failed: Failed) -> Retry {
+        let machine = matches!(failed, Failed::Machine(_));
+        let e = failed.error();
+        let path = e.chain().find_map(|c| c.downcast_ref::<Unreadable>()).map(|u| u.path.clone());
+        let (pause, old) = before.map_or((None, None), |b| (b.pause, Some(b.said)));
+        let pause = machine.then(|| pause.map_or(RETRY_FIRST, |p| (p * 2).min(RETRY_MOST)));
+        let words = format!("{e:#}");
+        let said = match old {
+            Some((then, at)) if then == words && at.elapsed() < if machine { REMIND } else { RETRY_MOST * 2 } => {
+                (then, at)
+            }
+            _ => {
+                if machine {
+                    error!(
+                        "the lists cannot be read, what is in force stays, and they are tried again until they can be: {words}"
+                    );
+                } else {
+                    error!("a list file changed and is not used, everything stays as it was: {words}");
+                }
+                (words, Instant::now())
+            }
+        };
+        Retry { pause, path, said }
+    }
+}
+
+fn watched(sources: &Sources) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = sources.also_watch.clone();
+    for part in sources.lists.iter().flat_map(|l| &l.parts) {
+        if let ListPart::File(path) = part {
+            files.push(path.clone());
+        }
+    }
+    files
+}
+
+/// A list with what it takes in from the gate. A list that the gate no longer has lets nobody in.
+fn with_named(list: &List, named: &[String], gate: Option<&View>) -> List {
+    if named.is_empty() {
+        return list.clone();
+    }
+    let taken =
+        named.iter().filter_map(|n| gate.and_then(|v| v.list(v.id(n)?))).flat_map(|l| l.set.prefixes().into_owned());
+    let set = AddrSet::new(list.set.prefixes().iter().copied().chain(taken));
+    List { set, ..list.clone() }
+}
+
+/// A list of the gate that is taken in must be there: a name with a slip of the pen would let nobody in.
+fn known(part: &ListPart, gate: Option<&View>) -> anyhow::Result<()> {
+    let ListPart::Named { name, from } = part else { return Ok(()) };
+    let Some(view) = gate else {
+        return Err(Hinted::error(
+            format!("{from}: `list:{name}` names a list of a gate, and none runs in this process"),
+            format!(
+                "`portcullis serve --config FILE` with `[gate]` and `[lists.{name}]` in the file has one; the list of a gate elsewhere comes as @FILE (its `--list-file`)"
+            ),
+        ));
+    };
+    if view.id(name).is_some() {
+        return Ok(());
+    }
+    let all: Vec<&str> = view.lists().iter().map(|l| l.name.as_str()).collect();
+    let there = if all.is_empty() { "there are none".to_string() } else { format!("there are {}", all.join(", ")) };
+    Err(Hinted::error(
+        format!("{from}: there is no list `{name}`; {there}"),
+        format!("write `[lists.{name}]` into the configuration file, or another name"),
+    ))
+}
+
+/// Adds the entries of a part and says where they stand.
+fn read_part(
+    part: &ListPart,
+    prefixes: &mut Vec<Prefix>,
+    hosts: &mut Vec<HostName>,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<String> {
+    match part {
+        ListPart::Default => {
+            prefixes.extend([Prefix::ALL_V4, Prefix::ALL_V6]);
+            Ok("default 0.0.0.0/0,::/0".to_string())
+        }
+        ListPart::Text { text, from } => {
+            let list = parse_list(text).map_err(|e| anyhow::anyhow!("{}", in_text(from, &e)))?;
+            for w in &list.warnings {
+                warnings.push(format!("{from}: `{}` has host bits, read as `{}`", w.text, w.normal));
+            }
+            prefixes.extend(list.prefixes);
+            Ok(from.clone())
+        }
+        ListPart::Named { name, .. } => Ok(format!("list:{name}")),
+        ListPart::Name(host) => {
+            hosts.push(host.clone());
+            Ok(host.entry())
+        }
+        ListPart::File(path) => {
+            let text = read_file(path)?;
+            let text = without_names(&text, hosts).map_err(|e| anyhow::anyhow!("{}, {e}", path.display()))?;
+            let list = parse_list(&text).map_err(|e| anyhow::anyhow!("{}, {e}", path.display()))?;
+            for w in &list.warnings {
+                warnings.push(format!("{}, {w}", path.display()));
+            }
+            prefixes.extend(list.prefixes);
+            Ok(path.display().to_string())
+        }
+    }
+}
+
+/// Takes the lines that are a name, `dns:home.example.net`, out of a file's text; the others stay on their lines.
+fn without_names(text: &str, hosts: &mut Vec<HostName>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    for (n, line) in text.split_inclusive('\n').enumerate() {
+        let entry = line.split('#').next().unwrap_or_default().trim();
+        if entry.starts_with("dns:") {
+            hosts.push(entry.parse().map_err(|e| format!("line {}: {e}", n + 1))?);
+            out.push('\n');
+        } else {
+            out.push_str(line);
+        }
+    }
+    Ok(out)
+}
+
+/// Opens a list file and no more: [`Unreadable`] where that fails.
+fn open(path: &Path) -> anyhow::Result<fs::File> {
+    let unreadable = |why| Unreadable { path: path.to_path_buf(), why };
+    // Opening a pipe would wait for a writer for ever.
+    let meta = fs::metadata(path).map_err(unreadable)?;
+    anyhow::ensure!(meta.is_file(), "cannot read the list {}: it is not a regular file", path.display());
+    Ok(fs::File::open(path).map_err(unreadable)?)
+}
+
+/// Whether a file that could not be read can be: a bad disk opens and does not read.
+fn probe(path: &Path) -> anyhow::Result<()> {
+    use std::io::Read;
+    // Something else there by now is for the load to judge.
+    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return Ok(());
+    }
+    let done = open(path)?.read(&mut [0]);
+    done.map_err(|why| Unreadable { path: path.to_path_buf(), why })?;
+    Ok(())
+}
+
+fn read_file(path: &Path) -> anyhow::Result<String> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let done = open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes);
+    done.map_err(|why| Unreadable { path: path.to_path_buf(), why })?;
+    let at = path.display();
+    anyhow::ensure!(
+        bytes.len() as u64 <= MAX_FILE,
+        "cannot read the list {at}: it has more than {} MiB",
+        MAX_FILE >> 20
+    );
+    String::from_utf8(bytes).map_err(|e| {
+        let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
+        anyhow::anyhow!("cannot read the list {at}: line {} is not UTF-8 text", good.lines().count().max(1))
+    })
+}
+
+fn in_text(from: &str, e: &addr::ListError) -> String {
+    let name = e.text.strip_prefix("dns:").unwrap_or(&e.text);
+    let label = |l: &str| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let is_name = name.split('.').all(label) && name.bytes().any(|b| b.is_ascii_alphabetic());
+    let hint = if is_name { format!("; a name is followed as `dns:{name}`") } else { String::new() };
+    format!("{from}, column {}: `{}`: {}{hint}", e.column, e.text, e.reason)
+}
+
+fn summary(list: &List) -> String {
+    match &*list.set.prefixes() {
+        [] => format!("`{}` lets nobody in", list.name),
+        [a, b] if [*a, *b] == [Prefix::ALL_V4, Prefix::ALL_V6] => format!("`{}` lets everybody in", list.name),
+        [one] => format!("`{}` holds {one}", list.name),
+        many => format!("`{}` has {} entries", list.name, many.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use addr::Addr;
+
+    fn addr(text: &str) -> Addr {
+        text.parse().unwrap()
+    }
+
+    fn dir(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("portcullis-lists-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    fn from_file(path: &Path) -> Find {
+        let lists = vec![ListSource { name: "data".into(), parts: vec![ListPart::File(path.to_path_buf())] }];
+        let sources = Sources { lists, ..Sources::default() };
+        Arc::new(move || Ok(sources.clone()))
+    }
+
+    async fn until(what: &str, mut is: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !is() {
+            assert!(start.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[test]
+    fn values_hold_entries_and_files() {
+        let p = parts("10.0.0.1,@office.txt, 10.0.0.2", "--allow-ips", Some(Path::new("/etc"))).unwrap();
+        assert_eq!(p.len(), 2);
+        assert_eq!(p[1], ListPart::File("/etc/office.txt".into()));
+        let e = parts("10.0.0.1,@office.txt, 10.0.0.999", "--allow-ips", None).unwrap_err();
+        assert!(e.to_string().starts_with("--allow-ips, column 23: `10.0.0.999`"), "{e}");
+        assert!(parts(" ", "--allow-ips", None).unwrap_err().to_string().contains("`none`"));
+        assert!(parts("@", "--allow-ips", None).is_err());
+        assert_eq!(parts("none", "--allow-ips", None).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn names_stand_on_lines_of_their_own_in_files() {
+        let mut hosts = Vec::new();
+        let text = "10.0.0.1\n dns:Home.example.net # me\n# dns:no.example\n10.0.0.2";
+        assert_eq!(without_names(text, &mut hosts).unwrap(), "10.0.0.1\n\n# dns:no.example\n10.0.0.2");
+        assert_eq!(hosts.iter().map(HostName::entry).collect::<Vec<_>>(), ["dns:home.example.net"]);
+        assert!(without_names("\ndns:home\n", &mut hosts).unwrap_err().starts_with("line 2: "));
+    }
+
+    #[test]
+    fn a_bad_file_is_named_with_its_line() {
+        let dir = dir("bad");
+        let file = dir.join("office");
+        fs::write(&file, "10.0.0.1\n10.0.0.0/40\n").unwrap();
+        let e = load(&from_file(&file)().unwrap()).unwrap_err();
+        assert!(e.to_string().contains("office, line 2, column 1: `10.0.0.0/40`"), "{e}");
+        fs::write(&file, b"10.0.0.1\n\xff\xfe").unwrap();
+        let e = load(&from_file(&file)().unwrap()).unwrap_err();
+        assert!(format!("{e:#}").contains("not UTF-8"), "{e:#}");
+        assert!(load(&from_file(&dir)().unwrap()).is_err(), "a directory is no list");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_changed_file_cuts_within_a_second_and_a_bad_one_changes_nothing() {
+        let dir = dir("live");
+        let file = dir.join("office");
+        fs::write(&file, "127.0.0.0/8\n").unwrap();
+        let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
+        let door = doors.door(&["data"]);
+        assert!(door.admit(addr("127.0.0.1")).is_err(), "before the first view nobody passes");
+        start(&run, &doors, from_file(&file), None).unwrap();
+        let (stays, goes) = (door.admit(addr("127.0.0.1")).unwrap(), door.admit(addr("127.0.0.2")).unwrap());
+
+        // Replaced whole, as editors and configuration tools do.
+        fs::write(dir.join("office.new"), "127.0.0.1 # only me\n").unwrap();
+        fs::rename(dir.join("office.new"), &file).unwrap();
+        let before = Instant::now();
+        tokio::time::timeout(Duration::from_secs(5), goes.cut()).await.unwrap();
+        assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+        assert!(!stays.is_cut());
+        assert_eq!(doors.view().generation, 2);
+
+        // Bad: nothing changes. Then good again, written in place.
+        fs::write(&file, "127.0.0.1\noffice\n").unwrap();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert_eq!(doors.view().generation, 2);
+        assert!(run.reload().await[0].1.as_ref().unwrap_err().to_string().contains("line 2, column 1"));
+        assert!(!stays.is_cut());
+        fs::write(&file, "127.0.0.1\n127.0.0.3\n").unwrap();
+        until("the good list is back", || doors.view().generation == 3).await;
+        assert!(door.admit(addr("127.0.0.3")).is_ok());
+        assert!(!stays.is_cut());
+
+        // Removed: the last good list stays.
+        fs::remove_file(&file).unwrap();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert!(!stays.is_cut());
+        run.stop();
+        run.finish().await.unwrap();
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_symlink_that_is_swapped_counts_as_a_change() {
+        let dir = dir("link");
+        for (v, text) in [("v1", "127.0.0.1"), ("v2", "127.0.0.2")] {
+            fs::create_dir(dir.join(v)).unwrap();
+            fs::write(dir.join(v).join("office"), text).unwrap();
+        }
+        std::os::unix::fs::symlink("v1", dir.join("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/office", dir.join("office")).unwrap();
+        let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
+        start(&run, &doors, from_file(&dir.join("office")), None).unwrap();
+        assert!(doors.door(&["data"]).admit(addr("127.0.0.1")).is_ok());
+        std::os::unix::fs::symlink("v2", dir.join("next")).unwrap();
+        fs::rename(dir.join("next"), dir.join("..data")).unwrap();
+        until("the other file counts", || doors.door(&["data"]).admit(addr("127.0.0.2")).is_ok()).await;
+        assert!(doors.door(&["data"]).admit(addr("127.0.0.1")).is_err());
+        run.stop();
+        run.finish().await.unwrap();
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// A room with one list file, and who it lets in.
+    struct Room {
+        dir: PathBuf,
+        run: Run,
+        doors: Arc<Doors>,
+        lists: Lists,
+    }
+
+    impl Room {
+        /// `path` below the folder; what it leads to is made by `make`.
+        fn new(name: &str, path: &str, make: impl FnOnce(&Path)) -> Room {
+            let dir = dir(name);
+            make(&dir);
+            let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
+            let lists = start(&run, &doors, from_file(&dir.join(path)), None).unwrap();
+            Room { dir, run, doors, lists }
+        }
+
+        fn lets_in(&self, who: &str) -> bool {
+            self.doors.door(&["data"]).admit(addr(who)).is_ok()
+        }
+
+        async fn becomes(&self, who: &str) {
+            until(who, || self.lets_in(who) && !self.lets_in("127.0.0.1")).await;
+        }
+
+        async fn end(self) {
+            self.run.stop();
+            self.run.finish().await.unwrap();
+            fs::remove_dir_all(self.dir).unwrap();
+        }
+    }
+
+    fn symlink(to: impl AsRef<Path>, at: impl AsRef<Path>) {
+        std::os::unix::fs::symlink(to, at).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_symlink_swapped_in_the_middle_of_the_path_counts() {
+        let room = Room::new("middle", "rel/current/office", |dir| {
+            for (v, text) in [("1", "127.0.0.1"), ("2", "127.0.0.2")] {
+                fs::create_dir_all(dir.join("rel").join(v)).unwrap();
+                fs::write(dir.join("rel").join(v).join("office"), text).unwrap();
+            }
+            symlink("1", dir.join("rel/current"));
+        });
+        assert!(room.lets_in("127.0.0.1"));
+        symlink("2", room.dir.join("rel/tmp"));
+        fs::rename(room.dir.join("rel/tmp"), room.dir.join("rel/current")).unwrap();
+        room.becomes("127.0.0.2").await;
+        room.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_target_that_goes_and_comes_back_counts_and_meanwhile_that_is_said() {
+        let room = Room::new("back", "etc/office", |dir| {
+            fs::create_dir_all(dir.join("etc")).unwrap();
+            fs::create_dir_all(dir.join("srv")).unwrap();
+            fs::write(dir.join("srv/office"), "127.0.0.1\n").unwrap();
+            symlink("../srv/office", dir.join("etc/office"));
+        });
+        assert_eq!(room.lists.freshness().trouble, None);
+        fs::remove_file(room.dir.join("srv/office")).unwrap();
+        until("the trouble is known", || room.lists.freshness().trouble.is_some()).await;
+        let fresh = room.lists.freshness();
+        assert!(room.lets_in("127.0.0.1"), "what was read stays in force");
+        let trouble = fresh.trouble.clone().unwrap();
+        assert!(trouble.retried && trouble.why.contains("office: No such file"), "{trouble:?}");
+        let words = fresh.words(fresh.read_at + 7).unwrap();
+        assert!(words.starts_with("the lists in force were read 7 s ago and may be out of date"), "{words}");
+        fs::write(room.dir.join("srv/office"), "127.0.0.2\n").unwrap();
+        room.becomes("127.0.0.2").await;
+        assert_eq!(room.lists.freshness().trouble, None);
+        room.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_write_through_another_name_that_keeps_size_and_time_counts() {
+        let room = Room::new("hard", "a/office", |dir| {
+            fs::create_dir_all(dir.join("a")).unwrap();
+            fs::create_dir_all(dir.join("b")).unwrap();
+            fs::write(dir.join("a/office"), "127.0.0.1\n").unwrap();
+            fs::hard_link(dir.join("a/office"), dir.join("b/other")).unwrap();
+        });
+        assert!(room.lets_in("127.0.0.1"));
+        // Past the time in which files count as young and are read once more anyway.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let other = room.dir.join("b/other");
+        let then = fs::metadata(&other).unwrap().modified().unwrap();
+        fs::write(&other, "127.0.0.2\n").unwrap();
+        fs::File::options().write(true).open(&other).unwrap().set_modified(then).unwrap();
+        room.becomes("127.0.0.2").await;
+        room.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_gate_that_cannot_save_is_asked_again() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let dir = dir("first");
+        fs::write(dir.join("office"), "127.0.0.1\n").unwrap();
+        let tried = Arc::new(AtomicU32::new(0));
+        let (plain, count) = (from_file(&dir.join("office")), tried.clone());
+        let find: Find = Arc::new(move || {
+            let count = count.clone();
+            let first: First = Arc::new(move || {
+                anyhow::ensure!(count.fetch_add(1, Ordering::SeqCst) > 1, "the disk is full");
+                Ok(String::new())
+            });
+            Ok(Sources { first: Some(first), ..plain()? })
+        });
+        let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
+        start(&run, &doors, find, None).unwrap();
+        fs::write(dir.join("office"), "127.0.0.2\n").unwrap();
+        until("the list counts", || doors.door(&["data"]).admit(addr("127.0.0.2")).is_ok()).await;
+        assert!(tried.load(Ordering::SeqCst) > 2);
+        run.stop();
+        run.finish().await.unwrap();
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_machines_trouble_is_told_from_a_bad_list_by_what_the_system_said() {
+        let of = |e: anyhow::Error| matches!(Failed::of(e), Failed::Machine(_));
+        for kind in [24, 23, 5, 12, 13, 2, 40, 116] {
+            let why = std::io::Error::from_raw_os_error(kind);
+            assert!(of(Unreadable { path: "office".into(), why }.into()), "{kind}");
+            let why = anyhow::Error::new(std::io::Error::from_raw_os_error(kind));
+            assert!(of(why.context("cannot read the configuration edge.toml")), "{kind}");
+        }
+        assert!(!of(anyhow::anyhow!("office, line 2, column 1: `x`: No such file or directory")));
+        assert!(!of(std::io::Error::from(std::io::ErrorKind::InvalidData).into()));
+    }
+}

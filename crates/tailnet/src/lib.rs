@@ -1,0 +1,28 @@
+//! The book of the mesh: users, join keys, nodes, routes, names, and what each node is told of it. In: what clients and
+//! administrators want, and the time. Out: what must be saved, audit lines, and a [`Snapshot`] that maps are made of.
+//!
+//! ```text
+//! request -> Book (one owner) -> saves, audits
+//!                 \-> Snapshot (shared, never changed) -> Sent::advance -> map message
+//! ```
+
+mod apps;
+mod book;
+mod names;
+mod near;
+mod nodes;
+mod pool;
+pub mod record;
+mod register;
+mod routes;
+mod sent;
+mod snapshot;
+
+pub use apps::{APP_ROUTES, App};
+pub use book::{Audit, Book, OPEN, Refusal, Saved, Settings, Slot};
+pub use names::domain_name;
+pub use pool::Pools;
+pub use register::{Pending, Registered};
+pub use routes::{Carrier, Leaves, Moved, RouteState, RouteView, Source};
+pub use sent::Sent;
+pub use snapshot::{Member, Snapshot};

@@ -1,0 +1,527 @@
+//! The control plane of an edge. In: connections of clients and of people with the token. Out: sessions, `/status`,
+//! `/metrics`. The address is judged before a byte is read; behind a trusted proxy, when the head names it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use addr::Addr;
+use anyhow::Result;
+use net::buffers::Lease;
+use net::guesses::Wrong;
+use net::link::{Closer, Link, LinkRead};
+use net::serve::{Listener, Slot};
+use tokio::net::TcpStream;
+use tracing::{debug, info, warn};
+use tunnel_proto::frame::{FrameReader, Kind, Part};
+use tunnel_proto::hello::{AskFor, Hello, Reject, Welcome};
+use tunnel_proto::ws::{Role, WsItem, WsReader};
+
+use super::super::bulk::{BulkLink, WARM, whole_message};
+use super::super::mux::Carrier;
+use super::super::settings::EdgeToken;
+use super::super::upgrade::{self, H_CLIENT, H_LINK, H_SESSION, LinkKind, RequestHead};
+use super::sessions::EdgeSession;
+use super::{Edge, owners, say};
+use runtime::door::Pass;
+
+/// TLS, the request and the hello must be there by then.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A wrong token is answered after this long, whoever else waits: a person does not notice.
+const WRONG_TOKEN_PAUSE: Duration = Duration::from_millis(300);
+
+/// Accepts until the run stops.
+pub(super) async fn accept(edge: Arc<Edge>, listener: Listener) -> Result<()> {
+    let stopping = edge.run.stopping();
+    tokio::pin!(stopping);
+    loop {
+        let (socket, peer) = tokio::select! {
+            () = &mut stopping => break,
+            accepted = listener.accept() => accepted,
+        };
+        edge.stats.control_requests.fetch_add(1, Ordering::Relaxed);
+        // One proxy speaks for many clients: only the limit for all counts for it.
+        let (pass, slot) = if edge.trusts(peer) {
+            (None, edge.strangers.take_trusted())
+        } else {
+            let addr = Addr::of(peer);
+            // A proxy of this machine that nobody named speaks for others; it is heard first.
+            if !addr.is_loopback() && edge.guesses.blocked(addr, Instant::now()) {
+                edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+                debug!("control plane: {peer} closed, too many wrong tokens");
+                continue;
+            }
+            match edge.control_door.admit(addr) {
+                Ok(pass) => (Some(pass), edge.strangers.take(addr.into())),
+                Err(why) => {
+                    edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+                    say(&edge.lines.control_refused, "control plane", why);
+                    continue;
+                }
+            }
+        };
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(why) => {
+                say(
+                    &edge.lines.control_full,
+                    "control plane",
+                    format_args!("{peer} closed: {why} before their handshake is over"),
+                );
+                continue;
+            }
+        };
+        let served = serve(edge.clone(), socket, peer, pass, slot);
+        edge.run.visit("control connection", served);
+    }
+    for session in edge.table.sessions() {
+        session.go_away();
+    }
+    Ok(())
+}
+
+/// What a connection turned out to be.
+enum Became {
+    /// Answered and closed, or gone.
+    Nothing,
+    Carrier(Link, WsReader, FrameReader, Arc<EdgeSession>, Arc<Carrier>, Passes),
+    Bulk(BulkLink, Closer, Arc<EdgeSession>),
+}
+
+/// What lets a client in: the plane's list, and its token's if that has one.
+struct Passes {
+    plane: Pass,
+    token: Option<Pass>,
+}
+
+impl Passes {
+    fn addr(&self) -> Addr {
+        self.plane.addr()
+    }
+
+    /// Ends when one of the lists no longer holds the client, and says which.
+    async fn cut(&self) -> String {
+        let token = async {
+            match &self.token {
+                Some(pass) => pass.cut().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.plane.cut() => self.plane.why(),
+            () = token => self.token.as_ref().map_or_else(String::new, Pass::why),
+        }
+    }
+}
+
+async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Option<Pass>, place: Slot) {
+    net::sockets::tune_link(&socket);
+    let became = match tokio::time::timeout(HANDSHAKE, begin(&edge, socket, peer, pass, place)).await {
+        Err(_) => {
+            debug!("control plane: {peer} did not finish its handshake in 10 s");
+            return;
+        }
+        Ok(Err(e)) => {
+            debug!("control plane: {peer}: {e:#}");
+            return;
+        }
+        Ok(Ok(became)) => became,
+    };
+    match became {
+        Became::Nothing => {}
+        Became::Bulk(link, closer, session) => {
+            if !session.pool.arrived(link, closer) {
+                debug!("control plane: a bulk link of {peer} is not needed");
+            }
+        }
+        Became::Carrier(link, ws, frames, session, carrier, pass) => {
+            let forget = async {
+                session.leaving.cancelled().await;
+                info!("client {} says goodbye; visitors wait for it to come back", session.hello.host);
+                if let Some(plane) = edge.plane.get() {
+                    plane.forget(session.id);
+                }
+                std::future::pending::<()>().await;
+            };
+            let why = tokio::select! {
+                why = carrier.run(link, ws, frames) => why,
+                () = forget => "goodbye".to_string(),
+                () = drained(&edge, &session) => "the edge stops and nothing is under way".to_string(),
+                why = pass.cut() => {
+                    info!("client {} is cut: {why}", session.hello.host);
+                    session.end("the client's address is no longer allowed");
+                    "its address is no longer allowed".to_string()
+                }
+            };
+            super::super::mux::log_gone("a carrier", &why);
+            if session.detach(&carrier) || !session.is_alive() {
+                left(&edge, &session, &why);
+            }
+        }
+    }
+}
+
+/// Ends when the run stops and the session carries nothing any more.
+async fn drained(edge: &Edge, session: &EdgeSession) {
+    /// Often enough that nobody waits for a stop, seldom enough to cost nothing.
+    const LOOK: Duration = Duration::from_millis(50);
+    edge.run.stopping().await;
+    while session.streams() > 0 {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn left(edge: &Arc<Edge>, session: &Arc<EdgeSession>, why: &str) {
+    edge.table.leave(session);
+    if let Some(plane) = edge.plane.get() {
+        plane.forget(session.id);
+    }
+    info!("client {} is gone: {why}", session.hello.host);
+}
+
+async fn begin(
+    edge: &Arc<Edge>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    pass: Option<Pass>,
+    mut place: Slot,
+) -> Result<Became> {
+    let mut link = match edge.tls() {
+        None => Link::plain(socket),
+        Some(tls) => Link::accept(socket, tls).await?,
+    };
+    let head = match upgrade::read_request(&mut link.read).await {
+        Ok(Some(head)) => head,
+        Ok(None) => return Ok(Became::Nothing),
+        Err(e) => {
+            upgrade::answer(&mut link, "400 Bad Request", TEXT, "", "400: not a request this port understands\n").await;
+            return Err(e);
+        }
+    };
+    let pass = match pass {
+        Some(pass) => pass,
+        None => match judge_behind_proxy(edge, &head, peer) {
+            Ok(pass) => pass,
+            Err((status, words)) => {
+                edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+                say(&edge.lines.control_refused, "control plane", &words);
+                upgrade::answer(&mut link, status, TEXT, "", &format!("{words}\n")).await;
+                return Ok(Became::Nothing);
+            }
+        },
+    };
+    let addr = pass.addr();
+    // Judged as itself it is the source of everything that comes through it: its visitors' guesses would close it for all.
+    let unnamed = addr.is_loopback() && !edge.trusts(peer) && is_forwarded(&head);
+    if unnamed {
+        edge.say_unnamed_proxy(addr);
+    } else if edge.guesses.blocked(addr, Instant::now()) {
+        edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+        upgrade::answer(&mut link, TOO_MANY.0, TEXT, "", TOO_MANY.1).await;
+        return Ok(Became::Nothing);
+    }
+    let Some(token) = proved_token(edge, &head) else {
+        wrong_token(edge, addr, head.bearer().is_some(), unnamed);
+        // In its place: whoever guesses has no more than its share of them.
+        tokio::time::sleep(WRONG_TOKEN_PAUSE).await;
+        let words = "401: the token is wrong or missing (Authorization: Bearer TOKEN)\n";
+        upgrade::answer(&mut link, "401 Unauthorized", TEXT, "WWW-Authenticate: Bearer\r\n", words).await;
+        return Ok(Became::Nothing);
+    };
+    edge.guesses.right(addr);
+    edge.strangers.know(addr.into());
+    // Who knows a token is no stranger of its address.
+    place.trusted();
+    let token_pass = match edge.token_doors.get(token).and_then(Option::as_ref).map(|door| door.admit(addr)).transpose()
+    {
+        Ok(pass) => pass,
+        Err(why) => {
+            edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+            say(&edge.lines.control_refused, "control plane", &why);
+            upgrade::answer(&mut link, "403 Forbidden", TEXT, "", &format!("403: {why}\n")).await;
+            return Ok(Became::Nothing);
+        }
+    };
+    let pass = Passes { plane: pass, token: token_pass };
+    match (head.method.as_str(), head.path(), head.websocket_key()) {
+        ("GET", _, Some(key)) => attach(edge, link, &head, key, token, pass).await,
+        ("GET", path, None) if path.ends_with("/status") => {
+            upgrade::answer(&mut link, "200 OK", "application/json", "", &format!("{}\n", edge.status())).await;
+            Ok(Became::Nothing)
+        }
+        ("GET", path, None) if path.ends_with("/metrics") => {
+            upgrade::answer(&mut link, "200 OK", "text/plain; version=0.0.4", "", &edge.metrics()).await;
+            Ok(Became::Nothing)
+        }
+        ("GET", _, None) => {
+            let words = "426: this is the control plane of a Portcullis edge; clients connect here by websocket. A proxy in between must pass `Upgrade` and `Connection`.\n";
+            upgrade::answer(&mut link, "426 Upgrade Required", TEXT, "Upgrade: websocket\r\n", words).await;
+            Ok(Became::Nothing)
+        }
+        _ => {
+            upgrade::answer(&mut link, "405 Method Not Allowed", TEXT, "Allow: GET\r\n", "405: only GET\n").await;
+            Ok(Became::Nothing)
+        }
+    }
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn judge_behind_proxy(edge: &Edge, head: &RequestHead, peer: SocketAddr) -> Result<Pass, (&'static str, String)> {
+    let xff: Vec<&[u8]> = head.values("x-forwarded-for").collect();
+    let forwarded: Vec<&[u8]> = head.values("forwarded").collect();
+    let (header, proxies) = (edge.settings.trusted_header, &edge.settings.trusted_proxies);
+    let traced = tunnel_proto::http1::forwarded::visitor(header, Addr::of(peer), &xff, &forwarded, proxies)
+        .map_err(|e| ("400 Bad Request", format!("400: the proxy {peer} names no visitor: {e}")))?;
+    edge.control_door.admit(traced.addr).map_err(|why| ("403 Forbidden", format!("403: {why}")))
+}
+
+/// The answer to a source that guessed too often.
+const TOO_MANY: (&str, &str) = ("429 Too Many Requests", "429: too many wrong tokens; try again in a minute\n");
+
+/// True if the request came through a proxy that says so.
+fn is_forwarded(head: &RequestHead) -> bool {
+    ["x-forwarded-for", "forwarded"].iter().any(|name| head.values(name).next().is_some())
+}
+
+/// Counts a wrong token; what is worth a line gets one. No token is no guess: a page that a browser was led to, or a
+/// monitor, closes the plane for no client behind the same address.
+fn wrong_token(edge: &Edge, addr: Addr, given: bool, unnamed_proxy: bool) {
+    edge.stats.tokens_refused.fetch_add(1, Ordering::Relaxed);
+    let words = format!("{addr} sent {} token", if given { "a wrong" } else { "no" });
+    if unnamed_proxy || !given {
+        return say(&edge.lines.wrong_token, "control plane", words);
+    }
+    match edge.guesses.wrong(addr, Instant::now()) {
+        Wrong::LastOne => say(
+            &edge.lines.wrong_token,
+            "control plane",
+            format_args!(
+                "{words}, the last that is looked at: connections of its network are closed for up to a minute"
+            ),
+        ),
+        Wrong::Counted => say(&edge.lines.wrong_token, "control plane", words),
+        Wrong::Beyond => debug!("control plane: {words}"),
+    }
+}
+
+fn proved_token(edge: &Edge, head: &RequestHead) -> Option<usize> {
+    let token = head.bearer().unwrap_or_default();
+    // Every hash is compared, so that time does not tell which token came close.
+    let mut found = None;
+    for (i, known) in edge.settings.tokens.iter().enumerate() {
+        if known.hash.matches(token) {
+            found = Some(i);
+        }
+    }
+    found.filter(|_| !token.is_empty())
+}
+
+async fn attach(
+    edge: &Arc<Edge>,
+    mut link: Link,
+    head: &RequestHead,
+    key: &str,
+    token: usize,
+    pass: Passes,
+) -> Result<Became> {
+    let kind = head.header(H_LINK).and_then(LinkKind::parse);
+    let name_ok = |n: &&str| (1..=64).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_graphic());
+    let (session, client) = (head.header(H_SESSION).filter(name_ok), head.header(H_CLIENT).filter(name_ok));
+    let (Some(kind), Some(session), Some(client)) = (kind, session, client) else {
+        let words = "400: not a Portcullis client (its headers are missing)\n";
+        upgrade::answer(&mut link, "400 Bad Request", TEXT, "", words).await;
+        return Ok(Became::Nothing);
+    };
+    if edge.run.is_stopping() {
+        upgrade::answer(&mut link, "503 Service Unavailable", TEXT, "", "503: this edge is going away\n").await;
+        return Ok(Became::Nothing);
+    }
+    let known = edge.table.by_key(session).filter(|s| s.is_of_token(token));
+    if kind != LinkKind::Carrier(0) && known.is_none() {
+        upgrade::answer(&mut link, "404 Not Found", TEXT, "", "404: no such session\n").await;
+        return Ok(Became::Nothing);
+    }
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+        upgrade::accept_key(key)
+    );
+    link.write.write_all(head.as_bytes()).await?;
+    match (kind, known) {
+        (LinkKind::Bulk, Some(session)) => {
+            let closer = link.closer();
+            Ok(Became::Bulk(BulkLink::new(link, Role::Server, WsReader::default()), closer, session))
+        }
+        (LinkKind::Carrier(no), Some(session)) => {
+            let carrier = Carrier::new(no, Role::Server, session.clone());
+            if !session.attach(&carrier) {
+                return Ok(Became::Nothing);
+            }
+            Ok(Became::Carrier(link, WsReader::default(), FrameReader::default(), session, carrier, pass))
+        }
+        (_, None) => first_carrier(edge, link, session, client, token, pass).await,
+    }
+}
+
+/// The first carrier of a session: the hello decides whether there is one.
+async fn first_carrier(
+    edge: &Arc<Edge>,
+    mut link: Link,
+    key: &str,
+    client: &str,
+    token: usize,
+    pass: Passes,
+) -> Result<Became> {
+    let (mut ws, mut frames) = (WsReader::default(), FrameReader::default());
+    let hello = read_hello(&mut link.read, &mut ws, &mut frames).await?;
+    let hello = Hello::parse(&hello).and_then(|hello| {
+        hello.upstreams.iter().try_for_each(|u| tunnel_proto::http1::rewrite::check(&u.rewrite)).map(|()| hello)
+    });
+    let hello = match hello.map_err(|reason| Reject { reason, is_final: true }) {
+        Ok(hello) => hello,
+        Err(reject) => return refuse(link, &reject).await,
+    };
+    if let Err(reject) = may_publish(edge, &hello, token) {
+        warn!("client {} ({}) is refused: {}", hello.host, pass.addr(), reject.reason);
+        return refuse(link, &reject).await;
+    }
+    let session = EdgeSession::new(key.to_string(), client.to_string(), token, hello, pass.addr());
+    let carrier = Carrier::new(0, Role::Server, session.clone());
+    // Sessions that share a name or a port take turns; that may not be what was meant.
+    let shared = edge.table.shared_with(&session);
+    for words in &shared {
+        warn!("client {} ({}): {words}", session.hello.host, session.addr);
+    }
+    let welcome = Welcome {
+        program: env!("CARGO_PKG_VERSION").to_string(),
+        bulk: WARM,
+        published: session.hello.upstreams.iter().map(|u| reached_at(edge, &u.ask, &u.name)).collect(),
+        warnings: shared,
+        features: tunnel_proto::hello::FEATURES.map(str::to_string).to_vec(),
+    };
+    session.attach(&carrier);
+    // Before the welcome: whoever is told that it is published may send visitors at once. What is opened for them waits
+    // in the carrier, and follows the welcome.
+    let joined = match edge.table.join(session.clone(), &edge.settings.tokens) {
+        Ok(joined) => joined,
+        Err(reason) => {
+            // Another token's client came in between.
+            warn!("client {} ({}) is refused: {reason}", session.hello.host, session.addr);
+            session.end(&reason);
+            return refuse(link, &Reject { reason, is_final: false }).await;
+        }
+    };
+    let member = Member { edge, session: &session, welcomed: false };
+    if let Some(old) = joined {
+        info!(
+            "client {} is back: its old session is replaced; if this goes on and on, two clients have the same --id",
+            session.hello.host
+        );
+        old.end("replaced by a new session of the same client");
+        if let Some(plane) = edge.plane.get() {
+            plane.forget(old.id);
+        }
+    } else {
+        session.log_joined(&edge.settings.tokens[token].name);
+    }
+    // A message of its own.
+    let message = whole_message(Role::Server, Kind::Welcome, &tunnel_proto::hello::bytes(&welcome));
+    link.write.write_all(&message).await?;
+    member.welcomed();
+    edge.stats.sessions.fetch_add(1, Ordering::Relaxed);
+    Ok(Became::Carrier(link, ws, frames, session, carrier, pass))
+}
+
+/// A session in the table whose client may not have heard of it: dropped before that, it leaves.
+struct Member<'a> {
+    edge: &'a Arc<Edge>,
+    session: &'a Arc<EdgeSession>,
+    welcomed: bool,
+}
+
+impl Member<'_> {
+    fn welcomed(mut self) {
+        self.welcomed = true;
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        if !self.welcomed {
+            self.session.end("it was not welcomed");
+            left(self.edge, self.session, "it did not take its welcome");
+        }
+    }
+}
+
+async fn refuse(mut link: Link, reject: &Reject) -> Result<Became> {
+    let bytes = whole_message(Role::Server, Kind::Reject, &tunnel_proto::hello::bytes(reject));
+    link.write.write_all(&bytes).await?;
+    link.write.close().await;
+    Ok(Became::Nothing)
+}
+
+/// Reads frames until the hello is whole; nothing else may come before it.
+async fn read_hello(link: &mut LinkRead, ws: &mut WsReader, frames: &mut FrameReader) -> Result<Vec<u8>> {
+    let mut plain = Lease::new();
+    loop {
+        if link.fill(&mut plain).await? == 0 {
+            anyhow::bail!("the client left before its hello");
+        }
+        let mut input = plain.filled_mut();
+        while let Some(item) = ws.next(&mut input)? {
+            let WsItem::Payload(mut payload) = item else {
+                anyhow::bail!("a websocket control frame before the hello")
+            };
+            match frames.next(&mut payload)? {
+                None => {}
+                Some(Part::Control(Kind::Hello, _, hello)) if payload.is_empty() && input.is_empty() => {
+                    return Ok(hello);
+                }
+                Some(part) => anyhow::bail!("{part:?} where a hello belongs"),
+            }
+        }
+        plain.clear();
+    }
+}
+
+/// Whether this edge may do what the client asks; ports are opened here.
+fn may_publish(edge: &Arc<Edge>, hello: &Hello, token: usize) -> Result<(), Reject> {
+    let EdgeToken { name, rights, .. } = &edge.settings.tokens[token];
+    for upstream in &hello.upstreams {
+        // The file of the edge says so: trying again does not help.
+        owners::may(rights, name, &upstream.ask).map_err(|reason| Reject { reason, is_final: true })?;
+        // Its owner may let go of it.
+        edge.table
+            .may_have(&upstream.ask, token, &edge.settings.tokens)
+            .map_err(|reason| Reject { reason, is_final: false })?;
+        match &upstream.ask {
+            AskFor::Http { .. } if edge.settings.http.is_none() => {
+                return Err(Reject {
+                    reason: "this edge has no HTTP plane; it was started as `tcp server`: use `portcullis tcp client --ports …`".to_string(),
+                    is_final: true,
+                });
+            }
+            AskFor::Http { .. } => {}
+            AskFor::Port(port) => super::ports::open(edge, *port)?,
+        }
+    }
+    Ok(())
+}
+
+fn reached_at(edge: &Edge, ask: &AskFor, name: &str) -> String {
+    match ask {
+        AskFor::Port(port) => {
+            let addr =
+                edge.settings.tcp.as_ref().map_or_else(String::new, |t| SocketAddr::new(t.addr, *port).to_string());
+            format!("tcp {addr} -> {name}")
+        }
+        AskFor::Http { host, path } => {
+            let port = edge.http_addr.map_or(0, |a| a.port());
+            let host = if host.is_empty() { "any host" } else { host };
+            format!("http {host}{path} (port {port}) -> {name}")
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The edge: the public side. In: clients on the control plane, visitors on the data plane. Out: each visitor on a
+//! stream to a client that publishes what it asked for, if its address may pass.
+
+mod control;
+mod owners;
+mod ports;
+mod routes;
+mod sessions;
+mod web;
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use addr::Addr;
+use anyhow::Result;
+use net::guesses::Guesses;
+use net::log_budget::LogBudget;
+use net::serve::{Limits, Listener, Slots};
+use net::sockets;
+use net::tls::Vouched;
+use rustls::ServerConfig;
+use serde_json::{Value, json};
+use tracing::{debug, info, warn};
+use tunnel_proto::connect::Fingerprint;
+use tunnel_proto::http1::forwarded::Trust;
+
+use self::routes::Table;
+use super::http::{HttpPlane, HttpSettings};
+use super::settings::{EdgeSettings, EdgeTls, EdgeToken};
+use runtime::door::{Door, Doors};
+use runtime::hint::Hinted;
+use runtime::run::Run;
+
+/// A running edge.
+#[derive(Clone)]
+pub struct EdgeHandle {
+    edge: Arc<Edge>,
+    /// Where clients connect.
+    pub control_addr: SocketAddr,
+    /// Where HTTP visitors connect.
+    pub http_addr: Option<SocketAddr>,
+    /// What clients pin: the edge's own CA, or the root in the file of a given certificate.
+    pub fingerprint: Option<Fingerprint>,
+    /// The name in a given certificate.
+    pub name: Option<String>,
+    /// The root of a given certificate's CA is known neither to this system nor from its file: clients need it.
+    pub needs_root: bool,
+}
+
+/// What all tasks of an edge share.
+pub(super) struct Edge {
+    settings: EdgeSettings,
+    doors: Arc<Doors>,
+    control_door: Door,
+    http_addr: Option<SocketAddr>,
+    run: Run,
+    tls: Option<parking_lot::RwLock<Arc<ServerConfig>>>,
+    table: Arc<Table>,
+    ports: ports::Ports,
+    /// Visitors of all planes.
+    visitors: Arc<Slots>,
+    /// Clients and people that have not proved a token yet.
+    strangers: Arc<Slots>,
+    guesses: Guesses,
+    lines: Lines,
+    /// The doors of tokens that have a list of their own, in the order of the tokens.
+    token_doors: Vec<Option<Door>>,
+    /// That a proxy is not named was said.
+    said_unnamed: AtomicBool,
+    plane: std::sync::OnceLock<Arc<HttpPlane<web::Web>>>,
+    since: SystemTime,
+    stats: Stats,
+}
+
+/// Counters for `/metrics`.
+#[derive(Default)]
+struct Stats {
+    tcp_visitors: AtomicU64,
+    tcp_refused: AtomicU64,
+    control_requests: AtomicU64,
+    control_refused: AtomicU64,
+    tokens_refused: AtomicU64,
+    sessions: AtomicU64,
+}
+
+/// What strangers can make an edge say, each kind within a budget; the rest is told at DEBUG, and counted.
+#[derive(Default)]
+struct Lines {
+    control_refused: LogBudget,
+    control_full: LogBudget,
+    visitor_refused: LogBudget,
+    visitors_full: LogBudget,
+    wrong_token: LogBudget,
+    bad_proxy_line: LogBudget,
+}
+
+/// Open files that are kept from visitors, for links of clients, lists and the admin socket; of a small limit a quarter.
+pub const FILES_KEPT: usize = 4_096;
+
+/// Of so many files, those that visitors do not get.
+fn files_kept(files: usize) -> usize {
+    (files / 4).min(FILES_KEPT)
+}
+
+/// Visitors as far as there are files for them.
+fn visitors_max(wanted: usize, files: usize) -> usize {
+    let room = files - files_kept(files);
+    if room < wanted {
+        info!("at most {room} visitors at once: this process may open {files} files (ulimit -n, LimitNOFILE)");
+    }
+    wanted.min(room).max(1)
+}
+
+/// Handshakes of clients at the same time. Each may hold some 100 KiB; more than 512 is a flood, and more than half of
+/// the files that are kept would take those of lists and of clients that are in. One source has an eighth: a client dials
+/// up to 16 carriers and some bulk links at once. A quarter is for sources that proved a token before: strangers of
+/// however many sources lock out no client that was here.
+fn handshakes(files: usize) -> Limits {
+    let total = (files_kept(files) / 2).clamp(8, 512);
+    Limits { total, per_source: (total / 8).max(8), reserve: total / 4 }
+}
+
+/// Starts an edge: everything is bound when this returns.
+///
+/// # Errors
+/// A certificate cannot be made or read, an address cannot be bound.
+pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Result<EdgeHandle> {
+    let Loaded { tls, fingerprint, name, needs_root } = load_tls(&settings.tls)?;
+    let control = listen("control plane", settings.control, "clients (--control-addr, --control-port)")?;
+    let control_addr = control.local_addr()?;
+    let http = match settings.http {
+        None => None,
+        Some(addr) => Some(listen("http plane", addr, "visitors (--data-addr, --port)")?),
+    };
+    let http_addr = http.as_ref().map(Listener::local_addr).transpose()?;
+    let files = sockets::files_max();
+    let visitors = visitors_max(settings.max_visitors, files);
+    let token_door = |t: &EdgeToken| t.guarded.then(|| doors.door(&[&format!("token:{}", t.name)]));
+    let edge = Arc::new(Edge {
+        control_door: doors.door(&["control"]),
+        http_addr,
+        table: Table::new(settings.grace),
+        ports: ports::Ports::default(),
+        visitors: Slots::new(Limits {
+            total: visitors,
+            per_source: settings.max_visitors_per_source.clamp(1, visitors),
+            reserve: 0,
+        }),
+        strangers: Slots::new(handshakes(files)),
+        guesses: Guesses::default(),
+        lines: Lines::default(),
+        said_unnamed: AtomicBool::new(false),
+        token_doors: settings.tokens.iter().map(token_door).collect(),
+        plane: std::sync::OnceLock::new(),
+        tls: tls.map(parking_lot::RwLock::new),
+        run: run.clone(),
+        since: SystemTime::now(),
+        stats: Stats::default(),
+        settings,
+        doors,
+    });
+    let web = Arc::new(web::Web::new(edge.clone()));
+    let plane = HttpPlane::new(
+        web,
+        edge.doors.clone(),
+        HttpSettings {
+            trust: Trust {
+                proxies: edge.settings.trusted_proxies.clone(),
+                header: edge.settings.trusted_header,
+                identity: edge.settings.identity_fields.clone(),
+            },
+            stall: edge.settings.stall,
+        },
+    );
+    let _ = edge.plane.set(plane.clone());
+    run.spawn("control plane", control::accept(edge.clone(), control));
+    if let Some(listener) = http {
+        run.spawn("http plane", web::accept(edge.clone(), plane, listener));
+    }
+    run.spawn("routes", routes::keep(edge.clone()));
+    edge.reload_certificate(fingerprint);
+    Ok(EdgeHandle { edge, control_addr, http_addr, fingerprint, name, needs_root })
+}
+
+impl EdgeHandle {
+    /// Who is connected and what is published, in the form of `/status`.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        self.edge.status()
+    }
+
+    /// Ends when a client publishes something; for the demo and for tests.
+    pub async fn published(&self) {
+        let mut routes = self.edge.table.watch();
+        while self.edge.table.sessions().is_empty() {
+            if routes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Edge {
+    fn status(&self) -> Value {
+        let clients: Vec<Value> = self.table.sessions().iter().map(|s| s.status()).collect();
+        let http = self.settings.http.is_some();
+        let mode = match (http, self.settings.tcp.is_some()) {
+            (true, true) => "http,tcp",
+            (true, false) => "http",
+            _ => "tcp",
+        };
+        json!({
+            "info": {
+                "version": env!("CARGO_PKG_VERSION"),
+                "sha": option_env!("PORTCULLIS_SHA").unwrap_or(""),
+                "mode": mode,
+                "startTime": rfc3339(self.since),
+                "hostname": hostname(),
+            },
+            "clients": clients,
+            "listGeneration": self.doors.view().generation,
+            "visitors": self.visitors.taken(),
+        })
+    }
+
+    fn metrics(&self) -> String {
+        use std::fmt::Write as _;
+        let mut out = String::new();
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        let mut one = |name: &str, kind: &str, help: &str, value: u64| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        };
+        let sessions = self.table.sessions();
+        one("controlplane_connected_gauge", "gauge", "Clients connected now.", sessions.len() as u64);
+        one("controlplane_sessions_total", "counter", "Sessions since the start.", get(&self.stats.sessions));
+        one(
+            "controlplane_requests_total",
+            "counter",
+            "Connections to the control plane.",
+            get(&self.stats.control_requests),
+        );
+        one(
+            "controlplane_refused_total",
+            "counter",
+            "Connections to the control plane refused by address.",
+            get(&self.stats.control_refused),
+        );
+        one(
+            "controlplane_token_refused_total",
+            "counter",
+            "Requests with a wrong or no token.",
+            get(&self.stats.tokens_refused),
+        );
+        one("tcp_dataplane_connections_total", "counter", "Visitors of TCP ports.", get(&self.stats.tcp_visitors));
+        one(
+            "tcp_dataplane_refused_total",
+            "counter",
+            "Visitors of TCP ports refused by address.",
+            get(&self.stats.tcp_refused),
+        );
+        one(
+            "visitors_inside_gauge",
+            "gauge",
+            "Connections that passed a door and are open now.",
+            self.doors.inside() as u64,
+        );
+        one(
+            "streams_gauge",
+            "gauge",
+            "Streams to clients open now.",
+            sessions.iter().map(|s| s.streams() as u64).sum(),
+        );
+        if let Some(plane) = self.plane.get() {
+            plane.stats().prometheus(&mut out);
+        }
+        out
+    }
+
+    /// A given certificate is read again on reload; a bad one changes nothing.
+    fn reload_certificate(self: &Arc<Edge>, printed: Option<Fingerprint>) {
+        let EdgeTls::Own { cert, key } = self.settings.tls.clone() else { return };
+        let weak = Arc::downgrade(self);
+        self.run.on_reload("certificate", move || {
+            let (cert, key, weak) = (cert.clone(), key.clone(), weak.clone());
+            Box::pin(async move {
+                let config = net::tls::own_certificate(&cert, &key)?;
+                let now = pin(&net::tls::vouched(&cert)?.0);
+                if let Some(printed) = printed.filter(|p| now != Some(*p)) {
+                    let now = now.map_or_else(|| "none to pin".to_string(), |n| n.to_string());
+                    warn!(
+                        "clients that pinned {printed} will refuse the new certificate: its CA's fingerprint is {now}"
+                    );
+                }
+                if let Some(slot) = weak.upgrade().as_ref().and_then(|e| e.tls.as_ref()) {
+                    *slot.write() = config;
+                }
+                Ok(format!("{} read again", cert.display()))
+            })
+        });
+    }
+
+    fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.as_ref().map(|t| t.read().clone())
+    }
+
+    /// True if this peer is a balancer that sends PROXY lines. Without a list of trusted proxies balancers are
+    /// believed on private addresses only: nobody can claim another address from the internet.
+    fn balances(&self, peer: SocketAddr) -> bool {
+        let trusted = &self.settings.trusted_proxies;
+        let believed = if trusted.is_empty() { Addr::of(peer).is_private() } else { self.trusts(peer) };
+        self.settings.lb_proxy_protocol.is_some() && believed
+    }
+
+    /// Says once that a proxy in front is not believed: everybody behind it is taken for the proxy.
+    fn say_unnamed_proxy(&self, peer: Addr) {
+        if !self.said_unnamed.swap(true, Ordering::Relaxed) {
+            warn!(
+                "{peer} passes requests on for others (X-Forwarded-For), and is not among --trusted-proxies: visitors are judged as {peer}, and the service is told that address and http; if it is a proxy of yours, add --trusted-proxies {peer}"
+            );
+        }
+    }
+
+    /// True if this peer's word about the visitor's address counts.
+    fn trusts(&self, peer: SocketAddr) -> bool {
+        self.settings.trusted_proxies.contains(Addr::of(peer))
+    }
+}
+
+/// The control plane's TLS and what clients are told of it.
+#[derive(Default)]
+struct Loaded {
+    tls: Option<Arc<ServerConfig>>,
+    fingerprint: Option<Fingerprint>,
+    name: Option<String>,
+    needs_root: bool,
+}
+
+fn load_tls(tls: &EdgeTls) -> Result<Loaded> {
+    Ok(match tls {
+        EdgeTls::Off => Loaded::default(),
+        EdgeTls::Auto { sans, dir } => {
+            let (config, digest) = net::tls::own_ca(dir, sans)?;
+            Loaded { tls: Some(config), fingerprint: Some(Fingerprint(digest)), ..Loaded::default() }
+        }
+        EdgeTls::Own { cert, key } => {
+            let tls = Some(net::tls::own_certificate(cert, key)?);
+            let (by, name) = net::tls::vouched(cert)?;
+            Loaded { tls, fingerprint: pin(&by), name, needs_root: by == Vouched::Elsewhere }
+        }
+    })
+}
+
+/// What clients of a certificate pin.
+fn pin(by: &Vouched) -> Option<Fingerprint> {
+    match by {
+        Vouched::ByRoot(digest) => Some(Fingerprint(*digest)),
+        Vouched::BySystem | Vouched::Elsewhere => None,
+    }
+}
+
+/// Listens, or says what would help.
+fn listen(name: &'static str, at: SocketAddr, whom: &str) -> Result<Listener> {
+    Listener::bind(name, at).map_err(|e| {
+        let what = format!("cannot listen on {at} for {whom}");
+        if e.kind() == std::io::ErrorKind::PermissionDenied && at.port() < 1024 {
+            return Hinted::error(format!("{what}: {e}"), PRIVILEGED);
+        }
+        anyhow::Error::from(e).context(what)
+    })
+}
+
+/// What helps where a low port is refused (capabilities(7), ip(7)).
+const PRIVILEGED: &str = "ports below 1024 need a privilege: run as root, give the program `setcap cap_net_bind_service=+ep`, or use --generate=systemd, which asks for it";
+
+fn hostname() -> String {
+    String::from_utf8_lossy(rustix::system::uname().nodename().to_bytes()).into_owned()
+}
+
+/// UTC in RFC 3339, whole seconds. Civil-from-days after Howard Hinnant's published algorithm.
+pub(crate) fn rfc3339(t: SystemTime) -> String {
+    let secs = t.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (days, rest) = (secs / 86_400, secs % 86_400);
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let y = yoe + era * 400 + u64::from(m <= 2);
+    format!("{y:04}-{m:02}-{d:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+/// Says something that strangers cause: at INFO as long as its budget lasts, with how much was held back since the last
+/// such line; then at DEBUG.
+fn say(budget: &LogBudget, plane: impl Display, words: impl Display) {
+    match budget.spend(Instant::now()) {
+        Some(0) => info!("{plane}: {words}"),
+        Some(held_back) => info!("{plane}: {words} ({held_back} more like this were not written)"),
+        None => debug!("{plane}: {words}"),
+    }
+}

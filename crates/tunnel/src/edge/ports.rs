@@ -1,0 +1,219 @@
+//! TCP ports of an edge. In: ports that clients publish, visitors. Out: visitors on streams. The address is judged on
+//! accept, before a byte is read or written; a listener outlives its client for the grace time and holds visitors.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use addr::Addr;
+use net::serve::{Listener, Slot, source};
+use net::sockets;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+use tunnel_proto::frame::ResetCode;
+use tunnel_proto::hello::Reject;
+use tunnel_proto::proxy_line;
+
+use super::super::balancer;
+use super::super::relay::relay;
+use super::super::settings::TcpPlane;
+use super::super::stream::Stream;
+use super::{Edge, PRIVILEGED, say};
+use runtime::door::{Door, Pass, Refused};
+
+/// A port stays bound this long before it is looked at as unused: a session is joined right after its ports are open.
+const OPEN_GRACE: Duration = Duration::from_secs(5);
+
+/// Listening ports of all edges of this process, by edge.
+#[derive(Default)]
+pub(super) struct Ports {
+    open: Mutex<BTreeMap<u16, Opened>>,
+}
+
+struct Opened {
+    close: CancellationToken,
+    at: std::time::Instant,
+}
+
+/// Listens on a port for a client, if the edge allows it. Already open is fine: clients share the load.
+///
+/// # Errors
+/// What to tell the client.
+pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
+    let Some(TcpPlane { addr, allow_ports }) = &edge.settings.tcp else {
+        let reason = "this edge opens no TCP ports; it was started as `http server`: use `portcullis http client`";
+        return Err(Reject { reason: reason.to_string(), is_final: true });
+    };
+    if !allow_ports.contains(port) {
+        let reason =
+            format!("port {port} is not among the ports that clients may open here (--allow-ports {allow_ports})");
+        return Err(Reject { reason, is_final: true });
+    }
+    let mut open = edge.ports.open.lock();
+    if let Some(opened) = open.get_mut(&port) {
+        opened.at = std::time::Instant::now();
+        return Ok(());
+    }
+    let at = SocketAddr::new(*addr, port);
+    let listener = Listener::bind("tcp port", at).map_err(|e| {
+        // Another process may let go of the port; a port that needs privileges never comes.
+        let is_final = e.kind() == std::io::ErrorKind::PermissionDenied;
+        let hint = if is_final && port < 1024 { format!("; at the edge: {PRIVILEGED}") } else { String::new() };
+        Reject { reason: format!("the edge cannot listen on {at}: {e}{hint}"), is_final }
+    })?;
+    let close = CancellationToken::new();
+    open.insert(port, Opened { close: close.clone(), at: std::time::Instant::now() });
+    drop(open);
+    info!("listening on {at} for visitors");
+    let door = edge.doors.door(&[&format!("port:{port}"), "data"]);
+    let edge = edge.clone();
+    let run = edge.run.clone();
+    run.spawn("tcp port", async move {
+        accept(&edge, port, listener, &door, &close).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Closes ports that nobody publishes and nobody is expected back for.
+pub(super) fn close_unused(edge: &Edge) {
+    let wanted = edge.table.ports();
+    edge.ports.open.lock().retain(|port, opened| {
+        let keep = wanted.contains(port) || opened.at.elapsed() < OPEN_GRACE;
+        if !keep {
+            info!("port {port} is closed: no client publishes it");
+            opened.close.cancel();
+        }
+        keep
+    });
+}
+
+async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &Door, close: &CancellationToken) {
+    let stopping = edge.run.stopping();
+    tokio::pin!(stopping);
+    loop {
+        let (socket, peer) = tokio::select! {
+            () = &mut stopping => return,
+            () = close.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        // Behind a balancer its PROXY line names the visitor; whoever else connects is judged as itself.
+        let (pass, slot) = if edge.balances(peer) {
+            (None, edge.visitors.take_trusted())
+        } else {
+            match door.admit(Addr::of(peer)) {
+                Ok(pass) => (Some(pass), edge.visitors.take(source(peer))),
+                Err(why) => {
+                    refused(edge, port, &why);
+                    continue;
+                }
+            }
+        };
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(why) => {
+                say(&edge.lines.visitors_full, format_args!("port {port}"), format_args!("{peer} closed: {why}"));
+                continue;
+            }
+        };
+        edge.stats.tcp_visitors.fetch_add(1, Ordering::Relaxed);
+        let visit = Visit { edge: edge.clone(), port, peer, door: door.clone(), slot };
+        edge.run.visit("tcp visitor", visit.serve(socket, pass));
+    }
+}
+
+fn refused(edge: &Edge, port: u16, why: &Refused) {
+    edge.stats.tcp_refused.fetch_add(1, Ordering::Relaxed);
+    say(&edge.lines.visitor_refused, format_args!("port {port}"), why);
+}
+
+struct Visit {
+    edge: Arc<Edge>,
+    port: u16,
+    /// The visitor, or its balancer until the PROXY line is read.
+    peer: SocketAddr,
+    door: Door,
+    /// Its place, counted for whoever it is.
+    slot: Slot,
+}
+
+impl Visit {
+    async fn serve(mut self, socket: TcpStream, pass: Option<Pass>) {
+        sockets::tune(&socket);
+        let pass = match pass {
+            Some(pass) => pass,
+            // Boxed: its buffer would stay part of every visitor.
+            None => match Box::pin(self.behind_balancer(&socket)).await {
+                Some(pass) => pass,
+                None => return,
+            },
+        };
+        let mut stream = tokio::select! {
+            found = Box::pin(self.find()) => match found {
+                Some(stream) => stream,
+                None => return,
+            },
+            () = pass.cut() => return,
+        };
+        let socket = Arc::new(socket);
+        let moved = tokio::select! {
+            moved = self.carry(&socket, &mut stream) => moved,
+            () = pass.cut() => {
+                stream.reset(ResetCode::Cut, "the visitor's address is no longer allowed");
+                sockets::reset_on_close(&socket);
+                info!("port {}: cut: {}", self.port, pass.why());
+                return;
+            }
+        };
+        if let Err(e) = moved {
+            debug!("port {}: {}: {e}", self.port, self.peer);
+        }
+    }
+
+    /// A stream to a client that publishes the port; waits for one that is reconnecting.
+    async fn find(&self) -> Option<Stream> {
+        // A session may die between being found and being used.
+        for _ in 0..3 {
+            let (session, upstream, _) = self.edge.table.find(|routes| routes.port(self.port)).await?;
+            if let Some(stream) = session.open(upstream, self.peer) {
+                return Some(stream);
+            }
+            tokio::task::yield_now().await;
+        }
+        debug!("port {}: {} closed, no client has room for another stream", self.port, self.peer);
+        None
+    }
+
+    async fn carry(&self, socket: &Arc<TcpStream>, stream: &mut Stream) -> std::io::Result<()> {
+        use tokio::io::AsyncWriteExt as _;
+        if let Some(version) = self.edge.settings.proxy_protocol {
+            let to = socket.local_addr()?;
+            stream.write_all(&proxy_line::encode(version, self.peer, to)).await?;
+        }
+        relay(socket, stream).await
+    }
+
+    /// Reads the balancer's PROXY line and judges the visitor that it names.
+    async fn behind_balancer(&mut self, socket: &TcpStream) -> Option<Pass> {
+        let version = self.edge.settings.lb_proxy_protocol?;
+        match balancer::take_line(socket, version).await {
+            Ok(source) => self.peer = source.unwrap_or(self.peer),
+            Err(e) => {
+                let words = format_args!("the balancer {} is closed: {e}", self.peer);
+                say(&self.edge.lines.bad_proxy_line, format_args!("port {}", self.port), words);
+                return None;
+            }
+        }
+        let pass = self.door.admit(Addr::of(self.peer)).map_err(|why| refused(&self.edge, self.port, &why)).ok()?;
+        if let Err(why) = self.slot.moved_to(source(self.peer)) {
+            let words = format_args!("{} closed: {why}", self.peer);
+            say(&self.edge.lines.visitors_full, format_args!("port {}", self.port), words);
+            return None;
+        }
+        Some(pass)
+    }
+}

@@ -1,0 +1,138 @@
+//! What the HTTP plane counts. In: finished requests. Out: Prometheus text. The number of series is bounded: hosts
+//! beyond a limit are counted together, and visitors cannot make up methods.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tunnel_proto::http1::head::Method;
+
+/// Hosts counted by name. A catch-all answers for any name, so strangers choose them.
+const HOSTS_MAX: usize = 256;
+
+/// Pairs of method and status counted for one host; an upstream may answer with any number.
+const ROWS_MAX: usize = 128;
+
+/// Upper bounds of the duration buckets in seconds: from a request on loopback to a long download.
+const BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// Counters of the HTTP plane.
+#[derive(Debug, Default)]
+pub struct HttpStats {
+    /// Connections of visitors that are open.
+    pub connections: AtomicU64,
+    /// Requests under way, upgraded ones included.
+    pub in_flight: AtomicU64,
+    /// Visitors refused by their address, at accept or by a page.
+    pub refused: AtomicU64,
+    /// Visitors cut because their address is no longer allowed.
+    pub cut: AtomicU64,
+    /// Bytes of bodies from visitors to upstreams.
+    pub bytes_in: AtomicU64,
+    /// Bytes of bodies from upstreams to visitors.
+    pub bytes_out: AtomicU64,
+    hosts: Mutex<BTreeMap<Arc<str>, Arc<HostStats>>>,
+}
+
+/// Counters of one host.
+#[derive(Debug, Default)]
+pub(super) struct HostStats {
+    requests: Mutex<Vec<(Method, u16, u64)>>,
+    buckets: [AtomicU64; BUCKETS.len()],
+    micros: AtomicU64,
+}
+
+impl HttpStats {
+    /// The counters of a host; hosts beyond the limit share one.
+    pub(super) fn host(&self, host: &str) -> Arc<HostStats> {
+        let mut hosts = self.hosts.lock();
+        if let Some(found) = hosts.get(host) {
+            return found.clone();
+        }
+        let name = if hosts.len() < HOSTS_MAX { host } else { "other" };
+        hosts.entry(name.into()).or_default().clone()
+    }
+
+    /// Appends everything as Prometheus text (exposition format 0.0.4), under the names that inlets-pro uses.
+    pub fn prometheus(&self, out: &mut String) {
+        let hosts = self.hosts.lock().clone();
+        let _ = writeln!(out, "# HELP http_dataplane_requests_total Requests answered, by host, method and status.");
+        let _ = writeln!(out, "# TYPE http_dataplane_requests_total counter");
+        for (host, stats) in &hosts {
+            for (method, code, n) in stats.requests.lock().iter() {
+                let method = method.label();
+                let _ = writeln!(
+                    out,
+                    "http_dataplane_requests_total{{code=\"{code}\",host=\"{host}\",method=\"{method}\"}} {n}"
+                );
+            }
+        }
+        let name = "http_dataplane_request_duration_seconds";
+        let _ = writeln!(out, "# HELP {name} From the request's head to the end of the answer.");
+        let _ = writeln!(out, "# TYPE {name} histogram");
+        for (host, stats) in &hosts {
+            let mut sum = 0;
+            for (bound, n) in BUCKETS.iter().zip(&stats.buckets) {
+                sum += n.load(Ordering::Relaxed);
+                let _ = writeln!(out, "{name}_bucket{{host=\"{host}\",le=\"{bound}\"}} {sum}");
+            }
+            let count: u64 = stats.requests.lock().iter().map(|r| r.2).sum();
+            let count = count.max(sum);
+            let _ = writeln!(out, "{name}_bucket{{host=\"{host}\",le=\"+Inf\"}} {count}");
+            let _ =
+                writeln!(out, "{name}_sum{{host=\"{host}\"}} {}", stats.micros.load(Ordering::Relaxed) as f64 / 1e6);
+            let _ = writeln!(out, "{name}_count{{host=\"{host}\"}} {count}");
+        }
+        let plain: [(&str, &str, &str, &AtomicU64); 6] = [
+            ("connections_gauge", "gauge", "Connections of visitors that are open.", &self.connections),
+            ("in_flight_gauge", "gauge", "Requests under way.", &self.in_flight),
+            ("refused_total", "counter", "Visitors refused by their address.", &self.refused),
+            ("cut_total", "counter", "Visitors cut when their address was no longer allowed.", &self.cut),
+            ("received_bytes_total", "counter", "Bytes of bodies from visitors to upstreams.", &self.bytes_in),
+            ("sent_bytes_total", "counter", "Bytes of bodies from upstreams to visitors.", &self.bytes_out),
+        ];
+        for (name, kind, help, n) in plain {
+            let _ = writeln!(out, "# HELP http_dataplane_{name} {help}\n# TYPE http_dataplane_{name} {kind}");
+            let _ = writeln!(out, "http_dataplane_{name} {}", n.load(Ordering::Relaxed));
+        }
+    }
+}
+
+impl HostStats {
+    /// Notes a request that is over.
+    pub(super) fn note(&self, method: Method, status: u16, took: Duration) {
+        let mut rows = self.requests.lock();
+        if let Some(row) = rows.iter_mut().find(|r| r.0 == method && r.1 == status) {
+            row.2 += 1;
+        } else if rows.len() < ROWS_MAX {
+            rows.push((method, status, 1));
+        }
+        drop(rows);
+        let seconds = took.as_secs_f64();
+        if let Some(i) = BUCKETS.iter().position(|b| seconds <= *b)
+            && let Some(bucket) = self.buckets.get(i)
+        {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        self.micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Counts as long as it lives.
+pub(super) struct Counted<'a>(&'a AtomicU64);
+
+impl<'a> Counted<'a> {
+    pub(super) fn new(n: &'a AtomicU64) -> Counted<'a> {
+        n.fetch_add(1, Ordering::Relaxed);
+        Counted(n)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
