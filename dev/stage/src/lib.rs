@@ -12,6 +12,7 @@
 pub mod edge;
 pub mod http;
 pub mod netns;
+pub mod pages;
 pub mod peers;
 pub mod ports;
 pub mod process;

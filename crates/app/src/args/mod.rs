@@ -6,6 +6,9 @@ pub(crate) mod control;
 mod edge;
 pub(crate) mod gate;
 mod inlets;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod printed;
 pub(crate) mod values;
 
 use std::collections::BTreeSet;

@@ -331,19 +331,16 @@ fn data_directories_of_the_version_before_open_with_everything_in_them() {
 fn backup_lines_of_the_manual_do_what_they_say() {
     let dir = stage::Dir::new("printed-backup");
     let (gate, control) = (dir.path().join("gate"), dir.path().join("control"));
-    let pages = [
-        (&control, include_str!("../../../../docs/manual/control.md"), "copy.db"),
-        (&gate, include_str!("../../../../docs/manual/gate.md"), "FILE"),
-    ];
     let addr = stage::ports::local(stage::ports::free());
     let (url, listen) = (format!("http://{addr}"), addr.to_string());
     let list = dir.path().join("list.yml").display().to_string();
-    for (data, page, copy) in pages {
+    for data in [&control, &gate] {
         let line = |verb: &str| {
-            let text = format!("portcullis {verb} {copy} --data-dir DIR");
-            assert!(page.contains(&text), "the page has no `{text}`");
-            let words = text.replace("DIR", &data.display().to_string());
-            let words = words.split(' ').skip(1).map(|w| if w == "FILE" { "copy-of-gate.db" } else { w });
+            let [line] = stage::pages::commands(verb).try_into().unwrap();
+            // A copy of each.
+            let copy = if data == &gate { "copy-of-gate.db" } else { "copy.db" };
+            let line = line.replace("copy.db", copy).replace("DIR", &data.display().to_string());
+            let words = line.strip_prefix("portcullis ").unwrap().split(' ');
             let out = Command::new(BIN).args(words).current_dir(dir.path()).output().unwrap();
             (out.status.code(), said(&out))
         };

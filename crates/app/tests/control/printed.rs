@@ -1,32 +1,25 @@
-//! What README and manual print is what works: each file of theirs starts, each policy is one.
+//! What README and manual print is what works: each file of theirs starts, each policy is one. Recipes are found by
+//! their names (`stage::pages`).
 
 use std::process::Command;
 
-use crate::gate_room::{Dir, Serve, wait_or};
+use crate::gate_room::{Dir, Gate, Serve, wait_or};
+use stage::pages;
 
-const PAGES: [(&str, &str); 2] = [
-    ("README.md", include_str!("../../../../README.md")),
-    ("control.md", include_str!("../../../../docs/manual/control.md")),
-];
-
-/// The blocks of one language.
-fn blocks(page: &str, language: &str) -> Vec<String> {
-    let open = format!("```{language}\n");
-    page.split(&open).skip(1).map(|rest| rest.split("```").next().unwrap().to_string()).collect()
+/// A file of the manual as `serve` takes it: free ports in place of those that people know.
+fn file_of_serve(name: &str) -> String {
+    let mut file = pages::recipe(name).replace("[control]", "[control]\nstun = \"127.0.0.1:0\"");
+    for port in ["8080", "7070", "5000"] {
+        file = file.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0");
+    }
+    file
 }
 
 #[test]
 fn files_of_serve_start() {
-    for (page, text) in PAGES {
-        let files: Vec<String> = blocks(text, "toml").into_iter().filter(|b| b.contains("[control]")).collect();
-        assert_eq!(files.len(), 1, "{page} shows one file with [control]");
+    for name in ["phones-at-the-gate", "control-teach"] {
         let dir = Dir::new("printed");
-        // Free ports in place of those that people know.
-        let mut file = files[0].replace("[control]", "[control]\nstun = \"127.0.0.1:0\"");
-        for port in ["8080", "7070"] {
-            file = file.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0");
-        }
-        let s = Serve::start(&dir.0, &file, &["listening on"]);
+        let s = Serve::start(&dir.0, &file_of_serve(name), &["listening on"]);
         // Nobody is in the group yet; that is said, once.
         wait_or(|| s.proc.text().contains("stands for no node now"), || s.proc.text());
         let made = s.ok(&["users", "create", "ada@example.com"]);
@@ -36,17 +29,69 @@ fn files_of_serve_start() {
 }
 
 #[test]
+fn a_gate_and_an_edge_start_from_one_file() {
+    let dir = Dir::new("printed-gate");
+    std::fs::write(dir.at("token.txt"), "0123456789abcdef").unwrap();
+    let file = file_of_serve("gate-and-edge").replace("dns:home.example.net", "192.0.2.7");
+    let file = format!("port = 0\ncontrol_port = 0\n{file}");
+    let s = Serve::start(&dir.0, &file, &["visitors at once"]);
+    assert!(s.ok(&["explain", "192.0.2.7", "--service", "data"]).contains("is allowed"));
+}
+
+/// What the manual's sections of a policy speak of.
+const DEFINED: &str = r#"
+    "groups": { "group:eng": ["ada@example.com"], "group:ops": ["ada@example.com"] },
+    "hosts": { "partner": "203.0.113.80" },
+    "postures": { "posture:mac": ["node:os == 'macos'"] },
+    "tagOwners": { "tag:web": [], "tag:dev": [], "tag:conn": [], "tag:rec": [] },
+"#;
+
+#[test]
 fn policies_are_policies() {
-    for (page, text) in PAGES {
-        let policies = blocks(text, "jsonc");
-        assert!(!policies.is_empty(), "{page} shows a policy");
-        for policy in policies {
-            let dir = Dir::new("printed-policy");
-            let file = dir.at("policy.hujson");
-            std::fs::write(&file, policy).unwrap();
-            let out =
-                Command::new(env!("CARGO_BIN_EXE_portcullis")).args(["policy", "check"]).arg(&file).output().unwrap();
-            assert!(out.status.success(), "{page}: {}", String::from_utf8_lossy(&out.stderr));
-        }
+    let dir = Dir::new("printed-policy");
+    let whole = ["saas-policy", "phones-policy", "connector-policy"].map(|n| (n, pages::recipe(n)));
+    let sections = ["policy-tests", "policy-ipsets", "policy-apps", "policy-ssh"];
+    let sections = sections.map(|n| (n, format!("{{\n{DEFINED}{}}}", pages::recipe(n))));
+    let printed = pages::blocks().iter().filter(|b| b.language == "jsonc").count();
+    assert_eq!(printed, whole.len() + sections.len(), "a policy that nothing checks");
+    for (name, policy) in whole.into_iter().chain(sections) {
+        let file = dir.at(&format!("{name}.hujson"));
+        std::fs::write(&file, policy).unwrap();
+        let out = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(["policy", "check"]).arg(&file).output().unwrap();
+        assert!(out.status.success(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
+/// A topology that `compile` takes.
+#[test]
+fn the_topology_is_one() {
+    let dir = Dir::new("printed-topology");
+    let at = |name: &str, text: String| {
+        std::fs::write(dir.at(name), text).unwrap();
+        dir.at(name)
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(["policy", "compile", "--policy"]).arg(at("policy.hujson", "{}".into()));
+    let out = command.arg("--topology").arg(at("nodes.json", pages::recipe("topology"))).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && said.contains("100.64.0.1"), "{said}{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Environments as Compose files print them: the gate starts with each.
+#[test]
+fn environments_of_the_gate_start() {
+    for name in ["gatekeeper-compose", "share-scope", "share-paths", "cloudflare-gate", "immich-traefik"] {
+        let text = pages::recipe(name);
+        let variable = |l: &str| {
+            let (key, value) = l.trim().trim_start_matches("- ").split_once('=')?;
+            let upper = key.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+            upper.then(|| (key.to_string(), value.to_string()))
+        };
+        let env: Vec<(String, String)> = text.lines().filter_map(variable).collect();
+        assert!(!env.is_empty(), "{name} sets nothing:\n{text}");
+        let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let dir = Dir::new("printed-env");
+        let gate = Gate::start(&dir.0, &env, &[]);
+        assert_eq!(gate.addrs.len(), 1, "{name}: {}", gate.proc.text());
     }
 }

@@ -100,14 +100,6 @@ pub fn traefik_at(program: &Path, dir: &Path, port: u16, more: &[&str]) -> Proc 
     Proc::start(t)
 }
 
-/// A block of a page: the text between the fence after `after` and the next.
-pub fn block(page: &str, after: &str) -> String {
-    let from = page.split_once(after).unwrap_or_else(|| panic!("no `{after}` in the page")).1;
-    let fenced = from.split_once("```").unwrap().1;
-    let body = fenced.split_once('\n').unwrap().1;
-    body.split_once("```").unwrap().0.to_string()
-}
-
 impl Drop for Proc {
     /// Asked to end first: a killed nginx leaves its workers behind.
     fn drop(&mut self) {

@@ -494,8 +494,7 @@ http:
 
 /// The labels of README's Immich, as its file provider takes them: what Docker's provider adds is the service.
 fn labels_of_the_readme(gate: SocketAddr, album: SocketAddr) -> serde_json::Value {
-    let readme = include_str!("../../../../README.md");
-    let block = readme.split("**Protect Immich behind Traefik.**").nth(1).unwrap().split("```").nth(1).unwrap();
+    let block = stage::pages::recipe("immich-traefik");
     let mut all = serde_json::json!({});
     for line in block.lines().filter_map(|l| l.trim().strip_prefix("- traefik.http.")) {
         let line = line.replace("$$", "$").replace("gatekeeper:5000", &gate.to_string());

@@ -1,5 +1,5 @@
 //! Who is believed: what a visitor writes into a request never decides who it is, from where, or on which list; behind
-//! real Traefik, Caddy and nginx, one and two deep, with the configurations of README and docs/manual/gate.md.
+//! real Traefik, Caddy and nginx, one and two deep, with the configurations that the manual prints.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::room::*;
+use stage::pages::recipe;
 
-const README: &str = include_str!("../../../../README.md");
-const MANUAL: &str = include_str!("../../../../docs/manual/gate.md");
 const INFO: &str = "X-Forwarded-Tls-Client-Cert-Info: Subject%3D%22CN%3Downer-anna%22%3BSerialNumber%3D%2218%22";
 
 /// The status of a request by curl: from an address of loopback, to a site, with or without the certificate in `dir`.
@@ -247,7 +246,7 @@ impl TwoDeep {
         let (front, inner, gate_port, check_port) = (free_port(), free_port(), free_port(), free_port());
         let up = upstream(|_| (200, "in".into()));
         // The static configuration of the manual, with our front for Cloudflare's ranges.
-        let fixed = block(MANUAL, "Three places must know it")
+        let fixed = recipe("cloudflare-traefik")
             .replace("\":443\"", &format!("\"127.0.0.1:{inner}\""))
             .replace("\"173.245.48.0/20\", \"103.21.244.0/22\"", &format!("\"{FRONT}\""));
         assert!(fixed.contains(FRONT) && fixed.contains("forwardedHeaders"), "{fixed}");
@@ -256,8 +255,7 @@ impl TwoDeep {
             dir.0.display()
         );
         std::fs::write(dir.at("traefik.yml"), format!("{fixed}{more}")).unwrap();
-        let check = block(MANUAL, "**The check endpoint** answers")
-            .replace("127.0.0.1:7070", &format!("127.0.0.1:{check_port}"));
+        let check = recipe("check-traefik").replace("127.0.0.1:7070", &format!("127.0.0.1:{check_port}"));
         assert!(check.contains("trustForwardHeader: true"), "{check}");
         std::fs::write(dir.at("dyn/check.yml"), check).unwrap();
         std::fs::write(
@@ -654,7 +652,7 @@ fn readmes_nginx_recipe_as_printed() {
         (200, "in".into())
     });
     let (https, d) = (free_port(), dir.0.display().to_string());
-    let recipe = block(README, "**nginx.** `portcullis gatekeeper");
+    let recipe = recipe("nginx-home-assistant");
     for line in ["proxy_http_version 1.1", "proxy_set_header Host $host", "proxy_set_header Upgrade $http_upgrade"] {
         assert!(recipe.contains(line), "{line}");
     }
@@ -727,9 +725,9 @@ fn the_manuals_check_snippets_as_printed() {
         text.replace("127.0.0.1:7070", &g.addrs[1].to_string()).replace("127.0.0.1:2283", &up.to_string())
     };
     let (by_nginx, by_caddy) = (free_port(), free_port());
-    let snippet = ours(block(MANUAL, "authResponseHeaders: [ X-Gate-User, X-Gate-Reason ]\n```"));
+    let snippet = ours(recipe("check-nginx"));
     let n = nginx(&nginx_at, &dir.0, &format!("server {{ listen 127.0.0.1:{by_nginx}; {snippet} }}"));
-    let file = ours(block(MANUAL, "  proxy_pass http://127.0.0.1:2283;\n}\n```"))
+    let file = ours(recipe("check-caddy"))
         .replace("photos.example.com {", &format!("http://photos.example.com:{by_caddy} {{\n\tbind 127.0.0.1"));
     let c = caddy(&caddy_at, &dir.0, &format!("{{\n\tadmin off\n}}\n{file}"));
     for port in [by_nginx, by_caddy] {

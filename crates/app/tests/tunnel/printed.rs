@@ -4,25 +4,14 @@ use std::path::Path;
 use std::process::Command;
 
 use stage::netns::{Host, World};
+use stage::pages::{self, commands, recipe};
 use stage::process::Process;
 use stage::upstream::Upstream;
 use stage::{START, peers, proxies};
 
-const README: &str = include_str!("../../../../README.md");
-const MANUAL: &str = include_str!("../../../../docs/manual/tunnel.md");
-
-/// The code blocks of a section.
-fn blocks(page: &str, heading: &str) -> Vec<String> {
-    let (_, rest) = page.split_once(&format!("\n## {heading}")).unwrap_or_else(|| panic!("no section {heading}"));
-    let section = rest.split("\n## ").next().unwrap();
-    let code = section.split("```").skip(1).step_by(2);
-    code.map(|b| b.split_once('\n').unwrap().1.to_string()).collect()
-}
-
-/// The commands of a block: lines, those that end in `\` put together.
-fn commands(block: &str) -> Vec<String> {
-    let whole = block.replace("\\\n", " ");
-    whole.lines().filter(|l| !l.trim().is_empty()).map(ToString::to_string).collect()
+/// The manual's page on tunnels.
+fn manual() -> String {
+    pages::file("docs/manual/tunnel.md")
 }
 
 /// The edge's, the private and the visitors' machines, and somebody who is on no list.
@@ -105,10 +94,9 @@ impl Machines {
 fn publish_a_site() {
     let Some(m) = Machines::new() else { return };
     let _site = m.site();
-    let blocks = blocks(README, "Publish a site");
-    let [token, server] = commands(&blocks[0]).try_into().unwrap();
+    let [token, server] = commands("site-edge").try_into().unwrap();
     m.run(&m.edge, &token);
-    let [client] = commands(&blocks[1]).try_into().unwrap();
+    let [client] = commands("site-client").try_into().unwrap();
     let _pair = m.pair(&server, &client);
     assert_eq!(m.get(&m.visitor, "http://203.0.113.9:8000"), "hello from private\n");
     assert!(!m.get(&m.stranger, "http://203.0.113.9:8000").contains("hello"), "who is on no list");
@@ -123,12 +111,12 @@ fn a_name_on_a_list() {
     let dns = stage::netns::dns::Dns::start(&servers);
     dns.set("home.example.net", 60, &[stage::netns::dns::at("198.51.100.7"), stage::netns::dns::at("127.0.0.1")]);
     m.edge.resolver(&[[192, 0, 2, 53].into()]);
-    let entry = README.lines().find(|l| l.contains("--allow-ips dns:")).unwrap().split_whitespace().nth(1).unwrap();
-    let blocks = blocks(README, "Publish a site");
-    let [token, server] = commands(&blocks[0]).try_into().unwrap();
+    let lists = commands("address-lists");
+    let entry = lists.iter().find_map(|l| l.strip_prefix("--allow-ips ").filter(|l| l.starts_with("dns:"))).unwrap();
+    let [token, server] = commands("site-edge").try_into().unwrap();
     m.run(&m.edge, &token);
     let server = server.replace("198.51.100.0/24", entry);
-    let (mut edge, _client) = m.pair(&server, &commands(&blocks[1])[0]);
+    let (mut edge, _client) = m.pair(&server, &commands("site-client")[0]);
     edge.line(START, |l| l.contains("private addresses do not count (127.0.0.1)").then_some(())).unwrap();
     stage::eventually(START, || match m.get(&m.visitor, "http://203.0.113.9:8000").as_str() {
         "hello from private\n" => Ok(()),
@@ -153,9 +141,9 @@ fn publish_ssh_or_any_tcp_port() {
     };
     let _ssh = banner("127.0.0.1", 22, b"SSH-2.0-there\r\n");
     let _postgres = banner("192.168.0.10", 5432, b"postgres\r\n");
-    let block = &blocks(README, "Publish SSH, or any TCP port")[0];
+    let block = recipe("tcp-ports");
     let line = |who: &str| block.lines().find_map(|l| l.strip_prefix(who)).unwrap().trim().to_string();
-    m.run(&m.edge, &commands(&blocks(README, "Publish a site")[0])[0]);
+    m.run(&m.edge, &commands("site-edge")[0]);
     let _pair = m.pair(&line("edge "), &line("private "));
     let says = |host: &Host, port: u16| {
         let text = host.connect(([203, 0, 113, 9], port).into(), START).and_then(|mut s| stage::read_all(&mut s, 100));
@@ -170,7 +158,7 @@ fn publish_ssh_or_any_tcp_port() {
 #[test]
 fn share_a_folder() {
     let Some(m) = Machines::new() else { return };
-    let [server] = commands(&blocks(README, "Share a folder")[0]).try_into().unwrap();
+    let [server] = commands("share-folder").try_into().unwrap();
     std::fs::create_dir(m.edge.dir().join("share")).unwrap();
     std::fs::write(m.edge.dir().join("share/hello.txt"), "hello\n").unwrap();
     let mut files = m.start(&m.edge, &server);
@@ -189,7 +177,8 @@ fn coming_from_inlets() {
             .within(|| Upstream::serve_at(([127, 0, 0, 1], at).into(), |s| drop(stage::upstream::site("private", s))))
     };
     let _site = site(1313);
-    let (_, text) = README.split_once("\n## Coming from inlets").unwrap();
+    let text = manual();
+    let (_, text) = text.split_once("\n## Coming from inlets").unwrap();
     let code: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
     let find = |start: &str| code.iter().find(|c| c.starts_with(start)).unwrap().to_string();
     let _edge = {
@@ -211,7 +200,7 @@ fn restrict_by_address() {
         &m.edge,
         "mkdir -p /etc/portcullis && echo 198.51.100.7 > /etc/portcullis/office && echo 0123456789abcdef > token",
     );
-    let block = &blocks(README, "Restrict by address")[0];
+    let block = recipe("address-lists");
     let lists: Vec<String> = block
         .lines()
         .filter(|l| l.starts_with("--allow-ips"))
@@ -237,22 +226,22 @@ fn upstreams_and_tokens_of_the_manual() {
     let certificate = stage::Dir::new("nas");
     proxies::signed(&certificate, "DNS:nas.lan");
     std::fs::copy(certificate.path().join("cert.pem"), m.private.dir().join("nas.pem")).unwrap();
-    for line in commands(&blocks(MANUAL, "Upstreams")[0]) {
-        let flags = line.split("  ").next().unwrap();
+    for flags in commands("upstreams") {
         let client = format!("exec portcullis http client --url wss://203.0.113.9:9 --token 0123456789abcdef {flags}");
         let mut client = m.start(&m.private, &client);
         client
             .line(START, |l| l.contains("cannot reach 203.0.113.9:9").then_some(()))
             .unwrap_or_else(|e| panic!("{flags}: {e}"));
     }
-    let file = &blocks(MANUAL, "Several clients, several tokens")[0];
+    let file = recipe("token-rights");
     std::fs::write(m.edge.dir().join("edge.toml"), file).unwrap();
     for name in ["laptop", "backup"] {
         m.run(&m.edge, &format!("head -c 24 /dev/urandom | base64 > {name}.token && chmod 600 {name}.token"));
     }
     let mut edge = m.start(&m.edge, "exec portcullis serve --config edge.toml");
     edge.line(START, |l| l.starts_with("connect string").then_some(())).unwrap();
-    let explain = MANUAL.split('`').find(|c| c.starts_with("portcullis explain")).unwrap();
+    let page = manual();
+    let explain = page.split('`').find(|c| c.starts_with("portcullis explain 198.51.100.7 --service token:")).unwrap();
     assert!(m.run(&m.edge, explain).contains("198.51.100.7 is allowed"));
 }
 
@@ -263,14 +252,13 @@ fn behind_caddy() {
         return;
     }
     let _site = m.site();
-    let run = &blocks(README, "Behind Caddy")[1];
     let (_caddy, ca) = caddy(&m);
-    through(&m, run, &ca);
+    through(&m, &ca);
 }
 
-/// The Caddyfile of README on the edge's machine, and the CA of its certificates.
+/// The printed Caddyfile on the edge's machine, and the CA of its certificates.
 fn caddy(m: &Machines) -> (Process, std::path::PathBuf) {
-    let file = &blocks(README, "Behind Caddy")[0];
+    let file = recipe("caddy-front");
     // Nobody on this internet gives certificates.
     let file = format!("{{\n skip_install_trust\n admin off\n}}\n{}", file.replace(" {\n", " {\n tls internal\n"));
     std::fs::write(m.edge.dir().join("Caddyfile"), file).unwrap();
@@ -315,7 +303,7 @@ fn behind_nginx() {
     let certificate = stage::Dir::new("printed");
     let ca = proxies::signed(&certificate, "DNS:example.com");
     let at = certificate.path().display();
-    let servers = blocks(MANUAL, "Behind nginx")[0]
+    let servers = recipe("nginx-front")
         .replace("/etc/ssl/example.com.pem", &format!("{at}/cert.pem"))
         .replace("/etc/ssl/example.com.key", &format!("{at}/key.pem"));
     let here = m.edge.dir().display();
@@ -326,13 +314,13 @@ scgi_temp_path {here}/s;\n{servers}}}\n"
     );
     std::fs::write(m.edge.dir().join("nginx.conf"), config).unwrap();
     let _nginx = m.start(&m.edge, &format!("exec nginx -e stderr -p {here} -c nginx.conf"));
-    through(&m, &blocks(README, "Behind Caddy")[1], &ca);
+    through(&m, &ca);
 }
 
 /// The edge and the client of "Behind Caddy", and what their visitors see.
-fn through(m: &Machines, run: &str, ca: &Path) {
-    let [server, client] = commands(run).try_into().unwrap();
-    m.run(&m.edge, &commands(&blocks(README, "Publish a site")[0])[0]);
+fn through(m: &Machines, ca: &Path) {
+    let [server, client] = commands("proxy-front-commands").try_into().unwrap();
+    m.run(&m.edge, &commands("site-edge")[0]);
     let trusted = format!("SSL_CERT_FILE={} {client}", ca.display());
     let (_edge, client) = m.pair(&server, &trusted);
     let ask = |host: &Host, args: &str| m.get(host, &format!("--cacert {} {args}", ca.display()));

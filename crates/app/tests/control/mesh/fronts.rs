@@ -79,14 +79,10 @@ fn a_client_without_a_device_reaches_members_and_fixed_addresses_through_its_pro
     assert!(visit(client.host(), to("198.51.100.7:443"), SOON).is_err());
 }
 
-/// Whoever sets a proxy up copies it from here, so this is what is run.
-const MANUAL: &str = include_str!("../../../../../docs/manual/control.md");
-
-/// A recipe of the manual, known by its first line, for the name and the certificate of the test.
-fn recipe(first: &str, dir: &Dir) -> String {
-    let block = MANUAL.split("```").find(|b| b.split_once('\n').is_some_and(|(_, text)| text.starts_with(first)));
-    let (_, text) = block.and_then(|b| b.split_once('\n')).unwrap_or_else(|| panic!("the manual has no {first}"));
+/// A recipe of the manual, for the name and the certificate of the test.
+fn recipe(name: &str, dir: &Dir) -> String {
     let at = dir.path().display().to_string();
+    let text = stage::pages::recipe(name);
     text.replace("mesh.example.com", "control.test").replace("/etc/nginx", &at).replace("/etc/traefik", &at)
 }
 
@@ -97,14 +93,14 @@ fn set_up(proxy: proxies::Kind, dir: &Dir, host: &Host, program: PathBuf) -> Com
     let mut command = host.command(program);
     match proxy {
         proxies::Kind::Caddy => {
-            let site = recipe("# Caddyfile", dir);
+            let site = recipe("control-caddy", dir);
             let site = site.replacen("{\n", &format!("{{\n\ttls {at}/cert.pem {at}/key.pem\n"), 1);
             let file = dir.write("Caddyfile", format!("{{\n\tadmin off\n\tauto_https disable_redirects\n}}\n{site}"));
             command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file).env("HOME", dir.path());
             command.env("XDG_DATA_HOME", dir.path()).env("XDG_CONFIG_HOME", dir.path());
         }
         proxies::Kind::Nginx => {
-            let server = recipe("# nginx.conf", dir);
+            let server = recipe("control-nginx", dir);
             let file = dir.write(
                 "nginx.conf",
                 format!(
@@ -116,9 +112,9 @@ fn set_up(proxy: proxies::Kind, dir: &Dir, host: &Host, program: PathBuf) -> Com
             command.args(["-e", "stderr", "-p"]).arg(dir.path()).arg("-c").arg(file);
         }
         proxies::Kind::Traefik => {
-            dir.write("mesh.yml", recipe("# mesh.yml", dir));
+            dir.write("mesh.yml", recipe("control-traefik-routes", dir));
             let quiet = "global: { checkNewVersion: false, sendAnonymousUsage: false }\n";
-            let file = dir.write("traefik.yml", format!("{quiet}{}", recipe("# traefik.yml", dir)));
+            let file = dir.write("traefik.yml", format!("{quiet}{}", recipe("control-traefik", dir)));
             command.arg(format!("--configFile={}", file.display())).current_dir(dir.path());
         }
         proxies::Kind::Haproxy => panic!("the manual has no recipe for HAProxy"),

@@ -3,19 +3,9 @@
 use stage::netns::dns::{Dns, at, resolve};
 use stage::netns::service::{Service, visit};
 use stage::netns::tailscaled::Tailscaled;
+use stage::pages::{commands, recipe};
 
 use super::room::{CONTROL, DNS, Mesh, SETTLED, SOON, becomes, ip, to};
-
-const README: &str = include_str!("../../../../../README.md");
-const MANUAL: &str = include_str!("../../../../../docs/manual/control.md");
-
-/// The lines of the block that holds a line which begins so, without what stands beside the commands.
-fn block(page: &str, with: &str) -> Vec<String> {
-    let block = page.split("```").skip(1).step_by(2).find(|b| b.lines().any(|l| l.starts_with(with)));
-    let block = block.unwrap_or_else(|| panic!("no block with {with}"));
-    let command = |l: &str| l.split("   ").next().unwrap_or_default().trim().to_string();
-    block.lines().skip(1).map(command).filter(|l| !l.is_empty()).collect()
-}
 
 /// Types one line after the other: commands of the server at the server, the rest on the office's machine if the line
 /// speaks of routes or of the kernel, else on each device.
@@ -71,12 +61,12 @@ fn partner(steps: &[Vec<String>], accept: bool) {
 
 #[test]
 fn the_readmes_partner_as_printed() {
-    partner(&[block(README, "portcullis routes check 198.51.100.7")], false);
+    partner(&[commands("partner")], false);
 }
 
 #[test]
 fn the_manuals_partner_as_printed() {
-    partner(&[block(MANUAL, "portcullis keys create"), block(MANUAL, "portcullis routes check 198.51.100.7")], true);
+    partner(&[commands("control-start"), commands("partner-office")], true);
 }
 
 /// A SaaS by name, with the policy and the lines of the README; what the office's machine forwards is switched on "as
@@ -100,13 +90,11 @@ fn the_readmes_saas_as_printed() {
     let (laptop, office) = (client("laptop", "203.0.113.20"), client("vm", "203.0.113.10"));
     let own = mesh.control.key("ada@example.com", &[]);
     mesh.join(&laptop, &own, &[]);
-    let policy = README.split("```jsonc\n").find(|b| b.contains("\"crm\"") && !b.starts_with('#'));
-    mesh.control.policy(policy.and_then(|b| b.split("```").next()).unwrap());
-    let as_above: Vec<String> =
-        block(README, "portcullis routes check 198.51.100.7").into_iter().filter(|l| l.starts_with("sysctl")).collect();
+    mesh.control.policy(&recipe("saas-policy"));
+    let as_above: Vec<String> = commands("partner").into_iter().filter(|l| l.starts_with("sysctl")).collect();
     assert_eq!(as_above.len(), 1);
     let mut key = String::new();
-    let lines = block(README, "portcullis apps show crm");
+    let lines = commands("saas-commands");
     typed(&[as_above, lines].concat(), &mesh, &mut key, &[&laptop], &office);
     for (name, addr) in [("www.crm.example", "198.51.100.7"), ("eu.crm.example", "198.51.100.8")] {
         let asked = || resolve(laptop.host(), ip("100.100.100.100"), name, false, SOON);

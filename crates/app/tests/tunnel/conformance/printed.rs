@@ -1,21 +1,12 @@
-//! The recipes for an edge behind Caddy (README) and nginx (manual), as they are printed: they work, and headers that a visitor makes
-//! up let nobody in.
+//! The recipes for an edge behind Caddy and nginx, as they are printed: they work, and headers that a visitor makes up
+//! let nobody in.
 
 use stage::edge::{Edge, Mode, wait_site};
 use stage::proxies::{Kind, Proxy};
 use stage::upstream::Upstream;
-use stage::{http, tls};
+use stage::{http, pages, tls};
 
 use super::{BIN, FRIEND, STRANGER};
-
-const README: &str = include_str!("../../../../../README.md");
-const MANUAL: &str = include_str!("../../../../../docs/manual/tunnel.md");
-
-/// The block of a page that begins so, without its first line.
-fn block(page: &'static str, begin: &str) -> &'static str {
-    let at = page.find(begin).unwrap_or_else(|| panic!("the page shows {begin:?}"));
-    page[at..].split_once('\n').unwrap().1.split("```").next().unwrap()
-}
 
 /// What a stranger may try, to be taken for a friend.
 const FORGED: [(&str, &str); 9] = [
@@ -39,7 +30,7 @@ fn recipe(kind: Kind, text: &str) {
             }
         }
     });
-    // As README starts it, for one friend.
+    // As the manual starts it, for one friend.
     let rules = ["--trusted-proxies", "127.0.0.1", "--allow-ips-data", "127.0.0.9,127.0.0.1"];
     let edge = Edge::start(BIN, Mode::Http, false, &rules);
     let Some(proxy) = Proxy::printed(kind, text, edge.http, edge.control) else { return };
@@ -72,12 +63,12 @@ fn recipe(kind: Kind, text: &str) {
 
 #[test]
 fn caddy() {
-    recipe(Kind::Caddy, block(README, "# Caddyfile\nexample.com:9443"));
+    recipe(Kind::Caddy, &pages::recipe("caddy-front"));
 }
 
 #[test]
 fn nginx() {
-    recipe(Kind::Nginx, block(MANUAL, "# in http { }: for visitors on 9443"));
+    recipe(Kind::Nginx, &pages::recipe("nginx-front"));
 }
 
 /// Without `--trusted-proxies` the proxy is the visitor, and the edge says which flag was forgotten, once.
