@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::args::GlobalArgs;
 use crate::fail::Fail;
-use crate::meant;
+use crate::resolve;
 
 /// Asks the gate of this data directory.
 pub(crate) fn gate(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
-    let dir = meant::data_dir(global.data_dir.clone())?;
+    let dir = resolve::data_dir(global.data_dir.clone())?;
     let start = "start one with `portcullis gatekeeper` or `portcullis serve --config FILE`";
     running(&gate::gate_socket(&dir), "gate", &dir, start)?;
     socket(&gate::gate_socket(&dir), verb, args)
@@ -20,7 +20,7 @@ pub(crate) fn gate(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value
 
 /// Asks the coordination server of this data directory.
 pub(crate) fn control(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
-    let dir = meant::data_dir(global.data_dir.clone())?;
+    let dir = resolve::data_dir(global.data_dir.clone())?;
     let path = control::control_socket(&dir);
     running(&path, "coordination server", &dir, "start one with `portcullis control`")?;
     socket(&path, verb, args)

@@ -1,30 +1,15 @@
 //! The one binary. In: arguments, environment, files. Out: a room that runs, or an answer of one that does.
 
-mod admin;
 mod args;
 mod ask;
-mod backup;
-mod clock;
-mod config;
-mod control;
+mod commands;
 mod demo;
 mod fail;
-mod files;
-mod gate;
-mod gate_file;
-mod gatekeeper;
 mod logs;
-mod meant;
-mod mesh;
-mod nft;
 mod node_teacher;
-mod policy;
-mod proxy;
+mod resolve;
 mod say;
-mod status;
-mod token;
-mod tunnel;
-mod unit;
+mod systemd;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -35,7 +20,7 @@ use tunnel_proto::upstream::Plane;
 
 use crate::args::{Cli, ClientArgs, Command, EdgeArgs, Generate, Given, GlobalArgs, LogFormat, ServeArgs, Side};
 use crate::fail::{Done, Fail};
-use crate::meant::Kind;
+use crate::resolve::Kind;
 
 fn main() -> ExitCode {
     let (cli, given) = args::parse();
@@ -57,7 +42,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
     match &cli.command {
         Command::Http(Side::Server(a)) => edge(Kind::Http, a, global, given),
         Command::Tcp(Side::Server(a)) => edge(Kind::Tcp, a, global, given),
-        Command::Http(Side::Fileserver(a)) => files::run(a, given),
+        Command::Http(Side::Fileserver(a)) => commands::fileserver::run(a, given),
         Command::Tcp(Side::Fileserver(_)) => Err(Fail::usage("a folder is served by HTTP", "`portcullis fileserver`")),
         Command::Uplink { .. } => Err(Fail::usage(
             "`uplink` belongs to a service that inlets sells; there is no such thing here",
@@ -76,36 +61,36 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
             classic_env(&mut a.token);
             client(Plane::Http, &a, given)
         }
-        Command::Fileserver(a) => files::run(a, given),
-        Command::Status(a) => status::run(a, given),
+        Command::Fileserver(a) => commands::fileserver::run(a, given),
+        Command::Status(a) => commands::status::run(a, given),
         Command::Gatekeeper(a) => match a.generate {
-            Some(kind) => no_k8s(kind).and_then(|()| gatekeeper::generate(a, global)),
-            None => block_on(gatekeeper::run(a, global)),
+            Some(kind) => no_k8s(kind).and_then(|()| commands::gatekeeper::generate(a, global)),
+            None => block_on(commands::gatekeeper::run(a, global)),
         },
-        Command::List(a) => return gate::list(a, global),
-        Command::Grant(a) => return gate::grant(a, global),
-        Command::Audit(a) => return gate::audit(a, global),
-        Command::Nft(c) => nft::run(c, global),
-        Command::Doctor(a) => return gate::doctor(a, global),
-        Command::Backup(a) => backup::backup(a, global),
-        Command::Clock(c) => clock::run(c, global),
-        Command::Restore(a) => backup::restore(a, global),
+        Command::List(a) => return commands::gate::list(a, global),
+        Command::Grant(a) => return commands::gate::grant(a, global),
+        Command::Audit(a) => return commands::gate::audit(a, global),
+        Command::Nft(c) => commands::nft::run(c, global),
+        Command::Doctor(a) => return commands::gate::doctor(a, global),
+        Command::Backup(a) => commands::backup::backup(a, global),
+        Command::Clock(c) => commands::clock::run(c, global),
+        Command::Restore(a) => commands::backup::restore(a, global),
         Command::Demo(a) if a.mesh == Some(true) => block_on(demo::mesh::run()),
         Command::Demo(a) => block_on(demo::run(a.once.unwrap_or(false))),
-        Command::Explain(a) => return admin::explain(a, global),
-        Command::Lists(a) => return admin::lists(a, global),
-        Command::Reload(a) => return admin::reload(a, global),
+        Command::Explain(a) => return commands::admin::explain(a, global),
+        Command::Lists(a) => return commands::admin::lists(a, global),
+        Command::Reload(a) => return commands::admin::reload(a, global),
         Command::Control(a) => match a.generate {
-            Some(kind) => no_k8s(kind).and_then(|()| control::unit(a, global)),
-            None => block_on(control::run(a, global)),
+            Some(kind) => no_k8s(kind).and_then(|()| commands::control::unit(a, global)),
+            None => block_on(commands::control::run(a, global)),
         },
-        Command::Users(c) => return mesh::users(c, global),
-        Command::Keys(c) => return mesh::keys(c, global),
-        Command::Nodes(c) => return mesh::nodes(c, global),
-        Command::Routes(c) => return mesh::routes(c, global),
-        Command::Apps(c) => return mesh::apps(c, global),
-        Command::Dns(c) => return mesh::dns(c, global),
-        Command::Policy(a) => return policy::run(a, global),
+        Command::Users(c) => return commands::mesh::users(c, global),
+        Command::Keys(c) => return commands::mesh::keys(c, global),
+        Command::Nodes(c) => return commands::mesh::nodes(c, global),
+        Command::Routes(c) => return commands::mesh::routes(c, global),
+        Command::Apps(c) => return commands::mesh::apps(c, global),
+        Command::Dns(c) => return commands::mesh::dns(c, global),
+        Command::Policy(a) => return commands::policy::run(a, global),
         Command::Completions { shell } => {
             let mut out = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut out);
@@ -118,7 +103,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
 }
 
 fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
-    let file = match meant::load_config(a.config.as_deref()) {
+    let file = match resolve::load_config(a.config.as_deref()) {
         Ok(file) => file,
         Err(fail) => {
             log(global, None);
@@ -131,33 +116,33 @@ fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
     if let Some(kind) = a.edge.limits.generate {
         return generate(kind, &a.edge, file.as_ref(), given);
     }
-    let plan = meant::edge(Kind::Serve, &a.edge, global, file.as_ref(), given)?;
-    block_on(tunnel::edge(plan))
+    let plan = resolve::edge(Kind::Serve, &a.edge, global, file.as_ref(), given)?;
+    block_on(commands::tunnel::edge(plan))
 }
 
 fn edge(kind: Kind, a: &EdgeArgs, global: &GlobalArgs, given: &Given) -> Done {
     if let Some(kind) = a.limits.generate {
         return generate(kind, a, None, given);
     }
-    let plan = meant::edge(kind, a, global, None, given)?;
-    block_on(tunnel::edge(plan))
+    let plan = resolve::edge(kind, a, global, None, given)?;
+    block_on(commands::tunnel::edge(plan))
 }
 
 fn client(plane: Plane, a: &ClientArgs, given: &Given) -> Done {
     if let Some(kind) = a.link.generate {
         no_k8s(kind)?;
-        let unit = unit::Unit { what: "Portcullis client", files: CLIENT_FILES, ..unit::Unit::default() };
-        say::raw(&unit::systemd(&unit));
+        let unit = systemd::Unit { what: "Portcullis client", files: CLIENT_FILES, ..systemd::Unit::default() };
+        say::raw(&systemd::render(&unit));
         return Ok(());
     }
-    let plan = meant::client(plane, a, given)?;
-    block_on(tunnel::client(plan))
+    let plan = resolve::client(plane, a, given)?;
+    block_on(commands::tunnel::client(plan))
 }
 
 /// Open files of a client: a connection to an upstream for each of the visitors that an edge takes by default.
 const CLIENT_FILES: u64 = 65_536;
 
-fn generate(kind: Generate, a: &EdgeArgs, file: Option<&config::Read>, given: &Given) -> Done {
+fn generate(kind: Generate, a: &EdgeArgs, file: Option<&resolve::config::Read>, given: &Given) -> Done {
     no_k8s(kind)?;
     let low = |p: Option<u16>| p.is_some_and(|p| p != 0 && p < 1024);
     let f = file.map(|r| &r.edge);
@@ -166,16 +151,22 @@ fn generate(kind: Generate, a: &EdgeArgs, file: Option<&config::Read>, given: &G
     let low_ports = opened
         || low(a.listen.port.or(f.and_then(|f| f.port)))
         || low(a.listen.control_port.or(f.and_then(|f| f.control_port)));
-    let visitors = a.limits.max_visitors.or(f.and_then(|f| f.max_visitors)).unwrap_or(meant::MAX_VISITORS);
+    let visitors = a.limits.max_visitors.or(f.and_then(|f| f.max_visitors)).unwrap_or(resolve::MAX_VISITORS);
     // The token of the file is root's, and read before the service's own user is there.
-    let token = file.filter(|_| token::find(&a.token, given).ok().flatten().is_none());
+    let token = file.filter(|_| resolve::token::find(&a.token, given).ok().flatten().is_none());
     let token = token.and_then(|r| r.edge.token_file.as_ref().map(|t| r.dir().join(t)));
     let files = u64::from(visitors) + ::tunnel::edge::FILES_KEPT as u64;
-    let data_dir = meant::data_dir(None)?;
-    let gate = file.map(|r| gate_file::plan(r, data_dir)).transpose()?.flatten();
+    let data_dir = resolve::data_dir(None)?;
+    let gate = file.map(|r| resolve::gate_file::plan(r, data_dir)).transpose()?.flatten();
     let enforcers = gate.map(|g| g.enforcers).unwrap_or_default();
     let what = if enforcers.is_empty() { "Portcullis edge" } else { "Portcullis" };
-    say::raw(&unit::systemd(&unit::Unit { what, low_ports, files, token, ..gatekeeper::unit(&enforcers) }));
+    say::raw(&systemd::render(&systemd::Unit {
+        what,
+        low_ports,
+        files,
+        token,
+        ..commands::gatekeeper::unit(&enforcers)
+    }));
     Ok(())
 }
 
@@ -206,7 +197,7 @@ fn classic_token(mut a: EdgeArgs) -> EdgeArgs {
     a
 }
 
-fn log(global: &GlobalArgs, file: Option<&config::EdgeFile>) {
+fn log(global: &GlobalArgs, file: Option<&resolve::config::EdgeFile>) {
     let form = global.log_format.or(file.and_then(|f| f.log_format)).unwrap_or(LogFormat::Text);
     let debug = global.debug.or(file.and_then(|f| f.debug)).unwrap_or(false);
     logs::start(form, debug);

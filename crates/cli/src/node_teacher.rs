@@ -15,7 +15,7 @@ use tailnet::Snapshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::control::Teach;
+use crate::commands::control::Teach;
 
 /// A node that stays is a proof again this often, well within the shortest life of a grant that makes sense.
 const AGAIN: Duration = Duration::from_secs(60);

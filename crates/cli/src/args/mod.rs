@@ -158,7 +158,7 @@ pub(crate) enum Command {
     /// Make a running edge read its lists and certificate again
     Reload(AdminArgs),
     /// Check, compile, test, explain, compare and lay out policies
-    Policy(crate::policy::PolicyArgs),
+    Policy(crate::commands::policy::PolicyArgs),
     /// Print the completions of a shell
     Completions {
         /// Which shell

@@ -26,8 +26,8 @@ use tracing::{info, warn};
 use crate::args::GlobalArgs;
 use crate::args::gate::{AlsoArgs, EvictArg, GatekeeperArgs, KeyArg, ScopeArg, Span};
 use crate::fail::{Done, Fail};
-use crate::unit::{self, Unit};
-use crate::{meant, say};
+use crate::systemd::{self, Unit};
+use crate::{resolve, say};
 
 /// Gatekeeper's own default.
 const MAX: usize = 10;
@@ -52,7 +52,7 @@ pub(crate) async fn run(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
             return Err(e.into());
         }
     };
-    crate::tunnel::gate_commands(&run, &gate, None, &data_dir);
+    crate::commands::tunnel::gate_commands(&run, &gate, None, &data_dir);
     Ok(run.finish().await?)
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn generate(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
     let implied = a.file.is_none() && plan.enforcers.iter().filter_map(Kind::file).any(std::path::Path::is_relative);
     let known = <GatekeeperArgs as clap::Args>::augment_args(clap::Command::new("gatekeeper"));
     let reads = known.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
-    say::raw(&unit::systemd(&Unit {
+    say::raw(&systemd::render(&Unit {
         what: "Portcullis gate",
         low_ports,
         files: FILES,
@@ -161,7 +161,7 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         hosts.into_iter().map(|host| Follow { list: list.clone(), host, until: None, pinned: false }).collect();
     let least = a.dns_least.and_then(|s| s.0).unwrap_or(Pace::default().least);
     Ok(GateSettings {
-        data_dir: meant::data_dir(global.data_dir.clone())?,
+        data_dir: resolve::data_dir(global.data_dir.clone())?,
         lists,
         own,
         proxies: Proxies {
@@ -202,7 +202,7 @@ fn traefik_style(a: &GatekeeperArgs, trusted: &AddrSet, own: &AddrSet) -> Result
         }
         (Some(depth), None) => Some(IpStrategy::Depth(depth)),
         (None, Some(text)) => {
-            let set = meant::set_of("TRAEFIK_EXCLUDED_IPS", &[text.to_string()], None, "TRAEFIK_EXCLUDED_IPS")?;
+            let set = resolve::set_of("TRAEFIK_EXCLUDED_IPS", &[text.to_string()], None, "TRAEFIK_EXCLUDED_IPS")?;
             let all = set.prefixes().to_vec();
             (!all.is_empty()).then_some(IpStrategy::Excluded(all))
         }
@@ -274,7 +274,7 @@ fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
 
 fn guests(a: &GatekeeperArgs) -> Result<usize, Fail> {
     match a.guests.as_deref().map(str::trim).filter(|g| !g.is_empty()) {
-        Some(text) => number(text, "MAX_GUESTS", "guests", 1..=crate::gate_file::MAX_GUESTS),
+        Some(text) => number(text, "MAX_GUESTS", "guests", 1..=crate::resolve::gate_file::MAX_GUESTS),
         None => Ok(Rules::default().guests.unwrap_or(MAX)),
     }
 }
@@ -348,10 +348,10 @@ fn trusted(text: Option<&str>) -> Result<AddrSet, Fail> {
         say_private_proxies("TRUSTED_PROXIES");
         return Ok(private_proxies());
     };
-    let set = meant::set_of("TRUSTED_PROXIES", &[text.to_string()], None, "TRUSTED_PROXIES")?;
+    let set = resolve::set_of("TRUSTED_PROXIES", &[text.to_string()], None, "TRUSTED_PROXIES")?;
     let shown: Vec<String> = set.prefixes().iter().take(10).map(ToString::to_string).collect();
     info!("X-Forwarded-For is believed from {}", shown.join(", "));
-    meant::say_wide(&set, "TRUSTED_PROXIES");
+    resolve::say_wide(&set, "TRUSTED_PROXIES");
     Ok(set)
 }
 

@@ -1,8 +1,12 @@
 //! What was meant. In: what was typed, and the configuration file. Out: settings of a room without an open question.
 
 mod client;
+pub(crate) mod config;
 mod edge;
+pub(crate) mod gate_file;
+pub(crate) mod proxy;
 mod rewrite;
+pub(crate) mod token;
 
 use std::path::PathBuf;
 

@@ -30,8 +30,8 @@ use toml::Spanned;
 use tracing::warn;
 
 use crate::args::gate::{CertArg, EvictArg, HeaderArg, KeyArg, Span, span, throttle};
-use crate::config::{ListValue, Read};
-use crate::gatekeeper::{SHARE_TTL, TTL, in_front, private_proxies};
+use crate::commands::gatekeeper::{SHARE_TTL, TTL, in_front, private_proxies};
+use crate::resolve::config::{ListValue, Read};
 
 /// A list that learns and forgets.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -345,10 +345,10 @@ pub(crate) fn plan(read: &Read, data_dir: PathBuf) -> anyhow::Result<Option<Gate
     ensure!(!lists.is_empty(), "{}: `[gate]` has no list; write one, such as `[lists.family]`", read.path.display());
     let trusted = match &g.trusted_proxies {
         None => private_proxies(),
-        Some(value) => crate::meant::set_of("trusted_proxies", &[], Some((value, read)), "gate.trusted_proxies")
+        Some(value) => crate::resolve::set_of("trusted_proxies", &[], Some((value, read)), "gate.trusted_proxies")
             .map_err(crate::fail::Fail::into_error)?,
     };
-    crate::meant::say_wide(&trusted, "trusted_proxies under [gate]");
+    crate::resolve::say_wide(&trusted, "trusted_proxies under [gate]");
     let (shares, guests) = file.shares(g)?;
     let mut servers: Vec<SocketAddr> = Vec::new();
     for s in &g.dns_servers {
@@ -521,7 +521,7 @@ impl File<'_> {
             (Some(depth), Some(_)) => bail!("{}: `depth` and `excluded_ips` exclude each other", self.line(depth)),
             (None, Some(value)) => {
                 let set =
-                    crate::meant::set_of("excluded_ips", &[], Some((value, self.read)), "gate.traefik.excluded_ips")
+                    crate::resolve::set_of("excluded_ips", &[], Some((value, self.read)), "gate.traefik.excluded_ips")
                         .map_err(crate::fail::Fail::into_error)?;
                 let all = set.prefixes().to_vec();
                 (!all.is_empty()).then_some(IpStrategy::Excluded(all))
@@ -626,9 +626,9 @@ pub(crate) fn check_doors(read: &Read) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, EdgeFile};
+    use crate::resolve::config::{self, EdgeFile};
 
-    const MANUAL: &str = include_str!("../../../docs/manual/gate.toml");
+    const MANUAL: &str = include_str!("../../../../docs/manual/gate.toml");
 
     #[derive(Debug, Deserialize)]
     struct Whole {

@@ -12,7 +12,8 @@ use runtime::run::Run;
 
 use crate::args::{FilesArgs, Given};
 use crate::fail::{Done, Fail};
-use crate::{meant, say, token};
+use crate::resolve::token;
+use crate::{resolve, say};
 
 /// Port that inlets-pro documents.
 const PORT: u16 = 8080;
@@ -24,7 +25,7 @@ pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
     let parts = if args.allow_ips.is_empty() {
         vec![ListPart::Default]
     } else {
-        meant::from_flags(&args.allow_ips, &given.place("allow_ips")).map_err(Fail::misused)?
+        resolve::from_flags(&args.allow_ips, &given.place("allow_ips")).map_err(Fail::misused)?
     };
     let sources =
         Sources { lists: vec![ListSource { name: fileserver::LIST.to_string(), parts }], ..Sources::default() };
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
         run.follow_signals()?;
         let doors = Doors::new();
         lists::start(&run, &doors, Arc::new(move || Ok(sources.clone())), None)?;
-        meant::say_unreachable(&doors.view(), fileserver::LIST, listen.ip(), "--addr 0.0.0.0");
+        resolve::say_unreachable(&doors.view(), fileserver::LIST, listen.ip(), "--addr 0.0.0.0");
         let ready = run.not_ready("file server");
         let handle = fileserver::start(settings, doors, &run).await?;
         let host = if handle.addr.ip().is_unspecified() {

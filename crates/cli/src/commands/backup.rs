@@ -4,12 +4,12 @@ use std::path::Path;
 
 use crate::args::{BackupArgs, GlobalArgs};
 use crate::fail::{Done, Fail};
-use crate::{meant, say};
+use crate::{resolve, say};
 
 /// `backup`: works while the process runs.
 pub(crate) fn backup(a: &BackupArgs, global: &GlobalArgs) -> Done {
     is_a_file(&a.file)?;
-    let dir = meant::data_dir(global.data_dir.clone())?;
+    let dir = resolve::data_dir(global.data_dir.clone())?;
     let store = runtime::backup::store(&dir, a.store.as_deref(), true)?;
     runtime::backup::backup(&store, &a.file)?;
     say::line(format!(
@@ -23,7 +23,7 @@ pub(crate) fn backup(a: &BackupArgs, global: &GlobalArgs) -> Done {
 /// `restore`: for a process that is stopped.
 pub(crate) fn restore(a: &BackupArgs, global: &GlobalArgs) -> Done {
     is_a_file(&a.file)?;
-    let dir = meant::data_dir(global.data_dir.clone())?;
+    let dir = resolve::data_dir(global.data_dir.clone())?;
     let store = runtime::backup::place(&a.file, &dir, a.store.as_deref())?;
     let kept = runtime::backup::restore(&a.file, &store)?;
     say::line(format!("{} is what {} holds now", store.display(), a.file.display()));

@@ -7,12 +7,13 @@ use tunnel::settings::{ClientSettings, UpstreamTls};
 
 use crate::args::{Given, StatusArgs};
 use crate::fail::{Done, Fail};
-use crate::{meant, proxy, say};
+use crate::resolve::proxy;
+use crate::{resolve, say};
 
 /// Asks the edge's `/status`.
 pub(crate) fn run(args: &StatusArgs, given: &Given) -> Done {
-    let (url, trust) = meant::trust(&args.trust, given)?;
-    let token = meant::token_for(&args.token, &args.trust, given)?;
+    let (url, trust) = resolve::trust(&args.trust, given)?;
+    let token = resolve::token_for(&args.token, &args.trust, given)?;
     let settings = ClientSettings {
         proxy: proxy::choose(&url, |name| std::env::var(name).ok())?,
         url,

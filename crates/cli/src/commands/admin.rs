@@ -7,26 +7,28 @@ use serde_json::{Value, json};
 
 use crate::args::{AdminArgs, ExplainArgs, GlobalArgs};
 use crate::fail::Fail;
-use crate::{meant, say};
+use crate::{resolve, say};
 
 /// `explain`: exit 0 if every answer is `allow`, 1 if one is `refuse`, so that scripts can ask.
 pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let json = args.admin.json.unwrap_or(false);
-    let by_gate = |service: Option<&str>| crate::gate::explain(&args.address.to_string(), service, json, global);
+    let by_gate =
+        |service: Option<&str>| crate::commands::gate::explain(&args.address.to_string(), service, json, global);
     let code = |allowed: bool| if allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) };
-    if args.admin.control_port.is_none() && crate::gate::runs(global) {
+    if args.admin.control_port.is_none() && crate::commands::gate::runs(global) {
         // Where only a gate runs, its lists are meant; beside an edge they are when they are named.
-        let edge_runs = runtime::api::find(&meant::data_dir(global.data_dir.clone())?, None).is_ok();
+        let edge_runs = runtime::api::find(&resolve::data_dir(global.data_dir.clone())?, None).is_ok();
         let named = match args.service.as_deref() {
-            Some(name) => crate::gate::lists(global)?.iter().any(|l| l == name),
+            Some(name) => crate::commands::gate::lists(global)?.iter().any(|l| l == name),
             None => false,
         };
         if !edge_runs || named {
             return Ok(code(by_gate(args.service.as_deref())?));
         }
     }
-    let dir = meant::data_dir(global.data_dir.clone())?;
-    if args.admin.control_port.is_none() && runtime::api::edges(&dir).is_empty() && !crate::gate::runs(global) {
+    let dir = resolve::data_dir(global.data_dir.clone())?;
+    if args.admin.control_port.is_none() && runtime::api::edges(&dir).is_empty() && !crate::commands::gate::runs(global)
+    {
         return Err(Fail::hinted(
             format!("neither an edge nor a gate runs from {}", dir.display()),
             "name its data directory with `--data-dir DIR`; in a container: `docker exec NAME portcullis explain …`",
@@ -43,8 +45,8 @@ pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCod
                 say::line(guard);
             }
             say::line(a["text"].as_str().unwrap_or("?"));
-            crate::gate::say_grants(a);
-            crate::gate::say_past(a);
+            crate::commands::gate::say_grants(a);
+            crate::commands::gate::say_past(a);
         }
         say_stale(&answer);
     }
@@ -92,8 +94,10 @@ fn say_stale(answer: &Value) {
 /// `reload`.
 pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     // A gate that runs alone is reached by its own socket.
-    let dir = meant::data_dir(global.data_dir.clone())?;
-    let answer = if args.control_port.is_none() && runtime::api::find(&dir, None).is_err() && crate::gate::runs(global)
+    let dir = resolve::data_dir(global.data_dir.clone())?;
+    let answer = if args.control_port.is_none()
+        && runtime::api::find(&dir, None).is_err()
+        && crate::commands::gate::runs(global)
     {
         crate::ask::gate(global, "reload", Value::Null)?
     } else {
@@ -114,7 +118,7 @@ pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, 
 }
 
 fn ask(args: &AdminArgs, global: &GlobalArgs, verb: &str, what: Value) -> Result<Value, Fail> {
-    let dir = meant::data_dir(global.data_dir.clone())?;
+    let dir = resolve::data_dir(global.data_dir.clone())?;
     let socket = runtime::api::find(&dir, args.control_port)?;
     crate::ask::socket(&socket, verb, what)
 }

@@ -18,10 +18,11 @@ use tunnel_proto::upstream::PortRanges;
 
 use crate::args::control::ControlArgs;
 use crate::args::{EdgeArgs, Given, GlobalArgs, ListArgs, TokenArgs, values};
-use crate::config::{self, EdgeFile, ListValue, Read};
-use crate::control::{self, Teach};
+use crate::commands::control::{self, Teach};
 use crate::fail::Fail;
-use crate::{gate_file, node_teacher, token};
+use crate::node_teacher;
+use crate::resolve::config::{self, EdgeFile, ListValue, Read};
+use crate::resolve::{gate_file, token};
 
 /// Which command was typed; they differ in their defaults only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +118,7 @@ pub(crate) fn edge(
     let tcp = (allow_ports.count() > 0).then_some(TcpPlane { addr: data_addr, allow_ports });
     let gate = file.map(|r| gate_file::plan(r, data_dir.clone())).transpose()?.flatten();
     if gate.is_some() && f.gate.as_ref().is_none_or(|g| g.trusted_proxies.is_none()) {
-        crate::gatekeeper::say_private_proxies("`trusted_proxies` under [gate]");
+        crate::commands::gatekeeper::say_private_proxies("`trusted_proxies` under [gate]");
     }
     let mesh = mesh(f, file, &data_dir, gate.as_ref())?;
     let gate_runs: Arc<OnceLock<Gate>> = Arc::default();

@@ -14,9 +14,10 @@ use tunnel::settings::EdgeTls;
 use tunnel::{client as client_room, edge as edge_room};
 use tunnel_proto::connect::{ConnectString, EdgeUrl, TokenPlace};
 
+use crate::commands::control;
 use crate::fail::Done;
-use crate::meant::{ClientPlan, EdgePlan};
-use crate::{control, meant, node_teacher, say};
+use crate::resolve::{ClientPlan, EdgePlan};
+use crate::{node_teacher, resolve, say};
 
 /// Runs an edge, a gate or both until they are told to stop.
 pub(crate) async fn edge(plan: EdgePlan) -> Done {
@@ -58,7 +59,7 @@ async fn start(plan: EdgePlan, run: &Run) -> Done {
     // A proxy or a balancer in front names its visitors.
     let fronted = !settings.trusted_proxies.is_empty() || settings.lb_proxy_protocol.is_some();
     if let Some(at) = settings.http.map(|h| h.ip()).or(settings.tcp.as_ref().map(|t| t.addr)).filter(|_| !fronted) {
-        meant::say_unreachable(
+        resolve::say_unreachable(
             &doors.view(),
             "data",
             at,

@@ -13,15 +13,15 @@ use serde_json::{Value, json};
 use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, ListArgs, ListCommand, Since, Span};
 use crate::args::{AdminArgs, GlobalArgs};
 use crate::fail::Fail;
-use crate::{ask, meant, say};
+use crate::{ask, resolve, say};
 
 /// `list` and `list show NAME`.
 pub(crate) fn list(a: &ListArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     match &a.what {
         Some(ListCommand::Show { name, json }) => show(name.as_deref(), json, global),
         // Where only an edge runs, its lists are meant.
-        None if !runs(global) && runtime::api::find(&meant::data_dir(global.data_dir.clone())?, None).is_ok() => {
-            crate::admin::lists(&AdminArgs { control_port: None, json: a.json.json }, global)
+        None if !runs(global) && runtime::api::find(&resolve::data_dir(global.data_dir.clone())?, None).is_ok() => {
+            crate::commands::admin::lists(&AdminArgs { control_port: None, json: a.json.json }, global)
         }
         None => {
             let answer = ask::gate(global, "gate-lists", Value::Null)?;
@@ -129,7 +129,7 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
 pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let logs = |told: Option<&PathBuf>| match told {
         Some(file) => Ok(vec![file.clone()]),
-        None => audit_logs(&meant::data_dir(global.data_dir.clone())?),
+        None => audit_logs(&resolve::data_dir(global.data_dir.clone())?),
     };
     if let Some(AuditCommand::Verify { file }) = &a.what {
         for path in logs(file.as_ref())? {
@@ -187,7 +187,7 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
 
 /// `doctor`: exit 0 if nothing is wrong, 1 otherwise.
 pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let dir = meant::data_dir(global.data_dir.clone())?;
+    let dir = resolve::data_dir(global.data_dir.clone())?;
     let answer = match runtime::api::find(&dir, None) {
         // Where only an edge runs, its list files can be wrong.
         Ok(edge) if !runs(global) => ask::socket(&edge, "doctor", Value::Null)?,
@@ -213,7 +213,7 @@ pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, F
 
 /// True if a gate runs from this data directory.
 pub(crate) fn runs(global: &GlobalArgs) -> bool {
-    meant::data_dir(global.data_dir.clone())
+    resolve::data_dir(global.data_dir.clone())
         .is_ok_and(|d| std::os::unix::net::UnixStream::connect(gate::gate_socket(&d)).is_ok())
 }
 

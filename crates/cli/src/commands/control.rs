@@ -15,8 +15,8 @@ use crate::args::GlobalArgs;
 use crate::args::control::ControlArgs;
 use crate::args::gate::{Span, span};
 use crate::fail::{Done, Fail};
-use crate::unit::{self, Unit};
-use crate::{meant, say};
+use crate::systemd::{self, Unit};
+use crate::{resolve, say};
 
 /// The domain of nodes' names: `.internal` is kept for networks of one's own (ICANN, 2024).
 const DOMAIN: &str = "mesh.internal";
@@ -82,14 +82,14 @@ pub(crate) struct Teach {
 pub(crate) fn unit(a: &ControlArgs, global: &GlobalArgs) -> Done {
     /// As many connections as the server has places, and what it needs besides.
     const FILES: u64 = 65_536;
-    let settings = plan(a, section(a)?, meant::data_dir(global.data_dir.clone())?)?;
+    let settings = plan(a, section(a)?, resolve::data_dir(global.data_dir.clone())?)?;
     let low = |port: u16| port != 0 && port < 1024;
     let low_ports = settings.listen.iter().chain(&settings.stun).any(|at| low(at.port()))
         || settings.metrics.is_some_and(|at| low(at.port()))
         || settings.server_url.needs_443();
     let what = "Portcullis coordination server";
     let unit = Unit { what, low_ports, files: FILES, suffix: "-control", copies_tls: true, ..Unit::default() };
-    say::raw(&unit::systemd(&unit));
+    say::raw(&systemd::render(&unit));
     Ok(())
 }
 
@@ -107,7 +107,7 @@ pub(crate) async fn run(a: &ControlArgs, global: &GlobalArgs) -> Done {
             "run both with `portcullis serve --config FILE`",
         ));
     }
-    let settings = plan(a, file, meant::data_dir(global.data_dir.clone())?)?;
+    let settings = plan(a, file, resolve::data_dir(global.data_dir.clone())?)?;
     let run = Run::new(runtime::run::DRAIN);
     run.follow_signals()?;
     serve(settings, &run).await?;
@@ -186,7 +186,7 @@ pub(crate) fn plan(a: &ControlArgs, file: Section, data_dir: PathBuf) -> Result<
     let trusted = if trusted.is_empty() {
         AddrSet::default()
     } else {
-        meant::set_of("TRUSTED_PROXIES", &trusted, None, "--trusted-proxies")?
+        resolve::set_of("TRUSTED_PROXIES", &trusted, None, "--trusted-proxies")?
     };
     let domain = a.domain.clone().or(file.domain).unwrap_or_else(|| DOMAIN.to_string());
     let domain = tailnet::domain_name(&domain)
@@ -243,7 +243,7 @@ fn read_config(path: &Path) -> Result<Section, Fail> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file: ControlFile = toml::from_str(&text).map_err(|e| {
         Fail::hinted(
-            format!("{}: {}", path.display(), crate::config::in_words(&e)),
+            format!("{}: {}", path.display(), crate::resolve::config::in_words(&e)),
             "docs/manual/control.md explains every key",
         )
     })?;

@@ -17,8 +17,8 @@ use tunnel::settings::Site;
 use tunnel_proto::upstream::PortRanges;
 
 use crate::args::{LogFormat, ProxyLine};
-use crate::control::Section;
-use crate::gate_file::{self, GateFile, ListFile};
+use crate::commands::control::Section;
+use crate::resolve::gate_file::{self, GateFile, ListFile};
 
 /// Read when `serve` is given no other file and this one exists.
 pub(crate) const DEFAULT_FILE: &str = "/etc/portcullis/edge.toml";
@@ -278,7 +278,7 @@ fn proxy_version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ProxyLine>
 mod tests {
     use super::*;
 
-    const MANUAL: &str = include_str!("../../../docs/manual/edge.toml");
+    const MANUAL: &str = include_str!("../../../../docs/manual/edge.toml");
 
     #[test]
     fn the_manual_is_a_valid_file_and_knows_every_key() {

@@ -7,8 +7,10 @@ use net::nftables::Table;
 
 use crate::args::GlobalArgs;
 use crate::args::gate::{NftBootArgs, NftCommand};
+use crate::commands::gatekeeper;
 use crate::fail::{Done, Fail};
-use crate::{gate_file, gatekeeper, meant, say, unit};
+use crate::resolve::gate_file;
+use crate::{resolve, say, systemd};
 
 /// Runs the command.
 pub(crate) fn run(command: &NftCommand, global: &GlobalArgs) -> Done {
@@ -42,7 +44,7 @@ fn boot(a: &NftBootArgs, global: &GlobalArgs) -> Done {
     let guards = guards(a, global)?;
     if let Some(kind) = a.generate {
         crate::no_k8s(kind)?;
-        say::raw(&unit::before_network("Ports that Portcullis guards, closed until it runs"));
+        say::raw(&systemd::before_network("Ports that Portcullis guards, closed until it runs"));
         return Ok(());
     }
     for (kind, rules) in guards {
@@ -70,8 +72,8 @@ fn guards(a: &NftBootArgs, global: &GlobalArgs) -> Result<Vec<(Kind, Rules)>, Fa
     }
     let nothing =
         || Fail::usage("there is nothing to guard", "give --nft-ports PORTS, or --config FILE with [[gate.nftables]]");
-    let file = meant::load_config(a.config.as_deref())?.ok_or_else(nothing)?;
-    let data_dir = meant::data_dir(global.data_dir.clone())?;
+    let file = resolve::load_config(a.config.as_deref())?.ok_or_else(nothing)?;
+    let data_dir = resolve::data_dir(global.data_dir.clone())?;
     let settings: Option<gate::GateSettings> = gate_file::plan(&file, data_dir)?;
     let mut out = Vec::new();
     if let Some(settings) = settings {

@@ -94,7 +94,7 @@ fn own_words(unit: &Unit) -> Words {
 }
 
 /// The unit for this process's own arguments, without `--generate`.
-pub(crate) fn systemd(unit: &Unit) -> String {
+pub(crate) fn render(unit: &Unit) -> String {
     let set = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     text(unit, &program(), own_words(unit), systemd_version(), &set.collect::<Vec<_>>())
 }

@@ -10,8 +10,8 @@ use tunnel_proto::upstream::{Plane, PortRanges, parse_upstreams};
 use super::rewrite;
 use crate::args::{ClientArgs, Given, PublishArgs, TokenArgs, TrustArgs};
 use crate::fail::Fail;
-use crate::proxy;
-use crate::token::{self, Token};
+use crate::resolve::proxy;
+use crate::resolve::token::{self, Token};
 
 /// Everything a client needs.
 pub(crate) struct ClientPlan {

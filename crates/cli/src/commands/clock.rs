@@ -12,15 +12,15 @@ use runtime::owner::length;
 use serde_json::{Value, json};
 
 use crate::args::{ClockCommand, GlobalArgs};
+use crate::commands::gate::when;
 use crate::fail::{Done, Fail};
-use crate::gate::when;
-use crate::{ask, meant, say};
+use crate::{ask, resolve, say};
 
 /// A second or two pass between two looks.
 const SAME: u64 = 5;
 
 pub(crate) fn run(c: &ClockCommand, global: &GlobalArgs) -> Done {
-    let dir = meant::data_dir(global.data_dir.clone())?;
+    let dir = resolve::data_dir(global.data_dir.clone())?;
     let found = found(&dir)?;
     match c {
         ClockCommand::Show(json) => show(&dir, &found, json.json == Some(true)),

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::args::GlobalArgs;
 use crate::args::control::{AppsCommand, DnsCommand, KeysCommand, NodesCommand, RoutesCommand, UsersCommand};
 use crate::args::gate::JsonArgs;
+use crate::commands::gate::{each, printed, when, word};
 use crate::fail::Fail;
-use crate::gate::{each, printed, when, word};
 use crate::{ask, say};
 
 type Answer = Result<ExitCode, Fail>;

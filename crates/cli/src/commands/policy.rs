@@ -9,9 +9,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::args::GlobalArgs;
+use crate::ask;
+use crate::commands::mesh;
 use crate::fail::Fail;
 use crate::say::plain;
-use crate::{ask, mesh};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use policy::{Change, Compiled, Diff, Policy, Problem, Question, Topology, Verdict, diff, format};
