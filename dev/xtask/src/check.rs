@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// Which crates a crate may use. Development dependencies are free among `stage` and `sim`.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("addr", &[]),
     ("access", &["addr"]),
     ("tailnet-proto", &["addr"]),
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("tunnel", &["tunnel-proto", "runtime", "access", "net", "addr"]),
     ("gate", &["runtime", "access", "net", "store", "addr"]),
     ("control", &["tailnet", "policy", "tailnet-proto", "runtime", "access", "net", "store", "addr"]),
+    ("demo", &["tunnel", "gate", "fileserver", "runtime", "tunnel-proto", "access", "net", "addr"]),
     ("portcullis", &PRODUCT),
     ("sim", &["tunnel-proto", "tailnet", "policy", "tailnet-proto", "access", "addr"]),
     ("stage", &[]),
@@ -29,7 +30,8 @@ const ARROWS: [(&str, &[&str]); 17] = [
 ];
 
 /// Everything that the binary is made of.
-const PRODUCT: [&str; 13] = [
+const PRODUCT: [&str; 14] = [
+    "demo",
     "tunnel",
     "gate",
     "control",
