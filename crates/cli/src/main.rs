@@ -107,7 +107,7 @@ fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
         Err(fail) => {
             log(global, None);
             return Err(fail.or_hint(
-                "docs/manual/edge.toml explains every key, gate.toml those of [lists] and [gate], control.md those of [control]",
+                "docs/manual/edge.toml explains every key, gate.toml those of [lists] and [gate], control.toml those of [control]",
             ));
         }
     };
