@@ -98,6 +98,15 @@ impl Bits {
     }
 }
 
+/// Rows of who sees whom, made symmetric: a node that may be reached must know who asks.
+pub(crate) fn symmetric(mut rows: Vec<Bits>) -> Vec<Bits> {
+    make_symmetric(&mut rows);
+    for (i, row) in rows.iter_mut().enumerate() {
+        row.unset(i);
+    }
+    rows
+}
+
 /// Makes a square relation symmetric: where `a` has `b`, `b` gets `a`. Works on blocks of 64 × 64 so that 10,000 rows
 /// take milliseconds.
 pub(crate) fn make_symmetric(rows: &mut [Bits]) {

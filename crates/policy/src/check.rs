@@ -1,7 +1,7 @@
 //! Whether a policy makes sense in itself. In: a [`Policy`] of the right form. Out: every name that does not exist,
 //! every word in a place where it means nothing, every circle. What the hosted service refuses is refused.
 
-use addr::{Addr, AddrRange, Prefix};
+use addr::{Addr, Prefix};
 
 use super::apps;
 use super::hujson::clip;
@@ -540,13 +540,4 @@ fn keys<T>(named: &Named<T>) -> Vec<&str> {
 /// Names of app connectors, without `app:`.
 fn app_names(p: &Policy) -> Vec<&str> {
     p.connectors().map(|c| c.name.as_str()).collect()
-}
-
-/// The addresses of a range as one type for both kinds of target.
-pub(crate) fn target_range(who: &Who) -> Option<AddrRange> {
-    match who {
-        Who::Prefix(p, _) => Some(p.range()),
-        Who::Range(r) => Some(*r),
-        _ => None,
-    }
 }

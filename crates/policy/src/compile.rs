@@ -9,13 +9,12 @@ use std::sync::{Arc, OnceLock};
 use addr::{Addr, Prefix};
 use tailnet_proto::tailcfg::{self, NetPortRange, PortRange};
 
-use super::bits::{Bits, make_symmetric};
+use super::bits::Bits;
 use super::caps;
 use super::language::Policy;
 use super::resolve::Resolver;
 use super::routes::{Reach, Routing};
-use super::rules::{Dest, Origin, Rule, Rules, Target};
-use super::tests::nets_match;
+use super::rules::{Dest, Origin, Rule, Rules, Target, nets_match};
 use super::topology::{Node, Topology, is_exit};
 use super::who::{Ports, Proto, Who};
 
@@ -613,13 +612,4 @@ fn protos(rule: &Rule) -> Vec<Proto> {
 /// The ports of a destination under a protocol.
 fn ports_of(d: &Dest, proto: Proto) -> impl Iterator<Item = Ports> + '_ {
     d.nets.iter().filter(move |(p, _)| *p == proto).flat_map(|(_, ports)| ports.iter().copied())
-}
-
-/// Rows of who sees whom, made symmetric: a node that may be reached must know who asks.
-pub(crate) fn symmetric(mut rows: Vec<Bits>) -> Vec<Bits> {
-    make_symmetric(&mut rows);
-    for (i, row) in rows.iter_mut().enumerate() {
-        row.unset(i);
-    }
-    rows
 }

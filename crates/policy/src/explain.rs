@@ -7,8 +7,7 @@ use super::compile::Compiled;
 use super::ipset::internet;
 use super::ranges::Ranges;
 use super::resolve::fits;
-use super::rules::{Dest, Origin, Rule};
-use super::tests::nets_match;
+use super::rules::{Dest, Origin, Rule, nets_match};
 use super::who::{Ports, Proto, Who, WhoPorts, has_ports, proto_name, read_who, read_who_ports};
 
 /// So many pairs of addresses are answered one by one; names like `autogroup:internet` have dozens.

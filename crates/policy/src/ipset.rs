@@ -9,10 +9,9 @@ use std::str::FromStr;
 
 use addr::Prefix;
 
-use super::check::target_range;
 use super::language::Policy;
 use super::ranges::Ranges;
-use super::who::Who;
+use super::who::{Who, target_range};
 
 /// What a set came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

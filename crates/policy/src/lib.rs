@@ -26,6 +26,7 @@ mod read;
 mod resolve;
 mod routes;
 mod rules;
+mod split_dns;
 mod ssh;
 mod tags;
 mod tests;

@@ -10,8 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use addr::Prefix;
 
-use super::bits::Bits;
-use super::compile::symmetric;
+use super::bits::{Bits, symmetric};
 use super::net::Net;
 use super::resolve::Resolver;
 use super::rules::{Rules, Sources};

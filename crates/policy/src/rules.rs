@@ -17,6 +17,9 @@ use super::ranges::Ranges;
 use super::resolve::{Change, Resolver, Set};
 use super::who::{Ports, Proto, Who};
 
+/// Protocols a test without `proto` asks about: TCP, UDP and both ICMPs, what filters mean by no protocol.
+const DEFAULT_PROTOS: [u8; 4] = [6, 17, 1, 58];
+
 /// Which rule of the document something comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
@@ -497,4 +500,17 @@ impl Target {
         }
         out
     }
+}
+
+/// True if one of these protocols and ports covers what is asked. No protocol stands for the usual ones on both sides.
+pub(crate) fn nets_match(nets: &[(Proto, Vec<Ports>)], proto: Proto, port: Option<u16>) -> bool {
+    nets.iter().any(|(p, ports)| {
+        let protocol = match (p, proto) {
+            (None, None) => true,
+            (None, Some(asked)) => DEFAULT_PROTOS.contains(&asked),
+            (Some(p), None) => DEFAULT_PROTOS.contains(p),
+            (Some(p), Some(asked)) => *p == asked,
+        };
+        protocol && port.is_none_or(|port| ports.iter().any(|r| r.contains(port)))
+    })
 }

@@ -10,11 +10,8 @@ use super::language::{SshTest, Test};
 use super::posture::Value;
 use super::problem::Pos;
 use super::resolve::fits;
-use super::rules::{Origin, Rule};
+use super::rules::{Origin, Rule, nets_match};
 use super::who::{Ports, Proto, Who, has_ports, proto_name};
-
-/// Protocols a test without `proto` asks about: TCP, UDP and both ICMPs, what filters mean by no protocol.
-const DEFAULT_PROTOS: [u8; 4] = [6, 17, 1, 58];
 
 /// One assertion and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,17 +234,4 @@ impl Compiled {
         let owners = self.resolver.users(src);
         owners.iter().flat_map(|u| self.resolver.devices_of(*u).unwrap_or_default().to_vec()).collect()
     }
-}
-
-/// True if one of these protocols and ports covers what is asked. No protocol stands for the usual ones on both sides.
-pub(crate) fn nets_match(nets: &[(Proto, Vec<Ports>)], proto: Proto, port: Option<u16>) -> bool {
-    nets.iter().any(|(p, ports)| {
-        let protocol = match (p, proto) {
-            (None, None) => true,
-            (None, Some(asked)) => DEFAULT_PROTOS.contains(&asked),
-            (Some(p), None) => DEFAULT_PROTOS.contains(p),
-            (Some(p), Some(asked)) => *p == asked,
-        };
-        protocol && port.is_none_or(|port| ports.iter().any(|r| r.contains(port)))
-    })
 }

@@ -144,6 +144,15 @@ impl Role {
     }
 }
 
+/// The addresses of a range as one type for both kinds of target.
+pub(crate) fn target_range(who: &Who) -> Option<AddrRange> {
+    match who {
+        Who::Prefix(p, _) => Some(p.range()),
+        Who::Range(r) => Some(*r),
+        _ => None,
+    }
+}
+
 /// Reads a name; spaces around it mean nothing.
 pub fn read_who(text: &str) -> Result<Who, String> {
     let text = text.trim();
