@@ -5,6 +5,7 @@
 //! time than one already seen counts as that one, so that setting a clock back gives nobody more time.
 
 mod bans;
+mod event;
 mod roam;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,206 +15,14 @@ use crate::{Ban, BanId, Claim, Evidence, Grant, GrantId, Whom};
 use addr::{Addr, AddrSet, Prefix};
 
 use crate::ended::{Ended, What};
+use crate::learned::LearnedEntries;
 use crate::page::{Page, Place, place};
-use crate::publish::Learnt;
 use roam::{MOVED, Moved};
 
+pub use crate::rules::{Evict, Rules};
 pub use bans::BANS;
+pub use event::{About, Audit, Close, Effect, Entry, Event, Outcome, Proof, Refusal};
 pub use roam::{OTHER_PLACE, PLACES};
-
-/// Who leaves when a list is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Evict {
-    /// Whoever was seen longest ago.
-    #[default]
-    LeastRecentlySeen,
-    /// Whoever came first, as Gatekeeper does.
-    FirstSeen,
-}
-
-/// What holds for one list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
-    /// At most so many learnt grants; guests, names' addresses, static and pinned entries do not count. `None`: no limit.
-    pub max: Option<usize>,
-    /// At most so many guests of share links. `None`: no limit.
-    pub guests: Option<usize>,
-    /// Who leaves when it is full.
-    pub evict: Evict,
-    /// Seconds from the latest proof to the end. `None`: a proof does not age.
-    pub ttl: Option<u64>,
-    /// Seconds from the latest sign of life (proof or admitted request) to the end. `None`: silence ends nothing.
-    pub idle: Option<u64>,
-    /// Width of a learnt IPv4 prefix in bits, 1 to 32: less than 32 for carriers whose customers change their address
-    /// within a pool from one connection to the next.
-    pub v4_width: u8,
-    /// Width of a learnt IPv6 prefix in bits, 1 to 128.
-    pub v6_width: u8,
-    /// Learn from private, loopback, link-local, CGN and unique local addresses too.
-    pub learn_private: bool,
-    /// At most so many places of one principal and family. `None`: no limit.
-    pub devices: Option<usize>,
-    /// Seconds that the old address of a device stays after its new one came. `None`: a new one ends no old one.
-    pub grace: Option<u64>,
-    /// Entries that are always on the list.
-    pub statics: Vec<Prefix>,
-}
-
-/// A proof: somebody showed at `addr` that the list's teacher may trust it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proof {
-    /// The list it opens.
-    pub list: String,
-    /// From where.
-    pub addr: Addr,
-    /// What was shown.
-    pub evidence: Evidence,
-    /// Who.
-    pub principal: Option<String>,
-    /// With which device.
-    pub device: Option<String>,
-    /// Seconds instead of the list's `ttl`, for a teacher with its own.
-    pub ttl: Option<u64>,
-}
-
-/// An entry made by a person or by a name's addresses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The list.
-    pub list: String,
-    /// From where; any width.
-    pub prefix: Prefix,
-    /// `Manual`, `Earlier` or `Dns`.
-    pub evidence: Evidence,
-    /// Who it is for, or the name.
-    pub principal: Option<String>,
-    /// When it ends; `None`: never by itself.
-    pub until: Option<u64>,
-    /// Break-glass: no limit removes it.
-    pub pinned: bool,
-}
-
-/// What can happen to the ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A teacher saw a proof.
-    Proof(Proof),
-    /// An address on the list was admitted somewhere.
-    Seen(String, Addr),
-    /// An entry by hand.
-    Add(Entry),
-    /// Several, saved together: the stretches of a range.
-    AddAll(Vec<Entry>),
-    /// A grant ends now, for all its reasons. The text says by whom or why.
-    Revoke(GrantId, String),
-    /// One reason of a grant ends now: that of this evidence, principal and device. The text says why.
-    Withdraw(GrantId, Claim, String),
-    /// A person ends grants and bans whom he likes, all of it or nothing.
-    Close(Close),
-    /// The ends of grants are set: as a person's word beside what proofs gave.
-    Extend {
-        /// Which.
-        ids: Vec<GrantId>,
-        /// When they end; `None`: they no longer end by themselves.
-        until: Option<u64>,
-        /// What proofs gave ends then too, until the next one.
-        shorten: bool,
-    },
-    /// Proofs of these count again on these lists.
-    Unban(Vec<(String, Whom)>),
-}
-
-/// What a person ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Close {
-    /// These grants, but for what followed names say.
-    pub ids: Vec<GrantId>,
-    /// Only what this principal has a part in; `None`: everybody's.
-    pub principal: Option<String>,
-    /// On which lists whose proofs no longer count, and until when.
-    pub bans: Vec<(String, Whom, Option<u64>)>,
-    /// By whom or why.
-    pub by: String,
-}
-
-/// What came of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// A new grant.
-    Given(GrantId),
-    /// The grant was there and lives on.
-    Renewed(GrantId),
-    /// The grant ended.
-    Ended(GrantId),
-    /// So many grants ended, changed or were forbidden to come back.
-    Settled(usize),
-    /// Nothing to do or nothing allowed.
-    Refused(Refusal),
-}
-
-/// Why an event changed nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// No such list.
-    NoList,
-    /// No such grant.
-    NoGrant,
-    /// The address is private and the list does not learn those.
-    Private,
-    /// The address is this machine's own.
-    Own,
-    /// Nobody can come from the address: multicast, broadcast, unspecified.
-    Nobodys,
-    /// A static entry of the list holds the address already.
-    Static,
-    /// The list is full of stronger evidence.
-    Full,
-    /// A person said that no proof of these counts.
-    Banned,
-    /// There is no room for another ban.
-    Bans,
-}
-
-/// What the shell must do, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Save this grant.
-    Persist(Grant),
-    /// Delete this grant from the store.
-    Forget(GrantId),
-    /// The desired entries of this list are different now.
-    Changed(String),
-    /// Save this ban.
-    PersistBan(Ban),
-    /// Delete this ban from the store.
-    ForgetBan(BanId),
-    /// Write this into the audit log.
-    Audit(Audit),
-    /// Remember this, for whoever asks why somebody is no longer in.
-    Ended(Ended),
-}
-
-/// A line of the audit log, before it has its place in the chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Audit {
-    /// When, seconds since the Unix epoch.
-    pub at: u64,
-    /// What happened.
-    pub what: What,
-    /// To what, as it was then.
-    pub about: About,
-    /// By whom or why; may be empty.
-    pub by: String,
-}
-
-/// To what something happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum About {
-    /// A grant.
-    Grant(Grant),
-    /// A ban.
-    Ban(Ban),
-}
 
 /// Every list and every live grant.
 #[derive(Debug, Default)]
@@ -243,28 +52,6 @@ const CLAIMS: usize = 32;
 #[must_use]
 pub fn seen_step(idle: Option<u64>) -> u64 {
     idle.map_or(SEEN_STEP, |i| (i / 3).min(SEEN_STEP))
-}
-
-/// Limits with nothing but the house's defaults: 50 guests, /64 for IPv6, no private addresses, five minutes of grace.
-impl Default for Rules {
-    fn default() -> Rules {
-        Rules {
-            max: None,
-            // An album is shown to a family, not to a town.
-            guests: Some(50),
-            evict: Evict::default(),
-            ttl: None,
-            idle: None,
-            v4_width: 32,
-            // A household or a phone has a whole /64 and changes its address in it daily (RFC 8981).
-            v6_width: 64,
-            learn_private: false,
-            devices: None,
-            // Long enough for requests under way and a phone that flaps between Wi-Fi and mobile data.
-            grace: Some(300),
-            statics: Vec::new(),
-        }
-    }
 }
 
 impl Ledger {
@@ -436,7 +223,7 @@ impl Ledger {
 
     /// What enforcers of a list should hold of its live grants.
     #[must_use]
-    pub fn learnt(&self, list: &str) -> Learnt {
+    pub fn learnt(&self, list: &str) -> LearnedEntries {
         self.lists.get(list).map(|p| p.learnt.clone()).unwrap_or_default()
     }
 

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{Ban, Grant, GrantId, Strength, Whom};
 use addr::{Addr, AddrSet, Prefix, SourceKey};
 
-use crate::ledger::{Evict, Rules};
-use crate::publish::Learnt;
+use crate::learned::LearnedEntries;
+use crate::rules::Rules;
 
 /// Which limit a grant counts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(crate) struct Page {
     /// Whose proofs do not count.
     pub(crate) bans: BTreeMap<Whom, Ban>,
     /// What enforcers should hold.
-    pub(crate) learnt: Learnt,
+    pub(crate) learnt: LearnedEntries,
 }
 
 impl Page {
@@ -53,7 +53,7 @@ impl Page {
             by_principal: BTreeMap::new(),
             saved_seen: BTreeMap::new(),
             bans: BTreeMap::new(),
-            learnt: Learnt::default(),
+            learnt: LearnedEntries::default(),
         }
     }
 
@@ -148,15 +148,6 @@ impl Page {
     /// Number of those who count for the limit of proven ones, and of guests.
     pub(crate) fn counted(&self) -> (usize, usize) {
         (self.proven.len(), self.guests.len())
-    }
-}
-
-impl Rules {
-    fn leaves_by(&self, g: &Grant) -> u64 {
-        match self.evict {
-            Evict::FirstSeen => g.given_at,
-            Evict::LeastRecentlySeen => g.seen_at,
-        }
     }
 }
 

@@ -2,13 +2,11 @@
 //! kind of enforcer. Only parsed prefixes and numbers are ever written: no name of a person or a service can become
 //! an instruction in somebody else's configuration.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use crate::GrantId;
 use addr::{Addr, AddrSet, Prefix};
 
+use crate::learned::{LearnedEntries, LearnedEntry};
 use crate::ledger::Ledger;
 
 /// The entries a list should have, at a generation.
@@ -20,31 +18,8 @@ pub struct Desired {
     pub list: String,
     /// Entries that are always there.
     pub statics: Vec<Prefix>,
-    /// Learnt entries in the order in which they were given, each with its end (seconds since the Unix epoch).
-    pub learnt: Learnt,
-}
-
-/// Learnt entries in the order in which they were given. A copy costs little and shares what does not change, and two
-/// copies are compared where they differ only: so a change costs the same on a list of ten and of 100,000.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Learnt {
-    blocks: BTreeMap<u64, Arc<BTreeMap<GrantId, Learned>>>,
-    len: usize,
-}
-
-/// A prefix and its end, seconds since the Unix epoch; `None`: no end.
-pub type Learned = (Prefix, Option<u64>);
-
-/// Grants whose numbers share all but these bits stand together: 100,000 are 400 blocks, of which a change copies one.
-const BLOCK_BITS: u32 = 8;
-
-/// What became of a grant between two copies of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change {
-    /// As it was; `None`: it was not there.
-    pub before: Option<Learned>,
-    /// As it is; `None`: it is gone.
-    pub after: Option<Learned>,
+    /// LearnedEntries entries in the order in which they were given, each with its end (seconds since the Unix epoch).
+    pub learnt: LearnedEntries,
 }
 
 /// All addresses from `first` to `last` of one family, until an end.
@@ -135,7 +110,7 @@ impl Desired {
         AddrSet::new(self.statics.iter().copied().chain(self.learnt.iter().map(|(p, _)| p)))
     }
 
-    /// Learnt entries, then static ones, each once, without those that another one covers. At least one: [`NOBODY`]
+    /// LearnedEntries entries, then static ones, each once, without those that another one covers. At least one: [`NOBODY`]
     /// stands for nobody.
     #[must_use]
     pub fn entries(&self) -> Vec<Prefix> {
@@ -159,83 +134,11 @@ impl Desired {
     }
 }
 
-impl Learnt {
-    /// Puts a grant in, in place of what had its number.
-    pub fn put(&mut self, id: GrantId, prefix: Prefix, end: Option<u64>) {
-        let block = self.blocks.entry(id.0 >> BLOCK_BITS).or_default();
-        if Arc::make_mut(block).insert(id, (prefix, end)).is_none() {
-            self.len += 1;
-        }
-    }
-
-    /// Takes a grant out.
-    pub fn remove(&mut self, id: GrantId) {
-        let Some(block) = self.blocks.get_mut(&(id.0 >> BLOCK_BITS)) else { return };
-        if block.contains_key(&id) {
-            Arc::make_mut(block).remove(&id);
-            self.len -= 1;
-        }
-        if block.is_empty() {
-            self.blocks.remove(&(id.0 >> BLOCK_BITS));
-        }
-    }
-
-    /// What stands under a number.
-    #[must_use]
-    pub fn get(&self, id: GrantId) -> Option<Learned> {
-        self.blocks.get(&(id.0 >> BLOCK_BITS))?.get(&id).copied()
-    }
-
-    /// Every entry, oldest grant first.
-    pub fn iter(&self) -> impl Iterator<Item = Learned> {
-        self.blocks.values().flat_map(|b| b.values().copied())
-    }
-
-    /// Number of entries.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// True if nothing is learnt.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// What is different in a later copy.
-    #[must_use]
-    pub fn changes(&self, later: &Learnt) -> Vec<Change> {
-        let none = Arc::default();
-        let mut out = Vec::new();
-        let mut compare = |a: &BTreeMap<GrantId, Learned>, b: &BTreeMap<GrantId, Learned>| {
-            for (id, before) in a {
-                let after = b.get(id).copied();
-                if after != Some(*before) {
-                    out.push(Change { before: Some(*before), after });
-                }
-            }
-            let new = b.iter().filter(|(id, _)| !a.contains_key(*id));
-            out.extend(new.map(|(_, after)| Change { before: None, after: Some(*after) }));
-        };
-        for (key, a) in &self.blocks {
-            let b = later.blocks.get(key).unwrap_or(&none);
-            if !Arc::ptr_eq(a, b) {
-                compare(a, b);
-            }
-        }
-        for (_, b) in later.blocks.iter().filter(|(key, _)| !self.blocks.contains_key(key)) {
-            compare(&none, b);
-        }
-        out
-    }
-}
-
 /// Stretches that do not overlap and hold exactly the addresses of these prefixes, in order; each ends with the latest
 /// of the prefixes that hold it. For sets of ranges whose entries must not overlap.
 #[must_use]
-pub fn stretches(entries: impl IntoIterator<Item = Learned>) -> Vec<Stretch> {
-    let mut sorted: Vec<Learned> = entries.into_iter().collect();
+pub fn stretches(entries: impl IntoIterator<Item = LearnedEntry>) -> Vec<Stretch> {
+    let mut sorted: Vec<LearnedEntry> = entries.into_iter().collect();
     // By family, start, then widest first: a parent stands before its children.
     sorted.sort_unstable();
     let mut out: Vec<Stretch> = Vec::new();
@@ -415,7 +318,10 @@ fn uncovered(all: Vec<Prefix>) -> Vec<Prefix> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::GrantId;
     use proptest::prelude::*;
 
     fn ps(text: &[&str]) -> Vec<Prefix> {
@@ -467,7 +373,7 @@ mod tests {
             a in prop::collection::btree_map(0u64..2_000, (any::<u8>(), 0u64..3), 0..60),
             b in prop::collection::btree_map(0u64..2_000, (any::<u8>(), 0u64..3), 0..60),
         ) {
-            let build = |from: &Learnt, m: &BTreeMap<u64, (u8, u64)>| {
+            let build = |from: &LearnedEntries, m: &BTreeMap<u64, (u8, u64)>| {
                 let mut l = from.clone();
                 (0..2_000).for_each(|id| match m.get(&id) {
                     Some((n, end)) => l.put(GrantId(id), Prefix::host(Addr::new([10, *n % 2, (id >> 8) as u8, id as u8].into())), Some(*end)),
@@ -475,7 +381,7 @@ mod tests {
                 });
                 l
             };
-            let first = build(&Learnt::default(), &a);
+            let first = build(&LearnedEntries::default(), &a);
             let second = build(&first, &b);
             prop_assert_eq!((first.len(), second.len()), (a.len(), b.len()));
             let ids = a.keys().chain(b.keys()).collect::<std::collections::BTreeSet<_>>();
@@ -486,7 +392,7 @@ mod tests {
             prop_assert!(changes.iter().all(|c| c.before != c.after));
             prop_assert!(second.changes(&second).is_empty());
             prop_assert_eq!(second.iter().count(), b.len());
-            let of = |l: &Learnt| Desired { learnt: l.clone(), statics: ps(&["192.0.2.5"]), ..Desired::default() };
+            let of = |l: &LearnedEntries| Desired { learnt: l.clone(), statics: ps(&["192.0.2.5"]), ..Desired::default() };
             let followed = follow(&of(&first).set(), &of(&first), &of(&second));
             let anew = of(&second).set();
             prop_assert_eq!(followed.prefixes(), anew.prefixes());

@@ -71,7 +71,7 @@ pub struct Picture {
 /// How full a list is, and whom that has cost a place since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Room {
-    /// Learnt entries that count for `max`.
+    /// LearnedEntries entries that count for `max`.
     pub proven: usize,
     /// Guests of share links.
     pub guests: usize,

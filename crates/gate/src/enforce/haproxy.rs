@@ -101,7 +101,7 @@ async fn quick(has: &Desired, d: &Desired, entries: &mut usize, socket: &Path, n
         return Ok(false);
     }
     let changes = has.learnt.changes(&d.learnt);
-    let keys = |which: fn(&access::publish::Change) -> Option<Prefix>| -> BTreeSet<Prefix> {
+    let keys = |which: fn(&access::learned::Change) -> Option<Prefix>| -> BTreeSet<Prefix> {
         changes.iter().filter_map(which).filter(|p| !d.statics.contains(p)).collect()
     };
     let (before, after) = (keys(|c| c.before.map(|b| b.0)), keys(|c| c.after.map(|a| a.0)));

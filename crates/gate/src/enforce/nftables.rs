@@ -43,7 +43,8 @@ mod linux {
     use std::collections::{BTreeMap, BTreeSet};
     use std::time::Duration;
 
-    use access::publish::{Desired, Learned, later, stretches};
+    use access::learned::LearnedEntry;
+    use access::publish::{Desired, later, stretches};
     use addr::{Addr, Port, Prefix};
     use anyhow::Context;
     use net::conntrack;
@@ -315,7 +316,8 @@ mod linux {
             return None;
         }
         let mut out = Differences::default();
-        let element = |l: Learned| -> Option<Element> { Element::exact(l.0).filter(|_| !d.statics.contains(&l.0)) };
+        let element =
+            |l: LearnedEntry| -> Option<Element> { Element::exact(l.0).filter(|_| !d.statics.contains(&l.0)) };
         for c in has.learnt.changes(&d.learnt) {
             if let Some(before) = c.before {
                 out.remove.push(element(before)?);
