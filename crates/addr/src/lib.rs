@@ -2,6 +2,7 @@
 //! own validity: a folded address, a normal prefix, an immutable set, a host, a port. No IO, no clock, no runtime.
 
 mod addr;
+mod diagnostic;
 mod host;
 mod list;
 mod port;
@@ -11,6 +12,7 @@ mod source;
 mod timestamp;
 
 pub use addr::{Addr, AddrError};
+pub use diagnostic::Diagnostic;
 pub use host::{Authority, Host};
 pub use list::{ListError, ListText, ListWarning, parse_list};
 pub use port::{Port, Transport};

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 /// Which crates a crate may use. Development dependencies are free among `stage` and `sim`.
 const ARROWS: [(&str, &[&str]); 18] = [
     ("addr", &[]),
+    ("api", &["addr"]),
     ("access", &["addr"]),
     ("tailnet-proto", &["addr"]),
     ("policy", &["tailnet-proto", "addr"]),
@@ -17,12 +18,11 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("tunnel-proto", &["access", "addr"]),
     ("net", &["addr"]),
     ("store", &[]),
-    ("runtime", &["access", "net", "store", "addr"]),
+    ("runtime", &["api", "access", "net", "store", "addr"]),
     ("fileserver", &["runtime", "access", "net", "addr"]),
-    ("tunnel", &["tunnel-proto", "runtime", "access", "net", "addr"]),
-    ("gate", &["runtime", "access", "net", "store", "addr"]),
-    ("control", &["tailnet", "policy", "tailnet-proto", "runtime", "access", "net", "store", "addr"]),
-    ("demo", &["tunnel", "gate", "fileserver", "runtime", "tunnel-proto", "access", "net", "addr"]),
+    ("tunnel", &["tunnel-proto", "runtime", "api", "access", "net", "addr"]),
+    ("gate", &["runtime", "api", "access", "net", "store", "addr"]),
+    ("control", &["tailnet", "policy", "tailnet-proto", "runtime", "api", "access", "net", "store", "addr"]),
     ("portcullis", &PRODUCT),
     ("sim", &["tunnel-proto", "tailnet", "policy", "tailnet-proto", "access", "addr"]),
     ("stage", &[]),
@@ -31,12 +31,12 @@ const ARROWS: [(&str, &[&str]); 18] = [
 
 /// Everything that the binary is made of.
 const PRODUCT: [&str; 14] = [
-    "demo",
     "tunnel",
     "gate",
     "control",
     "fileserver",
     "runtime",
+    "api",
     "tunnel-proto",
     "tailnet",
     "policy",
@@ -48,7 +48,7 @@ const PRODUCT: [&str; 14] = [
 ];
 
 /// Crates that must not do IO, tell the time or depend on a runtime.
-const PURE: [&str; 6] = ["addr", "access", "policy", "tailnet-proto", "tailnet", "tunnel-proto"];
+const PURE: [&str; 7] = ["addr", "api", "access", "policy", "tailnet-proto", "tailnet", "tunnel-proto"];
 
 /// What a pure crate must not name.
 const IMPURE: [&str; 7] =
