@@ -1,9 +1,10 @@
-//! Questions to a running process. In: which room, a verb, its arguments. Out: the answer as JSON, or who does not run
-//! and how to start it.
+//! Questions to a running process. In: which component and a request. Out: its answer, or who does not run and how to
+//! start it.
 
 use std::path::Path;
 
 use anyhow::Context;
+use api::{Answer, Call};
 use serde_json::Value;
 
 use crate::args::GlobalArgs;
@@ -11,11 +12,11 @@ use crate::fail::Fail;
 use crate::resolve;
 
 /// Asks the gate of this data directory.
-pub(crate) fn gate(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
+pub(crate) fn gate<C: Call>(global: &GlobalArgs, call: C) -> Result<C::Answer, Fail> {
     let dir = resolve::data_dir(global.data_dir.clone())?;
     let start = "start one with `portcullis gatekeeper` or `portcullis serve --config FILE`";
     running(&gate::gate_socket(&dir), "gate", &dir, start)?;
-    socket(&gate::gate_socket(&dir), verb, args)
+    socket(&gate::gate_socket(&dir), call)
 }
 
 /// Asks the coordination server of this data directory.
@@ -23,21 +24,29 @@ pub(crate) fn control(global: &GlobalArgs, verb: &str, args: Value) -> Result<Va
     let dir = resolve::data_dir(global.data_dir.clone())?;
     let path = control::control_socket(&dir);
     running(&path, "coordination server", &dir, "start one with `portcullis control`")?;
-    socket(&path, verb, args)
+    let answer = runtime()?.block_on(runtime::api::ask_json(&path, verb, args))?;
+    say_unsaved(answer["unsaved"].as_str());
+    Ok(answer)
 }
 
 /// Asks whoever listens at this socket.
-pub(crate) fn socket(path: &Path, verb: &str, args: Value) -> Result<Value, Fail> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let answer = runtime.block_on(runtime::api::ask(path, verb, args))?;
-    if let Some(why) = answer["unsaved"].as_str() {
-        // On the other stream: what is printed as JSON stays JSON.
+pub(crate) fn socket<C: Call>(path: &Path, call: C) -> Result<C::Answer, Fail> {
+    let answer = runtime()?.block_on(runtime::api::ask(path, call))?;
+    say_unsaved(answer.unsaved());
+    Ok(answer)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// On the other stream: what is printed as JSON stays JSON.
+fn say_unsaved(why: Option<&str>) {
+    if let Some(why) = why {
         eprintln!(
             "warning: in force, not saved yet: {why}\nhint: it is saved by itself when that ends; a crash before would undo it"
         );
     }
-    Ok(answer)
 }
 
 /// A socket that nobody listens at was left by a process that was killed.

@@ -1,17 +1,42 @@
 //! How the program fails. In: an error of any floor. Out: `error:`, the cause chain, `hint:` on standard error, and an
-//! exit code: 2 for wrong usage, 1 for failure.
+//! exit code.
 
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use runtime::hint::Hinted;
+use runtime::hint::{self, Diagnostic};
 
 use crate::say::plain;
+
+/// How a command ends, for scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// It failed, or found something wrong.
+    Failure = 1,
+    /// It was used wrongly.
+    Usage = 2,
+    /// It was asked whether something may pass, and it may not.
+    Refused = 3,
+}
+
+impl Exit {
+    /// Success if something may pass.
+    pub(crate) fn of(allowed: bool) -> ExitCode {
+        if allowed { ExitCode::SUCCESS } else { Exit::Refused.into() }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
 
 /// Why the program ends, and how.
 #[derive(Debug)]
 pub(crate) struct Fail {
-    code: u8,
+    exit: Exit,
     error: anyhow::Error,
     hint: Option<String>,
 }
@@ -22,23 +47,23 @@ pub(crate) type Done = Result<(), Fail>;
 impl Fail {
     /// Wrong usage: exit 2.
     pub(crate) fn usage(what: impl Display, hint: impl Display) -> Fail {
-        Fail { code: 2, error: anyhow::anyhow!("{what}"), hint: Some(hint.to_string()) }
+        Fail { exit: Exit::Usage, error: anyhow::anyhow!("{what}"), hint: Some(hint.to_string()) }
     }
 
     /// A failure with advice: exit 1.
     pub(crate) fn hinted(what: impl Display, hint: impl Display) -> Fail {
-        Fail { code: 1, error: anyhow::anyhow!("{what}"), hint: Some(hint.to_string()) }
+        Fail { exit: Exit::Failure, error: anyhow::anyhow!("{what}"), hint: Some(hint.to_string()) }
     }
 
     /// Wrong usage from an error that says enough.
     pub(crate) fn misused(error: anyhow::Error) -> Fail {
-        Fail { code: 2, error, hint: None }
+        Fail { exit: Exit::Usage, error, hint: None }
     }
 
     /// The error alone, with its advice if it has some.
     pub(crate) fn into_error(self) -> anyhow::Error {
         match self.hint {
-            Some(hint) => self.error.context(Hinted { what: "the configuration is not usable".to_string(), hint }),
+            Some(hint) => self.error.context(Diagnostic::new("the configuration is not usable", hint)),
             None => self.error,
         }
     }
@@ -53,7 +78,7 @@ impl Fail {
     pub(crate) fn report(&self) -> ExitCode {
         let text = self.text();
         text.lines().for_each(|l| eprintln!("{}", plain(l)));
-        ExitCode::from(self.code)
+        self.exit.into()
     }
 
     fn text(&self) -> String {
@@ -61,7 +86,7 @@ impl Fail {
         let mut hint = self.hint.clone();
         let mut before = String::new();
         for (n, cause) in self.error.chain().enumerate() {
-            hint = hint.or_else(|| cause.downcast_ref::<Hinted>().map(|h| h.hint.clone()));
+            hint = hint.or_else(|| hint::in_link(cause).map(str::to_string));
             let mut cause = cause.to_string();
             // Floors without `Hinted` write the hint below their words.
             if let Some((words, below)) = cause.split_once("\nhint: ") {
@@ -85,7 +110,7 @@ impl Fail {
 
 impl From<anyhow::Error> for Fail {
     fn from(error: anyhow::Error) -> Fail {
-        Fail { code: 1, error, hint: None }
+        Fail { exit: Exit::Failure, error, hint: None }
     }
 }
 
@@ -105,7 +130,7 @@ mod tests {
 
     #[test]
     fn chain_and_hint_from_any_floor() {
-        let deep = Err::<(), _>(Hinted::error("the edge is not trusted", "pin it with --ca-fingerprint"));
+        let deep = Err::<(), _>(hint::Hinted::error("the edge is not trusted", "pin it with --ca-fingerprint"));
         let fail = Fail::from(
             deep.context("cannot connect to wss://e")
                 .map_err(|e| e.context("client failed"))

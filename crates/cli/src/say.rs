@@ -4,6 +4,9 @@
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 
+use addr::Timestamp;
+use anyhow::Context;
+
 /// Writes text as it is.
 pub(crate) fn raw(text: &str) {
     let mut out = std::io::stdout().lock();
@@ -18,6 +21,29 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     let text = text.to_string();
     let shown: Vec<Cow<'_, str>> = text.split('\n').map(plain).collect();
     raw(&(shown.join("\n") + "\n"));
+}
+
+/// Writes a value as JSON, over several lines. Keys are in the alphabet's order.
+pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_value(value).and_then(|v| serde_json::to_string_pretty(&v));
+    line(text.context("cannot print the answer")?);
+    Ok(())
+}
+
+/// A word for a cell or a line: names come from certificates and hosts, so what steers a terminal or ends the line is
+/// taken out.
+pub(crate) fn word(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Words with something between them.
+pub(crate) fn words<T: AsRef<str>>(all: &[T], between: &str) -> String {
+    all.iter().map(|t| word(t.as_ref())).collect::<Vec<_>>().join(between)
+}
+
+/// Seconds since the Unix epoch as `2026-11-21 14:00:00Z`.
+pub(crate) fn when(at: u64) -> String {
+    Timestamp(at).to_string().replacen('T', " ", 1)
 }
 
 /// A word or a line as a person may see it: names come from policies under review, from hosts, from strangers, and what
@@ -76,6 +102,17 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates() {
+        for (t, text) in [
+            (0u64, "1970-01-01 00:00:00Z"),
+            (951_782_400, "2000-02-29 00:00:00Z"),
+            (1_795_269_600, "2026-11-21 14:00:00Z"),
+        ] {
+            assert_eq!(when(t), text);
+        }
+    }
 
     #[test]
     fn nothing_that_is_shown_moves_the_cursor_or_turns_a_line() {

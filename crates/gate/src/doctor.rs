@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use serde_json::{Value, json};
 
 use super::Gate;
 use super::asked::{Cert, Peer, holder};
@@ -202,8 +201,8 @@ fn full(gate: &Gate, found: &mut Vec<Finding>) {
     }
 }
 
-/// Everything that is wrong, as `{"found": [{"id", "what", "fix", "accepted"}]}`.
-pub(super) async fn doctor(gate: &Gate) -> Value {
+/// Everything that is wrong.
+pub(super) async fn doctor(gate: &Gate) -> api::Findings {
     let desk = &gate.desk;
     let mut found: Vec<Finding> = Vec::new();
     own(gate, &mut found);
@@ -219,10 +218,13 @@ pub(super) async fn doctor(gate: &Gate) -> Value {
     for site in &desk.probes {
         found.extend(ask(desk, site).await);
     }
-    let each = found.into_iter().map(
-        |f| json!({ "id": f.id.to_string(), "what": f.what, "fix": f.fix, "accepted": desk.accept.contains(&f.id) }),
-    );
-    json!({ "found": each.collect::<Vec<_>>(), "accept": desk.told.accept() })
+    let each = found.into_iter().map(|f| api::Finding {
+        id: f.id.to_string(),
+        what: f.what,
+        fix: f.fix,
+        accepted: desk.accept.contains(&f.id),
+    });
+    api::Findings { found: each.collect(), accept: Some(desk.told.accept().to_string()) }
 }
 
 impl Finding {

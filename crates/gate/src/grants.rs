@@ -1,4 +1,4 @@
-//! What people do with grants: add, revoke, ban, extend. In: JSON of the command line. Out: one event for the keeper, so
+//! What people do with grants: add, revoke, ban, extend. In: a request of the command line. Out: one event for the keeper, so
 //! that a command is done wholly or not at all, and what came of it, with everything that a person should know.
 //!
 //! Nothing is ended that was not named: a wider grant around an address, a narrower one within a prefix and what a
@@ -8,13 +8,16 @@ use access::ledger::{Close, Entry, Event, Outcome};
 use access::names::{Follow, HostName};
 use access::{Claim, Evidence, Grant, GrantId, Whom};
 use addr::{Prefix, parse_list};
-use anyhow::{Context, anyhow};
-use serde_json::{Value, json};
+use anyhow::anyhow;
+use api::Error;
+use api::gate::{
+    Add, Added, BanTime, Banned, ChangeGrants, Extend, Extended, Followed, GrantsChanged, OnList, Revoke, Revoked,
+    Unban, Unbanned, Unfollowed,
+};
 
 use super::Gate;
 use super::keeper::{Done, said};
-use super::verbs::{no_list, text};
-use runtime::hint::Hinted;
+use super::verbs::{no_list, refused};
 
 /// More addresses than a provider's pool has: IPv4 as a /16, IPv6 as a /32. Adding that many at once asks for `--yes`.
 const WIDE: (u8, u8) = (16, 32);
@@ -25,42 +28,50 @@ const NAMES_SHOWN: usize = 10;
 ///
 /// # Errors
 /// What is wrong with it; nothing was changed.
-pub(super) async fn act(gate: &Gate, args: &Value) -> anyhow::Result<Value> {
-    let act = text(args, "act").context("`act` is missing")?;
-    let now = gate.keeper.picture.time.now();
-    let until = args.get("for").and_then(Value::as_u64).map(|secs| now.saturating_add(secs));
-    if let Some(list) = text(args, "list")
-        && !gate.keeper.published.borrow().lists.contains_key(list)
-    {
-        return Err(no_list(gate, list));
-    }
-    let what = if act == "add" { text(args, "prefix") } else { text(args, "what") };
-    if let Some(name) = what.filter(|t| t.trim().starts_with("dns:")) {
-        return named(gate, act, name, args, until).await;
-    }
-    let what = what.with_context(|| format!("`{}` is missing", if act == "add" { "prefix" } else { "what" }))?;
-    match act {
-        "add" => add(gate, what, args, until).await,
-        "revoke" => revoke(gate, what, args, now).await,
-        "unban" => unban(gate, what, args).await,
-        "extend" => extend(gate, what, args, until).await,
-        other => Err(anyhow!("there is no `{other}` for grants")),
+pub(super) async fn act(gate: &Gate, call: ChangeGrants) -> anyhow::Result<GrantsChanged> {
+    match call {
+        ChangeGrants::Add(a) => add(gate, &a).await,
+        ChangeGrants::Revoke(r) => revoke(gate, &r).await,
+        ChangeGrants::Unban(u) => unban(gate, &u).await,
+        ChangeGrants::Extend(e) => extend(gate, &e).await,
     }
 }
 
-fn flag(args: &Value, key: &str) -> bool {
-    args.get(key).and_then(Value::as_bool).unwrap_or(false)
+/// That the list is there, if one was named.
+fn exists(gate: &Gate, list: Option<&str>) -> anyhow::Result<()> {
+    match list {
+        Some(list) if !gate.keeper.published.borrow().lists.contains_key(list) => Err(no_list(gate, list)),
+        _ => Ok(()),
+    }
 }
 
-async fn add(gate: &Gate, what: &str, args: &Value, until: Option<u64>) -> anyhow::Result<Value> {
-    let list = text(args, "list").context("`list` is missing")?;
+/// The host name that is meant, if one is.
+fn host_name(what: &str) -> anyhow::Result<Option<HostName>> {
+    if !what.trim().starts_with("dns:") {
+        return Ok(None);
+    }
+    what.parse().map(Some).map_err(|e: String| Error::refused(e).into())
+}
+
+/// A time from now on.
+fn end(gate: &Gate, secs: Option<u64>) -> Option<u64> {
+    secs.map(|secs| gate.keeper.picture.time.now().saturating_add(secs))
+}
+
+async fn add(gate: &Gate, a: &Add) -> anyhow::Result<GrantsChanged> {
+    let (what, list) = (a.prefix.as_str(), a.list.as_str());
+    exists(gate, Some(list))?;
+    let until = end(gate, a.r#for);
+    if let Some(host) = host_name(what)? {
+        return follow(gate, host, vec![a.list.clone()], until, a.pinned).await;
+    }
     let read = parse_list(what).map_err(|e| not_an_address(&e.text, &e.reason))?;
     let prefixes = read.prefixes;
     let Some(first) = prefixes.first().copied() else {
-        return Err(anyhow!("`{what}` names no address"));
+        return Err(Error::refused(format!("`{what}` names no address")).into());
     };
-    if let Some(wide) = wide(&prefixes).filter(|_| !flag(args, "yes")) {
-        return Err(Hinted::error(
+    if let Some(wide) = wide(&prefixes).filter(|_| !a.yes) {
+        return Err(refused(
             format!("{wide}; nothing was changed"),
             format!("if that is meant: `portcullis grant add {what} --list {list} --yes`, best with `--for 1h`"),
         ));
@@ -69,11 +80,11 @@ async fn add(gate: &Gate, what: &str, args: &Value, until: Option<u64>) -> anyho
         list: list.to_string(),
         prefix,
         evidence: Evidence::Manual,
-        principal: text(args, "principal").map(str::to_string),
+        principal: a.principal.clone(),
         until,
-        pinned: flag(args, "pinned"),
+        pinned: a.pinned,
     };
-    let bans = bans_within(gate, list, &prefixes, text(args, "principal"));
+    let bans = bans_within(gate, list, &prefixes, a.principal.as_deref());
     let done = if prefixes.len() == 1 {
         tell(gate, Event::Add(entry(first))).await?
     } else {
@@ -88,7 +99,8 @@ async fn add(gate: &Gate, what: &str, args: &Value, until: Option<u64>) -> anyho
         (Outcome::Given(id) | Outcome::Renewed(id), _) => id.to_string(),
         (_, all) => all.iter().map(|g| g.id.to_string()).collect::<Vec<_>>().join(", "),
     };
-    Ok(json!({ "grant": id, "generation": done.generation, "unsaved": done.unsaved, "until": until, "notes": notes }))
+    let (generation, unsaved) = (done.generation, done.unsaved);
+    Ok(GrantsChanged::Added(Added { grant: id, generation, unsaved, until, notes }))
 }
 
 /// A word for entries that hold very many addresses that are not one's own.
@@ -128,6 +140,15 @@ fn bans_within(gate: &Gate, list: &str, prefixes: &[Prefix], principal: Option<&
     bans.values().filter(|b| b.list == list && over(&b.whom)).map(|b| b.whom.clone()).collect()
 }
 
+/// Which grants are meant beside those that were named.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reach {
+    /// Those around them.
+    wider: bool,
+    /// Those within them.
+    within: bool,
+}
+
 /// What a person means by a word, among the grants there are.
 #[derive(Debug, Default)]
 struct Meant {
@@ -144,16 +165,15 @@ struct Meant {
 }
 
 /// The grants that a person means: `g17`, an address, a prefix, a range, or somebody's name.
-fn meant(gate: &Gate, what: &str, args: &Value) -> anyhow::Result<Meant> {
+fn meant(gate: &Gate, what: &str, only: Option<&str>, reach: Reach) -> anyhow::Result<Meant> {
     let picture = &gate.keeper.picture;
-    let only = text(args, "list");
     let (grants, rules) = (picture.grants.read(), picture.rules.read());
     let lists: Vec<&String> = rules.keys().filter(|l| only.is_none_or(|w| w == l.as_str())).collect();
     let all = || grants.iter().filter(|(l, _)| lists.contains(l)).flat_map(|(_, g)| g.values());
     let mut out = Meant::default();
     if let Some(n) = what.strip_prefix('g').and_then(|n| n.parse().ok()) {
         let Some(g) = all().find(|g| g.id == GrantId(n)) else {
-            return Err(Hinted::error(
+            return Err(refused(
                 format!("there is no live grant {what}"),
                 format!("`portcullis list show` shows them; `portcullis audit` what became of {what}"),
             ));
@@ -164,7 +184,7 @@ fn meant(gate: &Gate, what: &str, args: &Value) -> anyhow::Result<Meant> {
     }
     let asked = match parse_list(what) {
         Ok(read) if !read.prefixes.is_empty() => read.prefixes,
-        Ok(_) => return Err(anyhow!("`{what}` names no address")),
+        Ok(_) => return Err(Error::refused(format!("`{what}` names no address")).into()),
         Err(e) => {
             let has = |g: &&Grant| g.claims().any(|c| c.principal.as_deref() == Some(what));
             out.grants = all().filter(has).cloned().collect();
@@ -178,7 +198,7 @@ fn meant(gate: &Gate, what: &str, args: &Value) -> anyhow::Result<Meant> {
                 names.truncate(NAMES_SHOWN);
                 return Err(match names.is_empty() || what.parse::<HostName>().is_ok() {
                     true => not_an_address(&e.text, &e.reason),
-                    false => Hinted::error(
+                    false => refused(
                         format!("`{what}` is no grant (g17), no address ({}) and nobody who is on a list", e.reason),
                         format!("on the lists are {}", names.join(", ")),
                     ),
@@ -200,14 +220,14 @@ fn meant(gate: &Gate, what: &str, args: &Value) -> anyhow::Result<Meant> {
             let named = |g: &&Grant| g.prefix == typed || g.prefix == p;
             let within: Vec<&Grant> = on.values().filter(|g| p.covers(g.prefix) && !named(g)).collect();
             let exact: Vec<&Grant> = on.values().filter(named).collect();
-            if exact.is_empty() || flag(args, "within") {
+            if exact.is_empty() || reach.within {
                 out.grants.extend(within.into_iter().cloned());
             } else {
                 out.inside += within.len();
             }
             out.grants.extend(exact.into_iter().cloned());
             let around = on.values().filter(|g| g.prefix.covers(p) && !named(g)).cloned();
-            if flag(args, "wider") { out.grants.extend(around) } else { out.wider.extend(around) }
+            if reach.wider { out.grants.extend(around) } else { out.wider.extend(around) }
         }
     }
     Ok(out)
@@ -218,18 +238,26 @@ fn not_an_address(text: &str, reason: &str) -> anyhow::Error {
     let last = text.rsplit('.').next().unwrap_or_default();
     let spelled = last.starts_with(|c: char| c.is_ascii_alphabetic());
     if let Some(host) = text.parse::<HostName>().ok().filter(|_| spelled) {
-        return Hinted::error(
+        return refused(
             format!("`{text}` is a host name, not an address"),
             format!("write `{}`: the name's addresses are followed", host.entry()),
         );
     }
-    anyhow!("`{text}`: {reason}")
+    Error::refused(format!("`{text}`: {reason}")).into()
 }
 
-async fn revoke(gate: &Gate, what: &str, args: &Value, now: u64) -> anyhow::Result<Value> {
-    let m = meant(gate, what, args)?;
+async fn revoke(gate: &Gate, r: &Revoke) -> anyhow::Result<GrantsChanged> {
+    let what = r.what.as_str();
+    exists(gate, r.list.as_deref())?;
+    if let Some(host) = host_name(what)? {
+        return unfollow(gate, host, r).await;
+    }
+    let m = meant(gate, what, r.list.as_deref(), Reach { wider: r.wider, within: r.within })?;
     // `--for ever` is a ban without an end; no `--for` is none.
-    let ban = args.get("ban").filter(|b| !b.is_null()).map(|b| b.as_u64().map(|secs| now.saturating_add(secs)));
+    let ban = r.ban.map(|b| match b {
+        BanTime::Seconds(secs) => end(gate, Some(secs)),
+        BanTime::Forever => None,
+    });
     let ours = |c: &Claim| m.principal.is_none() || c.principal == m.principal;
     let by_name = |g: &&Grant| g.claims().filter(|c| ours(c)).any(|c| c.evidence == Evidence::Dns);
     let endable = |g: &&Grant| g.claims().filter(|c| ours(c)).any(|c| c.evidence != Evidence::Dns);
@@ -288,11 +316,13 @@ async fn revoke(gate: &Gate, what: &str, args: &Value, now: u64) -> anyhow::Resu
         ),
         (None, None) => {}
     }
-    Ok(json!({
-        "ended": ended.iter().map(|g| g.id.to_string()).collect::<Vec<_>>(),
-        "banned": bans.iter().map(|(list, whom, until)| json!({ "list": list, "whom": whom.to_string(), "until": until })).collect::<Vec<_>>(),
-        "generation": done.generation, "unsaved": done.unsaved,
-        "notes": notes,
+    let banned = bans.into_iter().map(|(list, whom, until)| Banned { list, whom: whom.to_string(), until }).collect();
+    Ok(GrantsChanged::Revoked(Revoked {
+        ended: ended.iter().map(|g| g.id.to_string()).collect(),
+        banned,
+        generation: done.generation,
+        unsaved: done.unsaved,
+        notes,
     }))
 }
 
@@ -309,18 +339,18 @@ fn names_of(g: &Grant) -> impl Iterator<Item = &str> {
 fn nothing_to_extend(what: &str, m: &Meant) -> anyhow::Error {
     if let Some(g) = m.grants.first() {
         let name = names_of(g).next().unwrap_or("dns:…");
-        return Hinted::error(
+        return refused(
             format!("{} is on `{}` because {name} has that address; nothing was changed", g.prefix, g.list),
             format!("it stays as long as the name has it; `portcullis grant add {}` lets it in by itself", g.prefix),
         );
     }
     if let Some(g) = m.wider.first() {
-        return Hinted::error(
+        return refused(
             format!("{what} is let in by a wider grant, {} ({}) on `{}`; nothing was changed", g.id, g.prefix, g.list),
             format!("`portcullis grant extend {} --for …` is for all of it", g.prefix),
         );
     }
-    Hinted::error(
+    refused(
         format!("no live grant is meant by `{what}`"),
         "`portcullis list show` shows them; `portcullis grant add` lets somebody in who is on no list",
     )
@@ -329,13 +359,13 @@ fn nothing_to_extend(what: &str, m: &Meant) -> anyhow::Error {
 fn nothing_to_end(what: &str, m: &Meant, named: &[&Grant]) -> anyhow::Error {
     if let Some(g) = named.first() {
         let name = names_of(g).next().unwrap_or("dns:…");
-        return Hinted::error(
+        return refused(
             format!("{} is on `{}` because {name} has that address; nothing was changed", g.prefix, g.list),
             format!("`portcullis grant revoke {name}`, or take it out of the configuration"),
         );
     }
     if let Some(g) = m.wider.first() {
-        return Hinted::error(
+        return refused(
             format!("{what} is let in by a wider grant, {} ({}) on `{}`; nothing was changed", g.id, g.prefix, g.list),
             format!(
                 "`portcullis grant revoke {}` ends it for all of these addresses, and so does `--wider`; `--for ever` alone keeps proofs of {what} out",
@@ -343,7 +373,7 @@ fn nothing_to_end(what: &str, m: &Meant, named: &[&Grant]) -> anyhow::Error {
             ),
         );
     }
-    Hinted::error(
+    refused(
         format!("no live grant is meant by `{what}`"),
         "`portcullis list show NAME` shows them; static entries are changed in the configuration; with `--for ever` no proof of it counts from now on",
     )
@@ -362,8 +392,13 @@ fn still_static(gate: &Gate, m: &Meant) -> Vec<String> {
     out
 }
 
-async fn unban(gate: &Gate, what: &str, args: &Value) -> anyhow::Result<Value> {
-    let only = text(args, "list");
+async fn unban(gate: &Gate, u: &Unban) -> anyhow::Result<GrantsChanged> {
+    let (what, only) = (u.what.as_str(), u.list.as_deref());
+    exists(gate, only)?;
+    if let Some(host) = host_name(what)? {
+        let why = format!("{} is not banned: a host name proves nothing", host.entry());
+        return Err(Error::refused(why).into());
+    }
     let asked: Vec<Prefix> = parse_list(what).map(|l| l.prefixes).unwrap_or_default();
     let (bans, all): (Vec<(String, Whom)>, Vec<String>) = {
         let bans = gate.keeper.picture.bans.read();
@@ -378,16 +413,22 @@ async fn unban(gate: &Gate, what: &str, args: &Value) -> anyhow::Result<Value> {
     if bans.is_empty() {
         let there =
             if all.is_empty() { "nobody is banned".to_string() } else { format!("banned are {}", all.join(", ")) };
-        return Err(Hinted::error(format!("`{what}` is not banned"), there));
+        return Err(refused(format!("`{what}` is not banned"), there));
     }
-    let ended: Vec<Value> = bans.iter().map(|(list, whom)| json!({ "list": list, "whom": whom.to_string() })).collect();
+    let unbanned = bans.iter().map(|(list, whom)| OnList { list: list.clone(), whom: whom.to_string() }).collect();
     let done = tell(gate, Event::Unban(bans)).await?;
-    Ok(json!({ "unbanned": ended, "generation": done.generation, "unsaved": done.unsaved }))
+    Ok(GrantsChanged::Unbanned(Unbanned { unbanned, generation: done.generation, unsaved: done.unsaved }))
 }
 
-async fn extend(gate: &Gate, what: &str, args: &Value, until: Option<u64>) -> anyhow::Result<Value> {
-    let m = meant(gate, what, args)?;
-    let shorten = flag(args, "shorten");
+async fn extend(gate: &Gate, e: &Extend) -> anyhow::Result<GrantsChanged> {
+    let (what, shorten) = (e.what.as_str(), e.shorten);
+    exists(gate, e.list.as_deref())?;
+    let until = end(gate, e.r#for);
+    if let Some(host) = host_name(what)? {
+        let lists = e.list.clone().map_or_else(|| following(gate, &host), |list| vec![list]);
+        return follow(gate, host, lists, until, false).await;
+    }
+    let m = meant(gate, what, e.list.as_deref(), Reach::default())?;
     let by_hand = |g: &&Grant| g.claims().any(|c| c.evidence != Evidence::Dns);
     let ids: Vec<GrantId> = m.grants.iter().filter(by_hand).map(|g| g.id).collect();
     if ids.is_empty() {
@@ -402,70 +443,72 @@ async fn extend(gate: &Gate, what: &str, args: &Value, until: Option<u64>) -> an
                 .to_string(),
         );
     }
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    Ok(
-        json!({ "extended": ids, "until": until, "generation": done.generation, "unsaved": done.unsaved, "notes": notes }),
-    )
+    Ok(GrantsChanged::Extended(Extended {
+        extended: ids.iter().map(ToString::to_string).collect(),
+        until,
+        generation: done.generation,
+        unsaved: done.unsaved,
+        notes,
+    }))
 }
 
 async fn tell(gate: &Gate, event: Event) -> anyhow::Result<Done> {
     said(gate.keeper.tell(event).await)
 }
 
-/// What a person does with a host name: adds it, takes it back, sets its end.
-async fn named(gate: &Gate, act: &str, name: &str, args: &Value, until: Option<u64>) -> anyhow::Result<Value> {
-    let host: HostName = name.parse().map_err(|e: String| anyhow!(e))?;
-    if args.get("ban").is_some_and(|b| !b.is_null()) {
-        return Err(Hinted::error(
+/// The lists that follow a host name.
+fn following(gate: &Gate, host: &HostName) -> Vec<String> {
+    let names = gate.names.names.lock();
+    names.follows().iter().filter(|f| f.host == *host).map(|f| f.list.clone()).collect()
+}
+
+/// Takes back a host name that a person added.
+async fn unfollow(gate: &Gate, host: HostName, r: &Revoke) -> anyhow::Result<GrantsChanged> {
+    if r.ban.is_some() {
+        return Err(refused(
             "a host name proves nothing, so no proof of it can be kept out",
             format!("`portcullis grant revoke {}` alone ends it", host.entry()),
         ));
     }
-    let lists: Vec<String> = match text(args, "list") {
-        Some(list) => vec![list.to_string()],
-        None => {
-            let names = gate.names.names.lock();
-            names.follows().iter().filter(|f| f.host == host).map(|f| f.list.clone()).collect()
-        }
-    };
-    if act == "revoke" {
-        let from = gate
-            .names
-            .remove(host.clone(), text(args, "list").map(str::to_string))
-            .await
-            .map_err(|e| anyhow!("nothing was changed: {e}"))?;
-        if from == 0 {
-            let hint = if lists.is_empty() {
-                "`portcullis list show NAME` shows what is followed"
-            } else {
-                "it stands in the configuration: take it out there, then `portcullis reload`"
-            };
-            return Err(Hinted::error(format!("nobody added {} by hand", host.entry()), hint));
-        }
-        return Ok(json!({ "ended": [host.entry()] }));
+    let ended = gate.names.remove(host.clone(), r.list.clone()).await;
+    if ended.map_err(|e| anyhow!("nothing was changed: {e}"))? == 0 {
+        let hint = if r.list.is_none() && following(gate, &host).is_empty() {
+            "`portcullis list show NAME` shows what is followed"
+        } else {
+            "it stands in the configuration: take it out there, then `portcullis reload`"
+        };
+        return Err(refused(format!("nobody added {} by hand", host.entry()), hint));
     }
-    if act == "unban" {
-        return Err(anyhow!("{} is not banned: a host name proves nothing", host.entry()));
-    }
+    Ok(GrantsChanged::Unfollowed(Unfollowed { ended: vec![host.entry()] }))
+}
+
+/// Follows a host name on these lists, or sets its end there.
+async fn follow(
+    gate: &Gate,
+    host: HostName,
+    lists: Vec<String>,
+    until: Option<u64>,
+    pinned: bool,
+) -> anyhow::Result<GrantsChanged> {
     if lists.is_empty() {
-        return Err(Hinted::error(
+        return Err(refused(
             format!("{} is on no list", host.entry()),
             "`portcullis grant add dns:NAME --list LIST` adds it",
         ));
     }
-    let pinned = flag(args, "pinned");
     for list in &lists {
         let follow = Follow { list: list.clone(), host: host.clone(), until, pinned };
         gate.names.add(follow).await.map_err(|e| anyhow!("nothing was changed: {e}"))?;
     }
     let known = gate.names.names.lock().known(&host).cloned().unwrap_or_default();
-    let addrs: Vec<String> = known.addrs().map(|a| a.to_string()).collect();
+    let addresses = known.addrs().collect();
     let mut notes: Vec<String> = Vec::new();
     for list in &lists {
         let rules = gate.keeper.picture.rules.read().get(list).cloned().unwrap_or_default();
         notes.extend(known.not_counting(&rules).into_iter().map(|n| format!("on `{list}`: {n}")));
     }
     let failed = known.failed.or_else(|| known.good_at.is_none().then(|| "no answer yet".to_string()));
-    Ok(json!({ "grant": host.entry(), "extended": [host.entry()], "addresses": addrs, "failed": failed, "until": until,
-               "notes": notes, "generation": gate.keeper.published.borrow().generation }))
+    let (grant, generation) = (host.entry(), gate.keeper.published.borrow().generation);
+    let extended = vec![grant.clone()];
+    Ok(GrantsChanged::Followed(Followed { grant, extended, addresses, failed, until, notes, generation }))
 }

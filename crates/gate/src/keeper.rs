@@ -615,7 +615,7 @@ fn remembered(log: &Path) -> Memory {
 pub fn said(done: Result<Done, String>) -> anyhow::Result<Done> {
     match done {
         Err(e) => Err(anyhow!("nothing was changed: {e}")),
-        Ok(Done { outcome: Outcome::Refused(why), .. }) => Err(anyhow!("{why}")),
+        Ok(Done { outcome: Outcome::Refused(why), .. }) => Err(api::Error::refused(why.to_string()).into()),
         Ok(done) => Ok(done),
     }
 }

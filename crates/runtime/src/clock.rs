@@ -1,11 +1,12 @@
 //! The clock that deadlines go by, and the way back after the machine's clock was wrong. In: the owner of a state, or the store of
-//! one that does not run. Out: JSON for `portcullis clock`.
+//! one that does not run. Out: what `portcullis clock` shows.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use ::api::Written;
+use ::api::clock::{Clock, Jump, Reset as AskReset, Show, WasReset};
 use anyhow::Context;
-use serde_json::{Value, json};
 
 use crate::api::Verbs;
 use crate::owner::{self, Reset, State, Time, Trouble};
@@ -14,7 +15,7 @@ use crate::owner::{self, Reset, State, Time, Trouble};
 ///
 /// # Errors
 /// The store cannot be read.
-pub fn stopped<S: State>(store: &dyn store::Store) -> anyhow::Result<Value> {
+pub fn stopped<S: State>(store: &dyn store::Store) -> anyhow::Result<Clock> {
     Ok(shown(&owner::stopped::<S>(store)?))
 }
 
@@ -22,7 +23,7 @@ pub fn stopped<S: State>(store: &dyn store::Store) -> anyhow::Result<Value> {
 ///
 /// # Errors
 /// The store or the log cannot be written; nothing was changed.
-pub fn reset_stopped<S: State>(store: &dyn store::Store, audit: &Path) -> anyhow::Result<Value> {
+pub fn reset_stopped<S: State>(store: &dyn store::Store, audit: &Path) -> anyhow::Result<WasReset> {
     Ok(done(owner::reset_stopped::<S>(store, audit).context("the clock was not reset")?))
 }
 
@@ -31,29 +32,25 @@ pub fn reset_stopped<S: State>(store: &dyn store::Store, audit: &Path) -> anyhow
 pub fn verbs(verbs: Verbs, time: Arc<Time>, trouble: Trouble, wake: impl Fn() + Send + Sync + 'static) -> Verbs {
     let (show, trouble) = (time.clone(), trouble.clone());
     verbs
-        .on("clock", move |_| {
+        .handle(move |Show {}| {
             let answer = shown(&show);
             async move { Ok(answer) }
         })
-        .on("clock-reset", move |_| {
+        .handle(move |AskReset {}| {
             let (told, trouble) = (time.ask_reset(), trouble.clone());
             wake();
             async move {
-                let mut answer = done(told.await.context("it is stopping")?);
-                if let Some(why) = trouble.lock().get("store") {
-                    answer["unsaved"] = why.clone().into();
-                }
-                Ok(answer)
+                let done = done(told.await.context("it is stopping")?);
+                Ok(Written { done, unsaved: trouble.lock().get("store").cloned() })
             }
         })
 }
 
-fn shown(time: &Time) -> Value {
-    let (now, wall) = (time.now(), time.wall());
-    let jump = time.jump().map(|j| json!({ "by": j.by, "believed_in": j.believed_in }));
-    json!({ "wall": wall, "time": now, "floor": time.floor(), "jump": jump })
+fn shown(time: &Time) -> Clock {
+    let jump = time.jump().map(|j| Jump { by: j.by, believed_in: j.believed_in });
+    Clock { wall: time.wall(), time: time.now(), floor: time.floor(), jump }
 }
 
-fn done(r: Reset) -> Value {
-    json!({ "from": r.from, "floor": r.floor, "to": r.to, "words": r.words() })
+fn done(r: Reset) -> WasReset {
+    WasReset { from: r.from, floor: r.floor, to: r.to, words: r.words() }
 }

@@ -1,28 +1,28 @@
-//! Errors that say what to do. In: what failed and advice. Out: a context of an `anyhow` chain, whose advice the
-//! program prints as `hint: …` after the chain.
+//! Errors that say what to do. In: what failed and advice. Out: a link of an `anyhow` chain, whose advice the program
+//! prints as `hint: …` after the chain.
 
-use std::fmt;
+pub use addr::Diagnostic;
 
-/// A link of an error chain that carries advice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hinted {
-    /// What failed; shown as this link of the chain.
-    pub what: String,
-    /// What to do about it; shown apart.
-    pub hint: String,
-}
+/// Makes errors that carry advice.
+#[derive(Debug)]
+pub enum Hinted {}
 
 impl Hinted {
     /// A new error with advice.
     pub fn error(what: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-        anyhow::Error::new(Hinted { what: what.into(), hint: hint.into() })
+        anyhow::Error::new(Diagnostic::new(what, hint))
     }
 }
 
-impl fmt::Display for Hinted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
-    }
+/// The advice of an error, the outermost if there are several.
+#[must_use]
+pub fn of(e: &anyhow::Error) -> Option<&str> {
+    e.chain().find_map(in_link)
 }
 
-impl std::error::Error for Hinted {}
+/// The advice of one link of a chain.
+#[must_use]
+pub fn in_link<'e>(e: &'e (dyn std::error::Error + 'static)) -> Option<&'e str> {
+    let own = e.downcast_ref::<Diagnostic>().map(|d| d.hint.as_str());
+    own.or_else(|| e.downcast_ref::<::api::Error>()?.hint.as_deref())
+}

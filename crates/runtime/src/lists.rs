@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::api::{Freshness, Trouble};
 use access::names::HostName;
 use access::{List, View, ViewBuilder};
 use addr::{AddrSet, Prefix, parse_list};
 use futures_util::FutureExt;
-use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tracing::{debug, error, info, warn};
 
@@ -117,41 +117,17 @@ pub struct Unreadable {
     pub why: std::io::Error,
 }
 
-/// How what is in force stands to what is written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Freshness {
-    /// When the lists in force were last known to be what the files say, seconds since the Unix epoch.
-    pub read_at: u64,
-    /// Why they may no longer be.
-    pub trouble: Option<Trouble>,
-}
-
-/// Why files and what is in force may differ.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Trouble {
-    /// Since when, seconds since the Unix epoch.
-    pub since: u64,
-    /// What failed.
-    pub why: String,
-    /// True if it is a failure of the machine, tried again until it works; false if what is written is wrong, which
-    /// waits for somebody to write it anew.
-    pub retried: bool,
-}
-
-impl Freshness {
-    /// One sentence, if there is trouble. `now`: seconds since the Unix epoch.
-    #[must_use]
-    pub fn words(&self, now: u64) -> Option<String> {
-        let t = self.trouble.as_ref()?;
-        let ago = |at: u64| span(now.saturating_sub(at));
-        let next = if t.retried { "it is tried again until it works" } else { "it is read again when it changes" };
-        Some(format!(
-            "the lists in force were read {} ago and may be out of date: for {}: {}; {next}",
-            ago(self.read_at),
-            ago(t.since),
-            t.why
-        ))
-    }
+/// That the lists in force may be out of date, in one sentence, if there is trouble. `now`: seconds since the Unix epoch.
+fn stale(fresh: &Freshness, now: u64) -> Option<String> {
+    let t = fresh.trouble.as_ref()?;
+    let ago = |at: u64| span(now.saturating_sub(at));
+    let next = if t.retried { "it is tried again until it works" } else { "it is read again when it changes" };
+    Some(format!(
+        "the lists in force were read {} ago and may be out of date: for {}: {}; {next}",
+        ago(fresh.read_at),
+        ago(t.since),
+        t.why
+    ))
 }
 
 /// A length of time as people say it.
@@ -259,7 +235,9 @@ impl Lists {
     /// How what is in force stands to what is written.
     #[must_use]
     pub fn freshness(&self) -> Freshness {
-        self.0.fresh.lock().clone()
+        let mut fresh = self.0.fresh.lock().clone();
+        fresh.stale = stale(&fresh, crate::wall());
+        fresh
     }
 }
 
@@ -395,7 +373,7 @@ impl Live {
     fn load(&self, first: bool) -> Result<Read, Failed> {
         let _one = self.loading.lock();
         let read = self.load_now(first).map_err(|failed| self.note(failed))?;
-        *self.fresh.lock() = Freshness { read_at: crate::wall(), trouble: None };
+        *self.fresh.lock() = Freshness { read_at: crate::wall(), ..Freshness::default() };
         Ok(read)
     }
 
@@ -948,7 +926,7 @@ mod tests {
         assert!(room.lets_in("127.0.0.1"), "what was read stays in force");
         let trouble = fresh.trouble.clone().unwrap();
         assert!(trouble.retried && trouble.why.contains("office: No such file"), "{trouble:?}");
-        let words = fresh.words(fresh.read_at + 7).unwrap();
+        let words = stale(&fresh, fresh.read_at + 7).unwrap();
         assert!(words.starts_with("the lists in force were read 7 s ago and may be out of date"), "{words}");
         fs::write(room.dir.join("srv/office"), "127.0.0.2\n").unwrap();
         room.becomes("127.0.0.2").await;

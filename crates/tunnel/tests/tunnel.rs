@@ -148,13 +148,13 @@ async fn bytes_and_half_close_pass_both_ways_small_and_bulk() {
         futures_util::future::join_all(many).await;
         // A visitor may see its end a moment before both ends have tidied up.
         let tidy = async {
-            while w.edge.status()["clients"][0]["streams"] != 0 {
+            while w.edge.status().clients[0].streams != 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(5), tidy).await.expect("streams were left over");
         let status = w.edge.status();
-        assert!(status["clients"][0]["bulkIdle"].as_u64().unwrap() > 0, "{status}");
+        assert!(status.clients[0].bulk_idle > 0, "{status:?}");
         w.run.stop();
     }
 }
@@ -227,7 +227,7 @@ async fn visitors_wait_for_a_client_that_comes_back() {
     let lost = Run::new(Duration::from_millis(10));
     // A second client on the same port shares the load; when the first is gone it serves alone.
     client::start(client_settings(&w.edge, w.port, upstream), &lost).await.unwrap();
-    while w.edge.status()["clients"].as_array().unwrap().len() < 2 {
+    while w.edge.status().clients.len() < 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for _ in 0..10 {
@@ -236,7 +236,7 @@ async fn visitors_wait_for_a_client_that_comes_back() {
     lost.stop();
     lost.finish().await.unwrap();
     drop(lost);
-    while w.edge.status()["clients"].as_array().unwrap().len() > 1 {
+    while w.edge.status().clients.len() > 1 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for _ in 0..4 {

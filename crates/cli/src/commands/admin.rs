@@ -2,19 +2,16 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
-use serde_json::{Value, json};
+use api::{Call, Explain, Freshness, Lists, Reload};
 
 use crate::args::{AdminArgs, ExplainArgs, GlobalArgs};
-use crate::fail::Fail;
+use crate::fail::{Exit, Fail};
 use crate::{resolve, say};
 
-/// `explain`: exit 0 if every answer is `allow`, 1 if one is `refuse`, so that scripts can ask.
+/// `explain`: exit 3 unless every answer is `allow`, so that scripts can ask.
 pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let json = args.admin.json.unwrap_or(false);
-    let by_gate =
-        |service: Option<&str>| crate::commands::gate::explain(&args.address.to_string(), service, json, global);
-    let code = |allowed: bool| if allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) };
+    let by_gate = |service: Option<&str>| crate::commands::gate::explain(args.address, service, json, global);
     if args.admin.control_port.is_none() && crate::commands::gate::runs(global) {
         // Where only a gate runs, its lists are meant; beside an edge they are when they are named.
         let edge_runs = runtime::api::find(&resolve::data_dir(global.data_dir.clone())?, None).is_ok();
@@ -23,7 +20,7 @@ pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCod
             None => false,
         };
         if !edge_runs || named {
-            return Ok(code(by_gate(args.service.as_deref())?));
+            return Ok(Exit::of(by_gate(args.service.as_deref())?));
         }
     }
     let dir = resolve::data_dir(global.data_dir.clone())?;
@@ -34,59 +31,51 @@ pub(crate) fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<ExitCod
             "name its data directory with `--data-dir DIR`; in a container: `docker exec NAME portcullis explain …`",
         ));
     }
-    let answer =
-        ask(&args.admin, global, "explain", json!({ "address": args.address.to_string(), "service": args.service }))?;
-    let answers = answer["answers"].as_array().cloned().unwrap_or_default();
+    let call = Explain { address: args.address, service: args.service.clone() };
+    let answer = ask(&args.admin, global, call)?;
     if json {
-        say::line(serde_json::to_string_pretty(&answer).context("cannot print the answer")?);
+        say::json(&answer)?;
     } else {
-        for a in &answers {
-            if let Some(guard) = a["guard"].as_str() {
+        for a in &answer.answers {
+            if let Some(guard) = &a.guard {
                 say::line(guard);
             }
-            say::line(a["text"].as_str().unwrap_or("?"));
-            crate::commands::gate::say_grants(a);
-            crate::commands::gate::say_past(a);
+            say::line(&a.text);
+            crate::commands::gate::say_grants(&a.behind);
+            crate::commands::gate::say_past(&a.behind);
         }
-        say_stale(&answer);
+        say_stale(&answer.files);
     }
-    let allowed = !answers.is_empty() && answers.iter().all(|a| a["verdict"] == "allow");
-    Ok(code(allowed))
+    Ok(Exit::of(!answer.answers.is_empty() && answer.answers.iter().all(|a| a.verdict.is_allow())))
 }
-
-/// Exit code of `explain` for a refused address: neither success (0), failure to find out (1) nor wrong usage (2).
-const REFUSED: u8 = 3;
 
 /// `lists`.
 pub(crate) fn lists(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let answer = ask(args, global, "lists", Value::Null)?;
+    let answer = ask(args, global, Lists {})?;
     if args.json.unwrap_or(false) {
-        say::line(serde_json::to_string_pretty(&answer).context("cannot print the answer")?);
+        say::json(&answer)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
-    let rows: Vec<Vec<String>> = answer["lists"]
-        .as_array()
-        .into_iter()
-        .flatten()
+    let rows: Vec<Vec<String>> = answer
+        .lists
+        .iter()
         .map(|l| {
-            let first: Vec<String> = l["first"].as_array().into_iter().flatten().take(3).map(text).collect();
-            let total = l["entries"].as_u64().unwrap_or(0);
-            let more = if total > first.len() as u64 { ", …" } else { "" };
-            vec![text(&l["name"]), total.to_string(), format!("{}{more}", first.join(", ")), text(&l["source"])]
+            let first: Vec<String> = l.first.iter().take(3).map(ToString::to_string).collect();
+            let more = if l.entries > first.len() { ", …" } else { "" };
+            vec![l.name.clone(), l.entries.to_string(), format!("{}{more}", first.join(", ")), l.source.clone()]
         })
         .collect();
     say::raw(&say::table(&["LIST", "ENTRIES", "FIRST", "WRITTEN IN"], &rows));
-    say_stale(&answer);
+    say_stale(&answer.files);
     if say::to_person() {
-        say::line(format!("generation {}, {} connections inside", answer["generation"], answer["inside"]));
+        say::line(format!("generation {}, {} connections inside", answer.generation, answer.inside));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Says that what was judged by may not be what the files say.
-fn say_stale(answer: &Value) {
-    if let Some(stale) = answer["files"]["stale"].as_str() {
+fn say_stale(files: &Freshness) {
+    if let Some(stale) = &files.stale {
         say::line(stale);
     }
 }
@@ -99,26 +88,25 @@ pub(crate) fn reload(args: &AdminArgs, global: &GlobalArgs) -> Result<ExitCode, 
         && runtime::api::find(&dir, None).is_err()
         && crate::commands::gate::runs(global)
     {
-        crate::ask::gate(global, "reload", Value::Null)?
+        crate::ask::gate(global, Reload {})?
     } else {
-        ask(args, global, "reload", Value::Null)?
+        ask(args, global, Reload {})?
     };
     if args.json.unwrap_or(false) {
-        say::line(&answer);
+        say::line(serde_json::to_string(&answer).unwrap_or_default());
     } else {
-        let said: Vec<&str> = answer["reloaded"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        for line in &said {
+        for line in &answer.reloaded {
             say::line(line);
         }
-        if said.is_empty() {
+        if answer.reloaded.is_empty() {
             say::line("nothing here is read again; restart it to change its settings");
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(args: &AdminArgs, global: &GlobalArgs, verb: &str, what: Value) -> Result<Value, Fail> {
+fn ask<C: Call>(args: &AdminArgs, global: &GlobalArgs, call: C) -> Result<C::Answer, Fail> {
     let dir = resolve::data_dir(global.data_dir.clone())?;
     let socket = runtime::api::find(&dir, args.control_port)?;
-    crate::ask::socket(&socket, verb, what)
+    crate::ask::socket(&socket, call)
 }

@@ -6,14 +6,15 @@ use std::path::Path;
 
 use ::control::keeper::Mesh;
 use ::gate::keeper::Grants;
-use anyhow::Context;
+use api::Written;
+use api::clock::{Clock, Reset, Show, WasReset};
 use runtime::clock;
 use runtime::owner::length;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::args::{ClockCommand, GlobalArgs};
-use crate::commands::gate::when;
 use crate::fail::{Done, Fail};
+use crate::say::when;
 use crate::{ask, resolve, say};
 
 /// A second or two pass between two looks.
@@ -59,85 +60,103 @@ fn found(dir: &Path) -> Result<Vec<(Room, bool)>, Fail> {
     Ok(found)
 }
 
-fn clock(dir: &Path, room: Room, runs: bool) -> Result<Value, Fail> {
-    if runs { ask::socket(&room.socket(dir), "clock", Value::Null) } else { Ok(room.stopped(dir)?) }
+fn clock(dir: &Path, room: Room, runs: bool) -> Result<Clock, Fail> {
+    if runs { ask::socket(&room.socket(dir), Show {}) } else { Ok(room.stopped(dir)?) }
 }
 
-fn number(v: &Value) -> u64 {
-    v.as_u64().unwrap_or(0)
+/// What is said of one component, in the answer for all.
+#[derive(Serialize)]
+struct Of<T> {
+    of: &'static str,
+    runs: bool,
+    #[serde(flatten)]
+    what: T,
+}
+
+/// The answer of `clock show --json`.
+#[derive(Serialize)]
+struct Clocks {
+    clocks: Vec<Of<Clock>>,
+}
+
+/// The answer of `clock reset --json`.
+#[derive(Serialize)]
+struct Resets {
+    reset: Vec<Of<Written<WasReset>>>,
 }
 
 fn show(dir: &Path, found: &[(Room, bool)], json: bool) -> Done {
-    let mut all = Vec::new();
+    let mut clocks = Vec::new();
     for (room, runs) in found {
-        let c = clock(dir, *room, *runs)?;
+        let what = clock(dir, *room, *runs)?;
         if json {
-            let mut c = c;
-            (c["of"], c["runs"]) = (room.word().into(), (*runs).into());
-            all.push(c);
+            clocks.push(Of { of: room.word(), runs: *runs, what });
         } else {
-            say_clock(*room, *runs, &c);
+            say_clock(*room, *runs, &what);
         }
     }
     if json {
-        say::line(serde_json::to_string_pretty(&json!({ "clocks": all })).context("cannot print the answer")?);
+        say::json(&Clocks { clocks })?;
     }
     Ok(())
 }
 
-fn say_clock(room: Room, runs: bool, c: &Value) {
-    let wall = number(&c["wall"]);
+fn say_clock(room: Room, runs: bool, c: &Clock) {
+    let wall = c.wall;
     let off = |t: u64| match (t.abs_diff(wall) > SAME, t > wall) {
         (false, _) => String::new(),
         (_, true) => format!(", {} ahead of the clock", length(t - wall)),
         (_, false) => format!(", {} behind the clock", length(wall - t)),
     };
-    let line = |what: &str, t: &Value| say::line(format!("  {what:<20} {}{}", when(t), off(number(t))));
+    let line = |what: &str, t: u64| say::line(format!("  {what:<20} {}{}", when(t), off(t)));
     say::line(format!("{}{}", room.word(), if runs { "" } else { " (does not run)" }));
-    line("the machine's clock", &c["wall"]);
-    line("deadlines go by", &c["time"]);
-    line("a restart goes on from", &c["floor"]);
-    if c["jump"].is_object() {
-        let (by, left) = (length(number(&c["jump"]["by"])), length(number(&c["jump"]["believed_in"])));
+    line("the machine's clock", wall);
+    line("deadlines go by", c.time);
+    line("a restart goes on from", c.floor);
+    if let Some(jump) = c.jump {
         say::line(format!(
-            "  the clock jumped forward by {by}; that is believed in {left} if it lasts{}",
+            "  the clock jumped forward by {}; that is believed in {} if it lasts{}",
+            length(jump.by),
+            length(jump.believed_in),
             if runs { "" } else { " after a start" }
         ));
     }
-    if number(&c["time"]) > wall + SAME {
+    if c.time > wall + SAME {
         say::line("  if the machine's clock is right: `portcullis clock reset`");
     }
 }
 
 fn reset(dir: &Path, found: &[(Room, bool)], yes: bool, json: bool) -> Done {
     if !yes {
-        let mut wall = Value::Null;
+        let mut wall = 0;
         for (room, runs) in found {
             let c = clock(dir, *room, *runs)?;
             say_clock(*room, *runs, &c);
-            wall = c["wall"].clone();
+            wall = c.wall;
         }
         return Err(Fail::hinted(
             "nothing was changed",
             format!(
                 "is it {} now (UTC)? then `portcullis clock reset --yes`; else set the machine's clock first",
-                when(&wall)
+                when(wall)
             ),
         ));
     }
-    let mut all = Vec::new();
+    let mut reset = Vec::new();
     for (room, runs) in found {
-        let mut done =
-            if *runs { ask::socket(&room.socket(dir), "clock-reset", Value::Null)? } else { room.reset_stopped(dir)? };
+        let what = if *runs {
+            ask::socket(&room.socket(dir), Reset {})?
+        } else {
+            Written { done: room.reset_stopped(dir)?, unsaved: None }
+        };
         if !json {
-            let words = done["words"].as_str().unwrap_or_default();
+            let words = &what.done.words;
             say::line(format!("{}: deadlines go by the machine's clock again, {words}", room.word()));
         }
-        (done["of"], done["runs"]) = (room.word().into(), (*runs).into());
-        all.push(done);
+        reset.push(Of { of: room.word(), runs: *runs, what });
     }
     if json {
-        say::line(serde_json::to_string_pretty(&json!({ "reset": all })).context("cannot print the answer")?);
+        say::json(&Resets { reset })?;
     }
     Ok(())
 }
@@ -186,7 +205,7 @@ impl Room {
     ///
     /// # Errors
     /// The store cannot be opened: it is another user's, or in use.
-    pub(crate) fn stopped(self, data_dir: &Path) -> anyhow::Result<Value> {
+    pub(crate) fn stopped(self, data_dir: &Path) -> anyhow::Result<Clock> {
         match self {
             Room::Gate => clock::stopped::<Grants>(&::gate::open(data_dir)?),
             Room::Control => clock::stopped::<Mesh>(&::control::open(data_dir)?),
@@ -197,7 +216,7 @@ impl Room {
     ///
     /// # Errors
     /// As for [`Room::stopped`], and the disk; nothing was changed.
-    pub(crate) fn reset_stopped(self, data_dir: &Path) -> anyhow::Result<Value> {
+    pub(crate) fn reset_stopped(self, data_dir: &Path) -> anyhow::Result<WasReset> {
         match self {
             Room::Gate => clock::reset_stopped::<Grants>(&::gate::open(data_dir)?, &data_dir.join("audit.jsonl")),
             Room::Control => {

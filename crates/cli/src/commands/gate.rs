@@ -5,14 +5,21 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use addr::Prefix;
-use addr::Timestamp;
+use access::record::GrantRecord;
+use addr::{Addr, Prefix};
 use anyhow::Context;
-use serde_json::{Value, json};
+use api::AuditEvent;
+use api::gate::{
+    Add, Added, Ban, BanTime, Behind, ChangeGrants, Claim, Doctor, Enforcer, Explain, Extend, Extended, Followed,
+    Grant, GrantsChanged, ListState, Lists, Revoke, Revoked, Show, Unban, Unbanned, Unfollowed,
+};
+use runtime::audit::{About, Line};
+use serde::Serialize;
 
 use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, ListArgs, ListCommand, Since, Span};
 use crate::args::{AdminArgs, GlobalArgs};
-use crate::fail::Fail;
+use crate::fail::{Exit, Fail};
+use crate::say::{when, word, words};
 use crate::{ask, resolve, say};
 
 /// `list` and `list show NAME`.
@@ -24,23 +31,23 @@ pub(crate) fn list(a: &ListArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> 
             crate::commands::admin::lists(&AdminArgs { control_port: None, json: a.json.json }, global)
         }
         None => {
-            let answer = ask::gate(global, "gate-lists", Value::Null)?;
+            let answer = ask::gate(global, Lists {})?;
             if printed(&a.json, &answer)? {
                 return Ok(ExitCode::SUCCESS);
             }
-            let rows: Vec<Vec<String>> = each(&answer["lists"])
+            let of = |n: usize, max: Option<usize>| max.map_or_else(|| n.to_string(), |max| format!("{n} of {max}"));
+            let rows: Vec<Vec<String>> = answer
+                .lists
+                .iter()
                 .map(|l| {
-                    let of = |n: &Value, max: &Value| {
-                        if max.is_u64() { format!("{} of {}", word(n), word(max)) } else { word(n) }
-                    };
                     vec![
-                        word(&l["name"]),
-                        word(&l["static"]),
-                        word(&l["learnt"]),
-                        of(&l["counted"], &l["max"]),
-                        of(&l["guests"], &l["max_guests"]),
-                        word(&l["bans"]),
-                        enforced(&l["enforcers"]),
+                        word(&l.name),
+                        l.statics.to_string(),
+                        l.learnt.to_string(),
+                        of(l.counted, l.max),
+                        of(l.guests, l.max_guests),
+                        l.bans.to_string(),
+                        enforced(&l.enforcers),
                     ]
                 })
                 .collect();
@@ -52,13 +59,11 @@ pub(crate) fn list(a: &ListArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> 
 
 /// `grant …`.
 pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let secs = |s: &Option<Span>| s.and_then(|s| s.0);
-    let (json_args, args) = match c {
+    let (json, call) = match c {
         GrantCommand::List { name: Some(name), json } => return show(Some(name), json, global),
         GrantCommand::List { name: None, json } => {
-            let all = ask::gate(global, "gate-lists", Value::Null)?;
-            for l in each(&all["lists"]) {
-                show(Some(&word(&l["name"])), json, global)?;
+            for name in lists(global)? {
+                show(Some(&name), json, global)?;
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -67,60 +72,72 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
                 Some(l) => l.clone(),
                 None => only_list(global)?,
             };
-            (
-                json,
-                json!({ "act": "add", "list": list, "prefix": prefix, "for": secs(span), "principal": principal, "pinned": pin, "yes": yes }),
-            )
+            let add = Add {
+                list,
+                prefix: prefix.clone(),
+                r#for: span.and_then(|s| s.0),
+                principal: principal.clone(),
+                pinned: *pin,
+                yes: *yes,
+            };
+            (json, ChangeGrants::Add(add))
         }
         GrantCommand::Revoke { what, span, wider, within, list, json } => {
-            // A ban is told by the presence of `ban`: seconds, or `true` for one without an end.
-            let ban = span.map(|s| s.0.map_or(json!(true), |secs| json!(secs)));
-            (json, json!({ "act": "revoke", "what": what, "list": list, "ban": ban, "wider": wider, "within": within }))
+            let ban = span.map(|Span(secs)| secs.map_or(BanTime::Forever, BanTime::Seconds));
+            let revoke = Revoke { what: what.clone(), list: list.clone(), ban, wider: *wider, within: *within };
+            (json, ChangeGrants::Revoke(revoke))
         }
-        GrantCommand::Unban { what, list, json } => (json, json!({ "act": "unban", "what": what, "list": list })),
+        GrantCommand::Unban { what, list, json } => {
+            (json, ChangeGrants::Unban(Unban { what: what.clone(), list: list.clone() }))
+        }
         GrantCommand::Extend { what, span, shorten, list, json } => {
-            (json, json!({ "act": "extend", "what": what, "for": span.0, "list": list, "shorten": shorten }))
+            let extend = Extend { what: what.clone(), r#for: span.0, list: list.clone(), shorten: *shorten };
+            (json, ChangeGrants::Extend(extend))
         }
     };
-    let answer = ask::gate(global, "gate-grant", args)?;
-    if printed(json_args, &answer)? {
+    let follows = matches!(call, ChangeGrants::Add(_));
+    let answer = ask::gate(global, call)?;
+    if printed(json, &answer)? {
         return Ok(ExitCode::SUCCESS);
     }
-    match c {
-        GrantCommand::Revoke { .. } => {
-            let ended: Vec<String> = each(&answer["ended"]).map(word).collect();
+    let notes = match answer {
+        GrantsChanged::Revoked(Revoked { ended, banned, notes, .. }) => {
             if !ended.is_empty() {
-                say::line(format!("ended: {}", ended.join(", ")));
+                say::line(format!("ended: {}", words(&ended, ", ")));
             }
-            for b in each(&answer["banned"]) {
-                say::line(format!("banned: {} on `{}` until {}", word(&b["whom"]), word(&b["list"]), end(&b["until"])));
+            for b in banned {
+                say::line(format!("banned: {} on `{}` until {}", word(&b.whom), word(&b.list), end(b.until)));
             }
+            notes
         }
-        GrantCommand::Unban { .. } => {
-            for b in each(&answer["unbanned"]) {
-                say::line(format!("no longer banned: {} on `{}`", word(&b["whom"]), word(&b["list"])));
+        GrantsChanged::Unfollowed(Unfollowed { ended }) => {
+            say::line(format!("ended: {}", words(&ended, ", ")));
+            Vec::new()
+        }
+        GrantsChanged::Unbanned(Unbanned { unbanned, .. }) => {
+            for b in unbanned {
+                say::line(format!("no longer banned: {} on `{}`", word(&b.whom), word(&b.list)));
             }
+            Vec::new()
         }
-        GrantCommand::Extend { .. } => {
-            say::line(format!(
-                "{} until {}",
-                each(&answer["extended"]).map(word).collect::<Vec<_>>().join(", "),
-                end(&answer["until"])
-            ));
+        GrantsChanged::Followed(Followed { grant, addresses, failed, until, notes, .. }) if follows => {
+            let is = if addresses.is_empty() { "no address yet".to_string() } else { texts(&addresses) };
+            let failed = failed.map_or_else(String::new, |why| format!(" ({})", word(&why)));
+            say::line(format!("{} is followed until {}: {is}{failed}", word(&grant), end(until)));
+            notes
         }
-        GrantCommand::Add { .. } if answer["addresses"].is_array() => {
-            let found: Vec<String> = each(&answer["addresses"]).map(word).collect();
-            let is = if found.is_empty() { "no address yet".to_string() } else { found.join(", ") };
-            let failed =
-                if answer["failed"].is_string() { format!(" ({})", word(&answer["failed"])) } else { String::new() };
-            say::line(format!("{} is followed until {}: {is}{failed}", word(&answer["grant"]), end(&answer["until"])))
+        GrantsChanged::Followed(Followed { extended, until, notes, .. })
+        | GrantsChanged::Extended(Extended { extended, until, notes, .. }) => {
+            say::line(format!("{} until {}", words(&extended, ", "), end(until)));
+            notes
         }
-        GrantCommand::Add { .. } | GrantCommand::List { .. } => {
-            say::line(format!("{} until {}", word(&answer["grant"]), end(&answer["until"])))
+        GrantsChanged::Added(Added { grant, until, notes, .. }) => {
+            say::line(format!("{} until {}", word(&grant), end(until)));
+            notes
         }
-    }
-    for note in each(&answer["notes"]) {
-        say::line(format!("  {}", word(note)));
+    };
+    for note in notes {
+        say::line(format!("  {}", word(&note)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -144,41 +161,38 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut lines: Vec<String> = Vec::new();
+    let filter = Filter::of(a)?;
+    let mut lines: Vec<(String, Line)> = Vec::new();
     for path in logs(None)?.into_iter().filter(|p| p.exists()) {
         let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        for line in BufReader::new(file).lines() {
-            lines.push(line.with_context(|| format!("cannot read {}", path.display()))?);
+        for text in BufReader::new(file).lines() {
+            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+            // What is no record is for `audit verify` to tell.
+            let line = serde_json::from_str::<Line>(&text).ok().filter(|l| filter.takes(l));
+            lines.extend(line.map(|line| (text, line)));
         }
     }
     // The gate and the coordination server write a log each; people want to know what happened when.
-    let at = |l: &String| serde_json::from_str::<Value>(l).ok().and_then(|v| v["at"].as_u64());
-    lines.sort_by_cached_key(at);
-    let filter = Filter::of(a)?;
-    lines.retain(|l| serde_json::from_str::<Value>(l).is_ok_and(|v| filter.takes(&v)));
+    lines.sort_by_key(|(_, line)| line.at);
     if let Some(last) = a.last {
         lines.drain(..lines.len().saturating_sub(last));
     }
     if a.json.json.unwrap_or(false) {
-        for l in lines {
-            say::line(l);
+        for (text, _) in lines {
+            say::line(text);
         }
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = lines
         .iter()
-        .filter_map(|l| serde_json::from_str::<Value>(l).ok())
-        .map(|l| {
-            let g = &l["grant"];
-            vec![
-                when(&l["at"]),
-                word(&l["what"]),
-                if g.is_null() { word(&l["about"]) } else { word(&g["prefix"]) },
-                word(&g["list"]),
-                evidence(g),
-                who(g),
-                word(&l["by"]),
-            ]
+        .map(|(_, l)| {
+            let (about, list, evidence, who) = match &l.about {
+                About::Thing { about } => (about.as_str(), "", String::new(), String::new()),
+                About::Grant { grant: g } => {
+                    (g.prefix.as_str(), g.list.as_str(), recorded_evidence(g), recorded_who(g))
+                }
+            };
+            vec![when(l.at), word(&l.what), word(about), word(list), evidence, who, word(&l.by)]
         })
         .collect();
     say::raw(&say::table(&["WHEN", "WHAT", "WHAT ABOUT", "LIST", "EVIDENCE", "WHO", "WHY"], &rows));
@@ -190,25 +204,25 @@ pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, F
     let dir = resolve::data_dir(global.data_dir.clone())?;
     let answer = match runtime::api::find(&dir, None) {
         // Where only an edge runs, its list files can be wrong.
-        Ok(edge) if !runs(global) => ask::socket(&edge, "doctor", Value::Null)?,
-        _ => ask::gate(global, "gate-doctor", Value::Null)?,
+        Ok(edge) if !runs(global) => ask::socket(&edge, api::Doctor {})?,
+        _ => ask::gate(global, Doctor {})?,
     };
-    let (accepted, found): (Vec<&Value>, Vec<&Value>) = each(&answer["found"]).partition(|f| f["accepted"] == true);
+    let wrong = answer.open().next().is_some();
     if !printed(json, &answer)? {
-        for f in &found {
-            let id = f["id"].as_str().map(|id| format!(" [{id}]")).unwrap_or_default();
-            say::line(format!("{}{id}\n  fix: {}", word(&f["what"]), word(&f["fix"])));
+        for f in answer.open() {
+            say::line(format!("{} [{}]\n  fix: {}", word(&f.what), word(&f.id), word(&f.fix)));
         }
-        for f in &accepted {
-            say::line(format!("accepted: {} [{}]", word(&f["what"]), word(&f["id"])));
+        for f in answer.accepted() {
+            say::line(format!("accepted: {} [{}]", word(&f.what), word(&f.id)));
         }
-        if found.is_empty() {
-            say::line(if accepted.is_empty() { "nothing wrong was found" } else { "nothing else wrong was found" });
-        } else if let Some(switch) = answer["accept"].as_str() {
+        if !wrong {
+            let none = answer.accepted().next().is_none();
+            say::line(if none { "nothing wrong was found" } else { "nothing else wrong was found" });
+        } else if let Some(switch) = &answer.accept {
             say::line(format!("what is as it should be can be accepted: {switch}NAME"));
         }
     }
-    Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if wrong { Exit::Failure.into() } else { ExitCode::SUCCESS })
 }
 
 /// True if a gate runs from this data directory.
@@ -217,88 +231,113 @@ pub(crate) fn runs(global: &GlobalArgs) -> bool {
         .is_ok_and(|d| std::os::unix::net::UnixStream::connect(gate::gate_socket(&d)).is_ok())
 }
 
-/// What the gate says of an address.
-pub(crate) fn explain(address: &str, service: Option<&str>, json: bool, global: &GlobalArgs) -> Result<bool, Fail> {
-    let answer = ask::gate(global, "gate-explain", json!({ "address": address, "service": service }))?;
+/// What the gate says of an address; true if it is let in everywhere.
+pub(crate) fn explain(address: Addr, service: Option<&str>, json: bool, global: &GlobalArgs) -> Result<bool, Fail> {
+    let answer = ask::gate(global, Explain { address, service: service.map(str::to_string) })?;
     if json {
-        say::line(serde_json::to_string_pretty(&answer).context("cannot print the answer")?);
+        say::json(&answer)?;
     } else {
-        for a in each(&answer["answers"]) {
-            say::line(word(&a["text"]));
-            say_grants(a);
-            say_past(a);
+        for a in &answer.answers {
+            say::line(word(&a.text));
+            say_grants(&a.behind);
+            say_past(&a.behind);
         }
-        for seen in each(&answer["heard"]) {
+        for seen in &answer.heard {
             say::line(format!("  seen: {}", word(seen)));
         }
     }
-    let mut all = each(&answer["answers"]).peekable();
-    Ok(all.peek().is_some() && all.all(|a| a["verdict"] == "allow"))
+    Ok(!answer.answers.is_empty() && answer.answers.iter().all(|a| a.verdict.is_allow()))
 }
 
 /// The grants behind an answer: who, on what evidence, until when.
-pub(crate) fn say_grants(answer: &Value) {
-    for g in each(&answer["grants"]) {
+pub(crate) fn say_grants(behind: &Behind) {
+    for g in &behind.grants {
         let names = who(g);
         let who = if names.is_empty() { "somebody".to_string() } else { names };
         say::line(format!(
             "  g{} on `{}`: {} given to {who} on {} evidence, since {}, last seen {}, until {}",
-            g["id"],
-            word(&g["list"]),
-            word(&g["prefix"]),
+            g.id,
+            word(&g.list),
+            g.prefix,
             evidence(g),
-            when(&g["given_at"]),
-            when(&g["seen_at"]),
-            end(&g["ends_at"])
+            when(g.given_at),
+            when(g.seen_at),
+            end(g.claim.ends_at)
         ));
     }
 }
 
 /// What ended for an address, and the bans it runs into: why it is no longer in.
-pub(crate) fn say_past(answer: &Value) {
-    for b in each(&answer["bans"]) {
+pub(crate) fn say_past(behind: &Behind) {
+    for b in &behind.bans {
+        let whom = banned(b);
         say::line(format!(
-            "  no proof of {} counts on `{}` until {}: `portcullis grant unban {}` ends that",
-            word(&b["prefix"]),
-            word(&b["list"]),
-            end(&b["until"]),
-            word(&b["prefix"]),
+            "  no proof of {whom} counts on `{}` until {}: `portcullis grant unban {whom}` ends that",
+            word(&b.list),
+            end(b.until),
         ));
     }
-    for e in each(&answer["ended"]) {
-        let who = if e["principal"].is_string() { word(&e["principal"]) } else { "somebody".to_string() };
-        let whose = format!("{} ({who}, {})", word(&e["prefix"]), word(&e["evidence"]));
-        let what = match e["what"].as_str().unwrap_or_default() {
-            "revoked" => format!("{whose} was revoked"),
-            "expired" => format!("{whose} expired"),
-            "evicted" => format!("{whose} was evicted"),
-            "refused" => format!("a proof of {whose} was refused"),
-            "full" => format!("a proof of {whose} found no place"),
-            other => format!("{whose}: {other}"),
+    for e in &behind.ended {
+        let who = e.principal.as_deref().map_or_else(|| "somebody".to_string(), word);
+        let whose = format!("{} ({who}, {})", e.prefix, word(&e.evidence));
+        let what = match &e.what {
+            AuditEvent::Revoked => format!("{whose} was revoked"),
+            AuditEvent::Expired => format!("{whose} expired"),
+            AuditEvent::Evicted => format!("{whose} was evicted"),
+            AuditEvent::Refused => format!("a proof of {whose} was refused"),
+            AuditEvent::Full => format!("a proof of {whose} found no place"),
+            other => format!("{whose}: {}", word(other.word())),
         };
-        let by = if word(&e["by"]).is_empty() { String::new() } else { format!(": {}", word(&e["by"])) };
-        let near = if e["neighbour"] == true { "nearby, " } else { "" };
-        say::line(format!("  {near}{what} at {} on `{}`{by}", when(&e["at"]), word(&e["list"])));
+        let by = if e.by.is_empty() { String::new() } else { format!(": {}", word(&e.by)) };
+        let near = if e.neighbour { "nearby, " } else { "" };
+        say::line(format!("  {near}{what} at {} on `{}`{by}", when(e.at), word(&e.list)));
     }
+}
+
+/// Whose proofs a ban keeps out.
+fn banned(b: &Ban) -> String {
+    b.prefix.map_or_else(|| word(b.name.as_deref().unwrap_or_default()), |p| p.to_string())
+}
+
+/// All claims of a grant, strongest first.
+fn claims(g: &Grant) -> impl Iterator<Item = &Claim> {
+    std::iter::once(&g.claim).chain(&g.beside)
 }
 
 /// The kinds of evidence of a grant, strongest first.
-fn evidence(g: &Value) -> String {
-    let mut all: Vec<String> = std::iter::once(g).chain(each(&g["beside"])).map(|c| word(&c["evidence"])).collect();
-    all.dedup();
-    all.join(", ")
+fn evidence(g: &Grant) -> String {
+    kinds(claims(g).map(|c| c.evidence.as_str()))
 }
 
 /// Everybody behind a grant.
-fn who(g: &Value) -> String {
-    let all = std::iter::once(g).chain(each(&g["beside"])).map(|c| word(&c["principal"])).filter(|p| !p.is_empty());
-    let mut seen: Vec<String> = Vec::new();
-    for name in all {
+fn who(g: &Grant) -> String {
+    names(claims(g).filter_map(|c| c.principal.as_deref()))
+}
+
+/// The same of one on record.
+fn recorded_evidence(g: &GrantRecord) -> String {
+    kinds(std::iter::once(g.evidence.as_str()).chain(g.beside.iter().map(|c| c.evidence.as_str())))
+}
+
+/// The same of one on record.
+fn recorded_who(g: &GrantRecord) -> String {
+    names(g.principal.as_deref().into_iter().chain(g.beside.iter().filter_map(|c| c.principal.as_deref())))
+}
+
+fn kinds<'g>(all: impl Iterator<Item = &'g str>) -> String {
+    let mut all: Vec<&str> = all.collect();
+    all.dedup();
+    words(&all, ", ")
+}
+
+fn names<'g>(all: impl Iterator<Item = &'g str>) -> String {
+    let mut seen: Vec<&str> = Vec::new();
+    for name in all.filter(|n| !n.is_empty()) {
         if !seen.contains(&name) {
             seen.push(name);
         }
     }
-    seen.join(", ")
+    words(&seen, ", ")
 }
 
 /// Which lines of the audit log are meant.
@@ -321,96 +360,82 @@ impl Filter<'_> {
         Ok(Filter { args, prefix, since })
     }
 
-    fn takes(&self, line: &Value) -> bool {
-        let (g, about) = (&line["grant"], word(&line["about"]));
-        // What is about a ban says `WHOM on LIST`.
-        let (whom, on) = about.rsplit_once(" on ").unwrap_or((about.as_str(), ""));
-        let at = |text: &str| text.parse::<Prefix>().ok();
-        let place = if g.is_null() { at(whom) } else { at(&word(&g["prefix"])) };
-        let near = |p: Prefix| place.is_some_and(|q| p.covers(q) || q.covers(p));
-        let list = |l: &str| if g.is_null() { on == l } else { g["list"] == l };
-        let who = |w: &str| if g.is_null() { whom.contains(w) } else { who(g).contains(w) };
-        line["at"].as_u64().is_none_or(|t| t >= self.since)
+    fn takes(&self, line: &Line) -> bool {
+        let (place, on, who) = match &line.about {
+            About::Grant { grant } => (grant.prefix.as_str(), grant.list.as_str(), recorded_who(grant)),
+            About::Thing { about } => {
+                // What is about a ban says `WHOM on LIST`.
+                let (whom, on) = about.rsplit_once(" on ").unwrap_or((about.as_str(), ""));
+                (whom, on, word(whom))
+            }
+        };
+        let near = |p: Prefix| place.parse::<Prefix>().is_ok_and(|q| p.covers(q) || q.covers(p));
+        line.at >= self.since
             && self.prefix.is_none_or(near)
-            && self.args.list.as_deref().is_none_or(list)
-            && self.args.who.as_deref().is_none_or(who)
-            && (self.args.what_happened.is_empty()
-                || self.args.what_happened.iter().any(|w| line["what"] == w.as_str()))
+            && self.args.list.as_deref().is_none_or(|l| on == l)
+            && self.args.who.as_deref().is_none_or(|w| who.contains(w))
+            && (self.args.what_happened.is_empty() || self.args.what_happened.contains(&line.what))
     }
 }
 
 /// The names of the gate's lists.
 pub(crate) fn lists(global: &GlobalArgs) -> Result<Vec<String>, Fail> {
-    let all = ask::gate(global, "gate-lists", Value::Null)?;
-    Ok(each(&all["lists"]).map(|l| word(&l["name"])).collect())
+    Ok(ask::gate(global, Lists {})?.lists.into_iter().map(|l| l.name).collect())
 }
 
 fn show(name: Option<&str>, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let answer = ask::gate(global, "gate-show", json!({ "list": name }))?;
-    if printed(json, &answer)? {
-        return Ok(ExitCode::SUCCESS);
+    let answer = ask::gate(global, Show { list: name.map(str::to_string) })?;
+    if !printed(json, &answer)? {
+        say_list(&answer);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say_list(list: &ListState) {
     let mut rows: Vec<Vec<String>> = Vec::new();
-    for g in each(&answer["grants"]) {
-        let remark = if g["pinned"] == true {
-            "pinned".to_string()
-        } else if g["superseded"].is_string() {
-            format!("its device came from {}", word(&g["superseded"]))
-        } else {
-            String::new()
+    for g in &list.grants {
+        let remark = match &g.claim {
+            c if c.pinned => "pinned".to_string(),
+            Claim { superseded: Some(place), .. } => format!("its device came from {place}"),
+            _ => String::new(),
         };
         rows.push(vec![
-            format!("g{}", g["id"]),
-            word(&g["prefix"]),
+            format!("g{}", g.id),
+            g.prefix.to_string(),
             who(g),
             evidence(g),
-            when(&g["given_at"]),
-            when(&g["seen_at"]),
-            end(&g["ends_at"]),
+            when(g.given_at),
+            when(g.seen_at),
+            end(g.claim.ends_at),
             remark,
         ]);
     }
-    for p in each(&answer["static"]) {
-        rows.push(vec![
-            String::new(),
-            word(p),
-            String::new(),
-            "static".into(),
-            String::new(),
-            String::new(),
-            "never".into(),
-            "pinned".into(),
-        ]);
+    for p in &list.statics {
+        let none = String::new;
+        let (from, evidence, until, remark) = (p.to_string(), "static".into(), "never".into(), "pinned".into());
+        rows.push(vec![none(), from, none(), evidence, none(), none(), until, remark]);
     }
-    for n in each(&answer["names"]) {
-        let found: Vec<String> = each(&n["addresses"]).map(word).collect();
-        let is = if found.is_empty() { "no address yet".to_string() } else { found.join(", ") };
-        let failed = if n["failed"].is_string() {
-            format!("; no good answer now: {}", word(&n["failed"]))
-        } else {
-            String::new()
-        };
-        say::line(format!("{} is {is}{failed}; asked again {}", word(&n["name"]), when(&n["ask_at"])));
-        for why in each(&n["not_counting"]) {
+    for n in &list.names {
+        let is = if n.addresses.is_empty() { "no address yet".to_string() } else { texts(&n.addresses) };
+        let failed = n.failed.as_ref().map_or_else(String::new, |why| format!("; no good answer now: {}", word(why)));
+        let again = n.ask_at.map_or_else(String::new, when);
+        say::line(format!("{} is {is}{failed}; asked again {again}", word(&n.name)));
+        for why in &n.not_counting {
             say::line(format!("  {}", word(why)));
         }
     }
-    for b in each(&answer["bans"]) {
-        let whom = if b["name"].is_string() { &b["name"] } else { &b["prefix"] };
-        say::line(format!("no proof of {} counts until {}", word(whom), end(&b["until"])));
+    for b in &list.bans {
+        say::line(format!("no proof of {} counts until {}", banned(b), end(b.until)));
     }
     say::raw(&say::table(&["GRANT", "FROM", "WHO", "EVIDENCE", "SINCE", "LAST SEEN", "UNTIL", ""], &rows));
-    for e in each(&answer["enforcers"]) {
-        let state = if e["error"].is_string() {
-            word(&e["error"])
-        } else if e["current"] == true {
-            "has it".to_string()
-        } else {
-            "is behind".to_string()
+    for e in &list.enforcers {
+        let state = match &e.error {
+            Some(why) => word(why),
+            None if e.current => "has it".to_string(),
+            None => "is behind".to_string(),
         };
-        say::line(format!("{}: {state}", word(&e["name"])));
+        say::line(format!("{}: {state}", word(&e.name)));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
@@ -424,29 +449,19 @@ fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
     }
 }
 
-pub(crate) fn printed(json: &JsonArgs, answer: &Value) -> Result<bool, Fail> {
-    if json.json.unwrap_or(false) {
-        say::line(serde_json::to_string_pretty(answer).context("cannot print the answer")?);
-        return Ok(true);
+/// Prints an answer as JSON if that is what was asked for.
+pub(crate) fn printed(json: &JsonArgs, answer: &impl Serialize) -> Result<bool, Fail> {
+    let wanted = json.json.unwrap_or(false);
+    if wanted {
+        say::json(answer)?;
     }
-    Ok(false)
+    Ok(wanted)
 }
 
-pub(crate) fn each(v: &Value) -> impl Iterator<Item = &Value> {
-    v.as_array().into_iter().flatten()
+fn texts(all: &[Addr]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Text for a cell; names come from certificates, so what steers a terminal is taken out.
-pub(crate) fn word(v: &Value) -> String {
-    let text = match v {
-        Value::Null => String::new(),
-        Value::String(s) => s.clone(),
-        other => other.to_string(),
-    };
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// The audit logs of a data directory.
 /// The audit logs of a data directory, each with the store that knows it and the first word of its keys there.
 const LOGS: [(&str, &str, &str); 2] =
     [("audit.jsonl", "gate.db", "gate"), ("control-audit.jsonl", "control.db", "mesh")];
@@ -476,34 +491,13 @@ fn known(log: &Path) -> Result<Option<runtime::audit::Known>, Fail> {
     Ok(known.with_context(|| format!("{} can not be asked what it knows of the log", store.display()))?)
 }
 
-fn enforced(v: &Value) -> String {
-    each(v)
-        .map(|e| format!("{}{}", word(&e["name"]), if e["error"].is_string() { " (failing)" } else { "" }))
+fn enforced(all: &[Enforcer]) -> String {
+    all.iter()
+        .map(|e| format!("{}{}", word(&e.name), if e.error.is_some() { " (failing)" } else { "" }))
         .collect::<Vec<_>>()
         .join(", ")
 }
 
-fn end(v: &Value) -> String {
-    if v.is_u64() { when(v) } else { "ended by hand".to_string() }
-}
-
-/// Seconds since the epoch as `2026-11-21 14:00:00Z`.
-pub(crate) fn when(v: &Value) -> String {
-    v.as_u64().map_or_else(String::new, |t| Timestamp(t).to_string().replacen('T', " ", 1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates() {
-        for (t, text) in [
-            (0u64, "1970-01-01 00:00:00Z"),
-            (951_782_400, "2000-02-29 00:00:00Z"),
-            (1_795_269_600, "2026-11-21 14:00:00Z"),
-        ] {
-            assert_eq!(when(&json!(t)), text);
-        }
-    }
+fn end(at: Option<u64>) -> String {
+    at.map_or_else(|| "ended by hand".to_string(), when)
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::args::GlobalArgs;
 use crate::args::control::{AppsCommand, DnsCommand, KeysCommand, NodesCommand, RoutesCommand, UsersCommand};
 use crate::args::gate::JsonArgs;
-use crate::commands::gate::{each, printed, when, word};
-use crate::fail::Fail;
+use crate::commands::gate::printed;
+use crate::fail::{Exit, Fail};
 use crate::{ask, say};
 
 type Answer = Result<ExitCode, Fail>;
@@ -290,14 +290,11 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
     }
 }
 
-/// What a command ends with that asked whether something may pass, and nothing may.
-const NOBODY: u8 = 3;
-
 /// `routes check`: exit 3 where nobody may pass.
 fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
     let found = ask::control(global, "routes-check", json!({ "address": address }))?;
     let nobody = found["nobody"].is_string() && !found["node"].is_string();
-    let code = if nobody { ExitCode::from(NOBODY) } else { ExitCode::SUCCESS };
+    let code = Exit::of(!nobody);
     if printed(json, &found)? {
         return Ok(code);
     }
@@ -500,4 +497,20 @@ fn told(json: &JsonArgs, answer: &Value, words: impl FnOnce() -> String) -> Answ
         say::line(words());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn each(v: &Value) -> impl Iterator<Item = &Value> {
+    v.as_array().into_iter().flatten()
+}
+
+fn word(v: &Value) -> String {
+    match v {
+        Value::Null => String::new(),
+        Value::String(s) => say::word(s),
+        other => say::word(&other.to_string()),
+    }
+}
+
+fn when(v: &Value) -> String {
+    v.as_u64().map_or_else(String::new, say::when)
 }

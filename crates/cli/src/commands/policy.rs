@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::args::GlobalArgs;
 use crate::ask;
 use crate::commands::mesh;
-use crate::fail::Fail;
+use crate::fail::{Exit, Fail};
 use crate::say::plain;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
@@ -26,9 +26,6 @@ const MAX_SHOWN: usize = 50;
 
 /// Changes shown at most; after that their number is.
 const MAX_CHANGES: usize = 200;
-
-/// Ends with it when the answer is no, as `portcullis explain` does.
-const REFUSED: u8 = 3;
 
 /// Arguments of `portcullis policy`.
 #[derive(Debug, Clone, Args)]
@@ -266,7 +263,7 @@ fn explain(files: &Files, src: &str, dst: &str, proto: Option<&str>, global: &Gl
     let mut text = answer.lines.iter().map(|l| plain(l)).collect::<Vec<_>>().join("\n");
     text.push('\n');
     say(&text)?;
-    Ok(if answer.allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
+    Ok(Exit::of(answer.allowed))
 }
 
 fn changes(files: &Files, against: Option<&Path>, global: &GlobalArgs) -> Told {

@@ -1,7 +1,7 @@
 //! `portcullis status`. In: an edge and its token. Out: who is connected, as a table or JSON.
 
 use anyhow::Context as _;
-use serde_json::Value;
+use api::EdgeStatus;
 use tunnel::client;
 use tunnel::settings::{ClientSettings, UpstreamTls};
 
@@ -27,34 +27,32 @@ pub(crate) fn run(args: &StatusArgs, given: &Given) -> Done {
     };
     crate::block_on(async move {
         let body = client::get(settings, "/status").await?;
-        let status: Value =
+        let status: EdgeStatus =
             serde_json::from_slice(&body).context("the edge's status is not JSON; is it a Portcullis edge?")?;
         print(&status, args.json == Some(true)).map_err(Fail::from)
     })
 }
 
-fn print(status: &Value, json: bool) -> anyhow::Result<()> {
+fn print(status: &EdgeStatus, json: bool) -> anyhow::Result<()> {
     if json {
-        say::line(serde_json::to_string_pretty(status)?);
-        return Ok(());
+        return say::json(status);
     }
-    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
-    let info = &status["info"];
-    for (name, key) in [("Hostname", "hostname"), ("Started", "startTime"), ("Mode", "mode"), ("Version", "version")] {
-        say::line(format_args!("{name:<10} {}", text(&info[key])));
+    let info = &status.info;
+    for (name, text) in
+        [("Hostname", &info.hostname), ("Started", &info.start_time), ("Mode", &info.mode), ("Version", &info.version)]
+    {
+        say::line(format_args!("{name:<10} {text}"));
     }
-    let rows: Vec<Vec<String>> = status["clients"]
-        .as_array()
-        .into_iter()
-        .flatten()
+    let rows: Vec<Vec<String>> = status
+        .clients
+        .iter()
         .map(|c| {
-            let upstreams: Vec<String> = c["upstreams"].as_array().into_iter().flatten().map(text).collect();
             vec![
-                text(&c["clientID"]),
-                text(&c["hostname"]),
-                text(&c["remoteAddr"]),
-                text(&c["since"]),
-                upstreams.join(", "),
+                c.client_id.clone(),
+                c.hostname.clone(),
+                c.remote_addr.clone(),
+                c.since.clone(),
+                c.upstreams.join(", "),
             ]
         })
         .collect();

@@ -87,14 +87,9 @@ async fn start(plan: EdgePlan, run: &Run) -> Done {
 
 /// `list`, `grant`, `doctor`, … from the command line. `lists`: the list files of this process, if it reads any.
 pub(crate) fn gate_commands(run: &Run, gate: &Gate, lists: Option<&Lists>, data_dir: &Path) {
-    let mut verbs = gate::verbs(api::reload_verbs(api::Verbs::default(), run), gate);
-    if let Some(lists) = lists.cloned() {
-        verbs = verbs.amend("gate-doctor", move |answer| {
-            if let Some(found) = answer["found"].as_array_mut() {
-                found.extend(api::stale(&lists));
-            }
-        });
-    }
+    let lists = lists.cloned();
+    let stale = move || lists.as_ref().map(api::stale).unwrap_or_default();
+    let verbs = gate::verbs(api::reload_verbs(api::Verbs::default(), run), gate, stale);
     if let Err(e) = api::serve(run, &gate::gate_socket(data_dir), verbs) {
         warn!("no `list`, `grant` and `doctor` from the command line: {e:#}");
     }

@@ -1,14 +1,14 @@
-//! The asking side of the admin socket. In: a data directory and a verb. Out: the answer of the process that runs there.
+//! The asking side of the admin socket. In: a data directory and an operation. Out: the answer of the process that runs there.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::api::{Call, Request};
 use anyhow::{Context, bail};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::{Reply, Request};
 use crate::hint::Hinted;
 
 /// Longer than any verb needs; a reload of a million entries takes a second.
@@ -62,8 +62,28 @@ pub fn edges(data_dir: &Path) -> Vec<u16> {
 /// Asks and waits for the answer.
 ///
 /// # Errors
-/// Nobody listens, or the process says that it failed.
-pub async fn ask(socket: &Path, verb: &str, args: Value) -> anyhow::Result<Value> {
+/// Nobody listens, or the process says that it failed, with an [`::api::Error`] in the chain.
+pub async fn ask<C: Call>(socket: &Path, call: C) -> anyhow::Result<C::Answer> {
+    let line = exchange(socket, serde_json::to_vec::<Request>(&call.into())?).await?;
+    let reply = ::api::read_reply::<C>(&line);
+    Ok(reply.context("the running process's answer is not understood; is it another version?")??)
+}
+
+/// The same for callers that write and read JSON themselves.
+///
+/// # Errors
+/// As for [`ask`].
+pub async fn ask_json(socket: &Path, verb: &str, args: Value) -> anyhow::Result<Value> {
+    let line = exchange(socket, serde_json::to_vec(&serde_json::json!({ "verb": verb, "args": args }))?).await?;
+    let mut reply: Value = serde_json::from_str(&line).context("the running process's answer is no JSON")?;
+    if reply.get("error").is_some() {
+        return Err(serde_json::from_value::<::api::Error>(reply)?.into());
+    }
+    Ok(reply["ok"].take())
+}
+
+/// Sends a line and waits for one.
+async fn exchange(socket: &Path, mut text: Vec<u8>) -> anyhow::Result<String> {
     let stream = UnixStream::connect(socket).await.map_err(|e| {
         Hinted::error(
             format!("nothing answers at {}: {e}", socket.display()),
@@ -71,7 +91,6 @@ pub async fn ask(socket: &Path, verb: &str, args: Value) -> anyhow::Result<Value
         )
     })?;
     let (read, mut write) = stream.into_split();
-    let mut text = serde_json::to_vec(&Request { verb: verb.to_string(), args })?;
     text.push(b'\n');
     write.write_all(&text).await.context("the running process does not take the request")?;
     let mut line = String::new();
@@ -82,11 +101,5 @@ pub async fn ask(socket: &Path, verb: &str, args: Value) -> anyhow::Result<Value
     if line.is_empty() {
         bail!("the running process closed the admin socket without an answer; it may belong to another user");
     }
-    match serde_json::from_str(&line)
-        .context("the running process's answer is not understood; is it another version?")?
-    {
-        Reply::Done { ok } => Ok(ok),
-        Reply::Failed { error, hint: Some(hint) } => Err(Hinted::error(error, hint)),
-        Reply::Failed { error, hint: None } => bail!("{error}"),
-    }
+    Ok(line)
 }

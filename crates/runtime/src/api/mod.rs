@@ -1,7 +1,8 @@
 //! The admin socket: how commands reach a running process. In: one line of JSON, `{"verb": …, "args": {…}}`, on a Unix
 //! socket that only its owner and root may use. Out: one line, `{"ok": …}` or `{"error": …, "hint": …}`.
 //!
-//! Rooms add verbs to a [`Verbs`] table before [`serve`]; nothing here knows what a verb does.
+//! Components add handlers to a [`Verbs`] table before [`serve`], each of the type of its operation; nothing here knows
+//! what an operation does.
 
 mod ask;
 mod edge;
@@ -14,80 +15,66 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::api::{Call, Code, Error, Request};
 use anyhow::{Context, anyhow, bail};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-pub use ask::{ask, edges, find};
+pub use ask::{ask, ask_json, edges, find};
 pub use edge::{Behind, edge_socket, edge_verbs, reload_verbs, stale};
 
-use crate::hint::Hinted;
+use crate::hint::{self, Hinted};
 use crate::run::Run;
 
-/// What a verb returns.
-pub type Answer = Pin<Box<dyn Future<Output = anyhow::Result<Value>> + Send>>;
+/// What a handler gives back: the answer's line.
+type Reply = Pin<Box<dyn Future<Output = anyhow::Result<Vec<u8>>> + Send>>;
 
-type Handler = Arc<dyn Fn(Value) -> Answer + Send + Sync>;
+type Handler = Arc<dyn Fn(Request) -> Reply + Send + Sync>;
 
-/// The verbs of a process.
+/// The operations of a process, each with what does it.
 #[derive(Clone, Default)]
 pub struct Verbs {
     table: BTreeMap<&'static str, Handler>,
 }
 
 impl Verbs {
-    /// Adds a verb; the handler gets the request's `args`. Two verbs of one name: the later counts.
+    /// Adds an operation. Two of one name: the later counts.
+    #[must_use]
+    pub fn handle<C, F>(mut self, handler: impl Fn(C) -> F + Send + Sync + 'static) -> Verbs
+    where
+        C: Call,
+        F: Future<Output = anyhow::Result<C::Answer>> + Send + 'static,
+    {
+        let handler = move |request| -> Reply {
+            let Some(call) = C::of(request) else {
+                return Box::pin(async {
+                    Err(Error::new(Code::UnknownVerb, "another operation was asked for").into())
+                });
+            };
+            let answer = handler(call);
+            Box::pin(async move { Ok(::api::write_reply(&Ok(answer.await?))?) })
+        };
+        self.table.insert(C::VERB, Arc::new(handler));
+        self
+    }
+
+    /// Adds an operation whose handler reads and writes JSON itself.
     #[must_use]
     pub fn on<F>(mut self, name: &'static str, handler: impl Fn(Value) -> F + Send + Sync + 'static) -> Verbs
     where
         F: Future<Output = anyhow::Result<Value>> + Send + 'static,
     {
-        self.table.insert(name, Arc::new(move |args| Box::pin(handler(args))));
+        let handler = move |request: Request| -> Reply {
+            let args = serde_json::to_value(&request).map(|mut v| v["args"].take()).unwrap_or_default();
+            let answer = handler(args);
+            Box::pin(async move { Ok(::api::write_reply(&Ok(answer.await?))?) })
+        };
+        self.table.insert(name, Arc::new(handler));
         self
     }
-}
-
-impl Verbs {
-    /// Lets something be added to the answers of a verb that is there.
-    #[must_use]
-    pub fn amend(mut self, name: &'static str, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Verbs {
-        let Some(before) = self.table.remove(name) else { return self };
-        let change = Arc::new(change);
-        self.on(name, move |args| {
-            let (answer, change) = (before(args), change.clone());
-            async move {
-                let mut answer = answer.await?;
-                change(&mut answer);
-                Ok(answer)
-            }
-        })
-    }
-}
-
-/// One request.
-#[derive(Debug, Serialize, Deserialize)]
-struct Request {
-    verb: String,
-    #[serde(default)]
-    args: Value,
-}
-
-/// One answer.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Reply {
-    Failed {
-        error: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        hint: Option<String>,
-    },
-    Done {
-        ok: Value,
-    },
 }
 
 /// Longest request: a policy text fits later, a flood does not.
@@ -149,26 +136,29 @@ async fn answer(stream: UnixStream, verbs: &Verbs) -> anyhow::Result<()> {
     let mut line = Vec::new();
     let mut read = BufReader::new(read.take(MAX_REQUEST));
     tokio::time::timeout(PATIENCE, read.read_until(b'\n', &mut line)).await.context("no request in time")??;
-    let reply = match run_verb(&line, verbs).await {
-        Ok(ok) => Reply::Done { ok },
-        Err(e) => {
-            let hint = e.chain().find_map(|c| c.downcast_ref::<Hinted>()).map(|h| h.hint.clone());
-            Reply::Failed { error: format!("{e:#}"), hint }
-        }
+    let mut text = match run_verb(&line, verbs).await {
+        Ok(text) => text,
+        Err(e) => ::api::write_reply::<::api::Nothing>(&Err(told(&e)))?,
     };
-    let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');
     tokio::time::timeout(PATIENCE, write.write_all(&text)).await.context("nobody reads the answer")??;
     Ok(())
 }
 
-async fn run_verb(line: &[u8], verbs: &Verbs) -> anyhow::Result<Value> {
-    let request: Request = serde_json::from_slice(line).context("the request is not one line of JSON with a `verb`")?;
-    let handler = verbs.table.get(request.verb.as_str()).ok_or_else(|| {
+async fn run_verb(line: &[u8], verbs: &Verbs) -> anyhow::Result<Vec<u8>> {
+    let request = Request::read(line)?;
+    let handler = verbs.table.get(request.verb()).ok_or_else(|| {
         let known: Vec<&str> = verbs.table.keys().copied().collect();
-        anyhow!("there is no verb `{}` here; there are {}", request.verb, known.join(", "))
+        let what = format!("there is no verb `{}` here; there are {}", request.verb(), known.join(", "));
+        Error::new(Code::UnknownVerb, what)
     })?;
-    handler(request.args).await
+    handler(request).await
+}
+
+/// A failure as it goes over the wire: all of its links, its advice, and what kind it is if somebody said.
+fn told(e: &anyhow::Error) -> Error {
+    let code = e.chain().find_map(|c| c.downcast_ref::<Error>()).map_or(Code::Failed, |e| e.code);
+    Error { what: format!("{e:#}"), hint: hint::of(e).map(str::to_string), code }
 }
 
 fn bind(path: &Path) -> anyhow::Result<UnixListener> {

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use self::dial::{DialError, Dialler};
 use self::upstreams::Upstreams;
 use super::settings::ClientSettings;
-use runtime::hint::Hinted;
+use runtime::hint;
 use runtime::run::Run;
 
 /// First pause before dialling again.
@@ -79,7 +79,7 @@ async fn keep(
             Err(DialError::Again(e)) => {
                 let words = format!("{e:#}");
                 // Advice is given once, not every ten seconds.
-                let hint = Some(hint_in(&e)).filter(|h| !h.is_empty() && said != words);
+                let hint = hint::of(&e).filter(|_| said != words);
                 let hint = hint.map_or(String::new(), |h| format!("; {h}"));
                 warn!("{}: {words}{hint}; again in {pause:.1?}", dialler.settings.url);
                 said = words;
@@ -92,11 +92,6 @@ async fn keep(
         }
     }
     Ok(())
-}
-
-/// The advice of an error, if it has some.
-fn hint_in(e: &anyhow::Error) -> &str {
-    e.chain().find_map(|c| c.downcast_ref::<Hinted>()).map_or("", |h| &h.hint)
 }
 
 /// Pauses that double, with jitter so that a hundred clients do not come back at the same moment.

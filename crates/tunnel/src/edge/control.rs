@@ -248,11 +248,12 @@ async fn begin(
     match (head.method.as_str(), head.path(), head.websocket_key()) {
         ("GET", _, Some(key)) => attach(edge, link, &head, key, token, pass).await,
         ("GET", path, None) if path.ends_with("/status") => {
-            upgrade::answer(&mut link, "200 OK", "application/json", "", &format!("{}\n", edge.status())).await;
+            let status = serde_json::to_string(&edge.status()).unwrap_or_default();
+            upgrade::answer(&mut link, "200 OK", "application/json", "", &(status + "\n")).await;
             Ok(Became::Nothing)
         }
         ("GET", path, None) if path.ends_with("/metrics") => {
-            upgrade::answer(&mut link, "200 OK", runtime::metrics::CONTENT_TYPE, "", &edge.metrics()).await;
+            upgrade::answer(&mut link, "200 OK", "text/plain; version=0.0.4", "", &edge.metrics()).await;
             Ok(Became::Nothing)
         }
         ("GET", _, None) => {

@@ -2,7 +2,6 @@
 //! stream to a client that publishes what it asked for, if its address may pass.
 
 mod control;
-mod metrics;
 mod owners;
 mod ports;
 mod routes;
@@ -17,13 +16,13 @@ use std::time::{Instant, SystemTime};
 
 use addr::Addr;
 use anyhow::Result;
+use api::{EdgeInfo, EdgeStatus};
 use net::guesses::Guesses;
 use net::log_budget::LogBudget;
 use net::serve::{Limits, Listener, Slots};
 use net::sockets;
 use net::tls::Vouched;
 use rustls::ServerConfig;
-use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 use tunnel_proto::connect::Fingerprint;
 use tunnel_proto::http1::forwarded::Trust;
@@ -189,7 +188,7 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
 impl EdgeHandle {
     /// Who is connected and what is published, in the form of `/status`.
     #[must_use]
-    pub fn status(&self) -> Value {
+    pub fn status(&self) -> EdgeStatus {
         self.edge.status()
     }
 
@@ -205,26 +204,79 @@ impl EdgeHandle {
 }
 
 impl Edge {
-    fn status(&self) -> Value {
-        let clients: Vec<Value> = self.table.sessions().iter().map(|s| s.status()).collect();
+    fn status(&self) -> EdgeStatus {
         let http = self.settings.http.is_some();
         let mode = match (http, self.settings.tcp.is_some()) {
             (true, true) => "http,tcp",
             (true, false) => "http",
             _ => "tcp",
         };
-        json!({
-            "info": {
-                "version": env!("CARGO_PKG_VERSION"),
-                "sha": option_env!("PORTCULLIS_SHA").unwrap_or(""),
-                "mode": mode,
-                "startTime": rfc3339(self.since),
-                "hostname": hostname(),
-            },
-            "clients": clients,
-            "listGeneration": self.doors.view().generation,
-            "visitors": self.visitors.taken(),
-        })
+        let info = EdgeInfo {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            sha: option_env!("PORTCULLIS_SHA").unwrap_or_default().to_string(),
+            mode: mode.to_string(),
+            start_time: rfc3339(self.since),
+            hostname: hostname(),
+        };
+        EdgeStatus {
+            info,
+            clients: self.table.sessions().iter().map(|s| s.status()).collect(),
+            list_generation: self.doors.view().generation,
+            visitors: self.visitors.taken(),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        use std::fmt::Write as _;
+        let mut out = String::new();
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        let mut one = |name: &str, kind: &str, help: &str, value: u64| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        };
+        let sessions = self.table.sessions();
+        one("controlplane_connected_gauge", "gauge", "Clients connected now.", sessions.len() as u64);
+        one("controlplane_sessions_total", "counter", "Sessions since the start.", get(&self.stats.sessions));
+        one(
+            "controlplane_requests_total",
+            "counter",
+            "Connections to the control plane.",
+            get(&self.stats.control_requests),
+        );
+        one(
+            "controlplane_refused_total",
+            "counter",
+            "Connections to the control plane refused by address.",
+            get(&self.stats.control_refused),
+        );
+        one(
+            "controlplane_token_refused_total",
+            "counter",
+            "Requests with a wrong or no token.",
+            get(&self.stats.tokens_refused),
+        );
+        one("tcp_dataplane_connections_total", "counter", "Visitors of TCP ports.", get(&self.stats.tcp_visitors));
+        one(
+            "tcp_dataplane_refused_total",
+            "counter",
+            "Visitors of TCP ports refused by address.",
+            get(&self.stats.tcp_refused),
+        );
+        one(
+            "visitors_inside_gauge",
+            "gauge",
+            "Connections that passed a door and are open now.",
+            self.doors.inside() as u64,
+        );
+        one(
+            "streams_gauge",
+            "gauge",
+            "Streams to clients open now.",
+            sessions.iter().map(|s| s.streams() as u64).sum(),
+        );
+        if let Some(plane) = self.plane.get() {
+            plane.stats().prometheus(&mut out);
+        }
+        out
     }
 
     /// A given certificate is read again on reload; a bad one changes nothing.

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
 use addr::Addr;
+use api::ClientStatus;
 use net::log_budget::LogBudget;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel_proto::frame::{Kind, Open, Reset, ResetCode};
@@ -167,7 +167,7 @@ impl EdgeSession {
         self.carriers.lock().iter().map(|c| c.load()).sum()
     }
 
-    pub(super) fn status(&self) -> Value {
+    pub(super) fn status(&self) -> ClientStatus {
         let upstreams: Vec<String> = self
             .hello
             .upstreams
@@ -177,17 +177,17 @@ impl EdgeSession {
                 AskFor::Http { host, path } => format!("{}{path}={}", if host.is_empty() { "*" } else { host }, u.name),
             })
             .collect();
-        json!({
-            "clientID": self.client,
-            "remoteAddr": self.addr.to_string(),
-            "since": super::rfc3339(self.since),
-            "upstreams": upstreams,
-            "hostname": self.hello.host,
-            "version": self.hello.program,
-            "carriers": self.carriers.lock().len(),
-            "bulkIdle": self.pool.idle(),
-            "streams": self.streams(),
-        })
+        ClientStatus {
+            client_id: self.client.clone(),
+            remote_addr: self.addr.to_string(),
+            since: super::rfc3339(self.since),
+            upstreams,
+            hostname: self.hello.host.clone(),
+            version: self.hello.program.clone(),
+            carriers: self.carriers.lock().len(),
+            bulk_idle: self.pool.idle(),
+            streams: self.streams(),
+        }
     }
 
     pub(super) fn log_joined(&self, token: &str) {

@@ -2,8 +2,7 @@
 //! edge and a client on loopback, requests from several loopback addresses, and what became of them, step by step.
 
 mod gate;
-pub mod mesh;
-mod say;
+pub(crate) mod mesh;
 mod visitor;
 
 use std::net::SocketAddr;
@@ -26,6 +25,8 @@ use tunnel_proto::http1::forwarded::IdentityFields;
 use tunnel_proto::upstream::{PortRanges, Upstream, UpstreamAsk, UpstreamTo};
 
 use self::visitor::{Answer, Download};
+use crate::fail::{Done, Fail};
+use crate::say;
 
 /// Visitors of the tour; all of 127.0.0.0/8 is this machine.
 const FRIEND: &str = "127.0.0.1";
@@ -39,10 +40,7 @@ const BIG: u64 = 4 << 30;
 const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// Shows the tour; stays up afterwards unless `once`.
-///
-/// # Errors
-/// A step did not come out as it should, or this machine does not let the demo run.
-pub async fn run(once: bool) -> Result<()> {
+pub(crate) async fn run(once: bool) -> Done {
     let run = Run::new(Duration::from_secs(1));
     run.follow_signals()?;
     let folder = Folder::new()?;
@@ -55,8 +53,8 @@ pub async fn run(once: bool) -> Result<()> {
     }
     run.stop();
     let finished = run.finish().await;
-    toured.context("the demo did not come out as it should")?;
-    finished
+    toured.map_err(|e| Fail::from(e.context("the demo did not come out as it should")))?;
+    Ok(finished?)
 }
 
 async fn tour(run: &Run, folder: &Folder, once: bool) -> Result<()> {
