@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use addr::{Addr, AddrSet, Authority};
 
 use super::fields::{Kind, is_token, kind};
-use super::head::Reject;
+use super::reject::Reject;
 use access::visitor::{AddressHeader, Traced, reported};
 
 /// Who speaks for visitors, and in which words.

@@ -4,5 +4,9 @@
 pub mod chunked;
 pub mod fields;
 pub mod forwarded;
+mod framing;
 pub mod head;
+mod method;
+mod reject;
 pub mod rewrite;
+mod write;

@@ -6,7 +6,7 @@ use crate::hello::{Rewrite, SetField};
 use addr::Authority;
 
 use super::fields::{Kind, is_token, kind};
-use super::head::{FIELDS_MAX, HEAD_MAX, Reject};
+use super::reject::{FIELDS_MAX, HEAD_MAX, Reject};
 
 /// Most fields that are set or removed for one upstream, in all.
 pub const CHANGES_MAX: usize = 32;
