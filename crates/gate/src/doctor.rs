@@ -326,6 +326,16 @@ impl From<&Observation> for FindingId {
     }
 }
 
+impl From<&Remark> for FindingId {
+    fn from(what: &Remark) -> FindingId {
+        match what {
+            Remark::InPlace { .. } => FindingId::SingleFileMount,
+            Remark::ClosesStreams => FindingId::CaddyStreams,
+            Remark::LongList { .. } => FindingId::EnforcerAdvice,
+        }
+    }
+}
+
 /// What to do about an observation. No line opens a door to more than it names, and every line that lets somebody in says
 /// first what must be true.
 pub(super) fn mend(desk: &Desk, what: &Observation) -> String {
@@ -424,22 +434,12 @@ fn own(gate: &Gate, found: &mut Vec<Finding>) {
         if let Some(why) = &p.error {
             add(
                 FindingId::Enforcer,
-                format!("{} is not equal to its list: {why}", p.name),
+                format!("{} is not equal to its list: {why}", e.info.name),
                 "the last good state stays; mend the cause, it is tried again by itself",
             );
         }
-        for (what, fix) in &p.notes {
-            add(FindingId::EnforcerAdvice, format!("{}: {what}", p.name), fix);
-        }
-        if let Some(remark) = &p.remark {
-            let (id, fix) = match remark {
-                Remark::InPlace { .. } => (
-                    FindingId::SingleFileMount,
-                    "mount the directory instead of the single file (`./dyn:/app/dyn`, `--file dyn/dynamic-whitelist.yml`), or accept it",
-                ),
-                Remark::ClosesStreams => (FindingId::CaddyStreams, "use forward_auth; or accept it"),
-            };
-            add(id, format!("{}: {remark}", p.name), fix);
+        for remark in &p.remarks {
+            add(remark.into(), format!("{}: {remark}", e.info.name), &remark.fix());
         }
     }
 }

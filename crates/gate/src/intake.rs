@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 pub use super::asked::Cert;
 use super::asked::{Peer, Proxies, Sign, Unknown, Visitor, holder};
 use super::doctor::{FindingId, Stranger, Told};
-use super::enforce::Enforcer;
+use super::enforce;
 use super::fetch::Base;
 use super::heard::{Heard, Observation, is_gateway};
 use super::keeper::Keeper;
@@ -103,7 +103,7 @@ pub struct Desk {
     /// For each share, where its guests go, in the order of the shares.
     pub guests: Vec<Guests>,
     /// Enforcers that a share waits for.
-    pub enforcers: Vec<Enforcer>,
+    pub enforcers: Vec<enforce::Handle>,
     /// Answers to new guests that wait for enforcers.
     pub waiting: Arc<Slots>,
     /// The process stops: nothing is waited for any more.

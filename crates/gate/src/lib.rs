@@ -29,7 +29,7 @@ use store::{Sqlite, Store, StoreError};
 
 use asked::Proxies;
 use doctor::{FindingId, Told};
-use enforce::{Closed, Enforcer, Kind};
+use enforce::Enforcer;
 use fetch::Base;
 use heard::Heard;
 use intake::{Desk, Guests, Listen, RefusalPage, Serves};
@@ -72,7 +72,7 @@ pub struct GateSettings {
     /// Sites that `doctor` asks as a stranger would.
     pub probes: Vec<Base>,
     /// What is kept equal.
-    pub enforcers: Vec<Kind>,
+    pub enforcers: Vec<enforce::Config>,
     /// Events that take over what an earlier gate left, at the first start only.
     pub take_over: Vec<Event>,
     /// A clock that runs ahead, for the demo.
@@ -100,20 +100,18 @@ pub struct Gate {
 /// The data directory can not be used, or an address can not be had; nothing was left running that matters.
 pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
     let not_ready = run.not_ready("gate");
-    let closed = close_ports(&settings)?;
-    settings.enforcers.iter().try_for_each(Kind::check_file)?;
+    let mut enforcers: Vec<Box<dyn Enforcer>> = settings.enforcers.iter().map(enforce::Config::build).collect();
+    close_ports(&mut enforcers, &settings.lists)?;
+    enforcers.iter().try_for_each(|e| e.check_file())?;
     let store: Arc<dyn Store> = Arc::new(open(&settings.data_dir)?);
     let audit = settings.data_dir.join("audit.jsonl");
     let keeper =
         Keeper::start(run, settings.lists, settings.own, store.clone(), &audit, settings.take_over, settings.ahead)?;
     let names = Follower::start(run, &keeper, store, settings.dns, settings.follows)?;
-    let traefik_by_peer = settings.enforcers.iter().any(Kind::is_traefik_by_peer);
-    let enforcers: Vec<Enforcer> = settings
-        .enforcers
-        .into_iter()
-        .zip(closed)
-        .map(|(kind, closed)| Enforcer::start(run, &keeper, kind, closed))
-        .collect::<anyhow::Result<_>>()?;
+    let published = keeper.published.borrow().clone();
+    enforcers.iter_mut().try_for_each(|e| enforce::guard(&mut **e, &published, &keeper.picture))?;
+    let start = |e| enforce::start(run, keeper.published.clone(), keeper.picture.clone(), e);
+    let enforcers: Vec<enforce::Handle> = enforcers.into_iter().map(start).collect();
     let (shares, guests): (Vec<Share>, Vec<Guests>) = settings.shares.into_iter().unzip();
     let desk = Arc::new(Desk {
         keeper: keeper.clone(),
@@ -121,7 +119,7 @@ pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
         refusal: settings.refusal,
         told: settings.told,
         accept: settings.accept,
-        traefik_by_peer,
+        traefik_by_peer: enforcers.iter().any(|e| e.info.by_peer),
         shares: Shares::new(shares, settings.share_paths, settings.told),
         guests,
         enforcers,
@@ -169,17 +167,19 @@ impl Gate {
     }
 }
 
-/// Closes the ports that the settings guard, to everybody but the entries that the configuration puts on their lists,
-/// if their table is not there yet; nothing that fails later leaves them open then.
+/// Closes the ports that are to be guarded, to everybody but the entries that the configuration puts on their lists, if
+/// their table is not there yet; nothing that fails later leaves them open then.
 ///
 /// # Errors
 /// The kernel does not let us; says what is missing.
-fn close_ports(settings: &GateSettings) -> anyhow::Result<Vec<Option<Closed>>> {
-    let statics = |list: &str| {
-        let rules = settings.lists.iter().find(|(name, _)| name == list);
-        rules.map_or(&[][..], |(_, rules)| &rules.statics[..])
-    };
-    settings.enforcers.iter().map(|kind| kind.close(statics)).collect()
+fn close_ports(enforcers: &mut [Box<dyn Enforcer>], lists: &[(String, Rules)]) -> anyhow::Result<()> {
+    for enforcer in enforcers {
+        let held = &enforcer.info().lists;
+        let rules = lists.iter().filter(|(name, _)| held.contains(name)).map(|(_, rules)| rules);
+        let statics: Vec<addr::Prefix> = rules.flat_map(|r| r.statics.iter().copied()).collect();
+        enforcer.close(&statics)?;
+    }
+    Ok(())
 }
 
 /// The public addresses of this machine: nobody else comes from them, and a proxy's own requests are no visitor's.
@@ -257,7 +257,8 @@ pub fn metrics(desk: &Desk) -> String {
     name(&mut out, "portcullis_gate_enforcer_generation", "gauge", "Generation that an enforcer has.");
     for e in &desk.enforcers {
         let p = e.progress.lock();
-        let _ = writeln!(out, "portcullis_gate_enforcer_generation{{enforcer=\"{}\"}} {}", quoted(&p.name), p.reached);
+        let _ =
+            writeln!(out, "portcullis_gate_enforcer_generation{{enforcer=\"{}\"}} {}", quoted(&e.info.name), p.reached);
     }
     name(&mut out, "portcullis_gate_enforcer_failing", "gauge", "1 while an enforcer is not equal to its list.");
     for e in &desk.enforcers {
@@ -265,7 +266,7 @@ pub fn metrics(desk: &Desk) -> String {
         let _ = writeln!(
             out,
             "portcullis_gate_enforcer_failing{{enforcer=\"{}\"}} {}",
-            quoted(&p.name),
+            quoted(&e.info.name),
             u8::from(p.error.is_some())
         );
     }

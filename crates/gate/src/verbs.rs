@@ -90,13 +90,13 @@ fn enforcers(gate: &Gate, list: &str) -> Vec<answer::Enforcer> {
         .map(|e| {
             let p = e.progress.lock();
             answer::Enforcer {
-                name: p.name.clone(),
+                name: e.info.name.clone(),
                 generation: p.reached,
                 current: p.reached >= now,
                 changes: p.changes,
                 took_ms: p.took.as_secs_f64() * 1000.0,
                 error: p.error.clone(),
-                remark: p.remark.as_ref().map(ToString::to_string),
+                remark: p.remarks.first().map(ToString::to_string),
             }
         })
         .collect()

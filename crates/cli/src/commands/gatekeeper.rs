@@ -12,7 +12,7 @@ use access::visitor::AddressHeader;
 use addr::{AddrSet, Prefix, parse_list};
 use gate::asked::Proxies;
 use gate::doctor::{FindingId, Told};
-use gate::enforce::{Kind, TRAEFIK_THROTTLE};
+use gate::enforce::{self, TRAEFIK_THROTTLE};
 use gate::fetch::Base;
 use gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
 use gate::keeper::Ahead;
@@ -64,7 +64,7 @@ pub(crate) fn generate(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
         Listen::Unix(_) => 0,
     };
     let low_ports = plan.listeners.iter().map(|(at, _)| tcp(at)).any(|p| p != 0 && p < 1024);
-    let implied = a.file.is_none() && plan.enforcers.iter().filter_map(Kind::file).any(std::path::Path::is_relative);
+    let implied = a.file.is_none() && plan.enforcers.iter().filter_map(|c| c.info().file).any(|f| f.is_relative());
     let known = <GatekeeperArgs as clap::Args>::augment_args(clap::Command::new("gatekeeper"));
     let reads = known.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
     say::raw(&systemd::render(&Unit {
@@ -82,21 +82,21 @@ pub(crate) fn generate(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
 const FILES: u64 = 16_384;
 
 /// What a unit must give these enforcers.
-pub(crate) fn unit(enforcers: &[Kind]) -> Unit {
+pub(crate) fn unit(enforcers: &[enforce::Config]) -> Unit {
     let mut unit = Unit::default();
     let mut writes: BTreeSet<PathBuf> = BTreeSet::new();
-    for kind in enforcers {
-        match kind {
-            Kind::Nftables { .. } => unit.guards = true,
-            Kind::Nginx { .. } => unit.root = Some("nginx is tested and reloaded at each change"),
-            Kind::Command { .. } => {
+    for config in enforcers {
+        match config {
+            enforce::Config::Nftables(_) => unit.guards = true,
+            enforce::Config::Nginx(_) => unit.root = Some("nginx is tested and reloaded at each change"),
+            enforce::Config::Command(_) => {
                 unit.root = Some(
                     "the command of --exec runs with the service's rights; give it a user of its own if it needs fewer",
                 )
             }
             _ => {}
         }
-        let file = kind.file().map(|file| std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf()));
+        let file = config.info().file.map(|file| std::path::absolute(&file).unwrap_or(file));
         writes.extend(file.and_then(|file| file.parent().map(std::path::Path::to_path_buf)));
     }
     unit.writes = writes.into_iter().collect();
@@ -155,7 +155,10 @@ fn plan(a: &GatekeeperArgs, global: &GlobalArgs) -> Result<GateSettings, Fail> {
         let api = a.traefik_api.as_deref().map(|u| url("TRAEFIK_API", u, "http://traefik:8080")).transpose()?;
         let style = traefik_style(a, &trusted, &own)?;
         let (tcp, throttle) = (a.traefik_tcp.unwrap_or(false), a.traefik_throttle.unwrap_or(TRAEFIK_THROTTLE));
-        enforcers.insert(0, Kind::Traefik { file, middlewares, style, tcp, api, throttle });
+        enforcers.insert(
+            0,
+            enforce::Config::Traefik(enforce::TraefikConfig { file, middlewares, style, tcp, api, throttle }),
+        );
     }
     let follows =
         hosts.into_iter().map(|host| Follow { list: list.clone(), host, until: None, pinned: false }).collect();
@@ -457,45 +460,52 @@ fn listeners(a: &GatekeeperArgs, main: Option<Listen>, list: &str) -> Result<Vec
     Ok(out)
 }
 
-fn also(a: &AlsoArgs, list: &str) -> Result<Vec<Kind>, Fail> {
+fn also(a: &AlsoArgs, list: &str) -> Result<Vec<enforce::Config>, Fail> {
     let words = |text: Option<&str>, default: &str| -> Vec<String> {
         text.unwrap_or(default).split_whitespace().map(str::to_string).collect()
     };
     let list = || list.to_string();
     let mut out = Vec::new();
     if let Some(file) = &a.nginx_file {
-        out.push(Kind::Nginx {
+        out.push(enforce::Config::Nginx(enforce::NginxConfig {
             list: list(),
             file: file.clone(),
             test: words(a.nginx_test.as_deref(), "nginx -t -q"),
             reload: words(a.nginx_reload.as_deref(), "nginx -s reload"),
-        });
+        }));
     }
     if let (Some(socket), Some(map)) = (&a.haproxy_socket, &a.haproxy_map) {
-        out.push(Kind::Haproxy { list: list(), socket: socket.clone(), map: map.clone() });
+        out.push(enforce::Config::Haproxy(enforce::HaproxyConfig {
+            list: list(),
+            socket: socket.clone(),
+            map: map.clone(),
+        }));
     }
     if let Some(api) = &a.caddy_api {
         warn!(
             "each change closes every open WebSocket and stream of Caddy; forward_auth to /v1/check/{} does not",
             list()
         );
-        out.push(Kind::Caddy {
+        out.push(enforce::Config::Caddy(enforce::CaddyConfig {
             list: list(),
             api: url("--caddy-api", api, "http://127.0.0.1:2019/id/gate/remote_ip/ranges")?,
-        });
+        }));
     }
     if let Some(file) = &a.list_file {
-        out.push(Kind::File { list: list(), file: file.clone() });
+        out.push(enforce::Config::File(enforce::FileConfig { list: list(), file: file.clone() }));
     }
     if let Some(ports) = &a.nft_ports {
         let table = a.nft_table.clone().unwrap_or_else(|| "portcullis".to_string());
-        out.push(Kind::Nftables { list: list(), ports: ports.clone(), table });
+        out.push(enforce::Config::Nftables(enforce::NftablesConfig { list: list(), ports: ports.clone(), table }));
     }
     if let Some(exec) = &a.exec {
-        out.push(Kind::Command { list: list(), argv: words(Some(exec), "") });
+        out.push(enforce::Config::Command(enforce::CommandConfig { list: list(), argv: words(Some(exec), "") }));
     }
     if let Some(to) = &a.webhook {
-        out.push(Kind::Webhook { list: list(), to: url("--webhook", to, "http://127.0.0.1:9000/list")? });
+        out.push(enforce::Config::Webhook(enforce::WebhookConfig {
+            list: list(),
+            to: url("--webhook", to, "http://127.0.0.1:9000/list")?,
+        }));
     }
     Ok(out)
 }

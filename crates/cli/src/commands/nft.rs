@@ -2,7 +2,7 @@
 //! who the configuration names and nobody else, a unit that makes it before there is a network, or no table.
 
 use access::ledger::Rules;
-use gate::{self, enforce::Kind};
+use gate::enforce::{Closed, Config, NftablesConfig};
 use net::nftables::Table;
 
 use crate::args::GlobalArgs;
@@ -47,9 +47,10 @@ fn boot(a: &NftBootArgs, global: &GlobalArgs) -> Done {
         say::raw(&systemd::before_network("Ports that Portcullis guards, closed until it runs"));
         return Ok(());
     }
-    for (kind, rules) in guards {
-        let made = kind.close(|_| &rules.statics[..])?.is_some_and(|closed| closed.made);
-        let name = kind.name();
+    for (config, rules) in guards {
+        let mut enforcer = config.build();
+        let made = enforcer.close(&rules.statics)? == Closed::Made;
+        let name = &enforcer.info().name;
         say::aside(format_args!(
             "{}",
             match (made, rules.statics.len()) {
@@ -63,12 +64,12 @@ fn boot(a: &NftBootArgs, global: &GlobalArgs) -> Done {
 }
 
 /// The guards that the gate would keep, each with the rules of its list.
-fn guards(a: &NftBootArgs, global: &GlobalArgs) -> Result<Vec<(Kind, Rules)>, Fail> {
+fn guards(a: &NftBootArgs, global: &GlobalArgs) -> Result<Vec<(Config, Rules)>, Fail> {
     if let Some(ports) = &a.nft_ports {
         let (statics, _) = gatekeeper::source_range(a.default_source_range.as_deref().unwrap_or_default())?;
         let table = a.nft_table.clone().unwrap_or_else(|| "portcullis".to_string());
-        let kind = Kind::Nftables { list: String::new(), ports: ports.clone(), table };
-        return Ok(vec![(kind, Rules { statics, ..Rules::default() })]);
+        let config = Config::Nftables(NftablesConfig { list: String::new(), ports: ports.clone(), table });
+        return Ok(vec![(config, Rules { statics, ..Rules::default() })]);
     }
     let nothing =
         || Fail::usage("there is nothing to guard", "give --nft-ports PORTS, or --config FILE with [[gate.nftables]]");
@@ -77,10 +78,10 @@ fn guards(a: &NftBootArgs, global: &GlobalArgs) -> Result<Vec<(Kind, Rules)>, Fa
     let settings: Option<gate::GateSettings> = gate_file::plan(&file, data_dir)?;
     let mut out = Vec::new();
     if let Some(settings) = settings {
-        for kind in settings.enforcers {
-            if let Kind::Nftables { list, .. } = &kind {
+        for config in settings.enforcers {
+            if let Config::Nftables(NftablesConfig { list, .. }) = &config {
                 let rules = settings.lists.iter().find(|(name, _)| name == list).map(|(_, rules)| rules.clone());
-                out.push((kind, rules.unwrap_or_default()));
+                out.push((config, rules.unwrap_or_default()));
             }
         }
     }

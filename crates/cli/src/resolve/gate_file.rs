@@ -13,7 +13,7 @@ use addr::{AddrSet, Port, Prefix};
 use anyhow::{Context, anyhow, bail, ensure};
 use gate::asked::Proxies;
 use gate::doctor::{FindingId, Told};
-use gate::enforce::{Kind, TRAEFIK_THROTTLE};
+use gate::enforce::{self, TRAEFIK_THROTTLE};
 use gate::fetch::Base;
 use gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
 use gate::keeper::Ahead;
@@ -531,7 +531,7 @@ impl File<'_> {
         Ok(TraefikStyle { key, strategy, reject: t.reject_status.as_ref().map(|s| *s.get_ref()) })
     }
 
-    fn enforcers(&self, g: &GateFile, trusted: &AddrSet, own: &AddrSet) -> anyhow::Result<Vec<Kind>> {
+    fn enforcers(&self, g: &GateFile, trusted: &AddrSet, own: &AddrSet) -> anyhow::Result<Vec<enforce::Config>> {
         let mut out = Vec::new();
         for t in &g.traefik {
             let mut middlewares = Vec::new();
@@ -548,22 +548,37 @@ impl File<'_> {
             let throttle = t.throttle.as_ref().map_or(Ok(TRAEFIK_THROTTLE), |s| {
                 throttle(s.get_ref()).map_err(|why| anyhow!("{}: `{}`: {why}", self.line(s), s.get_ref()))
             })?;
-            out.push(Kind::Traefik { file: self.path(&t.file), middlewares, style, tcp: t.tcp, api, throttle });
+            out.push(enforce::Config::Traefik(enforce::TraefikConfig {
+                file: self.path(&t.file),
+                middlewares,
+                style,
+                tcp: t.tcp,
+                api,
+                throttle,
+            }));
         }
         let words = |given: &Option<Vec<String>>, or: &[&str]| {
             given.clone().unwrap_or_else(|| or.iter().map(|w| (*w).to_string()).collect())
         };
         for n in &g.nginx {
             let (test, reload) = (words(&n.test, &["nginx", "-t", "-q"]), words(&n.reload, &["nginx", "-s", "reload"]));
-            out.push(Kind::Nginx { list: self.list(&n.list)?, file: self.path(&n.file), test, reload });
+            out.push(enforce::Config::Nginx(enforce::NginxConfig {
+                list: self.list(&n.list)?,
+                file: self.path(&n.file),
+                test,
+                reload,
+            }));
         }
         for h in &g.haproxy {
             // The map's name is what HAProxy's configuration calls it, so it is passed on as written.
             let (list, socket) = (self.list(&h.list)?, self.path(&h.socket));
-            out.push(Kind::Haproxy { list, socket, map: h.map.clone() });
+            out.push(enforce::Config::Haproxy(enforce::HaproxyConfig { list, socket, map: h.map.clone() }));
         }
         for c in &g.caddy {
-            out.push(Kind::Caddy { list: self.list(&c.list)?, api: self.url(&c.api)? });
+            out.push(enforce::Config::Caddy(enforce::CaddyConfig {
+                list: self.list(&c.list)?,
+                api: self.url(&c.api)?,
+            }));
         }
         let mut tables: BTreeSet<String> = BTreeSet::new();
         for n in &g.nftables {
@@ -576,10 +591,13 @@ impl File<'_> {
                 "{}: two lists want the table `{table}`; give one a `table` of its own",
                 self.line(&n.list)
             );
-            out.push(Kind::Nftables { list: self.list(&n.list)?, ports, table });
+            out.push(enforce::Config::Nftables(enforce::NftablesConfig { list: self.list(&n.list)?, ports, table }));
         }
         for f in &g.file {
-            out.push(Kind::File { list: self.list(&f.list)?, file: self.path(&f.file) });
+            out.push(enforce::Config::File(enforce::FileConfig {
+                list: self.list(&f.list)?,
+                file: self.path(&f.file),
+            }));
         }
         for c in &g.command {
             ensure!(
@@ -587,10 +605,16 @@ impl File<'_> {
                 "{}: `run` needs a program, such as [\"/usr/local/bin/apply\"]",
                 self.line(&c.list)
             );
-            out.push(Kind::Command { list: self.list(&c.list)?, argv: c.run.clone() });
+            out.push(enforce::Config::Command(enforce::CommandConfig {
+                list: self.list(&c.list)?,
+                argv: c.run.clone(),
+            }));
         }
         for w in &g.webhook {
-            out.push(Kind::Webhook { list: self.list(&w.list)?, to: self.url(&w.url)? });
+            out.push(enforce::Config::Webhook(enforce::WebhookConfig {
+                list: self.list(&w.list)?,
+                to: self.url(&w.url)?,
+            }));
         }
         Ok(out)
     }

@@ -114,7 +114,7 @@ async fn in_force(desk: &Desk, list: &str, guest: Addr, generation: u64) {
     let until = Instant::now() + WAIT;
     let each = desk.enforcers.iter().filter(|e| e.holds(list)).map(|e| async move {
         if !e.has(generation, until).await {
-            let name = e.progress.lock().name.clone();
+            let name = e.info.name.clone();
             warn!("{name} does not have the guest {guest} yet; the link opens, other parts may need another try");
         }
     });
