@@ -5,6 +5,7 @@ pub mod connect;
 pub mod frame;
 pub mod hello;
 pub mod http1;
+pub mod mux;
 pub mod proxy_line;
 pub mod upstream;
 pub mod ws;

@@ -25,11 +25,13 @@ use tunnel_proto::proxy_line::{self, HEADER_MAX, Version};
 use tunnel_proto::upstream::{Plane, PortRanges, parse_upstreams};
 use tunnel_proto::ws::{WsItem, WsReader};
 
+pub use crate::mux::hostile as mux;
+
 /// A target: its name, which is that of its corpus, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("prefixes", prefixes),
     ("connect_strings", connect_strings),
     ("upstreams", upstreams),
@@ -40,6 +42,7 @@ pub const TARGETS: [Target; 11] = [
     ("stun", stun),
     ("mesh_requests", mesh_requests),
     ("http1", http1),
+    ("mux", mux),
     ("visitors", visitors),
 ];
 

@@ -5,3 +5,4 @@ pub mod filter;
 pub mod fuzz;
 #[cfg(feature = "mesh")]
 pub mod mesh;
+pub mod mux;
