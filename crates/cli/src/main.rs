@@ -3,7 +3,6 @@
 mod args;
 mod ask;
 mod commands;
-mod demo;
 mod fail;
 mod logs;
 mod node_teacher;
@@ -75,8 +74,8 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Backup(a) => commands::backup::backup(a, global),
         Command::Clock(c) => commands::clock::run(c, global),
         Command::Restore(a) => commands::backup::restore(a, global),
-        Command::Demo(a) if a.mesh == Some(true) => block_on(demo::mesh::run()),
-        Command::Demo(a) => block_on(demo::run(a.once.unwrap_or(false))),
+        Command::Demo(a) if a.mesh == Some(true) => block_on(async { Ok(demo::mesh::run().await?) }),
+        Command::Demo(a) => block_on(async { Ok(demo::run(a.once.unwrap_or(false)).await?) }),
         Command::Explain(a) => return commands::admin::explain(a, global),
         Command::Lists(a) => return commands::admin::lists(a, global),
         Command::Reload(a) => return commands::admin::reload(a, global),
@@ -108,7 +107,7 @@ fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
         Err(fail) => {
             log(global, None);
             return Err(fail.or_hint(
-                "docs/manual/edge.toml explains every key, gate.toml those of [lists] and [gate], control.md those of [control]",
+                "docs/manual/edge.toml explains every key, gate.toml those of [lists] and [gate], control.toml those of [control]",
             ));
         }
     };

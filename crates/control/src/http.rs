@@ -263,6 +263,6 @@ fn html(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 
 pub(super) fn text(body: String) -> Response<Full<Bytes>> {
     let mut out = Response::new(Full::new(Bytes::from(body)));
-    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(runtime::metrics::CONTENT_TYPE));
     out
 }

@@ -1,7 +1,6 @@
 //! Metrics of a coordination server, in Prometheus's text format, on a listener of their own. In: counters. Out: text.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +14,32 @@ use super::channel::plain;
 use super::desk::Desk;
 use super::http;
 use runtime::hint::Hinted;
+use runtime::metrics::Exposition;
 use runtime::run::Run;
 
 /// Collectors at a time.
 const PLACES: Limits = Limits { total: 16, per_source: 8, reserve: 0 };
 /// A collector asks at once.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+runtime::declare_metrics! {
+    NODES: gauge = "portcullis_mesh_nodes", "Nodes.";
+    NODES_ONLINE: gauge = "portcullis_mesh_nodes_online", "Nodes that are connected.";
+    MAP_STREAMS: gauge = "portcullis_mesh_map_streams", "Open map streams.";
+    WAITING: gauge = "portcullis_mesh_waiting", "Nodes that wait to be approved.";
+    GENERATION: gauge = "portcullis_mesh_generation", "Generation of the network's state.";
+    POLICY: gauge = "portcullis_mesh_policy", "1 if a policy is in force.";
+    RELAY_CONNECTIONS: gauge = "portcullis_relay_connections", "Connections of relay clients.";
+    RELAY_PACKETS: counter = "portcullis_relay_packets_total", "Packets taken from relay clients.";
+    RELAY_BYTES: counter = "portcullis_relay_bytes_total", "Bytes of these packets.";
+    RELAY_DROPPED_FULL: counter = "portcullis_relay_dropped_full_total",
+        "Packets whose destination did not read fast enough.";
+    RELAY_DROPPED_NOT_HERE: counter = "portcullis_relay_dropped_not_here_total",
+        "Packets for nodes that are not connected.";
+    REQUESTS: counter = "portcullis_mesh_requests_total", "Requests by kind and status.";
+    FAILOVERS: counter = "portcullis_mesh_route_failovers_total", "Times a route went to another router.";
+    ROUTER_ONLINE: gauge = "portcullis_mesh_router_online", "1 if a router is connected.";
+}
 
 /// Serves `/metrics` on an address of its own.
 pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Result<()> {
@@ -66,66 +85,43 @@ pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Resu
 
 fn text(desk: &Desk) -> String {
     let s = desk.keeper.now();
-    let mut out = String::new();
-    let mut one = |name: &str, kind: &str, help: &str, value: u64| {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-    };
-    let count = |n: usize| n as u64;
-    one("portcullis_mesh_nodes", "gauge", "Nodes.", count(s.nodes.len()));
-    one(
-        "portcullis_mesh_nodes_online",
-        "gauge",
-        "Nodes that are connected.",
-        count(s.nodes.values().filter(|m| m.online).count()),
-    );
-    one("portcullis_mesh_map_streams", "gauge", "Open map streams.", count(desk.streams()));
-    one(
-        "portcullis_mesh_waiting",
-        "gauge",
-        "Nodes that wait to be approved.",
-        count(s.pending.values().filter(|p| p.waits()).count()),
-    );
-    one("portcullis_mesh_generation", "counter", "Pictures of the network made so far.", s.generation);
-    one("portcullis_mesh_policy", "gauge", "1 if a policy is in force.", u64::from(s.has_policy));
+    let mut out = Exposition::new();
+    out.one(&NODES, s.nodes.len());
+    out.one(&NODES_ONLINE, s.nodes.values().filter(|m| m.online).count());
+    out.one(&MAP_STREAMS, desk.streams());
+    out.one(&WAITING, s.pending.values().filter(|p| p.waits()).count());
+    out.one(&GENERATION, s.generation);
+    out.one(&POLICY, s.has_policy);
     if let Some(relay) = &desk.relay {
         let c = relay.counts();
-        one("portcullis_relay_connections", "gauge", "Connections of relay clients.", relay.connections());
-        one("portcullis_relay_packets_total", "counter", "Packets taken from relay clients.", c.packets_in);
-        one("portcullis_relay_bytes_total", "counter", "Their bytes.", c.bytes_in);
-        one(
-            "portcullis_relay_dropped_full_total",
-            "counter",
-            "Packets whose destination did not read fast enough.",
-            c.dropped_full,
-        );
-        one(
-            "portcullis_relay_dropped_not_here_total",
-            "counter",
-            "Packets for nodes that are not connected.",
-            c.dropped_not_here,
-        );
+        out.one(&RELAY_CONNECTIONS, relay.connections());
+        out.one(&RELAY_PACKETS, c.packets_in);
+        out.one(&RELAY_BYTES, c.bytes_in);
+        out.one(&RELAY_DROPPED_FULL, c.dropped_full);
+        out.one(&RELAY_DROPPED_NOT_HERE, c.dropped_not_here);
     }
-    let _ = writeln!(
-        out,
-        "# HELP portcullis_mesh_requests_total Requests by kind and status.\n# TYPE portcullis_mesh_requests_total counter"
-    );
-    for ((what, status), n) in desk.counts.lock().iter() {
-        let _ = writeln!(out, "portcullis_mesh_requests_total{{kind=\"{what}\",status=\"{status}\"}} {n}");
+    out.family(&REQUESTS, |samples| {
+        for ((kind, status), n) in desk.counts.lock().iter() {
+            samples.add(&[("kind", kind), ("status", &status.to_string())], *n);
+        }
+    });
+    out.family(&FAILOVERS, |samples| {
+        for (route, n) in desk.moved.lock().iter() {
+            samples.add(&[("route", &route.long())], *n);
+        }
+    });
+    out.family(&ROUTER_ONLINE, |samples| {
+        for m in s.nodes.values().filter(|m| !m.node.host.routable_ips.is_empty()) {
+            samples.add(&[("node", &m.node.name)], m.online);
+        }
+    });
+    out.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_types_and_helps_are_as_written_down() {
+        assert_eq!(runtime::metrics::catalogue(super::METRICS), include_str!("metrics.golden"));
     }
-    let _ = writeln!(
-        out,
-        "# HELP portcullis_mesh_route_failovers_total Times a route went to another router.\n# TYPE portcullis_mesh_route_failovers_total counter"
-    );
-    for (route, n) in desk.moved.lock().iter() {
-        let _ = writeln!(out, "portcullis_mesh_route_failovers_total{{route=\"{}\"}} {n}", route.long());
-    }
-    let _ = writeln!(
-        out,
-        "# HELP portcullis_mesh_router_online 1 if a router is there.\n# TYPE portcullis_mesh_router_online gauge"
-    );
-    for m in s.nodes.values().filter(|m| !m.node.host.routable_ips.is_empty()) {
-        // Names of nodes are DNS labels: nothing in them needs quoting.
-        let _ = writeln!(out, "portcullis_mesh_router_online{{node=\"{}\"}} {}", m.node.name, u64::from(m.online));
-    }
-    out
 }

@@ -344,7 +344,7 @@ async fn check_side(
         return (what, learn(desk, list, *cert, peer, request.headers()).await);
     }
     match path {
-        "/metrics" => ("metrics", text(StatusCode::OK, &super::metrics(desk))),
+        "/metrics" => ("metrics", text(StatusCode::OK, &super::metrics::text(desk))),
         "/healthz" => {
             let trouble = desk.keeper.picture.trouble.lock().clone();
             let status = if trouble.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -11,13 +11,13 @@ mod heard;
 pub mod intake;
 pub mod keeper;
 mod listener;
+mod metrics;
 pub mod names;
 mod probe;
 pub mod share;
 mod verbs;
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -209,85 +209,6 @@ pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
     })?;
     store.warnings().iter().for_each(|w| tracing::warn!("{w}"));
     Ok(store)
-}
-
-/// The metrics of a gate, in Prometheus's text format.
-#[must_use]
-pub fn metrics(desk: &Desk) -> String {
-    let mut out = String::new();
-    let name = |out: &mut String, name: &str, kind: &str, help: &str| {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    };
-    name(&mut out, "portcullis_gate_grants", "gauge", "Live grants by list.");
-    for (list, grants) in desk.keeper.picture.grants.read().iter() {
-        let _ = writeln!(out, "portcullis_gate_grants{{list=\"{list}\"}} {}", grants.len());
-    }
-    name(&mut out, "portcullis_gate_evicted_total", "counter", "Entries that left because a list was full.");
-    let rooms = desk.keeper.picture.rooms.read();
-    for (list, room) in rooms.iter() {
-        let _ = writeln!(out, "portcullis_gate_evicted_total{{list=\"{list}\",of=\"proven\"}} {}", room.evicted);
-        let _ = writeln!(out, "portcullis_gate_evicted_total{{list=\"{list}\",of=\"guests\"}} {}", room.guests_evicted);
-    }
-    name(
-        &mut out,
-        "portcullis_gate_full_total",
-        "counter",
-        "Proofs in vain because a list was full of stronger evidence.",
-    );
-    for (list, room) in rooms.iter() {
-        let _ = writeln!(out, "portcullis_gate_full_total{{list=\"{list}\"}} {}", room.refused);
-    }
-    drop(rooms);
-    name(&mut out, "portcullis_gate_bans", "gauge", "Bans in force by list.");
-    for list in desk.keeper.published.borrow().lists.keys() {
-        let bans = desk.keeper.picture.bans.read().values().filter(|b| b.list == *list).count();
-        let _ = writeln!(out, "portcullis_gate_bans{{list=\"{list}\"}} {bans}");
-    }
-    name(&mut out, "portcullis_gate_events_total", "counter", "Events by outcome.");
-    for (what, count) in desk.keeper.picture.counts.lock().iter() {
-        let _ = writeln!(out, "portcullis_gate_events_total{{outcome=\"{what}\"}} {count}");
-    }
-    name(&mut out, "portcullis_gate_answers_total", "counter", "HTTP answers by endpoint and status.");
-    for ((what, status), count) in desk.answers.lock().iter() {
-        let _ = writeln!(out, "portcullis_gate_answers_total{{endpoint=\"{what}\",status=\"{status}\"}} {count}");
-    }
-    let generation = desk.keeper.published.borrow().generation;
-    name(&mut out, "portcullis_gate_generation", "gauge", "Generation of the published lists.");
-    let _ = writeln!(out, "portcullis_gate_generation {generation}");
-    name(&mut out, "portcullis_gate_enforcer_generation", "gauge", "Generation that an enforcer has.");
-    for e in &desk.enforcers {
-        let p = e.progress.lock();
-        let _ =
-            writeln!(out, "portcullis_gate_enforcer_generation{{enforcer=\"{}\"}} {}", quoted(&e.info.name), p.reached);
-    }
-    name(&mut out, "portcullis_gate_enforcer_failing", "gauge", "1 while an enforcer is not equal to its list.");
-    for e in &desk.enforcers {
-        let p = e.progress.lock();
-        let _ = writeln!(
-            out,
-            "portcullis_gate_enforcer_failing{{enforcer=\"{}\"}} {}",
-            quoted(&e.info.name),
-            u8::from(p.error.is_some())
-        );
-    }
-    name(&mut out, "portcullis_gate_name_failing", "gauge", "1 while a followed host name has no good answer.");
-    let names = desk.names.lock();
-    let hosts: std::collections::BTreeSet<_> = names.follows().iter().map(|f| &f.host).collect();
-    for host in hosts {
-        let failing = names.known(host).is_some_and(|k| k.failed.is_some());
-        let _ = writeln!(out, "portcullis_gate_name_failing{{name=\"{host}\"}} {}", u8::from(failing));
-    }
-    drop(names);
-    name(&mut out, "portcullis_gate_trouble", "gauge", "1 while the store or the audit log does not save.");
-    let trouble = desk.keeper.picture.trouble.lock();
-    for what in ["store", "audit"] {
-        let _ = writeln!(out, "portcullis_gate_trouble{{part=\"{what}\"}} {}", u8::from(trouble.contains_key(what)));
-    }
-    out
-}
-
-fn quoted(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// Reads what an earlier gate left in a Traefik file below these middlewares.

@@ -10,6 +10,7 @@ pub mod door;
 pub mod hint;
 pub mod html;
 pub mod lists;
+pub mod metrics;
 pub mod owner;
 mod private;
 pub mod run;

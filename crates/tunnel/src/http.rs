@@ -37,6 +37,8 @@ use self::pump::Side;
 use self::serve::Conn;
 use self::stats::Counted;
 pub use self::stats::HttpStats;
+#[cfg(test)]
+pub(crate) use self::stats::METRICS as HTTP_METRICS;
 use runtime::door::{Doors, Pass};
 
 /// A byte stream to an upstream, whatever carries it.

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// Which crates a crate may use. Development dependencies are free among `stage` and `sim`.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("addr", &[]),
     ("api", &["addr"]),
     ("access", &["addr"]),
@@ -23,6 +23,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("tunnel", &["tunnel-proto", "runtime", "api", "access", "net", "addr"]),
     ("gate", &["runtime", "api", "access", "net", "store", "addr"]),
     ("control", &["tailnet", "policy", "tailnet-proto", "runtime", "api", "access", "net", "store", "addr"]),
+    ("demo", &["tunnel", "gate", "fileserver", "runtime", "tunnel-proto", "access", "net", "addr"]),
     ("portcullis", &PRODUCT),
     ("sim", &["tunnel-proto", "tailnet", "policy", "tailnet-proto", "access", "addr"]),
     ("stage", &[]),
@@ -30,7 +31,8 @@ const ARROWS: [(&str, &[&str]); 18] = [
 ];
 
 /// Everything that the binary is made of.
-const PRODUCT: [&str; 14] = [
+const PRODUCT: [&str; 15] = [
+    "demo",
     "tunnel",
     "gate",
     "control",

@@ -44,7 +44,7 @@ impl InletsArgs {
             (
                 "letsencrypt_domain",
                 "the edge gets no certificates from Let's Encrypt (--letsencrypt-…)",
-                "put Caddy in front, which does (README: Behind Caddy), or give a certificate with --tls-cert and --tls-key",
+                "put Caddy in front, which does (docs/manual/howto/behind-a-proxy.md), or give a certificate with --tls-cert and --tls-key",
             ),
             (
                 "local",

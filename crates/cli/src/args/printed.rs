@@ -1,4 +1,5 @@
 //! What README and manual print is what this command line takes: each `portcullis …` in their text, and each variable.
+//! The manual's reference of all commands is made here.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +9,10 @@ use stage::pages;
 use super::Cli;
 
 /// Blocks of commands that no other test types.
-const ONLY_READ: [&str; 10] = [
+const ONLY_READ: [&str; 8] = [
     "two-commands",
-    "policy-questions",
     "control-service",
     "control-behind-proxy",
-    "connector-commands",
     "clock-reset",
     "nft-units",
     "gate-commands",
@@ -138,4 +137,78 @@ fn every_printed_variable_is_one() {
             }
         }
     }
+}
+
+/// What the program says of an argument: its meaning, and the default that stands at its end in brackets.
+fn meaning(arg: &Arg) -> (String, String) {
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|").replace('<', "\\<");
+    match help.rsplit_once(" [default: ") {
+        Some((text, default)) => (text.into(), default.trim_end_matches(']').into()),
+        None => (help, String::new()),
+    }
+}
+
+/// The rows of a table of arguments.
+fn rows(args: &[&Arg]) -> String {
+    let row = |a: &&Arg| {
+        let values: Vec<String> = a.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
+        let value = if a.get_action().takes_values() { values.join(" ") } else { String::new() };
+        let name = match (a.get_long(), a.get_short()) {
+            (Some(long), short) => {
+                let short = short.map(|c| format!("-{c}, ")).unwrap_or_default();
+                format!("`{}`", format!("{short}--{long} {value}").trim_end())
+            }
+            (None, _) => format!("`{}`", if value.is_empty() { a.get_id().as_str().to_uppercase() } else { value }),
+        };
+        let env = a.get_env().map(|e| format!("`{}`", e.to_string_lossy())).unwrap_or_default();
+        let (text, default) = meaning(a);
+        format!("| {name} | {env} | {default} | {text} |\n")
+    };
+    let table: String = args.iter().map(row).collect();
+    if table.is_empty() {
+        table
+    } else {
+        format!("\n| flag | variable | default | |\n| --- | --- | --- | --- |\n{table}")
+    }
+}
+
+fn pages_of(command: &clap::Command, path: &str, seen: &mut Vec<(String, String)>, out: &mut String) {
+    for sub in command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help") {
+        let path = format!("{path} {}", sub.get_name());
+        let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+        if sub.get_subcommands().any(|c| !c.is_hide_set()) {
+            out.push_str(&format!("\n## {path}\n\n{about}.\n"));
+        } else {
+            let args: Vec<&Arg> = sub.get_arguments().filter(|a| !a.is_hide_set() && a.get_id() != "json").collect();
+            let table = rows(&args);
+            out.push_str(&format!("\n## {path}\n\n{about}.\n"));
+            match seen.iter().find(|(t, _)| *t == table && table.lines().count() > 6) {
+                Some((_, same)) => out.push_str(&format!("\nFlags: those of `{same}`.\n")),
+                None => out.push_str(&table),
+            }
+            seen.push((table, path.clone()));
+        }
+        pages_of(sub, &path, seen, out);
+    }
+}
+
+/// `docs/manual/commands.md` says what the program says. `UPDATE_GOLDEN=1` writes it anew.
+#[test]
+fn the_reference_of_commands_is_true() {
+    let cli = Cli::command();
+    let everywhere: Vec<&Arg> = cli.get_arguments().filter(|a| a.is_global_set()).collect();
+    let mut page = format!(
+        "# Commands\n\nEvery command with its flags, their environment variables and defaults, made from the program itself. [Configuration](configuration.md) says how\n\
+         flags, variables and file go together, and how lengths of time and lists are written. Commands that show something take `--json` as well; a\n\
+         list may be repeated. `--help` behind any command says the same.\n\n## Everywhere\n{}",
+        rows(&everywhere)
+    );
+    pages_of(&cli, "portcullis", &mut Vec::new(), &mut page);
+    let file = pages::root().join("docs/manual/commands.md");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, &page).unwrap();
+    }
+    let stands = std::fs::read_to_string(&file).unwrap_or_default();
+    let differs = page.lines().zip(stands.lines()).find(|(a, b)| a != b);
+    assert!(page == stands, "docs/manual/commands.md is old, write it with UPDATE_GOLDEN=1: {differs:?}");
 }

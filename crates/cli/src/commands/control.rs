@@ -244,7 +244,7 @@ fn read_config(path: &Path) -> Result<Section, Fail> {
     let file: ControlFile = toml::from_str(&text).map_err(|e| {
         Fail::hinted(
             format!("{}: {}", path.display(), crate::resolve::config::in_words(&e)),
-            "docs/manual/control.md explains every key",
+            "docs/manual/control.toml explains every key",
         )
     })?;
     Ok(file.control.beside(path.parent().unwrap_or(Path::new(""))))
@@ -283,4 +283,36 @@ fn pool(flag: &str, text: Option<String>, default: Prefix) -> Result<Prefix, Fai
         ));
     }
     Ok(prefix)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const MANUAL: &str = include_str!("../../../../docs/manual/control.toml");
+
+    #[test]
+    fn the_manual_is_a_valid_file_and_knows_every_key() {
+        let live = |l: &str| {
+            let bare = l.strip_prefix("# ").filter(|b| b.starts_with("[[") || b.contains(" = "));
+            bare.unwrap_or(l).to_string() + "\n"
+        };
+        for text in [MANUAL.to_string(), MANUAL.lines().map(live).collect()] {
+            let file: ControlFile = toml::from_str(&text).unwrap();
+            assert!(file.control.server_url.is_some());
+        }
+        for (at, wanted) in [("[control]\nno_such_key = 1", 17), ("[[control.teach]]\nno_such_key = 1", 2)] {
+            let error = toml::from_str::<ControlFile>(at).unwrap_err().to_string();
+            let keys: Vec<&str> = error.split("expected").nth(1).unwrap().split('`').skip(1).step_by(2).collect();
+            assert!(keys.len() >= wanted, "{error}");
+            for key in keys {
+                let explained = |l: &str| {
+                    let l = l.trim_start_matches("# ");
+                    l.starts_with(&format!("{key} = ")) || l == format!("[[control.{key}]]")
+                };
+                assert!(MANUAL.lines().any(explained), "docs/manual/control.toml does not explain `{key}`");
+            }
+        }
+    }
 }

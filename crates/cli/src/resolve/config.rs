@@ -78,7 +78,7 @@ pub(crate) struct EdgeFile {
     pub(crate) lists: BTreeMap<String, ListFile>,
     /// Their teachers and enforcers.
     pub(crate) gate: Option<GateFile>,
-    /// The coordination server of the mesh; `docs/manual/control.md` explains its keys.
+    /// The coordination server of the mesh; `docs/manual/control.toml` explains its keys.
     pub(crate) control: Option<Section>,
 }
 

@@ -334,3 +334,34 @@ fn through(m: &Machines, ca: &Path) {
         assert!(page == "403" || page == "400", "a stranger with `{spoof}`: {page}");
     }
 }
+
+/// A port that only the list reaches: the quick start of the gate, line by line.
+#[test]
+fn a_game_server() {
+    let Some(m) = Machines::new() else { return };
+    let servers = m.world.host("dns", "192.0.2.53");
+    let dns = stage::netns::dns::Dns::start(&servers);
+    dns.set("friend.example.net", 60, &[stage::netns::dns::at("198.51.100.7")]);
+    m.edge.resolver(&[[192, 0, 2, 53].into()]);
+    let game = ([203, 0, 113, 9], 25565).into();
+    let _game = m.edge.within(|| Upstream::serve_at(game, |mut s| drop(std::io::Write::write_all(&mut s, b"game\n"))));
+    let plays = |host: &Host| host.connect(game, std::time::Duration::from_secs(1)).is_ok();
+    assert!(plays(&m.stranger), "open before the gate runs");
+    let [gate, grants @ ..] = &commands("game-server")[..] else { panic!("no commands") };
+    let gate = m.start(&m.edge, &format!("exec {gate}"));
+    let answers = || m.shell(&m.edge, "portcullis list").output().is_ok_and(|o| o.status.success());
+    stage::eventually(START, || answers().then_some(()).ok_or("no gate"))
+        .unwrap_or_else(|e| panic!("{e}\n{}", gate.output()));
+    assert!(!plays(&m.stranger) && !plays(&m.visitor), "{}", gate.output());
+    for line in grants {
+        m.run(&m.edge, line);
+    }
+    stage::eventually(START, || plays(&m.visitor).then_some(()).ok_or("the friend stands outside"))
+        .unwrap_or_else(|e| panic!("{e}\n{}", gate.output()));
+    assert!(!plays(&m.stranger));
+    for line in commands("friends") {
+        m.run(&m.edge, &line);
+    }
+    let anna = m.shell(&m.edge, "portcullis explain 203.0.113.7").output().unwrap();
+    assert_eq!(anna.status.code(), Some(3), "{}", String::from_utf8_lossy(&anna.stdout));
+}

@@ -253,7 +253,7 @@ async fn begin(
             Ok(Became::Nothing)
         }
         ("GET", path, None) if path.ends_with("/metrics") => {
-            upgrade::answer(&mut link, "200 OK", "text/plain; version=0.0.4", "", &edge.metrics()).await;
+            upgrade::answer(&mut link, "200 OK", runtime::metrics::CONTENT_TYPE, "", &edge.metrics()).await;
             Ok(Became::Nothing)
         }
         ("GET", _, None) => {

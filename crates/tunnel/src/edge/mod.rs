@@ -2,6 +2,7 @@
 //! stream to a client that publishes what it asked for, if its address may pass.
 
 mod control;
+mod metrics;
 mod owners;
 mod ports;
 mod routes;
@@ -224,59 +225,6 @@ impl Edge {
             list_generation: self.doors.view().generation,
             visitors: self.visitors.taken(),
         }
-    }
-
-    fn metrics(&self) -> String {
-        use std::fmt::Write as _;
-        let mut out = String::new();
-        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
-        let mut one = |name: &str, kind: &str, help: &str, value: u64| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-        };
-        let sessions = self.table.sessions();
-        one("controlplane_connected_gauge", "gauge", "Clients connected now.", sessions.len() as u64);
-        one("controlplane_sessions_total", "counter", "Sessions since the start.", get(&self.stats.sessions));
-        one(
-            "controlplane_requests_total",
-            "counter",
-            "Connections to the control plane.",
-            get(&self.stats.control_requests),
-        );
-        one(
-            "controlplane_refused_total",
-            "counter",
-            "Connections to the control plane refused by address.",
-            get(&self.stats.control_refused),
-        );
-        one(
-            "controlplane_token_refused_total",
-            "counter",
-            "Requests with a wrong or no token.",
-            get(&self.stats.tokens_refused),
-        );
-        one("tcp_dataplane_connections_total", "counter", "Visitors of TCP ports.", get(&self.stats.tcp_visitors));
-        one(
-            "tcp_dataplane_refused_total",
-            "counter",
-            "Visitors of TCP ports refused by address.",
-            get(&self.stats.tcp_refused),
-        );
-        one(
-            "visitors_inside_gauge",
-            "gauge",
-            "Connections that passed a door and are open now.",
-            self.doors.inside() as u64,
-        );
-        one(
-            "streams_gauge",
-            "gauge",
-            "Streams to clients open now.",
-            sessions.iter().map(|s| s.streams() as u64).sum(),
-        );
-        if let Some(plane) = self.plane.get() {
-            plane.stats().prometheus(&mut out);
-        }
-        out
     }
 
     /// A given certificate is read again on reload; a bad one changes nothing.

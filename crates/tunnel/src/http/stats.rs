@@ -2,12 +2,12 @@
 //! beyond a limit are counted together, and visitors cannot make up methods.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use runtime::metrics::Exposition;
 use tunnel_proto::http1::head::Method;
 
 /// Hosts counted by name. A catch-all answers for any name, so strangers choose them.
@@ -18,6 +18,25 @@ const ROWS_MAX: usize = 128;
 
 /// Upper bounds of the duration buckets in seconds: from a request on loopback to a long download.
 const BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+runtime::declare_metrics! {
+    REQUESTS: counter = "portcullis_http_requests_total",
+        "Requests answered, by host, method and status.", also "http_dataplane_requests_total";
+    DURATION: seconds = "portcullis_http_request_duration_seconds",
+        "From the request's head to the end of the answer.", also "http_dataplane_request_duration_seconds";
+    CONNECTIONS: gauge = "portcullis_http_connections",
+        "Connections of visitors that are open.", also "http_dataplane_connections_gauge";
+    IN_FLIGHT: gauge = "portcullis_http_requests_in_flight",
+        "Requests under way.", also "http_dataplane_in_flight_gauge";
+    REFUSED: counter = "portcullis_http_refused_total",
+        "Visitors refused by their address.", also "http_dataplane_refused_total";
+    CUT: counter = "portcullis_http_cut_total",
+        "Visitors cut when their address was no longer allowed.", also "http_dataplane_cut_total";
+    RECEIVED: counter = "portcullis_http_received_bytes_total",
+        "Bytes of bodies from visitors to upstreams.", also "http_dataplane_received_bytes_total";
+    SENT: counter = "portcullis_http_sent_bytes_total",
+        "Bytes of bodies from upstreams to visitors.", also "http_dataplane_sent_bytes_total";
+}
 
 /// Counters of the HTTP plane.
 #[derive(Debug, Default)]
@@ -56,48 +75,38 @@ impl HttpStats {
         hosts.entry(name.into()).or_default().clone()
     }
 
-    /// Appends everything as Prometheus text (exposition format 0.0.4), under the names that inlets-pro uses.
-    pub fn prometheus(&self, out: &mut String) {
+    /// Appends everything, also under the names that inlets-pro uses.
+    pub fn expose(&self, out: &mut Exposition) {
+        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let hosts = self.hosts.lock().clone();
-        let _ = writeln!(out, "# HELP http_dataplane_requests_total Requests answered, by host, method and status.");
-        let _ = writeln!(out, "# TYPE http_dataplane_requests_total counter");
-        for (host, stats) in &hosts {
-            for (method, code, n) in stats.requests.lock().iter() {
-                let method = method.label();
-                let _ = writeln!(
-                    out,
-                    "http_dataplane_requests_total{{code=\"{code}\",host=\"{host}\",method=\"{method}\"}} {n}"
-                );
+        out.family(&REQUESTS, |samples| {
+            for (host, stats) in &hosts {
+                for (method, code, n) in stats.requests.lock().iter() {
+                    let (method, code) = (method.label(), code.to_string());
+                    samples.add(&[("code", &code), ("host", host), ("method", method)], *n);
+                }
             }
-        }
-        let name = "http_dataplane_request_duration_seconds";
-        let _ = writeln!(out, "# HELP {name} From the request's head to the end of the answer.");
-        let _ = writeln!(out, "# TYPE {name} histogram");
-        for (host, stats) in &hosts {
-            let mut sum = 0;
-            for (bound, n) in BUCKETS.iter().zip(&stats.buckets) {
-                sum += n.load(Ordering::Relaxed);
-                let _ = writeln!(out, "{name}_bucket{{host=\"{host}\",le=\"{bound}\"}} {sum}");
+        });
+        out.family(&DURATION, |samples| {
+            for (host, stats) in &hosts {
+                let mut sum = 0;
+                let buckets: Vec<(f64, u64)> = (BUCKETS.iter().zip(&stats.buckets))
+                    .map(|(bound, n)| {
+                        sum += get(n);
+                        (*bound, sum)
+                    })
+                    .collect();
+                let count: u64 = stats.requests.lock().iter().map(|r| r.2).sum();
+                let seconds = get(&stats.micros) as f64 / 1e6;
+                samples.histogram(&[("host", host)], &buckets, seconds, count.max(sum));
             }
-            let count: u64 = stats.requests.lock().iter().map(|r| r.2).sum();
-            let count = count.max(sum);
-            let _ = writeln!(out, "{name}_bucket{{host=\"{host}\",le=\"+Inf\"}} {count}");
-            let _ =
-                writeln!(out, "{name}_sum{{host=\"{host}\"}} {}", stats.micros.load(Ordering::Relaxed) as f64 / 1e6);
-            let _ = writeln!(out, "{name}_count{{host=\"{host}\"}} {count}");
-        }
-        let plain: [(&str, &str, &str, &AtomicU64); 6] = [
-            ("connections_gauge", "gauge", "Connections of visitors that are open.", &self.connections),
-            ("in_flight_gauge", "gauge", "Requests under way.", &self.in_flight),
-            ("refused_total", "counter", "Visitors refused by their address.", &self.refused),
-            ("cut_total", "counter", "Visitors cut when their address was no longer allowed.", &self.cut),
-            ("received_bytes_total", "counter", "Bytes of bodies from visitors to upstreams.", &self.bytes_in),
-            ("sent_bytes_total", "counter", "Bytes of bodies from upstreams to visitors.", &self.bytes_out),
-        ];
-        for (name, kind, help, n) in plain {
-            let _ = writeln!(out, "# HELP http_dataplane_{name} {help}\n# TYPE http_dataplane_{name} {kind}");
-            let _ = writeln!(out, "http_dataplane_{name} {}", n.load(Ordering::Relaxed));
-        }
+        });
+        out.one(&CONNECTIONS, get(&self.connections));
+        out.one(&IN_FLIGHT, get(&self.in_flight));
+        out.one(&REFUSED, get(&self.refused));
+        out.one(&CUT, get(&self.cut));
+        out.one(&RECEIVED, get(&self.bytes_in));
+        out.one(&SENT, get(&self.bytes_out));
     }
 }
 

@@ -307,9 +307,12 @@ async fn counts() {
         raw.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         raw.response().await;
     }
-    let mut text = String::new();
-    world.plane.stats().prometheus(&mut text);
+    let mut out = runtime::metrics::Exposition::new();
+    world.plane.stats().expose(&mut out);
+    let text = out.finish();
     for line in [
+        "portcullis_http_requests_total{code=\"200\",host=\"a.test\",method=\"GET\"} 2",
+        "portcullis_http_requests_in_flight 0",
         "http_dataplane_requests_total{code=\"200\",host=\"a.test\",method=\"GET\"} 2",
         "http_dataplane_requests_total{code=\"503\",host=\"b.test\",method=\"GET\"} 1",
         "http_dataplane_request_duration_seconds_count{host=\"a.test\"} 2",

@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use runtime::hint::Hinted;
 use runtime::run::Run;
 
 use self::stage::{Host, Stage};
 use super::Steps;
-use crate::fail::{Done, Fail};
 use crate::say;
 
 /// Documentation addresses (RFC 5737): the office that the partner trusts, a laptop elsewhere, control, the partner.
@@ -36,10 +36,13 @@ const BEN_MAY: &str =
     "{ \"acls\": [ { \"action\": \"accept\", \"src\": [\"ben@\"], \"dst\": [\"203.0.113.77:443\"] } ] }\n";
 
 /// Shows it, and cleans up, also after Ctrl-C.
-pub(crate) async fn run() -> Done {
+///
+/// # Errors
+/// Something that it needs is not here, or a step did not come out as it should.
+pub async fn run() -> Result<()> {
     let missing = stage::missing();
     if !missing.is_empty() {
-        return Err(Fail::hinted(
+        return Err(Hinted::error(
             format!("the mesh demo needs what is not here: {}", missing.join(", ")),
             "run it as root on Linux, with iproute2, nftables and the official client installed (tailscale.com/download, or `go install tailscale.com/cmd/tailscale@v1.102.3 tailscale.com/cmd/tailscaled@v1.102.3`)",
         ));
@@ -52,8 +55,8 @@ pub(crate) async fn run() -> Done {
     };
     run.stop();
     let finished = run.finish().await;
-    toured.map_err(|e| Fail::from(e.context("the demo did not come out as it should")))?;
-    Ok(finished?)
+    toured.context("the demo did not come out as it should")?;
+    finished
 }
 
 async fn tour() -> Result<()> {

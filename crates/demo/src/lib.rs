@@ -2,7 +2,8 @@
 //! edge and a client on loopback, requests from several loopback addresses, and what became of them, step by step.
 
 mod gate;
-pub(crate) mod mesh;
+pub mod mesh;
+mod say;
 mod visitor;
 
 use std::net::SocketAddr;
@@ -25,8 +26,6 @@ use tunnel_proto::http1::forwarded::IdentityFields;
 use tunnel_proto::upstream::{PortRanges, Upstream, UpstreamAsk, UpstreamTo};
 
 use self::visitor::{Answer, Download};
-use crate::fail::{Done, Fail};
-use crate::say;
 
 /// Visitors of the tour; all of 127.0.0.0/8 is this machine.
 const FRIEND: &str = "127.0.0.1";
@@ -40,7 +39,10 @@ const BIG: u64 = 4 << 30;
 const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// Shows the tour; stays up afterwards unless `once`.
-pub(crate) async fn run(once: bool) -> Done {
+///
+/// # Errors
+/// A step did not come out as it should, or this machine does not let the demo run.
+pub async fn run(once: bool) -> Result<()> {
     let run = Run::new(Duration::from_secs(1));
     run.follow_signals()?;
     let folder = Folder::new()?;
@@ -53,8 +55,8 @@ pub(crate) async fn run(once: bool) -> Done {
     }
     run.stop();
     let finished = run.finish().await;
-    toured.map_err(|e| Fail::from(e.context("the demo did not come out as it should")))?;
-    Ok(finished?)
+    toured.context("the demo did not come out as it should")?;
+    finished
 }
 
 async fn tour(run: &Run, folder: &Folder, once: bool) -> Result<()> {

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{call, said};
-use crate::demo::Folder;
+use crate::Folder;
 
 /// Everything the demo made.
 pub(super) struct Stage {
