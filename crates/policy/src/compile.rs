@@ -391,8 +391,8 @@ impl Compiled {
         }
         let own: Vec<&Dest> = rule.dst.iter().filter(|d| d.set.is_none()).collect();
         // A rule among autogroups keeps the order written; otherwise one's own devices come last.
-        let own_first = rule.dst.first().is_some_and(|d| d.set.is_none())
-            && rule.dst.iter().all(|d| d.who.to_string().starts_with("autogroup:"));
+        let own_first =
+            rule.dst.first().is_some_and(|d| d.set.is_none()) && rule.dst.iter().all(|d| d.who.is_autogroup());
         if own_first {
             self.reduce_own(rule, &own, node, out);
         }

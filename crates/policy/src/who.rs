@@ -355,6 +355,33 @@ fn read_port_range(text: &str) -> Result<Ports, String> {
     }
 }
 
+impl Who {
+    /// Whether it is written `autogroup:…`.
+    pub(crate) fn is_autogroup(&self) -> bool {
+        match self {
+            Who::DangerAll
+            | Who::Internet
+            | Who::Own
+            | Who::Member
+            | Who::Tagged
+            | Who::Shared
+            | Who::NonRoot
+            | Who::Role(_) => true,
+            Who::Any
+            | Who::User(_)
+            | Who::Domain(_)
+            | Who::Group(_)
+            | Who::Tag(_)
+            | Who::Host(_)
+            | Who::Prefix(..)
+            | Who::Range(_)
+            | Who::IpSet(_)
+            | Who::App(_)
+            | Who::Service(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

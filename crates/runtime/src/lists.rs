@@ -89,7 +89,9 @@ pub struct Loaded {
     pub named: Vec<Vec<String>>,
     /// For each, the names that it follows.
     pub hosts: Vec<Vec<HostName>>,
-    /// Sentences for a person: host bits, empty lists.
+    /// The names of those that let nobody in.
+    pub empty: Vec<String>,
+    /// What is odd about how entries are written, for a person.
     pub warnings: Vec<String>,
 }
 
@@ -307,7 +309,7 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
         from.dedup();
         let list = List { name: source.name.clone(), set: AddrSet::new(prefixes), source: from.join(", ") };
         if list.set.is_empty() && named.is_empty() && hosts.is_empty() {
-            out.warnings.push(format!("list `{}` is empty: it lets nobody in", list.name));
+            out.empty.push(list.name.clone());
         }
         out.lists.push(list);
         out.named.push(named);
@@ -412,6 +414,9 @@ impl Live {
         }
         for w in &loaded.warnings {
             warn!("{w}");
+        }
+        for name in &loaded.empty {
+            warn!("list `{name}` is empty: it lets nobody in");
         }
         let taken: BTreeMap<String, Vec<String>> =
             loaded.lists.iter().map(|l| l.name.clone()).zip(loaded.named.iter().cloned()).collect();

@@ -1,5 +1,10 @@
 //! What was typed. In: the command line and the environment. Out: [`Cli`], with every flag as it was given and nothing
 //! decided; `meant` gives it its meaning. Help, man page and completions come from here.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    rustdoc::invalid_html_tags,
+    reason = "comments on flags are printed as help, where brackets mean what they do in every manual"
+)]
 
 mod client;
 pub(crate) mod control;
@@ -7,7 +12,6 @@ mod edge;
 pub(crate) mod gate;
 mod inlets;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
 mod printed;
 pub(crate) mod values;
 

@@ -1,5 +1,4 @@
 //! The keeper against a disk that fails: what was not saved is not in force, and what was taken and is owed is said.
-#![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -254,7 +254,7 @@ fn version(answer: &str) -> Option<u64> {
 /// How many entries `show map` counts in a map.
 fn counted(answer: &str, name: &str) -> Option<usize> {
     let line = answer.lines().find(|l| l.contains(&format!(" ({name}) ")))?;
-    line.split_whitespace().find_map(|w| w.strip_prefix("entry_cnt="))?.parse().ok()
+    line.split_whitespace().find_map(|field| field.strip_prefix("entry_cnt="))?.parse().ok()
 }
 
 async fn ask(socket: &Path, command: &str) -> anyhow::Result<String> {
