@@ -6,13 +6,21 @@ use std::process::ExitCode;
 mod bench;
 mod check;
 mod setup;
+mod step;
 mod test;
 
 const USAGE: &str = "\
 usage: cargo xtask test [--setup [--releases]]
-                                         every suite; --setup first installs what the suites need and then requires it;
+                                         every check and every suite; --setup first installs what the suites need and then requires it;
                                          --releases also builds the official mesh clients of ten releases (15 min)
-       cargo xtask check                 fast house checks: arrows, file headers, words
+       cargo xtask check [NAME…]         what machines hold us to; without names all but the last:
+                                           rules       our own: arrows between crates, headers, sizes, words, purity,
+                                                       unused dependencies; a second, no build
+                                           fmt         rustfmt
+                                           deny        licences, sources and banned crates, by cargo-deny
+                                           clippy      all targets, warnings denied
+                                           doc         rustdoc, private items too, warnings denied
+                                           advisories  known faults of dependencies, by cargo-deny; fetches a database
        cargo xtask bench NAME [--quick] [--rounds N] …
                                          measure: `cargo xtask bench` lists the names";
 

@@ -44,7 +44,10 @@ const MODULES: [GoModule; 2] = [
 /// The mesh's official client: version, and its two programs. Later ones need a newer Go than distributions bring.
 const TAILSCALE: (&str, [&str; 2]) = ("v1.102.3", ["tailscale", "tailscaled"]);
 
-/// Everything the test suites need.
+/// What the checks run beside cargo's own.
+const DENY: (&str, &str) = ("cargo-deny", "0.20.2");
+
+/// Everything the checks and the test suites need.
 ///
 /// # Errors
 /// What could not be installed, and the installer's words.
@@ -54,6 +57,10 @@ pub(crate) fn suites() -> Result<()> {
     packages(&missing)?;
     if find("traefik").is_none() {
         traefik().context("cannot install Traefik into a Python environment")?;
+    }
+    if find(DENY.0).is_none() {
+        // It runs for a second: without optimisation it is built in a third of the time.
+        cargo_install(DENY.0, DENY.1, &["--debug"]).context("cannot install cargo-deny")?;
     }
     if TAILSCALE.1.iter().any(|p| find(p).is_none()) {
         tailscale().context("cannot build the official mesh client; it needs Go 1.26 or later")?;
@@ -77,7 +84,7 @@ pub(crate) fn all_releases() -> Result<()> {
 pub(crate) fn tunnel_peers() {
     for (name, version, program) in CRATES {
         if find(program).is_none() {
-            report(name, cargo_install(name, version));
+            report(name, cargo_install(name, version, &[]));
         }
     }
     for (name, module, version, packages, programs) in MODULES {
@@ -205,11 +212,15 @@ fn releases(wanted: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-fn cargo_install(name: &str, version: &str) -> Result<()> {
+fn cargo_install(name: &str, version: &str, how: &[&str]) -> Result<()> {
     println!("setup: building {name} {version} (some minutes, once)");
+    let target = cache().join("peers-target");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command.args(["install", "--quiet", name, "--version", version, "--root"]).arg(cache().join("peers"));
-    run(command.env("CARGO_TARGET_DIR", cache().join("peers-target")))
+    command.args(["install", "--quiet", name, "--version", version, "--locked"]).args(how);
+    command.arg("--root").arg(cache().join("peers")).env("CARGO_TARGET_DIR", &target);
+    run(command.env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
+    // It is built once; what it was built from is much larger.
+    Ok(std::fs::remove_dir_all(target)?)
 }
 
 /// Builds programs of a Go module in a module of our own that takes over the requirements, replacements and checksums
