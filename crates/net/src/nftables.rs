@@ -17,7 +17,8 @@ use rustix::io::Errno;
 use rustix::net::netlink::NETFILTER;
 use tokio::io::unix::AsyncFd;
 
-use crate::netlink::{ACK, APPEND, Attributes, CREATE, DUMP, Messages, Netlink, heard};
+use crate::netlink::{ACK, Attributes, CREATE, DUMP, Netlink, heard};
+use transaction::{Batch, Row, by_set, shapes};
 
 /// The sets of the table. Exact addresses and IPv6 /64s are hashed, so that a change costs the same however many there
 /// are; everything else is a tree of ranges, which are few.
@@ -136,6 +137,8 @@ const GROUP: u32 = 1 << 6;
 const LIST_ROOM: usize = 60_000;
 /// The longest an element can have, a hundred years: the kernel's own limit is higher.
 const LONGEST: Duration = Duration::from_secs(3_155_760_000);
+
+mod transaction;
 
 mod kind {
     pub(super) const BATCH_BEGIN: u16 = 0x10;
@@ -528,227 +531,6 @@ struct RawElement {
     flags: u32,
     /// Until the kernel drops it; never, if `None`.
     left: Option<Duration>,
-}
-
-/// An element as it is written.
-struct Row {
-    set: &'static str,
-    key: Vec<u8>,
-    flags: u32,
-    left: Option<Duration>,
-}
-
-impl Row {
-    fn of(set: &'static str, key: Vec<u8>, flags: u32, left: Option<Duration>) -> Row {
-        Row { set, key, flags, left }
-    }
-
-    /// An element of a tree is two: where it begins, and the first address past it, if there is one. The time belongs to
-    /// the beginning; the end goes with it.
-    fn both(e: Element, left: Option<Duration>) -> impl Iterator<Item = Row> {
-        let name = e.set.name();
-        let past = (e.set.is_ranges() && e.last < e.set.highest())
-            .then(|| Row::of(name, e.set.key(e.last.saturating_add(1)), RANGE_END, None));
-        std::iter::once(Row::of(name, e.set.key(e.first), 0, left)).chain(past)
-    }
-
-    fn write(&self, m: &mut Messages) {
-        m.nest(1, |m| {
-            m.nest(1, |m| {
-                m.put(1, &self.key);
-            });
-            if self.flags != 0 {
-                m.number(3, self.flags);
-            }
-            if let Some(left) = self.left {
-                let ms = u64::try_from(left.clamp(Duration::from_millis(1), LONGEST).as_millis()).unwrap_or(1);
-                m.put(4, &ms.to_be_bytes());
-            }
-        });
-    }
-}
-
-/// A transaction being written.
-struct Batch {
-    out: Messages,
-    name: String,
-    used: bool,
-}
-
-impl Batch {
-    fn begin(nl: &Netlink, name: &str) -> Batch {
-        let mut out = nl.messages();
-        out.message(kind::BATCH_BEGIN, 0, &head(0, SUBSYSTEM));
-        Batch { out, name: name.to_string(), used: false }
-    }
-
-    fn message(&mut self, what: u16, flags: u16) -> &mut Messages {
-        self.used = true;
-        // Each is acknowledged: there are few of them, whatever number of elements they carry.
-        self.out.message(SUBSYSTEM << 8 | what, flags | ACK, &head(INET, 0)).text(1, &self.name)
-    }
-
-    fn send(mut self, nl: &mut Netlink) -> Result<(), NftError> {
-        if !self.used {
-            return Ok(());
-        }
-        self.out.message(kind::BATCH_END, 0, &head(0, SUBSYSTEM));
-        nl.send(self.out.done()).map_err(|e| refused("the transaction", e))
-    }
-
-    fn table(&mut self) {
-        self.message(kind::NEW_TABLE, CREATE);
-    }
-
-    fn sets(&mut self) {
-        for (id, (name, (flags, length))) in (1..).zip(shapes()) {
-            // What `nft` shows the keys as: `ipv4_addr`, `ipv6_addr`, `inet_service`.
-            let shown = match length {
-                4 => 7,
-                16 => 8,
-                _ => 13,
-            };
-            let m = self.message(kind::NEW_SET, CREATE).text(2, &name);
-            m.number(3, flags).number(4, shown).number(5, length).number(10, id);
-        }
-    }
-
-    /// Both chains, emptied, then their rules.
-    fn rules(&mut self) {
-        // Hook `prerouting`, priority `mangle`: before `dstnat`, after fragments are put together for those who track.
-        self.message(kind::NEW_CHAIN, CREATE)
-            .text(3, BEFORE)
-            .nest(4, |m| {
-                m.number(1, 0).put(2, &(-150i32).to_be_bytes());
-            })
-            .number(5, ACCEPT)
-            .text(7, "filter");
-        self.message(kind::NEW_CHAIN, CREATE).text(3, GUARD);
-        for chain in [BEFORE, GUARD] {
-            self.message(kind::DEL_RULE, 0).text(2, chain);
-        }
-        // This machine speaking to itself: `lo` is interface 1 in every network namespace.
-        self.rule(BEFORE, |m| {
-            meta(m, 4);
-            compare(m, &1u32.to_ne_bytes());
-            verdict(m, RETURN, None);
-        });
-        // On its way to another machine. Not "not local": broadcasts and anycasts arrive here too.
-        self.rule(BEFORE, |m| {
-            expression(m, "fib", |m| {
-                m.number(1, 1).number(2, 3).number(3, 2);
-            });
-            compare(m, &1u32.to_ne_bytes());
-            verdict(m, RETURN, None);
-        });
-        for transport in Transport::ALL {
-            self.rule(BEFORE, |m| {
-                meta(m, 16);
-                compare(m, &[transport.protocol()]);
-                payload(m, 2, 2, 2);
-                lookup(m, ports_of(transport));
-                verdict(m, JUMP, Some(GUARD));
-            });
-        }
-        for set in Set::ALL {
-            self.rule(GUARD, |m| {
-                meta(m, 15);
-                compare(m, &[if set.is_v4() { 2 } else { 10 }]);
-                // Where the source stands in an IP header, and how long it is.
-                let (at, length) = if set.is_v4() { (12, 4) } else { (8, 16) };
-                payload(m, 1, at, length);
-                if set == Set::Subnet6 {
-                    expression(m, "bitwise", |m| {
-                        m.number(1, 1).number(2, 1).number(3, 16);
-                        m.nest(4, |m| {
-                            m.put(1, &(!u128::from(u64::MAX)).to_be_bytes());
-                        });
-                        m.nest(5, |m| {
-                            m.put(1, &[0; 16]);
-                        });
-                    });
-                }
-                lookup(m, set.name());
-                verdict(m, RETURN, None);
-            });
-        }
-        self.rule(GUARD, |m| {
-            expression(m, "counter", |_| {});
-            verdict(m, DROP, None);
-        });
-    }
-
-    fn rule(&mut self, chain: &str, expressions: impl FnOnce(&mut Messages)) {
-        self.message(kind::NEW_RULE, CREATE | APPEND).text(2, chain).nest(4, expressions);
-    }
-}
-
-/// `NF_DROP`, `NF_ACCEPT`, `NFT_JUMP`, `NFT_RETURN`.
-const DROP: u32 = 0;
-const ACCEPT: u32 = 1;
-const JUMP: u32 = -3i32 as u32;
-const RETURN: u32 = -5i32 as u32;
-
-fn expression(m: &mut Messages, name: &str, data: impl FnOnce(&mut Messages)) {
-    m.nest(1, |m| {
-        m.text(1, name).nest(2, data);
-    });
-}
-
-fn meta(m: &mut Messages, key: u32) {
-    expression(m, "meta", |m| {
-        m.number(1, 1).number(2, key);
-    });
-}
-
-/// Goes on only if register 1 is equal to this.
-fn compare(m: &mut Messages, value: &[u8]) {
-    expression(m, "cmp", |m| {
-        m.number(1, 1).number(2, 0).nest(3, |m| {
-            m.put(1, value);
-        });
-    });
-}
-
-/// `base`: 1 the network header, 2 the transport header.
-fn payload(m: &mut Messages, base: u32, offset: u32, length: u32) {
-    expression(m, "payload", |m| {
-        m.number(1, 1).number(2, base).number(3, offset).number(4, length);
-    });
-}
-
-fn lookup(m: &mut Messages, set: &str) {
-    expression(m, "lookup", |m| {
-        m.text(1, set).number(2, 1);
-    });
-}
-
-fn verdict(m: &mut Messages, code: u32, chain: Option<&str>) {
-    expression(m, "immediate", |m| {
-        m.number(1, 0).nest(2, |m| {
-            m.nest(2, |m| {
-                m.number(1, code);
-                if let Some(chain) = chain {
-                    m.text(2, chain);
-                }
-            });
-        });
-    });
-}
-
-/// Each set's flags and length of key in bytes.
-fn shapes() -> BTreeMap<String, (u32, u32)> {
-    let of = |s: Set| {
-        let flags = if s.is_ranges() { INTERVAL | TIMEOUT } else { TIMEOUT };
-        (s.name().to_string(), (flags, if s.is_v4() { 4 } else { 16 }))
-    };
-    let ports = Transport::ALL.map(|t| (ports_of(t).to_string(), (0, 2)));
-    Set::ALL.into_iter().map(of).chain(ports).collect()
-}
-
-/// Ports of one set after those of the other, as a transaction takes them.
-fn by_set(ports: &[Port]) -> impl Iterator<Item = &Port> {
-    Transport::ALL.into_iter().flat_map(move |t| ports.iter().filter(move |p| p.transport == t))
 }
 
 /// Puts the ends of a tree's ranges together.
