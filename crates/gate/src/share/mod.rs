@@ -6,11 +6,11 @@
 
 pub(super) mod guest;
 pub mod refused;
+mod report;
 pub mod shape;
 mod spend;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,10 @@ use tracing::{error, info, warn};
 
 use super::doctor::Told;
 use super::fetch::{Ask, Base};
+pub use refused::No;
 use refused::Refusals;
-use shape::{Link, NoLink, Shape};
+use report::Notice;
+use shape::{Link, Shape};
 use spend::Spend;
 
 /// A named upstream whose links are believed.
@@ -36,25 +38,6 @@ pub struct Share {
     pub name: String,
     /// Where it is.
     pub base: Base,
-}
-
-/// Why a link opens nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum No {
-    /// The upstream is not in the configuration.
-    Unnamed,
-    /// The path is no share link.
-    Link(NoLink),
-    /// The upstream does not know the link: it answered this.
-    Dead(u16),
-    /// The upstream says yes to links that do not exist.
-    Canary,
-    /// Too many questions from this source, or from all together.
-    Budget,
-    /// The upstream did not answer.
-    Silent,
-    /// The upstream is out of order or slows the gate down: it answered this.
-    Busy(u16),
 }
 
 /// Asks whether a link is alive.
@@ -95,7 +78,8 @@ pub struct Shares {
     newcomers: Mutex<Spend>,
     /// Questions that are being asked.
     places: Arc<Slots>,
-    said: Mutex<BTreeMap<String, Instant>>,
+    /// What was noticed of the upstreams, and when it was said last.
+    noticed: Mutex<BTreeMap<Notice, Instant>>,
     /// Links that opened nothing.
     pub refusals: Refusals,
     /// What guests may cause in the log.
@@ -141,11 +125,6 @@ const REMEMBERED: usize = 10_000;
 const KINDS: usize = 512;
 /// The start of an answer, enough for Immich's `{"message":"Invalid share slug",…}`.
 const BODY: usize = 64 * 1024;
-/// Refused links that `doctor` tells of one by one.
-const REFUSALS_TOLD: usize = 5;
-/// The same is said again in the log after this long.
-const SAID_AGAIN: Duration = Duration::from_secs(600);
-
 impl Shares {
     /// A checker of these shares. `shapes` of links count before those that are known without being told.
     #[must_use]
@@ -161,7 +140,7 @@ impl Shares {
             spend: Mutex::default(),
             newcomers: Mutex::default(),
             places: Slots::new(ASKING),
-            said: Mutex::default(),
+            noticed: Mutex::default(),
             refusals: Refusals::default(),
             lines: LogBudget::default(),
         }
@@ -173,79 +152,6 @@ impl Shares {
         &self.shares
     }
 
-    /// What is wrong with the upstreams and with links that were refused, each with the line that mends it.
-    #[must_use]
-    pub fn trouble(&self) -> Vec<(String, String)> {
-        let mut out: Vec<(String, String)> = Vec::new();
-        for what in self.said.lock().keys() {
-            if let Some(url) = what.strip_prefix("unnamed ") {
-                out.push((format!("share links of `{url}` were refused: it is not named"), self.naming(url)));
-            } else if let Some(name) = what.strip_prefix("silent ") {
-                out.push((
-                    format!("the share upstream {name} does not answer"),
-                    "are both on the same network, and is the port right?".to_string(),
-                ));
-            }
-        }
-        for ((at, place, _), canary) in self.canaries.lock().iter() {
-            // Held only while the upstream is asked, two seconds at most: then this time nothing is said of it.
-            let bad = canary.try_lock().is_ok_and(|c| matches!(*c, Some(Sung { good: false, .. })));
-            if let (true, Some(share)) = (bad, self.shares.get(*at)) {
-                let what = format!("{} accepts {place}… links that do not exist", share.base);
-                if !out.iter().any(|(w, _)| *w == what) {
-                    out.push((what, "its links open nothing; upgrade it, or name a question that tells live links from others: SHARE_PATHS=/PATH/{token}=/QUESTION/{token}".to_string()));
-                }
-            }
-        }
-        // Dead links are everyday; these are not. Any stranger can make them: the latest say enough. Without a line that
-        // mends it, it is a page like any other.
-        let all: Vec<(refused::Refusal, String)> = self
-            .refusals
-            .all(Instant::now())
-            .into_iter()
-            .filter(|r| matches!(r.why, refused::Why::No(No::Link(NoLink::Shapeless | NoLink::Short(_)) | No::Busy(_))))
-            .filter_map(|r| self.mend(&r).map(|mend| (r, mend)))
-            .collect();
-        out.extend(all.iter().take(REFUSALS_TOLD).map(|(r, mend)| (format!("{}: {r}", r.addr), mend.clone())));
-        if let Some(more @ 1..) = all.len().checked_sub(REFUSALS_TOLD) {
-            let what = format!("share links of {more} further sources were refused for such reasons");
-            out.push((what, "`portcullis explain ADDRESS` says why for each".to_string()));
-        }
-        out
-    }
-
-    /// A refusal as `explain` says it.
-    #[must_use]
-    pub fn in_words(&self, refusal: &refused::Refusal) -> String {
-        let ago = refusal.at.elapsed().as_secs();
-        let ago = if ago < 120 { format!("{ago} s") } else { format!("{} min", ago / 60) };
-        let mend = self.mend(refusal).map(|m| format!("; {m}")).unwrap_or_default();
-        format!("{ago} ago, {}: {refusal}{mend}", refusal.addr)
-    }
-
-    /// The line that mends a refusal, where there is one.
-    #[must_use]
-    pub fn mend(&self, refusal: &refused::Refusal) -> Option<String> {
-        let refused::Why::No(no) = refusal.why else { return None };
-        let paths = match self.how {
-            Told::Environment => "SHARE_PATHS=",
-            Told::File => "share_paths = [\"…\"] under [gate], such as ",
-        };
-        match no {
-            No::Link(NoLink::Shapeless) => {
-                let shape = shape_of(&refusal.path, "{token}")?;
-                Some(format!("if it is a share link, say what such links look like: {paths}{shape}"))
-            }
-            No::Link(NoLink::Short(_)) => {
-                let shape = shape_of(&refusal.path, "{token:4}")?;
-                Some(format!("longer links are safer; shorter ones need a word: {paths}{shape}"))
-            }
-            No::Busy(429) => Some("let the upstream trust the gate's address as a proxy, so that it slows down guests and not the gate (Nextcloud: trusted_proxies)".to_string()),
-            No::Busy(_) => Some("see the upstream's own log".to_string()),
-            _ => None,
-        }
-    }
-
     /// Asks whether the link is alive.
     ///
     /// # Errors
@@ -255,7 +161,7 @@ impl Shares {
             // Shown as data, not as a line of its own, and not at any length.
             let url: String = format!("{}://{}", q.protocol, q.service).chars().take(120).collect();
             let url = url.escape_debug().to_string();
-            self.once(&format!("unnamed {url}"), || {
+            self.once(Notice::Unnamed(url.clone()), || {
                 warn!("a share link of `{url}` is refused: it is not named; to allow it: {}", self.naming(&url));
             });
             return Err(No::Unnamed);
@@ -420,7 +326,7 @@ impl Shares {
             } else {
                 "its links there open nothing; an upgrade of it may help"
             };
-            self.once(&format!("canary {at} {shown}"), || {
+            self.once(Notice::AcceptsAll(share.name.clone(), shown.clone()), || {
                 error!("{} answers {shown} links that do not exist as if they did: it cannot say which are alive, so {more}", share.base);
             });
         } else if before.is_some_and(|b| !b.good) {
@@ -451,7 +357,7 @@ impl Shares {
         let answer = match Ask::get(path, headers).start_of_body(BODY).send(&share.base, WAIT).await {
             Ok(answer) => answer,
             Err(e) => {
-                self.once(&format!("silent {}", share.name), || {
+                self.once(Notice::Silent(share.name.clone()), || {
                     warn!("{} does not answer: {e:#}; its links open nothing", share.base)
                 });
                 return Err(No::Silent);
@@ -487,29 +393,6 @@ impl Shares {
         let lasts = if matches!(no, No::Silent | No::Busy(_)) { SILENT_FOR } else { DEAD_FOR };
         (when.elapsed() < lasts).then_some(Err(*no))
     }
-
-    /// How an upstream is named beside those that are.
-    fn naming(&self, url: &str) -> String {
-        match self.how {
-            Told::Environment => {
-                let named =
-                    self.shares.iter().map(|s| format!("{}={}", s.name, s.base.to_string().trim_end_matches('/')));
-                let all: Vec<String> = named.chain([url.to_string()]).collect();
-                format!("SHARE_UPSTREAMS={}", all.join(","))
-            }
-            Told::File => format!("[gate.shares.NAME] with upstream = \"{url}\""),
-        }
-    }
-
-    /// Says something at most once in ten minutes.
-    fn once(&self, what: &str, say: impl FnOnce()) {
-        let mut said = self.said.lock();
-        said.retain(|_, when| when.elapsed() < SAID_AGAIN);
-        if said.len() < 1_000 && said.insert(what.to_string(), Instant::now()).is_none() {
-            drop(said);
-            say();
-        }
-    }
 }
 
 /// What an upstream says of a link.
@@ -525,31 +408,10 @@ fn by_api(link: &Link) -> String {
 
 /// Immich's API says whether a link that needs a password exists: `Invalid password`, later `Password required`, and
 /// `Invalid share key` or `Invalid share slug` for one that does not.
-/// The shape of links such as this path, which is masked; `None`: no part of it may be a token.
-fn shape_of(masked: &str, token: &str) -> Option<String> {
-    let shape = format!("{}{token}", masked.split_once('…')?.0);
-    shape.parse::<Shape>().is_ok().then_some(shape)
-}
-
 fn asks_password(body: &[u8]) -> bool {
     let message = serde_json::from_slice::<serde_json::Value>(body).ok();
     let message = message.as_ref().and_then(|m| m["message"].as_str());
     matches!(message, Some("Invalid password" | "Password required"))
-}
-
-impl fmt::Display for No {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            No::Unnamed => f.write_str("the upstream is not named"),
-            No::Link(why) => why.fmt(f),
-            No::Dead(status) => write!(f, "the upstream does not know it (it answered {status})"),
-            No::Canary => f.write_str("the upstream accepts links that do not exist as well"),
-            No::Budget => f.write_str("too many links were asked for within a minute"),
-            No::Silent => f.write_str("the upstream does not answer"),
-            No::Busy(429) => f.write_str("the upstream slows down who asks for links (it answered 429)"),
-            No::Busy(status) => write!(f, "the upstream is out of order (it answered {status})"),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -576,16 +438,6 @@ mod tests {
         ] {
             assert!(s.find(p, h).is_none(), "{p} {h}");
         }
-    }
-
-    #[test]
-    fn the_line_that_names_an_upstream_keeps_those_that_are() {
-        let s = shares(&["http://immich_server:2283"], Told::Environment);
-        assert_eq!(
-            s.naming("http://nextcloud-app:80"),
-            "SHARE_UPSTREAMS=x=http://immich_server:2283,http://nextcloud-app:80"
-        );
-        assert!(shares(&[], Told::File).naming("http://a:1").starts_with("[gate.shares.NAME]"));
     }
 
     #[test]

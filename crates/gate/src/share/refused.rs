@@ -9,7 +9,26 @@ use access::ledger;
 use addr::{Addr, SourceKey};
 use parking_lot::Mutex;
 
-use super::No;
+use super::shape::NoLink;
+
+/// Why a link opens nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum No {
+    /// The upstream is not in the configuration.
+    Unnamed,
+    /// The path is no share link.
+    Link(NoLink),
+    /// The upstream does not know the link: it answered this.
+    Dead(u16),
+    /// The upstream says yes to links that do not exist.
+    Canary,
+    /// Too many questions from this source, or from all together.
+    Budget,
+    /// The upstream did not answer.
+    Silent,
+    /// The upstream is out of order or slows the gate down: it answered this.
+    Busy(u16),
+}
 
 /// A link that opened nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +102,21 @@ impl fmt::Display for Refusal {
             Why::NotLearnt(why) => {
                 write!(f, "the share link {} of {} is alive, but its guest is not let in: {why}", self.path, self.share)
             }
+        }
+    }
+}
+
+impl fmt::Display for No {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            No::Unnamed => f.write_str("the upstream is not named"),
+            No::Link(why) => why.fmt(f),
+            No::Dead(status) => write!(f, "the upstream does not know it (it answered {status})"),
+            No::Canary => f.write_str("the upstream accepts links that do not exist as well"),
+            No::Budget => f.write_str("too many links were asked for within a minute"),
+            No::Silent => f.write_str("the upstream does not answer"),
+            No::Busy(429) => f.write_str("the upstream slows down who asks for links (it answered 429)"),
+            No::Busy(status) => write!(f, "the upstream is out of order (it answered {status})"),
         }
     }
 }
