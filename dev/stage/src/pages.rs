@@ -145,13 +145,16 @@ mod tests {
         assert!(names.len() >= 45, "only {} recipes are left", names.len());
     }
 
+    /// README, manual, and what else is written for readers.
+    fn documents() -> Vec<(String, String)> {
+        let more = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SCOPE.md", "docs/roadmap.md"];
+        all().into_iter().chain(more.map(|p| (p.to_string(), file(p)))).collect()
+    }
+
     /// Links between pages, with their headings, lead somewhere.
     #[test]
     fn links_lead_somewhere() {
-        for (path, text) in all().into_iter().chain(
-            ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SCOPE.md", "docs/roadmap.md"]
-                .map(|p| (p.to_string(), file(p))),
-        ) {
+        for (path, text) in documents() {
             let folder = Path::new(&path).parent().unwrap().to_path_buf();
             for link in text.split("](").skip(1).filter_map(|l| l.split(')').next()) {
                 if link.contains("://") {
@@ -163,6 +166,20 @@ mod tests {
                 if let Some(heading) = heading {
                     let page = std::fs::read_to_string(root().join(&target)).unwrap();
                     assert!(page.lines().any(|l| anchor(l).as_deref() == Some(heading)), "{path}: no heading {link}");
+                }
+            }
+        }
+    }
+
+    /// Files of the repository that a document names are there.
+    #[test]
+    fn named_files_are_there() {
+        for (path, text) in documents() {
+            for code in text.split('`').skip(1).step_by(2) {
+                let ours = ["crates/", "dev/", "docs/", "fuzz/"].iter().any(|top| code.starts_with(top));
+                // Not an example with a name to fill in.
+                if ours && !code.contains(|c: char| c.is_ascii_uppercase() || " *{…".contains(c)) {
+                    assert!(root().join(code).exists(), "{path}: there is no {code}");
                 }
             }
         }
