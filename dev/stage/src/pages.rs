@@ -185,6 +185,46 @@ mod tests {
         }
     }
 
+    /// All files below a folder that are called so.
+    fn called(name: &str, at: &Path, into: &mut String) {
+        for entry in std::fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                called(name, &path, into);
+            } else if path.ends_with(name) {
+                into.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+
+    /// Every metric stands in the manual, and every one that the manual names is there.
+    #[test]
+    fn metrics_are_those_of_the_program() {
+        let mut golden = String::new();
+        called("metrics.golden", &root().join("crates"), &mut golden);
+        let real: BTreeSet<&str> =
+            golden.lines().filter_map(|l| l.split(' ').next()).filter(|m| !m.is_empty()).collect();
+        assert!(real.len() > 30, "only {} metrics", real.len());
+        let page = file("docs/manual/operations.md");
+        for metric in &real {
+            assert!(page.contains(&format!("| `{metric}` |")), "docs/manual/operations.md has no row for `{metric}`");
+        }
+        for (path, text) in documents() {
+            for word in text.split(|c: char| !c.is_ascii_lowercase() && c != '_') {
+                let ours = [
+                    "portcullis_tunnel_",
+                    "portcullis_http_",
+                    "portcullis_gate_",
+                    "portcullis_mesh_",
+                    "portcullis_relay_",
+                ];
+                if ours.iter().any(|p| word.starts_with(p)) {
+                    assert!(real.contains(word), "{path}: there is no metric `{word}`");
+                }
+            }
+        }
+    }
+
     /// What a heading is called in a link.
     fn anchor(line: &str) -> Option<String> {
         let title = line.strip_prefix('#')?.trim_start_matches('#').strip_prefix(' ')?;
