@@ -19,4 +19,4 @@ pub use port::{Port, Transport};
 pub use prefix::{AddrRange, Prefix, PrefixError};
 pub use set::AddrSet;
 pub use source::SourceKey;
-pub use timestamp::{Timestamp, TimestampError};
+pub use timestamp::{Timestamp, TimestampError, to_the_minute};

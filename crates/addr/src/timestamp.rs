@@ -25,6 +25,15 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// `2026-11-21 14:07` in UTC, for tables that people read. Unlike a [`Timestamp`] it takes seconds before the epoch too: a
+/// file may be that old.
+#[must_use]
+pub fn to_the_minute(seconds: i64) -> String {
+    // Beyond the year 9999, or damaged.
+    let Ok(at) = OffsetDateTime::from_unix_timestamp(seconds) else { return "–".to_string() };
+    format!("{:04}-{:02}-{:02} {:02}:{:02}", at.year(), u8::from(at.month()), at.day(), at.hour(), at.minute())
+}
+
 impl FromStr for Timestamp {
     type Err = TimestampError;
 
@@ -49,6 +58,21 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn minutes_of_tables() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00"),
+            (951_782_399, "2000-02-28 23:59"),
+            (951_782_400, "2000-02-29 00:00"),
+            (1_795_270_020, "2026-11-21 14:07"),
+            (4_107_542_400, "2100-03-01 00:00"),
+            (-1, "1969-12-31 23:59"),
+            (i64::MAX, "–"),
+        ] {
+            assert_eq!(to_the_minute(seconds), text);
+        }
+    }
 
     #[test]
     fn times_of_clients() {

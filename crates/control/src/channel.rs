@@ -16,6 +16,7 @@ use hyper::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use runtime::answer;
 use tailnet_proto::noise::{Accepted, Initiation, respond};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::{debug, warn};
@@ -81,30 +82,33 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, 
         }
     }
     if request.method() != Method::POST || !asks {
-        return plain(StatusCode::UPGRADE_REQUIRED, "this path speaks the control protocol of official clients\n");
+        return answer::text(
+            StatusCode::UPGRADE_REQUIRED,
+            "this path speaks the control protocol of official clients\n",
+        );
     }
     let first = request.headers().get(HANDSHAKE).and_then(|v| v.to_str().ok()).map(str::trim).unwrap_or_default();
     let first = STANDARD.decode(first).or_else(|_| STANDARD_NO_PAD.decode(first));
     let Some(initiation) = first.ok().and_then(|b| Initiation::try_from(b.as_slice()).ok()) else {
-        return plain(StatusCode::BAD_REQUEST, "the first message of the handshake is missing or damaged\n");
+        return answer::text(StatusCode::BAD_REQUEST, "the first message of the handshake is missing or damaged\n");
     };
     if u32::from(initiation.version()) < OLDEST {
         debug!("{from}: a client with capability version {}", initiation.version());
-        return plain(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
+        return answer::text(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
     }
     // The connection's own place ends with the upgrade. Who sent this has proved nothing: it may be a replay.
     let place = match desk.place(Some(from), STRANGER_BYTES) {
         Ok(place) => place,
         Err(why) => {
             debug!("{from}: no channel: {why}");
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "too many clients are connected\n");
+            return answer::text(StatusCode::SERVICE_UNAVAILABLE, "too many clients are connected\n");
         }
     };
     let accepted = match respond(&desk.machine, &initiation, rand::random()) {
         Ok(a) => a,
         Err(e) => {
             debug!("{from}: handshake refused: {e}");
-            return plain(StatusCode::BAD_REQUEST, "the handshake was not made for this server's key\n");
+            return answer::text(StatusCode::BAD_REQUEST, "the handshake was not made for this server's key\n");
         }
     };
     let (desk, run) = (desk.clone(), desk.run.clone());
@@ -115,11 +119,10 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, 
             Err(_) => debug!("{from}: no upgrade in time"),
         }
     });
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    answer.headers_mut().insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
-    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    answer
+    let mut switching = answer::empty(StatusCode::SWITCHING_PROTOCOLS);
+    switching.headers_mut().insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+    switching.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    switching
 }
 
 type Noise = NoiseStream<TokioIo<hyper::upgrade::Upgraded>>;
@@ -223,11 +226,4 @@ async fn without_business(desk: &Desk, asker: &machine::Asker) {
             return;
         }
     }
-}
-
-/// An answer of a few words.
-pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *answer.status_mut() = status;
-    answer
 }

@@ -1,8 +1,8 @@
 //! The listening port of a coordination server: plain HTTP, and TLS where a connection begins with it. In: connections.
 //! Out: the server's key, control channels, relays, a page for waiting nodes, metrics.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,8 @@ use anyhow::Context;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue};
-use hyper::service::service_fn;
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use net::serve::Listener;
 use net::sockets;
 use tailnet_proto::meshkey::{MachinePrivate, NodePrivate};
@@ -23,11 +21,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use super::channel::{self, plain};
+use super::channel;
 use super::desk::Desk;
 use super::keeper::Keeper;
 use super::{ControlSettings, page, relays};
+use runtime::answer;
 use runtime::hint::Hinted;
+use runtime::http1;
 use runtime::run::Run;
 
 /// What a connection may make the server hold until it has proved something: its task, its request's head, buffers.
@@ -37,10 +37,10 @@ const TLS_BYTES: usize = 64 * 1024;
 /// How often it is looked whether a crowd has left, and how many bytes make one.
 const LOOK: Duration = Duration::from_secs(5);
 const CROWD: usize = 8 << 20;
-/// Longest head of a request: official ones have a few hundred bytes.
-const HEAD: usize = 16 * 1024;
 /// A client's first byte, its TLS handshake, its request: who takes longer is no client.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The heads of official clients have a few hundred bytes.
+const HTTP: http1::Limits = http1::Limits { head: PATIENCE, buffer: 16 * 1024, keep_alive: true };
 /// Where official clients go when plain HTTP has failed them.
 const HTTPS: u16 = 443;
 /// The first byte of a TLS connection (RFC 8446, section 5.1: handshake).
@@ -117,13 +117,8 @@ fn also_443(settings: &ControlSettings) -> Vec<SocketAddr> {
 }
 
 async fn accept(run: Run, listener: Listener, desk: Arc<Desk>, acceptor: TlsAcceptor) -> anyhow::Result<()> {
-    let stopping = run.stopping();
-    tokio::pin!(stopping);
-    loop {
-        let (socket, peer) = tokio::select! {
-            () = &mut stopping => return Ok(()),
-            accepted = listener.accept() => accepted,
-        };
+    let mut stopping = pin!(run.stopping());
+    while let Some((socket, peer)) = listener.accept_until(stopping.as_mut()).await {
         let from = Addr::of(peer);
         // Proxies bring everybody's connections.
         let stranger = (!desk.trusted.contains(from)).then_some(from);
@@ -152,6 +147,7 @@ async fn accept(run: Run, listener: Listener, desk: Arc<Desk>, acceptor: TlsAcce
             drop(place);
         });
     }
+    Ok(())
 }
 
 /// The first byte, left where it is.
@@ -161,58 +157,34 @@ async fn first(socket: &TcpStream) -> Option<u8> {
 }
 
 async fn serve(desk: &Arc<Desk>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Addr) {
-    let stopping = desk.run.stopping();
-    let service = {
-        let desk = desk.clone();
-        service_fn(move |request| {
-            let desk = desk.clone();
-            async move { Ok::<_, Infallible>(answer(&desk, peer, request).await) }
-        })
-    };
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
-    let connection = http.serve_connection(TokioIo::new(io), service).with_upgrades();
-    tokio::pin!(connection, stopping);
-    let mut open = true;
-    loop {
-        tokio::select! {
-            end = connection.as_mut() => {
-                if let Err(e) = end {
-                    debug!("{peer}: {e}");
-                }
-                return;
-            }
-            () = &mut stopping, if open => {
-                open = false;
-                connection.as_mut().graceful_shutdown();
-            }
-        }
+    if let Err(e) = http1::serve(io, HTTP, desk.run.stopping(), |request| respond(desk, peer, request)).await {
+        debug!("{peer}: {e}");
     }
 }
 
-async fn answer(desk: &Arc<Desk>, peer: Addr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(desk: &Arc<Desk>, peer: Addr, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let Some(from) = visitor(desk, peer, request.headers()) else {
-        return plain(StatusCode::BAD_REQUEST, "the proxy's headers about the client contradict each other\n");
+        return answer::text(StatusCode::BAD_REQUEST, "the proxy's headers about the client contradict each other\n");
     };
     let path = request.uri().path().to_string();
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
-    let (what, answer) = match path.as_str() {
+    let (what, response) = match path.as_str() {
         "/ts2021" => ("channel", channel::upgrade(desk, request, peer, from)),
         "/derp" | "/derp/probe" | "/derp/latency-check" | "/generate_204" => {
             ("relay", relays::answer(desk, request, from))
         }
         "/key" if get => ("key", key(desk, request.uri().query())),
-        "/health" | "/healthz" if get => ("health", json(b"{\"status\":\"pass\"}\n".to_vec())),
-        "/bootstrap-dns" if get => ("bootstrap-dns", json(b"{}\n".to_vec())),
-        "/" if get => ("page", html(StatusCode::OK, page::front(&desk.url.to_string()))),
+        "/health" | "/healthz" if get => ("health", answer::json(&b"{\"status\":\"pass\"}\n"[..])),
+        "/bootstrap-dns" if get => ("bootstrap-dns", answer::json(&b"{}\n"[..])),
+        "/" if get => ("page", page_of(StatusCode::OK, page::front(&desk.url.to_string()))),
         p if get && p.starts_with("/register/") => {
             let (status, text) = page::waiting(&desk.keeper.now(), &p["/register/".len()..]);
-            ("page", html(status, text))
+            ("page", page_of(status, text))
         }
-        _ => ("unknown", plain(StatusCode::NOT_FOUND, "there is nothing here\n")),
+        _ => ("unknown", answer::text(StatusCode::NOT_FOUND, "there is nothing here\n")),
     };
-    desk.count(what, answer.status().as_u16());
-    answer
+    desk.count(what, response.status().as_u16());
+    response
 }
 
 /// The client's address, behind proxies that are trusted; `None` if their headers can not be believed.
@@ -234,35 +206,19 @@ fn key(desk: &Desk, query: Option<&str>) -> Response<Full<Bytes>> {
     let known = query.unwrap_or_default().split('&').find_map(|p| p.strip_prefix("v="));
     match known.map(str::parse::<u32>) {
         Some(Ok(v)) if v >= channel::OLDEST => {}
-        Some(Ok(_)) => return plain(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n"),
-        _ => return plain(StatusCode::BAD_REQUEST, "the capability version is missing: /key?v=NUMBER\n"),
+        Some(Ok(_)) => {
+            return answer::text(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
+        }
+        _ => return answer::text(StatusCode::BAD_REQUEST, "the capability version is missing: /key?v=NUMBER\n"),
     }
     let public = desk.machine.public();
     let none = tailnet_proto::meshkey::MachineKey::default();
-    json(format!("{{\"legacyPublicKey\":\"{none}\",\"publicKey\":\"{public}\"}}\n").into_bytes())
+    answer::json(format!("{{\"legacyPublicKey\":\"{none}\",\"publicKey\":\"{public}\"}}\n"))
 }
 
-pub(super) fn json(body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut out = Response::new(Full::new(Bytes::from(body)));
-    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    out
-}
-
-fn html(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut out = Response::new(Full::new(Bytes::from(body)));
-    *out.status_mut() = status;
-    let headers = out.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
-    );
-    out
-}
-
-pub(super) fn text(body: String) -> Response<Full<Bytes>> {
-    let mut out = Response::new(Full::new(Bytes::from(body)));
-    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(runtime::metrics::CONTENT_TYPE));
+/// A page, which no other site shows in a frame of its own.
+fn page_of(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut out = answer::html(status, body);
+    out.headers_mut().append(CONTENT_SECURITY_POLICY, HeaderValue::from_static("frame-ancestors 'none'"));
     out
 }

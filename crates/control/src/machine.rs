@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use tailnet::{Book, Registered, Snapshot};
@@ -24,6 +23,7 @@ use tracing::debug;
 use super::channel::OLDEST;
 use super::desk::{Desk, Place};
 use super::stream;
+use runtime::answer::{self, Media};
 use runtime::owner::Kind;
 use runtime::sha256_hex;
 
@@ -99,11 +99,8 @@ pub(super) async fn answer(desk: &Arc<Desk>, asker: &Asker, request: Request<Inc
             )
         }
     };
-    let answer = done.unwrap_or_else(|Problem(status, text)| {
-        let mut answer = Response::new(full(format!("{text}\n")));
-        *answer.status_mut() = status;
-        answer
-    });
+    let answer =
+        done.unwrap_or_else(|Problem(status, text)| answer::with(status, Media::Text, full(format!("{text}\n"))));
     desk.count(what, answer.status().as_u16());
     answer
 }
@@ -214,9 +211,7 @@ async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Ans
     } else {
         full(Bytes::new())
     };
-    let mut out = Response::new(body);
-    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(out)
+    Ok(answer::with(StatusCode::OK, Media::Json, body))
 }
 
 async fn answered(desk: &Desk, asker: &Asker, id: &str, request: Request<Incoming>) -> Answered {
@@ -257,9 +252,7 @@ async fn read<T: DeserializeOwned>(desk: &Desk, asker: &Asker, request: Request<
 
 fn json<T: serde::Serialize>(value: &T) -> Answered {
     let text = serde_json::to_vec(value).map_err(|e| Problem(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
-    let mut out = Response::new(full(text));
-    out.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(out)
+    Ok(answer::with(StatusCode::OK, Media::Json, full(text)))
 }
 
 fn full(bytes: impl Into<Bytes>) -> Body {

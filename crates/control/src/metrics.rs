@@ -1,26 +1,25 @@
 //! Metrics of a coordination server, in Prometheus's text format, on a listener of their own. In: counters. Out: text.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::StatusCode;
 use net::serve::{self, Limits, Listener, Slots};
 use tracing::debug;
 
-use super::channel::plain;
 use super::desk::Desk;
-use super::http;
+use runtime::answer;
 use runtime::hint::Hinted;
+use runtime::http1;
 use runtime::metrics::Exposition;
 use runtime::run::Run;
 
 /// Collectors at a time.
 const PLACES: Limits = Limits { total: 16, per_source: 8, reserve: 0 };
-/// A collector asks at once.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A collector asks at once, and once a minute or so.
+const HTTP: http1::Limits = http1::Limits { head: Duration::from_secs(5), buffer: 16 * 1024, keep_alive: false };
 
 runtime::declare_metrics! {
     NODES: gauge = "portcullis_mesh_nodes", "Nodes.";
@@ -46,14 +45,10 @@ pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Resu
     let listener = Listener::bind("metrics", at).map_err(|e| {
         Hinted::error(format!("cannot serve metrics on {at}: {e}"), "choose another address with `--metrics ADDR:PORT`")
     })?;
-    let (ours, stopping, places) = (run.clone(), run.stopping(), Slots::new(PLACES));
+    let (ours, places) = (run.clone(), Slots::new(PLACES));
     run.spawn("metrics listener", async move {
-        tokio::pin!(stopping);
-        loop {
-            let (socket, peer) = tokio::select! {
-                () = &mut stopping => return Ok(()),
-                accepted = listener.accept() => accepted,
-            };
+        let mut stopping = pin!(ours.stopping());
+        while let Some((socket, peer)) = listener.accept_until(stopping.as_mut()).await {
             let place = match places.take(serve::source(peer)) {
                 Ok(place) => place,
                 Err(why) => {
@@ -61,24 +56,19 @@ pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Resu
                     continue;
                 }
             };
-            let desk = desk.clone();
+            let (desk, stopping) = (desk.clone(), ours.stopping());
             ours.visit("metrics", async move {
                 let _place = place;
-                let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-                    let answer = match request.uri().path() {
-                        "/metrics" => http::text(text(&desk)),
-                        _ => plain(hyper::StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
-                    };
-                    async move { Ok::<_, Infallible>(answer) }
+                let served = http1::serve(socket, HTTP, stopping, async |request| match request.uri().path() {
+                    "/metrics" => answer::metrics(text(&desk)),
+                    _ => answer::text(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
                 });
-                let mut http = hyper::server::conn::http1::Builder::new();
-                http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
-                let served = http.serve_connection(TokioIo::new(socket), service);
-                if let Ok(Err(e)) = tokio::time::timeout(PATIENCE * 2, served).await {
+                if let Ok(Err(e)) = tokio::time::timeout(HTTP.head * 2, served).await {
                     debug!("metrics: {e}");
                 }
             });
         }
+        Ok(())
     });
     Ok(())
 }

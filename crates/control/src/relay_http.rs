@@ -11,6 +11,7 @@ use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONNECTION, Heade
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
+use runtime::answer;
 use tracing::debug;
 
 use super::relay::Relay;
@@ -39,11 +40,11 @@ pub fn answer<B>(relay: &Relay, request: &mut Request<B>, remote: SocketAddr) ->
         "/derp" => return Some(upgrade(relay, request, remote)),
         "/derp/probe" | "/derp/latency-check" => match *request.method() {
             Method::GET | Method::HEAD => {
-                let mut response = plain(StatusCode::OK, "");
+                let mut response = answer::empty(StatusCode::OK);
                 response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
                 response
             }
-            _ => plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD, please\n"),
+            _ => answer::text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD, please\n"),
         },
         "/generate_204" => no_content(request.headers()),
         _ => return None,
@@ -52,7 +53,7 @@ pub fn answer<B>(relay: &Relay, request: &mut Request<B>, remote: SocketAddr) ->
 }
 
 fn upgrade<B>(relay: &Relay, request: &mut Request<B>, remote: SocketAddr) -> Answer {
-    let refuse = |status, text| Answer { response: plain(status, text), serve: None };
+    let refuse = |status, text: &'static str| Answer { response: answer::text(status, text), serve: None };
     let wanted = request.headers().get(UPGRADE).is_some_and(|u| u.as_bytes().eq_ignore_ascii_case(b"derp"));
     if !wanted {
         return refuse(StatusCode::UPGRADE_REQUIRED, "this is a relay: `Upgrade: DERP` is wanted\n");
@@ -63,7 +64,7 @@ fn upgrade<B>(relay: &Relay, request: &mut Request<B>, remote: SocketAddr) -> An
     if request.headers().contains_key(FAST_START) {
         return refuse(StatusCode::BAD_REQUEST, "no fast start without a meta certificate\n");
     }
-    let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
+    let mut response = answer::empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("DERP"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -84,7 +85,7 @@ fn upgrade<B>(relay: &Relay, request: &mut Request<B>, remote: SocketAddr) -> An
 
 /// What clients ask to find out whether something between them and us answers in our place.
 fn no_content(headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let mut response = plain(StatusCode::NO_CONTENT, "");
+    let mut response = answer::empty(StatusCode::NO_CONTENT);
     let harmless = |c: &u8| c.is_ascii_alphanumeric() || b".-_:".contains(c);
     if let Some(challenge) = headers.get(CHALLENGE).map(HeaderValue::as_bytes)
         && challenge.len() <= CHALLENGE_MAX
@@ -95,12 +96,6 @@ fn no_content(headers: &HeaderMap) -> Response<Full<Bytes>> {
     }
     let never = HeaderValue::from_static("no-cache, no-store, must-revalidate, no-transform, max-age=0");
     response.headers_mut().insert(CACHE_CONTROL, never);
-    response
-}
-
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = status;
     response
 }
 

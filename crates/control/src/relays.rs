@@ -16,12 +16,12 @@ use tailnet_proto::meshkey::NodePrivate;
 use tokio_rustls::TlsAcceptor;
 
 use super::ControlSettings;
-use super::channel::plain;
 use super::desk::Desk;
 use super::keeper::Keeper;
 use super::relay::Relay;
 use super::relay_http;
 use super::stun::Stun;
+use runtime::answer;
 use runtime::hex;
 use runtime::hint::Hinted;
 use runtime::run::Run;
@@ -133,10 +133,10 @@ pub(super) fn start(
 /// Answers a relay client, or one that finds out how far away the relay is.
 pub(super) fn answer(desk: &Desk, mut request: Request<Incoming>, from: Addr) -> Response<Full<Bytes>> {
     let remote = SocketAddr::new(from.ip(), 0);
-    let answer = desk.relay.as_ref().and_then(|relay| relay_http::answer(relay, &mut request, remote));
-    let Some(answer) = answer else { return plain(StatusCode::NOT_FOUND, "no relay runs here\n") };
-    if let Some(serve) = answer.serve {
+    let answered = desk.relay.as_ref().and_then(|relay| relay_http::answer(relay, &mut request, remote));
+    let Some(answered) = answered else { return answer::text(StatusCode::NOT_FOUND, "no relay runs here\n") };
+    if let Some(serve) = answered.serve {
         desk.run.visit("relay client", serve);
     }
-    answer.response
+    answered.response
 }

@@ -326,14 +326,7 @@ fn blocked() -> Response<FileBody> {
 }
 
 fn html(status: StatusCode, body: FileBody) -> Response<FileBody> {
-    let mut r = Response::new(body);
-    *r.status_mut() = status;
-    set(&mut r, header::CONTENT_TYPE, "text/html; charset=utf-8");
-    set(&mut r, header::CACHE_CONTROL, "no-store");
-    // Our own pages need a style and nothing else.
-    set(&mut r, header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'");
-    set(&mut r, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    r
+    runtime::answer::with(status, runtime::answer::Media::Html, body)
 }
 
 fn bodiless(status: StatusCode) -> bool {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use addr::{Addr, SourceKey};
 use anyhow::{Context, Result};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use net::budget::Budget;
 use net::guesses::Guesses;
 use net::log_budget::LogBudget;
@@ -33,6 +33,7 @@ use self::root::Root;
 use net::secret::TokenHash;
 use runtime::door::{Door, Doors, Pass};
 use runtime::hint::Hinted;
+use runtime::http1;
 use runtime::run::Run;
 
 /// What the file server needs to know.
@@ -58,9 +59,6 @@ pub struct FilesHandle {
 /// The list that guards the file server.
 pub const LIST: &str = "data";
 
-/// How long a request's head may take, and a connection may wait for its next one.
-const HEAD_TIME: Duration = Duration::from_secs(60);
-
 /// Visitors at the same time, if the system allows so many files; each has a connection and mostly a file open.
 const VISITORS_MAX: usize = 4096;
 
@@ -84,8 +82,9 @@ const PAGES_EACH: usize = 2;
 /// An answer of which nothing was read for so long is ended.
 const STALL: Duration = Duration::from_secs(60);
 
-/// What waits for a slow visitor beside the piece that was read, in bytes; also the longest head.
-const BUFFER: usize = 64 * 1024;
+/// People may think for a minute between two requests; what waits for a slow visitor beside the piece that was read is as
+/// much as a head may have.
+const HTTP: http1::Limits = http1::Limits { head: Duration::from_secs(60), buffer: 64 * 1024, keep_alive: true };
 
 /// Opens the folder, binds, and serves until the run stops. Visitors whom the list `data` does not know are hung up on
 /// before a byte is read; when the list changes, who is no longer on it is cut.
@@ -117,11 +116,7 @@ async fn accept(listener: Listener, site: Arc<Site>, door: Door, run: Run) -> Re
     let slots = Slots::new(Limits { total, per_source: total.div_ceil(SHARE), reserve: 0 });
     let (refused, full) = (LogBudget::of(1), LogBudget::of(1));
     let mut stopping = std::pin::pin!(run.stopping());
-    loop {
-        let (stream, peer) = tokio::select! {
-            () = &mut stopping => return Ok(()),
-            accepted = listener.accept() => accepted,
-        };
+    while let Some((stream, peer)) = listener.accept_until(stopping.as_mut()).await {
         let addr = Addr::of(peer);
         let pass = match door.admit(addr) {
             Ok(pass) => pass,
@@ -153,6 +148,7 @@ async fn accept(listener: Listener, site: Arc<Site>, door: Door, run: Run) -> Re
             drop(slot);
         });
     }
+    Ok(())
 }
 
 /// Serves one visitor.
@@ -160,27 +156,16 @@ async fn serve(stream: TcpStream, visitor: Visitor, site: Arc<Site>, pass: &Pass
     let peer = visitor.addr;
     net::sockets::tune(&stream);
     let service = service_fn(move |request| site.clone().answer(request, visitor));
-    let mut conn = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(WriteStall::new(stream, STALL)), service);
-    let mut stopping = std::pin::pin!(stopping);
-    let mut stopped = false;
-    loop {
-        tokio::select! {
-            biased;
-            () = pass.cut() => break,
-            end = &mut conn => {
-                if let Err(e) = end {
-                    tracing::debug!(%peer, error = %e, "file server: connection broken");
-                }
-                return;
+    let io = TokioIo::new(WriteStall::new(stream, STALL));
+    let mut conn = http1::builder(HTTP).serve_connection(io, service);
+    tokio::select! {
+        biased;
+        () = pass.cut() => {}
+        end = http1::drive(Pin::new(&mut conn), stopping) => {
+            if let Err(e) = end {
+                tracing::debug!(%peer, error = %e, "file server: connection broken");
             }
-            () = &mut stopping, if !stopped => {
-                stopped = true;
-                Pin::new(&mut conn).graceful_shutdown();
-            }
+            return;
         }
     }
     tracing::debug!(%peer, "file server: cut, no longer allowed");

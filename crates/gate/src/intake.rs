@@ -344,7 +344,7 @@ async fn check_side(
         return (what, learn(desk, list, *cert, peer, request.headers()).await);
     }
     match path {
-        "/metrics" => ("metrics", text(StatusCode::OK, &super::metrics::text(desk))),
+        "/metrics" => ("metrics", runtime::answer::metrics(super::metrics::text(desk))),
         "/healthz" => {
             let trouble = desk.keeper.picture.trouble.lock().clone();
             let status = if trouble.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -588,11 +588,7 @@ fn decoded(text: &str) -> Option<String> {
 }
 
 pub(super) fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
-    *response.status_mut() = status;
-    header(&mut response, "content-type", "text/plain; charset=utf-8");
-    header(&mut response, "cache-control", "no-store");
-    response
+    runtime::answer::text(status, Bytes::copy_from_slice(body.as_bytes()))
 }
 
 fn header(response: &mut Response<Full<Bytes>>, name: &'static str, value: &str) {

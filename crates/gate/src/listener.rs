@@ -1,27 +1,26 @@
 //! Where the gate listens. In: addresses and Unix sockets. Out: requests for the intake. Connections have places: trusted
 //! proxies and strangers apart, a share for each source, a reserve for proxies that asked something before.
 
-use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use addr::{Addr, SourceKey};
 use anyhow::Context;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use net::serve::{Full, Limits, Listener, Slot, Slots};
+use net::serve::{Full, Limits, Listener, LocalListener, Slot, Slots};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::asked::Peer;
 use super::doctor::Told;
 use super::heard::Observation;
 use super::intake::{Desk, Listen, Serves, answer};
 use runtime::hint::Hinted;
+use runtime::http1;
 use runtime::run::Run;
 
 /// Connections of trusted proxies: one keeps a few dozen, and each of its visitors has one while it is asked about. Half
@@ -34,8 +33,6 @@ const STRANGERS: Limits = Limits { total: 64, per_source: 8, reserve: 0 };
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 /// The same while half of the places are taken: who is slow then makes room.
 const HEAD_WAIT_BUSY: Duration = Duration::from_secs(1);
-/// After an error of a Unix socket: short enough that nobody notices, long enough to cost nothing.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// The places of one listener.
 #[derive(Debug)]
@@ -94,7 +91,7 @@ pub(super) fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -
             Ok(Some(local))
         }
         Listen::Unix(path) => {
-            let socket = unix_socket(path)?;
+            let socket = LocalListener::new("gate", unix_socket(path)?);
             let (run2, desk) = (run.clone(), desk.clone());
             run.spawn("gate listener", async move {
                 unix(&run2, &desk, &serves, &socket).await;
@@ -106,34 +103,18 @@ pub(super) fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -
 }
 
 async fn tcp(run: &Run, desk: &Arc<Desk>, serves: &Arc<Serves>, socket: &Listener) {
-    let (places, stopping) = (Places::new(), run.stopping());
-    tokio::pin!(stopping);
-    loop {
-        let (stream, from) = tokio::select! {
-            () = &mut stopping => return,
-            accepted = socket.accept() => accepted,
-        };
+    let (places, mut stopping) = (Places::new(), pin!(run.stopping()));
+    while let Some((stream, from)) = socket.accept_until(stopping.as_mut()).await {
         net::sockets::tune(&stream);
         enter(run, desk, serves, &places, stream, Peer::Tcp(Addr::of(from)));
     }
 }
 
-async fn unix(run: &Run, desk: &Arc<Desk>, serves: &Arc<Serves>, socket: &UnixListener) {
-    let (places, stopping) = (Places::new(), run.stopping());
-    tokio::pin!(stopping);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut stopping => return,
-            accepted = socket.accept() => accepted,
-        };
-        match accepted {
-            // The socket's mode says who may be the proxy.
-            Ok((stream, _)) => enter(run, desk, serves, &places, stream, Peer::Socket),
-            Err(e) => {
-                warn!("a gate listener: {e}");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
+async fn unix(run: &Run, desk: &Arc<Desk>, serves: &Arc<Serves>, socket: &LocalListener) {
+    let (places, mut stopping) = (Places::new(), pin!(run.stopping()));
+    while let Some(stream) = socket.accept_until(stopping.as_mut()).await {
+        // The socket's mode says who may be the proxy.
+        enter(run, desk, serves, &places, stream, Peer::Socket);
     }
 }
 
@@ -189,32 +170,16 @@ fn visit(
     let wait = places.head_wait();
     run.visit("gate request", async move {
         let _slot = slot;
-        let service = service_fn(move |request| {
+        let limits = http1::Limits { head: wait, buffer: 64 * 1024, keep_alive: true };
+        let served = http1::serve(io, limits, stopping, |request| {
             // Whoever sent a whole request as a proxy keeps its reserve.
             if let (true, Peer::Tcp(addr)) = (believed, peer) {
                 places.proxies.know(SourceKey::of(addr));
             }
-            let (desk, serves) = (desk.clone(), serves.clone());
-            async move { Ok::<_, Infallible>(answer(&desk, &serves, peer, request).await) }
+            answer(&desk, &serves, peer, request)
         });
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(wait).max_buf_size(64 * 1024);
-        let conn = http.serve_connection(TokioIo::new(io), service);
-        tokio::pin!(conn, stopping);
-        let mut open = true;
-        loop {
-            tokio::select! {
-                end = &mut conn => {
-                    if let Err(e) = end {
-                        debug!("a request of {peer}: {e}");
-                    }
-                    return;
-                }
-                () = &mut stopping, if open => {
-                    open = false;
-                    conn.as_mut().graceful_shutdown();
-                }
-            }
+        if let Err(e) = served.await {
+            debug!("a request of {peer}: {e}");
         }
     });
 }

@@ -2,14 +2,16 @@
 //! takes; places are counted in all and for each source, and errors of the system cost a pause, never the listener.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use addr::{Addr, SourceKey};
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::warn;
 
 use crate::log_budget::LogBudget;
@@ -237,19 +239,62 @@ impl Listener {
     /// The next connection. Errors of the system (no descriptors, no memory) are said once a minute, with the number of
     /// those between, and tried again after a pause; a connection that ended while it waited is passed over. Cancel safe.
     pub async fn accept(&self) -> (TcpStream, SocketAddr) {
-        loop {
-            match self.inner.accept().await {
-                Ok(accepted) => return accepted,
-                Err(e) if of_the_peer(&e) => {}
-                Err(e) => {
-                    if let Some(held_back) = self.log.spend(Instant::now()) {
-                        warn!(
-                            listener = self.name,
-                            held_back, "cannot accept: {e}; is the limit of open files (ulimit -n) reached?"
-                        );
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+        insist(self.name, &self.log, || self.inner.accept()).await
+    }
+
+    /// The same until `stop` ends; then nothing.
+    pub async fn accept_until(&self, stop: Pin<&mut impl Future<Output = ()>>) -> Option<(TcpStream, SocketAddr)> {
+        tokio::select! {
+            () = stop => None,
+            accepted = self.accept() => Some(accepted),
+        }
+    }
+}
+
+/// The same for a Unix socket.
+#[derive(Debug)]
+pub struct LocalListener {
+    name: &'static str,
+    inner: UnixListener,
+    log: LogBudget,
+}
+
+impl LocalListener {
+    /// Accepts from a socket that listens. The name stands in log lines.
+    #[must_use]
+    pub fn new(name: &'static str, inner: UnixListener) -> LocalListener {
+        LocalListener { name, inner, log: LogBudget::of(1) }
+    }
+
+    /// As [`Listener::accept_until`].
+    pub async fn accept_until(&self, stop: Pin<&mut impl Future<Output = ()>>) -> Option<UnixStream> {
+        tokio::select! {
+            () = stop => None,
+            (stream, _) = insist(self.name, &self.log, || self.inner.accept()) => Some(stream),
+        }
+    }
+}
+
+/// Accepts until it succeeds.
+async fn insist<T, F: Future<Output = io::Result<T>>>(
+    name: &'static str,
+    log: &LogBudget,
+    accept: impl Fn() -> F,
+) -> T {
+    loop {
+        match accept().await {
+            Ok(accepted) => return accepted,
+            Err(e) if of_the_peer(&e) => {}
+            Err(e) => {
+                if let Some(held_back) = log.spend(Instant::now()) {
+                    warn!(
+                        listener = name,
+                        held_back,
+                        err = %e,
+                        "cannot accept; is the limit of open files (ulimit -n) reached?"
+                    );
                 }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

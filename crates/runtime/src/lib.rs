@@ -1,6 +1,7 @@
 //! What every product runs on. In: settings, requests over the admin socket, events. Out: tasks with an owner and an end, state
 //! that is saved before it is shown, admission of connections, lists, audit. It names no product.
 
+pub mod answer;
 pub mod api;
 pub mod audit;
 pub mod backup;
@@ -9,6 +10,7 @@ mod digest;
 pub mod door;
 pub mod hint;
 pub mod html;
+pub mod http1;
 pub mod lists;
 pub mod metrics;
 pub mod owner;

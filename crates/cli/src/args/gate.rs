@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use addr::Port;
+use addr::{Port, Timestamp};
 use clap::{Args, Subcommand, ValueEnum};
 
 /// A number of seconds, or never.
@@ -459,27 +459,17 @@ fn since(text: &str) -> Result<Since, String> {
     let wrong = || format!("`{text}` is no length of time (24h) and no date (2026-11-28, 2026-11-28T14:00:00Z)");
     let bare = text.trim().trim_end_matches('Z');
     let (date, time) = bare.split_once(['T', ' ']).unwrap_or((bare, "0:0:0"));
-    let numbers = |t: &str, by: char| -> Option<Vec<u64>> { t.split(by).map(|n| n.parse().ok()).collect() };
+    let numbers = |t: &str, by: char| -> Option<Vec<u32>> { t.split(by).map(|n| n.parse().ok()).collect() };
     let (Some(date), Some(time)) = (numbers(date, '-'), numbers(time, ':')) else { return Err(wrong()) };
-    let ([y, m, d], Some(h), min, sec) =
-        (<[u64; 3]>::try_from(date).map_err(|_| wrong())?, time.first(), time.get(1), time.get(2))
-    else {
-        return Err(wrong());
+    let ([y @ 1970..=9999, m, d], [h, rest @ ..]) = (&date[..], &time[..]) else { return Err(wrong()) };
+    let (min, sec) = match rest {
+        [] => (0, 0),
+        [min] => (*min, 0),
+        [min, sec] => (*min, *sec),
+        _ => return Err(wrong()),
     };
-    let (min, sec) = (min.copied().unwrap_or(0), sec.copied().unwrap_or(0));
-    if !(1970..=9999).contains(&y)
-        || !(1..=12).contains(&m)
-        || !(1..=31).contains(&d)
-        || *h > 23
-        || min > 59
-        || sec > 60
-    {
-        return Err(wrong());
-    }
-    // Days since the epoch of a date of the Gregorian calendar, with years that begin in March.
-    let (y, m) = if m <= 2 { (y - 1, m + 9) } else { (y, m - 3) };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + d - 1 - 719_468;
-    Ok(Since::At(days * 86_400 + h * 3_600 + min * 60 + sec))
+    let at = format!("{y:04}-{m:02}-{d:02}T{h:02}:{min:02}:{sec:02}Z").parse::<Timestamp>();
+    at.map(|at| Since::At(at.0)).map_err(|_| wrong())
 }
 
 /// `90s`, `15m`, `24h`, `7d`, `never`.
@@ -502,4 +492,28 @@ pub(crate) fn span(text: &str) -> Result<Span, String> {
     // A century: longer is a slip of the pen.
     let secs = number.checked_mul(scale).filter(|s| (1..=3_155_760_000).contains(s));
     secs.map(|s| Span(Some(s))).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments() {
+        for (text, at) in [
+            ("2026-11-28", 1_795_824_000),
+            ("2026-11-28T14:00:00Z", 1_795_874_400),
+            ("2026-11-28 14:00:01", 1_795_874_401),
+            ("2026-11-28T14:02", 1_795_874_520),
+            ("1970-01-01", 0),
+        ] {
+            assert_eq!(since(text), Ok(Since::At(at)), "{text}");
+        }
+        assert_eq!(since("24h"), Ok(Since::Ago(86_400)));
+        for wrong in
+            ["", "2026-02-30", "1969-12-31", "2026-11", "2026-11-28T", "2026-11-28T25", "2026-11-28T1:2:3:4", "x"]
+        {
+            assert!(since(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -11,17 +11,18 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::api::{Call, Code, Error, Request};
 use anyhow::{Context, anyhow, bail};
+use net::serve::LocalListener;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tracing::{debug, warn};
+use tracing::debug;
 
 pub use ask::{ask, ask_json, edges, find};
 pub use edge::{Behind, edge_socket, edge_verbs, reload_verbs, stale};
@@ -91,26 +92,18 @@ const AT_ONCE: usize = 16;
 /// Somebody listens there already, or the system refuses.
 pub fn serve(run: &Run, path: &Path, verbs: Verbs) -> anyhow::Result<()> {
     let listener = bind(path).with_context(|| format!("cannot open the admin socket {}", path.display()))?;
-    let (stopping, visits, gone) = (run.stopping(), run.clone(), path.to_path_buf());
+    let listener = LocalListener::new("admin socket", listener);
+    let (visits, gone) = (run.clone(), path.to_path_buf());
     let room = Arc::new(Semaphore::new(AT_ONCE));
     run.spawn("admin socket", async move {
-        tokio::pin!(stopping);
+        let mut stopping = pin!(visits.stopping());
         loop {
+            // Commands wait for their turn before they are taken: nobody is turned away.
             let permit = tokio::select! {
                 () = &mut stopping => break,
                 permit = room.clone().acquire_owned() => permit?,
             };
-            let stream = tokio::select! {
-                () = &mut stopping => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(e) => {
-                        warn!("the admin socket: {e}");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
-            };
+            let Some(stream) = listener.accept_until(stopping.as_mut()).await else { break };
             let verbs = verbs.clone();
             visits.visit("admin command", async move {
                 let _permit = permit;

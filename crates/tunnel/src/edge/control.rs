@@ -2,6 +2,7 @@
 //! `/metrics`. The address is judged before a byte is read; behind a trusted proxy, when the head names it.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -34,13 +35,8 @@ const WRONG_TOKEN_PAUSE: Duration = Duration::from_millis(300);
 
 /// Accepts until the run stops.
 pub(super) async fn accept(edge: Arc<Edge>, listener: Listener) -> Result<()> {
-    let stopping = edge.run.stopping();
-    tokio::pin!(stopping);
-    loop {
-        let (socket, peer) = tokio::select! {
-            () = &mut stopping => break,
-            accepted = listener.accept() => accepted,
-        };
+    let mut stopping = pin!(edge.run.stopping());
+    while let Some((socket, peer)) = listener.accept_until(stopping.as_mut()).await {
         edge.stats.control_requests.fetch_add(1, Ordering::Relaxed);
         // One proxy speaks for many clients: only the limit for all counts for it.
         let (pass, slot) = if edge.trusts(peer) {

@@ -13,9 +13,9 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
-use addr::Addr;
+use addr::{Addr, Timestamp};
 use anyhow::Result;
 use api::{EdgeInfo, EdgeStatus};
 use net::guesses::Guesses;
@@ -72,7 +72,7 @@ pub(super) struct Edge {
     /// That a proxy is not named was said.
     said_unnamed: AtomicBool,
     plane: std::sync::OnceLock<Arc<HttpPlane<web::Web>>>,
-    since: SystemTime,
+    since: Timestamp,
     stats: Stats,
 }
 
@@ -158,7 +158,7 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
         plane: std::sync::OnceLock::new(),
         tls: tls.map(parking_lot::RwLock::new),
         run: run.clone(),
-        since: SystemTime::now(),
+        since: Timestamp(runtime::wall()),
         stats: Stats::default(),
         settings,
         doors,
@@ -216,7 +216,7 @@ impl Edge {
             version: env!("CARGO_PKG_VERSION").to_string(),
             sha: option_env!("PORTCULLIS_SHA").unwrap_or_default().to_string(),
             mode: mode.to_string(),
-            start_time: rfc3339(self.since),
+            start_time: self.since.to_string(),
             hostname: hostname(),
         };
         EdgeStatus {
@@ -325,21 +325,6 @@ const PRIVILEGED: &str = "ports below 1024 need a privilege: run as root, give t
 
 fn hostname() -> String {
     String::from_utf8_lossy(rustix::system::uname().nodename().to_bytes()).into_owned()
-}
-
-/// UTC in RFC 3339, whole seconds. Civil-from-days after Howard Hinnant's published algorithm.
-pub(crate) fn rfc3339(t: SystemTime) -> String {
-    let secs = t.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (days, rest) = (secs / 86_400, secs % 86_400);
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let doe = z % 146_097;
-    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let y = yoe + era * 400 + u64::from(m <= 2);
-    format!("{y:04}-{m:02}-{d:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
 /// Says something that strangers cause: at INFO as long as its budget lasts, with how much was held back since the last

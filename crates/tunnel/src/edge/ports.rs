@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -93,14 +94,10 @@ pub(super) fn close_unused(edge: &Edge) {
 }
 
 async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &Door, close: &CancellationToken) {
-    let stopping = edge.run.stopping();
-    tokio::pin!(stopping);
-    loop {
-        let (socket, peer) = tokio::select! {
-            () = &mut stopping => return,
-            () = close.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
+    let mut over = pin!(async {
+        close.run_until_cancelled(edge.run.stopping()).await;
+    });
+    while let Some((socket, peer)) = listener.accept_until(over.as_mut()).await {
         // Behind a balancer its PROXY line names the visitor; whoever else connects is judged as itself.
         let (pass, slot) = if edge.balances(peer) {
             (None, edge.visitors.take_trusted())

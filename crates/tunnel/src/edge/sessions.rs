@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
-use addr::Addr;
+use addr::{Addr, Timestamp};
 use api::ClientStatus;
 use net::log_budget::LogBudget;
 use parking_lot::Mutex;
@@ -32,7 +32,7 @@ pub(super) struct EdgeSession {
     pub(super) hello: Hello,
     /// Its address, as judged.
     pub(super) addr: Addr,
-    since: SystemTime,
+    since: Timestamp,
     carriers: Mutex<Vec<Arc<Carrier>>>,
     next: AtomicUsize,
     alive: AtomicBool,
@@ -53,7 +53,7 @@ impl EdgeSession {
             token,
             hello,
             addr,
-            since: SystemTime::now(),
+            since: Timestamp(runtime::wall()),
             carriers: Mutex::default(),
             next: AtomicUsize::new(0),
             alive: AtomicBool::new(true),
@@ -180,7 +180,7 @@ impl EdgeSession {
         ClientStatus {
             client_id: self.client.clone(),
             remote_addr: self.addr.to_string(),
-            since: super::rfc3339(self.since),
+            since: self.since.to_string(),
             upstreams,
             hostname: self.hello.host.clone(),
             version: self.hello.program.clone(),

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -61,13 +61,8 @@ impl Router for Web {
 
 /// Accepts visitors until the run stops.
 pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener: Listener) -> Result<()> {
-    let stopping = edge.run.stopping();
-    tokio::pin!(stopping);
-    loop {
-        let (socket, peer) = tokio::select! {
-            () = &mut stopping => break,
-            accepted = listener.accept() => accepted,
-        };
+    let mut stopping = pin!(edge.run.stopping());
+    while let Some((socket, peer)) = listener.accept_until(stopping.as_mut()).await {
         // Who speaks for many is counted as one of all only.
         let slot = if edge.balances(peer) || edge.trusts(peer) {
             edge.visitors.take_trusted()

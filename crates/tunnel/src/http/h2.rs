@@ -34,6 +34,7 @@ use super::page::Page;
 use super::pool::{Idle, Pool};
 use super::serve::{KEEP_ALIVE, find, misunderstood, open, too_much};
 use super::{HttpPlane, Router, Speaks, Target, Visitor, VisitorIo};
+use runtime::answer;
 use runtime::door::Pass;
 
 /// Streams that a visitor may have open at once, each with a connection to an upstream: the least that RFC 9113,
@@ -598,11 +599,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 fn answer_page<R: Router>(page: &Page, mut ticket: Ticket<R>) -> Response<AnyBody> {
     ticket.status = page.status;
     let body = if ticket.method == Method::Head { String::new() } else { page.html() };
-    let mut response = Response::new(Full::new(Bytes::from(body)).map_err(|e: Infallible| match e {}).boxed_unsync());
-    *response.status_mut() = StatusCode::from_u16(page.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    let status = StatusCode::from_u16(page.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = Full::new(Bytes::from(body)).map_err(|e: Infallible| match e {}).boxed_unsync();
+    answer::with(status, answer::Media::Html, body)
 }
 
 /// Counts a request when it is over, however it ends.

@@ -1,6 +1,10 @@
 //! Plain pages for what we answer ourselves. In: a status and a sentence. Out: a whole response.
 
+use std::fmt::Write as _;
+
 use bytes::BytesMut;
+use http::StatusCode;
+use runtime::answer::Media;
 use runtime::html;
 use tunnel_proto::http1::head::{Method, Reply};
 
@@ -30,15 +34,16 @@ impl Page {
             (false, true) => "Connection: keep-alive\r\n",
             (false, false) => "",
         };
-        let allow = if self.status == 405 { "Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n" } else { "" };
-        let head = format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\n{allow}{connection}\r\n",
-            self.status,
-            reason(self.status),
-            body.len()
-        );
-        out.extend_from_slice(head.as_bytes());
+        let reason = reason(self.status);
+        let _ = write!(out, "HTTP/1.1 {} {reason}\r\nContent-Length: {}\r\n", self.status, body.len());
+        for (name, value) in Media::Html.fields() {
+            let _ = write!(out, "{name}: {value}\r\n");
+        }
+        if self.status == 405 {
+            out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n");
+        }
+        out.extend_from_slice(connection.as_bytes());
+        out.extend_from_slice(b"\r\n");
         if reply.method != Method::Head {
             out.extend_from_slice(body.as_bytes());
         }
@@ -46,5 +51,5 @@ impl Page {
 }
 
 fn reason(status: u16) -> &'static str {
-    http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error")
+    StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error")
 }
