@@ -5,8 +5,8 @@ mod ask;
 mod commands;
 mod fail;
 mod logs;
-mod node_teacher;
 mod resolve;
+mod run;
 mod say;
 mod systemd;
 
@@ -19,7 +19,7 @@ use tunnel_proto::upstream::Plane;
 
 use crate::args::{Cli, ClientArgs, Command, EdgeArgs, Generate, Given, GlobalArgs, LogFormat, ServeArgs, Side};
 use crate::fail::{Done, Fail};
-use crate::resolve::Kind;
+use crate::resolve::{Kind, Notes};
 
 fn main() -> ExitCode {
     let (cli, given) = args::parse();
@@ -81,7 +81,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Reload(a) => return commands::admin::reload(a, global),
         Command::Control(a) => match a.generate {
             Some(kind) => no_k8s(kind).and_then(|()| commands::control::unit(a, global)),
-            None => block_on(commands::control::run(a, global)),
+            None => block_on(commands::control::run(*a.clone(), global.clone())),
         },
         Command::Users(c) => return commands::mesh::users(c, global),
         Command::Keys(c) => return commands::mesh::keys(c, global),
@@ -115,16 +115,19 @@ fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
     if let Some(kind) = a.edge.limits.generate {
         return generate(kind, &a.edge, file.as_ref(), given);
     }
-    let plan = resolve::edge(Kind::Serve, &a.edge, global, file.as_ref(), given)?;
-    block_on(commands::tunnel::edge(plan))
+    start_edge(Kind::Serve, &a.edge, global, file, given)
 }
 
 fn edge(kind: Kind, a: &EdgeArgs, global: &GlobalArgs, given: &Given) -> Done {
     if let Some(kind) = a.limits.generate {
         return generate(kind, a, None, given);
     }
-    let plan = resolve::edge(kind, a, global, None, given)?;
-    block_on(commands::tunnel::edge(plan))
+    start_edge(kind, a, global, None, given)
+}
+
+fn start_edge(kind: Kind, a: &EdgeArgs, global: &GlobalArgs, file: Option<resolve::file::Read>, given: &Given) -> Done {
+    let greet = commands::control::say_how_to_join;
+    block_on(commands::tunnel::edge(kind, a.clone(), global.clone(), file, given.clone(), greet))
 }
 
 fn client(plane: Plane, a: &ClientArgs, given: &Given) -> Done {
@@ -141,7 +144,7 @@ fn client(plane: Plane, a: &ClientArgs, given: &Given) -> Done {
 /// Open files of a client: a connection to an upstream for each of the visitors that an edge takes by default.
 const CLIENT_FILES: u64 = 65_536;
 
-fn generate(kind: Generate, a: &EdgeArgs, file: Option<&resolve::config::Read>, given: &Given) -> Done {
+fn generate(kind: Generate, a: &EdgeArgs, file: Option<&resolve::file::Read>, given: &Given) -> Done {
     no_k8s(kind)?;
     let low = |p: Option<u16>| p.is_some_and(|p| p != 0 && p < 1024);
     let f = file.map(|r| &r.edge);
@@ -152,20 +155,14 @@ fn generate(kind: Generate, a: &EdgeArgs, file: Option<&resolve::config::Read>, 
         || low(a.listen.control_port.or(f.and_then(|f| f.control_port)));
     let visitors = a.limits.max_visitors.or(f.and_then(|f| f.max_visitors)).unwrap_or(resolve::MAX_VISITORS);
     // The token of the file is root's, and read before the service's own user is there.
-    let token = file.filter(|_| resolve::token::find(&a.token, given).ok().flatten().is_none());
+    let token = file.filter(|_| resolve::token::find(&a.token, given, &Notes::default()).ok().flatten().is_none());
     let token = token.and_then(|r| r.edge.token_file.as_ref().map(|t| r.dir().join(t)));
     let files = u64::from(visitors) + ::tunnel::edge::FILES_KEPT as u64;
     let data_dir = resolve::data_dir(None)?;
-    let gate = file.map(|r| resolve::gate_file::plan(r, data_dir)).transpose()?.flatten();
+    let gate = file.map(|r| resolve::gate_file::plan(r, data_dir, &Notes::default())).transpose()?.flatten();
     let enforcers = gate.map(|g| g.enforcers).unwrap_or_default();
     let what = if enforcers.is_empty() { "Portcullis edge" } else { "Portcullis" };
-    say::raw(&systemd::render(&systemd::Unit {
-        what,
-        low_ports,
-        files,
-        token,
-        ..commands::gatekeeper::unit(&enforcers)
-    }));
+    say::raw(&systemd::render(&systemd::Unit { what, low_ports, files, token, ..systemd::of_enforcers(&enforcers) }));
     Ok(())
 }
 
@@ -196,7 +193,7 @@ fn classic_token(mut a: EdgeArgs) -> EdgeArgs {
     a
 }
 
-fn log(global: &GlobalArgs, file: Option<&resolve::config::EdgeFile>) {
+fn log(global: &GlobalArgs, file: Option<&resolve::file::EdgeFile>) {
     let form = global.log_format.or(file.and_then(|f| f.log_format)).unwrap_or(LogFormat::Text);
     let debug = global.debug.or(file.and_then(|f| f.debug)).unwrap_or(false);
     logs::start(form, debug);

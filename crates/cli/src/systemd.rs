@@ -1,6 +1,6 @@
 //! `--generate=systemd`. In: the command line as typed. Out: a hardened unit that runs it, with secrets kept out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::CommandFactory;
+use gate::enforce;
 
 use crate::args::Cli;
 
@@ -363,6 +364,28 @@ fn quoted(word: &str) -> String {
         return literal;
     }
     format!("\"{}\"", literal.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}
+
+/// What a unit must give these enforcers.
+pub(crate) fn of_enforcers(enforcers: &[enforce::Config]) -> Unit {
+    let mut unit = Unit::default();
+    let mut writes: BTreeSet<PathBuf> = BTreeSet::new();
+    for config in enforcers {
+        match config {
+            enforce::Config::Nftables(_) => unit.guards = true,
+            enforce::Config::Nginx(_) => unit.root = Some("nginx is tested and reloaded at each change"),
+            enforce::Config::Command(_) => {
+                unit.root = Some(
+                    "the command of --exec runs with the service's rights; give it a user of its own if it needs fewer",
+                )
+            }
+            _ => {}
+        }
+        let file = config.info().file.map(|file| std::path::absolute(&file).unwrap_or(file));
+        writes.extend(file.and_then(|file| file.parent().map(Path::to_path_buf)));
+    }
+    unit.writes = writes.into_iter().collect();
+    unit
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ use runtime::run::Run;
 pub use verbs::{control_socket, verbs};
 
 /// Everything a coordination server is told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ControlSettings {
     /// Where the book and the audit log live.
     pub data_dir: PathBuf,

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use fileserver::{self, FilesSettings};
 use net::secret::{Secret, TokenHash};
 use runtime::door::Doors;
-use runtime::lists::{self, ListPart, ListSource, Lists, Sources};
+use runtime::lists::{self, ListPart, ListSource, Lists};
 use runtime::run::Run;
 use tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, EdgeToken, TcpPlane, Trust, UpstreamTls};
 use tunnel::{client, edge};
@@ -188,24 +188,18 @@ impl World {
             max_visitors: 1024,
             max_visitors_per_source: 1024,
         };
-        let file = list.clone();
         let chapter = gate::Chapter::start(run, &folder.0).await?;
-        let lists = lists::start(
-            run,
-            &doors,
-            Arc::new(move || {
-                let control = ListSource { name: "control".to_string(), parts: vec![ListPart::Default] };
-                let data = ListSource { name: "data".to_string(), parts: vec![ListPart::File(file.clone())] };
-                let named = |names: &[&str]| {
-                    let part = |n: &&str| ListPart::Named { name: (*n).to_string(), from: "demo".to_string() };
-                    names.iter().map(part).collect()
-                };
-                let home = ListSource { name: format!("host:{}", gate::HOME), parts: named(&gate::HOME_LISTS) };
-                let album = ListSource { name: format!("host:{}", gate::ALBUM), parts: named(&gate::ALBUM_LISTS) };
-                Ok(Sources { lists: vec![control, data, home, album], ..Sources::default() })
-            }),
-            Some(chapter.gate.keeper.views.clone()),
-        )?;
+        let named = |names: &[&str]| {
+            let part = |n: &&str| ListPart::Named { name: (*n).to_string(), from: "demo".to_string() };
+            names.iter().map(part).collect()
+        };
+        let sources = vec![
+            ListSource { name: "control".to_string(), parts: vec![ListPart::Default] },
+            ListSource { name: "data".to_string(), parts: vec![ListPart::File(list.clone())] },
+            ListSource { name: format!("host:{}", gate::HOME), parts: named(&gate::HOME_LISTS) },
+            ListSource { name: format!("host:{}", gate::ALBUM), parts: named(&gate::ALBUM_LISTS) },
+        ];
+        let lists = lists::keep(run, &doors, sources, Some(chapter.gate.keeper.views.clone()))?;
         let handle = edge::start(settings, doors.clone(), run).await?;
         let pin = handle.fingerprint.context("the edge made no certificate")?;
         let to = UpstreamTo::tcp(private.ip().to_string(), private.port());

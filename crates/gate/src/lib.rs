@@ -43,7 +43,7 @@ use share::{Share, Shares};
 pub use verbs::{behind, gate_socket, verbs};
 
 /// Everything a gate is told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct GateSettings {
     /// Where grants and the audit log live.
     pub data_dir: PathBuf,

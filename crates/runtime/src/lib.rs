@@ -15,6 +15,7 @@ pub mod lists;
 pub mod metrics;
 pub mod owner;
 mod private;
+pub mod reload;
 pub mod run;
 mod wall;
 

@@ -1,29 +1,24 @@
 //! Lists live. In: where each list is written (flags, files, configuration), and the lists of a gate that they take in.
-//! Out: views published to the doors, at the start, on reload, within a second of a change of a file, and at once when
-//! the gate's lists change. A bad list changes nothing, and holds up nothing that the gate takes back. A file that the
-//! machine does not let us read is no bad list: it is read again until it can be.
+//! Out: views published to the doors, when lists are put into force, and at once when the gate's lists or the addresses of
+//! names change. Reading is apart from putting into force, so that a reload can check everything before it changes
+//! anything; it holds up nothing that the gate takes back.
 
-mod look;
 mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use ::api::{Freshness, Trouble};
 use access::names::HostName;
 use access::{List, View, ViewBuilder};
 use addr::{AddrSet, Prefix, parse_list};
 use futures_util::FutureExt;
-use tokio::sync::{Notify, watch};
-use tracing::{debug, error, info, warn};
-
-use self::look::{Stamps, Watch};
+use tokio::sync::watch;
+use tracing::{info, warn};
 
 use crate::door::Doors;
 use crate::hint::Hinted;
+use crate::reload::{self, Fresh, Reloaded, Stamps, Unreadable};
 use crate::run::Run;
 
 /// One named list and everything it is made of.
@@ -60,25 +55,8 @@ pub enum ListPart {
     },
 }
 
-/// Everything that makes the next view.
-#[derive(Clone, Default)]
-pub struct Sources {
-    /// The lists, in the order they are shown.
-    pub lists: Vec<ListSource>,
-    /// Files besides those of the lists whose change means a reload: the configuration file.
-    pub also_watch: Vec<PathBuf>,
-    /// What must be in force before the lists are: the gate's own lists of the same file.
-    pub first: Option<First>,
-}
-
-/// Puts into force what was read beside the lists, once all of it is known to be good. May block; says what changed.
-pub type First = Arc<dyn Fn() -> anyhow::Result<String> + Send + Sync>;
-
 /// The gate's lists, if a gate runs in this process.
 pub type Named = Option<watch::Receiver<Arc<View>>>;
-
-/// Finds the sources anew at every reload, so that a changed configuration file counts.
-pub type Find = Arc<dyn Fn() -> anyhow::Result<Sources> + Send + Sync>;
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -98,88 +76,55 @@ pub struct Loaded {
 /// A list file of a million long IPv6 prefixes has 44 MB; more is a mistake such as a log or a disk image.
 const MAX_FILE: u64 = 64 << 20;
 
-/// The first pause before a file that could not be read is read again; each one after it is twice as long.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-
-/// The longest such pause: so long after the machine's trouble has ended, at most, a revocation counts.
-const RETRY_MOST: Duration = Duration::from_secs(2);
-
-/// While the trouble lasts it is said again this often.
-const REMIND: Duration = Duration::from_secs(300);
-
-/// A list file that the machine did not let us read: no descriptors left, an I/O error, no permission, not there. What
-/// it says is not known, so it is asked again.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the list {}", path.display())]
-pub struct Unreadable {
-    /// The file.
-    pub path: PathBuf,
-    /// The system's word.
-    #[source]
-    pub why: std::io::Error,
-}
-
-/// That the lists in force may be out of date, in one sentence, if there is trouble. `now`: seconds since the Unix epoch.
-fn stale(fresh: &Freshness, now: u64) -> Option<String> {
-    let t = fresh.trouble.as_ref()?;
-    let ago = |at: u64| span(now.saturating_sub(at));
-    let next = if t.retried { "it is tried again until it works" } else { "it is read again when it changes" };
-    Some(format!(
-        "the lists in force were read {} ago and may be out of date: for {}: {}; {next}",
-        ago(fresh.read_at),
-        ago(t.since),
-        t.why
-    ))
-}
-
-/// A length of time as people say it.
-fn span(s: u64) -> String {
-    match s {
-        0..120 => format!("{s} s"),
-        120..7_200 => format!("{} min", s / 60),
-        _ => format!("{} h", s / 3_600),
-    }
-}
-
-/// Publishes the lists, keeps them equal to their files, and answers reloads.
+/// Puts lists that never change but by their files into force, and follows these.
 ///
 /// # Errors
 /// A list is bad now; later bad lists are only reported.
-pub fn start(run: &Run, doors: &Arc<Doors>, find: Find, named: Named) -> anyhow::Result<Lists> {
+pub fn keep(run: &Run, doors: &Arc<Doors>, sources: Vec<ListSource>, named: Named) -> anyhow::Result<Lists> {
+    let stamps = Stamps::of(files(&sources));
+    let in_gate = |named: &Named| named.as_ref().map(|n| names_in(&n.borrow()));
+    let loaded = load(&sources, in_gate(&named).as_ref())?;
+    let fresh = Fresh::now();
+    let lists = start(run, doors, loaded, named.clone(), fresh.clone());
+    let (live, sources) = (lists.clone(), Arc::new(sources));
+    let read = move || {
+        let files = Stamps::of(files(&sources));
+        let loaded = load(&sources, in_gate(&named).as_ref())?;
+        anyhow::Ok(Reloaded { changed: live.put(loaded), files })
+    };
+    let read = Arc::new(read);
+    let again = move || {
+        let read = read.clone();
+        async move {
+            let read = tokio::task::spawn_blocking(move || read()).await;
+            Ok(read.map_err(anyhow::Error::from)??)
+        }
+        .boxed()
+    };
+    reload::follow(run, "lists", stamps, fresh, Arc::new(again));
+    Ok(lists)
+}
+
+/// The names of a gate's lists.
+fn names_in(view: &View) -> BTreeSet<String> {
+    view.lists().iter().map(|l| l.name.clone()).collect()
+}
+
+/// Publishes the lists, and publishes them again when what they take in from the gate changes, or where their names are.
+/// `fresh`: what is known of the files that they came from.
+pub fn start(run: &Run, doors: &Arc<Doors>, loaded: Loaded, named: Named, fresh: Fresh) -> Lists {
     let live = Arc::new(Live {
         doors: doors.clone(),
-        find,
         named,
-        loading: parking_lot::Mutex::new(()),
         kept: parking_lot::Mutex::default(),
-        fresh: parking_lot::Mutex::default(),
-        failed: Notify::new(),
+        fresh,
         names: names::Followed::default(),
         taken: parking_lot::RwLock::new((BTreeMap::new(), Arc::new([]))),
     });
-    // What a gate needs was in force before it could name its lists.
-    let first = live.load(false).map_err(Failed::error)?;
-    if !live.doors.view().lists().is_empty() {
-        info!("lists: {}", first.said);
+    let lists = Lists(live.clone());
+    if let Some(said) = lists.put(loaded).filter(|_| !doors.view().lists().is_empty()) {
+        info!("lists: {said}");
     }
-
-    let hook = live.clone();
-    run.on_reload("lists", move || {
-        let live = hook.clone();
-        async move {
-            let loading = live.clone();
-            match tokio::task::spawn_blocking(move || loading.load(true)).await? {
-                Ok(read) => Ok(read.said),
-                Err(failed) => {
-                    if matches!(failed, Failed::Machine(_)) {
-                        live.failed.notify_one();
-                    }
-                    Err(failed.error())
-                }
-            }
-        }
-        .boxed()
-    });
     if let Some(mut named) = live.named.clone() {
         let (live, stopping) = (live.clone(), run.stopping());
         run.spawn("gate's lists at the doors", async move {
@@ -196,7 +141,7 @@ pub fn start(run: &Run, doors: &Arc<Doors>, find: Find, named: Named) -> anyhow:
             }
         });
     }
-    let (followed, stopping) = (live.clone(), run.stopping());
+    let (followed, stopping) = (live, run.stopping());
     run.spawn("names on lists", async move {
         let live = followed.clone();
         tokio::select! {
@@ -205,16 +150,7 @@ pub fn start(run: &Run, doors: &Arc<Doors>, find: Find, named: Named) -> anyhow:
         }
         Ok(())
     });
-    let lists = Lists(live.clone());
-    let stopping = run.stopping();
-    run.spawn("list watcher", async move {
-        tokio::select! {
-            () = stopping => {}
-            () = live.follow(first.files) => {}
-        }
-        Ok(())
-    });
-    Ok(lists)
+    lists
 }
 
 /// The lists at the doors of this process.
@@ -236,10 +172,28 @@ impl Lists {
 
     /// How what is in force stands to what is written.
     #[must_use]
-    pub fn freshness(&self) -> Freshness {
-        let mut fresh = self.0.fresh.lock().clone();
-        fresh.stale = stale(&fresh, crate::wall());
-        fresh
+    pub fn freshness(&self) -> ::api::Freshness {
+        self.0.fresh.get()
+    }
+
+    /// Puts what was read into force; says what changed.
+    #[must_use = "what changed has to be said"]
+    pub fn put(&self, loaded: Loaded) -> Option<String> {
+        let live = &self.0;
+        let mut kept = live.kept.lock();
+        for w in loaded.warnings.iter().filter(|w| !kept.warnings.contains(w)) {
+            warn!("{w}");
+        }
+        for name in loaded.empty.iter().filter(|n| !kept.empty.contains(n)) {
+            warn!("list `{name}` is empty: it lets nobody in");
+        }
+        let taken: BTreeMap<String, Vec<String>> =
+            loaded.lists.iter().map(|l| l.name.clone()).zip(loaded.named.iter().cloned()).collect();
+        let all: BTreeSet<String> = taken.values().flatten().cloned().collect();
+        *live.taken.write() = (taken, all.into_iter().collect());
+        *kept = loaded;
+        live.names.follow(&kept.hosts.iter().flatten().cloned().collect());
+        live.publish(&kept)
     }
 }
 
@@ -287,23 +241,31 @@ pub fn parts(value: &str, from: &str, dir: Option<&Path>) -> anyhow::Result<Vec<
     Ok(out)
 }
 
-/// Reads every list.
+/// The files that lists are read from.
+#[must_use]
+pub fn files(lists: &[ListSource]) -> Vec<PathBuf> {
+    let of = |part: &ListPart| if let ListPart::File(path) = part { Some(path.clone()) } else { None };
+    lists.iter().flat_map(|l| &l.parts).filter_map(of).collect()
+}
+
+/// Reads every list. `gate`: the names of the gate's lists; `None`: no gate runs in this process.
 ///
 /// # Errors
 /// The first list that is bad, with file, line and column; or [`Unreadable`], the first file that cannot be read now.
-pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
+pub fn load(lists: &[ListSource], gate: Option<&BTreeSet<String>>) -> anyhow::Result<Loaded> {
     let mut out = Loaded::default();
-    for source in &sources.lists {
+    for source in lists {
         let mut prefixes: Vec<Prefix> = Vec::new();
         let mut from: Vec<String> = Vec::new();
         let mut named: Vec<String> = Vec::new();
         let mut hosts: Vec<HostName> = Vec::new();
         for part in &source.parts {
             from.push(read_part(part, &mut prefixes, &mut hosts, &mut out.warnings)?);
-            if let ListPart::Named { name, .. } = part
-                && !named.contains(name)
-            {
-                named.push(name.clone());
+            if let ListPart::Named { name, from } = part {
+                known(name, from, gate)?;
+                if !named.contains(name) {
+                    named.push(name.clone());
+                }
             }
         }
         from.dedup();
@@ -325,17 +287,12 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
 
 struct Live {
     doors: Arc<Doors>,
-    find: Find,
     named: Named,
-    /// One load at a time. Not `kept`: a file that hangs on a network must not hold up what the gate takes back.
-    loading: parking_lot::Mutex<()>,
-    /// What was last read and good. Held while publishing: a reload by signal, one by watch and a change of the gate
-    /// must not publish in the wrong order.
+    /// What was last read and good. Held while publishing: what is read and a change of the gate must not be published
+    /// in the wrong order.
     kept: parking_lot::Mutex<Loaded>,
     /// How that stands to the files.
-    fresh: parking_lot::Mutex<Freshness>,
-    /// Told when a load failed because of the machine.
-    failed: Notify,
+    fresh: Fresh,
     /// The names that lists hold, and where they are.
     names: names::Followed,
     /// For each list, the gate's lists that it takes in; read at every visit, so never locked for long.
@@ -345,91 +302,7 @@ struct Live {
 /// For each list at the doors, what it takes in; and all of that together.
 type Taken = (BTreeMap<String, Vec<String>>, Arc<[String]>);
 
-/// Why a load changed nothing.
-enum Failed {
-    /// The machine's trouble: what is written is not known, and is read again until it is.
-    Machine(anyhow::Error),
-    /// What is written is wrong: it stays so until somebody writes it anew.
-    Text(anyhow::Error),
-}
-
-impl Failed {
-    /// Tells the two apart by what the system said, not by words.
-    fn of(e: anyhow::Error) -> Failed {
-        let io = e.chain().find_map(|c| c.downcast_ref::<std::io::Error>());
-        match io.map(std::io::Error::kind) {
-            // Not UTF-8: a text, and a wrong one.
-            None | Some(std::io::ErrorKind::InvalidData) => Failed::Text(e),
-            Some(_) => Failed::Machine(e),
-        }
-    }
-
-    fn error(self) -> anyhow::Error {
-        let (Failed::Machine(e) | Failed::Text(e)) = self;
-        e
-    }
-}
-
 impl Live {
-    /// Reads, publishes if something changed, and says so. Blocking: reads files.
-    fn load(&self, first: bool) -> Result<Read, Failed> {
-        let _one = self.loading.lock();
-        let read = self.load_now(first).map_err(|failed| self.note(failed))?;
-        *self.fresh.lock() = Freshness { read_at: crate::wall(), ..Freshness::default() };
-        Ok(read)
-    }
-
-    /// Remembers why what is in force may be out of date.
-    fn note(&self, failed: Failed) -> Failed {
-        let (Failed::Machine(e) | Failed::Text(e)) = &failed;
-        let retried = matches!(failed, Failed::Machine(_));
-        let mut fresh = self.fresh.lock();
-        let since = fresh.trouble.as_ref().map_or_else(crate::wall, |t| t.since);
-        fresh.trouble = Some(Trouble { since, why: format!("{e:#}"), retried });
-        failed
-    }
-
-    /// The files were looked at and are what was read.
-    fn still(&self) {
-        let mut fresh = self.fresh.lock();
-        if fresh.trouble.is_none() {
-            fresh.read_at = crate::wall();
-        }
-    }
-
-    fn load_now(&self, first: bool) -> Result<Read, Failed> {
-        let sources = (self.find)().map_err(Failed::of)?;
-        // Before reading: a change while we read is seen as a change after it.
-        let files = Stamps::of(watched(&sources));
-        let loaded = load(&sources).map_err(Failed::of)?;
-        let mut words = Vec::new();
-        if first && let Some(apply) = &sources.first {
-            // What was read is good; that the gate cannot save it is the machine's trouble.
-            words.push(apply().map_err(Failed::Machine)?);
-        }
-        let mut kept = self.kept.lock();
-        let view = self.named.as_ref().map(|n| n.borrow().clone());
-        for part in sources.lists.iter().flat_map(|l| &l.parts) {
-            known(part, view.as_deref()).map_err(Failed::Text)?;
-        }
-        for w in &loaded.warnings {
-            warn!("{w}");
-        }
-        for name in &loaded.empty {
-            warn!("list `{name}` is empty: it lets nobody in");
-        }
-        let taken: BTreeMap<String, Vec<String>> =
-            loaded.lists.iter().map(|l| l.name.clone()).zip(loaded.named.iter().cloned()).collect();
-        let all: BTreeSet<String> = taken.values().flatten().cloned().collect();
-        *self.taken.write() = (taken, all.into_iter().collect());
-        *kept = loaded;
-        self.names.follow(&kept.hosts.iter().flatten().cloned().collect());
-        words.extend(self.publish(&kept));
-        let changed = !words.is_empty();
-        let said = if changed { words.join("; ") } else { "nothing changed".to_string() };
-        Ok(Read { said, changed, files })
-    }
-
     /// Publishes again what was last good, with the gate's lists as they are now.
     fn again(&self) {
         let kept = self.kept.lock();
@@ -477,123 +350,6 @@ impl Live {
         let set = AddrSet::new(list.set.prefixes().iter().copied().chain(there));
         List { set, ..list }
     }
-
-    /// Loads again whenever a watched file changes, and until that has worked.
-    async fn follow(self: Arc<Live>, mut files: Stamps) {
-        let mut trouble: Option<Retry> = None;
-        // Without files none can come but from a changed configuration file, which would be watched.
-        while !files.is_empty() {
-            self.wait(&files, trouble.as_ref().and_then(|t| t.pause)).await;
-            let (live, before, stuck) = (self.clone(), files.clone(), trouble.as_ref().and_then(|t| t.path.clone()));
-            let done = tokio::task::spawn_blocking(move || {
-                let now = before.again();
-                // Whatever else is written, it would stop there again: a look at one file instead of reading all.
-                if let Some(path) = stuck.filter(|_| !before.may_differ(&now))
-                    && let Err(e) = probe(&path)
-                {
-                    return (now, Err(live.note(Failed::Machine(e))));
-                }
-                let done = live.load(true);
-                (now, done)
-            });
-            match done.await {
-                Ok((_, Ok(read))) => {
-                    match (trouble.take(), read.changed) {
-                        (Some(_), _) => info!("the lists are read again: {}", read.said),
-                        (None, true) => info!("a list file changed: {}", read.said),
-                        (None, false) => debug!("a list file changed: {}", read.said),
-                    }
-                    files = read.files;
-                }
-                Ok((now, Err(failed))) => {
-                    files = now;
-                    trouble = Some(Retry::after(trouble, failed));
-                }
-                Err(e) => error!("reading the lists: {e}"),
-            }
-        }
-        std::future::pending().await
-    }
-
-    /// Ends when files may hold something else than they did, or after `pause` where reading failed.
-    async fn wait(&self, files: &Stamps, pause: Option<Duration>) {
-        if let Some(pause) = pause {
-            return tokio::time::sleep(pause).await;
-        }
-        // A new watch every time: a symlink may lead to another directory now.
-        let before = files.clone();
-        let Ok(mut watch) = tokio::task::spawn_blocking(move || Watch::new(&before)).await else { return };
-        loop {
-            let before = files.clone();
-            match tokio::task::spawn_blocking(move || before.may_differ(&before.again())).await {
-                Ok(false) => {}
-                Ok(true) | Err(_) => return,
-            }
-            self.still();
-            tokio::select! {
-                () = watch.changed() => {}
-                // Somebody's reload met the machine's trouble.
-                () = self.failed.notified() => return,
-            }
-        }
-    }
-}
-
-/// One load.
-struct Read {
-    /// What changed, in words.
-    said: String,
-    /// Something did.
-    changed: bool,
-    /// The files it came from, as they were.
-    files: Stamps,
-}
-
-/// A load that failed, and when to try again.
-struct Retry {
-    /// `None`: when something is written.
-    pause: Option<Duration>,
-    /// The file that could not be read.
-    path: Option<PathBuf>,
-    /// What was said, and when.
-    said: (String, Instant),
-}
-
-impl Retry {
-    fn after(before: Option<Retry>, failed: Failed) -> Retry {
-        let machine = matches!(failed, Failed::Machine(_));
-        let e = failed.error();
-        let path = e.chain().find_map(|c| c.downcast_ref::<Unreadable>()).map(|u| u.path.clone());
-        let (pause, old) = before.map_or((None, None), |b| (b.pause, Some(b.said)));
-        let pause = machine.then(|| pause.map_or(RETRY_FIRST, |p| (p * 2).min(RETRY_MOST)));
-        let words = format!("{e:#}");
-        let said = match old {
-            Some((then, at)) if then == words && at.elapsed() < if machine { REMIND } else { RETRY_MOST * 2 } => {
-                (then, at)
-            }
-            _ => {
-                if machine {
-                    error!(
-                        "the lists cannot be read, what is in force stays, and they are tried again until they can be: {words}"
-                    );
-                } else {
-                    error!("a list file changed and is not used, everything stays as it was: {words}");
-                }
-                (words, Instant::now())
-            }
-        };
-        Retry { pause, path, said }
-    }
-}
-
-fn watched(sources: &Sources) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = sources.also_watch.clone();
-    for part in sources.lists.iter().flat_map(|l| &l.parts) {
-        if let ListPart::File(path) = part {
-            files.push(path.clone());
-        }
-    }
-    files
 }
 
 /// A list with what it takes in from the gate. A list that the gate no longer has lets nobody in.
@@ -607,10 +363,9 @@ fn with_named(list: &List, named: &[String], gate: Option<&View>) -> List {
     List { set, ..list.clone() }
 }
 
-/// A list of the gate that is taken in must be there: a name with a slip of the pen would let nobody in.
-fn known(part: &ListPart, gate: Option<&View>) -> anyhow::Result<()> {
-    let ListPart::Named { name, from } = part else { return Ok(()) };
-    let Some(view) = gate else {
+/// A list of the gate that is taken in must be there: a misspelt name would let nobody in.
+fn known(name: &str, from: &str, gate: Option<&BTreeSet<String>>) -> anyhow::Result<()> {
+    let Some(gate) = gate else {
         return Err(Hinted::error(
             format!("{from}: `list:{name}` names a list of a gate, and none runs in this process"),
             format!(
@@ -618,10 +373,10 @@ fn known(part: &ListPart, gate: Option<&View>) -> anyhow::Result<()> {
             ),
         ));
     };
-    if view.id(name).is_some() {
+    if gate.contains(name) {
         return Ok(());
     }
-    let all: Vec<&str> = view.lists().iter().map(|l| l.name.as_str()).collect();
+    let all: Vec<&str> = gate.iter().map(String::as_str).collect();
     let there = if all.is_empty() { "there are none".to_string() } else { format!("there are {}", all.join(", ")) };
     Err(Hinted::error(
         format!("{from}: there is no list `{name}`; {there}"),
@@ -682,32 +437,14 @@ fn without_names(text: &str, hosts: &mut Vec<HostName>) -> Result<String, String
     Ok(out)
 }
 
-/// Opens a list file and no more: [`Unreadable`] where that fails.
-fn open(path: &Path) -> anyhow::Result<fs::File> {
-    let unreadable = |why| Unreadable { path: path.to_path_buf(), why };
-    // Opening a pipe would wait for a writer for ever.
-    let meta = fs::metadata(path).map_err(unreadable)?;
-    anyhow::ensure!(meta.is_file(), "cannot read the list {}: it is not a regular file", path.display());
-    Ok(fs::File::open(path).map_err(unreadable)?)
-}
-
-/// Whether a file that could not be read can be: a bad disk opens and does not read.
-fn probe(path: &Path) -> anyhow::Result<()> {
-    use std::io::Read;
-    // Something else there by now is for the load to judge.
-    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
-        return Ok(());
-    }
-    let done = open(path)?.read(&mut [0]);
-    done.map_err(|why| Unreadable { path: path.to_path_buf(), why })?;
-    Ok(())
-}
+/// What a file of it is called.
+const WHAT: &str = "the list";
 
 fn read_file(path: &Path) -> anyhow::Result<String> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    let done = open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes);
-    done.map_err(|why| Unreadable { path: path.to_path_buf(), why })?;
+    let done = reload::open(WHAT, path)?.take(MAX_FILE + 1).read_to_end(&mut bytes);
+    done.map_err(|why| Unreadable { what: WHAT, path: path.to_path_buf(), why })?;
     let at = path.display();
     anyhow::ensure!(
         bytes.len() as u64 <= MAX_FILE,
@@ -739,6 +476,9 @@ fn summary(list: &List) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::time::{Duration, Instant};
+
     use super::*;
     use addr::Addr;
 
@@ -753,10 +493,8 @@ mod tests {
         dir
     }
 
-    fn from_file(path: &Path) -> Find {
-        let lists = vec![ListSource { name: "data".into(), parts: vec![ListPart::File(path.to_path_buf())] }];
-        let sources = Sources { lists, ..Sources::default() };
-        Arc::new(move || Ok(sources.clone()))
+    fn from_file(path: &Path) -> Vec<ListSource> {
+        vec![ListSource { name: "data".into(), parts: vec![ListPart::File(path.to_path_buf())] }]
     }
 
     async fn until(what: &str, mut is: impl FnMut() -> bool) {
@@ -793,12 +531,12 @@ mod tests {
         let dir = dir("bad");
         let file = dir.join("office");
         fs::write(&file, "10.0.0.1\n10.0.0.0/40\n").unwrap();
-        let e = load(&from_file(&file)().unwrap()).unwrap_err();
+        let e = load(&from_file(&file), None).unwrap_err();
         assert!(e.to_string().contains("office, line 2, column 1: `10.0.0.0/40`"), "{e}");
         fs::write(&file, b"10.0.0.1\n\xff\xfe").unwrap();
-        let e = load(&from_file(&file)().unwrap()).unwrap_err();
+        let e = load(&from_file(&file), None).unwrap_err();
         assert!(format!("{e:#}").contains("not UTF-8"), "{e:#}");
-        assert!(load(&from_file(&dir)().unwrap()).is_err(), "a directory is no list");
+        assert!(load(&from_file(&dir), None).is_err(), "a directory is no list");
         fs::remove_dir_all(dir).unwrap();
     }
 
@@ -810,7 +548,7 @@ mod tests {
         let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
         let door = doors.door(&["data"]);
         assert!(door.admit(addr("127.0.0.1")).is_err(), "before the first view nobody passes");
-        start(&run, &doors, from_file(&file), None).unwrap();
+        keep(&run, &doors, from_file(&file), None).unwrap();
         let (stays, goes) = (door.admit(addr("127.0.0.1")).unwrap(), door.admit(addr("127.0.0.2")).unwrap());
 
         // Replaced whole, as editors and configuration tools do.
@@ -852,7 +590,7 @@ mod tests {
         std::os::unix::fs::symlink("v1", dir.join("..data")).unwrap();
         std::os::unix::fs::symlink("..data/office", dir.join("office")).unwrap();
         let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
-        start(&run, &doors, from_file(&dir.join("office")), None).unwrap();
+        keep(&run, &doors, from_file(&dir.join("office")), None).unwrap();
         assert!(doors.door(&["data"]).admit(addr("127.0.0.1")).is_ok());
         std::os::unix::fs::symlink("v2", dir.join("next")).unwrap();
         fs::rename(dir.join("next"), dir.join("..data")).unwrap();
@@ -877,7 +615,7 @@ mod tests {
             let dir = dir(name);
             make(&dir);
             let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
-            let lists = start(&run, &doors, from_file(&dir.join(path)), None).unwrap();
+            let lists = keep(&run, &doors, from_file(&dir.join(path)), None).unwrap();
             Room { dir, run, doors, lists }
         }
 
@@ -931,8 +669,8 @@ mod tests {
         assert!(room.lets_in("127.0.0.1"), "what was read stays in force");
         let trouble = fresh.trouble.clone().unwrap();
         assert!(trouble.retried && trouble.why.contains("office: No such file"), "{trouble:?}");
-        let words = stale(&fresh, fresh.read_at + 7).unwrap();
-        assert!(words.starts_with("the lists in force were read 7 s ago and may be out of date"), "{words}");
+        let words = fresh.stale.unwrap();
+        assert!(words.starts_with("the lists in force were read ") && words.contains(" ago and may be"), "{words}");
         fs::write(room.dir.join("srv/office"), "127.0.0.2\n").unwrap();
         room.becomes("127.0.0.2").await;
         assert_eq!(room.lists.freshness().trouble, None);
@@ -956,43 +694,5 @@ mod tests {
         fs::File::options().write(true).open(&other).unwrap().set_modified(then).unwrap();
         room.becomes("127.0.0.2").await;
         room.end().await;
-    }
-
-    #[tokio::test]
-    async fn a_gate_that_cannot_save_is_asked_again() {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        let dir = dir("first");
-        fs::write(dir.join("office"), "127.0.0.1\n").unwrap();
-        let tried = Arc::new(AtomicU32::new(0));
-        let (plain, count) = (from_file(&dir.join("office")), tried.clone());
-        let find: Find = Arc::new(move || {
-            let count = count.clone();
-            let first: First = Arc::new(move || {
-                anyhow::ensure!(count.fetch_add(1, Ordering::SeqCst) > 1, "the disk is full");
-                Ok(String::new())
-            });
-            Ok(Sources { first: Some(first), ..plain()? })
-        });
-        let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
-        start(&run, &doors, find, None).unwrap();
-        fs::write(dir.join("office"), "127.0.0.2\n").unwrap();
-        until("the list counts", || doors.door(&["data"]).admit(addr("127.0.0.2")).is_ok()).await;
-        assert!(tried.load(Ordering::SeqCst) > 2);
-        run.stop();
-        run.finish().await.unwrap();
-        fs::remove_dir_all(dir).unwrap();
-    }
-
-    #[test]
-    fn the_machines_trouble_is_told_from_a_bad_list_by_what_the_system_said() {
-        let of = |e: anyhow::Error| matches!(Failed::of(e), Failed::Machine(_));
-        for kind in [24, 23, 5, 12, 13, 2, 40, 116] {
-            let why = std::io::Error::from_raw_os_error(kind);
-            assert!(of(Unreadable { path: "office".into(), why }.into()), "{kind}");
-            let why = anyhow::Error::new(std::io::Error::from_raw_os_error(kind));
-            assert!(of(why.context("cannot read the configuration edge.toml")), "{kind}");
-        }
-        assert!(!of(anyhow::anyhow!("office, line 2, column 1: `x`: No such file or directory")));
-        assert!(!of(std::io::Error::from(std::io::ErrorKind::InvalidData).into()));
     }
 }

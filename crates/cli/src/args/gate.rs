@@ -137,7 +137,7 @@ pub(crate) struct GatekeeperArgs {
     #[arg(long, value_name = "URLS", env = "PROBE_URLS", value_delimiter = ',')]
     pub(crate) probe: Vec<String>,
     /// Name servers for `dns:` entries, with commas, with or without a port [default: those of the system]
-    #[arg(long, value_name = "ADDRESSES", env = "DNS_SERVERS", value_delimiter = ',', value_parser = crate::resolve::gate_file::name_server)]
+    #[arg(long, value_name = "ADDRESSES", env = "DNS_SERVERS", value_delimiter = ',', value_parser = super::values::name_server)]
     pub(crate) dns_servers: Vec<std::net::SocketAddr>,
     /// How long at the least until a name is asked for again: 30s, 5m; at most an hour passes [default: 30s]
     #[arg(long, value_name = "TIME", env = "DNS_LEAST", value_parser = span)]

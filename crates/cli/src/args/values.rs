@@ -1,6 +1,6 @@
 //! Values of flags. In: one word. Out: a typed value, or what was wanted instead.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use addr::Addr;
@@ -73,6 +73,16 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     // A year: longer is a slip of the pen, and far below what the timers can hold.
     let ms = number.checked_mul(scale_ms).filter(|ms| *ms <= 31_536_000_000);
     ms.map(Duration::from_millis).ok_or_else(|| "wanted at most a year".to_string())
+}
+
+/// `192.0.2.53`, `192.0.2.53:5353`, `[2001:db8::53]:53`.
+///
+/// # Errors
+/// What was wanted.
+pub(crate) fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let t = text.trim();
+    let bare = t.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    bare.or_else(|_| t.parse()).map_err(|_| format!("`{t}` is no address of a name server, with or without a port"))
 }
 
 #[cfg(test)]

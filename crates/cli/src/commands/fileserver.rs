@@ -2,17 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use fileserver::{self, FilesSettings};
 use net::secret::TokenHash;
 use runtime::door::Doors;
-use runtime::lists::{self, ListPart, ListSource, Sources};
+use runtime::lists::{self, ListPart, ListSource};
 use runtime::run::Run;
 
 use crate::args::{FilesArgs, Given};
 use crate::fail::{Done, Fail};
-use crate::resolve::token;
+use crate::resolve::{Notes, token};
 use crate::{resolve, say};
 
 /// Port that inlets-pro documents.
@@ -20,15 +19,16 @@ const PORT: u16 = 8080;
 
 /// Serves a folder.
 pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
-    let token = token::find(&args.token, given)?;
+    let notes = Notes::default();
+    let token = token::find(&args.token, given, &notes)?;
+    notes.log();
     let listen = SocketAddr::new(args.addr.unwrap_or(IpAddr::from([127, 0, 0, 1])), args.port.unwrap_or(PORT));
     let parts = if args.allow_ips.is_empty() {
         vec![ListPart::Default]
     } else {
-        resolve::from_flags(&args.allow_ips, &given.place("allow_ips")).map_err(Fail::misused)?
+        resolve::lists::from_flags(&args.allow_ips, &given.place("allow_ips")).map_err(Fail::misused)?
     };
-    let sources =
-        Sources { lists: vec![ListSource { name: fileserver::LIST.to_string(), parts }], ..Sources::default() };
+    let sources = vec![ListSource { name: fileserver::LIST.to_string(), parts }];
     let settings = FilesSettings {
         webroot: args.webroot.clone().unwrap_or_else(|| PathBuf::from(".")),
         allow_browsing: args.allow_browsing.unwrap_or(false),
@@ -40,8 +40,8 @@ pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
         let run = Run::new(drain);
         run.follow_signals()?;
         let doors = Doors::new();
-        lists::start(&run, &doors, Arc::new(move || Ok(sources.clone())), None)?;
-        resolve::say_unreachable(&doors.view(), fileserver::LIST, listen.ip(), "--addr 0.0.0.0");
+        lists::keep(&run, &doors, sources, None)?;
+        server::say_unreachable(&doors.view(), fileserver::LIST, listen.ip(), "--addr 0.0.0.0");
         let ready = run.not_ready("file server");
         let handle = fileserver::start(settings, doors, &run).await?;
         let host = if handle.addr.ip().is_unspecified() {

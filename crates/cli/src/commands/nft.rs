@@ -7,9 +7,8 @@ use net::nftables::Table;
 
 use crate::args::GlobalArgs;
 use crate::args::gate::{NftBootArgs, NftCommand};
-use crate::commands::gatekeeper;
 use crate::fail::{Done, Fail};
-use crate::resolve::gate_file;
+use crate::resolve::{Notes, gate_file, gatekeeper};
 use crate::{resolve, say, systemd};
 
 /// Runs the command.
@@ -75,7 +74,7 @@ fn guards(a: &NftBootArgs, global: &GlobalArgs) -> Result<Vec<(Config, Rules)>, 
         || Fail::usage("there is nothing to guard", "give --nft-ports PORTS, or --config FILE with [[gate.nftables]]");
     let file = resolve::load_config(a.config.as_deref())?.ok_or_else(nothing)?;
     let data_dir = resolve::data_dir(global.data_dir.clone())?;
-    let settings: Option<gate::GateSettings> = gate_file::plan(&file, data_dir)?;
+    let settings: Option<gate::GateSettings> = gate_file::plan(&file, data_dir, &Notes::default())?;
     let mut out = Vec::new();
     if let Some(settings) = settings {
         for config in settings.enforcers {

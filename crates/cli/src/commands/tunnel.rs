@@ -1,128 +1,54 @@
-//! Where plans become rooms. In: a plan of `meant`. Out: a running edge or client until the process is told to stop.
+//! The tunnel's two ends. In: what was typed. Out: an edge (and what else its file asks for) or a client, until it is told
+//! to stop; and what the person needs for the other machine.
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
-use gate::{self, Gate};
-use runtime::api;
-use runtime::door::Doors;
-use runtime::lists::Lists;
 use runtime::run::Run;
-use tracing::warn;
+use tunnel::client as client_end;
 use tunnel::edge::EdgeHandle;
 use tunnel::settings::EdgeTls;
-use tunnel::{client as client_room, edge as edge_room};
 use tunnel_proto::connect::{ConnectString, EdgeUrl, TokenPlace};
 
-use crate::commands::control;
-use crate::fail::Done;
-use crate::resolve::{ClientPlan, EdgePlan};
-use crate::{node_teacher, resolve, say};
+use crate::args::{EdgeArgs, Given, GlobalArgs};
+use crate::fail::{Done, Fail};
+use crate::resolve::{self, ClientPlan, Kind};
+use crate::{run, say};
 
-/// Runs an edge, a gate or both until they are told to stop.
-pub(crate) async fn edge(plan: EdgePlan) -> Done {
-    let run = Run::new(plan.drain);
-    run.follow_signals()?;
-    match start(plan, &run).await {
-        Ok(()) => Ok(run.finish().await?),
-        Err(e) => {
-            run.abandon().await;
-            Err(e)
-        }
-    }
-}
-
-async fn start(plan: EdgePlan, run: &Run) -> Done {
-    let ready = run.not_ready("edge");
-    let doors = Doors::new();
-    // The gate first: the doors may name its lists.
-    let gate = plan.gate.map(|settings| gate::start(settings, run)).transpose()?;
-    if let Some(gate) = &gate {
-        let _ = plan.gate_runs.set(gate.clone());
-    }
-    let lists = runtime::lists::start(run, &doors, plan.find, gate.as_ref().map(|g| g.keeper.views.clone()))?;
-    if let Some((settings, teach)) = plan.mesh {
-        let control = control::serve(settings, run).await?;
-        if let Some(gate) = &gate {
-            node_teacher::start(run, &control, gate, teach);
-        }
-    }
-    if let Some(gate) = &gate {
-        gate_commands(run, gate, Some(&lists), &plan.data_dir);
-        signs_of_life(run, &doors, &lists, gate);
-    }
-    let Some(settings) = plan.settings else {
-        ready.ready();
-        return Ok(());
+/// Runs an edge, and what else its file asks for, until they are told to stop. `greet_mesh`: what is said where a
+/// coordination server runs beside it.
+pub(crate) async fn edge(
+    kind: Kind,
+    args: EdgeArgs,
+    global: GlobalArgs,
+    file: Option<resolve::file::Read>,
+    given: Given,
+    greet_mesh: fn(&control::Control),
+) -> Done {
+    let first = resolve::edge(kind, &args, &global, file.as_ref(), &given)?;
+    let (path, token_place) = (file.map(|r| r.path), first.token_place);
+    let tls = first.config.tunnel.as_ref().map(|t| t.tls.clone());
+    let again = move || {
+        let file = path.as_deref().map(resolve::file::read).transpose()?;
+        resolve::edge(kind, &args, &global, file.as_ref(), &given).map(|p| p.config).map_err(Fail::into_error)
     };
-    let tls = settings.tls.clone();
-    // A proxy or a balancer in front names its visitors.
-    let fronted = !settings.trusted_proxies.is_empty() || settings.lb_proxy_protocol.is_some();
-    if let Some(at) = settings.http.map(|h| h.ip()).or(settings.tcp.as_ref().map(|t| t.addr)).filter(|_| !fronted) {
-        resolve::say_unreachable(
-            &doors.view(),
-            "data",
-            at,
-            "--data-addr 0.0.0.0, or --trusted-proxies with the proxy in front",
-        );
-    }
-    let edge = edge_room::start(settings, doors.clone(), run).await?;
-    let socket = api::edge_socket(&plan.data_dir, edge.control_addr.port());
-    let for_status = edge.clone();
-    let at_doors = lists.clone();
-    let behind = gate.map(|gate| -> api::Behind {
-        std::sync::Arc::new(move |list, addr| gate::behind(&gate, &lists.takes_in(list), addr))
-    });
-    // In a read-only container there is no admin socket, and the edge serves all the same.
-    if let Err(e) =
-        api::serve(run, &socket, api::edge_verbs(run, &doors, &at_doors, behind, move || for_status.status()))
-    {
-        warn!("no `explain` and `reload` from the command line: {e:#}");
-    }
-    say_where(&edge, &tls, plan.token_place.as_ref());
-    ready.ready();
-    net::memory::forget_startup_code();
-    Ok(())
-}
-
-/// `list`, `grant`, `doctor`, … from the command line. `lists`: the list files of this process, if it reads any.
-pub(crate) fn gate_commands(run: &Run, gate: &Gate, lists: Option<&Lists>, data_dir: &Path) {
-    let lists = lists.cloned();
-    let stale = move || lists.as_ref().map(api::stale).unwrap_or_default();
-    let verbs = gate::verbs(api::reload_verbs(api::Verbs::default(), run), gate, stale);
-    if let Err(e) = api::serve(run, &gate::gate_socket(data_dir), verbs) {
-        warn!("no `list`, `grant` and `doctor` from the command line: {e:#}");
-    }
-}
-
-/// Whoever passes a door by a list of the gate, or is still inside, is alive: `idle` counts from there.
-fn signs_of_life(run: &Run, doors: &std::sync::Arc<Doors>, lists: &Lists, gate: &Gate) {
-    let (at_doors, to_gate) = (lists.clone(), gate.clone());
-    doors.on_pass(move |addr| to_gate.admitted(&at_doors.all_taken_in(), addr));
-    let (doors, lists, gate, stopping) = (doors.clone(), lists.clone(), gate.clone(), run.stopping());
-    run.spawn("gate's guests inside", async move {
-        tokio::pin!(stopping);
-        loop {
-            tokio::select! {
-                () = &mut stopping => return Ok(()),
-                () = tokio::time::sleep(LOOK_INSIDE) => {}
-            }
-            let taken = lists.all_taken_in();
-            for addr in doors.addrs() {
-                gate.admitted(&taken, addr);
-            }
+    run::server(first.config, Some(Arc::new(again)), |supervisor| {
+        if let Some(control) = supervisor.control() {
+            greet_mesh(control);
         }
-    });
+        if let Some((edge, tls)) = supervisor.edge().zip(tls) {
+            say_where(edge, &tls, token_place.as_ref());
+        }
+    })
+    .await
 }
-
-/// A sign of life is saved once a minute at most; looked at twice as often, no minute is missed.
-const LOOK_INSIDE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Runs a client until it is told to stop or its token is refused.
 pub(crate) async fn client(plan: ClientPlan) -> Done {
     let run = Run::new(plan.drain);
     run.follow_signals()?;
-    client_room::start(plan.settings, &run).await?;
+    client_end::start(plan.settings, &run).await?;
     let running = run.clone();
     run.visit("start-up memory", async move {
         // Until the first session the client still runs through start-up code.

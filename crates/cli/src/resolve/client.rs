@@ -7,11 +7,10 @@ use tunnel::settings::{ClientSettings, Trust, UpstreamTls};
 use tunnel_proto::connect::EdgeUrl;
 use tunnel_proto::upstream::{Plane, PortRanges, parse_upstreams};
 
-use super::rewrite;
+use super::token::{self, Token};
+use super::{Notes, proxy, rewrite};
 use crate::args::{ClientArgs, Given, PublishArgs, TokenArgs, TrustArgs};
 use crate::fail::Fail;
-use crate::resolve::proxy;
-use crate::resolve::token::{self, Token};
 
 /// Everything a client needs.
 pub(crate) struct ClientPlan {
@@ -139,11 +138,19 @@ pub(crate) fn trust(args: &TrustArgs, given: &Given) -> Result<(EdgeUrl, Trust),
 
 /// The token: as told, or where the connect string says.
 pub(crate) fn token_for(args: &TokenArgs, trust: &TrustArgs, given: &Given) -> Result<Token, Fail> {
-    if let Some(token) = token::find(args, given)? {
+    let notes = Notes::default();
+    let found = token::find(args, given, &notes);
+    notes.log();
+    if let Some(token) = found? {
         return Ok(token);
     }
     match trust.connect.as_ref().and_then(|c| c.token.as_ref()) {
-        Some(place) => token::at(place, "the connect string"),
+        Some(place) => {
+            let notes = Notes::default();
+            let token = token::at(place, "the connect string", &notes);
+            notes.log();
+            token
+        }
         None => Err(token::missing()),
     }
 }

@@ -2,27 +2,23 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ::control::ControlSettings;
-use addr::AddrSet;
-use gate::{Gate, GateSettings};
-use net::secret::TokenHash;
-use runtime::lists::{self, Find, ListPart, ListSource, Sources};
-use tracing::{info, warn};
-use tunnel::settings::{EdgeSettings, EdgeTls, EdgeToken, Rights, TcpPlane};
+use gate::GateSettings;
+use runtime::lists::ListSource;
+use server::{Config, ControlConfig, node_lists};
+use tunnel::settings::{EdgeSettings, EdgeTls, TcpPlane};
 use tunnel_proto::connect::TokenPlace;
 use tunnel_proto::http1::forwarded::IdentityFields;
 use tunnel_proto::upstream::PortRanges;
 
+use super::file::{self, EdgeFile, Read};
+use super::lists::{at_doors, say_wide, set_of};
+use super::tokens::tokens;
+use super::{Notes, control, gate_file, gate_shared, token};
 use crate::args::control::ControlArgs;
-use crate::args::{EdgeArgs, Given, GlobalArgs, ListArgs, TokenArgs, values};
-use crate::commands::control::{self, Teach};
+use crate::args::{EdgeArgs, Given, GlobalArgs, values};
 use crate::fail::Fail;
-use crate::node_teacher;
-use crate::resolve::config::{self, EdgeFile, ListValue, Read};
-use crate::resolve::{gate_file, token};
 
 /// Which command was typed; they differ in their defaults only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,20 +33,9 @@ pub(crate) enum Kind {
     Serve,
 }
 
-/// Everything an edge needs, or a gate, or both.
+/// What a process is told, and what the person at the terminal is told besides.
 pub(crate) struct EdgePlan {
-    /// `None`: a gate alone.
-    pub(crate) settings: Option<EdgeSettings>,
-    /// The gate of the same file.
-    pub(crate) gate: Option<GateSettings>,
-    /// The coordination server of the same file, and what it teaches the gate's lists.
-    pub(crate) mesh: Option<(ControlSettings, Vec<Teach>)>,
-    /// Where the running gate is put, for the lists to be put into force at a reload.
-    pub(crate) gate_runs: Arc<OnceLock<Gate>>,
-    /// Finds the lists, at the start and at every reload.
-    pub(crate) find: Find,
-    pub(crate) data_dir: PathBuf,
-    pub(crate) drain: Duration,
+    pub(crate) config: Config,
     /// Where the token lies here, as a hint for the connect string.
     pub(crate) token_place: Option<TokenPlace>,
 }
@@ -70,10 +55,10 @@ pub(crate) const MAX_VISITORS: u32 = 65_536;
 pub(crate) fn load_config(told: Option<&Path>) -> Result<Option<Read>, Fail> {
     let path = match told {
         Some(path) => path,
-        None if Path::new(config::DEFAULT_FILE).exists() => Path::new(config::DEFAULT_FILE),
+        None if Path::new(file::DEFAULT_FILE).exists() => Path::new(file::DEFAULT_FILE),
         None => return Ok(None),
     };
-    Ok(Some(config::read(path)?))
+    Ok(Some(file::read(path)?))
 }
 
 /// Resolves everything.
@@ -88,7 +73,8 @@ pub(crate) fn edge(
     given: &Given,
 ) -> Result<EdgePlan, Fail> {
     args.inlets.judge(given)?;
-    let none = config::EdgeFile::default();
+    let notes = Notes::default();
+    let none = EdgeFile::default();
     let f = file.map_or(&none, |r| &r.edge);
     let in_dir = |p: &PathBuf| file.map_or_else(|| p.clone(), |r| r.dir().join(p));
     let data_dir = super::data_dir(global.data_dir.clone().or_else(|| f.data_dir.as_ref().map(in_dir)))?;
@@ -105,7 +91,7 @@ pub(crate) fn edge(
         && [f.port.is_some(), f.control_port.is_some(), f.allow_ports.is_some()] == [false; 3]
         && [args.listen.port.is_some(), args.listen.control_port.is_some(), args.listen.allow_ports.is_some()]
             == [false; 3]
-        && token::find(&args.token, given)?.is_none();
+        && token::find(&args.token, given, &notes)?.is_none();
     let http = (kind != Kind::Tcp && f.http.unwrap_or(!alone)).then(|| SocketAddr::new(data_addr, http_port));
     if http.is_some() && http_port == control_port && http_port != 0 {
         return Err(Fail::usage(
@@ -116,17 +102,29 @@ pub(crate) fn edge(
     let default_ports = if kind == Kind::Tcp { PortRanges::all() } else { PortRanges::none() };
     let allow_ports = args.listen.allow_ports.clone().or_else(|| f.allow_ports.clone()).unwrap_or(default_ports);
     let tcp = (allow_ports.count() > 0).then_some(TcpPlane { addr: data_addr, allow_ports });
-    let gate = file.map(|r| gate_file::plan(r, data_dir.clone())).transpose()?.flatten();
+    let gate = file.map(|r| gate_file::plan(r, data_dir.clone(), &notes)).transpose()?.flatten();
     if gate.is_some() && f.gate.as_ref().is_none_or(|g| g.trusted_proxies.is_none()) {
-        crate::commands::gatekeeper::say_private_proxies("`trusted_proxies` under [gate]");
+        gate_shared::say_private_proxies("`trusted_proxies` under [gate]", &notes);
     }
-    let mesh = mesh(f, file, &data_dir, gate.as_ref())?;
-    let gate_runs: Arc<OnceLock<Gate>> = Arc::default();
-    let config = file.map(|r| r.path.clone());
+    let control_server = control_section(f, file, &data_dir, gate.as_ref(), &notes)?;
     let drain = args.limits.drain.or(f.drain).unwrap_or(runtime::run::DRAIN);
-    if (gate.is_some() || mesh.is_some()) && http.is_none() && tcp.is_none() {
-        let find = find(None, given.clone(), config, gate_runs.clone());
-        return Ok(EdgePlan { settings: None, gate, mesh, gate_runs, find, data_dir, drain, token_place: None });
+    let mut files: Vec<PathBuf> = file.map(|r| r.path.clone()).into_iter().collect();
+    if let Some(read) = file.filter(|_| gate.is_some()) {
+        files.extend(gate_file::files(read)?);
+    }
+    let config_has_more = gate.is_some() || control_server.is_some();
+    let config = |tunnel: Option<EdgeSettings>, lists: Vec<ListSource>, files: Vec<PathBuf>, notes: Notes| Config {
+        data_dir: data_dir.clone(),
+        drain,
+        tunnel,
+        lists,
+        gate,
+        control: control_server,
+        files,
+        notes: notes.into_vec(),
+    };
+    if config_has_more && http.is_none() && tcp.is_none() {
+        return Ok(EdgePlan { config: config(None, Vec::new(), files, notes), token_place: None });
     }
     if http.is_none() && tcp.is_none() {
         return Err(Fail::usage(
@@ -135,18 +133,20 @@ pub(crate) fn edge(
         ));
     }
 
-    let (tokens, token_place) = tokens(&args.token, file, given)?;
+    let tokens = tokens(&args.token, file, given, &notes)?;
+    files.extend(tokens.files);
     let trusted_proxies = set_of(
         "trusted-proxies",
         &args.front.trusted_proxies,
         f.trusted_proxies.as_ref().zip(file),
         &given.place("trusted_proxies"),
+        &notes,
     )?;
-    say_wide(&trusted_proxies, "--trusted-proxies");
+    say_wide(&trusted_proxies, "--trusted-proxies", &notes);
     let lb = args.front.lb_proxy_protocol.or(f.lb_proxy_protocol).and_then(|p| p.0);
     if lb.is_some() && trusted_proxies.is_empty() {
-        info!(
-            "a PROXY line is believed from loopback and private addresses only; name the balancer with --trusted-proxies if it has another"
+        notes.info(
+            "a PROXY line is believed from loopback and private addresses only; name the balancer with --trusted-proxies if it has another",
         );
     }
     let max_visitors = args.limits.max_visitors.or(f.max_visitors).unwrap_or(MAX_VISITORS);
@@ -154,8 +154,8 @@ pub(crate) fn edge(
         control,
         http,
         tcp,
-        tokens,
-        tls: tls(kind, args, f, &in_dir, &data_dir, control)?,
+        tokens: tokens.all,
+        tls: tls(kind, args, f, &in_dir, &data_dir, control, &notes)?,
         trusted_proxies,
         trusted_header: args.front.trusted_header.or(f.trusted_header).unwrap_or_default(),
         identity_fields: identity(args, f, given)?,
@@ -171,14 +171,14 @@ pub(crate) fn edge(
             .unwrap_or_else(|| max_visitors.div_ceil(4)) as usize,
     };
     if args.limits.disable_transport_wrapping.is_some() {
-        info!("--disable-transport-wrapping is accepted for old scripts; nothing is wrapped here");
+        notes.info("--disable-transport-wrapping is accepted for old scripts; nothing is wrapped here");
     }
-    let find = find(Some(args.lists.clone()), given.clone(), config, gate_runs.clone());
-    Ok(EdgePlan { settings: Some(settings), gate, mesh, gate_runs, find, data_dir, drain, token_place })
+    let lists = at_doors(&args.lists, given, file)?;
+    Ok(EdgePlan { config: config(Some(settings), lists, files, notes), token_place: tokens.place })
 }
 
 /// Fields in which trusted proxies say who is logged in.
-fn identity(args: &EdgeArgs, f: &config::EdgeFile, given: &Given) -> Result<IdentityFields, Fail> {
+fn identity(args: &EdgeArgs, f: &EdgeFile, given: &Given) -> Result<IdentityFields, Fail> {
     let flags = &args.front.trusted_identity;
     let (names, place) = match &f.trusted_identity {
         Some(names) if flags.is_empty() => (names, "trusted_identity".to_string()),
@@ -192,7 +192,7 @@ fn identity(args: &EdgeArgs, f: &config::EdgeFile, given: &Given) -> Result<Iden
 /// Longest useful wait for a visitor that takes nothing.
 const STALL: Duration = Duration::from_secs(60);
 
-fn stall(args: &EdgeArgs, f: &config::EdgeFile) -> Result<Duration, Fail> {
+fn stall(args: &EdgeArgs, f: &EdgeFile) -> Result<Duration, Fail> {
     match args.limits.stall_timeout.or(f.stall_timeout) {
         Some(time) if time < Duration::from_secs(1) => {
             Err(Fail::usage("--stall-timeout is below a second: slow visitors would be cut", "give `60s` or more"))
@@ -201,150 +201,14 @@ fn stall(args: &EdgeArgs, f: &config::EdgeFile) -> Result<Duration, Fail> {
     }
 }
 
-/// A set that is read once, at the start: `--trusted-proxies`. Nothing given is nobody.
-pub(crate) fn set_of(
-    name: &str,
-    flags: &[String],
-    file: Option<(&ListValue, &Read)>,
-    place: &str,
-) -> Result<AddrSet, Fail> {
-    let parts = if flags.is_empty() {
-        match file {
-            None => return Ok(AddrSet::default()),
-            Some((value, read)) => from_file(value, read)?,
-        }
-    } else {
-        from_flags(flags, place).map_err(Fail::misused)?
-    };
-    if let Some(ListPart::Named { name: list, from }) = parts.iter().find(|p| matches!(p, ListPart::Named { .. })) {
-        return Err(Fail::usage(
-            format!("{from}: `list:{list}` can not say whom to believe"),
-            "name the proxies themselves",
-        ));
-    }
-    let sources = Sources { lists: vec![ListSource { name: name.to_string(), parts }], ..Sources::default() };
-    let mut loaded = lists::load(&sources)?;
-    if let Some(host) = loaded.hosts.iter().flatten().next() {
-        return Err(Fail::usage(
-            format!(
-                "{place}: `{}` can not say whom to believe: whoever answers for the name would choose",
-                host.entry()
-            ),
-            "name the proxies by their addresses",
-        ));
-    }
-    // `none` is this set's default: that it is empty deserves no word.
-    for w in &loaded.warnings {
-        warn!("{w}");
-    }
-    Ok(loaded.lists.pop().map(|l| l.set).unwrap_or_default())
-}
-
-/// Says if strangers are among the proxies that are believed.
-pub(crate) fn say_wide(trusted: &AddrSet, switch: &str) {
-    if let Some(wide) = trusted.prefixes().iter().find(|p| gate::doctor::holds_strangers(**p)) {
-        warn!(
-            "{switch} holds {wide}: whoever comes from there may claim any address, and lists keep nobody out; name the proxies themselves"
-        );
-    }
-}
-
-fn tokens(args: &TokenArgs, file: Option<&Read>, given: &Given) -> Result<(Vec<EdgeToken>, Option<TokenPlace>), Fail> {
-    if let Some(t) = token::find(args, given)? {
-        warn_short(t.secret.reveal(), "the token");
-        return Ok((vec![EdgeToken::all("token", TokenHash::of(t.secret.reveal()))], t.place));
-    }
-    let Some(read) = file else { return Err(token::missing()) };
-    let f = &read.edge;
-    let from = read.path.display().to_string();
-    let ways = [f.token_file.is_some(), f.token_files.is_some(), f.token_env.is_some(), f.tokens.is_some()];
-    if ways.iter().filter(|w| **w).count() > 1 {
-        return Err(Fail::hinted(
-            format!("{from}: the token is given twice"),
-            "keep one of `token_file`, `token_files`, `token_env` and `[[tokens]]`",
-        ));
-    }
-    let path = |p: &PathBuf| TokenPlace::File(read.dir().join(p).display().to_string());
-    let by_name = |p: &PathBuf| (p.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path(p));
-    let mut places: Vec<(String, TokenPlace)> = Vec::new();
-    places.extend(f.token_file.iter().chain(f.token_files.iter().flatten()).map(by_name));
-    places.extend(f.token_env.clone().map(|e| ("token".to_string(), TokenPlace::Env(e))));
-    places.extend(f.tokens.iter().flatten().map(|t| (t.name.clone(), path(&t.file))));
-    if places.is_empty() {
-        return Err(token::missing());
-    }
-    let mut out: Vec<EdgeToken> = Vec::new();
-    for (i, (name, place)) in places.iter().enumerate() {
-        let secret = token::at(place, &from)?.secret;
-        warn_short(secret.reveal(), &format!("the token `{name}`"));
-        if let Some(same) = out.iter().find(|o| o.hash.matches(secret.reveal())) {
-            return Err(Fail::hinted(
-                format!("{from}: the tokens `{}` and `{name}` are the same", same.name),
-                "a token of its own for each: `head -c 32 /dev/urandom | base64 > NAME.token`",
-            ));
-        }
-        let told = f.tokens.as_ref().and_then(|t| t.get(i));
-        out.push(EdgeToken {
-            name: name.clone(),
-            hash: TokenHash::of(secret.reveal()),
-            rights: told.map_or_else(Rights::default, rights),
-            guarded: told.is_some_and(|t| t.allow_ips.is_some()),
-        });
-    }
-    if f.tokens.is_some() {
-        names_are_good(&places, &from)?;
-    }
-    let only = if let [(_, one)] = places.as_slice() { Some(one.clone()) } else { None };
-    Ok((out, only))
-}
-
-/// Of a token for which hosts are named, ports are none unless they are named too, and the other way round.
-fn rights(told: &config::TokenFile) -> Rights {
-    match (&told.hosts, &told.ports) {
-        (None, None) => Rights::default(),
-        (hosts, ports) => Rights {
-            hosts: Some(hosts.clone().unwrap_or_default()),
-            ports: Some(ports.clone().unwrap_or_else(PortRanges::none)),
-        },
-    }
-}
-
-/// A token's name is part of a list's name and of log lines.
-fn names_are_good(tokens: &[(String, TokenPlace)], from: &str) -> Result<(), Fail> {
-    for (i, (name, _)) in tokens.iter().enumerate() {
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-        {
-            return Err(Fail::hinted(
-                format!("{from}: `{name}` is not a name for a token"),
-                "letters, digits, `-`, `_` and `.`, up to 64 of them",
-            ));
-        }
-        if tokens.iter().take(i).any(|(other, _)| other == name) {
-            return Err(Fail::hinted(format!("{from}: two tokens are called `{name}`"), "give each a name of its own"));
-        }
-    }
-    Ok(())
-}
-
-/// 16 characters of `base64` are 96 bits; what people make up is far less at this length.
-const SHORT: usize = 16;
-
-fn warn_short(token: &str, what: &str) {
-    if token.len() < SHORT {
-        warn!(
-            "{what} has {} characters and may be guessed; a good one: `head -c 32 /dev/urandom | base64 > token && chmod 600 token`",
-            token.len()
-        );
-    }
-}
-
 fn tls(
     kind: Kind,
     args: &EdgeArgs,
-    f: &config::EdgeFile,
+    f: &EdgeFile,
     in_dir: &dyn Fn(&PathBuf) -> PathBuf,
     data_dir: &Path,
     control: SocketAddr,
+    notes: &Notes,
 ) -> Result<EdgeTls, Fail> {
     let cert = args.tls.tls_cert.clone().or_else(|| f.tls_cert.as_ref().map(in_dir));
     let key = args.tls.tls_key.clone().or_else(|| f.tls_key.as_ref().map(in_dir));
@@ -359,7 +223,8 @@ fn tls(
         (None, Some(_)) => Err(Fail::usage("--tls-key needs --tls-cert", "give the certificate chain of the key")),
         (None, None) if !told.unwrap_or(kind != Kind::Classic) => {
             if !control.ip().is_loopback() {
-                info!("the control plane is not encrypted; put a proxy with TLS in front of it, or use --auto-tls");
+                notes
+                    .info("the control plane is not encrypted; put a proxy with TLS in front of it, or use --auto-tls");
             }
             Ok(EdgeTls::Off)
         }
@@ -385,12 +250,13 @@ fn tls(
 }
 
 /// `[control]` of the file: paths in it start where the file lies.
-fn mesh(
+fn control_section(
     f: &EdgeFile,
     file: Option<&Read>,
     data_dir: &Path,
     gate: Option<&GateSettings>,
-) -> Result<Option<(ControlSettings, Vec<Teach>)>, Fail> {
+    notes: &Notes,
+) -> Result<Option<ControlConfig>, Fail> {
     let Some((section, read)) = f.control.clone().zip(file) else { return Ok(None) };
     let teach = section.teach.clone();
     for t in &teach {
@@ -401,14 +267,14 @@ fn mesh(
             ));
         }
         let rules = gate.iter().flat_map(|g| &g.lists).find(|(name, _)| *name == t.list).map(|(_, rules)| rules);
-        if rules.is_some_and(|r| [r.idle, r.ttl].into_iter().flatten().any(|s| s < node_teacher::SHORTEST)) {
+        if rules.is_some_and(|r| [r.idle, r.ttl].into_iter().flatten().any(|s| s < node_lists::SHORTEST)) {
             return Err(Fail::hinted(
                 format!(
                     "{}: `lists.{}` forgets an address sooner than nodes give signs of life",
                     read.path.display(),
                     t.list
                 ),
-                format!("give it `idle` and `ttl` of at least {} s", node_teacher::SHORTEST),
+                format!("give it `idle` and `ttl` of at least {} s", node_lists::SHORTEST),
             ));
         }
         if t.nodes.is_empty() {
@@ -418,108 +284,8 @@ fn mesh(
             ));
         }
     }
-    let settings = control::plan(&ControlArgs::default(), section.beside(&read.dir()), data_dir.to_path_buf())?;
-    Ok(Some((settings, teach)))
-}
-
-/// Reads flags and file anew at every call: a reload sees a changed configuration file and changed `@` files. `args`:
-/// `None` where no door is, only a gate.
-fn find(args: Option<ListArgs>, given: Given, config: Option<PathBuf>, gate: Arc<OnceLock<Gate>>) -> Find {
-    Arc::new(move || {
-        let file = config.as_deref().map(config::read).transpose()?;
-        let mut also_watch: Vec<PathBuf> = config.iter().cloned().collect();
-        let mut first: Option<lists::First> = None;
-        if let (Some(read), Some(gate)) = (&file, gate.get().cloned()) {
-            let ((rules, follows), files) = gate_file::lists(read)?;
-            // What is wrong with the rest of it is better known now than at the next start.
-            gate_file::plan(read, PathBuf::new())?;
-            also_watch.extend(files);
-            first = Some(Arc::new(move || {
-                tokio::runtime::Handle::current().block_on(gate.relist(rules.clone(), follows.clone()))
-            }));
-        }
-        let Some(args) = &args else { return Ok(Sources { lists: Vec::new(), also_watch, first }) };
-        let f = file.as_ref().map(|r| &r.edge);
-        // A plane's own list, wherever it stands, before the list for both.
-        let plane = |flags: &[String], id: &str, value: Option<&ListValue>| -> anyhow::Result<Option<Vec<ListPart>>> {
-            if !flags.is_empty() {
-                return from_flags(flags, &given.place(id)).map(Some);
-            }
-            value.zip(file.as_ref()).map(|(v, r)| from_file(v, r)).transpose()
-        };
-        let both = plane(&args.allow_ips, "allow_ips", f.and_then(|f| f.allow_ips.as_ref()))?
-            .unwrap_or_else(|| vec![ListPart::Default]);
-        let control =
-            plane(&args.allow_ips_control, "allow_ips_control", f.and_then(|f| f.allow_ips_control.as_ref()))?;
-        let data = plane(&args.allow_ips_data, "allow_ips_data", f.and_then(|f| f.allow_ips_data.as_ref()))?;
-        let mut lists = vec![
-            ListSource { name: "control".to_string(), parts: control.unwrap_or_else(|| both.clone()) },
-            ListSource { name: "data".to_string(), parts: data.unwrap_or(both) },
-        ];
-        if let Some(read) = &file {
-            for token in read.edge.tokens.iter().flatten() {
-                if let Some(list) = &token.allow_ips {
-                    lists.push(ListSource { name: format!("token:{}", token.name), parts: from_file(list, read)? });
-                }
-            }
-            for (port, guard) in &read.edge.port_lists {
-                lists.push(ListSource { name: format!("port:{port}"), parts: from_file(&guard.allow_ips, read)? });
-            }
-            for (host, guard) in &read.edge.host_lists {
-                // The form in which requests are judged; that it is one was seen when the file was read.
-                let host = addr::Host::parse(host).map_or_else(|| host.clone(), |h| h.to_string());
-                lists.push(ListSource { name: format!("host:{host}"), parts: from_file(&guard.allow_ips, read)? });
-            }
-        }
-        Ok(Sources { lists, also_watch, first })
-    })
-}
-
-/// The parts of a list flag that may be repeated.
-///
-/// # Errors
-/// The first bad entry, with flag and column.
-pub(crate) fn from_flags(values: &[String], place: &str) -> anyhow::Result<Vec<ListPart>> {
-    let mut out = Vec::new();
-    for value in values {
-        out.extend(lists::parts(value, place, None)?);
-    }
-    none_stands_alone(&out, place)?;
-    Ok(out)
-}
-
-fn from_file(value: &ListValue, read: &Read) -> anyhow::Result<Vec<ListPart>> {
-    let mut out = Vec::new();
-    for (text, place) in read.entries(value)? {
-        out.extend(lists::parts(text, &place, Some(&read.dir()))?);
-    }
-    none_stands_alone(&out, &read.path.display().to_string())?;
-    Ok(out)
-}
-
-/// Says that nobody on a list can come, where only this machine can connect and the list holds no address of it.
-pub(crate) fn say_unreachable(view: &access::View, list: &str, listen: IpAddr, instead: &str) {
-    let Some(list) = view.lists().iter().find(|l| l.name == list) else { return };
-    // RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3.
-    let own = [[127, 0, 0, 0].into(), Ipv6Addr::LOCALHOST.into()].map(addr::Addr::new);
-    let own = [addr::Prefix::new(own[0], 8), addr::Prefix::new(own[1], 128)];
-    let reaches = list.set.prefixes().iter().any(|p| own.iter().flatten().any(|o| p.covers(*o) || o.covers(*p)));
-    if listen.is_loopback() && !list.set.is_empty() && !reaches {
-        warn!(
-            "nobody can come in: {listen} is reached from this machine only, and list `{}` ({}) holds no address of it; to be reached from elsewhere: {instead}",
-            list.name, list.source
-        );
-    }
-}
-
-/// `none` beside other values would look like a lock and be none.
-fn none_stands_alone(parts: &[ListPart], place: &str) -> anyhow::Result<()> {
-    let is_none = |p: &ListPart| matches!(p, ListPart::Text { text, .. } if text.trim().eq_ignore_ascii_case("none"));
-    anyhow::ensure!(
-        parts.len() < 2 || !parts.iter().any(is_none),
-        "{place}: `none` means nobody and stands alone; remove it or the other entries"
-    );
-    Ok(())
+    let settings = control::plan(&ControlArgs::default(), section.beside(&read.dir()), data_dir.to_path_buf(), notes)?;
+    Ok(Some(ControlConfig { settings, teach }))
 }
 
 /// `[::]` takes IPv4 too; a system without IPv6 gets `0.0.0.0`.

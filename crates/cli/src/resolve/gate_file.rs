@@ -1,7 +1,7 @@
 //! `[gate]` and `[lists.NAME]` of the configuration file. In: what is written there. Out: the settings of a gate that
 //! runs in the process of `serve`; every error names file and line. `docs/manual/gate.toml` explains every key.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -23,185 +23,17 @@ use gate::share::shape::Shape;
 use gate::{self, GateSettings};
 use policy::Policy;
 use runtime::hint::Hinted;
-use runtime::lists::{ListPart, ListSource, Sources};
-use serde::Deserialize;
-use serde::de::{self, Deserializer};
+use runtime::lists::{ListPart, ListSource};
 use toml::Spanned;
-use tracing::warn;
 
-use crate::args::gate::{CertArg, EvictArg, HeaderArg, KeyArg, Span, span, throttle};
-use crate::commands::gatekeeper::{SHARE_TTL, TTL, in_front, private_proxies};
-use crate::resolve::config::{ListValue, Read};
-
-/// A list that learns and forgets.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ListFile {
-    #[serde(rename = "static")]
-    statics: Option<ListValue>,
-    max: Option<usize>,
-    ttl: Option<Length>,
-    idle: Option<Length>,
-    evict: Option<EvictArg>,
-    guests: Option<usize>,
-    ipv4_prefix: Option<u8>,
-    ipv6_prefix: Option<u8>,
-    learn_private: Option<bool>,
-    devices: Option<usize>,
-    grace: Option<Length>,
-}
-
-/// The gate: its teachers and its enforcers.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct GateFile {
-    listen: Option<Spanned<String>>,
-    share_listen: Option<Spanned<String>>,
-    pub(crate) trusted_proxies: Option<ListValue>,
-    trusted_header: Option<HeaderArg>,
-    direct: bool,
-    paths_below: bool,
-    refuse: Option<Spanned<RefuseFile>>,
-    accept: Vec<Spanned<String>>,
-    policy: Option<PathBuf>,
-    probes: Vec<Spanned<String>>,
-    dns_servers: Vec<Spanned<String>>,
-    dns_least: Option<Length>,
-    mirror: Vec<Teacher>,
-    learn: Vec<Teacher>,
-    share_paths: Vec<Spanned<String>>,
-    shares: BTreeMap<String, ShareFile>,
-    traefik: Vec<TraefikFile>,
-    nginx: Vec<NginxFile>,
-    haproxy: Vec<HaproxyFile>,
-    caddy: Vec<CaddyFile>,
-    nftables: Vec<NftablesFile>,
-    file: Vec<PlainFile>,
-    command: Vec<CommandFile>,
-    webhook: Vec<WebhookFile>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Teacher {
-    list: Spanned<String>,
-    listen: Option<Spanned<String>>,
-    certificate: Option<CertArg>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RefuseFile {
-    status: Option<u16>,
-    body: Option<String>,
-    redirect: Option<String>,
-    #[serde(default)]
-    reason: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ShareFile {
-    upstream: Spanned<String>,
-    list: Spanned<String>,
-    ttl: Option<Length>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TraefikFile {
-    file: PathBuf,
-    middlewares: BTreeMap<Spanned<String>, Vec<Spanned<String>>>,
-    key: Option<KeyArg>,
-    #[serde(default)]
-    tcp: bool,
-    depth: Option<Spanned<u8>>,
-    excluded_ips: Option<ListValue>,
-    reject_status: Option<Spanned<u16>>,
-    throttle: Option<Spanned<String>>,
-    api: Option<Spanned<String>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NginxFile {
-    list: Spanned<String>,
-    file: PathBuf,
-    test: Option<Vec<String>>,
-    reload: Option<Vec<String>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HaproxyFile {
-    list: Spanned<String>,
-    socket: PathBuf,
-    map: PathBuf,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CaddyFile {
-    list: Spanned<String>,
-    api: Spanned<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NftablesFile {
-    list: Spanned<String>,
-    ports: Vec<PortsValue>,
-    table: Option<Spanned<String>>,
-}
-
-/// `25565` or `"27015-27030/udp"`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
-enum PortsValue {
-    Number(i64),
-    Text(String),
-}
-
-impl std::fmt::Display for PortsValue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            PortsValue::Number(n) => n.fmt(f),
-            PortsValue::Text(text) => text.fmt(f),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlainFile {
-    list: Spanned<String>,
-    file: PathBuf,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CommandFile {
-    list: Spanned<String>,
-    run: Vec<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WebhookFile {
-    list: Spanned<String>,
-    url: Spanned<String>,
-}
-
-/// `"12h"`, `"7d"`, `"never"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Length(Span);
-
-impl<'de> Deserialize<'de> for Length {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Length, D::Error> {
-        let text = String::deserialize(from)?;
-        span(&text).map(Length).map_err(|why| de::Error::custom(format!("`{text}`: {why}")))
-    }
-}
+use super::Notes;
+use super::file::Read;
+use super::file::gate::{GateFile, Length, ListFile, RefuseFile, TraefikFile};
+use super::gate_shared::{MAX_GUESTS, SHARE_TTL, TTL, in_front, private_proxies};
+use super::lists::{say_wide, set_of};
+use crate::args::gate::{CertArg, EvictArg, KeyArg, Span, throttle};
+use crate::args::values::name_server;
+use crate::fail::Fail;
 
 /// Lists by name, and the host names that they follow.
 pub(crate) type Lists = (Vec<(String, Rules)>, Vec<Follow>);
@@ -209,19 +41,24 @@ pub(crate) type Lists = (Vec<(String, Rules)>, Vec<Follow>);
 /// A list that nobody gave a limit: far more than a household has, few enough that no proxy slows down.
 const MAX: usize = 1_000;
 
-/// Guests of one list: each new one on a full list is compared with all of them.
-pub(crate) const MAX_GUESTS: usize = 10_000;
-
 /// True if the file asks for a gate.
 pub(crate) fn wanted(read: &Read) -> bool {
     read.edge.gate.is_some() || !read.edge.lists.is_empty()
+}
+
+/// The files that the lists of the file name.
+///
+/// # Errors
+/// A bad entry, with its line.
+pub(crate) fn files(read: &Read) -> anyhow::Result<Vec<PathBuf>> {
+    lists(read, &Notes::default()).map(|(_, files)| files)
 }
 
 /// The lists of the file, and the files that they name.
 ///
 /// # Errors
 /// A bad entry, limit or name, with its line.
-pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
+pub(crate) fn lists(read: &Read, notes: &Notes) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
     let mut out: Vec<(String, Rules)> = Vec::new();
     let mut follows: Vec<Follow> = Vec::new();
     let mut files: Vec<PathBuf> = Vec::new();
@@ -270,10 +107,9 @@ pub(crate) fn lists(read: &Read) -> anyhow::Result<(Lists, Vec<PathBuf>)> {
                 ListPart::Default | ListPart::Name(_) | ListPart::Text { .. } => {}
             }
         }
-        let source = Sources { lists: vec![ListSource { name: name.clone(), parts }], ..Sources::default() };
-        let loaded = runtime::lists::load(&source)?;
+        let loaded = runtime::lists::load(&[ListSource { name: name.clone(), parts }], None)?;
         for w in &loaded.warnings {
-            warn!("{w}");
+            notes.warning(w.clone());
         }
         statics.extend(loaded.lists.iter().flat_map(|l| l.set.prefixes().into_owned()));
         // Names that stand in a file or beside other entries.
@@ -334,21 +170,21 @@ fn policy(path: &std::path::Path) -> anyhow::Result<Policy> {
 ///
 /// # Errors
 /// Contradictions and bad values, with the line they stand in.
-pub(crate) fn plan(read: &Read, data_dir: PathBuf) -> anyhow::Result<Option<GateSettings>> {
+pub(crate) fn plan(read: &Read, data_dir: PathBuf, notes: &Notes) -> anyhow::Result<Option<GateSettings>> {
     if !wanted(read) {
         return Ok(None);
     }
     let none = GateFile::default();
     let g = read.edge.gate.as_ref().unwrap_or(&none);
-    let ((lists, follows), _) = lists(read)?;
+    let ((lists, follows), _) = lists(read, notes)?;
     let file = File { read, lists: lists.iter().map(|(n, _)| n.clone()).collect() };
     ensure!(!lists.is_empty(), "{}: `[gate]` has no list; write one, such as `[lists.family]`", read.path.display());
     let trusted = match &g.trusted_proxies {
         None => private_proxies(),
-        Some(value) => crate::resolve::set_of("trusted_proxies", &[], Some((value, read)), "gate.trusted_proxies")
-            .map_err(crate::fail::Fail::into_error)?,
+        Some(value) => set_of("trusted_proxies", &[], Some((value, read)), "gate.trusted_proxies", notes)
+            .map_err(Fail::into_error)?,
     };
-    crate::resolve::say_wide(&trusted, "trusted_proxies under [gate]");
+    say_wide(&trusted, "trusted_proxies under [gate]", notes);
     let (shares, guests) = file.shares(g)?;
     let mut servers: Vec<SocketAddr> = Vec::new();
     for s in &g.dns_servers {
@@ -372,7 +208,7 @@ pub(crate) fn plan(read: &Read, data_dir: PathBuf) -> anyhow::Result<Option<Gate
             .iter()
             .map(|s| s.get_ref().parse::<Shape>().map_err(|e| anyhow!("{}: {e}", file.line(s))))
             .collect::<anyhow::Result<_>>()?,
-        enforcers: file.enforcers(g, &trusted, &own)?,
+        enforcers: file.enforcers(g, &trusted, &own, notes)?,
         own,
         proxies: Proxies {
             trusted,
@@ -382,16 +218,6 @@ pub(crate) fn plan(read: &Read, data_dir: PathBuf) -> anyhow::Result<Option<Gate
         take_over: Vec::new(),
         ahead: Ahead::default(),
     }))
-}
-
-/// `192.0.2.53`, `192.0.2.53:5353`, `[2001:db8::53]:53`.
-///
-/// # Errors
-/// What was wanted.
-pub(crate) fn name_server(text: &str) -> Result<SocketAddr, String> {
-    let t = text.trim();
-    let bare = t.parse::<std::net::IpAddr>().map(|ip| SocketAddr::new(ip, 53));
-    bare.or_else(|_| t.parse()).map_err(|_| format!("`{t}` is no address of a name server, with or without a port"))
 }
 
 /// The file, and the lists that it has.
@@ -506,7 +332,7 @@ impl File<'_> {
     }
 
     /// How a Traefik reads its lists; see [`in_front`] for the default.
-    fn style(&self, t: &TraefikFile, trusted: &AddrSet, own: &AddrSet) -> anyhow::Result<TraefikStyle> {
+    fn style(&self, t: &TraefikFile, trusted: &AddrSet, own: &AddrSet, notes: &Notes) -> anyhow::Result<TraefikStyle> {
         let key = if t.key == Some(KeyArg::IpWhiteList) { TraefikKey::IpWhiteList } else { TraefikKey::IpAllowList };
         if let Some(status) = &t.reject_status {
             let at = self.line(status);
@@ -520,18 +346,23 @@ impl File<'_> {
             }
             (Some(depth), Some(_)) => bail!("{}: `depth` and `excluded_ips` exclude each other", self.line(depth)),
             (None, Some(value)) => {
-                let set =
-                    crate::resolve::set_of("excluded_ips", &[], Some((value, self.read)), "gate.traefik.excluded_ips")
-                        .map_err(crate::fail::Fail::into_error)?;
+                let set = set_of("excluded_ips", &[], Some((value, self.read)), "gate.traefik.excluded_ips", notes)
+                    .map_err(Fail::into_error)?;
                 let all = set.prefixes().to_vec();
                 (!all.is_empty()).then_some(IpStrategy::Excluded(all))
             }
-            (None, None) => in_front(trusted, own),
+            (None, None) => in_front(trusted, own, notes),
         };
         Ok(TraefikStyle { key, strategy, reject: t.reject_status.as_ref().map(|s| *s.get_ref()) })
     }
 
-    fn enforcers(&self, g: &GateFile, trusted: &AddrSet, own: &AddrSet) -> anyhow::Result<Vec<enforce::Config>> {
+    fn enforcers(
+        &self,
+        g: &GateFile,
+        trusted: &AddrSet,
+        own: &AddrSet,
+        notes: &Notes,
+    ) -> anyhow::Result<Vec<enforce::Config>> {
         let mut out = Vec::new();
         for t in &g.traefik {
             let mut middlewares = Vec::new();
@@ -543,7 +374,7 @@ impl File<'_> {
                 middlewares.push((name.get_ref().clone(), lists));
             }
             ensure!(!middlewares.is_empty(), "{}: `[[gate.traefik]]` has no middleware", self.read.path.display());
-            let style = self.style(t, trusted, own)?;
+            let style = self.style(t, trusted, own, notes)?;
             let api = t.api.as_ref().map(|u| self.url(u)).transpose()?;
             let throttle = t.throttle.as_ref().map_or(Ok(TRAEFIK_THROTTLE), |s| {
                 throttle(s.get_ref()).map_err(|why| anyhow!("{}: `{}`: {why}", self.line(s), s.get_ref()))
@@ -620,37 +451,14 @@ impl File<'_> {
     }
 }
 
-/// Every `list:NAME` at the doors names a list that the file has.
-///
-/// # Errors
-/// The first that does not, with its line.
-pub(crate) fn check_doors(read: &Read) -> anyhow::Result<()> {
-    let e = &read.edge;
-    let guards = e.port_lists.values().chain(e.host_lists.values()).map(|g| &g.allow_ips);
-    let all = [&e.allow_ips, &e.allow_ips_control, &e.allow_ips_data].into_iter().flatten().chain(guards);
-    let file = File { read, lists: e.lists.keys().cloned().collect() };
-    for value in all {
-        for (text, place) in read.entries(value)? {
-            for name in text.split(',').filter_map(|p| p.trim().strip_prefix("list:")).map(str::trim) {
-                if !file.lists.contains(name) {
-                    let all: Vec<&str> = file.lists.iter().map(String::as_str).collect();
-                    let there =
-                        if all.is_empty() { "there are none".into() } else { format!("there are {}", all.join(", ")) };
-                    return Err(Hinted::error(
-                        format!("{place}: there is no list `{name}`; {there}"),
-                        format!("write `[lists.{name}]` into the file, or another name"),
-                    ));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resolve::config::{self, EdgeFile};
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use crate::resolve::file::{self, EdgeFile};
 
     const MANUAL: &str = include_str!("../../../../docs/manual/gate.toml");
 
@@ -680,8 +488,8 @@ mod tests {
         std::fs::write(dir.join("gate.toml"), all_of_it()).unwrap();
         std::fs::write(dir.join("office.txt"), "192.0.2.0/28\n").unwrap();
         std::fs::write(dir.join("policy.hujson"), r#"{"ipsets": {"ipset:branch": ["add 198.51.100.64/26"]}}"#).unwrap();
-        let read = config::read(&dir.join("gate.toml")).unwrap();
-        let plan = plan(&read, dir.join("state")).unwrap().unwrap();
+        let read = file::read(&dir.join("gate.toml")).unwrap();
+        let plan = plan(&read, dir.join("state"), &Notes::default()).unwrap().unwrap();
         assert!(plan.enforcers.len() >= 8 && plan.listeners.len() == 3, "{plan:?}");
         assert!(plan.lists.iter().any(|(_, r)| r.statics.contains(&"198.51.100.64/26".parse().unwrap())));
         std::fs::remove_dir_all(dir).unwrap();

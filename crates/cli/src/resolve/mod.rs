@@ -1,19 +1,53 @@
 //! What was meant. In: what was typed, and the configuration file. Out: settings of a room without an open question.
 
 mod client;
-pub(crate) mod config;
+pub(crate) mod control;
 mod edge;
+pub(crate) mod file;
 pub(crate) mod gate_file;
+mod gate_shared;
+pub(crate) mod gatekeeper;
+pub(crate) mod lists;
 pub(crate) mod proxy;
 mod rewrite;
 pub(crate) mod token;
+mod tokens;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
+use server::Note;
+
 pub(crate) use client::{ClientPlan, client, token_for, trust};
-pub(crate) use edge::{EdgePlan, Kind, MAX_VISITORS, edge, from_flags, load_config, say_unreachable, say_wide, set_of};
+pub(crate) use edge::{Kind, MAX_VISITORS, edge, load_config};
 
 use crate::fail::Fail;
+
+/// What a person should know of a configuration that is good all the same.
+#[derive(Debug, Default)]
+pub(crate) struct Notes(RefCell<Vec<Note>>);
+
+impl Notes {
+    /// Worth a line.
+    pub(crate) fn info(&self, text: impl Into<String>) {
+        self.0.borrow_mut().push(Note::Info(text.into()));
+    }
+
+    /// Worth a person's time.
+    pub(crate) fn warning(&self, text: impl Into<String>) {
+        self.0.borrow_mut().push(Note::Warning(text.into()));
+    }
+
+    /// Writes all of them to the log, for what is read but once.
+    pub(crate) fn log(&self) {
+        self.0.take().iter().for_each(Note::say);
+    }
+
+    /// All of them.
+    pub(crate) fn into_vec(self) -> Vec<Note> {
+        self.0.into_inner()
+    }
+}
 
 /// Where state lives: as told, or by the conventions of the system.
 pub(crate) fn data_dir(told: Option<PathBuf>) -> Result<PathBuf, Fail> {

@@ -1,14 +1,16 @@
 //! The shared secret. In: the ways it can be given. Out: exactly one token, never empty.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use net::secret::Secret;
-use tracing::warn;
+use parking_lot::Mutex;
 use tunnel_proto::connect::TokenPlace;
 
+use super::Notes;
 use crate::args::{Given, TokenArgs};
 use crate::fail::Fail;
 
@@ -28,6 +30,9 @@ enum Way {
     Env(String),
 }
 
+/// What came through pipes, which can be read but once in a process.
+static PIPES: Mutex<BTreeMap<PathBuf, Secret>> = Mutex::new(BTreeMap::new());
+
 /// A token file is one line; more is another file.
 const MAX_TOKEN: usize = 4096;
 
@@ -35,12 +40,12 @@ const MAX_TOKEN: usize = 4096;
 ///
 /// # Errors
 /// Several ways at once (exit 2), or a token that cannot be read or is empty (exit 1).
-pub(crate) fn find(args: &TokenArgs, given: &Given) -> Result<Option<Token>, Fail> {
+pub(crate) fn find(args: &TokenArgs, given: &Given, notes: &Notes) -> Result<Option<Token>, Fail> {
     if args.print_token.unwrap_or(false) {
-        warn!("--print-token is accepted for old scripts; the token is never printed");
+        notes.warning("--print-token is accepted for old scripts; the token is never printed");
     }
     if args.token_from.is_some() {
-        warn!("--token-from is the old name of --token-file");
+        notes.warning("--token-from is the old name of --token-file");
     }
     let mut ways: Vec<(&str, Way)> = Vec::new();
     ways.extend(args.token.clone().map(|t| ("token", Way::Value(t))));
@@ -53,7 +58,7 @@ pub(crate) fn find(args: &TokenArgs, given: &Given) -> Result<Option<Token>, Fai
     }
     match ways.as_slice() {
         [] => Ok(None),
-        [(id, way)] => read(way, &given.place(id)).map(Some),
+        [(id, way)] => read(way, &given.place(id), notes).map(Some),
         many => {
             let names: Vec<String> = many.iter().map(|(id, _)| given.place(id)).collect();
             Err(Fail::usage(format!("the token is given twice: {}", names.join(" and ")), "keep one of them"))
@@ -62,12 +67,12 @@ pub(crate) fn find(args: &TokenArgs, given: &Given) -> Result<Option<Token>, Fai
 }
 
 /// The token at a place that a connect string or a configuration file names.
-pub(crate) fn at(place: &TokenPlace, from: &str) -> Result<Token, Fail> {
+pub(crate) fn at(place: &TokenPlace, from: &str, notes: &Notes) -> Result<Token, Fail> {
     let way = match place {
         TokenPlace::File(path) => Way::File(PathBuf::from(path)),
         TokenPlace::Env(name) => Way::Env(name.clone()),
     };
-    read(&way, from)
+    read(&way, from, notes)
 }
 
 /// The failure of a command that needs a token and got none.
@@ -78,10 +83,10 @@ pub(crate) fn missing() -> Fail {
     )
 }
 
-fn read(way: &Way, from: &str) -> Result<Token, Fail> {
+fn read(way: &Way, from: &str, notes: &Notes) -> Result<Token, Fail> {
     let (text, place) = match way {
         Way::Value(text) => (text.clone(), None),
-        Way::File(path) => (read_file(path, from)?, Some(TokenPlace::File(path.display().to_string()))),
+        Way::File(path) => (read_file(path, from, notes)?, Some(TokenPlace::File(path.display().to_string()))),
         Way::Env(name) => {
             let text = std::env::var(name).map_err(|_| {
                 Fail::hinted(
@@ -109,15 +114,28 @@ fn read(way: &Way, from: &str) -> Result<Token, Fail> {
     Ok(Token { secret: Secret::new(token), place })
 }
 
-fn read_file(path: &Path, from: &str) -> Result<String, Fail> {
+fn read_file(path: &Path, from: &str, notes: &Notes) -> Result<String, Fail> {
     let open = || -> anyhow::Result<String> {
         let meta = fs::metadata(path)?;
         if meta.permissions().mode() & 0o004 != 0 {
-            warn!("every user of this machine can read the token in {}; `chmod 600` it", path.display());
+            notes.warning(format!(
+                "every user of this machine can read the token in {}; `chmod 600` it",
+                path.display()
+            ));
         }
         anyhow::ensure!(!meta.is_dir(), "it is a folder");
         anyhow::ensure!(meta.len() <= 2 * MAX_TOKEN as u64, "it is too large for a token");
-        Ok(fs::read_to_string(path)?)
+        if meta.is_file() {
+            return Ok(fs::read_to_string(path)?);
+        }
+        // `--token-file <(pass edge)`: a pipe says it once, and a reload asks again.
+        let mut known = PIPES.lock();
+        if let Some(token) = known.get(path) {
+            return Ok(token.reveal().to_string());
+        }
+        let text = fs::read_to_string(path)?;
+        known.insert(path.to_path_buf(), Secret::new(&text));
+        Ok(text)
     };
     open().with_context(|| format!("cannot read the token file {} ({from})", path.display())).map_err(Fail::from)
 }

@@ -15,7 +15,7 @@ mod sizes;
 mod source;
 
 /// Which crates a crate may use. Development dependencies are free among `stage` and `sim`.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("addr", &[]),
     ("api", &["addr"]),
     ("access", &["addr"]),
@@ -31,6 +31,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("gate", &["runtime", "api", "access", "net", "store", "addr"]),
     ("control", &["tailnet", "policy", "tailnet-proto", "runtime", "api", "access", "net", "store", "addr"]),
     ("demo", &["tunnel", "gate", "fileserver", "runtime", "tunnel-proto", "api", "access", "net", "addr"]),
+    ("server", &["tunnel", "gate", "control", "tailnet", "runtime", "access", "net", "addr"]),
     ("portcullis", &PRODUCT),
     ("sim", &["tunnel-proto", "tailnet", "tailnet-proto", "access", "addr"]),
     ("stage", &[]),
@@ -38,7 +39,8 @@ const ARROWS: [(&str, &[&str]); 19] = [
 ];
 
 /// Everything that the binary is made of.
-const PRODUCT: [&str; 15] = [
+const PRODUCT: [&str; 16] = [
+    "server",
     "demo",
     "tunnel",
     "gate",

@@ -1,8 +1,11 @@
 //! The edge's TOML file. In: `edge.toml`. Out: what it says, each value typed, each list entry with its line; unknown
 //! keys and bad values are errors with line and column. Keys are the names of the flags with `_` for `-`.
 
+pub(crate) mod control;
+pub(crate) mod gate;
+mod value;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,14 +14,14 @@ use access::visitor::AddressHeader;
 use addr::Host;
 use anyhow::Context;
 use serde::Deserialize;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
-use toml::Spanned;
 use tunnel::settings::Site;
 use tunnel_proto::upstream::PortRanges;
 
+use self::control::Section;
+use self::gate::{GateFile, ListFile};
+pub(crate) use self::value::ListValue;
+use self::value::{bind_addr, duration, ports, proxy_version, sites, trusted_header};
 use crate::args::{LogFormat, ProxyLine};
-use crate::commands::control::Section;
-use crate::resolve::gate_file::{self, GateFile, ListFile};
 
 /// Read when `serve` is given no other file and this one exists.
 pub(crate) const DEFAULT_FILE: &str = "/etc/portcullis/edge.toml";
@@ -102,10 +105,6 @@ pub(crate) struct Guard {
     pub(crate) allow_ips: ListValue,
 }
 
-/// One string or an array of strings, each with its place in the file.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ListValue(Spanned<Vec<Spanned<String>>>);
-
 /// A file that was read.
 #[derive(Debug, Clone)]
 pub(crate) struct Read {
@@ -164,7 +163,6 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Read> {
             anyhow::bail!("{place}: `host_lists` has two lists for one host: `{other}` and `{name}`");
         }
     }
-    gate_file::check_doors(&read)?;
     Ok(read)
 }
 
@@ -203,82 +201,11 @@ impl Read {
     }
 }
 
-impl<'de> Deserialize<'de> for ListValue {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<ListValue, D::Error> {
-        #[derive(Deserialize)]
-        struct Inner(#[serde(deserialize_with = "one_or_many")] Vec<Spanned<String>>);
-        let spanned = Spanned::<Inner>::deserialize(from)?;
-        let span = spanned.span();
-        let mut items = spanned.into_inner().0;
-        // A single string has no span of its own; it is that of the value.
-        if let [only] = items.as_mut_slice()
-            && only.span().is_empty()
-        {
-            *only = Spanned::new(span.clone(), std::mem::take(only.as_mut()));
-        }
-        Ok(ListValue(Spanned::new(span, items)))
-    }
-}
-
-fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Spanned<String>>, D::Error> {
-    struct Items;
-    impl<'de> Visitor<'de> for Items {
-        type Value = Vec<Spanned<String>>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list such as [\"198.51.100.0/24\", \"@office.txt\"]")
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-            Ok(vec![Spanned::new(0..0, text.to_string())])
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut out = Vec::new();
-            while let Some(item) = seq.next_element::<Spanned<String>>()? {
-                out.push(item);
-            }
-            Ok(out)
-        }
-    }
-    from.deserialize_any(Items)
-}
-
-fn parsed<'de, D, T>(from: D, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-{
-    let text = String::deserialize(from)?;
-    parse(&text).map(Some).map_err(|why| de::Error::custom(format!("`{text}`: {why}")))
-}
-
-fn bind_addr<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpAddr>, D::Error> {
-    parsed(from, crate::args::values::bind_addr)
-}
-
-fn ports<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PortRanges>, D::Error> {
-    parsed(from, |t| t.parse().map_err(|e: tunnel_proto::upstream::UpstreamError| e.to_string()))
-}
-
-fn sites<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Site>>, D::Error> {
-    let texts = Vec::<String>::deserialize(from)?;
-    texts.iter().map(|t| t.parse().map_err(de::Error::custom)).collect::<Result<_, _>>().map(Some)
-}
-
-fn trusted_header<'de, D: Deserializer<'de>>(from: D) -> Result<Option<AddressHeader>, D::Error> {
-    parsed(from, str::parse)
-}
-
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    parsed(from, crate::args::values::duration)
-}
-
-fn proxy_version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ProxyLine>, D::Error> {
-    parsed(from, crate::args::proxy_version)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MANUAL: &str = include_str!("../../../../docs/manual/edge.toml");
+    const MANUAL: &str = include_str!("../../../../../docs/manual/edge.toml");
 
     #[test]
     fn the_manual_is_a_valid_file_and_knows_every_key() {

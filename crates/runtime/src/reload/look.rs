@@ -41,7 +41,7 @@ struct Stamp {
 
 /// Files and what tells their states apart.
 #[derive(Debug, Clone)]
-pub(super) struct Stamps {
+pub struct Stamps {
     paths: Vec<PathBuf>,
     stamps: Vec<Option<Stamp>>,
     /// Some file was so young that another write may have left it the same times.
@@ -50,7 +50,7 @@ pub(super) struct Stamps {
 
 impl Stamps {
     /// Looks at files. Blocks, on a network's file system perhaps for long.
-    pub(super) fn of(mut paths: Vec<PathBuf>) -> Stamps {
+    pub fn of(mut paths: Vec<PathBuf>) -> Stamps {
         paths.sort();
         paths.dedup();
         // The path is walked by the system, so that whatever is swapped on the way leads elsewhere.

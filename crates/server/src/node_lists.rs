@@ -15,12 +15,12 @@ use tailnet::Snapshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::commands::control::Teach;
+use crate::config::Teach;
 
 /// A node that stays is a proof again this often, well within the shortest life of a grant that makes sense.
 const AGAIN: Duration = Duration::from_secs(60);
 /// The shortest life of a grant with which a node that stays does not fall off its list, in seconds.
-pub(crate) const SHORTEST: u64 = 2 * AGAIN.as_secs();
+pub const SHORTEST: u64 = 2 * AGAIN.as_secs();
 /// Devices come and go in crowds; nobody waits for the list within this time.
 const SETTLE: Duration = Duration::from_millis(100);
 

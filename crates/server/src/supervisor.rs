@@ -1,0 +1,220 @@
+//! The supervisor: starts what a configuration asks for, and puts the next one into force. In: [`Config`]s. Out: running
+//! components, linked to each other.
+//!
+//! [`Supervisor::apply`] checks everything before it changes anything: list files are read and good, what can fail is
+//! done first, and a failure leaves the process as it was.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use access::View;
+use control::Control;
+use futures_util::FutureExt;
+use gate::Gate;
+use parking_lot::Mutex;
+use runtime::door::Doors;
+use runtime::lists::{self, Lists, Loaded};
+use runtime::reload::{self, Failed, Fresh, Reloaded, Stamps};
+use runtime::run::Run;
+use tracing::{info, warn};
+use tunnel::edge::{self, EdgeHandle};
+use tunnel::settings::EdgeSettings;
+
+use crate::config::{Config, ControlConfig, Note};
+use crate::{admin, liveness, node_lists};
+
+/// Reads the configuration again. May block; an error says file, line and column.
+pub type Read = Arc<dyn Fn() -> anyhow::Result<Config> + Send + Sync>;
+
+/// The components of a process; clones are the same.
+#[derive(Clone)]
+pub struct Supervisor(Arc<Inner>);
+
+struct Inner {
+    lists: Lists,
+    edge: Option<EdgeHandle>,
+    gate: Option<Gate>,
+    control: Option<Control>,
+    /// The configuration in force.
+    config: Mutex<Arc<Config>>,
+    /// One at a time.
+    applying: tokio::sync::Mutex<()>,
+}
+
+impl Supervisor {
+    /// Starts everything that the configuration asks for. `read`: how to read it again; `None`: nothing in it can change.
+    ///
+    /// # Errors
+    /// A list is bad, an address cannot be had, a store cannot be opened; what runs by then is for [`Run::abandon`].
+    pub async fn start(config: Config, run: &Run, read: Option<Read>) -> anyhow::Result<Supervisor> {
+        let ready = run.not_ready("components");
+        let stamps = Stamps::of(config.watched());
+        config.notes.iter().for_each(Note::say);
+        let loaded = lists::load(&config.lists, config.gate_lists().as_ref())?;
+        let doors = Doors::new();
+        // The gate first: the doors may name its lists.
+        let gate = config.gate.clone().map(|settings| gate::start(settings, run)).transpose()?;
+        let fresh = Fresh::now();
+        let lists = lists::start(run, &doors, loaded, gate.as_ref().map(|g| g.keeper.views.clone()), fresh.clone());
+        let control = match &config.control {
+            Some(control) => Some(start_control(control, run).await?),
+            None => None,
+        };
+        if let Some(gate) = &gate {
+            if let (Some(control), Some(config)) = (&control, &config.control) {
+                node_lists::start(run, control, gate, config.teach.clone());
+            }
+            admin::gate(run, gate, &lists, &config.data_dir);
+            liveness::start(run, &doors, &lists, gate);
+        }
+        let edge = match config.tunnel.clone() {
+            Some(settings) => Some(start_edge(settings, &doors, run).await?),
+            None => None,
+        };
+        if let Some(edge) = &edge {
+            admin::edge(run, edge, &doors, &lists, gate.as_ref(), &config.data_dir);
+            net::memory::forget_startup_code();
+        }
+        let supervisor = Supervisor(Arc::new(Inner {
+            lists,
+            edge,
+            gate,
+            control,
+            config: Mutex::new(Arc::new(config)),
+            applying: tokio::sync::Mutex::default(),
+        }));
+        if let Some(read) = read {
+            let live = supervisor.clone();
+            let again = move || live.clone().reload(read.clone()).boxed();
+            reload::follow(run, "configuration", stamps, fresh, Arc::new(again));
+        }
+        ready.ready();
+        Ok(supervisor)
+    }
+
+    /// The edge, if one runs here.
+    #[must_use]
+    pub fn edge(&self) -> Option<&EdgeHandle> {
+        self.0.edge.as_ref()
+    }
+
+    /// The coordination server, if one runs here.
+    #[must_use]
+    pub fn control(&self) -> Option<&Control> {
+        self.0.control.as_ref()
+    }
+
+    async fn reload(self, read: Read) -> Result<Reloaded, Failed> {
+        let (next, loaded, files) = tokio::task::spawn_blocking(move || {
+            let next = read()?;
+            // Before reading: a change while we read is seen as a change after it.
+            let files = Stamps::of(next.watched());
+            let loaded = lists::load(&next.lists, next.gate_lists().as_ref())?;
+            anyhow::Ok((next, loaded, files))
+        })
+        .await
+        .map_err(anyhow::Error::from)??;
+        let changed = self.put(next, loaded).await?;
+        Ok(Reloaded { changed, files })
+    }
+
+    /// Puts a configuration into force; says what changed.
+    ///
+    /// # Errors
+    /// Something of it cannot be had; everything is as it was.
+    pub async fn apply(&self, next: Config) -> Result<Option<String>, Failed> {
+        let (next, loaded) = tokio::task::spawn_blocking(move || {
+            let loaded = lists::load(&next.lists, next.gate_lists().as_ref())?;
+            anyhow::Ok((next, loaded))
+        })
+        .await
+        .map_err(anyhow::Error::from)??;
+        self.put(next, loaded).await
+    }
+
+    async fn put(&self, next: Config, loaded: Loaded) -> Result<Option<String>, Failed> {
+        let _one = self.0.applying.lock().await;
+        let old = self.0.config.lock().clone();
+        let mut said: Vec<String> = Vec::new();
+        if let (Some(gate), Some(next), Some(old)) = (&self.0.gate, &next.gate, &old.gate) {
+            said.extend(relist(gate, next, old).await?);
+        }
+        for note in next.notes.iter().filter(|n| !old.notes.contains(n)) {
+            note.say();
+        }
+        let lists = self.0.lists.clone();
+        let changed = tokio::task::spawn_blocking(move || lists.put(loaded)).await.map_err(anyhow::Error::from)?;
+        said.extend(changed.map(|c| format!("lists: {c}")));
+        *self.0.config.lock() = Arc::new(next);
+        Ok((!said.is_empty()).then(|| said.join("; ")))
+    }
+}
+
+/// Makes the gate's lists those of the next configuration.
+async fn relist(gate: &Gate, next: &gate::GateSettings, old: &gate::GateSettings) -> Result<Option<String>, Failed> {
+    if next.lists == old.lists && next.follows == old.follows {
+        return Ok(None);
+    }
+    // What was read is good; that the gate cannot save it is the machine's trouble.
+    let said = gate.relist(next.lists.clone(), next.follows.clone()).await.map_err(Failed::Machine)?;
+    Ok(Some(format!("gate: {said}")))
+}
+
+async fn start_edge(settings: EdgeSettings, doors: &Arc<Doors>, run: &Run) -> anyhow::Result<EdgeHandle> {
+    // A proxy or a balancer in front names its visitors.
+    let fronted = !settings.trusted_proxies.is_empty() || settings.lb_proxy_protocol.is_some();
+    if let Some(at) = settings.http.map(|h| h.ip()).or(settings.tcp.as_ref().map(|t| t.addr)).filter(|_| !fronted) {
+        let instead = "--data-addr 0.0.0.0, or --trusted-proxies with the proxy in front";
+        say_unreachable(&doors.view(), "data", at, instead);
+    }
+    edge::start(settings, doors.clone(), run).await
+}
+
+/// Starts a coordination server, opens its admin socket, and says what looks wrong with where it is.
+async fn start_control(config: &ControlConfig, run: &Run) -> anyhow::Result<Control> {
+    let settings = config.settings.clone();
+    let (url, dir) = (settings.server_url.to_string(), settings.data_dir.clone());
+    let listens_plain = !settings.server_url.tls;
+    let listens = |port| settings.listen.iter().any(|at| at.port() == port || at.port() == 0);
+    let elsewhere = settings.trusted.is_empty() && !listens(settings.server_url.port);
+    let no_tls_in_front = settings.server_url.tls && settings.tls.is_none() && settings.trusted.is_empty();
+    let control = control::start(settings, run).await?;
+    for addr in &control.addrs {
+        info!("listening on {addr}");
+    }
+    if no_tls_in_front {
+        warn!(
+            "clients go to {url}, and this server has no certificate for it and trusts no proxy; give `--tls-cert` and \
+             `--tls-key`, or `--trusted-proxies` with the proxy's address"
+        );
+    }
+    if elsewhere {
+        warn!(
+            "clients go to {url}, and this server listens on another port and trusts no proxy that could stand between; \
+             give `--listen` with that port, or `--trusted-proxies`"
+        );
+    }
+    if listens_plain {
+        info!("clients reach this server by plain HTTP; what they say inside is encrypted all the same");
+    }
+    admin::control(run, &control, &dir)?;
+    if !control.desk.keeper.now().has_policy {
+        warn!("there is no policy: every node reaches every other one; `portcullis policy set FILE` puts one in force");
+    }
+    Ok(control)
+}
+
+/// Says that nobody on a list can come, where only this machine can connect and the list holds no address of it.
+pub fn say_unreachable(view: &View, list: &str, listen: IpAddr, instead: &str) {
+    let Some(list) = view.lists().iter().find(|l| l.name == list) else { return };
+    // RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3.
+    let own = [[127, 0, 0, 0].into(), Ipv6Addr::LOCALHOST.into()].map(addr::Addr::new);
+    let own = [addr::Prefix::new(own[0], 8), addr::Prefix::new(own[1], 128)];
+    let reaches = list.set.prefixes().iter().any(|p| own.iter().flatten().any(|o| p.covers(*o) || o.covers(*p)));
+    if listen.is_loopback() && !list.set.is_empty() && !reaches {
+        warn!(
+            "nobody can come in: {listen} is reached from this machine only, and list `{}` ({}) holds no address of it; to be reached from elsewhere: {instead}",
+            list.name, list.source
+        );
+    }
+}
