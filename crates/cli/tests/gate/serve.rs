@@ -267,7 +267,7 @@ fn names_of_lists_that_are_not_there_are_refused_with_line_and_hint() {
         ),
         ("http = false\n[lists.a]\n[[gate.webhook]]\nlist = \"a\"\nurl = \"ftp://x\"\n".to_string(), "gate.toml:6"),
         ("http = false\n[lists.a]\n[gate]\ntrusted_proxies = [\"traefik\"]\n".to_string(), "gate.toml:5"),
-        (format!("{base}trusted_proxies = [\"list:a\"]\n[lists.a]\n"), "can not say whom to believe"),
+        (format!("{base}trusted_proxies = [\"list:a\"]\n[lists.a]\n"), "cannot say whom to believe"),
     ] {
         let (code, said) = run(&config);
         assert!(matches!(code, Some(1 | 2)) && said.contains(wanted) && said.contains("error: "), "{config}\n{said}");
