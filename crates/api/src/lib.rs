@@ -29,7 +29,7 @@ pub use edge::{
 pub use error::{Code, Error};
 
 /// One operation: its request is the type that implements this.
-pub trait Call: Serialize + DeserializeOwned + Into<Request> {
+pub trait Call: Serialize + DeserializeOwned + Into<Request> + Send + 'static {
     /// What it is called on the wire.
     const VERB: &'static str;
     /// What comes back when it was done.
@@ -40,7 +40,7 @@ pub trait Call: Serialize + DeserializeOwned + Into<Request> {
 }
 
 /// What an operation answers.
-pub trait Answer: Serialize + DeserializeOwned {
+pub trait Answer: Serialize + DeserializeOwned + Send + 'static {
     /// Why what was done is in force and not saved yet: a crash before it is would undo it. `None`: it is saved.
     fn unsaved(&self) -> Option<&str> {
         None
@@ -58,7 +58,7 @@ pub struct Written<T> {
     pub unsaved: Option<String>,
 }
 
-impl<T: Serialize + DeserializeOwned> Answer for Written<T> {
+impl<T: Serialize + DeserializeOwned + Send + 'static> Answer for Written<T> {
     fn unsaved(&self) -> Option<&str> {
         self.unsaved.as_deref()
     }

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::Context;
 use api::{Answer, Call};
-use serde_json::Value;
 
 use crate::args::GlobalArgs;
 use crate::fail::Fail;
@@ -20,33 +19,25 @@ pub(crate) fn gate<C: Call>(global: &GlobalArgs, call: C) -> Result<C::Answer, F
 }
 
 /// Asks the coordination server of this data directory.
-pub(crate) fn control(global: &GlobalArgs, verb: &str, args: Value) -> Result<Value, Fail> {
+pub(crate) fn control<C: Call>(global: &GlobalArgs, call: C) -> Result<C::Answer, Fail> {
     let dir = resolve::data_dir(global.data_dir.clone())?;
     let path = control::control_socket(&dir);
     running(&path, "coordination server", &dir, "start one with `portcullis control`")?;
-    let answer = runtime()?.block_on(runtime::api::ask_json(&path, verb, args))?;
-    say_unsaved(answer["unsaved"].as_str());
-    Ok(answer)
+    socket(&path, call)
 }
 
 /// Asks whoever listens at this socket.
 pub(crate) fn socket<C: Call>(path: &Path, call: C) -> Result<C::Answer, Fail> {
-    let answer = runtime()?.block_on(runtime::api::ask(path, call))?;
-    say_unsaved(answer.unsaved());
-    Ok(answer)
-}
-
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
-}
-
-/// On the other stream: what is printed as JSON stays JSON.
-fn say_unsaved(why: Option<&str>) {
-    if let Some(why) = why {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let answer = runtime.block_on(runtime::api::ask(path, call))?;
+    if let Some(why) = answer.unsaved() {
+        // On the other stream: what is printed as JSON stays JSON.
         eprintln!(
             "warning: in force, not saved yet: {why}\nhint: it is saved by itself when that ends; a crash before would undo it"
         );
     }
+    Ok(answer)
 }
 
 /// A socket that nobody listens at was left by a process that was killed.

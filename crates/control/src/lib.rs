@@ -6,6 +6,7 @@
 //!                                                                            stream <- pictures <-/
 //! ```
 
+mod answers;
 mod apps;
 mod channel;
 mod desk;

@@ -4,14 +4,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
+use api::Error;
+use api::control::{Change, Network, PolicyChange, PolicySet, PolicyTopology};
 use policy::{Compiled, Diff, Policy, Problem, Verdict, diff};
-use serde_json::{Value, json};
-use tailnet::{Book, OPEN, Refusal};
+use tailnet::{OPEN, Refusal};
 use tracing::warn;
 
 use super::desk::Desk;
 use super::keeper::Keeper;
+use super::verbs::BY;
 use runtime::hint::Hinted;
 
 /// Lines of one kind in an answer; of more, the number is said.
@@ -74,15 +76,10 @@ fn refused(file: &Path, why: &Refusal) -> anyhow::Error {
     )
 }
 
-pub(super) fn get(book: &mut Book, _: &Value, _: &str, _: u64) -> Result<Value, Refusal> {
-    Ok(json!({ "policy": book.policy_text() }))
-}
-
 /// Who exists, under the policy in force or another one, in the form of a topology file; and the policy in force, which
 /// is one that lets everybody through where there is none.
-pub(super) async fn network(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
-    let other = args.get("policy").and_then(Value::as_str);
-    let other = other.map(|text| Policy::parse(text).map_err(|p| not_taken(&p))).transpose()?;
+pub(super) async fn network(desk: Arc<Desk>, call: PolicyTopology) -> anyhow::Result<Network> {
+    let other = call.policy.map(|text| Policy::parse(&text).map_err(|p| not_taken(&p))).transpose()?;
     let primaries = desk.keeper.now().compiled.primaries();
     let now = desk.keeper.change(move |book, _| {
         let mut topology = book.topology_under(other.as_ref().unwrap_or(book.policy()));
@@ -90,15 +87,14 @@ pub(super) async fn network(desk: Arc<Desk>, args: Value) -> anyhow::Result<Valu
         (topology, book.policy_text().map(str::to_string))
     });
     let (topology, text) = now.await?;
-    let json = blocking(move || topology.to_json()).await?;
-    Ok(json!({ "topology": json, "policy": text.as_deref().unwrap_or(OPEN), "stored": text.is_some() }))
+    let topology = blocking(move || topology.to_json()).await?;
+    let stored = text.is_some();
+    Ok(Network { topology, policy: text.unwrap_or_else(|| OPEN.to_string()), stored })
 }
 
 /// Checks a policy against the network, says what it changes and, unless it is a dry run, puts it in force.
-pub(super) async fn set(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
-    let text = args.get("policy").and_then(Value::as_str).context("`policy` is missing")?.to_string();
-    let flag = |key: &str| args.get(key).and_then(Value::as_bool).unwrap_or(false);
-    let (dry, strict) = (flag("dry_run"), flag("strict"));
+pub(super) async fn set(desk: Arc<Desk>, call: PolicySet) -> anyhow::Result<PolicyChange> {
+    let PolicySet { policy: text, dry_run: dry, strict } = call;
     let policy = Arc::new(Policy::parse(&text).map_err(|p| not_taken(&p))?);
     let asked = policy.clone();
     let now = desk.keeper.change(move |book, _| {
@@ -121,10 +117,8 @@ pub(super) async fn set(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
         .filter_map(|o| o.failure(strict).map(|why| format!("{} at {}: {}: {why}", o.section, o.pos, o.asserted)))
         .collect();
     if !failed.is_empty() {
-        return Err(Hinted::error(
-            format!("the policy's own tests fail, the old one stays in force\n{}", failed.join("\n")),
-            "mend the rules or the tests",
-        ));
+        let what = format!("the policy's own tests fail, the old one stays in force\n{}", failed.join("\n"));
+        return Err(Error::refused(what).hinted("mend the rules or the tests").into());
     }
     let unknown = outcomes.iter().filter_map(|o| match &o.verdict {
         Verdict::Unknown(why) => Some(format!("{} at {}: {}: {why}", o.section, o.pos, o.asserted)),
@@ -133,26 +127,27 @@ pub(super) async fn set(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
     let unknown: Vec<String> = unknown.collect();
     if !dry {
         let done = desk.keeper.change(move |book, now| book.set_policy(Some(&text), BY, now)).await?;
-        done.map_err(|e| anyhow!("{e}"))?;
+        done.map_err(|e| Error::refused(e.to_string()))?;
     }
-    let shown: Vec<Value> = changes
-        .changes
-        .iter()
-        .take(MAX_LINES)
-        .map(|c| json!({ "gained": c.gained, "who": c.who, "at": c.at, "what": c.what, "arrives": c.arrives }))
-        .collect();
-    let more = changes.more + changes.changes.len() - shown.len();
-    // What is read at every start goes before what was set.
-    let file = desk.policy_file.as_ref().map(|f| f.display().to_string());
-    Ok(json!({
-        "changes": shown, "more": more, "partial": changes.partial, "in_force": !dry, "tests": outcomes.len(),
-        "unknown": unknown.iter().take(MAX_LINES).collect::<Vec<_>>(), "until_start_from": file,
-        "notes": notes.iter().take(MAX_LINES).map(ToString::to_string).collect::<Vec<_>>(),
-    }))
+    let tests = outcomes.len();
+    let all = changes.changes.len();
+    let shown: Vec<Change> = changes.changes.into_iter().take(MAX_LINES).map(shown).collect();
+    Ok(PolicyChange {
+        more: changes.more + all - shown.len(),
+        changes: shown,
+        partial: changes.partial,
+        in_force: !dry,
+        tests,
+        unknown: unknown.into_iter().take(MAX_LINES).collect(),
+        // What is read at every start goes before what was set.
+        until_start_from: desk.policy_file.as_ref().map(|f| f.display().to_string()),
+        notes: notes.iter().take(MAX_LINES).map(ToString::to_string).collect(),
+    })
 }
 
-/// Who changes something through the socket, in the audit log.
-const BY: &str = "command line";
+fn shown(c: policy::Change) -> Change {
+    Change { gained: c.gained, who: c.who, at: c.at, what: c.what, arrives: c.arrives }
+}
 
 fn not_taken(problems: &[Problem]) -> anyhow::Error {
     let lines: Vec<String> = problems
@@ -162,10 +157,8 @@ fn not_taken(problems: &[Problem]) -> anyhow::Error {
             None => p.to_string(),
         })
         .collect();
-    Hinted::error(
-        format!("the policy is refused, the old one stays in force\n{}", lines.join("\n")),
-        "mend these lines; `portcullis policy check FILE` shows them too",
-    )
+    let what = format!("the policy is refused, the old one stays in force\n{}", lines.join("\n"));
+    Error::refused(what).hinted("mend these lines; `portcullis policy check FILE` shows them too").into()
 }
 
 /// Compares large networks without holding up those who are served.

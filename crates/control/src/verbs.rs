@@ -1,17 +1,20 @@
-//! A coordination server's verbs on the admin socket: users, keys, nodes, routes, policy, names, apps. In: JSON of the
-//! command line. Out: JSON that it prints.
+//! A coordination server's verbs on the admin socket: users, keys, nodes, routes, policy, names, apps. In: requests of the
+//! command line. Out: answers for it.
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 
-use addr::{Addr, Prefix};
-use anyhow::{Context, anyhow, bail};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use tailnet::record::{JoinKey, Names, Node, User};
-use tailnet::{self, Book, Leaves, Refusal, Snapshot};
+use addr::Prefix;
+use api::control::{self as wire, RouteState};
+use api::{Call, Error, Nothing, Written};
+use tailnet::record::{JoinKey, Names};
+use tailnet::{Book, Leaves, Member, Refusal, Snapshot};
+use tailnet_proto::tailcfg::map::DnsRecord;
 
 use super::Control;
+use super::answers::{self, changed, is_exit, node, user};
 use super::desk::Desk;
 use super::policy;
 use runtime::api::Verbs;
@@ -27,310 +30,268 @@ pub fn control_socket(data_dir: &Path) -> PathBuf {
 /// Adds the server's verbs to a process's.
 #[must_use]
 pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
-    let read = |f: fn(&Desk, &Snapshot, &Value) -> anyhow::Result<Value>| {
-        let desk = control.desk.clone();
-        move |args: Value| {
-            let answer = f(&desk, &desk.keeper.now(), &args);
-            async move { answer }
-        }
-    };
-    let make = |kind: Kind, f: fn(&mut Book, &Value, &str, u64) -> Result<Value, Refusal>| {
-        let desk = control.desk.clone();
-        move |args: Value| {
-            let desk = desk.clone();
-            async move {
-                let (done, saved) = desk.keeper.make(kind, move |book, now| f(book, &args, BY, now)).await?;
-                let mut answer = done.map_err(|e| anyhow!("{e}"))?;
-                if let Saved::NotYet(why) = saved {
-                    answer["unsaved"] = why.into();
-                }
-                Ok(answer)
-            }
-        }
-    };
-    let write = |f| make(Kind::Gives, f);
-    // In force at once, whatever the disk does.
-    let take = |f| make(Kind::Takes, f);
-    let (keys, sets, networks) = (control.desk.clone(), control.desk.clone(), control.desk.clone());
-    let woken = control.desk.keeper.clone();
+    let desk = &control.desk;
+    let (keys, sets, networks) = (desk.clone(), desk.clone(), desk.clone());
+    let woken = desk.keeper.clone();
     let (time, trouble) = (woken.time.clone(), woken.trouble.clone());
     runtime::clock::verbs(verbs, time, trouble, move || woken.mention(|_, _| {}))
-        .on("users-list", read(users_list))
-        .on("users-create", write(users_create))
-        .on("users-rename", write(users_rename))
-        .on("users-role", write(users_role))
-        .on("users-delete", take(users_delete))
-        .on("keys-list", read(keys_list))
-        .on("keys-create", move |args| keys_create(keys.clone(), args))
-        .on("keys-revoke", take(keys_revoke))
-        .on("nodes-list", read(nodes_list))
-        .on("nodes-show", read(nodes_show))
-        .on("nodes-approve", write(nodes_approve))
-        .on("nodes-refuse", take(nodes_refuse))
-        .on("nodes-expire", take(nodes_expire))
-        .on("nodes-rename", write(nodes_rename))
-        .on("nodes-move", write(nodes_move))
-        .on("nodes-tag", write(nodes_tag))
-        .on("nodes-delete", take(nodes_delete))
-        .on("routes-list", read(routes_list))
-        .on("routes-approve", write(routes_approve))
-        .on("routes-revoke", take(routes_revoke))
-        .on("routes-check", read(routes_check))
-        .on("policy-get", write(policy::get))
-        .on("policy-topology", move |args| policy::network(networks.clone(), args))
-        .on("policy-set", move |args| policy::set(sets.clone(), args))
-        .on("dns-get", read(dns_get))
-        .on("dns-set", write(dns_set))
-        .on("apps-list", read(apps_list))
-        .on("apps-show", read(apps_show))
-        .on("control-status", read(status))
+        .handle(read(desk, users_list))
+        .handle(write(desk, users_create))
+        .handle(write(desk, users_rename))
+        .handle(write(desk, users_role))
+        .handle(take(desk, users_delete))
+        .handle(read(desk, keys_list))
+        .handle(move |call| keys_create(keys.clone(), call))
+        .handle(take(desk, keys_revoke))
+        .handle(read(desk, nodes_list))
+        .handle(read(desk, nodes_show))
+        .handle(write(desk, nodes_approve))
+        .handle(take(desk, nodes_refuse))
+        .handle(take(desk, nodes_expire))
+        .handle(write(desk, nodes_rename))
+        .handle(write(desk, nodes_move))
+        .handle(write(desk, nodes_tag))
+        .handle(take(desk, nodes_delete))
+        .handle(read(desk, routes_list))
+        .handle(write(desk, routes_approve))
+        .handle(take(desk, routes_revoke))
+        .handle(read(desk, routes_check))
+        .handle(write(desk, |book: &mut Book, wire::PolicyGet {}, _| {
+            Ok(wire::PolicyText { policy: book.policy_text().map(str::to_string) })
+        }))
+        .handle(move |call| policy::network(networks.clone(), call))
+        .handle(move |call| policy::set(sets.clone(), call))
+        .handle(read(desk, dns_get))
+        .handle(write(desk, dns_set))
+        .handle(read(desk, apps_list))
+        .handle(read(desk, apps_show))
+        .handle(read(desk, status))
 }
 
 /// Who changes something through the socket, in the audit log.
-const BY: &str = "command line";
+pub(super) const BY: &str = "command line";
 
-fn text<'a>(args: &'a Value, key: &str) -> Result<&'a str, Refusal> {
-    args.get(key).and_then(Value::as_str).ok_or_else(|| Refusal(format!("`{key}` is missing")))
-}
+/// Why an operation was refused; nothing was changed.
+#[derive(Debug)]
+struct Refused(Error);
 
-fn list<T: for<'de> Deserialize<'de>>(args: &Value, key: &str) -> Result<Vec<T>, Refusal> {
-    match args.get(key) {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(v) => serde_json::from_value(v.clone()).map_err(|e| Refusal(format!("`{key}`: {e}"))),
+impl Refused {
+    /// What was asked for is not written right, or about something that does not exist.
+    fn new(why: impl Into<String>) -> Refused {
+        Refused(Error::refused(why))
     }
 }
 
-fn value<T: serde::Serialize>(it: &T) -> Value {
-    // Plain records: writing them as JSON does not fail.
-    serde_json::to_value(it).unwrap_or_default()
+impl From<Refusal> for Refused {
+    fn from(why: Refusal) -> Refused {
+        Refused::new(why.to_string())
+    }
 }
 
-fn users_list(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
-    let nodes = |u: &User| s.nodes.values().filter(|m| m.node.user == Some(u.id) && !m.node.is_tagged()).count();
-    let all: Vec<Value> = s
-        .users
-        .values()
-        .map(|u| {
-            let mut v = value(u);
-            v["nodes"] = nodes(u).into();
-            v
+impl From<Refused> for anyhow::Error {
+    fn from(why: Refused) -> anyhow::Error {
+        why.0.into()
+    }
+}
+
+type Done<T> = Result<T, Refused>;
+
+type Answering<A> = Pin<Box<dyn Future<Output = anyhow::Result<A>> + Send>>;
+
+/// A handler that only looks.
+fn read<C: Call>(
+    desk: &Arc<Desk>,
+    f: fn(&Desk, &Snapshot, C) -> Done<C::Answer>,
+) -> impl Fn(C) -> Answering<C::Answer> + Send + Sync + 'static {
+    let desk = desk.clone();
+    move |call| {
+        let answer = f(&desk, &desk.keeper.now(), call);
+        Box::pin(async move { Ok(answer?) })
+    }
+}
+
+/// A handler of what may let somebody in: it is saved and in force, or it is refused.
+fn write<C: Call>(
+    desk: &Arc<Desk>,
+    f: fn(&mut Book, C, u64) -> Done<C::Answer>,
+) -> impl Fn(C) -> Answering<C::Answer> + Send + Sync + 'static {
+    let desk = desk.clone();
+    move |call| {
+        let desk = desk.clone();
+        Box::pin(async move { Ok(desk.keeper.change(move |book, now| f(book, call, now)).await??) })
+    }
+}
+
+/// A handler of what only takes something away: in force at once, whatever the disk does.
+fn take<C: Call<Answer = Written<T>>, T: Send + 'static>(
+    desk: &Arc<Desk>,
+    f: fn(&mut Book, C, u64) -> Done<T>,
+) -> impl Fn(C) -> Answering<Written<T>> + Send + Sync + 'static {
+    let desk = desk.clone();
+    move |call| {
+        let desk = desk.clone();
+        Box::pin(async move {
+            let (done, saved) = desk.keeper.make(Kind::Takes, move |book, now| f(book, call, now)).await?;
+            let unsaved = match saved {
+                Saved::Yes => None,
+                Saved::NotYet(why) => Some(why),
+            };
+            Ok(Written { done: done?, unsaved })
         })
-        .collect();
-    Ok(json!({ "users": all }))
+    }
 }
 
-fn users_create(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    let given = args.get("role").and_then(Value::as_str).map(str::to_string);
+fn users_list(_: &Desk, s: &Snapshot, _: wire::UsersList) -> Done<wire::Users> {
+    let nodes = |id: u64| s.nodes.values().filter(|m| m.node.user == Some(id) && !m.node.is_tagged()).count();
+    let users = s.users.values().map(|u| wire::UserNodes { user: user(u), nodes: nodes(u.id) });
+    Ok(wire::Users { users: users.collect() })
+}
+
+/// A role as records have it: a member has none.
+fn role_of(role: String) -> Option<String> {
+    Some(role).filter(|r| r != "member")
+}
+
+fn users_create(book: &mut Book, call: wire::UsersCreate, now: u64) -> Done<wire::User> {
     // Somebody has to own the network: the first one does, unless told otherwise.
-    let role = given.or_else(|| book.users().next().is_none().then(|| "owner".to_string()));
-    let user = book.create_user(text(args, "name")?, role.filter(|r| r != "member"), by, now)?;
-    Ok(value(&user))
+    let role = call.role.or_else(|| book.users().next().is_none().then(|| "owner".to_string()));
+    Ok(user(&book.create_user(&call.name, role.and_then(role_of), BY, now)?))
 }
 
-fn users_rename(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    let old = book.user_named(text(args, "name")?)?.login().to_string();
-    let user = book.rename_user(text(args, "name")?, text(args, "new")?, by, now)?;
-    let mut v = value(&user);
-    v["before"] = old.into();
-    v["policy"] = book.policy_text().is_some().into();
-    Ok(v)
+fn users_rename(book: &mut Book, call: wire::UsersRename, now: u64) -> Done<wire::UserRenamed> {
+    let before = book.user_named(&call.name)?.login().to_string();
+    let user = user(&book.rename_user(&call.name, &call.new, BY, now)?);
+    Ok(wire::UserRenamed { user, before, policy: book.policy_text().is_some() })
 }
 
-fn users_role(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    let role = text(args, "role")?;
+fn users_role(book: &mut Book, call: wire::UsersRole, now: u64) -> Done<wire::UserRole> {
     let owner = |book: &Book| book.users().find(|u| u.role.as_deref() == Some("owner")).map(|u| u.login().to_string());
     let before = owner(book);
-    let user = book.set_role(text(args, "name")?, Some(role).filter(|r| *r != "member"), by, now)?;
-    let mut v = value(&user);
-    // Who owned the network and does no more.
-    v["owner_before"] = before.filter(|b| role == "owner" && b != user.login()).into();
-    Ok(v)
+    let owns = call.role == "owner";
+    let user = user(&book.set_role(&call.name, role_of(call.role).as_deref(), BY, now)?);
+    let owner_before = before.filter(|b| owns && b != user.login());
+    Ok(wire::UserRole { user, owner_before })
 }
 
-fn users_delete(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    Ok(value(&book.delete_user(text(args, "name")?, by, now)?))
+fn users_delete(book: &mut Book, call: wire::UsersDelete, now: u64) -> Done<wire::User> {
+    Ok(user(&book.delete_user(&call.name, BY, now)?))
 }
 
-fn keys_list(desk: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
+fn keys_list(desk: &Desk, s: &Snapshot, _: wire::KeysList) -> Done<wire::Keys> {
     let now = desk.keeper.time.now();
-    let all: Vec<Value> = s.keys.values().map(|k| key_json(s, k, now)).collect();
-    Ok(json!({ "keys": all }))
+    Ok(wire::Keys { keys: s.keys.values().map(|k| answers::key(s, k, now)).collect() })
 }
 
-/// `now`: the time by which the server decides whether a key is still good.
-fn key_json(s: &Snapshot, k: &JoinKey, now: u64) -> Value {
-    let mut v = value(k);
-    if let Some(o) = v.as_object_mut() {
-        o.remove("hash");
-    }
-    v["user"] = k.user.and_then(|u| s.users.get(&u)).map(User::login).into();
-    let state = if k.revoked {
-        "revoked"
-    } else if k.expires.is_some_and(|e| e <= now) {
-        "expired"
-    } else if k.used > 0 && !k.reusable {
-        "used"
-    } else {
-        "good"
-    };
-    v["state"] = state.into();
-    v
-}
-
-async fn keys_create(desk: Arc<Desk>, args: Value) -> anyhow::Result<Value> {
+async fn keys_create(desk: Arc<Desk>, call: wire::KeysCreate) -> anyhow::Result<wire::KeyCreated> {
     // 192 bits: nobody guesses it, and nothing that was logged on the way gives it away.
     let secret = format!("pck-{}", hex(&rand::random::<[u8; 24]>()));
     let hash = sha256_hex(secret.as_bytes());
-    let made = desk
-        .keeper
-        .change(move |book, now| {
-            let user = args.get("user").and_then(Value::as_str);
-            let user = user.map(|u| book.user_named(u).map(|u| u.id)).transpose()?;
-            let flag = |key: &str| args.get(key).and_then(Value::as_bool).unwrap_or(false);
-            let expires = args.get("expiry").and_then(Value::as_u64).map(|s| now.saturating_add(s));
-            let new = JoinKey {
-                id: 0,
-                user,
-                hash,
-                reusable: flag("reusable"),
-                ephemeral: flag("ephemeral"),
-                tags: list(&args, "tags")?,
-                created: now,
-                expires,
-                used: 0,
-                revoked: false,
-            };
-            let made = book.create_key(new, BY, now)?;
-            Ok::<_, Refusal>((book.unknown_tags(&made.tags), made))
-        })
-        .await?
-        .map_err(|e| anyhow!("{e}"))?;
-    let (unknown, made) = made;
-    let mut v = key_json(&desk.keeper.now(), &made, desk.keeper.time.now());
-    v["unknown_tags"] = json!(unknown);
-    v["key"] = secret.into();
-    Ok(v)
+    let made = desk.keeper.change(move |book, now| -> Done<(Vec<String>, JoinKey)> {
+        let user = call.user.map(|u| book.user_named(&u).map(|u| u.id)).transpose()?;
+        let new = JoinKey {
+            id: 0,
+            user,
+            hash,
+            reusable: call.reusable,
+            ephemeral: call.ephemeral,
+            tags: call.tags,
+            created: now,
+            expires: call.expiry.map(|s| now.saturating_add(s)),
+            used: 0,
+            revoked: false,
+        };
+        let made = book.create_key(new, BY, now)?;
+        Ok((book.unknown_tags(&made.tags), made))
+    });
+    let (unknown_tags, made) = made.await??;
+    let about = answers::key(&desk.keeper.now(), &made, desk.keeper.time.now());
+    Ok(wire::KeyCreated { about, unknown_tags, key: secret })
 }
 
-fn keys_revoke(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    let id = args.get("id").and_then(Value::as_u64).ok_or_else(|| Refusal("`id` is missing".into()))?;
-    let key = book.revoke_key(id, by, now)?;
-    Ok(json!({ "id": key.id, "revoked": key.revoked }))
+fn keys_revoke(book: &mut Book, call: wire::KeysRevoke, now: u64) -> Done<wire::KeyRevoked> {
+    let key = book.revoke_key(call.id, BY, now)?;
+    Ok(wire::KeyRevoked { id: key.id, revoked: key.revoked })
 }
 
-fn nodes_list(desk: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
-    let all: Vec<Value> = s.nodes.keys().filter_map(|id| node_json(desk, s, *id)).collect();
-    let waiting: Vec<Value> = s
-        .pending
-        .values()
-        .filter(|p| p.waits())
-        .map(|p| {
-            json!({ "ticket": p.ticket, "hostname": p.host.hostname, "os": p.host.os, "machine": p.machine,
-                    "asks_tags": p.host.request_tags, "since": p.since, "until": p.ends() })
-        })
-        .collect();
-    Ok(json!({ "nodes": all, "waiting": waiting }))
+fn nodes_list(desk: &Desk, s: &Snapshot, _: wire::NodesList) -> Done<wire::Nodes> {
+    let nodes = s.nodes.keys().filter_map(|id| node(desk, s, *id)).collect();
+    let waiting = s.pending.values().filter(|p| p.waits()).map(|p| wire::Waiting {
+        ticket: p.ticket.clone(),
+        hostname: p.host.hostname.clone(),
+        os: p.host.os.clone(),
+        machine: p.machine.to_string(),
+        asks_tags: p.host.request_tags.clone(),
+        since: p.since,
+        until: p.ends(),
+    });
+    Ok(wire::Nodes { nodes, waiting: waiting.collect() })
 }
 
-/// A node for people and scripts.
-fn node_json(desk: &Desk, s: &Snapshot, id: u64) -> Option<Value> {
-    let m = s.nodes.get(&id)?;
-    let n = &m.node;
-    let routes: Vec<Value> = s
-        .routes_of(m)
-        .iter()
-        .map(|r| json!({ "prefix": r.prefix.long(), "state": r.state.word(), "by_policy": r.by_policy, "primary": r.primary }))
-        .collect();
-    Some(json!({
-        "id": n.id, "name": n.name, "full_name": s.full_name(n).trim_end_matches('.'),
-        "user": n.user.and_then(|u| s.users.get(&u)).map(User::login), "tags": n.tags, "belongs_to": s.principal(n),
-        "ipv4": n.ipv4.to_string(), "ipv6": n.ipv6.to_string(), "online": m.online && desk.has_stream(id),
-        "expected": m.online, "expired": m.expired,
-        "expires": n.expires, "created": n.created, "seen": n.seen, "ephemeral": n.ephemeral,
-        "comes_from": m.from.map(|a| a.to_string()), "os": n.host.os, "client": n.host.ipn_version,
-        "hostname": n.host.hostname, "version": n.version, "endpoints": n.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "relay": n.home_derp(), "machine": n.machine, "key": n.key, "routes": routes,
-    }))
+fn nodes_show(desk: &Desk, s: &Snapshot, call: wire::NodesShow) -> Done<wire::NodeDetails> {
+    let id = s.find(&call.node)?;
+    let node = node(desk, s, id).ok_or_else(|| Refused::new("the node is gone"))?;
+    let view = s.place(id).and_then(|p| s.compiled.for_node(p));
+    let map = view.and_then(|view| serde_json::from_value(s.compiled.node_json(&view)).ok());
+    Ok(wire::NodeDetails { node, map })
 }
 
-fn nodes_show(desk: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
-    let name = text(args, "node").map_err(|e| anyhow!("{e}"))?;
-    let id = s.find(name).map_err(|e| anyhow!("{e}"))?;
-    let mut v = node_json(desk, s, id).context("the node is gone")?;
-    if let Some(view) = s.place(id).and_then(|p| s.compiled.for_node(p)) {
-        v["map"] = s.compiled.node_json(&view);
-    }
-    Ok(v)
-}
-
-fn told(node: &Node) -> Value {
-    json!({ "id": node.id, "name": node.name, "ipv4": node.ipv4.to_string(), "ipv6": node.ipv6.to_string(), "tags": node.tags, "expires": node.expires })
-}
-
-fn nodes_approve(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
+fn nodes_approve(book: &mut Book, call: wire::NodesApprove, now: u64) -> Done<wire::NodeChanged> {
     // With one user there is no question whose it is.
-    let user = match args.get("user").and_then(Value::as_str) {
-        Some(u) => u.to_string(),
+    let user = match call.user {
+        Some(user) => user,
         None => {
             let mut all = book.users().map(|u| u.login().to_string());
             match (all.next(), all.next()) {
                 (Some(only), None) => only,
-                _ => return Err(Refusal("whose node is it? say so with `--user NAME`".into())),
+                _ => return Err(Refused::new("whose node is it? say so with `--user NAME`")),
             }
         }
     };
-    let node = book.approve(text(args, "node")?, &user, by, now)?;
-    Ok(told(&node))
+    Ok(changed(&*book.approve(&call.node, &user, BY, now)?))
 }
 
-fn nodes_refuse(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    book.refuse(text(args, "node")?, by, now)?;
-    Ok(json!({}))
+fn nodes_refuse(book: &mut Book, call: wire::NodesRefuse, now: u64) -> Done<Nothing> {
+    book.refuse(&call.node, BY, now)?;
+    Ok(Nothing {})
 }
 
-fn nodes_expire(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    Ok(told(&*book.expire(text(args, "node")?, by, now)?))
+fn nodes_expire(book: &mut Book, call: wire::NodesExpire, now: u64) -> Done<wire::NodeChanged> {
+    Ok(changed(&*book.expire(&call.node, BY, now)?))
 }
 
-fn nodes_rename(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    Ok(told(&*book.rename(text(args, "node")?, text(args, "name")?, by, now)?))
+fn nodes_rename(book: &mut Book, call: wire::NodesRename, now: u64) -> Done<wire::NodeChanged> {
+    Ok(changed(&*book.rename(&call.node, &call.name, BY, now)?))
 }
 
-fn nodes_move(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    let node = book.move_to(text(args, "node")?, text(args, "user")?, by, now)?;
-    let mut v = told(&node);
-    v["user"] = book.users().find(|u| Some(u.id) == node.user).map(|u| u.login().to_string()).into();
-    Ok(v)
+fn nodes_move(book: &mut Book, call: wire::NodesMove, now: u64) -> Done<wire::NodeMoved> {
+    let node = book.move_to(&call.node, &call.user, BY, now)?;
+    let user = book.users().find(|u| Some(u.id) == node.user).map(|u| u.login().to_string());
+    Ok(wire::NodeMoved { node: changed(&node), user })
 }
 
-fn nodes_tag(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    let tags: Vec<String> = list(args, "tags")?;
-    let mut v = told(&*book.tag(text(args, "node")?, &tags, by, now)?);
-    v["unknown_tags"] = json!(book.unknown_tags(&tags));
-    Ok(v)
+fn nodes_tag(book: &mut Book, call: wire::NodesTag, now: u64) -> Done<wire::NodeTagged> {
+    let node = changed(&*book.tag(&call.node, &call.tags, BY, now)?);
+    Ok(wire::NodeTagged { node, unknown_tags: book.unknown_tags(&call.tags) })
 }
 
-fn nodes_delete(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    Ok(told(&*book.delete(text(args, "node")?, by, now)?))
+fn nodes_delete(book: &mut Book, call: wire::NodesDelete, now: u64) -> Done<wire::NodeChanged> {
+    Ok(changed(&*book.delete(&call.node, BY, now)?))
 }
 
-fn routes_list(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
-    let all: Vec<Value> = s
-        .routes()
-        .iter()
-        .map(|r| {
-            json!({ "node": r.member.node.name, "id": r.member.node.id, "prefix": r.prefix.long(),
-                    "state": r.state.word(), "by_policy": r.by_policy, "primary": r.primary, "online": r.member.online,
-                    "leaves_from": r.member.from.map(|a| a.to_string()) })
-        })
-        .collect();
-    Ok(json!({ "routes": all }))
+fn routes_list(_: &Desk, s: &Snapshot, _: wire::RoutesList) -> Done<wire::Routes> {
+    let route = |r: &tailnet::RouteView<'_>| wire::Route {
+        node: r.member.node.name.clone(),
+        id: r.member.node.id,
+        route: answers::route(r),
+        online: r.member.online,
+        leaves_from: r.member.from,
+    };
+    Ok(wire::Routes { routes: s.routes().iter().map(route).collect() })
 }
 
-fn prefixes(args: &Value) -> Result<Vec<Prefix>, Refusal> {
-    let texts: Vec<String> = list(args, "routes")?;
+fn prefixes(texts: &[String]) -> Done<Vec<Prefix>> {
     if texts.is_empty() {
-        return Err(Refusal("which routes? write prefixes such as 198.51.100.7/32".into()));
+        return Err(Refused::new("which routes? write prefixes such as 198.51.100.7/32"));
     }
     let mut out = Vec::new();
     for t in texts {
@@ -339,179 +300,193 @@ fn prefixes(args: &Value) -> Result<Vec<Prefix>, Refusal> {
             out.extend([Prefix::ALL_V4, Prefix::ALL_V6]);
             continue;
         }
-        let (prefix, cleared) = Prefix::parse_lenient(&t).map_err(|e| Refusal(format!("{e}")))?;
+        let (prefix, cleared) = Prefix::parse_lenient(t).map_err(|e| Refused::new(e.to_string()))?;
         if cleared {
             let want = prefix.long();
-            return Err(Refusal(format!("`{}` names one address of {want}; write {want}", t.escape_debug())));
+            return Err(Refused::new(format!("`{}` names one address of {want}; write {want}", t.escape_debug())));
         }
         out.push(prefix);
     }
     Ok(out)
 }
 
-fn routes_approve(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    let (node, missing) = book.approve_routes(text(args, "node")?, &prefixes(args)?, by, now)?;
-    let missing: Vec<String> = missing.iter().map(|p| p.long()).collect();
-    Ok(json!({ "node": node.name, "not_offered": missing }))
+fn routes_approve(book: &mut Book, call: wire::RoutesApprove, now: u64) -> Done<wire::RoutesApproved> {
+    let (node, not_offered) = book.approve_routes(&call.node, &prefixes(&call.routes)?, BY, now)?;
+    Ok(wire::RoutesApproved { node: node.name.clone(), not_offered })
 }
 
-fn routes_revoke(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
-    let node = book.revoke_routes(text(args, "node")?, &prefixes(args)?, by, now)?;
-    Ok(json!({ "node": node.name }))
+fn routes_revoke(book: &mut Book, call: wire::RoutesRevoke, now: u64) -> Done<wire::RoutesRevoked> {
+    let node = book.revoke_routes(&call.node, &prefixes(&call.routes)?, BY, now)?;
+    Ok(wire::RoutesRevoked { node: node.name.clone() })
 }
 
-fn routes_check(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
-    let addr: Addr = text(args, "address").map_err(|e| anyhow!("{e}"))?.parse()?;
-    let node = s.nodes.values().find(|m| m.node.ipv4 == addr || m.node.ipv6 == addr).map(|m| m.node.name.clone());
+fn routes_check(_: &Desk, s: &Snapshot, call: wire::RoutesCheck) -> Done<wire::Reachability> {
+    let addr = call.address;
     let found = s.carriers(addr);
-    let from = |m: &tailnet::Member| match m.leaves_from(addr) {
-        Leaves::From(a) | Leaves::Private(a) => Some(a.to_string()),
+    let from = |m: &Member| match m.leaves_from(addr) {
+        Leaves::From(a) | Leaves::Private(a) => Some(a),
         Leaves::Unknown => None,
     };
-    let private = |m: &tailnet::Member| matches!(m.leaves_from(addr), Leaves::Private(_));
-    let carriers: Vec<Value> = found
+    let carriers: Vec<wire::Carrier> = found
         .iter()
-        .map(|c| {
-            json!({ "route": c.route.long(), "node": c.member.node.name, "online": c.member.online,
-                    "exit": c.route.bits() == 0, "leaves_from": from(c.member), "users": c.users })
+        .map(|c| wire::Carrier {
+            route: c.route,
+            node: c.member.node.name.clone(),
+            online: c.member.online,
+            exit: is_exit(c.route),
+            leaves_from: from(c.member),
+            users: c.users.iter().map(|u| (*u).to_string()).collect(),
         })
         .collect();
-    let sources: Vec<Value> = s
-        .sources(addr, &found)
-        .iter()
-        .map(|o| {
-            json!({ "address": from(o.member), "private": private(o.member), "node": o.member.node.name,
-                    "carries": o.carries, "online": o.member.online, "app": o.app })
-        })
-        .collect();
-    let nobody = found.iter().all(|c| c.users.is_empty()).then(|| s.nobody(addr, &found));
-    let mut waiting: Vec<_> = s.routes();
-    waiting.retain(|r| (r.state != tailnet::RouteState::Approved || r.member.expired) && r.prefix.contains(addr));
+    let leaves_from = s.sources(addr, &found).into_iter().map(|o| wire::Source {
+        address: from(o.member),
+        private: matches!(o.member.leaves_from(addr), Leaves::Private(_)),
+        node: o.member.node.name.clone(),
+        carries: o.carries,
+        online: o.member.online,
+        app: o.app,
+    });
+    let nobody = found.iter().all(|c| c.users.is_empty()).then(|| s.nobody(addr, &found).to_string());
+    let holder = s.nodes.values().find(|m| m.node.ipv4 == addr || m.node.ipv6 == addr);
+    Ok(wire::Reachability {
+        address: addr,
+        node: holder.map(|m| m.node.name.clone()),
+        leaves_from: leaves_from.collect(),
+        nobody,
+        not_approved: not_approved(s, &call, &carriers),
+        carriers,
+    })
+}
+
+/// Routes that lead to the address and are not in force, the nearest first.
+fn not_approved(s: &Snapshot, call: &wire::RoutesCheck, carriers: &[wire::Carrier]) -> Vec<wire::Unapproved> {
+    let mut waiting = s.routes();
+    let approved = |r: &tailnet::RouteView<'_>| r.state == tailnet::RouteState::Approved;
+    waiting.retain(|r| (!approved(r) || r.member.expired) && r.prefix.contains(call.address));
     // An exit node is no answer to the question how one address is reached, as long as there is another.
-    let nearer = waiting.iter().any(|r| r.prefix.bits() > 0) || carriers.iter().any(|c| c["exit"] == false);
-    waiting.retain(|r| r.prefix.bits() > 0 || !nearer);
+    let nearer = waiting.iter().any(|r| !is_exit(r.prefix)) || carriers.iter().any(|c| !c.exit);
+    waiting.retain(|r| !is_exit(r.prefix) || !nearer);
     waiting.sort_by_key(|r| std::cmp::Reverse(r.prefix.bits()));
-    let waiting: Vec<Value> = waiting
-        .iter()
-        .map(|r| {
-            let approved = r.state == tailnet::RouteState::Approved;
-            let state = if approved { "approved, but its node is logged out" } else { r.state.word() };
-            json!({ "route": r.prefix.long(), "node": r.member.node.name, "state": state })
-        })
-        .collect();
-    Ok(json!({ "address": addr.to_string(), "node": node, "carriers": carriers, "leaves_from": sources,
-               "nobody": nobody, "not_approved": waiting }))
+    let one = |r: &tailnet::RouteView<'_>| wire::Unapproved {
+        route: r.prefix,
+        node: r.member.node.name.clone(),
+        state: if approved(r) { RouteState::LoggedOut } else { answers::state(r.state) },
+    };
+    waiting.iter().map(one).collect()
 }
 
-fn dns_get(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
-    let mut v = value(&*s.names);
-    v["domain"] = s.settings.domain.clone().into();
-    for key in ["nameservers", "search", "records"] {
-        if v.get(key).is_none() {
-            v[key] = json!([]);
-        }
-    }
-    if v.get("split").is_none() {
-        v["split"] = json!({});
-    }
-    Ok(v)
+fn dns_get(_: &Desk, s: &Snapshot, _: wire::DnsGet) -> Done<wire::Dns> {
+    let names = &*s.names;
+    Ok(wire::Dns {
+        domain: s.settings.domain.clone(),
+        nameservers: names.nameservers.clone(),
+        search: names.search.clone(),
+        split: names.split.clone(),
+        records: names.records.iter().map(answers::record).collect(),
+    })
 }
 
-fn dns_set(book: &mut Book, args: &Value, by: &str, now: u64) -> Result<Value, Refusal> {
+fn dns_set(book: &mut Book, call: wire::DnsSet, now: u64) -> Done<Nothing> {
     let mut names: Names = book.names().clone();
-    if args.get("nameservers").is_some() {
-        names.nameservers = list(args, "nameservers")?;
+    if let Some(servers) = call.nameservers {
+        names.nameservers = servers;
     }
-    if args.get("search").is_some() {
-        let texts: Vec<String> = list(args, "search")?;
-        names.search = texts.iter().map(|t| domain(t)).collect::<Result<_, _>>()?;
+    if let Some(search) = call.search {
+        names.search = search.iter().map(|t| domain(t)).collect::<Result<_, _>>()?;
     }
-    if let Some(split) = args.get("split") {
-        let domain = domain(text(split, "domain")?)?;
-        let servers: Vec<String> = list(split, "servers")?;
+    if let Some(wire::Split { domain: of, servers }) = call.split {
+        let of = domain(&of)?;
         if servers.is_empty() {
-            names.split.remove(&domain);
+            names.split.remove(&of);
         } else {
-            names.split.insert(domain, servers);
+            names.split.insert(of, servers);
         }
     }
-    if let Some(add) = args.get("record") {
-        let name = book.free_name(&domain(text(add, "name")?)?)?;
-        let addr: Addr = text(add, "value")?.parse().map_err(|e| Refusal(format!("{e}")))?;
+    if let Some(add) = call.record {
+        let name = book.free_name(&domain(&add.name)?)?;
+        let addr: addr::Addr = add.value.parse().map_err(|e: addr::AddrError| Refused::new(e.to_string()))?;
         let kind = if addr.is_v4() { "A" } else { "AAAA" };
-        let record = tailnet_proto::tailcfg::map::DnsRecord { name, r#type: kind.into(), value: addr.to_string() };
+        let record = DnsRecord { name, r#type: kind.into(), value: addr.to_string() };
         if !names.records.contains(&record) {
             names.records.push(record);
         }
     }
-    if let Some(name) = args.get("remove_record").and_then(Value::as_str) {
-        let name = domain(name)?;
+    if let Some(name) = call.remove_record {
+        let name = domain(&name)?;
         let before = names.records.len();
         names.records.retain(|r| r.name != name);
         if names.records.len() == before {
-            return Err(Refusal(format!("there is no record `{name}`")));
+            return Err(Refused::new(format!("there is no record `{name}`")));
         }
     }
     for server in names.nameservers.iter().chain(names.split.values().flatten()) {
         let url = |t: &str| t.strip_prefix("https://").is_some_and(|rest| !rest.trim_matches('/').is_empty());
-        let addr = |t: &str| t.parse::<Addr>().is_ok_and(|a| !a.ip().is_unspecified());
+        let addr = |t: &str| t.parse::<addr::Addr>().is_ok_and(|a| !a.ip().is_unspecified());
         if !addr(server) && !url(server) {
-            return Err(Refusal(format!(
+            return Err(Refused::new(format!(
                 "`{}` is no nameserver; write an address such as 9.9.9.9",
                 server.escape_debug()
             )));
         }
     }
-    book.set_names(names, by, now);
-    Ok(json!({}))
+    book.set_names(names, BY, now);
+    Ok(Nothing {})
 }
 
-fn domain(text: &str) -> Result<String, Refusal> {
-    tailnet::domain_name(text).map_err(|why| Refusal(format!("`{}` {why}", text.escape_debug())))
+fn domain(text: &str) -> Done<String> {
+    tailnet::domain_name(text).map_err(|why| Refused::new(format!("`{}` {why}", text.escape_debug())))
 }
 
-fn apps_list(_: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
-    let all: Vec<Value> = s
-        .apps()
-        .iter()
-        .map(|a| {
-            let nodes: Vec<&str> = a.connectors.iter().map(|m| m.node.name.as_str()).collect();
-            json!({ "name": a.name, "domains": a.domains, "pinned": a.pinned.iter().map(|p| p.long()).collect::<Vec<_>>(),
-                    "connectors": nodes, "addresses": a.learnt.iter().filter(|(_, l)| !l.gone).count() })
-        })
-        .collect();
-    Ok(json!({ "apps": all }))
+fn apps_list(_: &Desk, s: &Snapshot, _: wire::AppsList) -> Done<wire::Apps> {
+    let app = |a: &tailnet::App<'_>| wire::App {
+        name: a.name.clone(),
+        domains: a.domains.clone(),
+        pinned: a.pinned.clone(),
+        connectors: a.connectors.iter().map(|m| m.node.name.clone()).collect(),
+        addresses: a.learnt.iter().filter(|(_, l)| !l.gone).count(),
+    };
+    Ok(wire::Apps { apps: s.apps().iter().map(app).collect() })
 }
 
-fn apps_show(_: &Desk, s: &Snapshot, args: &Value) -> anyhow::Result<Value> {
-    let name = text(args, "name").map_err(|e| anyhow!("{e}"))?;
+fn apps_show(_: &Desk, s: &Snapshot, call: wire::AppsShow) -> Done<wire::AppDetails> {
     let apps = s.apps();
-    let Some(app) = apps.iter().find(|a| a.name == name) else {
+    let Some(app) = apps.iter().find(|a| a.name == call.name) else {
         let all: Vec<&str> = apps.iter().map(|a| a.name.as_str()).collect();
         let there =
             if all.is_empty() { "the policy names none".into() } else { format!("there are {}", all.join(", ")) };
-        bail!("there is no app `{}`; {there}", name.escape_debug());
+        return Err(Refused::new(format!("there is no app `{}`; {there}", call.name.escape_debug())));
     };
-    let learnt: Vec<Value> = app
-        .learnt
-        .iter()
-        .map(|(m, l)| {
-            let until = s.settings.app_expiry.map(|e| l.seen.saturating_add(e));
-            json!({ "domain": l.domain, "address": l.addr.to_string(), "since": l.since, "seen": l.seen, "gone": l.gone, "over": l.over,
-                    "until": if l.gone { Some(l.seen) } else { until }, "connector": m.node.name })
-        })
-        .collect();
-    let pinned: Vec<String> = app.pinned.iter().map(|p| p.long()).collect();
-    let connectors: Vec<&str> = app.connectors.iter().map(|m| m.node.name.as_str()).collect();
-    Ok(
-        json!({ "name": app.name, "domains": app.domains, "pinned": pinned, "connectors": connectors, "learnt": learnt }),
-    )
+    let learnt = app.learnt.iter().map(|(m, l)| {
+        let until = s.settings.app_expiry.map(|e| l.seen.saturating_add(e));
+        wire::LearnedAddress {
+            domain: l.domain.clone(),
+            address: l.addr,
+            since: l.since,
+            seen: l.seen,
+            gone: l.gone,
+            over: l.over,
+            until: if l.gone { Some(l.seen) } else { until },
+            connector: m.node.name.clone(),
+        }
+    });
+    Ok(wire::AppDetails {
+        name: app.name.clone(),
+        domains: app.domains.clone(),
+        pinned: app.pinned.clone(),
+        connectors: app.connectors.iter().map(|m| m.node.name.clone()).collect(),
+        learnt: learnt.collect(),
+    })
 }
 
-fn status(desk: &Desk, s: &Snapshot, _: &Value) -> anyhow::Result<Value> {
-    Ok(json!({
-        "url": desk.url.to_string(), "nodes": s.nodes.len(), "online": s.nodes.values().filter(|m| m.online).count(),
-        "streams": desk.streams(), "users": s.users.len(), "policy": s.has_policy, "generation": s.generation,
-        "waiting": s.pending.values().filter(|p| p.waits()).count(),
-    }))
+fn status(desk: &Desk, s: &Snapshot, _: wire::Status) -> Done<wire::ServerStatus> {
+    Ok(wire::ServerStatus {
+        url: desk.url.to_string(),
+        nodes: s.nodes.len(),
+        online: s.nodes.values().filter(|m| m.online).count(),
+        streams: desk.streams(),
+        users: s.users.len(),
+        policy: s.has_policy,
+        generation: s.generation,
+        waiting: s.pending.values().filter(|p| p.waits()).count(),
+    })
 }

@@ -3,14 +3,20 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
-use serde_json::{Value, json};
+use addr::Addr;
+use api::control::{
+    AppsList, AppsShow, DnsGet, DnsSet, KeysCreate, KeysList, KeysRevoke, NewRecord, Node, NodesApprove, NodesDelete,
+    NodesExpire, NodesList, NodesMove, NodesRefuse, NodesRename, NodesShow, NodesTag, PolicyGet, Reachability,
+    RouteState, RoutesApprove, RoutesCheck, RoutesList, RoutesRevoke, Source, Split, User, UsersCreate, UsersDelete,
+    UsersList, UsersRename, UsersRole,
+};
 
 use crate::args::GlobalArgs;
 use crate::args::control::{AppsCommand, DnsCommand, KeysCommand, NodesCommand, RoutesCommand, UsersCommand};
 use crate::args::gate::JsonArgs;
 use crate::commands::gate::printed;
 use crate::fail::{Exit, Fail};
+use crate::say::{when, word, words};
 use crate::{ask, say};
 
 type Answer = Result<ExitCode, Fail>;
@@ -23,40 +29,44 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
     match c {
         UsersCommand::Create { name, role, json } => {
             role.as_deref().map_or(Ok(()), is_role)?;
-            let user = ask::control(global, "users-create", json!({ "name": name, "role": role }))?;
+            let user = ask::control(global, UsersCreate { name: name.clone(), role: role.clone() })?;
             told(json, &user, || format!("user {} is there", login(&user)))
         }
         UsersCommand::Rename { name, new, json } => {
-            let user = ask::control(global, "users-rename", json!({ "name": name, "new": new }))?;
-            if user["policy"] == true && !json.json.unwrap_or(false) {
-                eprintln!(
-                    "note: a rule of the policy that says {} does not mean {} any more",
-                    word(&user["before"]),
-                    login(&user)
-                );
+            let done = ask::control(global, UsersRename { name: name.clone(), new: new.clone() })?;
+            let (before, login) = (word(&done.before), login(&done.user));
+            if done.policy && !json.json.unwrap_or(false) {
+                eprintln!("note: a rule of the policy that says {before} does not mean {login} any more");
             }
-            told(json, &user, || format!("{} is {} now", word(&user["before"]), login(&user)))
+            told(json, &done, || format!("{before} is {login} now"))
         }
         UsersCommand::Role { name, role, json } => {
             is_role(role)?;
-            let user = ask::control(global, "users-role", json!({ "name": name, "role": role }))?;
-            told(json, &user, || match &user["owner_before"] {
-                Value::String(before) => format!("{} owns the network now, {before} is an admin of it", login(&user)),
-                _ => format!("{} has the role {role}", login(&user)),
+            let done = ask::control(global, UsersRole { name: name.clone(), role: role.clone() })?;
+            told(json, &done, || match &done.owner_before {
+                Some(before) => {
+                    format!("{} owns the network now, {} is an admin of it", login(&done.user), word(before))
+                }
+                None => format!("{} has the role {role}", login(&done.user)),
             })
         }
         UsersCommand::Delete { name, json } => {
-            let user = ask::control(global, "users-delete", json!({ "name": name }))?;
-            told(json, &user, || format!("user {} is gone", login(&user)))
+            let user = ask::control(global, UsersDelete { name: name.clone() })?;
+            told(json, &user, || format!("user {} is gone", login(&user.done)))
         }
         UsersCommand::List(json) => {
-            let all = ask::control(global, "users-list", Value::Null)?;
+            let all = ask::control(global, UsersList {})?;
             if printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
-            let row =
-                |u: &Value| vec![word(&u["id"]), login(u), word(&u["role"]), word(&u["nodes"]), when(&u["created"])];
-            let rows: Vec<Vec<String>> = each(&all["users"]).map(row).collect();
+            let rows: Vec<Vec<String>> = all
+                .users
+                .iter()
+                .map(|u| {
+                    let role = word(u.user.role.as_deref().unwrap_or_default());
+                    vec![u.user.id.to_string(), login(&u.user), role, u.nodes.to_string(), when(u.user.created)]
+                })
+                .collect();
             say::raw(&say::table(&["ID", "USER", "ROLE", "NODES", "SINCE"], &rows));
             Ok(ExitCode::SUCCESS)
         }
@@ -73,45 +83,58 @@ fn is_role(role: &str) -> Result<(), Fail> {
     ))
 }
 
-fn login(u: &Value) -> String {
-    let email = word(&u["email"]);
-    if email.is_empty() { word(&u["name"]) } else { email }
+fn login(u: &User) -> String {
+    word(u.login())
+}
+
+fn maybe(text: Option<&str>) -> String {
+    word(text.unwrap_or_default())
+}
+
+fn address(addr: Option<Addr>) -> String {
+    addr.map_or_else(String::new, |a| a.to_string())
 }
 
 /// `keys`.
 pub(crate) fn keys(c: &KeysCommand, global: &GlobalArgs) -> Answer {
     match c {
         KeysCommand::Create { user, reusable, ephemeral, tags, expiry, json } => {
-            let expiry = expiry.map_or(Some(KEY_EXPIRY), |s| s.0);
-            let args =
-                json!({ "user": user, "reusable": reusable, "ephemeral": ephemeral, "tags": tags, "expiry": expiry });
-            let key = ask::control(global, "keys-create", args)?;
-            unknown_tags(&key);
-            told(json, &key, || word(&key["key"]))
+            let key = ask::control(
+                global,
+                KeysCreate {
+                    user: user.clone(),
+                    reusable: *reusable,
+                    ephemeral: *ephemeral,
+                    tags: tags.clone(),
+                    expiry: expiry.map_or(Some(KEY_EXPIRY), |s| s.0),
+                },
+            )?;
+            say_unknown(&key.unknown_tags);
+            told(json, &key, || word(&key.key))
         }
         KeysCommand::Revoke { id, json } => {
-            let key = ask::control(global, "keys-revoke", json!({ "id": id }))?;
+            let key = ask::control(global, KeysRevoke { id: *id })?;
             told(json, &key, || format!("key {id} is good for nothing any more"))
         }
         KeysCommand::List(json) => {
-            let all = ask::control(global, "keys-list", Value::Null)?;
+            let all = ask::control(global, KeysList {})?;
             if printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
-            let yes = |v: &Value, text: &str| if v == &Value::Bool(true) { text.to_string() } else { String::new() };
-            let rows: Vec<Vec<String>> = each(&all["keys"])
+            let yes = |is: bool, text: &str| if is { text.to_string() } else { String::new() };
+            let rows: Vec<Vec<String>> = all
+                .keys
+                .iter()
                 .map(|k| {
-                    let tags: Vec<String> = each(&k["tags"]).map(word).collect();
-                    let until = if k["expires"].is_u64() { when(&k["expires"]) } else { "never ends".into() };
                     vec![
-                        word(&k["id"]),
-                        word(&k["user"]),
-                        tags.join(" "),
-                        yes(&k["reusable"], "reusable"),
-                        yes(&k["ephemeral"], "ephemeral"),
-                        word(&k["used"]),
-                        word(&k["state"]),
-                        until,
+                        k.id.to_string(),
+                        maybe(k.user.as_deref()),
+                        words(&k.tags, " "),
+                        yes(k.reusable, "reusable"),
+                        yes(k.ephemeral, "ephemeral"),
+                        k.used.to_string(),
+                        k.state.to_string(),
+                        k.expires.map_or_else(|| "never ends".to_string(), when),
                     ]
                 })
                 .collect();
@@ -127,116 +150,120 @@ pub(crate) fn nodes(c: &NodesCommand, global: &GlobalArgs) -> Answer {
         NodesCommand::List(json) => nodes_list(json, global),
         NodesCommand::Show { node, json } => node_show(node, json, global),
         NodesCommand::Approve { node, user, json } => {
-            let n = ask::control(global, "nodes-approve", json!({ "node": node, "user": user }))?;
-            told(json, &n, || format!("{} has joined as {}", word(&n["name"]), word(&n["ipv4"])))
+            let n = ask::control(global, NodesApprove { node: node.clone(), user: user.clone() })?;
+            told(json, &n, || format!("{} has joined as {}", word(&n.name), n.ipv4))
         }
         NodesCommand::Refuse { node, json } => {
-            let n = ask::control(global, "nodes-refuse", json!({ "node": node }))?;
+            let n = ask::control(global, NodesRefuse { node: node.clone() })?;
             told(json, &n, || format!("{node} was turned away"))
         }
         NodesCommand::Expire { node, json } => {
-            let n = ask::control(global, "nodes-expire", json!({ "node": node }))?;
-            told(json, &n, || format!("{} has to log in again", word(&n["name"])))
+            let n = ask::control(global, NodesExpire { node: node.clone() })?;
+            told(json, &n, || format!("{} has to log in again", word(&n.done.name)))
         }
         NodesCommand::Rename { node, name, json } => {
-            let n = ask::control(global, "nodes-rename", json!({ "node": node, "name": name }))?;
-            told(json, &n, || format!("node {} is called {} now", word(&n["id"]), word(&n["name"])))
+            let n = ask::control(global, NodesRename { node: node.clone(), name: name.clone() })?;
+            told(json, &n, || format!("node {} is called {} now", n.id, word(&n.name)))
         }
         NodesCommand::Move { node, user, json } => {
-            let n = ask::control(global, "nodes-move", json!({ "node": node, "user": user }))?;
-            let tags: Vec<String> = each(&n["tags"]).map(word).collect();
-            told(json, &n, || match tags.is_empty() {
-                true => format!("{} belongs to {} now", word(&n["name"]), word(&n["user"])),
+            let n = ask::control(global, NodesMove { node: node.clone(), user: user.clone() })?;
+            let (name, user) = (word(&n.node.name), maybe(n.user.as_deref()));
+            told(json, &n, || match n.node.tags.is_empty() {
+                true => format!("{name} belongs to {user} now"),
                 false => format!(
-                    "{} belongs to its tags ({}); {} counts as who brought it",
-                    word(&n["name"]),
-                    tags.join(" "),
-                    word(&n["user"])
+                    "{name} belongs to its tags ({}); {user} counts as who brought it",
+                    words(&n.node.tags, " ")
                 ),
             })
         }
         NodesCommand::Tag { node, tags, json } => {
-            let n = ask::control(global, "nodes-tag", json!({ "node": node, "tags": tags }))?;
-            unknown_tags(&n);
-            let tags: Vec<String> = each(&n["tags"]).map(word).collect();
-            let has = if tags.is_empty() { "no tag".to_string() } else { tags.join(" ") };
-            told(json, &n, || format!("{} has {has}", word(&n["name"])))
+            let n = ask::control(global, NodesTag { node: node.clone(), tags: tags.clone() })?;
+            say_unknown(&n.unknown_tags);
+            let tags = &n.node.tags;
+            let has = if tags.is_empty() { "no tag".to_string() } else { words(tags, " ") };
+            told(json, &n, || format!("{} has {has}", word(&n.node.name)))
         }
         NodesCommand::Delete { node, json } => {
-            let n = ask::control(global, "nodes-delete", json!({ "node": node }))?;
-            told(json, &n, || format!("{} is gone", word(&n["name"])))
+            let n = ask::control(global, NodesDelete { node: node.clone() })?;
+            told(json, &n, || format!("{} is gone", word(&n.done.name)))
         }
     }
 }
 
+fn state(n: &Node) -> String {
+    match (n.expired, n.online, n.expected) {
+        (true, ..) => "logged out".to_string(),
+        (_, true, _) => "online".to_string(),
+        // It was there before the server was started, or a moment ago.
+        (_, _, true) => "not back yet".to_string(),
+        _ => format!("away since {}", when(n.seen)),
+    }
+}
+
 fn nodes_list(json: &JsonArgs, global: &GlobalArgs) -> Answer {
-    let all = ask::control(global, "nodes-list", Value::Null)?;
+    let all = ask::control(global, NodesList {})?;
     if printed(json, &all)? {
         return Ok(ExitCode::SUCCESS);
     }
-    let rows: Vec<Vec<String>> = each(&all["nodes"])
+    let rows: Vec<Vec<String>> = all
+        .nodes
+        .iter()
         .map(|n| {
-            let state = match (n["expired"] == true, n["online"] == true, n["expected"] == true) {
-                (true, ..) => "logged out".to_string(),
-                (_, true, _) => "online".to_string(),
-                // It was there before the server was started, or a moment ago.
-                (_, _, true) => "not back yet".to_string(),
-                _ => format!("away since {}", when(&n["seen"])),
-            };
             vec![
-                word(&n["id"]),
-                word(&n["name"]),
-                word(&n["ipv4"]),
-                word(&n["belongs_to"]),
-                state,
-                word(&n["comes_from"]),
-                word(&n["os"]),
+                n.id.to_string(),
+                word(&n.name),
+                n.ipv4.to_string(),
+                word(&n.belongs_to),
+                state(n),
+                address(n.comes_from),
+                word(&n.os),
             ]
         })
         .collect();
     say::raw(&say::table(&["ID", "NODE", "ADDRESS", "BELONGS TO", "STATE", "COMES FROM", "OS"], &rows));
-    for w in each(&all["waiting"]) {
-        let machine: String = word(&w["machine"]).chars().take("mkey:".len() + 5).collect();
+    for w in &all.waiting {
+        let machine: String = word(&w.machine).chars().take("mkey:".len() + 5).collect();
         // A tag is more than a name: who approves sees what the device will be.
-        let tags: Vec<String> = each(&w["asks_tags"]).map(word).collect();
-        let tags = if tags.is_empty() { String::new() } else { format!(", asks for {}", tags.join(" ")) };
+        let tags = match w.asks_tags.is_empty() {
+            true => String::new(),
+            false => format!(", asks for {}", words(&w.asks_tags, " ")),
+        };
         say::line(format!(
             "{} ({machine}) waits{tags}: portcullis nodes approve {} --user NAME",
-            word(&w["hostname"]),
-            word(&w["ticket"])
+            word(&w.hostname),
+            word(&w.ticket)
         ));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn node_show(node: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
-    let n = ask::control(global, "nodes-show", json!({ "node": node }))?;
-    if printed(json, &n)? {
+    let details = ask::control(global, NodesShow { node: node.to_string() })?;
+    if printed(json, &details)? {
         return Ok(ExitCode::SUCCESS);
     }
-    let list = |v: &Value| each(v).map(word).collect::<Vec<_>>().join(" ");
-    let stays =
-        if n["expires"].is_u64() { format!("until {}", when(&n["expires"])) } else { "until it is logged out".into() };
+    let n = &details.node;
+    let endpoints: Vec<String> = n.endpoints.iter().map(ToString::to_string).collect();
     for (name, text) in [
-        ("node", format!("{} ({})", word(&n["name"]), word(&n["full_name"]))),
-        ("addresses", format!("{} {}", word(&n["ipv4"]), word(&n["ipv6"]))),
-        ("belongs to", word(&n["belongs_to"])),
-        ("brought by", word(&n["user"])),
-        ("online", word(&n["online"])),
-        ("comes from", word(&n["comes_from"])),
-        ("reached at", list(&n["endpoints"])),
-        ("joined", when(&n["created"])),
-        ("logged in", stays),
-        ("ephemeral", word(&n["ephemeral"])),
-        ("client", format!("{} on {}", word(&n["client"]), word(&n["os"]))),
-        ("machine", word(&n["machine"])),
-        ("key", word(&n["key"])),
-        ("sees", list(&n["map"]["peers"])),
+        ("node", format!("{} ({})", word(&n.name), word(&n.full_name))),
+        ("addresses", format!("{} {}", n.ipv4, n.ipv6)),
+        ("belongs to", word(&n.belongs_to)),
+        ("brought by", maybe(n.user.as_deref())),
+        ("online", n.online.to_string()),
+        ("comes from", address(n.comes_from)),
+        ("reached at", endpoints.join(" ")),
+        ("joined", when(n.created)),
+        ("logged in", n.expires.map_or_else(|| "until it is logged out".into(), |at| format!("until {}", when(at)))),
+        ("ephemeral", n.ephemeral.to_string()),
+        ("client", format!("{} on {}", word(&n.client), word(&n.os))),
+        ("machine", word(&n.machine)),
+        ("key", word(&n.key)),
+        ("sees", details.map.as_ref().map_or_else(String::new, |m| words(&m.peers, " "))),
     ] {
         say::line(format!("{name:<11} {text}"));
     }
-    for r in each(&n["routes"]) {
-        say::line(format!("{:<11} {} {}", "route", word(&r["prefix"]), word(&r["state"])));
+    for r in &n.routes {
+        say::line(format!("{:<11} {} {}", "route", r.prefix.long(), r.state));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -245,25 +272,27 @@ fn node_show(node: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
 pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
     match c {
         RoutesCommand::List(json) => {
-            let all = ask::control(global, "routes-list", Value::Null)?;
+            let all = ask::control(global, RoutesList {})?;
             if printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
-            let rows: Vec<Vec<String>> = each(&all["routes"])
+            let rows: Vec<Vec<String>> = all
+                .routes
+                .iter()
                 .map(|r| {
-                    let by = if r["by_policy"] == true { "by the policy" } else { "" };
-                    let carries = match (r["primary"] == true, r["online"] == true) {
+                    let by = if r.route.by_policy { "by the policy" } else { "" };
+                    let carries = match (r.route.primary, r.online) {
                         (true, true) => "carries it",
                         (true, false) => "should carry it, is away",
                         (false, _) => "",
                     };
                     vec![
-                        word(&r["node"]),
-                        word(&r["prefix"]),
-                        word(&r["state"]),
+                        word(&r.node),
+                        r.route.prefix.long(),
+                        r.route.state.to_string(),
                         by.into(),
                         carries.into(),
-                        word(&r["leaves_from"]),
+                        address(r.leaves_from),
                     ]
                 })
                 .collect();
@@ -271,20 +300,20 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
             Ok(ExitCode::SUCCESS)
         }
         RoutesCommand::Approve { node, routes, json } => {
-            let done = ask::control(global, "routes-approve", json!({ "node": node, "routes": routes }))?;
-            let missing: Vec<String> = each(&done["not_offered"]).map(word).collect();
-            if !missing.is_empty() && !json.json.unwrap_or(false) {
+            let done = ask::control(global, RoutesApprove { node: node.clone(), routes: routes.clone() })?;
+            if !done.not_offered.is_empty() && !json.json.unwrap_or(false) {
+                let missing: Vec<String> = done.not_offered.iter().map(|p| p.long()).collect();
                 say::line(format!(
                     "{} does not offer {} now; it is approved for when it does",
-                    word(&done["node"]),
+                    word(&done.node),
                     missing.join(" ")
                 ));
             }
-            told(json, &done, || format!("approved at {}: {}", word(&done["node"]), routes.join(" ")))
+            told(json, &done, || format!("approved at {}: {}", word(&done.node), routes.join(" ")))
         }
         RoutesCommand::Revoke { node, routes, json } => {
-            let done = ask::control(global, "routes-revoke", json!({ "node": node, "routes": routes }))?;
-            told(json, &done, || format!("taken back at {}: {}", word(&done["node"]), routes.join(" ")))
+            let revoked = ask::control(global, RoutesRevoke { node: node.clone(), routes: routes.clone() })?;
+            told(json, &revoked, || format!("taken back at {}: {}", word(&revoked.done.node), routes.join(" ")))
         }
         RoutesCommand::Check { address, json } => check(address, json, global),
     }
@@ -292,77 +321,72 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
 
 /// `routes check`: exit 3 where nobody may pass.
 fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
-    let found = ask::control(global, "routes-check", json!({ "address": address }))?;
-    let nobody = found["nobody"].is_string() && !found["node"].is_string();
-    let code = Exit::of(!nobody);
-    if printed(json, &found)? {
-        return Ok(code);
-    }
-    if found["node"].is_string() {
-        say::line(format!("{} is the node {} itself", word(&found["address"]), word(&found["node"])));
-        return Ok(ExitCode::SUCCESS);
-    }
-    for c in each(&found["carriers"]) {
-        let users: Vec<String> = each(&c["users"]).map(word).collect();
-        let whom = if users.is_empty() { "nobody".to_string() } else { users.join(", ") };
-        let whom = if c["exit"] == true { format!("{whom}, if it is their exit node") } else { whom };
-        let away = if c["online"] == true { "" } else { ", which is away" };
-        say::line(format!(
-            "{} goes through {}{away} by {}",
-            word(&found["address"]),
-            word(&c["node"]),
-            word(&c["route"])
-        ));
-        say::line(format!("  for:         {whom}"));
-    }
-    leaves_from(&found["leaves_from"]);
-    for p in each(&found["not_approved"]) {
-        let (route, node, state) = (word(&p["route"]), word(&p["node"]), word(&p["state"]));
-        let hint = if matches!(state.as_str(), "pending" | "revoked") {
-            let route = if route.ends_with("/0") { "exit" } else { &route };
-            format!(": portcullis routes approve {node} {route}")
-        } else {
-            String::new()
-        };
-        say::line(format!("{route} at {node} is {state}{hint}"));
-    }
-    if nobody {
-        let carried = each(&found["carriers"]).next().is_some();
-        let nobody = if carried { "nobody may reach" } else { "nobody carries" };
-        say::line(format!("{nobody} {}: {}", word(&found["address"]), word(&found["nobody"])));
+    let address = address.parse().map_err(|e: addr::AddrError| anyhow::anyhow!("{e}"))?;
+    let found = ask::control(global, RoutesCheck { address })?;
+    let code = Exit::of(found.nobody.is_none() || found.node.is_some());
+    if !printed(json, &found)? {
+        say_way(&found);
     }
     Ok(code)
 }
 
-/// Every address that traffic may come from: all of them have to be let in at the other end.
-fn leaves_from(sources: &Value) {
-    let all: Vec<&Value> = each(sources).collect();
-    let one = all.len() == 1;
-    if !one && !all.is_empty() {
-        say::line(format!("  leaves from one of {} addresses; give all of them to the partner:", all.len()));
+fn say_way(found: &Reachability) {
+    let address = found.address;
+    if let Some(node) = &found.node {
+        say::line(format!("{address} is the node {} itself", word(node)));
+        return;
     }
-    for s in all {
-        let (node, address) = (word(&s["node"]), word(&s["address"]));
-        let part = match &s["app"] {
-            Value::String(app) => format!("connector of {app}"),
-            _ => "has the route too".to_string(),
+    for c in &found.carriers {
+        let whom = if c.users.is_empty() { "nobody".to_string() } else { words(&c.users, ", ") };
+        let whom = if c.exit { format!("{whom}, if it is their exit node") } else { whom };
+        let away = if c.online { "" } else { ", which is away" };
+        say::line(format!("{address} goes through {}{away} by {}", word(&c.node), c.route.long()));
+        say::line(format!("  for:         {whom}"));
+    }
+    leaves_from(&found.leaves_from);
+    for p in &found.not_approved {
+        let (route, node) = (p.route.long(), word(&p.node));
+        let hint = if matches!(p.state, RouteState::Pending | RouteState::Revoked) {
+            let route = if p.route.bits() == 0 { "exit" } else { &route };
+            format!(": portcullis routes approve {node} {route}")
+        } else {
+            String::new()
         };
-        let what = match (s["carries"] == true, s["online"] == true) {
+        say::line(format!("{route} at {node} is {}{hint}", p.state));
+    }
+    if let Some(why) = &found.nobody {
+        let nobody = if found.carriers.is_empty() { "nobody carries" } else { "nobody may reach" };
+        say::line(format!("{nobody} {address}: {}", word(why)));
+    }
+}
+
+/// Every address that traffic may come from: all of them have to be let in at the other end.
+fn leaves_from(sources: &[Source]) {
+    let one = sources.len() == 1;
+    if sources.len() > 1 {
+        say::line(format!("  leaves from one of {} addresses; give all of them to the partner:", sources.len()));
+    }
+    for s in sources {
+        let node = word(&s.node);
+        let part = match &s.app {
+            Some(app) => format!("connector of {}", word(app)),
+            None => "has the route too".to_string(),
+        };
+        let what = match (s.carries, s.online) {
             (true, true) => format!("{node} carries it now"),
             (true, false) => format!("{node} should carry it, and is away"),
             (false, true) => format!("{node} takes over if need be: {part}"),
             (false, false) => format!("{node} is away: {part}"),
         };
-        let address = match (s["address"].is_string(), s["private"] == true) {
-            (false, _) => "not known yet".to_string(),
-            (true, true) => format!("{address}, a private one: the partner sees another"),
-            (true, false) => address,
+        let address = match (s.address, s.private) {
+            (None, _) => "not known yet".to_string(),
+            (Some(a), true) => format!("{a}, a private one: the partner sees another"),
+            (Some(a), false) => a.to_string(),
         };
         if one {
-            let hint = if s["address"].is_string() {
-                "  (its control connection comes from there; give it to the partner)"
-            } else {
-                ""
+            let hint = match s.address {
+                Some(_) => "  (its control connection comes from there; give it to the partner)",
+                None => "",
             };
             say::line(format!("  leaves from: {address}{hint}"));
         } else {
@@ -375,19 +399,21 @@ fn leaves_from(sources: &Value) {
 pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
     match c {
         AppsCommand::List(json) => {
-            let all = ask::control(global, "apps-list", Value::Null)?;
+            let all = ask::control(global, AppsList {})?;
             if printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
-            let list = |v: &Value| each(v).map(word).collect::<Vec<_>>().join(" ");
-            let rows: Vec<Vec<String>> = each(&all["apps"])
+            let rows: Vec<Vec<String>> = all
+                .apps
+                .iter()
                 .map(|a| {
+                    let pinned: Vec<String> = a.pinned.iter().map(|p| p.long()).collect();
                     vec![
-                        word(&a["name"]),
-                        list(&a["domains"]),
-                        list(&a["pinned"]),
-                        list(&a["connectors"]),
-                        word(&a["addresses"]),
+                        word(&a.name),
+                        words(&a.domains, " "),
+                        pinned.join(" "),
+                        words(&a.connectors, " "),
+                        a.addresses.to_string(),
                     ]
                 })
                 .collect();
@@ -395,34 +421,26 @@ pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
             Ok(ExitCode::SUCCESS)
         }
         AppsCommand::Show { name, json } => {
-            let app = ask::control(global, "apps-show", json!({ "name": name }))?;
+            let app = ask::control(global, AppsShow { name: name.clone() })?;
             if printed(json, &app)? {
                 return Ok(ExitCode::SUCCESS);
             }
-            let by = each(&app["connectors"]).map(word).collect::<Vec<_>>().join(" ");
-            let pinned = each(&app["pinned"]).map(|p| {
+            let by = words(&app.connectors, " ");
+            let pinned = app.pinned.iter().map(|p| {
                 let none = String::new;
-                vec!["(pinned)".into(), word(p), none(), none(), "always".into(), by.clone()]
+                vec!["(pinned)".into(), p.long(), none(), none(), "always".into(), by.clone()]
             });
-            let rows: Vec<Vec<String>> = each(&app["learnt"])
-                .map(|l| {
-                    let until = match (l["gone"] == true, l["until"].is_u64()) {
-                        _ if l["over"] == true => "over the limit of routes".into(),
-                        (true, _) => format!("gone {}", when(&l["until"])),
-                        (false, true) => when(&l["until"]),
-                        (false, false) => "for ever".into(),
-                    };
-                    vec![
-                        word(&l["domain"]),
-                        word(&l["address"]),
-                        when(&l["since"]),
-                        when(&l["seen"]),
-                        until,
-                        word(&l["connector"]),
-                    ]
-                })
-                .chain(pinned)
-                .collect();
+            let learned = app.learnt.iter().map(|l| {
+                let until = match (l.gone, l.until) {
+                    _ if l.over => "over the limit of routes".into(),
+                    (true, at) => format!("gone {}", at.map_or_else(String::new, when)),
+                    (false, Some(at)) => when(at),
+                    (false, None) => "for ever".into(),
+                };
+                let (domain, connector) = (word(&l.domain), word(&l.connector));
+                vec![domain, l.address.to_string(), when(l.since), when(l.seen), until, connector]
+            });
+            let rows: Vec<Vec<String>> = learned.chain(pinned).collect();
             say::raw(&say::table(&["DOMAIN", "ADDRESS", "SINCE", "LAST SEEN", "UNTIL", "CONNECTOR"], &rows));
             Ok(ExitCode::SUCCESS)
         }
@@ -431,86 +449,73 @@ pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
 
 /// `dns`.
 pub(crate) fn dns(c: &DnsCommand, global: &GlobalArgs) -> Answer {
+    let nothing = DnsSet::default();
     let (json, change) = match c {
-        DnsCommand::Show(json) => {
-            let names = ask::control(global, "dns-get", Value::Null)?;
-            if printed(json, &names)? {
-                return Ok(ExitCode::SUCCESS);
-            }
-            let list = |v: &Value| each(v).map(word).collect::<Vec<_>>().join(" ");
-            say::line(format!("domain       {}", word(&names["domain"])));
-            let servers = list(&names["nameservers"]);
-            say::line(format!("nameservers  {}", if servers.is_empty() { "each node's own".into() } else { servers }));
-            say::line(format!("search       {}", list(&names["search"])));
-            for (domain, servers) in names["split"].as_object().into_iter().flatten() {
-                say::line(format!("split        {domain} -> {}", list(servers)));
-            }
-            for r in each(&names["records"]) {
-                say::line(format!("name         {} {}", word(&r["Name"]), word(&r["Value"])));
-            }
-            return Ok(ExitCode::SUCCESS);
-        }
-        DnsCommand::Nameservers { servers, json } => (json, json!({ "nameservers": servers })),
-        DnsCommand::Search { domains, json } => (json, json!({ "search": domains })),
+        DnsCommand::Show(json) => return dns_show(json, global),
+        DnsCommand::Nameservers { servers, json } => (json, DnsSet { nameservers: Some(servers.clone()), ..nothing }),
+        DnsCommand::Search { domains, json } => (json, DnsSet { search: Some(domains.clone()), ..nothing }),
         DnsCommand::Split { domain, servers, json } => {
-            (json, json!({ "split": { "domain": domain, "servers": servers } }))
+            let split = Split { domain: domain.clone(), servers: servers.clone() };
+            (json, DnsSet { split: Some(split), ..nothing })
         }
-        DnsCommand::Add { name, address, json } => (json, json!({ "record": { "name": name, "value": address } })),
-        DnsCommand::Remove { name, json } => (json, json!({ "remove_record": name })),
+        DnsCommand::Add { name, address, json } => {
+            let record = NewRecord { name: name.clone(), value: address.clone() };
+            (json, DnsSet { record: Some(record), ..nothing })
+        }
+        DnsCommand::Remove { name, json } => (json, DnsSet { remove_record: Some(name.clone()), ..nothing }),
     };
-    let cleared = change.get("nameservers").and_then(Value::as_array).is_some_and(Vec::is_empty);
-    let done = ask::control(global, "dns-set", change)?;
+    let cleared = change.nameservers.as_ref().is_some_and(Vec::is_empty);
+    let done = ask::control(global, change)?;
     told(json, &done, || {
         if cleared { "every node asks its own nameservers again".to_string() } else { "every node is told".to_string() }
     })
 }
 
-/// `policy get`.
-pub(crate) fn policy_get(json: bool, global: &GlobalArgs) -> Answer {
-    let got = ask::control(global, "policy-get", Value::Null)?;
-    if json {
-        say::line(serde_json::to_string_pretty(&got).context("cannot print the answer")?);
+fn dns_show(json: &JsonArgs, global: &GlobalArgs) -> Answer {
+    let names = ask::control(global, DnsGet {})?;
+    if printed(json, &names)? {
         return Ok(ExitCode::SUCCESS);
     }
-    match &got["policy"] {
-        Value::String(text) => say::raw(text),
-        _ => {
-            return Err(Fail::hinted(
-                "there is no policy: every node reaches every other one",
-                "`portcullis policy set FILE` puts one in force",
-            ));
-        }
+    say::line(format!("domain       {}", word(&names.domain)));
+    let servers = words(&names.nameservers, " ");
+    say::line(format!("nameservers  {}", if servers.is_empty() { "each node's own".into() } else { servers }));
+    say::line(format!("search       {}", words(&names.search, " ")));
+    for (domain, servers) in &names.split {
+        say::line(format!("split        {} -> {}", word(domain), words(servers, " ")));
     }
+    for r in &names.records {
+        say::line(format!("name         {} {}", word(&r.name), word(&r.value)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `policy get`.
+pub(crate) fn policy_get(json: bool, global: &GlobalArgs) -> Answer {
+    let got = ask::control(global, PolicyGet {})?;
+    if json {
+        say::json(&got)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some(text) = &got.policy else {
+        return Err(Fail::hinted(
+            "there is no policy: every node reaches every other one",
+            "`portcullis policy set FILE` puts one in force",
+        ));
+    };
+    say::raw(text);
     Ok(ExitCode::SUCCESS)
 }
 
 /// Says on standard error which tags give nothing yet.
-fn unknown_tags(answer: &Value) {
-    let tags: Vec<String> = each(&answer["unknown_tags"]).map(word).collect();
+fn say_unknown(tags: &[String]) {
     if !tags.is_empty() {
-        eprintln!("note: the policy in force names {} nowhere under tagOwners", tags.join(", "));
+        eprintln!("note: the policy in force names {} nowhere under tagOwners", words(tags, ", "));
     }
 }
 
-fn told(json: &JsonArgs, answer: &Value, words: impl FnOnce() -> String) -> Answer {
+fn told(json: &JsonArgs, answer: &impl api::Answer, words: impl FnOnce() -> String) -> Answer {
     if !printed(json, answer)? {
         say::line(words());
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn each(v: &Value) -> impl Iterator<Item = &Value> {
-    v.as_array().into_iter().flatten()
-}
-
-fn word(v: &Value) -> String {
-    match v {
-        Value::Null => String::new(),
-        Value::String(s) => say::word(s),
-        other => say::word(&other.to_string()),
-    }
-}
-
-fn when(v: &Value) -> String {
-    v.as_u64().map_or_else(String::new, say::when)
 }

@@ -14,9 +14,9 @@ use crate::commands::mesh;
 use crate::fail::{Exit, Fail};
 use crate::say::plain;
 use anyhow::{Context, Result, anyhow, bail};
+use api::control::{PolicySet, PolicyTopology};
 use clap::{Args, Subcommand};
 use policy::{Change, Compiled, Diff, Policy, Problem, Question, Topology, Verdict, diff, format};
-use serde_json::{Value, json};
 
 /// Largest file that is read. The largest policies known are a few hundred KiB; a topology of 100,000 nodes is 30 MB.
 const MAX_FILE: u64 = 64 << 20;
@@ -310,6 +310,12 @@ impl From<&Change> for Line {
     }
 }
 
+impl From<api::control::Change> for Line {
+    fn from(c: api::control::Change) -> Line {
+        Line { gained: c.gained, who: c.who, at: c.at, what: c.what }
+    }
+}
+
 /// Longer words are cut: the values of some attributes fill a screen.
 const WORD: usize = 80;
 
@@ -347,30 +353,20 @@ fn in_words(lines: &[Line], more: usize, partial: bool) -> String {
 /// `policy set`: shows who gains and who loses what.
 fn set(file: &Path, dry_run: bool, strict: bool, json: bool, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let text = read(file)?;
-    let done = ask::control(global, "policy-set", json!({ "policy": text, "dry_run": dry_run, "strict": strict }))?;
+    let done = ask::control(global, PolicySet { policy: text, dry_run, strict })?;
     if json {
-        say(&(serde_json::to_string_pretty(&done).context("cannot print the answer")? + "\n"))?;
+        crate::say::json(&done)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let list = |v: &Value| -> Vec<String> {
-        v.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect()
-    };
-    for note in list(&done["notes"]) {
+    for note in &done.notes {
         eprintln!("note: {}", plain(&format!("{}:{note}", file.display())));
     }
-    for unknown in list(&done["unknown"]) {
-        eprintln!("note: nobody can say yet: {}", plain(&unknown));
+    for unknown in &done.unknown {
+        eprintln!("note: nobody can say yet: {}", plain(unknown));
     }
-    let line = |c: &Value| Line {
-        gained: c["gained"] == true,
-        who: list(&c["who"]),
-        at: list(&c["at"]),
-        what: list(&c["what"]),
-    };
-    let lines: Vec<Line> = done["changes"].as_array().into_iter().flatten().map(line).collect();
-    let more = done["more"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
-    let mut words = in_words(&lines, more, done["partial"] == true);
-    words += &match (dry_run, done["until_start_from"].as_str()) {
+    let lines: Vec<Line> = done.changes.into_iter().map(Line::from).collect();
+    let mut words = in_words(&lines, done.more, done.partial);
+    words += &match (dry_run, done.until_start_from) {
         (true, _) => "nothing was changed\n".to_string(),
         (false, None) => "in force\n".to_string(),
         (false, Some(file)) => format!("in force until the server starts again or reloads, which reads {file}\n"),
@@ -380,8 +376,8 @@ fn set(file: &Path, dry_run: bool, strict: bool, json: bool, global: &GlobalArgs
 }
 
 fn print_topology(global: &GlobalArgs) -> Told {
-    let answer = ask::control(global, "policy-topology", json!({}))?;
-    let text = serde_json::to_string_pretty(&answer["topology"]).context("cannot print the answer")?;
+    let answer = ask::control(global, PolicyTopology::default())?;
+    let text = serde_json::to_string_pretty(&answer.topology).context("cannot print the answer")?;
     Ok(say(&(text + "\n"))?)
 }
 
@@ -462,10 +458,10 @@ fn in_force_unread(problems: &[Problem]) -> Fail {
 
 /// The policy in force at the running server, and who exists there, under another policy if one is given.
 fn network_under(policy: Option<&str>, global: &GlobalArgs) -> Result<(String, Arc<Topology>), Fail> {
-    let answer = ask::control(global, "policy-topology", json!({ "policy": policy }))
+    let answer = ask::control(global, PolicyTopology { policy: policy.map(str::to_string) })
         .map_err(|f| f.or_hint("name files with `--policy FILE --topology FILE` to need no server"))?;
-    let topology = Topology::read(&answer["topology"].to_string()).map_err(|p| in_force_unread(&p))?;
-    Ok((answer["policy"].as_str().unwrap_or_default().to_string(), Arc::new(topology)))
+    let topology = Topology::read(&answer.topology.to_string()).map_err(|p| in_force_unread(&p))?;
+    Ok((answer.policy, Arc::new(topology)))
 }
 
 /// The policy, or `None` after its problems were shown.

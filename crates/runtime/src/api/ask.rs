@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use ::api::{Call, Request};
 use anyhow::{Context, bail};
-use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -67,19 +66,6 @@ pub async fn ask<C: Call>(socket: &Path, call: C) -> anyhow::Result<C::Answer> {
     let line = exchange(socket, serde_json::to_vec::<Request>(&call.into())?).await?;
     let reply = ::api::read_reply::<C>(&line);
     Ok(reply.context("the running process's answer is not understood; is it another version?")??)
-}
-
-/// The same for callers that write and read JSON themselves.
-///
-/// # Errors
-/// As for [`ask`].
-pub async fn ask_json(socket: &Path, verb: &str, args: Value) -> anyhow::Result<Value> {
-    let line = exchange(socket, serde_json::to_vec(&serde_json::json!({ "verb": verb, "args": args }))?).await?;
-    let mut reply: Value = serde_json::from_str(&line).context("the running process's answer is no JSON")?;
-    if reply.get("error").is_some() {
-        return Err(serde_json::from_value::<::api::Error>(reply)?.into());
-    }
-    Ok(reply["ok"].take())
 }
 
 /// Sends a line and waits for one.

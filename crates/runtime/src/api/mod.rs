@@ -18,13 +18,12 @@ use std::time::Duration;
 use ::api::{Call, Code, Error, Request};
 use anyhow::{Context, anyhow, bail};
 use net::serve::LocalListener;
-use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
-pub use ask::{ask, ask_json, edges, find};
+pub use ask::{ask, edges, find};
 pub use edge::{Behind, edge_socket, edge_verbs, reload_verbs, stale};
 
 use crate::hint::{self, Hinted};
@@ -59,21 +58,6 @@ impl Verbs {
             Box::pin(async move { Ok(::api::write_reply(&Ok(answer.await?))?) })
         };
         self.table.insert(C::VERB, Arc::new(handler));
-        self
-    }
-
-    /// Adds an operation whose handler reads and writes JSON itself.
-    #[must_use]
-    pub fn on<F>(mut self, name: &'static str, handler: impl Fn(Value) -> F + Send + Sync + 'static) -> Verbs
-    where
-        F: Future<Output = anyhow::Result<Value>> + Send + 'static,
-    {
-        let handler = move |request: Request| -> Reply {
-            let args = serde_json::to_value(&request).map(|mut v| v["args"].take()).unwrap_or_default();
-            let answer = handler(args);
-            Box::pin(async move { Ok(::api::write_reply(&Ok(answer.await?))?) })
-        };
-        self.table.insert(name, Arc::new(handler));
         self
     }
 }
