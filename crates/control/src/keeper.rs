@@ -225,7 +225,7 @@ fn read(book: &mut Book, store: &dyn Store, now: u64) -> anyhow::Result<()> {
 }
 
 fn record(a: Audit) -> Record {
-    Record { at: a.at, what: a.what.to_string(), about: About::Thing { about: a.about }, by: a.by }
+    Record { at: a.at, what: a.what, about: About::Thing { about: a.about }, by: a.by }
 }
 
 fn key(slot: Slot) -> String {

@@ -199,7 +199,7 @@ async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Ans
         Ok(Ok(id)) => id,
         Ok(Err(no)) => {
             debug!("{from}: {} asks for a map: {no}", machine.short());
-            return Err(Problem(StatusCode::NOT_FOUND, no.0));
+            return Err(Problem(StatusCode::NOT_FOUND, no.to_string()));
         }
         Err(e) => return Err(Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}"))),
     };

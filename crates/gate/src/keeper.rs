@@ -594,7 +594,7 @@ fn remembered(log: &Path) -> Memory {
     let mut memory = Memory::default();
     for line in runtime::audit::tail(log) {
         let About::Grant { grant } = line.about else { continue };
-        let (Ok(what), Ok(g)) = (line.what.parse(), Grant::try_from(*grant)) else { continue };
+        let (Ok(what), Ok(g)) = (line.what.word().parse(), Grant::try_from(*grant)) else { continue };
         memory.note(Ended {
             at: line.at,
             list: g.list,
@@ -625,5 +625,5 @@ fn record(a: Audit) -> Record {
         Subject::Grant(g) => About::Grant { grant: Box::new(GrantRecord::from(g)) },
         Subject::Ban(b) => About::Thing { about: format!("{} on {}", b.whom, b.list) },
     };
-    Record { at: a.at, what: a.what.word().to_string(), about, by: a.by }
+    Record { at: a.at, what: crate::verbs::event(a.what), about, by: a.by }
 }

@@ -293,3 +293,18 @@ fn audit_verb(gate: &Gate, call: answer::Audit) -> anyhow::Result<answer::AuditL
     let (lines, head) = audit::verify(&gate.audit, None)?;
     Ok(answer::AuditLog { file, lines: Some(lines), head: Some(head) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is on record is remembered at the next start by the word that was written.
+    #[test]
+    fn events_of_the_ledger_have_one_word() {
+        for event in AuditEvent::ALL {
+            if let Ok(what) = event.word().parse::<What>() {
+                assert_eq!((&super::event(what), what.word()), (event, event.word()));
+            }
+        }
+    }
+}

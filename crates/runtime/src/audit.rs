@@ -10,6 +10,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ::api::AuditEvent;
 use access::record::GrantRecord;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ pub struct Record {
     /// When, seconds since the Unix epoch.
     pub at: u64,
     /// What happened.
-    pub what: String,
+    pub what: AuditEvent,
     /// To what.
     pub about: About,
     /// By whom or why.
@@ -53,7 +54,7 @@ pub struct Line {
     /// When, seconds since the Unix epoch.
     pub at: u64,
     /// What happened.
-    pub what: String,
+    pub what: AuditEvent,
     /// To what; its fields stand among the others.
     #[serde(flatten)]
     pub about: About,
@@ -150,7 +151,7 @@ impl Log {
             "the store knows line {} with the hash {}, and the file ends with line {} and the hash {}",
             queue.seq, queue.hash, self.seq, self.prev
         );
-        let what = "log-changed".to_string();
+        let what = AuditEvent::LogChanged;
         let about = About::Thing { about: "audit log".to_string() };
         // What the store still has is written again: better twice than not at all.
         self.append([Record { at, what, about, by: why.clone() }].into_iter().chain(queue.records))?;
@@ -406,7 +407,7 @@ mod tests {
             2 => About::Thing { about: "web-1".into() },
             _ => About::Grant { grant: serde_json::from_str(&text).unwrap() },
         };
-        Record { at: 1, what: "given".into(), about, by: String::new() }
+        Record { at: 1, what: AuditEvent::Given, about, by: String::new() }
     }
 
     #[test]

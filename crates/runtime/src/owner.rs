@@ -637,7 +637,7 @@ impl Reset {
 
     fn record<S: State>(&self) -> Record {
         let about = About::Thing { about: format!("{} clock: {}", S::NAME, self.words()) };
-        Record { at: self.to, what: "clock-reset".to_string(), about, by: "command line".to_string() }
+        Record { at: self.to, what: ::api::AuditEvent::ClockReset, about, by: "command line".to_string() }
     }
 }
 

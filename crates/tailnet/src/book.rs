@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use crate::record::{JoinKey, Names, Node, User};
 use addr::{Addr, Prefix};
+use api::AuditEvent;
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 
 use super::pool::Pools;
+use super::refusal::Refusal;
 use super::register::Pending;
 use super::snapshot::{Member, Snapshot};
 use policy::{Compiled, Outcome, Policy, Problem};
@@ -69,24 +71,16 @@ pub enum Saved {
 pub struct Audit {
     /// Seconds since the Unix epoch.
     pub at: u64,
-    /// A word for it, such as `node-joined`.
-    pub what: &'static str,
+    /// What it is.
+    pub what: AuditEvent,
     /// What it happened to.
     pub about: String,
     /// By whom, or why.
     pub by: String,
 }
 
-/// Why something was not done; nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(pub String);
-
-impl Refusal {
-    pub(crate) fn new(text: impl Into<String>) -> Refusal {
-        Refusal(text.into())
-    }
-}
+/// Names that are shown to somebody who mistyped one.
+pub(crate) const NAMES_SHOWN: usize = 20;
 
 /// How long a node that has left counts as being there: longer than a client needs to come back after its network has
 /// changed, short enough that another router takes over in time.
@@ -206,7 +200,7 @@ impl Book {
             Saved::Key(k) => drop(self.keys.insert(k.id, k)),
             Saved::Node(n) => {
                 if let Some(other) = self.by_key.insert(n.key, n.id) {
-                    return Err(Refusal::new(format!("nodes {other} and {} have the same key", n.id)));
+                    return Err(Refusal::SameNodeKey(other, n.id));
                 }
                 let until = now + GRACE_AT_START;
                 self.presence.insert(n.id, Presence { left: now, until, ..Presence::default() });
@@ -331,7 +325,7 @@ impl Book {
         let policy = Arc::new(text.map_or_else(|| Ok(open()), parse)?);
         let failed = self.failing_tests(&policy);
         if !failed.is_empty() {
-            return Err(Refusal::new(format!("the policy's own tests fail:\n{}", failed.join("\n"))));
+            return Err(Refusal::PolicyTests(failed));
         }
         self.put_in_force(policy, text, by, now);
         Ok(())
@@ -351,7 +345,7 @@ impl Book {
     fn put_in_force(&mut self, policy: Arc<Policy>, text: Option<&str>, by: &str, now: u64) {
         self.policy = policy;
         self.policy_text = text.map(str::to_string);
-        self.audit(now, "policy-set", format!("{} bytes", text.map_or(0, str::len)), by);
+        self.audit(now, AuditEvent::PolicySet, format!("{} bytes", text.map_or(0, str::len)), by);
         self.saves.insert(Slot::Policy);
         self.recompile = true;
         self.changed = true;
@@ -399,7 +393,7 @@ impl Book {
                 text(&split),
                 text(&records)
             );
-            self.audit(now, "names-set", about, by);
+            self.audit(now, AuditEvent::NamesSet, about, by);
         }
     }
 
@@ -410,11 +404,11 @@ impl Book {
     pub fn free_name(&self, name: &str) -> Result<String, Refusal> {
         let domain = &self.settings.domain;
         if !name.contains('.') {
-            return Err(Refusal::new(format!("`{name}` is no full name; write {name}.{domain}")));
+            return Err(Refusal::NotFullName { name: name.to_string(), domain: domain.clone() });
         }
         let node = name.strip_suffix(domain.as_str()).and_then(|n| n.strip_suffix('.'));
         match node.filter(|n| self.nodes.values().any(|m| m.node.name == *n)) {
-            Some(n) => Err(Refusal::new(format!("`{name}` is the node {n}; its address is its own"))),
+            Some(n) => Err(Refusal::NameOfNode { name: name.to_string(), node: n.to_string() }),
             None => Ok(name.to_string()),
         }
     }
@@ -431,7 +425,7 @@ impl Book {
         self.saves.insert(Slot::User(id));
         self.recompile = true;
         self.changed = true;
-        self.audit(now, "user-created", user.login().to_string(), by);
+        self.audit(now, AuditEvent::UserCreated, user.login().to_string(), by);
         Ok(user)
     }
 
@@ -440,10 +434,7 @@ impl Book {
         let good = |c: char| c.is_alphanumeric() || "-_.@+".contains(c);
         let parts = name.strip_suffix('@').unwrap_or(name).matches('@').count();
         if name.is_empty() || name.len() > 128 || !name.chars().all(good) || name.starts_with('@') || parts > 1 {
-            return Err(Refusal::new(format!(
-                "`{}` can not name a user; use letters, digits and `-_.@+`, such as ada or ada@example.com",
-                name.escape_debug()
-            )));
+            return Err(Refusal::BadUserName(name.to_string()));
         }
         let (short, email) = match name.trim_end_matches('@').split_once('@') {
             Some((short, _)) => (short, name),
@@ -451,7 +442,7 @@ impl Book {
         };
         let clash = |u: &&User| u.login().eq_ignore_ascii_case(name) || (email.is_empty() && u.name == short);
         match self.users.values().filter(|u| Some(u.id) != own).find(clash) {
-            Some(u) => Err(Refusal::new(format!("there is a user `{}` already", u.login()))),
+            Some(u) => Err(Refusal::UserExists(u.login().to_string())),
             None => Ok((short.to_string(), email.to_string())),
         }
     }
@@ -465,7 +456,7 @@ impl Book {
         let (name, email) = self.free_user(new, Some(old.id))?;
         let user = User { name, email, ..old.clone() };
         self.put_user(user.clone());
-        self.audit(now, "user-renamed", format!("{} to {}", old.login(), user.login()), by);
+        self.audit(now, AuditEvent::UserRenamed, format!("{} to {}", old.login(), user.login()), by);
         Ok(user)
     }
 
@@ -478,21 +469,18 @@ impl Book {
         let old = self.user_named(name)?.clone();
         let owns = |u: &User| u.role.as_deref() == Some(OWNER);
         if owns(&old) && role != Some(OWNER) && self.users.values().filter(|u| owns(u)).count() == 1 {
-            return Err(Refusal::new(format!(
-                "`{}` owns the network; give it to somebody else first: portcullis users role NAME {OWNER}",
-                old.login()
-            )));
+            return Err(Refusal::OnlyOwner(old.login().to_string()));
         }
         if role == Some(OWNER) {
             let before: Vec<User> = self.users.values().filter(|u| owns(u) && u.id != old.id).cloned().collect();
             for u in before {
-                self.audit(now, "user-role", format!("{}: admin", u.login()), by);
+                self.audit(now, AuditEvent::UserRole, format!("{}: admin", u.login()), by);
                 self.put_user(User { role: Some("admin".into()), ..u });
             }
         }
         let user = User { role: role.map(str::to_string), ..old };
         self.put_user(user.clone());
-        self.audit(now, "user-role", format!("{}: {}", user.login(), role.unwrap_or("member")), by);
+        self.audit(now, AuditEvent::UserRole, format!("{}: {}", user.login(), role.unwrap_or("member")), by);
         Ok(user)
     }
 
@@ -513,12 +501,9 @@ impl Book {
         let of_tags: Vec<u64> =
             self.nodes.values().filter(|m| m.node.user == Some(id) && m.node.is_tagged()).map(|m| m.node.id).collect();
         let own = |m: &&Member| m.node.user == Some(id) && !m.node.is_tagged();
-        let nodes: Vec<&str> = self.nodes.values().filter(own).map(|m| m.node.name.as_str()).collect();
+        let nodes: Vec<String> = self.nodes.values().filter(own).map(|m| m.node.name.clone()).collect();
         if !nodes.is_empty() {
-            return Err(Refusal::new(format!(
-                "`{name}` has nodes: {}; delete them, or `portcullis nodes move NODE --user NAME`",
-                nodes.join(", ")
-            )));
+            return Err(Refusal::UserHasNodes { user: name.to_string(), nodes });
         }
         of_tags.into_iter().for_each(|n| self.edit(n, |n| n.user = None));
         let keys: Vec<u64> = self.keys.values().filter(|k| k.user == Some(id)).map(|k| k.id).collect();
@@ -526,11 +511,11 @@ impl Book {
             self.keys.remove(&k);
             self.saves.insert(Slot::Key(k));
         }
-        let Some(user) = self.users.remove(&id) else { return Err(Refusal::new("no such user")) };
+        let Some(user) = self.users.remove(&id) else { return Err(self.no_user(name)) };
         self.saves.insert(Slot::User(id));
         self.recompile = true;
         self.changed = true;
-        self.audit(now, "user-deleted", user.login().to_string(), by);
+        self.audit(now, AuditEvent::UserDeleted, user.login().to_string(), by);
         Ok(user)
     }
 
@@ -552,16 +537,15 @@ impl Book {
             None => found,
         };
         if let [_, _, ..] = found.as_slice() {
-            let all: Vec<&str> = found.iter().map(|u| u.login()).collect();
-            let name = name.escape_debug();
-            return Err(Refusal::new(format!("`{name}` could be {}; write it in full", all.join(" or "))));
+            let all = found.iter().map(|u| u.login().to_string()).collect();
+            return Err(Refusal::AmbiguousUser { name: name.to_string(), all });
         }
-        found.first().copied().ok_or_else(|| {
-            let all: Vec<&str> = self.users.values().take(20).map(User::login).collect();
-            let there =
-                if all.is_empty() { "there is none yet".into() } else { format!("there are {}", all.join(", ")) };
-            Refusal::new(format!("there is no user `{}`; {there}", name.escape_debug()))
-        })
+        found.first().copied().ok_or_else(|| self.no_user(name))
+    }
+
+    fn no_user(&self, name: &str) -> Refusal {
+        let there = self.users.values().take(NAMES_SHOWN).map(|u| u.login().to_string()).collect();
+        Refusal::NoUser { name: name.to_string(), there }
     }
 
     /// Gives out a join key, of whose secret only the hash is known here.
@@ -570,10 +554,10 @@ impl Book {
     /// The user is not there, a tag is none, or there is neither user nor tag.
     pub fn create_key(&mut self, new: JoinKey, by: &str, now: u64) -> Result<JoinKey, Refusal> {
         if let Some(bad) = new.tags.iter().find(|t| !is_tag(t)) {
-            return Err(Refusal::new(format!("`{}` is no tag; write it like tag:router", bad.escape_debug())));
+            return Err(Refusal::NoTag(bad.clone()));
         }
         if new.user.is_none() && new.tags.is_empty() {
-            return Err(Refusal::new("a key is a user's or has tags"));
+            return Err(Refusal::KeyOfNobody);
         }
         let id = self.count(KEY);
         let key = JoinKey { id, created: now, ..new };
@@ -584,7 +568,7 @@ impl Book {
         let kind = [(key.reusable, "reusable"), (key.ephemeral, "ephemeral")];
         let kind = kind.into_iter().filter(|(is, _)| *is).map(|(_, word)| word.to_string());
         let about: Vec<String> = whose.into_iter().chain(key.tags.iter().cloned()).chain(kind).collect();
-        self.audit(now, "key-created", format!("key {id}: {}", about.join(" ")), by);
+        self.audit(now, AuditEvent::KeyCreated, format!("key {id}: {}", about.join(" ")), by);
         Ok(key)
     }
 
@@ -600,7 +584,7 @@ impl Book {
     /// # Errors
     /// It is not there.
     pub fn revoke_key(&mut self, id: u64, by: &str, now: u64) -> Result<JoinKey, Refusal> {
-        let key = self.keys.get_mut(&id).ok_or_else(|| Refusal::new(format!("there is no key {id}")))?;
+        let key = self.keys.get_mut(&id).ok_or(Refusal::NoKey(id))?;
         if key.revoked {
             return Ok(key.clone());
         }
@@ -608,7 +592,7 @@ impl Book {
         let key = key.clone();
         self.saves.insert(Slot::Key(id));
         self.changed = true;
-        self.audit(now, "key-revoked", format!("key {id}"), by);
+        self.audit(now, AuditEvent::KeyRevoked, format!("key {id}"), by);
         Ok(key)
     }
 
@@ -734,7 +718,7 @@ impl Book {
     pub(crate) fn audit_stranger(
         &mut self,
         at: u64,
-        what: &'static str,
+        what: AuditEvent,
         about: impl Into<String>,
         by: impl Into<String>,
     ) {
@@ -744,19 +728,13 @@ impl Book {
     }
 
     /// The same for what a member can bring about as often as it likes.
-    pub(crate) fn audit_member(
-        &mut self,
-        at: u64,
-        what: &'static str,
-        about: impl Into<String>,
-        by: impl Into<String>,
-    ) {
+    pub(crate) fn audit_member(&mut self, at: u64, what: AuditEvent, about: impl Into<String>, by: impl Into<String>) {
         if spent(&mut self.members, at) <= MEMBERS {
             self.audit(at, what, about, by);
         }
     }
 
-    pub(crate) fn audit(&mut self, at: u64, what: &'static str, about: impl Into<String>, by: impl Into<String>) {
+    pub(crate) fn audit(&mut self, at: u64, what: AuditEvent, about: impl Into<String>, by: impl Into<String>) {
         self.audits.push(Audit { at, what, about: about.into(), by: by.into() });
     }
 
@@ -786,18 +764,12 @@ pub(crate) fn is_tag(text: &str) -> bool {
 }
 
 fn parse(text: &str) -> Result<Policy, Refusal> {
-    Policy::parse(text).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Refusal::new(format!("the policy is refused:\n{}", lines.join("\n")))
-    })
+    Policy::parse(text).map_err(Refusal::Policy)
 }
 
 /// The same of a policy that is in force already.
 fn parse_in_force(text: &str) -> Result<(Policy, Vec<Problem>), Refusal> {
-    Policy::parse_in_force(text).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Refusal::new(format!("the policy is refused:\n{}", lines.join("\n")))
-    })
+    Policy::parse_in_force(text).map_err(Refusal::Policy)
 }
 
 fn open() -> Policy {

@@ -13,15 +13,17 @@ mod near;
 mod nodes;
 mod pool;
 pub mod record;
+mod refusal;
 mod register;
 mod routes;
 mod sent;
 mod snapshot;
 
 pub use apps::{APP_ROUTES, App};
-pub use book::{Audit, Book, OPEN, Refusal, Saved, Settings, Slot};
+pub use book::{Audit, Book, OPEN, Saved, Settings, Slot};
 pub use names::domain_name;
 pub use pool::Pools;
+pub use refusal::Refusal;
 pub use register::{Pending, Registered};
 pub use routes::{Carrier, Leaves, Moved, RouteState, RouteView, Source};
 pub use sent::Sent;

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use crate::record::{Learnt, Node};
 use addr::{Addr, Prefix};
+use api::AuditEvent;
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::host::{Hostinfo, Service};
 use tailnet_proto::tailcfg::map::MapRequest;
 
-use super::book::{Book, EPHEMERAL_AWAY, GRACE, Refusal, Slot, is_tag};
+use super::book::{Book, EPHEMERAL_AWAY, GRACE, NAMES_SHOWN, Slot, is_tag};
 use super::names;
+use super::refusal::Refusal;
 use super::snapshot::Member;
 
 /// A client that names more places than this is not believed about the rest: official ones name a dozen.
@@ -35,11 +37,11 @@ impl Book {
     pub fn update(&mut self, machine: MachineKey, ask: &MapRequest, now: u64) -> Result<u64, Refusal> {
         let key = ask.node_key.unwrap_or_default();
         let Some(m) = self.of_machine(machine, key) else {
-            let whose = if self.by_key.contains_key(&key) { "belongs to another machine" } else { "is not known here" };
-            if self.by_key.contains_key(&key) {
-                self.audit_stranger(now, "key-of-another", key.short(), machine.short());
+            if !self.by_key.contains_key(&key) {
+                return Err(Refusal::UnknownNodeKey);
             }
-            return Err(Refusal::new(format!("this node key {whose}")));
+            self.audit_stranger(now, AuditEvent::KeyOfAnother, key.short(), machine.short());
+            return Err(Refusal::NodeKeyOfAnother);
         };
         let (id, node) = (m.node.id, m.node.clone());
         if ask.read_only || node.expired(now) {
@@ -194,7 +196,7 @@ impl Book {
         for id in gone {
             if let Some(m) = self.nodes.get(&id) {
                 let name = m.node.name.clone();
-                self.audit(now, "node-forgotten", name, "ephemeral and away");
+                self.audit(now, AuditEvent::NodeForgotten, name, "ephemeral and away");
             }
             self.remove(id);
         }
@@ -210,7 +212,7 @@ impl Book {
 
     /// The node of a number, after it was changed.
     pub(crate) fn numbered(&self, id: u64) -> Result<Arc<Node>, Refusal> {
-        self.nodes.get(&id).map(|m| m.node.clone()).ok_or_else(|| Refusal::new("the node is gone"))
+        self.nodes.get(&id).map(|m| m.node.clone()).ok_or(Refusal::NodeGone)
     }
 
     /// The nodes of a machine.
@@ -227,7 +229,7 @@ impl Book {
         let node = self.node_named(node)?;
         self.edit(node.id, |n| n.expires = Some(n.created.min(now)));
         self.recompile = true;
-        self.audit(now, "node-expired", node.name.clone(), by);
+        self.audit(now, AuditEvent::NodeExpired, node.name.clone(), by);
         self.numbered(node.id)
     }
 
@@ -237,21 +239,19 @@ impl Book {
     /// There is no such node, the name is none, or is taken.
     pub fn rename(&mut self, node: &str, name: &str, by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
         let node = self.node_named(node)?;
-        let name = names::given(name).map_err(Refusal)?.to_string();
+        let name = names::given(name).map_err(Refusal::BadNodeName)?.to_string();
         if let Some(other) = self.nodes.values().find(|m| m.node.name == name && m.node.id != node.id) {
-            return Err(Refusal::new(format!("node {} is called `{name}` already", other.node.id)));
+            return Err(Refusal::NodeNameTaken { node: other.node.id, name });
         }
         if self.is_taken(&name, node.id) || name == "localhost" {
-            return Err(Refusal::new(format!(
-                "`{name}` names something else; `portcullis dns show` has what you added"
-            )));
+            return Err(Refusal::NameInUse(name));
         }
         self.edit(node.id, |n| {
             n.name = name.clone();
             n.named = true;
         });
         self.recompile = true;
-        self.audit(now, "node-renamed", format!("{} to {name}", node.name), by);
+        self.audit(now, AuditEvent::NodeRenamed, format!("{} to {name}", node.name), by);
         self.numbered(node.id)
     }
 
@@ -262,10 +262,10 @@ impl Book {
     pub fn tag(&mut self, node: &str, tags: &[String], by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
         let node = self.node_named(node)?;
         if let Some(bad) = tags.iter().find(|t| !is_tag(t)) {
-            return Err(Refusal::new(format!("`{}` is no tag; write it like tag:router", bad.escape_debug())));
+            return Err(Refusal::NoTag(bad.clone()));
         }
         if tags.is_empty() && node.user.is_none() {
-            return Err(Refusal::new(format!("without a tag `{}` would belong to nobody", node.name)));
+            return Err(Refusal::BelongsToNobody(node.name.clone()));
         }
         let mut tags = tags.to_vec();
         tags.sort_unstable();
@@ -277,7 +277,7 @@ impl Book {
             n.tags = tags;
         });
         self.recompile = true;
-        self.audit(now, "node-tagged", about, by);
+        self.audit(now, AuditEvent::NodeTagged, about, by);
         self.numbered(node.id)
     }
 
@@ -292,7 +292,7 @@ impl Book {
         if node.user != Some(id) {
             self.edit(node.id, |n| n.user = Some(id));
             self.recompile = true;
-            self.audit(now, "node-moved", format!("{} to {login}", node.name), by);
+            self.audit(now, AuditEvent::NodeMoved, format!("{} to {login}", node.name), by);
         }
         self.numbered(node.id)
     }
@@ -304,7 +304,7 @@ impl Book {
     pub fn delete(&mut self, node: &str, by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
         let node = self.node_named(node)?;
         self.remove(node.id);
-        self.audit(now, "node-deleted", node.name.clone(), by);
+        self.audit(now, AuditEvent::NodeDeleted, node.name.clone(), by);
         Ok(node)
     }
 
@@ -329,9 +329,7 @@ impl Book {
     ) -> Result<(Arc<Node>, Vec<Prefix>), Refusal> {
         let node = self.node_named(node)?;
         if let Some(own) = routes.iter().find(|p| self.settings.pools.hold(**p)) {
-            return Err(Refusal::new(format!(
-                "{own} lies in the network itself: its nodes answer there, and no router"
-            )));
+            return Err(Refusal::RouteInNetwork(*own));
         }
         self.edit(node.id, |n| {
             n.revoked.retain(|p| !routes.contains(p));
@@ -340,7 +338,7 @@ impl Book {
             n.approved.dedup();
         });
         self.recompile = true;
-        self.audit(now, "routes-approved", format!("{}: {}", node.name, words(routes)), by);
+        self.audit(now, AuditEvent::RoutesApproved, format!("{}: {}", node.name, words(routes)), by);
         let missing = routes.iter().filter(|p| !node.host.routable_ips.contains(p)).copied().collect();
         Ok((self.numbered(node.id)?, missing))
     }
@@ -354,7 +352,7 @@ impl Book {
         let there = |p: &&Prefix| node.approved.contains(p) || node.host.routable_ips.contains(p);
         if let Some(none) = routes.iter().find(|p| !there(p)) {
             let offers = words(&node.host.routable_ips);
-            return Err(Refusal::new(format!("`{}` has no route {none}; it offers {offers}", node.name)));
+            return Err(Refusal::NoRoute { node: node.name.clone(), route: *none, offers });
         }
         self.edit(node.id, |n| {
             n.approved.retain(|p| !routes.contains(p));
@@ -363,7 +361,7 @@ impl Book {
             n.revoked.dedup();
         });
         self.recompile = true;
-        self.audit(now, "routes-revoked", format!("{}: {}", node.name, words(routes)), by);
+        self.audit(now, AuditEvent::RoutesRevoked, format!("{}: {}", node.name, words(routes)), by);
         self.numbered(node.id)
     }
 
@@ -442,9 +440,8 @@ pub(crate) fn find<'m>(
     // A number first: it never means a node that calls itself so.
     let found = nodes.clone().find(|m| Some(m.node.id) == id).or_else(|| nodes.clone().find(|m| same(&m.node)));
     found.map(|m| m.node.clone()).ok_or_else(|| {
-        let all: Vec<&str> = nodes.take(20).map(|m| m.node.name.as_str()).collect();
-        let there = if all.is_empty() { "there is none yet".into() } else { format!("there are {}", all.join(", ")) };
-        Refusal::new(format!("there is no node `{}`; {there}", text.escape_debug()))
+        let there = nodes.take(NAMES_SHOWN).map(|m| m.node.name.clone()).collect();
+        Refusal::NoNode { name: text.to_string(), there }
     })
 }
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use crate::record::{JoinKey, Node};
 use addr::{Addr, SourceKey};
+use api::AuditEvent;
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::host::Hostinfo;
 use tailnet_proto::tailcfg::register::RegisterRequest;
 
-use super::book::{Book, NODE, Refusal, Slot, V4, V6, is_tag};
+use super::book::{Book, NODE, Slot, V4, V6, is_tag};
 use super::nodes::bounded;
+use super::refusal::Refusal;
 use super::snapshot::Member;
 use super::{names, pool};
 
@@ -114,7 +116,7 @@ impl Book {
         };
         let known = self.by_key.get(&key).and_then(|id| self.nodes.get(id)).map(|m| m.node.clone());
         if known.as_ref().is_some_and(|n| n.machine != machine) {
-            self.audit_stranger(now, "key-of-another", key.short(), machine.short());
+            self.audit_stranger(now, AuditEvent::KeyOfAnother, key.short(), machine.short());
             return Registered::Refused("this node key belongs to another machine".into());
         }
         if ask.logs_out(now) {
@@ -127,8 +129,8 @@ impl Book {
             return match self.join(machine, key, ask, hash, now) {
                 Ok(id) => Registered::Node(id),
                 Err(no) => {
-                    self.audit_stranger(now, "join-refused", machine.short(), no.0.clone());
-                    Registered::Refused(no.0)
+                    self.audit_stranger(now, AuditEvent::JoinRefused, machine.short(), no.to_string());
+                    Registered::Refused(no.to_string())
                 }
             };
         }
@@ -145,10 +147,7 @@ impl Book {
     /// Nobody waits under it, there is no such user, or it asks for tags that are not the user's to give.
     pub fn approve(&mut self, ticket: &str, user: &str, by: &str, now: u64) -> Result<Arc<Node>, Refusal> {
         let Some(p) = self.pending.get(ticket).filter(|p| p.waits()).cloned() else {
-            return Err(Refusal::new(format!(
-                "nobody waits as `{}`; `portcullis nodes list` shows who does. A page is good for an hour",
-                ticket.escape_debug()
-            )));
+            return Err(Refusal::NobodyWaits(ticket.to_string()));
         };
         let user = self.user_named(user)?.id;
         let tags = self.asked_tags(&p.host.request_tags, Some(user), &[])?;
@@ -167,12 +166,12 @@ impl Book {
     /// Nobody waits under it.
     pub fn refuse(&mut self, ticket: &str, by: &str, now: u64) -> Result<(), Refusal> {
         let Some(p) = self.pending.get_mut(ticket).filter(|p| p.waits()) else {
-            return Err(Refusal::new(format!("nobody waits as `{}`", ticket.escape_debug())));
+            return Err(Refusal::NobodyWaits(ticket.to_string()));
         };
         Arc::make_mut(p).refused = Some(now);
         let p = p.clone();
         self.changed = true;
-        self.audit(now, "node-refused", p.machine.short(), by);
+        self.audit(now, AuditEvent::NodeRefused, p.machine.short(), by);
         Ok(())
     }
 
@@ -185,7 +184,7 @@ impl Book {
         now: u64,
     ) -> Result<u64, Refusal> {
         let key = self.keys.values().find(|k| k.hash == hash).cloned();
-        let key = key.ok_or_else(|| Refusal::new("this auth key is not known here"))?;
+        let key = key.ok_or(Refusal::UnknownAuthKey)?;
         // A client repeats itself when it is started again with the key it joined with. That brings no second node, and
         // none back whose time was ended.
         let known = self.by_key.get(&node);
@@ -224,11 +223,10 @@ impl Book {
             return Ok(of_key.to_vec());
         }
         if let Some(bad) = asked.iter().find(|t| !is_tag(t)) {
-            let bad: String = bad.chars().take(60).collect();
-            return Err(Refusal::new(format!("requested tags are invalid: `{}` is no tag", bad.escape_debug())));
+            return Err(Refusal::BadRequestedTag(bad.chars().take(60).collect()));
         }
         if asked.len() > ASKED_TAGS {
-            return Err(Refusal::new(format!("a node may ask for {ASKED_TAGS} tags at most")));
+            return Err(Refusal::TooManyTags(ASKED_TAGS));
         }
         let mut tags: Vec<String> = asked.to_vec();
         tags.sort_unstable();
@@ -236,10 +234,7 @@ impl Book {
         let owned = |t: &String| of_key.contains(t) || user.is_some_and(|u| self.may_tag(u, t));
         match tags.iter().find(|t| !owned(t)) {
             None => Ok(tags),
-            Some(bad) => Err(Refusal::new(format!(
-                "requested tags [{}] are invalid or not permitted: `tagOwners` of the policy does not give {bad} to this user",
-                tags.join(" "),
-            ))),
+            Some(bad) => Err(Refusal::TagsNotPermitted { not_given: bad.clone(), asked: tags }),
         }
     }
 
@@ -274,7 +269,7 @@ impl Book {
             refused: None,
             node: None,
         };
-        self.audit_stranger(now, "node-waits", ticket.to_string(), machine.short());
+        self.audit_stranger(now, AuditEvent::NodeWaits, ticket.to_string(), machine.short());
         self.pending.insert(ticket.to_string(), Arc::new(p));
         self.changed = true;
         Registered::Waits(ticket.to_string())
@@ -323,7 +318,7 @@ impl Book {
             |n: &Node| n.machine == machine && n.user == place.user && n.is_tagged() != place.tags.is_empty();
         let by_key = self.by_key.get(&key).and_then(|id| self.nodes.get(id));
         if by_key.is_some_and(|m| m.node.machine != machine) {
-            return Err(Refusal::new("this node key belongs to another machine"));
+            return Err(Refusal::NodeKeyOfAnother);
         }
         let again = place.again.and_then(|id| self.nodes.get(&id));
         let old = by_key.or(again).or_else(|| self.nodes.values().find(|m| place_of(&m.node)));
@@ -345,7 +340,7 @@ impl Book {
             });
             self.take_host(old.id, host);
             self.recompile = true;
-            self.audit_member(now, "node-rejoined", old.name.clone(), by);
+            self.audit_member(now, AuditEvent::NodeRejoined, old.name.clone(), by);
             return Ok(old.id);
         }
         let (ipv4, ipv6) = self.addresses(place.user, &place.tags)?;
@@ -381,27 +376,26 @@ impl Book {
         self.saves.insert(Slot::Node(id));
         self.recompile = true;
         self.changed = true;
-        self.audit(now, "node-joined", name, by);
+        self.audit(now, AuditEvent::NodeJoined, name, by);
         Ok(id)
     }
 
     /// The next free addresses, IPv4 from the pool that the policy names for such a node, if it names one.
     fn addresses(&mut self, user: Option<u64>, tags: &[String]) -> Result<(addr::Addr, addr::Addr), Refusal> {
-        let full = |p: addr::Prefix| Refusal::new(format!("no address of {p} is free"));
         let pools = self.settings.pools;
         let taken = |a| self.nodes.values().any(|m| m.node.ipv4 == a || m.node.ipv6 == a);
         let named = self.named_pools(user, tags);
         let v4 = match named.iter().find_map(|p| pool::next(*p, 0, taken)) {
             Some((addr, _)) => addr,
             None if named.is_empty() => {
-                let (addr, next) = pool::next(pools.v4, self.counters[V4], taken).ok_or_else(|| full(pools.v4))?;
+                let (addr, next) = pool::next(pools.v4, self.counters[V4], taken).ok_or(Refusal::PoolFull(pools.v4))?;
                 self.counters[V4] = next;
                 addr
             }
-            None => return Err(Refusal::new("no address of the `ipPool` that the policy names for it is free")),
+            None => return Err(Refusal::NamedPoolFull),
         };
         let taken = |a| self.nodes.values().any(|m| m.node.ipv6 == a);
-        let (v6, next) = pool::next(pools.v6, self.counters[V6], taken).ok_or_else(|| full(pools.v6))?;
+        let (v6, next) = pool::next(pools.v6, self.counters[V6], taken).ok_or(Refusal::PoolFull(pools.v6))?;
         self.counters[V6] = next;
         self.saves.insert(Slot::Counters);
         Ok((v4, v6))
@@ -418,7 +412,7 @@ impl Book {
         if node.expired(now) && !node.ephemeral {
             return;
         }
-        self.audit_member(now, "node-left", node.name.clone(), "logout");
+        self.audit_member(now, AuditEvent::NodeLeft, node.name.clone(), "logout");
         if node.ephemeral {
             self.remove(node.id);
         } else {
@@ -441,13 +435,13 @@ fn of_stranger(host: &Hostinfo) -> Hostinfo {
 
 fn usable(key: &JoinKey, again: bool, now: u64) -> Result<(), Refusal> {
     if key.revoked {
-        return Err(Refusal::new("this auth key was revoked"));
+        return Err(Refusal::AuthKeyRevoked);
     }
     if key.expires.is_some_and(|e| e <= now) {
-        return Err(Refusal::new("this auth key has expired"));
+        return Err(Refusal::AuthKeyExpired);
     }
     if key.used > 0 && !key.reusable && !again {
-        return Err(Refusal::new("this auth key was for one node and has been used"));
+        return Err(Refusal::AuthKeyUsed);
     }
     Ok(())
 }

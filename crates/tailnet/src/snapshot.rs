@@ -9,7 +9,8 @@ use addr::{Addr, Prefix};
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 
 use super::apps::learns;
-use super::book::{Book, Refusal, Settings};
+use super::book::{Book, Settings};
+use super::refusal::Refusal;
 use super::register::Pending;
 use policy::language::Connector;
 use policy::{Compiled, Role, Topology, Who, read_who};
@@ -141,7 +142,7 @@ impl Snapshot {
                 (Some(Who::Any), _) => out.extend(topology.nodes.iter().filter_map(|n| n.id)),
                 (_, Some(members)) => out.extend(members.into_iter().filter_map(|n| n.id)),
                 _ if text.contains(':') && text.parse::<Addr>().is_err() => {
-                    return Err(Refusal::new(format!("`{}` stands for no nodes", text.escape_debug())));
+                    return Err(Refusal::NoNodes(text.clone()));
                 }
                 _ => out.extend(self.find(text).ok().filter(|id| self.place(*id).is_some())),
             }

@@ -246,10 +246,13 @@ fn a_member_that_comes_and_goes_does_not_fill_the_disk() {
     for _ in 0..5_000 {
         login(&mut b, 1, 10, None, &[], Some("x"), 600);
     }
-    let lines = b.take_audits().iter().filter(|a| a.what == "node-rejoined").count();
+    let lines = b.take_audits().iter().filter(|a| a.what == api::AuditEvent::NodeRejoined).count();
     assert_eq!(lines, 1_000);
     login(&mut b, 1, 10, None, &[], Some("x"), 660);
-    assert!(b.take_audits().iter().any(|a| a.what == "node-rejoined"), "the next minute is on record again");
+    assert!(
+        b.take_audits().iter().any(|a| a.what == api::AuditEvent::NodeRejoined),
+        "the next minute is on record again"
+    );
 }
 
 #[test]

@@ -192,7 +192,7 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
                     (g.prefix.as_str(), g.list.as_str(), recorded_evidence(g), recorded_who(g))
                 }
             };
-            vec![when(l.at), word(&l.what), word(about), word(list), evidence, who, word(&l.by)]
+            vec![when(l.at), word(l.what.word()), word(about), word(list), evidence, who, word(&l.by)]
         })
         .collect();
     say::raw(&say::table(&["WHEN", "WHAT", "WHAT ABOUT", "LIST", "EVIDENCE", "WHO", "WHY"], &rows));
@@ -374,7 +374,7 @@ impl Filter<'_> {
             && self.prefix.is_none_or(near)
             && self.args.list.as_deref().is_none_or(|l| on == l)
             && self.args.who.as_deref().is_none_or(|w| who.contains(w))
-            && (self.args.what_happened.is_empty() || self.args.what_happened.contains(&line.what))
+            && (self.args.what_happened.is_empty() || self.args.what_happened.iter().any(|w| w == line.what.word()))
     }
 }
 

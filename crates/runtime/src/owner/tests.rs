@@ -106,7 +106,7 @@ impl Toy {
 
     fn record(&mut self, what: &str, name: u8, now: u64) {
         let about = About::Thing { about: name.to_string() };
-        self.records.push(Record { at: now, what: what.into(), about, by: String::new() });
+        self.records.push(Record { at: now, what: what.to_string().into(), about, by: String::new() });
     }
 }
 

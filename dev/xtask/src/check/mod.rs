@@ -21,7 +21,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("access", &["addr"]),
     ("tailnet-proto", &["addr"]),
     ("policy", &["tailnet-proto", "addr"]),
-    ("tailnet", &["policy", "tailnet-proto", "addr"]),
+    ("tailnet", &["policy", "tailnet-proto", "api", "addr"]),
     ("tunnel-proto", &["access", "addr"]),
     ("net", &["addr"]),
     ("store", &[]),
