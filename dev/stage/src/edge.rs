@@ -3,9 +3,10 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use crate::command::{Server, command};
 use crate::process::Process;
+use crate::proxies::{self, Proxy};
 use crate::{Dir, START, ports};
 
 /// The secret of every edge on a stage.
@@ -40,8 +41,7 @@ pub struct Edge {
     pub http: SocketAddr,
     mode: Mode,
     tls: bool,
-    bin: PathBuf,
-    args: Vec<std::ffi::OsString>,
+    data: PathBuf,
     dir: Dir,
 }
 
@@ -49,37 +49,32 @@ impl Edge {
     /// Starts an edge on free ports of 127.0.0.1 and waits until its control plane accepts. With `tls` it makes its own
     /// certificate; without, it is told `--auto-tls=false`.
     #[must_use]
-    pub fn start(bin: impl AsRef<Path>, mode: Mode, tls: bool, args: &[&str]) -> Edge {
-        let (bin, dir) = (bin.as_ref().to_path_buf(), Dir::new("edge"));
+    pub fn start(mode: Mode, tls: bool, args: &[&str]) -> Edge {
+        let dir = Dir::new("edge");
+        let data = dir.at("data");
         let (control, http) = (ports::local(ports::free()), ports::local(ports::free()));
-        let mut command = Command::new(&bin);
-        command.args([mode.word(), "server", "--control-addr", "127.0.0.1", "--data-addr", "127.0.0.1"]);
+        let mut command = command(&[mode.word(), "server", "--control-addr", "127.0.0.1", "--data-addr", "127.0.0.1"]);
         command.arg("--control-port").arg(control.port().to_string());
         if mode == Mode::Http {
             command.arg("--port").arg(http.port().to_string());
         }
-        command.arg("--token-file").arg(dir.secret("token.txt", TOKEN)).arg("--data-dir").arg(dir.path().join("data"));
+        command.arg("--token-file").arg(dir.secret("token.txt", TOKEN)).arg("--data-dir").arg(&data);
         if tls {
             command.args(["--auto-tls-san", "127.0.0.1", "--auto-tls-path"]).arg(dir.path().join("tls"));
         } else {
             command.arg("--auto-tls=false");
         }
         command.args(args);
-        let args = command.get_args().map(ToOwned::to_owned).collect();
-        let mut edge = Edge { process: Process::start("edge", command), control, http, mode, tls, bin, args, dir };
+        let mut edge = Edge { process: Process::start("edge", command), control, http, mode, tls, data, dir };
         edge.wait();
         edge
     }
 
     /// Kills it, and starts it again as it was after a while.
     pub fn away(&mut self, time: std::time::Duration) {
-        self.process.signal(rustix::process::Signal::KILL);
-        self.process.wait(START).unwrap_or_else(|e| panic!("{e}"));
+        self.process.kill();
         std::thread::sleep(time);
-        let mut command = Command::new(&self.bin);
-        command.args(&self.args);
-        self.process = Process::start("edge", command);
-        self.wait();
+        self.again();
     }
 
     /// Waits until the planes accept; fails with the edge's words if it ends instead.
@@ -121,7 +116,7 @@ impl Edge {
     pub fn client(&mut self, args: &[&str]) -> Client {
         let (url, trust) = self.reach();
         let trust: Vec<&str> = trust.iter().map(String::as_str).collect();
-        Client::start(&self.bin, self.mode, &url, &self.token_file(), &[&trust, args].concat())
+        Client::start(self.mode, &url, &self.token_file(), &[&trust, args].concat())
     }
 
     /// URL and trust arguments of a client that connects to the edge itself.
@@ -136,13 +131,32 @@ impl Edge {
 
     /// A client that connects to another URL, such as that of a proxy in front.
     pub fn client_at(&self, url: &str, args: &[&str]) -> Client {
-        Client::start(&self.bin, self.mode, url, &self.token_file(), args)
+        Client::start(self.mode, url, &self.token_file(), args)
     }
 
     /// Which pair of commands it runs.
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+}
+
+impl Server for Edge {
+    fn data(&self) -> &Path {
+        &self.data
+    }
+
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    fn again(&mut self) {
+        self.process.again();
+        self.wait();
     }
 }
 
@@ -156,20 +170,15 @@ pub struct Client {
 impl Client {
     /// Starts a client; it may not be connected yet.
     #[must_use]
-    pub fn start(bin: &Path, mode: Mode, url: &str, token: &Path, args: &[&str]) -> Client {
-        Client::start_with(bin, mode, url, token, args, &[])
+    pub fn start(mode: Mode, url: &str, token: &Path, args: &[&str]) -> Client {
+        Client::start_with(mode, url, token, args, &[])
     }
 
     /// The same with environment variables.
     #[must_use]
-    pub fn start_with(bin: &Path, mode: Mode, url: &str, token: &Path, args: &[&str], env: &[(&str, &str)]) -> Client {
-        let mut command = Command::new(bin);
-        command.args([mode.word(), "client", "--url", url, "--token-file"]).arg(token).args(args);
-        for name in
-            ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"]
-        {
-            command.env_remove(name);
-        }
+    pub fn start_with(mode: Mode, url: &str, token: &Path, args: &[&str], env: &[(&str, &str)]) -> Client {
+        let mut command = command(&[mode.word(), "client", "--url", url, "--token-file"]);
+        command.arg(token).args(args);
         command.envs(env.iter().copied());
         Client { process: Process::start("client", command) }
     }
@@ -198,4 +207,29 @@ pub fn wait_echo(addr: SocketAddr) -> Result<(), String> {
         s.write_all(b"?").map_err(|e| e.to_string())?;
         s.read_exact(&mut [0]).map_err(|e| e.to_string())
     })
+}
+
+/// An edge without TLS of its own and a client that reaches it through a proxy in front.
+#[derive(Debug)]
+pub struct Behind {
+    // Dropped in this order: the visitor's side first.
+    /// The client.
+    pub client: Client,
+    /// The proxy between visitors, client and edge.
+    pub proxy: Proxy,
+    /// The edge.
+    pub edge: Edge,
+}
+
+impl Behind {
+    /// `None` if the proxy is not installed.
+    #[must_use]
+    pub fn start(kind: proxies::Kind, mode: Mode, server: &[&str], client: &[&str]) -> Option<Behind> {
+        let edge = Edge::start(mode, false, server);
+        let proxy = Proxy::start(kind, edge.http, edge.control)?;
+        let ca = proxy.ca.to_str().unwrap().to_string();
+        let url = format!("wss://localhost:{}", proxy.control.port());
+        let client = edge.client_at(&url, &[&["--auto-tls=false", "--ca-file", &ca], client].concat());
+        Some(Behind { client, proxy, edge })
+    }
 }

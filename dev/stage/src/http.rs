@@ -85,6 +85,41 @@ pub fn get_on(s: &mut impl Stream, host: &str, path: &str, fields: &[(&str, &str
     read_response(s)
 }
 
+/// One request on a connection of its own, with fields besides `Host: gate` and `Connection: close`: status and body of the answer; status 0 if
+/// there is none.
+#[track_caller]
+pub fn request(addr: SocketAddr, method: &str, path: &str, fields: &[(&str, &str)]) -> (u16, String) {
+    let (status, _, body) = request_full(addr, method, path, fields);
+    (status, body)
+}
+
+/// The same with the head of the answer between status and body.
+#[track_caller]
+pub fn request_full(addr: SocketAddr, method: &str, path: &str, fields: &[(&str, &str)]) -> (u16, String, String) {
+    let fields: String = fields.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n{fields}\r\n");
+    let answer = exchange(addr, head.as_bytes(), Duration::from_secs(20));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    (status, head.to_string(), body.to_string())
+}
+
+/// Sends bytes as they are on a connection of its own, and gives everything that comes until the other side ends it or
+/// is silent for `limit`.
+///
+/// # Panics
+/// Nobody accepts there.
+#[track_caller]
+pub fn exchange(addr: SocketAddr, bytes: &[u8], limit: Duration) -> String {
+    let mut s = tcp(addr).unwrap_or_else(|e| panic!("nobody accepts at {addr}: {e}"));
+    s.set_read_timeout(Some(limit)).unwrap();
+    // The answer may come, and the end, before everything is sent.
+    let _ = s.write_all(bytes);
+    let mut out = Vec::new();
+    let _ = s.read_to_end(&mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// `POST path` with a body, on a connection that stays usable.
 ///
 /// # Errors

@@ -1,5 +1,16 @@
-//! The stage: real processes for tests and benchmarks. In: a path to the built binary and the names of real peers.
-//! Out: children that run, are ready and die with their owner; upstreams and visitors that check every byte.
+//! The stage: the one harness of tests and benchmarks. In: the built binary and the names of real peers. Out: children
+//! that run, are ready and die with their owner; upstreams and visitors that check every byte; whole networks.
+//!
+//! | what | where |
+//! | --- | --- |
+//! | directories, waiting | [`Dir`], [`eventually`], [`wait`], [`wait_or`], [`becomes`] |
+//! | processes, ports, small disks, tests that run alone | [`process`], [`ports`], [`disk`], [`turn`] |
+//! | the built binary and its answers | [`command`] |
+//! | a tunnel, a gate, a coordination server, a mesh | [`edge`], [`gate`], [`control`], [`mesh`] |
+//! | real peers, proxies in front, certificates | [`peers`], [`skip`], [`proxies`], [`certificates`] |
+//! | services behind, visitors in front | [`upstream`], [`http`], [`tls`], [`curl`] |
+//! | hosts of their own | [`netns`] |
+//! | what README and manual print | [`pages`] |
 //!
 //! Everything here is blocking and meant for tests: what goes wrong panics with the reason.
 #![allow(
@@ -9,8 +20,15 @@
     reason = "a test that cannot go on fails by panicking"
 )]
 
+pub mod certificates;
+pub mod command;
+pub mod control;
+pub mod curl;
+pub mod disk;
 pub mod edge;
+pub mod gate;
 pub mod http;
+pub mod mesh;
 pub mod netns;
 pub mod pages;
 pub mod peers;
@@ -19,12 +37,16 @@ pub mod process;
 pub mod proxies;
 pub mod skip;
 pub mod tls;
+pub mod turn;
 pub mod upstream;
+mod waiting;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+pub use waiting::{becomes, eventually, wait, wait_or};
 
 /// Long enough for a process to start on a machine where a compiler has both cores.
 pub const START: Duration = Duration::from_secs(30);
@@ -54,15 +76,19 @@ impl Dir {
         &self.0
     }
 
+    /// Where something of this name is in it, or would be.
+    #[must_use]
+    pub fn at(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.join(name)
+    }
+
     /// Writes a file in it and returns its path.
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.join(name);
         std::fs::write(&path, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
         path
     }
-}
 
-impl Dir {
     /// Writes a file that only its owner may read.
     pub fn secret(&self, name: &str, text: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
@@ -76,21 +102,6 @@ impl Drop for Dir {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
-/// Asks again every 20 ms until `f` gives something or `limit` has passed.
-///
-/// # Errors
-/// The last reason `f` gave.
-pub fn eventually<T, E>(limit: Duration, mut f: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-    let end = Instant::now() + limit;
-    loop {
-        match f() {
-            Ok(v) => return Ok(v),
-            Err(e) if Instant::now() >= end => return Err(e),
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
 }

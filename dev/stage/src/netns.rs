@@ -138,6 +138,18 @@ impl World {
         host
     }
 
+    /// A host with nothing but its loopback, for a network of the test's own making.
+    pub fn lone(&self, name: &str) -> Host {
+        self.make(name)
+    }
+
+    /// A cable between new interfaces of two hosts, both up.
+    pub fn cable(&self, (one, interface): (&Host, &str), (other, end): (&Host, &str)) {
+        one.ip(&["link", "add", interface, "type", "veth", "peer", "name", end, "netns", other.namespace()]);
+        one.ip(&["link", "set", interface, "up"]);
+        other.ip(&["link", "set", end, "up"]);
+    }
+
     fn make(&self, name: &str) -> Host {
         let host = Host::make(&self.tag, name, self.dir.path()).unwrap_or_else(|e| panic!("no host {name}: {e}"));
         self.made.borrow_mut().push(host.clone());

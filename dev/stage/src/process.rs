@@ -1,7 +1,9 @@
-//! Children. In: a command. Out: a process of its own group whose output is kept, which is killed with its owner, and
-//! whose last lines are shown when a test fails.
+//! Children. In: a command. Out: a process of its own group whose output is kept, which is killed with its owner, which
+//! can be started again as it was, and whose last lines are shown when a test fails.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -16,9 +18,46 @@ const KEPT: usize = 20_000;
 #[derive(Debug)]
 pub struct Process {
     name: String,
+    recipe: Recipe,
     child: std::process::Child,
     output: Arc<Output>,
     exit: Option<ExitStatus>,
+}
+
+/// How a command was meant, to start it again: [`Command`] cannot be cloned.
+#[derive(Debug)]
+struct Recipe {
+    program: OsString,
+    args: Vec<OsString>,
+    /// `None` is a variable that the child does not inherit.
+    env: Vec<(OsString, Option<OsString>)>,
+    cwd: Option<PathBuf>,
+}
+
+impl Recipe {
+    fn of(command: &Command) -> Recipe {
+        Recipe {
+            program: command.get_program().to_owned(),
+            args: command.get_args().map(OsStr::to_owned).collect(),
+            env: command.get_envs().map(|(k, v)| (k.to_owned(), v.map(OsStr::to_owned))).collect(),
+            cwd: command.get_current_dir().map(Path::to_path_buf),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args);
+        for (name, value) in &self.env {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
+        command
+    }
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +72,7 @@ impl Process {
     pub fn start(name: &str, mut command: Command) -> Process {
         use std::os::unix::process::CommandExt;
         more_files();
+        let recipe = Recipe::of(&command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name} ({command:?}): {e}"));
         let output = Arc::new(Output::default());
@@ -43,7 +83,13 @@ impl Process {
         if let Some(err) = err {
             collect(err, output.clone());
         }
-        Process { name: name.to_string(), child, output, exit: None }
+        Process { name: name.to_string(), recipe, child, output, exit: None }
+    }
+
+    /// Starts it again as it was started before, after killing what still runs. Its output begins anew.
+    pub fn again(&mut self) {
+        self.kill();
+        *self = Process::start(&self.name.clone(), self.recipe.command());
     }
 
     /// The process number.
@@ -56,6 +102,18 @@ impl Process {
     #[must_use]
     pub fn output(&self) -> String {
         self.output.lines.lock().unwrap().join("\n")
+    }
+
+    /// How many lines it printed so far, both streams.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.output.lines.lock().unwrap().len()
+    }
+
+    /// The first line so far that contains `what`.
+    #[must_use]
+    pub fn logged(&self, what: &str) -> Option<String> {
+        self.output.lines.lock().unwrap().iter().find(|l| l.contains(what)).cloned()
     }
 
     /// The first line, printed already or later, for which `pick` gives something.
@@ -99,6 +157,10 @@ impl Process {
 
     /// Sends a signal to the process alone.
     pub fn signal(&self, signal: Signal) {
+        // Once it has been waited for, its number may be somebody else's.
+        if self.exit.is_some() {
+            return;
+        }
         if let Some(pid) = Pid::from_raw(self.pid() as i32) {
             let _ = rustix::process::kill_process(pid, signal);
         }
@@ -112,6 +174,26 @@ impl Process {
     /// Asks it to end.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Ends it as a power cut would, with everything it started, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.signal_group(Signal::KILL);
+        self.exit = Some(self.child.wait().unwrap());
+    }
+
+    /// Asks it to end, and waits until it has; fails the test if it stays.
+    pub fn stop(&mut self) -> ExitStatus {
+        if self.ended().is_none() {
+            self.terminate();
+        }
+        self.wait(crate::START).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        if let Some(group) = Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process_group(group, signal);
+        }
     }
 
     /// Bounds its address space, in bytes.
@@ -145,11 +227,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if (self.ended().is_none() || self.child.id() != 0)
-            && let Some(group) = Pid::from_raw(self.child.id() as i32)
-        {
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
-        }
+        // What it started may outlive it.
+        self.signal_group(Signal::KILL);
         let _ = self.child.wait();
         if std::thread::panicking() {
             let lines = self.output.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -1,14 +1,13 @@
 //! Real proxies in front of both ports of an edge, as in the field's own recipe: one TLS port to the data plane and one
 //! to the control plane. In: the edge's two ports. Out: two TLS ports and the CA that vouches for them.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::process::Process;
-use crate::{Dir, START, peers, ports};
+use crate::{Dir, START, certificates, peers, ports};
 
 /// Which proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +28,7 @@ pub const ALL: [Kind; 4] = [Kind::Caddy, Kind::Nginx, Kind::Haproxy, Kind::Traef
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
-    process: Option<Process>,
+    process: Process,
     /// TLS, in front of the data plane (9443 in the recipe).
     pub data: SocketAddr,
     /// TLS, in front of the control plane (9444 in the recipe).
@@ -38,34 +37,7 @@ pub struct Proxy {
     pub ca: PathBuf,
     kind: Kind,
     config: String,
-    start: Start,
     dir: Dir,
-}
-
-/// How a command was meant, to start it again.
-#[derive(Debug)]
-struct Start {
-    program: OsString,
-    args: Vec<OsString>,
-    env: Vec<(OsString, Option<OsString>)>,
-    cwd: Option<PathBuf>,
-}
-
-impl Start {
-    fn of(c: &Command) -> Start {
-        let env = c.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
-        let args = c.get_args().map(ToOwned::to_owned).collect();
-        Start { program: c.get_program().to_owned(), args, env, cwd: c.get_current_dir().map(Path::to_path_buf) }
-    }
-
-    fn command(&self) -> Command {
-        let mut c = Command::new(&self.program);
-        c.args(&self.args).envs(self.env.iter().filter_map(|(k, v)| v.as_ref().map(|v| (k, v))));
-        if let Some(cwd) = &self.cwd {
-            c.current_dir(cwd);
-        }
-        c
-    }
 }
 
 impl Kind {
@@ -95,9 +67,8 @@ impl Proxy {
             Kind::Haproxy => haproxy(&program, &dir, legs),
             Kind::Traefik => traefik(&program, &dir, legs),
         };
-        let start = Start::of(&command);
         let process = Process::start(kind.program(), command);
-        let mut proxy = Proxy { process: Some(process), data, control, ca, kind, config, start, dir };
+        let mut proxy = Proxy { process, data, control, ca, kind, config, dir };
         proxy.wait();
         Some(proxy)
     }
@@ -140,9 +111,8 @@ impl Proxy {
             }
             other => panic!("no page prints a configuration of {other:?}"),
         };
-        let start = Start::of(&command);
         let process = Process::start(kind.program(), command);
-        let mut proxy = Proxy { process: Some(process), data, control, ca, kind, config, start, dir };
+        let mut proxy = Proxy { process, data, control, ca, kind, config, dir };
         proxy.wait();
         Some(proxy)
     }
@@ -163,9 +133,9 @@ impl Proxy {
                 let out = out.unwrap_or_else(|e| panic!("caddy reload: {e}"));
                 assert!(out.status.success(), "caddy reload: {}", String::from_utf8_lossy(&out.stderr));
             }
-            Kind::Nginx => self.process.as_ref().unwrap().hangup(),
+            Kind::Nginx => self.process.hangup(),
             // In master-worker mode USR2 starts new workers and lets the old finish (haproxy(1)).
-            Kind::Haproxy => self.process.as_ref().unwrap().signal(rustix::process::Signal::USR2),
+            Kind::Haproxy => self.process.signal(rustix::process::Signal::USR2),
             // The file provider sees the change by itself.
             Kind::Traefik => {
                 self.dir.write(
@@ -181,15 +151,15 @@ impl Proxy {
 
     /// Kills it, with every connection through it, and starts it again on the same ports after a while.
     pub fn restart(&mut self, after: Duration) {
-        self.process = None;
+        self.process.kill();
         std::thread::sleep(after);
-        self.process = Some(Process::start(self.kind.program(), self.start.command()));
+        self.process.again();
         self.wait();
     }
 
     /// Waits until both ports speak TLS.
     fn wait(&mut self) {
-        let process = self.process.as_mut().unwrap();
+        let process = &mut self.process;
         for addr in [self.data, self.control] {
             let up = crate::eventually(START, || {
                 process.must_run();
@@ -217,11 +187,44 @@ fn caddy(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (Com
 fn caddy_with(program: &Path, dir: &Dir, sites: &str) -> (Command, PathBuf, String) {
     let admin = ports::local(ports::free());
     let config = format!("{{\n\tadmin {admin}\n\tauto_https disable_redirects\n\tskip_install_trust\n}}\n{sites}");
-    let file = dir.write("Caddyfile", &config);
-    let mut command = Command::new(program);
+    let command = caddy_by(Command::new(program), dir.path(), &config);
+    (command, dir.at("caddy/pki/authorities/local/root.crt"), config)
+}
+
+/// Caddy in a folder with this Caddyfile; `command` lacks its arguments.
+#[must_use]
+pub fn caddy_by(mut command: Command, dir: &Path, caddyfile: &str) -> Command {
+    let file = dir.join("Caddyfile");
+    std::fs::write(&file, caddyfile).unwrap();
     command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
-    command.env("XDG_DATA_HOME", dir.path()).env("XDG_CONFIG_HOME", dir.path()).env("HOME", dir.path());
-    (command, dir.path().join("caddy/pki/authorities/local/root.crt"), config)
+    command.env("XDG_DATA_HOME", dir).env("XDG_CONFIG_HOME", dir).env("HOME", dir);
+    command
+}
+
+/// nginx in a folder with `http` inside its `http { }`; `command` lacks its arguments.
+#[must_use]
+pub fn nginx_by(mut command: Command, dir: &Path, http: &str) -> Command {
+    let (at, file) = (dir.display(), dir.join("nginx.conf"));
+    let config = format!(
+        "daemon off; master_process on; user root; worker_processes 1; pid {at}/nginx.pid; error_log stderr warn;
+events {{ worker_connections 1024; }}
+http {{ access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; fastcgi_temp_path {at}/fastcgi;
+uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;
+{http}}}\n"
+    );
+    std::fs::write(&file, config).unwrap();
+    command.args(["-e", "stderr", "-p"]).arg(dir).arg("-c").arg(file);
+    command
+}
+
+/// Traefik with these arguments and the files of `dir/dyn`, which it follows; `command` lacks its arguments.
+#[must_use]
+pub fn traefik_by(mut command: Command, dir: &Path, args: &[&str]) -> Command {
+    std::fs::create_dir_all(dir.join("dyn")).unwrap();
+    command.args(args).arg(format!("--providers.file.directory={}/dyn", dir.display()));
+    command.args(["--providers.file.watch=true", "--log.level=ERROR", "--global.checkNewVersion=false"]);
+    command.arg("--global.sendAnonymousUsage=false");
+    command
 }
 
 fn admin_of(config: &str) -> String {
@@ -244,23 +247,12 @@ fn nginx(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (Com
 }
 
 fn nginx_with(program: &Path, dir: &Dir, servers: &str) -> (Command, PathBuf, String) {
-    let certificate = self_signed(dir);
-    let at = dir.path().display();
-    let config = format!(
-        "daemon off; master_process on; worker_processes 1; pid {at}/nginx.pid; error_log stderr warn;
-events {{ worker_connections 1024; }}
-http {{ access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; fastcgi_temp_path {at}/fastcgi;
-uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;
-{servers}}}\n"
-    );
-    let file = dir.write("nginx.conf", &config);
-    let mut command = Command::new(program);
-    command.args(["-e", "stderr", "-p"]).arg(dir.path()).arg("-c").arg(file);
-    (command, certificate, config)
+    let certificate = certificates::self_signed(dir.path());
+    (nginx_by(Command::new(program), dir.path(), servers), certificate, String::new())
 }
 
 fn haproxy(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (Command, PathBuf, String) {
-    let certificate = self_signed(dir);
+    let certificate = certificates::self_signed(dir.path());
     let at = dir.path().display();
     // No `timeout tunnel`: what is silent for a minute is cut, as in many a configuration.
     let mut config = "global\n  maxconn 2000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  option forwardfor\n".to_string();
@@ -274,7 +266,7 @@ fn haproxy(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (C
 }
 
 fn traefik(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (Command, PathBuf, String) {
-    let certificate = self_signed(dir);
+    let certificate = certificates::self_signed(dir.path());
     let at = dir.path().display();
     let (mut points, mut routers, mut services) = (String::new(), String::new(), String::new());
     for (i, (front, back)) in legs.into_iter().enumerate() {
@@ -299,65 +291,4 @@ fn traefik(program: &Path, dir: &Dir, legs: [(SocketAddr, SocketAddr); 2]) -> (C
     let mut command = Command::new(program);
     command.arg(format!("--configFile={}", file.display())).current_dir(dir.path());
     (command, certificate, config)
-}
-
-/// A certificate for 127.0.0.1 and localhost as `cert.pem`, `key.pem` and `both.pem`.
-pub fn self_signed(dir: &Dir) -> PathBuf {
-    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    let mut command = Command::new("openssl");
-    command.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=stage",
-    ]);
-    command.args([
-        "-addext",
-        "subjectAltName=IP:127.0.0.1,DNS:localhost",
-        "-addext",
-        "basicConstraints=critical,CA:FALSE",
-    ]);
-    let out =
-        command.arg("-keyout").arg(&key).arg("-out").arg(&cert).output().unwrap_or_else(|e| panic!("openssl: {e}"));
-    assert!(out.status.success(), "openssl: {}", String::from_utf8_lossy(&out.stderr));
-    let both = [std::fs::read(&cert).unwrap(), std::fs::read(&key).unwrap()].concat();
-    dir.write("both.pem", both);
-    cert
-}
-
-/// A CA, and a certificate that it signed for the given names (as `DNS:a.test,IP:192.0.2.1`), as `cert.pem` and
-/// `key.pem`; gives the CA's certificate.
-pub fn signed(dir: &Dir, names: &str) -> PathBuf {
-    let at = |name: &str| dir.path().join(name);
-    let make = |args: &[&str], key: &str, cert: &str| {
-        let mut command = Command::new("openssl");
-        command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
-        command.args(["-days", "2"]).args(args).arg("-keyout").arg(at(key)).arg("-out").arg(at(cert));
-        let out = command.output().unwrap_or_else(|e| panic!("openssl: {e}"));
-        assert!(out.status.success(), "openssl: {}", String::from_utf8_lossy(&out.stderr));
-    };
-    make(&["-subj", "/CN=stage CA", "-addext", "keyUsage=critical,keyCertSign"], "ca.key", "ca.pem");
-    let (ca, key) = (at("ca.pem"), at("ca.key"));
-    let signer = ["-CA", ca.to_str().unwrap(), "-CAkey", key.to_str().unwrap()];
-    let names = format!("subjectAltName={names}");
-    let leaf = ["-subj", "/CN=stage", "-addext", names.as_str(), "-addext", "basicConstraints=critical,CA:FALSE"];
-    make(&[&leaf[..], &signer].concat(), "key.pem", "cert.pem");
-    ca
-}
-
-/// The first certificate of a PEM file, in DER.
-#[must_use]
-pub fn der_of(pem: &Path) -> Vec<u8> {
-    use base64::Engine;
-    let text = std::fs::read_to_string(pem).unwrap_or_else(|e| panic!("{}: {e}", pem.display()));
-    let body: String =
-        text.lines().skip_while(|l| !l.contains("BEGIN CERT")).skip(1).take_while(|l| !l.contains("END")).collect();
-    base64::engine::general_purpose::STANDARD.decode(body).unwrap()
 }

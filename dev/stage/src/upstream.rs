@@ -127,6 +127,34 @@ impl Drop for Upstream {
     }
 }
 
+/// A service on a free port for as long as the test run lasts: the answer's status and body are a function of the
+/// request's head. A 302 leads to `/login`.
+pub fn answering(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) -> SocketAddr {
+    answering_with(move |head| {
+        let (status, body) = answer(head);
+        (status, if status == 302 { "Location: /login\r\n".to_string() } else { String::new() }, body)
+    })
+}
+
+/// The same with the answer's fields, each with its line end, between status and body.
+pub fn answering_with(answer: impl Fn(&str) -> (u16, String, String) + Send + Sync + 'static) -> SocketAddr {
+    let upstream = Upstream::serve(move |mut s| {
+        while let Ok(Some(head)) = http::read_head(&mut s) {
+            if http::read_request_body(&mut s, &head).is_err() {
+                return;
+            }
+            let (status, fields, body) = answer(&head);
+            let head = format!("HTTP/1.1 {status} X\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+            if s.write_all(format!("{head}{body}").as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let addr = upstream.addr();
+    std::mem::forget(upstream);
+    addr
+}
+
 /// Serves one connection of a site, request after request:
 ///
 /// | path | answer |

@@ -61,7 +61,7 @@ fn proxy(kind: Kind) {
         }
         proxy.reload();
     }
-    assert!(stage::proxies::der_of(&proxy.ca).len() > 100);
+    assert!(stage::certificates::der_of(&proxy.ca).len() > 100);
 }
 
 #[test]

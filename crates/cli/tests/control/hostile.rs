@@ -3,19 +3,21 @@
 //! the built program. Each attack is refused, its cost is bounded, honest nodes go on, and the log says what happened.
 
 use std::pin::Pin;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::room::{BIN, Control};
-use serde_json::{Value, json};
+use serde_json::json;
 use sim::mesh::{Channel, Derp, MapStream, Node, Received, VERSION, read_head};
+use stage::command::Server;
+use stage::control::Control;
 use tailnet_proto::derp::Frame;
 use tailnet_proto::meshkey::NodeKey;
 use tailnet_proto::noise::{INITIATION_LEN, Initiator};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::server::Reached;
 
 /// Longest that anything here may take on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -23,23 +25,17 @@ const SOON: Duration = Duration::from_secs(20);
 /// What an attack may add to the memory of the process, in KiB.
 const MEMORY: u64 = 64 * 1024;
 
-impl Control {
-    async fn start() -> Control {
-        Control::launch("control-hostile", Command::new(BIN), &[], SOON).await
-    }
-
+impl Reached {
     fn auth_key(&self, how: &[&str]) -> String {
-        let out = self.command(&[&["keys", "create", "--user", "eve"], how].concat());
-        out.lines().last().unwrap().trim().to_string()
+        Control::key(self, "eve", how)
     }
 
     fn node_count(&self) -> usize {
-        let list: Value = serde_json::from_str(&self.command(&["nodes", "list", "--json"])).unwrap();
-        list.as_array().or_else(|| list["nodes"].as_array()).unwrap_or_else(|| panic!("{list}")).len()
+        self.json(&["nodes", "list"])["nodes"].as_array().unwrap().len()
     }
 
     fn audit(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("control-audit.jsonl")).unwrap_or_default()
+        std::fs::read_to_string(self.data().join("control-audit.jsonl")).unwrap_or_default()
     }
 
     /// A registered node with its map stream.
@@ -145,7 +141,7 @@ impl AsyncWrite for Recorder {
 
 #[tokio::test]
 async fn handshakes_that_are_cut_changed_or_for_another_key() {
-    let mut control = Control::start().await;
+    let mut control = Reached::with(&[]).await;
     let before = control.process.rss_kib();
     let node = Node::new(1);
     let good = Initiator::start(&node.machine, &control.key, VERSION, [3; 32]).unwrap().1;
@@ -181,7 +177,7 @@ async fn handshakes_that_are_cut_changed_or_for_another_key() {
 
 #[tokio::test]
 async fn a_whole_session_sent_again_does_nothing() {
-    let mut control = Control::start().await;
+    let mut control = Reached::with(&[]).await;
     let before = control.process.rss_kib();
     let auth = control.auth_key(&["--reusable"]);
     let sent = Arc::new(Mutex::new(vec![]));
@@ -190,9 +186,9 @@ async fn a_whole_session_sent_again_does_nothing() {
     let mut channel = node.connect_over(io, "control", &control.key).await.unwrap();
     channel.register(&auth).await.unwrap();
     assert_eq!(control.node_count(), 1);
-    let id = control.command(&["nodes", "list", "--json"]);
+    let id = control.ok(&["nodes", "list", "--json"]);
     assert!(id.contains(&node.name), "{id}");
-    control.command(&["nodes", "delete", &node.name]);
+    control.ok(&["nodes", "delete", &node.name]);
     assert_eq!(control.node_count(), 0);
     let recorded = sent.lock().unwrap().clone();
     for _ in 0..3 {
@@ -210,7 +206,7 @@ async fn a_whole_session_sent_again_does_nothing() {
 
 #[tokio::test]
 async fn records_and_bodies_that_are_too_long_or_no_http() {
-    let mut control = Control::start().await;
+    let mut control = Reached::with(&[]).await;
     let before = control.process.rss_kib();
     let node = Node::new(1);
     for bytes in [&[4, 0xff, 0xff, 0, 0][..], &[4, 0, 3, 1, 2, 3], &[9, 0, 40], &[4, 0, 40, 0]] {
@@ -249,7 +245,7 @@ async fn records_and_bodies_that_are_too_long_or_no_http() {
 
 #[tokio::test]
 async fn the_keys_of_others() {
-    let mut control = Control::start().await;
+    let mut control = Reached::with(&[]).await;
     let before = control.process.rss_kib();
     let auth = control.auth_key(&["--reusable"]);
     let (alice, mut eve) = (control.member(1, &auth).await, control.member(2, &auth).await);
@@ -279,7 +275,7 @@ async fn the_keys_of_others() {
 
 #[tokio::test]
 async fn keys_that_are_over_and_keys_that_are_good_once() {
-    let mut control = Control::start().await;
+    let mut control = Reached::with(&[]).await;
     let before = control.process.rss_kib();
     let short = control.auth_key(&["--reusable", "--expiry", "1s"]);
     tokio::time::sleep(Duration::from_millis(2100)).await;
@@ -308,7 +304,7 @@ async fn keys_that_are_over_and_keys_that_are_good_once() {
 
 #[tokio::test]
 async fn nodes_that_nobody_approved_or_whose_time_is_over() {
-    let mut control = Control::start().await;
+    let mut control = Reached::with(&[]).await;
     let before = control.process.rss_kib();
     let node = Node::new(1);
     let mut channel = node.connect(control.addr, &control.key).await.unwrap();
@@ -330,7 +326,7 @@ async fn nodes_that_nobody_approved_or_whose_time_is_over() {
     let auth = control.auth_key(&["--reusable"]);
     let mut member = control.member(2, &auth).await;
     let mut relayed = control.relay(&member.node).await.unwrap();
-    control.command(&["nodes", "expire", &member.node.name]);
+    control.ok(&["nodes", "expire", &member.node.name]);
     let cut = in_time(async { while relayed.receive().await.is_ok() {} });
     cut.await;
     assert!(control.relay(&member.node).await.is_err(), "the relay takes a node whose time is over");
@@ -350,7 +346,7 @@ async fn nodes_that_nobody_approved_or_whose_time_is_over() {
 
 #[tokio::test]
 async fn relay_clients_that_flood_lie_or_do_not_read() {
-    let mut control = Control::start().await;
+    let mut control = Reached::with(&[]).await;
     let before = control.process.rss_kib();
     let auth = control.auth_key(&["--reusable"]);
     let mut members = vec![];
@@ -402,7 +398,7 @@ async fn relay_clients_that_flood_lie_or_do_not_read() {
 
 #[tokio::test]
 async fn the_relay_speaks_tls_with_the_certificate_that_its_map_pins() {
-    let control = Control::start().await;
+    let control = Reached::with(&[]).await;
     let auth = control.auth_key(&["--reusable"]);
     let node = Node::new(1);
     let mut channel = node.connect(control.addr, &control.key).await.unwrap();

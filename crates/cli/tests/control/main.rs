@@ -9,14 +9,12 @@
 )]
 
 mod clock;
-#[path = "../gate/room.rs"]
-mod gate_room;
 mod hostile;
 mod machine;
 mod mesh;
 mod policy;
 mod policy_running;
 mod printed;
-mod room;
+mod server;
 mod strangers;
 mod teach;

@@ -1,7 +1,10 @@
 //! `portcullis policy …` as a person or a script uses it: the built binary, files, exit codes, words.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use stage::Dir;
+use stage::command::{Outcome, command};
 
 const TOPOLOGY: &str = r#"{"users":[{"id":1,"name":"odin","email":"odin@example.com"},{"id":2,"name":"thor","email":"thor@example.org"}],
 "nodes":{"laptop":{"hostname":"laptop","user":"odin","tags":[],"ipv4":"100.64.0.1","ipv6":"fd7a:115c:a1e0::1","routable_ips":[],"approved_routes":[]},
@@ -19,28 +22,31 @@ const POLICY: &str = r#"{
 }
 "#;
 
-struct Files(PathBuf);
+struct Files(Dir);
 
 impl Files {
     fn new(name: &str) -> Files {
-        let dir = std::env::temp_dir().join(format!("portcullis-policy-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let files = Files(dir);
+        let files = Files(Dir::new(name));
         files.write("policy.hujson", POLICY);
         files.write("topology.json", TOPOLOGY);
         files
     }
 
     fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
-        path
+        self.0.write(name, text)
     }
 
-    /// Runs `portcullis policy` here.
+    /// `portcullis policy` here.
+    fn policy(&self, args: &[&str]) -> Command {
+        let mut c = command(&[&["policy"], args].concat());
+        c.current_dir(self.0.path());
+        c
+    }
+
+    /// Runs it: exit code, standard output and standard error.
     fn run(&self, args: &[&str]) -> (i32, String, String) {
-        let out = portcullis(&self.0).arg("policy").args(args).output().unwrap();
-        words(&out)
+        let done = Outcome::of(&mut self.policy(args));
+        (done.code, done.out, done.err)
     }
 
     /// The same with `--policy` and `--topology`.
@@ -50,23 +56,6 @@ impl Files {
         all.extend(rest);
         self.run(&all)
     }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn portcullis(dir: &Path) -> Command {
-    let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    c.current_dir(dir).env_remove("PORTCULLIS_POLICY").env_remove("PORTCULLIS_TOPOLOGY");
-    c
-}
-
-fn words(out: &Output) -> (i32, String, String) {
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    (out.status.code().unwrap(), text(&out.stdout), text(&out.stderr))
 }
 
 #[test]
@@ -251,13 +240,13 @@ fn fmt_keeps_comments_and_is_done_once() {
     let (code, _, err) = f.run(&["fmt", "odd.hujson", "--check"]);
     assert!(code == 1 && err.contains("error: odd.hujson has another layout\nhint: "), "{err}");
     assert_eq!(f.run(&["fmt", "odd.hujson"]), (0, String::new(), String::new()));
-    let text = std::fs::read_to_string(f.0.join("odd.hujson")).unwrap();
+    let text = std::fs::read_to_string(f.0.at("odd.hujson")).unwrap();
     assert!(text.contains("// head\n") && text.contains("/* why */") && text.contains("// tail"), "{text}");
     assert_eq!(f.run(&["fmt", "odd.hujson", "--check"]).0, 0);
     f.write("bad.hujson", "{");
     assert_eq!(f.run(&["fmt", "bad.hujson"]).0, 1);
-    assert_eq!(std::fs::read_to_string(f.0.join("bad.hujson")).unwrap(), "{", "what cannot be read is not touched");
-    let left: Vec<_> = std::fs::read_dir(&f.0)
+    assert_eq!(std::fs::read_to_string(f.0.at("bad.hujson")).unwrap(), "{", "what cannot be read is not touched");
+    let left: Vec<_> = std::fs::read_dir(f.0.path())
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .filter(|n| n.to_string_lossy().starts_with('.'))
@@ -268,13 +257,12 @@ fn fmt_keeps_comments_and_is_done_once() {
 #[test]
 fn standard_input_and_early_readers() {
     let f = Files::new("pipes");
-    let mut child =
-        portcullis(&f.0).args(["policy", "fmt", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = f.policy(&["fmt", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"{\"acls\":[]}").unwrap();
     let out = child.wait_with_output().unwrap();
-    assert_eq!(words(&out), (0, "{ \"acls\": [] }\n".to_string(), String::new()));
-    let mut child = portcullis(&f.0)
-        .args(["policy", "compile", "--policy", "policy.hujson", "--topology", "topology.json", "--json"])
+    assert_eq!((out.status.code(), out.stdout.as_slice()), (Some(0), &b"{ \"acls\": [] }\n"[..]));
+    let mut child = f
+        .policy(&["compile", "--policy", "policy.hujson", "--topology", "topology.json", "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

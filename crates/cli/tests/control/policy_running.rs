@@ -1,12 +1,14 @@
 //! Policies at a running coordination server: a new network begins with one, and every question is answered without
 //! files. The nodes are false ones that join over real sockets.
 
-use std::process::Command;
 use std::time::Duration;
 
-use crate::room::{BIN, Control};
 use serde_json::{Value, json};
 use sim::mesh::{MapStream, Node};
+use stage::command::{Outcome, Server, command};
+use stage::control::{Control, key_in};
+
+use crate::server::Reached;
 
 /// Longest that a server may take to start on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
@@ -22,31 +24,23 @@ const FIRST: &str = r#"{
 }
 "#;
 
-async fn launch(name: &str, more: &[&str]) -> Control {
-    Control::launch(name, Command::new(BIN), more, SOON).await
-}
-
-/// Runs a command here; gives its exit code, standard output and standard error.
+/// Runs a command in the server's folder; gives its exit code, standard output and standard error.
 fn run(control: &Control, args: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(BIN);
-    command.env_remove("PORTCULLIS_POLICY").env_remove("PORTCULLIS_TOPOLOGY");
-    let out = command.current_dir(control.dir.path()).args(args).arg("--data-dir").arg(control.dir.path()).output();
-    let out = out.unwrap();
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    (out.status.code().unwrap(), text(&out.stdout), text(&out.stderr))
+    let mut command = command(args);
+    let done = Outcome::of(command.arg("--data-dir").arg(control.data()).current_dir(control.data()));
+    (done.code, done.out, done.err)
 }
 
 fn write(control: &Control, name: &str, text: &str) {
-    std::fs::write(control.dir.path().join(name), text).unwrap();
+    std::fs::write(control.data().join(name), text).unwrap();
 }
 
 /// Joins a node; it stays as long as its stream is held.
-async fn join(control: &Control, n: u64, key: &[&str], routes: &[&str]) -> MapStream {
-    let key: Vec<&str> = ["keys", "create"].into_iter().chain(key.iter().copied()).collect();
-    let auth = control.command(&key);
+async fn join(control: &Reached, n: u64, key: &[&str], routes: &[&str]) -> MapStream {
+    let auth = key_in(&control.ok(&[&["keys", "create"], key].concat()));
     let node = Node::new(n);
     let mut channel = node.connect(control.addr, &control.key).await.unwrap();
-    let mut ask = node.register_request(auth.lines().last().unwrap());
+    let mut ask = node.register_request(&auth);
     ask["Hostinfo"]["RoutableIPs"] = json!(routes);
     let (status, answer) = channel.post("/machine/register", &ask).await.unwrap();
     assert!(status == 200 && answer["MachineAuthorized"] == true, "{answer}");
@@ -63,7 +57,7 @@ async fn a_policy_with_tests_begins_a_new_network_and_one_that_fails_does_not_en
     let file = dir.path().join("first.hujson");
     std::fs::write(&file, FIRST).unwrap();
     let given = file.display().to_string();
-    let mut control = launch("policy-begins", &["--policy", &given]).await;
+    let mut control = Reached::with(&["--policy", &given]).await;
     // Nobody is there: what is to be reached is not known, what is not to be reached is not reached.
     let (code, out, _) = run(&control, &["policy", "test"]);
     assert_eq!(code, 0, "{out}");
@@ -93,30 +87,20 @@ async fn a_policy_with_tests_begins_a_new_network_and_one_that_fails_does_not_en
     assert_eq!(run(&control, &["policy", "set", "broken.hujson"]).0, 1);
     // ... and at a start it is warned about, for a server that does not run helps nobody.
     std::fs::write(&file, &broken).unwrap();
-    control.process.terminate();
-    control.process.wait(SOON).unwrap();
-    let mut command = Command::new(BIN);
-    command.args(["control", "--server-url", &format!("http://{}", control.addr), "--stun", "off"]);
-    command.args(["--listen", &control.addr.to_string(), "--policy", &given, "--data-dir"]).arg(control.dir.path());
-    control.process = stage::process::Process::start("control", command);
-    stage::ports::wait(control.addr, SOON).unwrap();
+    control.process.stop();
+    control.again();
     let said = control.process.output();
     assert!(
         said.contains("is in force, but it would not be taken today: tests 7:")
             && said.contains("eve@ -> tag:rt:22 accept"),
         "{said}"
     );
-    // Commands are taken a moment after nodes are.
-    let begun = std::time::Instant::now();
-    while !run(&control, &["policy", "get"]).1.contains("tcp:2222") {
-        assert!(begun.elapsed() < SOON, "{:?}", run(&control, &["policy", "get"]));
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    assert!(run(&control, &["policy", "get"]).1.contains("tcp:2222"));
 }
 
 #[tokio::test]
 async fn questions_are_answered_by_the_running_server() {
-    let control = launch("policy-asked", &[]).await;
+    let control = Reached::with(&[]).await;
     let (code, _, err) = run(&control, &["policy", "diff"]);
     assert!(code == 2 && err.contains("hint: name the new policy with `--policy NEW`"), "{err}");
     write(&control, "p.hujson", FIRST);
@@ -129,7 +113,7 @@ async fn questions_are_answered_by_the_running_server() {
         code == 0 && out.contains("by rule 2 of grants (line 5); but no router has an approved route there"),
         "{out}"
     );
-    control.command(&["routes", "approve", "sim-2", "198.51.100.7/32"]);
+    control.ok(&["routes", "approve", "sim-2", "198.51.100.7/32"]);
     let (code, out, _) = explain(&["sim-1", "198.51.100.7:443"]);
     assert!(
         code == 0 && out.contains("allowed for tcp, by rule 2 of grants (line 5); udp and icmp are refused"),
@@ -179,7 +163,7 @@ async fn questions_are_answered_by_the_running_server() {
 
 #[tokio::test]
 async fn what_is_probably_not_meant_is_noted() {
-    let control = launch("policy-notes", &[]).await;
+    let control = Reached::with(&[]).await;
     let text = r#"{
         "groups": { "group:ops": ["eve@", "adda@example.com"] },
         "grants": [{ "src": ["group:ops"], "dst": ["autogroup:self"], "ip": ["22"] }],

@@ -1,10 +1,9 @@
 //! What README and manual print is what works: each file of theirs starts, each policy is one. Recipes are found by
 //! their names (`stage::pages`).
 
-use std::process::Command;
-
-use crate::gate_room::{Dir, Gate, Serve, wait_or};
-use stage::pages;
+use stage::command::{Outcome, Server, command, run};
+use stage::gate::{Gate, Serve};
+use stage::{Dir, pages, wait_or};
 
 /// A file of the manual as `serve` takes it: free ports in place of those that people know.
 fn file_of_serve(name: &str) -> String {
@@ -18,9 +17,9 @@ fn file_of_serve(name: &str) -> String {
 #[test]
 fn files_of_serve_start() {
     let dir = Dir::new("printed");
-    let s = Serve::start(&dir.0, &file_of_serve("phones-at-the-gate"), &["listening on"]);
+    let s = Serve::start(dir.path(), &file_of_serve("phones-at-the-gate"), &["listening on"]);
     // Nobody is in the group yet; that is said, once.
-    wait_or(|| s.proc.text().contains("stands for no node now"), || s.proc.text());
+    wait_or(|| s.process.output().contains("stands for no node now"), || s.process.output());
     let made = s.ok(&["users", "create", "ada@example.com"]);
     assert!(made.contains("ada@example.com"), "{made}");
     assert!(s.ok(&["list"]).contains("photos"));
@@ -29,10 +28,10 @@ fn files_of_serve_start() {
 #[test]
 fn a_gate_and_an_edge_start_from_one_file() {
     let dir = Dir::new("printed-gate");
-    std::fs::write(dir.at("token.txt"), "0123456789abcdef").unwrap();
+    dir.write("token.txt", "0123456789abcdef");
     let file = file_of_serve("gate-and-edge").replace("dns:home.example.net", "192.0.2.7");
     let file = format!("port = 0\ncontrol_port = 0\n{file}");
-    let s = Serve::start(&dir.0, &file, &["visitors at once"]);
+    let s = Serve::start(dir.path(), &file, &["visitors at once"]);
     assert!(s.ok(&["explain", "192.0.2.7", "--service", "data"]).contains("is allowed"));
 }
 
@@ -53,10 +52,9 @@ fn policies_are_policies() {
     let printed = pages::blocks().iter().filter(|b| b.language == "jsonc").count();
     assert_eq!(printed, whole.len() + sections.len(), "a policy that nothing checks");
     for (name, policy) in whole.into_iter().chain(sections) {
-        let file = dir.at(&format!("{name}.hujson"));
-        std::fs::write(&file, policy).unwrap();
-        let out = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(["policy", "check"]).arg(&file).output().unwrap();
-        assert!(out.status.success(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
+        let file = dir.write(&format!("{name}.hujson"), policy);
+        let checked = run(&["policy", "check", file.to_str().unwrap()]);
+        assert_eq!(checked.code, 0, "{name}: {}", checked.all());
     }
 }
 
@@ -64,15 +62,11 @@ fn policies_are_policies() {
 #[test]
 fn the_topology_is_one() {
     let dir = Dir::new("printed-topology");
-    let at = |name: &str, text: String| {
-        std::fs::write(dir.at(name), text).unwrap();
-        dir.at(name)
-    };
-    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command.args(["policy", "compile", "--policy"]).arg(at("policy.hujson", "{}".into()));
-    let out = command.arg("--topology").arg(at("nodes.json", pages::recipe("topology"))).output().unwrap();
-    let said = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success() && said.contains("100.64.0.1"), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    dir.write("policy.hujson", "{}");
+    dir.write("nodes.json", pages::recipe("topology"));
+    let mut compile = command(&["policy", "compile", "--policy", "policy.hujson", "--topology", "nodes.json"]);
+    let compiled = Outcome::of(compile.current_dir(dir.path()));
+    assert!(compiled.code == 0 && compiled.out.contains("100.64.0.1"), "{}", compiled.all());
 }
 
 /// Environments as Compose files print them: the gate starts with each.
@@ -89,7 +83,7 @@ fn environments_of_the_gate_start() {
         assert!(!env.is_empty(), "{name} sets nothing:\n{text}");
         let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let dir = Dir::new("printed-env");
-        let gate = Gate::start(&dir.0, &env, &[]);
-        assert_eq!(gate.addrs.len(), 1, "{name}: {}", gate.proc.text());
+        let gate = Gate::start(dir.path(), &env, &[]);
+        assert_eq!(gate.addrs.len(), 1, "{name}: {}", gate.process.output());
     }
 }

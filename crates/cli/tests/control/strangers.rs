@@ -5,33 +5,32 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::room::{BIN, Control};
-use serde_json::{Value, json};
+use serde_json::json;
 use sim::mesh::{Node, read_head};
+use stage::command::{Server, binary};
+use stage::control::Control;
 use tailnet_proto::noise::{RECORD_MAX, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
+
+use crate::server::Reached;
 
 const PROXY: &str = "127.0.0.8";
 
 /// Longest that anything here may take on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
-impl Control {
+impl Reached {
     /// A server that was started with so many files, as a shell starts it.
-    async fn with_files(files: u32) -> Control {
+    async fn with_files(files: u32) -> Reached {
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("ulimit -Sn {files}; exec \"$0\" \"$@\""), BIN]);
-        Control::launch("control-strangers", command, &["--trusted-proxies", PROXY], SOON).await
+        command.args(["-c", &format!("ulimit -Sn {files}; exec \"$0\" \"$@\""), binary()]);
+        Reached::by(command, &["--trusted-proxies", PROXY]).await
     }
 
-    async fn behind_proxy() -> Control {
-        Control::with_files(1024).await
-    }
-
-    fn nodes(&self) -> Value {
-        serde_json::from_str(&self.command(&["nodes", "list", "--json"])).unwrap()
+    async fn behind_proxy() -> Reached {
+        Reached::with_files(1024).await
     }
 
     async fn from(&self, source: &str) -> TcpStream {
@@ -62,18 +61,18 @@ async fn in_time<T>(future: impl Future<Output = T>) -> T {
 
 #[tokio::test]
 async fn one_address_does_not_use_up_the_files_of_the_process() {
-    let mut control = Control::with_files(256).await;
+    let mut control = Reached::with_files(256).await;
     let mut held = vec![];
     for _ in 0..600 {
         held.push(TcpStream::connect(control.addr).await.unwrap());
     }
     control.answers().await;
-    control.command(&["users", "list"]);
+    control.ok(&["users", "list"]);
 }
 
 #[tokio::test]
 async fn a_flood_of_pages_from_one_address_leaves_those_of_others() {
-    let mut control = Control::behind_proxy().await;
+    let mut control = Reached::behind_proxy().await;
     let honest = Node::new(1);
     let mut channel = honest.connect_over(control.from("127.0.0.9").await, "c", &control.key).await.unwrap();
     let (_, answer) = channel.post("/machine/register", &honest.register_request("")).await.unwrap();
@@ -89,42 +88,42 @@ async fn a_flood_of_pages_from_one_address_leaves_those_of_others() {
         let (_, answer) = channel.post("/machine/register", &request).await.unwrap();
         last = answer["AuthURL"].as_str().unwrap_or_else(|| panic!("{answer}")).to_string();
     }
-    let waiting = control.nodes()["waiting"].as_array().unwrap().len();
+    let waiting = control.json(&["nodes", "list"])["waiting"].as_array().unwrap().len();
     assert!((2..=51).contains(&waiting), "{waiting} wait");
     let (head, page) = control.get(&format!("/register/{}", last.rsplit('/').next().unwrap())).await;
     assert!(head.starts_with("HTTP/1.1 200") && !page.contains("<script>"), "{head}{page}");
     assert!(page.contains("asks for <b>tag:&lt;b&gt;router</b>"), "{page}");
-    let list = control.command(&["nodes", "list"]);
+    let list = control.ok(&["nodes", "list"]);
     assert!(list.contains("asks for tag:<b>router"), "{list}");
     assert!(!list.contains('\u{1b}') && !list.contains('\r'), "{list:?}");
-    control.command(&["nodes", "approve", &ticket, "--user", "eve"]);
+    control.ok(&["nodes", "approve", &ticket, "--user", "eve"]);
     control.answers().await;
 }
 
 #[tokio::test]
 async fn what_a_stranger_says_about_its_address_is_not_believed() {
-    let control = Control::behind_proxy().await;
-    let auth = control.command(&["keys", "create", "--user", "eve"]);
+    let control = Reached::behind_proxy().await;
+    let auth = Control::key(&control, "eve", &[]);
     let node = Node::new(1);
     let host = "c\r\nX-Forwarded-For: 203.0.113.7\r\nForwarded: for=203.0.113.7\r\nX-Real-IP: 203.0.113.7";
     let mut channel = node.connect_over(control.from("127.0.0.9").await, host, &control.key).await.unwrap();
-    channel.register(auth.lines().last().unwrap()).await.unwrap();
+    channel.register(&auth).await.unwrap();
     let mut map = channel.map().await.unwrap();
     in_time(map.news()).await.unwrap();
-    let shown = &control.nodes()["nodes"][0];
+    let shown = &control.json(&["nodes", "list"])["nodes"][0];
     assert_eq!(shown["comes_from"], "127.0.0.9", "{shown}");
 }
 
 #[tokio::test]
 async fn a_member_has_a_few_channels_and_the_newest_are_the_ones_that_live() {
-    let mut control = Control::behind_proxy().await;
-    let auth = control.command(&["keys", "create", "--user", "eve"]);
+    let mut control = Reached::behind_proxy().await;
+    let auth = Control::key(&control, "eve", &[]);
     let node = Node::new(1);
     let mut channels = vec![];
     for i in 0..40 {
         let mut channel = node.connect(control.addr, &control.key).await.unwrap();
         if i == 0 {
-            channel.register(auth.lines().last().unwrap()).await.unwrap();
+            channel.register(&auth).await.unwrap();
         }
         let map = channel.map().await.unwrap();
         channels.push((channel, map));
@@ -143,7 +142,7 @@ async fn a_member_has_a_few_channels_and_the_newest_are_the_ones_that_live() {
 
 #[tokio::test]
 async fn headers_that_contradict_each_other_are_refused_and_fill_no_log() {
-    let mut control = Control::behind_proxy().await;
+    let mut control = Reached::behind_proxy().await;
     let twice = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2";
     let other = "X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.2";
     for i in 0..100 {
@@ -169,12 +168,12 @@ const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 
 impl Raw {
-    async fn open(control: &Control, n: u64) -> Raw {
+    async fn open(control: &Reached, n: u64) -> Raw {
         Raw::try_open(control, n, "127.0.0.1").await.unwrap()
     }
 
     /// Nothing if the server has no place for it.
-    async fn try_open(control: &Control, n: u64, source: &str) -> Option<Raw> {
+    async fn try_open(control: &Reached, n: u64, source: &str) -> Option<Raw> {
         let node = Node::new(n);
         let (io, session, came) = node.handshake(control.from(source).await, "c", &control.key).await.ok()?;
         let (mut read, mut write) = tokio::io::split(io);
@@ -237,7 +236,7 @@ async fn half_sent_requests_of_one_stranger_fill_no_memory() {
     /// As much as fits into the window that a stream starts with, less than a stranger's longest request.
     const PART: usize = 31 * 1024;
     const CHANNELS: u64 = 100;
-    let mut control = Control::behind_proxy().await;
+    let mut control = Reached::behind_proxy().await;
     let mut held = vec![];
     for n in 0..CHANNELS {
         held.push(Raw::open(&control, 1_000 + n).await);
@@ -268,12 +267,12 @@ async fn half_sent_requests_of_one_stranger_fill_no_memory() {
 async fn channels_of_many_strangers_neither_end_the_server_nor_lock_out_who_was_there() {
     const CHANNELS: u64 = 573;
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -Sv {}; exec \"$0\" \"$@\"", 1 << 20), BIN]);
-    let mut control = Control::launch("control-crowd", command, &[], SOON).await;
-    let auth = control.command(&["keys", "create", "--user", "eve"]);
+    command.args(["-c", &format!("ulimit -Sv {}; exec \"$0\" \"$@\"", 1 << 20), binary()]);
+    let mut control = Reached::by(command, &[]).await;
+    let auth = Control::key(&control, "eve", &[]);
     let node = Node::new(1);
     let mut channel = node.connect_over(control.from("127.0.0.50").await, "c", &control.key).await.unwrap();
-    channel.register(auth.lines().last().unwrap()).await.unwrap();
+    channel.register(&auth).await.unwrap();
     drop(channel);
     let before = control.process.rss_kib();
     let mut held = vec![];
@@ -310,11 +309,11 @@ async fn channels_of_many_strangers_neither_end_the_server_nor_lock_out_who_was_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_behind_one_address_are_no_strangers_of_it() {
     const NODES: u64 = 2_300;
-    let mut control = Control::behind_proxy().await;
-    let policy = control.dir.path().join("policy.hujson");
+    let mut control = Reached::behind_proxy().await;
+    let policy = control.data().join("policy.hujson");
     std::fs::write(&policy, r#"{"grants": []}"#).unwrap();
-    control.command(&["policy", "set", policy.to_str().unwrap()]);
-    let auth = control.command(&["keys", "create", "--user", "eve", "--reusable"]).trim().to_string();
+    control.ok(&["policy", "set", policy.to_str().unwrap()]);
+    let auth = Control::key(&control, "eve", &["--reusable"]);
     let (addr, key) = (control.addr, control.key);
     let mut held = vec![];
     let mut joining = tokio::task::JoinSet::new();
@@ -341,7 +340,7 @@ async fn nodes_behind_one_address_are_no_strangers_of_it() {
 
 #[tokio::test]
 async fn a_proxy_that_takes_the_upgrade_out_is_named_once() {
-    let mut control = Control::behind_proxy().await;
+    let mut control = Reached::behind_proxy().await;
     for i in 0..20 {
         let mut io = control.from(PROXY).await;
         let part = if i % 2 == 0 { "" } else { "Upgrade: tailscale-control-protocol\r\n" };
@@ -364,7 +363,7 @@ async fn a_proxy_that_takes_the_upgrade_out_is_named_once() {
 
 #[tokio::test]
 async fn requests_that_are_taken_back_and_heads_without_end_are_cut() {
-    let mut control = Control::behind_proxy().await;
+    let mut control = Reached::behind_proxy().await;
     let before = control.process.rss_kib();
     let taken_back = Raw::open(&control, 1).await;
     let start = Instant::now();

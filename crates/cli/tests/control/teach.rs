@@ -3,9 +3,12 @@
 
 use std::net::SocketAddr;
 
-use crate::gate_room::{Dir, Serve, free_port, wait_or};
 use serde_json::json;
 use sim::mesh::{Channel, MapStream, Node, server_key};
+use stage::command::Server;
+use stage::control::key_in;
+use stage::gate::Serve;
+use stage::{Dir, ports, wait_or};
 use tailnet_proto::meshkey::MachineKey;
 use tokio::net::TcpSocket;
 
@@ -20,20 +23,19 @@ struct Mesh {
 
 impl Mesh {
     async fn start(dir: &Dir) -> Mesh {
-        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let addr = SocketAddr::from(([127, 0, 0, 1], ports::free()));
         let config = format!(
             "[lists.photos]\nidle = \"12h\"\n[gate]\nlisten = \"127.0.0.1:0\"\n[control]\nserver_url = \"http://{addr}\"\n\
              listen = [\"{addr}\"]\nstun = \"off\"\ntrusted_proxies = [\"{PROXY}\"]\n\
              [[control.teach]]\nlist = \"photos\"\nnodes = [\"ada@example.com\"]\n"
         );
-        let serve = Serve::start(&dir.0, &config, &["check endpoint: listening", &format!("listening on {addr}")]);
+        let serve = Serve::start(dir.path(), &config, &["check endpoint: listening", &format!("listening on {addr}")]);
         Mesh { key: server_key(addr).await.unwrap(), serve, addr, config }
     }
 
     fn auth(&self, user: &str) -> String {
         self.serve.ok(&["users", "create", user]);
-        let said = self.serve.ok(&["keys", "create", "--user", user, "--reusable"]);
-        said.lines().find(|l| l.starts_with("pck-")).unwrap_or_else(|| panic!("{said}")).to_string()
+        key_in(&self.serve.ok(&["keys", "create", "--user", user, "--reusable"]))
     }
 
     /// A node whose connection comes from `peer`, with what a proxy there says about it.
@@ -57,7 +59,10 @@ impl Mesh {
     }
 
     fn has(&self, addr: &str, want: bool) {
-        wait_or(|| self.list().contains(addr) == want, || format!("{addr}: {}{}", self.list(), self.serve.proc.text()));
+        wait_or(
+            || self.list().contains(addr) == want,
+            || format!("{addr}: {}{}", self.list(), self.serve.process.output()),
+        );
     }
 }
 
@@ -90,7 +95,7 @@ async fn a_list_learns_where_members_come_from_and_nothing_that_they_say() {
     // What a node brought about before a restart goes with it too, if it does not come back first.
     let Mesh { serve, addr, key, config } = mesh;
     drop(serve);
-    let serve = Serve::start(&dir.0, &config, &["check endpoint: listening", &format!("listening on {addr}")]);
+    let serve = Serve::start(dir.path(), &config, &["check endpoint: listening", &format!("listening on {addr}")]);
     let mesh = Mesh { serve, addr, key, config };
     mesh.has("198.51.100.1", true);
     mesh.serve.ok(&["nodes", "expire", "sim-1"]);

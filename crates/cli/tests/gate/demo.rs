@@ -1,19 +1,20 @@
 //! `portcullis demo`: every step comes out, with and without `--once`, with real traffic.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use stage::START;
+use stage::command::{Outcome, command};
+use stage::process::{Process, Signal};
 
 fn demo(args: &[&str]) -> Command {
-    let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    c.arg("demo").args(args);
-    c
+    command(&[&["demo"], args].concat())
 }
 
 #[test]
 fn once_tells_everything_and_ends_well() {
-    let out = demo(&["--once"]).output().unwrap();
-    let said = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    let done = Outcome::of(&mut demo(&["--once"]));
+    assert_eq!(done.code, 0, "{}", done.all());
+    let said = done.out;
     assert!(!said.contains("BAD"), "{said}");
     for wanted in [
         "A list that learns",
@@ -30,11 +31,9 @@ fn once_tells_everything_and_ends_well() {
 
 #[test]
 fn without_once_it_stays_until_it_is_told_to_stop() {
-    let mut child = demo(&[]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.by_ref().any(|l| l.contains("Still running")), "it ended");
-    assert!(child.try_wait().unwrap().is_none());
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    assert!(child.wait().unwrap().success());
+    let mut demo = Process::start("demo", demo(&[]));
+    demo.line(START, |l| l.contains("Still running").then_some(())).unwrap();
+    assert!(demo.ended().is_none());
+    demo.signal(Signal::INT);
+    assert!(demo.wait(START).unwrap().success());
 }

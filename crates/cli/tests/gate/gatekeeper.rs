@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use std::process::Command;
-
-use crate::room::*;
+use stage::command::{Outcome, Server, command};
+use stage::gate::Gate;
+use stage::http::{request, request_full};
+use stage::process::Process;
+use stage::upstream::answering;
+use stage::{Dir, wait, wait_or};
 
 const IMMICH: &str = "TEsm6bGu0tN5o1PjeVHDY0vwIqIfNDVPbVSzyfgI_jif2h0r8_GogiXmz8g3ziKYBh4";
 
 #[test]
 fn every_method_on_every_path_learns_and_says_ok() {
     let dir = Dir::new("methods");
-    let g = Gate::start(&dir.0, &[("MAX_IP_LEN", "100")], &[]);
+    let g = Gate::start(dir.path(), &[("MAX_IP_LEN", "100")], &[]);
     for (n, method) in ["GET", "POST", "PUT", "PATCH", "DELETE", "PROPFIND", "OPTIONS", "REPORT"].iter().enumerate() {
         let ip = format!("198.51.100.{}", n + 1);
         assert_eq!(
@@ -45,7 +48,7 @@ fn every_method_on_every_path_learns_and_says_ok() {
 fn the_documented_and_the_read_variable_both_set_the_size_and_the_first_seen_leaves() {
     for name in ["MAX_IP_LEN", "MAX_ALLOWED_IPS"] {
         let dir = Dir::new(name);
-        let g = Gate::start(&dir.0, &[(name, "4"), ("DEFAULT_SOURCE_RANGE", "10.0.0.0/8")], &[]);
+        let g = Gate::start(dir.path(), &[(name, "4"), ("DEFAULT_SOURCE_RANGE", "10.0.0.0/8")], &[]);
         for n in [1, 2, 3, 4, 1, 5] {
             g.mirror(&format!("198.51.100.{n}"));
         }
@@ -56,11 +59,11 @@ fn the_documented_and_the_read_variable_both_set_the_size_and_the_first_seen_lea
 #[test]
 fn source_ranges_forgive_spaces_host_bits_and_absence_and_the_file_is_never_empty() {
     let dir = Dir::new("ranges");
-    let g = Gate::start(&dir.0, &[("DEFAULT_SOURCE_RANGE", " 192.168.1.1/24, 172.16.0.0/12 ,,")], &[]);
+    let g = Gate::start(dir.path(), &[("DEFAULT_SOURCE_RANGE", " 192.168.1.1/24, 172.16.0.0/12 ,,")], &[]);
     g.expect(&["192.168.1.0/24", "172.16.0.0/12"]);
     drop(g);
     let dir = Dir::new("noranges");
-    let g = Gate::start(&dir.0, &[], &[]);
+    let g = Gate::start(dir.path(), &[], &[]);
     g.expect(&["255.255.255.255"]);
     g.mirror("198.51.100.1");
     g.expect(&["198.51.100.1"]);
@@ -70,7 +73,7 @@ fn source_ranges_forgive_spaces_host_bits_and_absence_and_the_file_is_never_empt
 #[test]
 fn one_address_is_one_entry_in_every_spelling_and_private_ones_are_not_learnt() {
     let dir = Dir::new("spelling");
-    let g = Gate::start(&dir.0, &[("IPV6_PREFIX", "128"), ("DEFAULT_SOURCE_RANGE", "203.0.113.0/24")], &[]);
+    let g = Gate::start(dir.path(), &[("IPV6_PREFIX", "128"), ("DEFAULT_SOURCE_RANGE", "203.0.113.0/24")], &[]);
     for xff in
         ["2001:db8::1", "2001:DB8::1", "2001:db8:0::1", "::ffff:198.51.100.7", "198.51.100.7", "198.51.100.7:4711"]
     {
@@ -92,7 +95,7 @@ fn one_address_is_one_entry_in_every_spelling_and_private_ones_are_not_learnt() 
     }
     g.expect(&["2001:db8::1", "198.51.100.7", "203.0.113.0/24"]);
     let dir = Dir::new("sixtyfour");
-    let g = Gate::start(&dir.0, &[], &[]);
+    let g = Gate::start(dir.path(), &[], &[]);
     g.mirror("2001:db8::1");
     g.mirror("2001:db8::2");
     g.expect(&["2001:db8::/64"]);
@@ -101,13 +104,13 @@ fn one_address_is_one_entry_in_every_spelling_and_private_ones_are_not_learnt() 
 #[test]
 fn several_hops_work_and_nobody_can_say_who_he_is() {
     let dir = Dir::new("hops");
-    let g = Gate::start(&dir.0, &[], &[]);
+    let g = Gate::start(dir.path(), &[], &[]);
     // Behind a second proxy that is trusted.
     g.mirror("198.51.100.1, 172.18.0.5");
     // Something further left: the address is a proxy that nobody named, or its client made it up. Neither is learnt.
     g.mirror("8.8.8.8, 198.51.100.9, 172.18.0.5");
     wait("it is logged with the line that mends it", || {
-        g.proc
+        g.process
             .logged("198.51.100.9 is no visitor")
             .is_some_and(|l| l.contains("TRUSTED_PROXIES=") && l.contains("172.16.0.0/12"))
     });
@@ -121,9 +124,9 @@ fn several_hops_work_and_nobody_can_say_who_he_is() {
     drop(g);
     // A peer that is no trusted proxy teaches nothing, and the log has the line to add.
     let dir = Dir::new("stranger");
-    let g = Gate::start(&dir.0, &[("TRUSTED_PROXIES", "192.0.2.1")], &[]);
+    let g = Gate::start(dir.path(), &[("TRUSTED_PROXIES", "192.0.2.1")], &[]);
     assert_eq!(g.mirror("198.51.100.1"), (200, "OK".to_string()));
-    wait("it is logged", || g.proc.logged("TRUSTED_PROXIES=192.0.2.1,127.0.0.1").is_some());
+    wait("it is logged", || g.process.logged("TRUSTED_PROXIES=192.0.2.1,127.0.0.1").is_some());
     g.expect(&["255.255.255.255"]);
 }
 
@@ -133,15 +136,14 @@ fn a_restart_and_a_kill_forget_nobody_and_an_earlier_file_is_taken_over_once() {
     let old = "http:\n  middlewares:\n    dynamic-whitelist:\n      IPAllowList:\n        sourceRange:\n        - 198.51.100.1\n        - 2001:DB8::1\n        - 2001:db8:0::1\n        - ''\n        - 10.0.0.0/8\n        - 172.16.0.0/12\n";
     std::fs::write(dir.at("dynamic-whitelist.yml"), old).unwrap();
     let env = [("DEFAULT_SOURCE_RANGE", "10.0.0.0/8")];
-    let mut g = Gate::start(&dir.0, &env, &[]);
+    let mut g = Gate::start(dir.path(), &env, &[]);
     g.expect(&["198.51.100.1", "2001:db8::/64", "10.0.0.0/8"]);
     g.mirror("198.51.100.2");
     // Killed at once: what was answered is kept.
-    g.proc.child.kill().unwrap();
-    g.proc.child.wait().unwrap();
+    g.process.kill();
     drop(g);
     std::fs::write(dir.at("dynamic-whitelist.yml"), "").unwrap();
-    let g = Gate::start(&dir.0, &env, &[]);
+    let g = Gate::start(dir.path(), &env, &[]);
     g.expect(&["198.51.100.1", "2001:db8::/64", "198.51.100.2", "10.0.0.0/8"]);
     let (code, said) = g.command(&["grant", "revoke", "198.51.100.1"]);
     assert_eq!(code, 0, "{said}");
@@ -149,14 +151,14 @@ fn a_restart_and_a_kill_forget_nobody_and_an_earlier_file_is_taken_over_once() {
     drop(g);
     // The file still names nobody who was revoked, and what is in it is not taken over a second time.
     std::fs::write(dir.at("dynamic-whitelist.yml"), old).unwrap();
-    let g = Gate::start(&dir.0, &env, &[]);
+    let g = Gate::start(dir.path(), &env, &[]);
     g.expect(&["2001:db8::/64", "198.51.100.2", "10.0.0.0/8"]);
 }
 
 #[test]
 fn a_grant_ends_by_itself() {
     let dir = Dir::new("ttl");
-    let g = Gate::start(&dir.0, &[("GRANT_TTL", "2s")], &[]);
+    let g = Gate::start(dir.path(), &[("GRANT_TTL", "2s")], &[]);
     g.mirror("198.51.100.1");
     g.expect(&["198.51.100.1"]);
     g.expect(&["255.255.255.255"]);
@@ -184,20 +186,20 @@ fn share_links_are_checked_at_named_upstreams_only_and_fast() {
     let dir = Dir::new("share");
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
-    let immich = upstream(move |head| {
+    let immich = answering(move |head| {
         count.fetch_add(1, Ordering::SeqCst);
         assert!(head.to_lowercase().contains("host: photos.example.com"), "{head}");
         if head.starts_with(&format!("GET /share/{IMMICH} ")) { (200, "album".into()) } else { (404, String::new()) }
     });
     let redirects =
-        upstream(|head| if head.starts_with("GET /login") { (200, String::new()) } else { (302, String::new()) });
-    let anything = upstream(|_| (200, "app".into()));
-    let unnamed = upstream(|_| panic!("an upstream that is not named was asked"));
+        answering(|head| if head.starts_with("GET /login") { (200, String::new()) } else { (302, String::new()) });
+    let anything = answering(|_| (200, "app".into()));
+    let unnamed = answering(|_| panic!("an upstream that is not named was asked"));
     let named = format!("http://{immich},redirects=http://{redirects},anything=http://{anything}")
         .replace("http://127.0.0.1", "immich=http://127.0.0.1")
         .replace("redirects=immich=", "redirects=")
         .replace("anything=immich=", "anything=");
-    let g = Gate::start(&dir.0, &[("SHARE_UPSTREAMS", &named), ("TRAEFIK_THROTTLE", "0s")], &[]);
+    let g = Gate::start(dir.path(), &[("SHARE_UPSTREAMS", &named), ("TRAEFIK_THROTTLE", "0s")], &[]);
     let link = format!("/share/{IMMICH}");
     assert_eq!(ask(&g, immich, &link, "198.51.100.1"), 200);
     // The answer came when the file had it.
@@ -217,9 +219,9 @@ fn share_links_are_checked_at_named_upstreams_only_and_fast() {
         403,
         "an upstream that accepts anything proves nothing"
     );
-    wait("it is loud", || g.proc.logged("links that do not exist").is_some());
+    wait("it is loud", || g.process.logged("links that do not exist").is_some());
     assert_eq!(ask(&g, unnamed, &link, "198.51.100.3"), 403);
-    wait("the line to add is logged", || g.proc.logged(&format!(",http://{unnamed}")).is_some());
+    wait("the line to add is logged", || g.process.logged(&format!(",http://{unnamed}")).is_some());
     for bad in ["/", "/share/short", "/share/../api/server/about", "/api/users", "/share/aaaaaaaa%2f..%2f.."] {
         assert_eq!(ask(&g, immich, bad, "198.51.100.3"), 403, "{bad}");
     }
@@ -238,11 +240,11 @@ fn share_links_are_checked_at_named_upstreams_only_and_fast() {
 #[test]
 fn a_slow_upstream_blocks_nobody_and_is_given_up() {
     let dir = Dir::new("slow");
-    let slow = upstream(|_| {
+    let slow = answering(|_| {
         std::thread::sleep(Duration::from_secs(8));
         (200, String::new())
     });
-    let g = Gate::start(&dir.0, &[("SHARE_UPSTREAMS", &format!("slow=http://{slow}"))], &[]);
+    let g = Gate::start(dir.path(), &[("SHARE_UPSTREAMS", &format!("slow=http://{slow}"))], &[]);
     let at = g.addrs[0];
     let waits = std::thread::spawn(move || {
         let began = Instant::now();
@@ -267,9 +269,9 @@ fn a_slow_upstream_blocks_nobody_and_is_given_up() {
 #[test]
 fn with_a_scope_a_guest_enters_one_service_and_not_the_others() {
     let dir = Dir::new("scope");
-    let up = upstream(|head| if head.contains(IMMICH) { (200, String::new()) } else { (404, String::new()) });
+    let up = answering(|head| if head.contains(IMMICH) { (200, String::new()) } else { (404, String::new()) });
     let g = Gate::start(
-        &dir.0,
+        dir.path(),
         &[
             ("SHARE_UPSTREAMS", &format!("immich=http://{up}")),
             ("SHARE_SCOPE", "service"),
@@ -306,32 +308,22 @@ fn wrong_settings_say_what_to_do_and_exit_2() {
         ("LEARN_PRIVATE", "perhaps", "for 'LEARN_PRIVATE'"),
         ("IPV4_PREFIX", "8", "for 'IPV4_PREFIX'"),
     ] {
-        let out = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(["gatekeeper", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(dir.at("s"))
-            .current_dir(&dir.0)
-            .env(k, v)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.code() == Some(2) && said.contains("error: ") && said.contains(says), "{k}={v}: {said}");
-        assert!(!said.contains("--ttl") && !dir.at("s").exists(), "{k}={v}: {said}");
+        let Outcome { code, err: said, .. } =
+            Outcome::of(Gate::command_in(dir.path(), &["--listen", "127.0.0.1:0"]).env(k, v));
+        assert!(code == 2 && said.contains("error: ") && said.contains(says), "{k}={v}: {said}");
+        assert!(!said.contains("--ttl") && !dir.at("state").exists(), "{k}={v}: {said}");
     }
     // A flag that was typed is named, whatever the environment holds beside it.
-    let out = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["gatekeeper", "--ttl", "7"])
-        .env("GRANT_TTL", "7d")
-        .output()
-        .unwrap();
-    assert!(String::from_utf8_lossy(&out.stderr).contains("for '--ttl"), "{out:?}");
+    let out = Outcome::of(command(&["gatekeeper", "--ttl", "7"]).env("GRANT_TTL", "7d"));
+    assert!(out.err.contains("for '--ttl"), "{out:?}");
 }
 
 #[test]
 fn variables_are_taken_as_compose_files_write_them() {
     let dir = Dir::new("compose");
-    let up = upstream(|head| if head.contains(IMMICH) { (200, String::new()) } else { (404, String::new()) });
+    let up = answering(|head| if head.contains(IMMICH) { (200, String::new()) } else { (404, String::new()) });
     let g = Gate::start(
-        &dir.0,
+        dir.path(),
         &[
             // The list form of Docker Compose keeps the quotes; an unset variable of its own becomes an empty one.
             ("MAX_IP_LEN", "\"2\""),
@@ -359,12 +351,8 @@ fn variables_are_taken_as_compose_files_write_them() {
 #[test]
 fn people_add_show_extend_and_revoke_and_the_audit_log_finds_changes() {
     let dir = Dir::new("hands");
-    let g = Gate::start(&dir.0, &[("MAX_IP_LEN", "1"), ("DOCTOR_ACCEPT", "list-full")], &[]);
-    let ok = |args: &[&str]| {
-        let (code, said) = g.command(args);
-        assert_eq!(code, 0, "{args:?}: {said}");
-        said
-    };
+    let g = Gate::start(dir.path(), &[("MAX_IP_LEN", "1"), ("DOCTOR_ACCEPT", "list-full")], &[]);
+    let ok = |args: &[&str]| g.ok(args);
     ok(&["grant", "add", "203.0.113.0/28", "--pin", "--principal", "office"]);
     g.mirror("198.51.100.77");
     g.mirror("198.51.100.1");
@@ -402,23 +390,18 @@ fn people_add_show_extend_and_revoke_and_the_audit_log_finds_changes() {
 #[test]
 fn a_second_gate_on_the_same_directory_is_refused() {
     let dir = Dir::new("second");
-    let _g = Gate::start(&dir.0, &[], &[]);
-    let out = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["gatekeeper", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(dir.at("state"))
-        .current_dir(&dir.0)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.code() == Some(1) && said.contains("another gate"), "{said}");
+    let _g = Gate::start(dir.path(), &[], &[]);
+    let Outcome { code, err: said, .. } = Outcome::of(&mut Gate::command_in(dir.path(), &["--listen", "127.0.0.1:0"]));
+    assert!(code == 1 && said.contains("another gate"), "{said}");
 }
 
 #[test]
 fn the_check_endpoint_answers_by_the_list_and_forgets_at_once() {
     let dir = Dir::new("check");
-    let g = Gate::start(&dir.0, &[("DEFAULT_SOURCE_RANGE", "192.0.2.0/24")], &["--check-listen", "127.0.0.1:0"]);
-    let check =
-        |ip: &str, list: &str| full(g.addrs[1], "GET", &format!("/v1/check/{list}"), &[("X-Forwarded-For", ip)]);
+    let g = Gate::start(dir.path(), &[("DEFAULT_SOURCE_RANGE", "192.0.2.0/24")], &["--check-listen", "127.0.0.1:0"]);
+    let check = |ip: &str, list: &str| {
+        request_full(g.addrs[1], "GET", &format!("/v1/check/{list}"), &[("X-Forwarded-For", ip)])
+    };
     // A stranger hears of no list.
     let (status, head, why) = check("198.51.100.1", "dynamic-whitelist");
     assert!(
@@ -427,7 +410,7 @@ fn the_check_endpoint_answers_by_the_list_and_forgets_at_once() {
     );
     // A certificate that the proxy reports is a proof, with a name; none is none.
     let learn = |headers: &[(&str, &str)], query: &str| {
-        full(g.addrs[1], "GET", &format!("/v1/learn/dynamic-whitelist{query}"), headers)
+        request_full(g.addrs[1], "GET", &format!("/v1/learn/dynamic-whitelist{query}"), headers)
     };
     assert_eq!(learn(&[("X-Forwarded-For", "198.51.100.1")], "").0, 403);
     assert_eq!(
@@ -467,23 +450,19 @@ fn a_file_of_somebody_else_is_never_written_over() {
     ] {
         let dir = Dir::new("not-ours");
         std::fs::write(dir.at(file), text).unwrap();
-        let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        c.args(["gatekeeper", "--listen", "127.0.0.1:0", flag, file, "--data-dir", "state"]).current_dir(&dir.0);
+        let mut c = Gate::command_in(dir.path(), &["--listen", "127.0.0.1:0", flag, file]);
         if flag == "--haproxy-map" {
             c.args(["--haproxy-socket", "haproxy.sock"]);
         }
-        let out = c.env("NO_COLOR", "1").output().unwrap();
-        let said = String::from_utf8_lossy(&out.stderr);
-        assert_eq!(out.status.code(), Some(1), "{said}");
+        let Outcome { code, err: said, .. } = Outcome::of(&mut c);
+        assert_eq!(code, 1, "{said}");
         assert!(said.contains("is not the gate's to write") && said.contains("hint: "), "{said}");
         assert_eq!(std::fs::read_to_string(dir.at(file)).unwrap(), text);
     }
     // A folder that Docker made for a file that was missing.
     let dir = Dir::new("folder");
     std::fs::create_dir(dir.at("dynamic-whitelist.yml")).unwrap();
-    let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    let out = c.args(["gatekeeper", "--listen", "127.0.0.1:0", "--data-dir", "state"]).current_dir(&dir.0).output();
-    let said = String::from_utf8_lossy(&out.unwrap().stderr).into_owned();
+    let said = Outcome::of(&mut Gate::command_in(dir.path(), &["--listen", "127.0.0.1:0"])).err;
     assert!(said.contains("is a folder") && said.contains("mount the folder around it"), "{said}");
 }
 
@@ -492,25 +471,24 @@ fn a_file_of_somebody_else_is_never_written_over() {
 fn nobody_but_this_machine_teaches_unless_asked_for() {
     let start = |args: &[&str]| {
         let dir = Dir::new("teaches");
-        let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        c.arg("gatekeeper").args(args).args(["--data-dir", "state"]).current_dir(&dir.0).env("NO_COLOR", "1");
-        c.env_remove("container").env_remove("PORTCULLIS_LISTEN");
-        (Proc::start(c), dir)
+        let mut c = Gate::command_in(dir.path(), args);
+        c.env_remove("container");
+        (Process::start("gate", c), dir)
     };
-    let (gate, dir) = start(&["--check-listen", "127.0.0.1:0"]);
-    wait_or(|| gate.logged("check endpoint: listening").is_some(), || gate.text());
-    assert!(gate.logged("no mirrored requests are taken").is_some(), "{}", gate.text());
-    assert!(gate.logged("mirrored requests for").is_none(), "{}", gate.text());
+    let (mut gate, dir) = start(&["--check-listen", "127.0.0.1:0"]);
+    wait_or(|| gate.logged("check endpoint: listening").is_some(), || gate.output());
+    assert!(gate.logged("no mirrored requests are taken").is_some(), "{}", gate.output());
+    assert!(gate.logged("mirrored requests for").is_none(), "{}", gate.output());
     assert!(!dir.at("dynamic-whitelist.yml").exists(), "no Traefik reads it");
-    drop(gate);
-    let (gate, _dir) = start(&["--listen", "none", "--check-listen", "127.0.0.1:0"]);
-    wait_or(|| gate.logged("check endpoint: listening").is_some(), || gate.text());
-    assert!(gate.logged("mirrored requests for").is_none(), "{}", gate.text());
-    drop(gate);
+    gate.stop();
+    let (mut gate, _dir) = start(&["--listen", "none", "--check-listen", "127.0.0.1:0"]);
+    wait_or(|| gate.logged("check endpoint: listening").is_some(), || gate.output());
+    assert!(gate.logged("mirrored requests for").is_none(), "{}", gate.output());
+    gate.stop();
     let marks = ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"];
     if marks.iter().all(|m| !std::path::Path::new(m).exists()) && std::net::TcpListener::bind("127.0.0.1:5000").is_ok()
     {
         let (gate, _dir) = start(&[]);
-        wait_or(|| gate.logged("listening on 127.0.0.1:5000").is_some(), || gate.text());
+        wait_or(|| gate.logged("listening on 127.0.0.1:5000").is_some(), || gate.output());
     }
 }

@@ -2,27 +2,27 @@
 //! planted links in the file system, revocations against learning. Nobody gets in, and the gate goes on.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::room::*;
+use stage::command::{Outcome, Server};
+use stage::gate::Gate;
+use stage::http::{exchange, request, tcp_from};
+use stage::process::Process;
+use stage::upstream::answering;
+use stage::{Dir, wait, wait_or};
 
 /// Sends bytes as they are; what came back within a second or so.
 fn raw(at: SocketAddr, bytes: &[u8]) -> String {
-    let mut s = TcpStream::connect(at).unwrap();
-    s.set_read_timeout(Some(Duration::from_millis(1_500))).unwrap();
-    let _ = s.write_all(bytes);
-    let mut out = Vec::new();
-    let _ = s.read_to_end(&mut out);
-    String::from_utf8_lossy(&out).into_owned()
+    exchange(at, bytes, Duration::from_millis(1_500))
 }
 
 #[test]
 fn nobody_says_who_he_is_by_a_forged_or_broken_request() {
     let dir = Dir::new("forged");
-    let g = Gate::start(&dir.0, &[], &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &[], &["--check-listen", "127.0.0.1:0"]);
     let many = (0..4_000).map(|n| format!("9.9.{}.{}", n / 250, n % 250)).collect::<Vec<_>>().join(", ");
     for head in [
         "X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 198.51.100.2".to_string(),
@@ -97,14 +97,10 @@ fn nobody_says_who_he_is_by_a_forged_or_broken_request() {
 fn a_flood_of_addresses_stays_within_the_list_and_the_memory() {
     let dir = Dir::new("flood");
     let g = Gate::start(
-        &dir.0,
+        dir.path(),
         &[("MAX_IP_LEN", "50"), ("DEFAULT_SOURCE_RANGE", "192.0.2.1")],
         &["--check-listen", "127.0.0.1:0"],
     );
-    let rss = |g: &Gate| {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", g.proc.child.id())).unwrap();
-        text.lines().find_map(|l| l.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok()).unwrap()
-    };
     let seen_empty = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicBool::new(false));
     let watcher = {
@@ -117,7 +113,7 @@ fn a_flood_of_addresses_stays_within_the_list_and_the_memory() {
             }
         })
     };
-    let before = rss(&g);
+    let before = g.process.rss_kib();
     let (a, b) = (g.addrs[0], g.addrs[1]);
     let threads: Vec<_> = (0..4)
         .map(|t| {
@@ -138,14 +134,14 @@ fn a_flood_of_addresses_stays_within_the_list_and_the_memory() {
     done.store(true, Ordering::SeqCst);
     watcher.join().unwrap();
     assert!(!seen_empty.load(Ordering::SeqCst), "the file was never empty or half");
-    assert!(rss(&g) < before + 32 * 1024, "{} KiB before, {} after", before, rss(&g));
-    assert!(g.proc.log.lock().unwrap().len() < 8_000);
+    assert!(g.process.rss_kib() < before + 32 * 1024, "{} KiB before, {} after", before, g.process.rss_kib());
+    assert!(g.process.lines() < 8_000);
 }
 
 #[test]
 fn huge_bodies_are_not_read_and_slow_strangers_keep_no_proxy_out() {
     let dir = Dir::new("slow");
-    let g = Gate::start(&dir.0, &[("TRUSTED_PROXIES", "127.0.0.1")], &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &[("TRUSTED_PROXIES", "127.0.0.1")], &["--check-listen", "127.0.0.1:0"]);
     // A mirrored upload of a terabyte is answered at its head.
     for kind in ["Content-Length: 1000000000000", "Transfer-Encoding: chunked"] {
         let began = Instant::now();
@@ -163,13 +159,8 @@ fn huge_bodies_are_not_read_and_slow_strangers_keep_no_proxy_out() {
     // Strangers that connect and say nothing: hundreds, from addresses that are no proxies.
     let mut held = Vec::new();
     for n in 0..300u32 {
-        let from = SocketAddr::from(([127, 0, 9, (n % 250 + 1) as u8], 0));
-        let s = socket_from(from);
-        for at in &g.addrs {
-            if let Some(s) = s(*at) {
-                held.push(s);
-            }
-        }
+        let from = Ipv4Addr::new(127, 0, 9, (n % 250 + 1) as u8);
+        held.extend(g.addrs.iter().filter_map(|at| tcp_from(from, *at).ok()));
     }
     for _ in 0..20 {
         let began = Instant::now();
@@ -191,14 +182,6 @@ fn huge_bodies_are_not_read_and_slow_strangers_keep_no_proxy_out() {
     drop(held);
 }
 
-/// Connects from an address of the loopback network, through `curl`'s little brother: a bound socket.
-fn socket_from(from: SocketAddr) -> impl Fn(SocketAddr) -> Option<TcpStream> {
-    move |at| {
-        let std::net::IpAddr::V4(source) = from.ip() else { return None };
-        stage::http::tcp_from(source, at).ok()
-    }
-}
-
 #[test]
 fn share_links_can_not_be_guessed_stretched_or_aimed_elsewhere() {
     let dir = Dir::new("guess");
@@ -206,7 +189,7 @@ fn share_links_can_not_be_guessed_stretched_or_aimed_elsewhere() {
     let count = asked.clone();
     let odd = Arc::new(AtomicBool::new(false));
     let saw = odd.clone();
-    let up = upstream(move |head| {
+    let up = answering(move |head| {
         count.fetch_add(1, Ordering::SeqCst);
         let first = head.lines().next().unwrap_or_default();
         // Nothing but a plain link, with no header that a guest made up.
@@ -215,8 +198,8 @@ fn share_links_can_not_be_guessed_stretched_or_aimed_elsewhere() {
         }
         (404, String::new())
     });
-    let elsewhere = upstream(|_| panic!("an upstream that is not named was asked"));
-    let g = Gate::start(&dir.0, &[("SHARE_UPSTREAMS", &format!("x=http://{up}"))], &[]);
+    let elsewhere = answering(|_| panic!("an upstream that is not named was asked"));
+    let g = Gate::start(dir.path(), &[("SHARE_UPSTREAMS", &format!("x=http://{up}"))], &[]);
     let link = |to: &str, more: &str| format!("/verify_share_request?protocol=http&container_name_port={to}{more}");
     let ask = |path: &str, uri: &str, guest: &str| {
         request(
@@ -274,7 +257,7 @@ fn share_links_can_not_be_guessed_stretched_or_aimed_elsewhere() {
 #[test]
 fn a_revocation_against_learning_leaves_file_list_and_store_equal() {
     let dir = Dir::new("race");
-    let mut g = Gate::start(&dir.0, &[], &[]);
+    let mut g = Gate::start(dir.path(), &[], &[]);
     let stop = Arc::new(AtomicBool::new(false));
     let at = g.addrs[0];
     let learners: Vec<_> = (0..3)
@@ -299,10 +282,9 @@ fn a_revocation_against_learning_leaves_file_list_and_store_equal() {
     assert_eq!(g.command(&["explain", "198.51.100.1"]).0, 3);
     assert_eq!(g.command(&["audit", "verify"]).0, 0);
     // Killed right after: the revocation is what a restart finds.
-    g.proc.child.kill().unwrap();
-    g.proc.child.wait().unwrap();
+    g.process.kill();
     drop(g);
-    let g = Gate::start(&dir.0, &[], &[]);
+    let g = Gate::start(dir.path(), &[], &[]);
     assert_eq!(g.command(&["explain", "198.51.100.1"]).0, 3);
     assert_eq!(g.command(&["audit", "verify"]).0, 0);
 }
@@ -312,7 +294,7 @@ fn links_planted_in_the_folder_lead_nowhere() {
     let dir = Dir::new("links");
     std::fs::write(dir.at("victim"), "precious").unwrap();
     std::os::unix::fs::symlink(dir.at("victim"), dir.at(".dynamic-whitelist.yml.portcullis-new")).unwrap();
-    let g = Gate::start(&dir.0, &[], &[]);
+    let g = Gate::start(dir.path(), &[], &[]);
     g.mirror("198.51.100.1");
     g.expect(&["198.51.100.1"]);
     assert_eq!(std::fs::read_to_string(dir.at("victim")).unwrap(), "precious");
@@ -322,7 +304,7 @@ fn links_planted_in_the_folder_lead_nowhere() {
     std::fs::create_dir(dir.at("real")).unwrap();
     std::fs::write(dir.at("real/list.yml"), "").unwrap();
     std::os::unix::fs::symlink("real/list.yml", dir.at("dynamic-whitelist.yml")).unwrap();
-    let g = Gate::start(&dir.0, &[], &[]);
+    let g = Gate::start(dir.path(), &[], &[]);
     g.mirror("198.51.100.1");
     g.expect(&["198.51.100.1"]);
     assert!(std::fs::symlink_metadata(dir.at("dynamic-whitelist.yml")).unwrap().file_type().is_symlink());
@@ -333,29 +315,19 @@ fn links_planted_in_the_folder_lead_nowhere() {
 fn a_unix_socket_replaces_a_stale_one_and_nobodys_file() {
     let dir = Dir::new("unix");
     std::fs::write(dir.at("precious"), "precious").unwrap();
-    let out = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["gatekeeper", "--listen"])
-        .arg(format!("unix:{}", dir.at("precious").display()))
-        .arg("--data-dir")
-        .arg(dir.at("state"))
-        .current_dir(&dir.0)
-        .output()
-        .unwrap();
-    assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
+    let at = |name: &str| format!("unix:{}", dir.at(name).display());
+    let out = Outcome::of(&mut Gate::command_in(dir.path(), &["--listen", &at("precious")]));
+    assert_eq!(out.code, 1, "{}", out.all());
     assert_eq!(std::fs::read_to_string(dir.at("precious")).unwrap(), "precious");
     for _ in 0..2 {
-        let mut c = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        c.args(["gatekeeper", "--listen"]).arg(format!("unix:{}", dir.at("gate.in").display()));
-        c.arg("--data-dir").arg(dir.at("state")).current_dir(&dir.0).env("NO_COLOR", "1");
-        let mut p = Proc::start(c);
-        wait_or(|| p.logged("listening on").is_some(), || p.text());
+        let mut p = Process::start("gate", Gate::command_in(dir.path(), &["--listen", &at("gate.in")]));
+        wait_or(|| p.logged("listening on").is_some(), || p.output());
         let mut s = std::os::unix::net::UnixStream::connect(dir.at("gate.in")).unwrap();
         s.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Forwarded-For: 198.51.100.1\r\n\r\n")
             .unwrap();
         let mut said = String::new();
         s.read_to_string(&mut said).unwrap();
         assert!(said.ends_with("OK"), "{said}");
-        p.child.kill().unwrap();
-        p.child.wait().unwrap();
+        p.kill();
     }
 }

@@ -17,7 +17,6 @@ mod names;
 mod nftables;
 mod promises;
 mod proxies;
-mod room;
 mod serve;
 mod shares;
 mod traefik;

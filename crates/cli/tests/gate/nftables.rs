@@ -2,22 +2,22 @@
 //! container whose port that machine publishes by rewriting destinations, as Docker does. A stranger reaches nothing,
 //! a proof opens the port, a revocation or an end cuts what is open, whatever happens to the gate and to its table.
 
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::room::*;
+use stage::command::{Outcome, binary, plain, run_at};
+use stage::netns::{Host, World};
+use stage::process::Process;
+use stage::{Dir, START, peers, wait, wait_or};
 
-fn ip(args: &[&str]) -> Output {
-    Command::new("ip").args(args).output().unwrap()
-}
-
-struct World {
-    gate: String,
-    out: String,
-    inner: String,
-    dir: Dir,
-    services: Vec<Proc>,
+/// The gate's machine between its visitors and a container. Fields end in this order: processes before their hosts.
+struct Place {
+    services: Vec<Process>,
+    gate: Host,
+    out: Host,
+    inner: Host,
+    world: World,
 }
 
 /// Answers HTTP on TCP 8080 (`/long` never ends) and, on UDP 8080, everybody who ever wrote, ten times a second.
@@ -54,87 +54,58 @@ while True:
  except OSError: time.sleep(.05)
 ";
 
-impl Drop for World {
-    fn drop(&mut self) {
-        self.services.clear();
-        for ns in [&self.gate, &self.out, &self.inner] {
-            ip(&["netns", "del", ns]);
-        }
-    }
-}
+/// Where the gate takes mirrored requests.
+const MIRROR: &str = "127.0.0.1:5000";
 
-impl World {
-    /// `None`, said in one line, where it can not be made.
-    fn new(name: &str) -> Option<World> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        for program in ["nft", "ip", "python3", "curl", "conntrack", "setpriv"] {
-            peer(program, &[])?;
+impl Place {
+    /// `None`, said in one line, where it cannot be made.
+    fn new() -> Option<Place> {
+        for program in ["python3", "curl", "conntrack", "setpriv"] {
+            peers::need(program)?;
         }
-        let n = format!("{}{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut w = World {
-            gate: format!("pcg{n}"),
-            out: format!("pco{n}"),
-            inner: format!("pci{n}"),
-            dir: Dir::new(&format!("nft-{name}")),
-            services: Vec::new(),
-        };
-        if !ip(&["netns", "add", &w.gate]).status.success() {
-            let why = "skipped: network namespaces can not be made here (needs root)";
-            assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");
-            eprintln!("{why}");
-            return None;
-        }
-        let ok = |args: &[&str]| {
-            let out = ip(args);
-            assert!(out.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-        };
-        ok(&["netns", "add", &w.out]);
-        ok(&["netns", "add", &w.inner]);
-        ok(&["-n", &w.gate, "link", "add", "w0", "type", "veth", "peer", "name", "w1", "netns", &w.inner]);
-        ok(&["-n", &w.gate, "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", &w.out]);
-        for (ns, dev, addrs) in [
-            (&w.gate, "v0", &["203.0.113.1/24", "2001:db8:1::1/48"][..]),
+        let world = World::new()?;
+        let (gate, out, inner) = (world.lone("gate"), world.lone("out"), world.lone("inner"));
+        world.cable((&gate, "w0"), (&inner, "w1"));
+        world.cable((&gate, "v0"), (&out, "v1"));
+        for (host, interface, addrs) in [
+            (&gate, "v0", &["203.0.113.1/24", "2001:db8:1::1/48"][..]),
             (
-                &w.out,
+                &out,
                 "v1",
                 &["203.0.113.7/24", "203.0.113.8/24", "203.0.113.77/24", "2001:db8:1:5::7/48", "2001:db8:1:6::7/48"],
             ),
-            (&w.gate, "w0", &["172.30.0.1/24"]),
-            (&w.inner, "w1", &["172.30.0.2/24"]),
+            (&gate, "w0", &["172.30.0.1/24"]),
+            (&inner, "w1", &["172.30.0.2/24"]),
         ] {
-            for a in addrs {
-                let dad = if a.contains(':') { &["nodad"][..] } else { &[] };
-                ok(&[&["-n", ns, "addr", "add", a, "dev", dev], dad].concat());
+            for addr in addrs {
+                host.ip(&["addr", "add", addr, "dev", interface]);
             }
-            ok(&["-n", ns, "link", "set", dev, "up"]);
-            ok(&["-n", ns, "link", "set", "lo", "up"]);
         }
-        ok(&["-n", &w.inner, "route", "add", "default", "via", "172.30.0.1"]);
-        w.run(&w.gate, "sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+        inner.ip(&["route", "add", "default", "via", "172.30.0.1"]);
+        gate.sysctl("net/ipv4/ip_forward", "1");
+        let mut w = Place { services: Vec::new(), gate, out, inner, world };
         w.nft("add table ip docker");
         w.nft("add chain ip docker pre { type nat hook prerouting priority dstnat; }");
         w.nft("add rule ip docker pre fib daddr type local tcp dport 8080 dnat to 172.30.0.2:8080");
         w.nft("add rule ip docker pre fib daddr type local udp dport 8080 dnat to 172.30.0.2:8080");
-        std::fs::write(w.dir.at("serve.py"), SERVICE).unwrap();
-        std::fs::write(w.dir.at("talk.py"), TALKER).unwrap();
+        w.dir().write("serve.py", SERVICE);
+        w.dir().write("talk.py", TALKER);
         // In the container over IPv4, and on the machine itself over IPv6.
-        for ns in [w.inner.clone(), w.gate.clone()] {
-            let mut c = w.within(&ns, "python3");
-            c.arg(w.dir.at("serve.py"));
-            w.services.push(Proc::start(c));
+        for host in [&w.inner, &w.gate] {
+            let mut c = host.command("python3");
+            c.arg(w.dir().at("serve.py"));
+            w.services.push(Process::start("service", c));
         }
         wait("the services answer", || w.reaches("203.0.113.7") && w.reaches("2001:db8:1:5::7"));
         Some(w)
     }
 
-    fn within(&self, ns: &str, program: &str) -> Command {
-        let mut c = Command::new("ip");
-        c.args(["netns", "exec", ns, program]);
-        c
+    fn dir(&self) -> &Dir {
+        self.world.dir()
     }
 
-    fn run(&self, ns: &str, program: &str, args: &[&str]) -> String {
-        let out = self.within(ns, program).args(args).output().unwrap();
+    fn run(&self, host: &Host, program: &str, args: &[&str]) -> String {
+        let out = host.run(program, args);
         assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
@@ -144,7 +115,7 @@ impl World {
     }
 
     fn table(&self) -> String {
-        let out = self.within(&self.gate, "nft").args(["list", "table", "inet", "portcullis"]).output().unwrap();
+        let out = self.gate.command("nft").args(["list", "table", "inet", "portcullis"]).output().unwrap();
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
@@ -155,7 +126,7 @@ impl World {
 
     fn reaches_port(&self, source: &str, port: u16) -> bool {
         let target = if source.contains(':') { "[2001:db8:1::1]" } else { "203.0.113.1" };
-        let mut c = self.within(&self.out, "curl");
+        let mut c = self.out.command("curl");
         c.args([
             "-s",
             "-o",
@@ -169,28 +140,29 @@ impl World {
         c.status().unwrap().success()
     }
 
-    fn gate(&self, args: &[&str]) -> Proc {
+    fn gate(&self, args: &[&str]) -> Process {
         let p = self.start(args);
-        let socket = self.dir.at("state/gate.sock");
-        wait_or(|| self.table().contains("drop") && socket.exists(), || p.text());
+        wait_or(|| self.table().contains("drop"), || p.output());
         p
     }
 
-    fn start(&self, args: &[&str]) -> Proc {
-        let mut c = self.within(&self.gate, env!("CARGO_BIN_EXE_portcullis"));
-        c.args(["gatekeeper", "--listen", "127.0.0.1:5000", "--data-dir"])
-            .arg(self.dir.at("state"))
-            .args(args)
-            .current_dir(&self.dir.0)
-            .env("NO_COLOR", "1");
-        Proc::start(c)
+    fn start(&self, args: &[&str]) -> Process {
+        Process::start("gate", self.gatekeeper(&[binary()], "state", &[&["--listen", MIRROR], args].concat()))
+    }
+
+    /// `gatekeeper` on the gate's machine, below these programs, with this data directory.
+    fn gatekeeper(&self, by: &[&str], data: &str, args: &[&str]) -> Command {
+        let mut c = self.gate.command(by[0]);
+        c.args(&by[1..]).arg("gatekeeper").args(args).arg("--data-dir").arg(self.dir().at(data));
+        plain(&mut c);
+        c.current_dir(self.dir().path());
+        c
     }
 
     /// A command to the running gate.
     fn tell(&self, args: &[&str]) {
-        let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        let out = c.args(args).arg("--data-dir").arg(self.dir.at("state")).output().unwrap();
-        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        let out = run_at(&self.dir().at("state"), args);
+        assert_eq!(out.code, 0, "{args:?}: {}", out.all());
     }
 
     fn proof(&self, addr: &str) {
@@ -199,25 +171,25 @@ impl World {
 
     /// A TCP and a UDP conversation from this address that go on until they are cut, and where what comes is noted.
     fn talk(&self, source: &str) -> Talk {
-        let (tcp, udp) = (self.dir.at(&format!("tcp-{source}")), self.dir.at(&format!("udp-{source}")));
-        let mut c = self.within(&self.out, "curl");
+        let (tcp, udp) = (self.dir().at(format!("tcp-{source}")), self.dir().at(format!("udp-{source}")));
+        let mut c = self.out.command("curl");
         c.args(["-sN", "--interface", source, "-o"]).arg(&tcp).arg("http://203.0.113.1:8080/long");
-        let mut u = self.within(&self.out, "python3");
-        u.arg(self.dir.at("talk.py")).arg(source).arg(&udp);
-        let t = Talk { files: [tcp, udp], _both: [Proc::start(c), Proc::start(u)] };
+        let mut u = self.out.command("python3");
+        u.arg(self.dir().at("talk.py")).arg(source).arg(&udp);
+        let t = Talk { files: [tcp, udp], _both: [Process::start("curl", c), Process::start("talker", u)] };
         wait("both conversations go on", || t.heard().iter().all(|n| *n > 8));
         t
     }
 
     fn flows(&self, source: &str) -> usize {
-        let out = self.within(&self.gate, "conntrack").args(["-L", "-s", source]).output().unwrap();
+        let out = self.gate.command("conntrack").args(["-L", "-s", source]).output().unwrap();
         String::from_utf8_lossy(&out.stdout).lines().filter(|l| l.contains("dport=8080")).count()
     }
 }
 
 struct Talk {
     files: [std::path::PathBuf; 2],
-    _both: [Proc; 2],
+    _both: [Process; 2],
 }
 
 impl Talk {
@@ -246,80 +218,74 @@ impl Talk {
 
 #[test]
 fn a_proof_opens_a_port_and_a_revocation_cuts_what_is_open() {
-    let Some(w) = World::new("proof") else { return };
+    let Some(w) = Place::new() else { return };
     // Who was inside before there was a gate has no right to stay.
     let early = w.talk("203.0.113.77");
     let gate = w.gate(&["--nft-ports", "8080"]);
-    wait_or(|| !w.reaches("203.0.113.7"), || gate.text());
+    wait_or(|| !w.reaches("203.0.113.7"), || gate.output());
     early.cut();
     assert!(!w.reaches("2001:db8:1:5::7"));
     w.proof("203.0.113.7");
     w.proof("203.0.113.77");
-    wait_or(|| w.reaches("203.0.113.7"), || gate.text());
+    wait_or(|| w.reaches("203.0.113.7"), || gate.output());
     assert!(!w.reaches("203.0.113.8"));
     // The kernel knows when it ends.
     assert!(w.table().contains("203.0.113.7 timeout 7d"), "{}", w.table());
     let (talk, other) = (w.talk("203.0.113.7"), w.talk("203.0.113.77"));
     assert!(w.flows("203.0.113.7") >= 2);
     w.tell(&["grant", "revoke", "203.0.113.7"]);
-    wait_or(|| !w.reaches("203.0.113.7"), || gate.text());
+    wait_or(|| !w.reaches("203.0.113.7"), || gate.output());
     talk.cut();
     wait("its flows are forgotten", || w.flows("203.0.113.7") == 0);
-    assert!(gate.logged("live flows").is_some(), "{}", gate.text());
+    assert!(gate.logged("live flows").is_some(), "{}", gate.output());
     other.goes_on();
 }
 
 #[test]
 fn a_gate_that_cannot_start_leaves_the_port_closed() {
-    let Some(w) = World::new("busy") else { return };
+    let Some(w) = Place::new() else { return };
     // Somebody else has the port of the mirrored requests.
-    let mut c = w.within(&w.gate, "python3");
+    let mut c = w.gate.command("python3");
     c.args(["-c", "import socket,time\ns=socket.create_server(('127.0.0.1',5000))\nprint('listening on it',file=__import__('sys').stderr,flush=True)\ntime.sleep(600)"]);
-    let other = Proc::start(c);
-    wait_or(|| other.logged("listening").is_some(), || other.text());
+    let other = Process::start("other", c);
+    wait_or(|| other.logged("listening").is_some(), || other.output());
     for _ in 0..4 {
         w.run(&w.gate, "sh", &["-c", "nft delete table inet portcullis 2>/dev/null || true"]);
         let mut gate = w.start(&["--nft-ports", "8080"]);
-        let end = gate.child.wait().unwrap();
-        wait_or(|| gate.logged("cannot listen on 127.0.0.1:5000").is_some(), || gate.text());
-        assert_eq!(end.code(), Some(1), "{}", gate.text());
-        assert!(!gate.text().contains("panicked"), "{}", gate.text());
+        let end = gate.wait(START).unwrap();
+        wait_or(|| gate.logged("cannot listen on 127.0.0.1:5000").is_some(), || gate.output());
+        assert_eq!(end.code(), Some(1), "{}", gate.output());
+        assert!(!gate.output().contains("panicked"), "{}", gate.output());
         assert!(!w.reaches("203.0.113.7"), "the port is open after a failed start: {}", w.table());
     }
     // Whoever holds the table's name on this machine needs no right for it, and opens no port by it.
     w.nft("delete table inet portcullis");
-    let mut c = w.within(&w.gate, "setpriv");
+    let mut c = w.gate.command("setpriv");
     c.args(["--bounding-set=-all", "--inh-caps=-all", "python3", "-c"]);
     c.arg("import socket,sys,time\ns=socket.socket(socket.AF_UNIX)\ns.bind('\\0portcullis nftables portcullis')\nprint('holding',file=sys.stderr,flush=True)\ntime.sleep(600)");
-    let holder = Proc::start(c);
-    wait_or(|| holder.logged("holding").is_some(), || holder.text());
+    let holder = Process::start("holder", c);
+    wait_or(|| holder.logged("holding").is_some(), || holder.output());
     let mut gate = w.start(&["--nft-ports", "8080"]);
-    assert_eq!(gate.child.wait().unwrap().code(), Some(1), "{}", gate.text());
+    assert_eq!(gate.wait(START).unwrap().code(), Some(1), "{}", gate.output());
     assert!(!w.reaches("203.0.113.7"), "the port is open while the name is held: {}", w.table());
     drop(holder);
     // The same where the store is what fails.
     w.nft("delete table inet portcullis");
-    std::fs::create_dir_all(w.dir.at("broken")).unwrap();
-    std::fs::write(
-        w.dir.at("broken/gate.db"),
-        "this is no database, whatever its name says; not at all, and long enough",
-    )
-    .unwrap();
-    let mut c = w.within(&w.gate, env!("CARGO_BIN_EXE_portcullis"));
-    c.args(["gatekeeper", "--nft-ports", "8080", "--data-dir"]).arg(w.dir.at("broken")).current_dir(&w.dir.0);
-    let out = c.output().unwrap();
-    assert!(!out.status.success() && !w.reaches("203.0.113.7"), "{}", String::from_utf8_lossy(&out.stderr));
+    std::fs::create_dir_all(w.dir().at("broken")).unwrap();
+    w.dir().write("broken/gate.db", "this is no database, whatever its name says; not at all, and long enough");
+    let out = Outcome::of(&mut w.gatekeeper(&[binary()], "broken", &["--nft-ports", "8080"]));
+    assert!(out.code != 0 && !w.reaches("203.0.113.7"), "{}", out.err);
 }
 
 #[test]
 fn ports_are_closed_at_boot_and_opened_by_hand() {
-    let Some(w) = World::new("boot") else { return };
+    let Some(w) = Place::new() else { return };
     let nft = |args: &[&str]| {
-        let mut c = w.within(&w.gate, env!("CARGO_BIN_EXE_portcullis"));
-        let out = c.arg("nft").args(args).output().unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-        assert!(out.status.success(), "{args:?}: {text}");
-        text
+        let mut c = w.gate.command(binary());
+        plain(&mut c);
+        let out = Outcome::of(c.arg("nft").args(args));
+        assert_eq!(out.code, 0, "{args:?}: {}", out.all());
+        out.all()
     };
     let said = nft(&["boot", "--nft-ports", "8080", "--default-source-range", "203.0.113.7"]);
     assert!(said.contains("closed to everybody but 1 entries"), "{said}");
@@ -328,27 +294,27 @@ fn ports_are_closed_at_boot_and_opened_by_hand() {
     let said = nft(&["boot", "--nft-ports", "8080"]);
     assert!(said.contains("stands already"), "{said}");
     assert!(w.reaches("203.0.113.7"));
-    let gate = w.gate(&["--nft-ports", "8080"]);
-    wait_or(|| !w.reaches("203.0.113.7"), || gate.text());
+    let mut gate = w.gate(&["--nft-ports", "8080"]);
+    wait_or(|| !w.reaches("203.0.113.7"), || gate.output());
     w.tell(&["grant", "add", "203.0.113.8"]);
-    wait_or(|| w.reaches("203.0.113.8"), || gate.text());
-    drop(gate);
+    wait_or(|| w.reaches("203.0.113.8"), || gate.output());
+    gate.stop();
     let said = nft(&["open"]);
     assert!(said.contains("open to everybody"), "{said}");
     assert!(w.reaches("203.0.113.77"));
     assert!(nft(&["open"]).contains("there is no table"));
     // As `serve` is told.
     let config = "data_dir = \"state\"\n[lists.players]\nstatic = [\"203.0.113.77\"]\n[[gate.nftables]]\nlist = \"players\"\nports = [\"8080\", \"27015-27020/udp\"]\n";
-    std::fs::write(w.dir.at("gate.toml"), config).unwrap();
-    nft(&["boot", "--config", w.dir.at("gate.toml").to_str().unwrap()]);
+    w.dir().write("gate.toml", config);
+    nft(&["boot", "--config", w.dir().at("gate.toml").to_str().unwrap()]);
     assert!(w.reaches("203.0.113.77") && !w.reaches("203.0.113.7"));
 }
 
 #[test]
 fn a_port_is_guarded_for_the_transport_that_was_named() {
-    let Some(w) = World::new("udp") else { return };
+    let Some(w) = Place::new() else { return };
     let gate = w.gate(&["--nft-ports", "8080/udp,9000-9002"]);
-    wait_or(|| w.table().contains("9000"), || gate.text());
+    wait_or(|| w.table().contains("9000"), || gate.output());
     assert!(w.reaches("203.0.113.7"), "TCP is not guarded: {}", w.table());
     let table = w.table();
     let set = |name: &str| {
@@ -361,21 +327,20 @@ fn a_port_is_guarded_for_the_transport_that_was_named() {
 
 #[test]
 fn an_end_cuts_with_the_gate_and_without_it_and_a_restart_keeps() {
-    let Some(w) = World::new("ends") else { return };
+    let Some(w) = Place::new() else { return };
     let mut gate = w.gate(&["--nft-ports", "8080"]);
     w.tell(&["grant", "add", "203.0.113.7", "--for", "12s"]);
     w.tell(&["grant", "add", "203.0.113.77"]);
     let (short, long) = (w.talk("203.0.113.7"), w.talk("203.0.113.77"));
     short.cut();
-    wait_or(|| w.flows("203.0.113.7") == 0, || gate.text());
+    wait_or(|| w.flows("203.0.113.7") == 0, || gate.output());
     assert!(!w.reaches("203.0.113.7"));
     long.goes_on();
     w.tell(&["grant", "add", "203.0.113.7", "--for", "14s"]);
     w.tell(&["grant", "add", "203.0.113.0/28", "--for", "14s"]);
     let short = w.talk("203.0.113.7");
     // `ip netns exec` becomes the program, so this is kill -9 for the gate itself.
-    gate.child.kill().unwrap();
-    gate.child.wait().unwrap();
+    gate.kill();
     // The kernel's number of the table: another one if it was made anew.
     let handle = || {
         let shown = w.run(&w.gate, "nft", &["-a", "list", "table", "inet", "portcullis"]);
@@ -388,24 +353,24 @@ fn an_end_cuts_with_the_gate_and_without_it_and_a_restart_keeps() {
     assert!(!w.reaches("203.0.113.7") && !w.reaches("203.0.113.8") && w.reaches("203.0.113.77"));
     long.goes_on();
     assert!(w.flows("203.0.113.7") > 0, "the kernel keeps flows of its own accord");
-    let gate = w.gate(&["--nft-ports", "8080"]);
-    wait_or(|| w.flows("203.0.113.7") == 0, || gate.text());
+    let mut gate = w.gate(&["--nft-ports", "8080"]);
+    wait_or(|| w.flows("203.0.113.7") == 0, || gate.output());
     short.cut();
     assert_eq!(handle(), before);
     long.goes_on();
     // Other ports in the next run.
-    drop(gate);
+    gate.stop();
     let gate = w.gate(&["--nft-ports", "8081,9090"]);
-    wait_or(|| w.reaches("203.0.113.8"), || gate.text());
+    wait_or(|| w.reaches("203.0.113.8"), || gate.output());
     assert!(w.table().contains("8081, 9090"), "{}", w.table());
 }
 
 #[test]
 fn what_others_do_to_the_table_is_undone() {
-    let Some(w) = World::new("hands") else { return };
+    let Some(w) = Place::new() else { return };
     let gate = w.gate(&["--nft-ports", "8080", "--max", "1000"]);
     w.proof("203.0.113.7");
-    wait_or(|| w.reaches("203.0.113.7"), || gate.text());
+    wait_or(|| w.reaches("203.0.113.7"), || gate.output());
     for command in [
         "flush ruleset",
         "delete table inet portcullis",
@@ -431,7 +396,7 @@ fn what_others_do_to_the_table_is_undone() {
                     && t.contains("8080")
                     && !t.contains("\taccept")
             },
-            || format!("after {command}: {}\n{}", w.table(), gate.text()),
+            || format!("after {command}: {}\n{}", w.table(), gate.output()),
         );
         eprintln!("{command}: undone within {:?}", began.elapsed());
         assert!(w.reaches("203.0.113.7") || command == "flush ruleset", "{command}");
@@ -445,7 +410,7 @@ fn what_others_do_to_the_table_is_undone() {
     std::thread::scope(|s| {
         s.spawn(|| {
             while stop.load(Ordering::Relaxed) == 0 {
-                let _ = w.within(&w.gate, "nft").args(["delete", "table", "inet", "portcullis"]).output();
+                let _ = w.gate.command("nft").args(["delete", "table", "inet", "portcullis"]).output();
                 std::thread::sleep(Duration::from_millis(7));
             }
         });
@@ -462,23 +427,23 @@ fn what_others_do_to_the_table_is_undone() {
             let t = w.table();
             (1..40).all(|n| t.contains(&format!("198.51.100.{n} timeout")) == (n % 2 == 1)) && t.contains("drop")
         },
-        || format!("{}\n{}", w.table(), gate.text()),
+        || format!("{}\n{}", w.table(), gate.output()),
     );
     assert!(!w.reaches("203.0.113.8") && w.reaches("203.0.113.7"));
 }
 
 #[test]
 fn prefixes_that_overlap_and_addresses_in_any_dress() {
-    let Some(w) = World::new("wide") else { return };
+    let Some(w) = Place::new() else { return };
     let gate = w.gate(&["--nft-ports", "8080", "--default-source-range", "203.0.113.64/28,198.18.0.0/15,203.0.113.66"]);
-    wait_or(|| w.reaches("203.0.113.77"), || gate.text());
+    wait_or(|| w.reaches("203.0.113.77"), || gate.output());
     assert!(!w.reaches("203.0.113.7"));
     // Nested, with ends in any order: an address stays until the last of them.
     w.tell(&["grant", "add", "203.0.113.0/28", "--for", "3s"]);
     w.tell(&["grant", "add", "203.0.113.0/29", "--for", "1h"]);
     w.tell(&["grant", "add", "203.0.113.4/30", "--for", "5s"]);
-    wait_or(|| w.reaches("203.0.113.7") && w.reaches("203.0.113.8"), || gate.text());
-    wait_or(|| !w.reaches("203.0.113.8"), || format!("{}{}", w.table(), gate.text()));
+    wait_or(|| w.reaches("203.0.113.7") && w.reaches("203.0.113.8"), || gate.output());
+    wait_or(|| !w.reaches("203.0.113.8"), || format!("{}{}", w.table(), gate.output()));
     std::thread::sleep(Duration::from_secs(4));
     assert!(w.reaches("203.0.113.7"), "{}", w.table());
     w.tell(&["grant", "revoke", "203.0.113.0/29"]);
@@ -496,53 +461,38 @@ fn prefixes_that_overlap_and_addresses_in_any_dress() {
     w.tell(&["grant", "revoke", "2001:db8:1::/48"]);
     wait_or(|| !w.reaches("2001:db8:1:5::7") && !w.reaches("2001:db8:1:6::7"), || w.table());
     assert!(w.reaches("203.0.113.77"));
-    assert!(gate.logged("out of sync").is_none(), "{}", gate.text());
+    assert!(gate.logged("out of sync").is_none(), "{}", gate.output());
 }
 
 #[test]
 fn two_gates_and_a_gate_without_the_right() {
-    let Some(w) = World::new("two") else { return };
-    let first = w.gate(&["--nft-ports", "8080"]);
-    let other = |args: &[&str]| {
-        let mut c = w.within(&w.gate, args[0]);
-        c.args(&args[1..])
-            .args(["gatekeeper", "--listen", "127.0.0.1:5001", "--nft-ports", "9090", "--data-dir"])
-            .arg(w.dir.at("second"))
-            .current_dir(w.dir.at(""))
-            .env("NO_COLOR", "1");
-        c
+    let Some(w) = Place::new() else { return };
+    let mut first = w.gate(&["--nft-ports", "8080"]);
+    let other = |by: &[&str], more: &[&str]| {
+        w.gatekeeper(by, "second", &[&["--listen", "127.0.0.1:5001", "--nft-ports", "9090"], more].concat())
     };
-    let exe = env!("CARGO_BIN_EXE_portcullis");
-    let out = other(&[exe]).output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(1), "{said}");
+    let Outcome { code, err: said, .. } = Outcome::of(&mut other(&[binary()], &[]));
+    assert_eq!(code, 1, "{said}");
     assert!(
         said.contains("another gate on this machine keeps the table `inet portcullis`") && said.contains("--nft-table"),
         "{said}"
     );
-    let out = other(&["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", exe]).output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(1), "{said}");
+    let without = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", binary()];
+    let Outcome { code, err: said, .. } = Outcome::of(&mut other(&without, &[]));
+    assert_eq!(code, 1, "{said}");
     assert!(said.contains("CAP_NET_ADMIN is missing") && said.contains("hint: "), "{said}");
-    let mut c = other(&[exe]);
-    c.args(["--nft-table", "second"]);
-    let second = Proc::start(c);
-    wait_or(|| w.nft("list tables").contains("table inet second"), || second.text());
+    let second = Process::start("second gate", other(&[binary()], &["--nft-table", "second"]));
+    wait_or(|| w.nft("list tables").contains("table inet second"), || second.output());
     w.proof("203.0.113.7");
-    wait_or(|| w.reaches("203.0.113.7"), || first.text());
-    wait_or(|| w.nft("list table inet second").contains("9090"), || second.text());
+    wait_or(|| w.reaches("203.0.113.7"), || first.output());
+    wait_or(|| w.nft("list table inet second").contains("9090"), || second.output());
     // Only that right is needed.
-    drop(first);
-    let mut c = w.within(&w.gate, "setpriv");
-    std::fs::remove_dir_all(w.dir.at("state")).unwrap();
-    std::fs::remove_file(w.dir.at("dynamic-whitelist.yml")).unwrap();
-    c.args(["--bounding-set=-all,+net_admin", "--inh-caps=-all", exe])
-        .args(["gatekeeper", "--listen", "127.0.0.1:5000", "--nft-ports", "8080", "--data-dir"])
-        .arg(w.dir.at("state"))
-        .current_dir(&w.dir.0)
-        .env("NO_COLOR", "1");
-    let third = Proc::start(c);
-    wait_or(|| !w.reaches("203.0.113.7"), || third.text());
+    first.stop();
+    std::fs::remove_dir_all(w.dir().at("state")).unwrap();
+    std::fs::remove_file(w.dir().at("dynamic-whitelist.yml")).unwrap();
+    let only = ["setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all", binary()];
+    let third = Process::start("gate", w.gatekeeper(&only, "state", &["--listen", MIRROR, "--nft-ports", "8080"]));
+    wait_or(|| !w.reaches("203.0.113.7"), || third.output());
     w.proof("203.0.113.8");
-    wait_or(|| w.reaches("203.0.113.8"), || third.text());
+    wait_or(|| w.reaches("203.0.113.8"), || third.output());
 }

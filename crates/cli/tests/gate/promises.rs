@@ -7,7 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::room::*;
+use stage::command::{Outcome, Server, binary, plain};
+use stage::gate::{Gate, Serve};
+use stage::http::request;
+use stage::process::Process;
+use stage::proxies::nginx_by;
+use stage::upstream::answering;
+use stage::{Dir, certificates, peers, ports, skip, wait, wait_or};
 
 const IMMICH: &str = "TEsm6bGu0tN5o1PjeVHDY0vwIqIfNDVPbVSzyfgI_jif2h0r8_GogiXmz8g3ziKYBh4";
 
@@ -16,7 +22,7 @@ fn learner(name: &str, rules: &str) -> (Serve, SocketAddr, Dir) {
     let config = format!(
         "http = false\n[lists.family]\n{rules}\n[gate]\nlisten = \"127.0.0.1:0\"\n[[gate.learn]]\nlist = \"family\"\n"
     );
-    let s = Serve::start(&dir.0, &config, &["check endpoint: listening"]);
+    let s = Serve::start(dir.path(), &config, &["check endpoint: listening"]);
     let at = s.at("check endpoint");
     (s, at, dir)
 }
@@ -58,7 +64,7 @@ fn who_asks_stays_and_who_is_silent_leaves() {
     learn(at, "CN=anna", "old", "198.51.100.2");
     let until = Instant::now() + Duration::from_secs(7);
     while Instant::now() < until {
-        assert!(on(at, "198.51.100.1"), "{}", s.proc.text());
+        assert!(on(at, "198.51.100.1"), "{}", s.process.output());
         std::thread::sleep(Duration::from_millis(300));
     }
     assert!(!on(at, "198.51.100.2"));
@@ -79,18 +85,18 @@ fn many_guests_of_one_link_are_one_question_and_a_silent_upstream_holds_up_nobod
     let dir = Dir::new("flight");
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
-    let slow = upstream(move |head| {
+    let slow = answering(move |head| {
         count.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(400));
         (if head.contains(IMMICH) { 200 } else { 404 }, String::new())
     });
-    let silent = upstream(|_| {
+    let silent = answering(|_| {
         std::thread::sleep(Duration::from_secs(30));
         (200, String::new())
     });
     let shares = format!("slow=http://{slow},silent=http://{silent}");
     let env = [("SHARE_UPSTREAMS", shares.as_str()), ("MAX_IP_LEN", "100"), ("TRAEFIK_THROTTLE", "0s")];
-    let g = Gate::start(&dir.0, &env, &[]);
+    let g = Gate::start(dir.path(), &env, &[]);
     let at = g.addrs[0];
     let (slow, silent) =
         (format!("protocol=http&container_name_port={slow}"), format!("protocol=http&container_name_port={silent}"));
@@ -118,37 +124,29 @@ fn many_guests_of_one_link_are_one_question_and_a_silent_upstream_holds_up_nobod
 
 #[test]
 fn share_links_of_an_upstream_with_tls() {
-    let (Some(nginx), Some(_)) = (peer("nginx", &[]), peer("openssl", &[])) else { return };
+    let (Some(nginx), Some(_)) = (peers::need("nginx"), peers::need("openssl")) else { return };
     let dir = Dir::new("sharetls");
-    certificates(&dir.0);
-    let (port, d) = (free_port(), dir.0.display().to_string());
-    std::fs::write(
-        dir.at("nginx.conf"),
-        format!(
-            "daemon off; pid {d}/nginx.pid; error_log stderr warn; worker_processes 1; events {{}}
-http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
-  server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {d}/site.pem; ssl_certificate_key {d}/site.key;
-    location = /share/{IMMICH} {{ return 200 album; }} location / {{ return 404; }} }} }}"
-        ),
-    )
-    .unwrap();
-    let mut n = Command::new(nginx);
-    n.arg("-c").arg(dir.at("nginx.conf"));
-    let _n = Proc::start(n);
+    certificates::sites_and_a_phone(dir.path());
+    let (port, d) = (ports::free(), dir.path().display());
+    let http = format!(
+        "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {d}/site.pem; ssl_certificate_key {d}/site.key;
+    location = /share/{IMMICH} {{ return 200 album; }} location / {{ return 404; }} }}"
+    );
+    let _n = Process::start("nginx", nginx_by(Command::new(nginx), dir.path(), &http));
     let share = format!("immich=https://localhost:{port}");
     let ca = dir.at("ca.pem").display().to_string();
     let up = format!("protocol=https&container_name_port=localhost:{port}");
-    let trusting = Gate::start(&dir.0, &[("SHARE_UPSTREAMS", &share), ("SSL_CERT_FILE", &ca)], &[]);
+    let trusting = Gate::start(dir.path(), &[("SHARE_UPSTREAMS", &share), ("SSL_CERT_FILE", &ca)], &[]);
     wait_or(
         || ask(trusting.addrs[0], &up, &format!("/share/{IMMICH}"), "198.51.100.1") == 200,
-        || trusting.proc.text(),
+        || trusting.process.output(),
     );
     assert_eq!(ask(trusting.addrs[0], &up, &format!("/share/{}", IMMICH.replace('T', "U")), "198.51.100.2"), 403);
     assert_eq!(trusting.entries(), ["198.51.100.1"]);
     drop(trusting);
     // A certificate that nobody vouches for: no answer of it counts.
     let other = Dir::new("sharetlsno");
-    let g = Gate::start(&other.0, &[("SHARE_UPSTREAMS", &share)], &[]);
+    let g = Gate::start(other.path(), &[("SHARE_UPSTREAMS", &share)], &[]);
     assert_eq!(ask(g.addrs[0], &up, &format!("/share/{IMMICH}"), "198.51.100.1"), 403);
     assert!(g.command(&["doctor"]).1.contains("does not answer"), "{}", g.command(&["doctor"]).1);
 }
@@ -159,7 +157,7 @@ fn doctor(g: &Gate, what: &str, fix: &str) {
     assert!(
         code == 1 && said.contains(what) && said.contains("fix: ") && said.contains(fix),
         "{said}\n{}",
-        g.proc.text()
+        g.process.output()
     );
 }
 
@@ -167,7 +165,7 @@ fn doctor(g: &Gate, what: &str, fix: &str) {
 fn the_doctor_sees_a_gateway_that_hides_clients_and_proxies_that_are_everybody() {
     let dir = Dir::new("docgw");
     let env = [("DEFAULT_SOURCE_RANGE", "172.16.0.0/12"), ("TRUSTED_PROXIES", "0.0.0.0/0")];
-    let g = Gate::start(&dir.0, &env, &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &env, &["--check-listen", "127.0.0.1:0"]);
     // Let in by the range, and never learnt: still everybody behind it.
     let head = [("X-Forwarded-For", "172.18.0.1")];
     assert_eq!(request(g.addrs[1], "GET", "/v1/check/dynamic-whitelist", &head).0, 200);
@@ -178,39 +176,31 @@ fn the_doctor_sees_a_gateway_that_hides_clients_and_proxies_that_are_everybody()
 #[test]
 fn the_doctor_asks_shares_by_itself_and_finds_one_that_accepts_anything() {
     let dir = Dir::new("docshare");
-    let anything = upstream(|_| (200, "app".into()));
+    let anything = answering(|_| (200, "app".into()));
     // As Immich: its own links are told apart, others get the app's page.
-    let immich = upstream(|h| (if h.contains("/share/") { 404 } else { 200 }, String::new()));
-    let g = Gate::start(&dir.0, &[("SHARE_UPSTREAMS", &format!("a=http://{anything},b=http://{immich}"))], &[]);
+    let immich = answering(|h| (if h.contains("/share/") { 404 } else { 200 }, String::new()));
+    let g = Gate::start(dir.path(), &[("SHARE_UPSTREAMS", &format!("a=http://{anything},b=http://{immich}"))], &[]);
     doctor(&g, &format!("http://{anything}/ accepts any share link"), "login page");
     assert!(!g.command(&["doctor"]).1.contains(&format!("http://{immich}/ accepts any")));
 }
 
 /// A gate with an nginx in front that mirrors `/` to it and lets `/asks` ask it.
-fn behind_nginx(dir: &Dir, demand: &str, from: &str) -> Option<(Gate, Proc)> {
-    let (nginx, _) = (peer("nginx", &[])?, peer("openssl", &[])?);
-    certificates(&dir.0);
-    let (port, d) = (free_port(), dir.0.display().to_string());
+fn behind_nginx(dir: &Dir, demand: &str, from: &str) -> Option<(Gate, Process)> {
+    let (nginx, _) = (peers::need("nginx")?, peers::need("openssl")?);
+    certificates::sites_and_a_phone(dir.path());
+    let (port, d) = (ports::free(), dir.path().display().to_string());
     let sites = format!("https://127.0.0.1:{port},https://127.0.0.1:{port}/asks");
-    let g = Gate::start(&dir.0, &[("PROBE_URLS", &sites)], &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &[("PROBE_URLS", &sites)], &["--check-listen", "127.0.0.1:0"]);
     let (mirror, check) = (g.addrs[0], g.addrs[1]);
-    std::fs::write(
-        dir.at("nginx.conf"),
-        format!(
-            "daemon off; pid {d}/nginx.pid; error_log stderr crit; worker_processes 1; events {{}}
-http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
-  server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {d}/site.pem; ssl_certificate_key {d}/site.key; {demand}
+    let http = format!(
+        "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {d}/site.pem; ssl_certificate_key {d}/site.key; {demand}
     location = /_learn {{ internal; proxy_pass http://{mirror}; proxy_pass_request_body off; proxy_set_header Content-Length \"\"; proxy_set_header X-Forwarded-For {from}; }}
     location = /_gate {{ internal; proxy_pass http://{check}/v1/check/dynamic-whitelist; proxy_pass_request_body off; proxy_set_header Content-Length \"\"; proxy_set_header X-Forwarded-For {from}; }}
     location / {{ mirror /_learn; root /nowhere; }}
-    location /asks {{ auth_request /_gate; root /nowhere; }} }} }}"
-        ),
-    )
-    .unwrap();
-    let mut n = Command::new(nginx);
-    n.arg("-c").arg(dir.at("nginx.conf"));
-    let n = Proc::start(n);
-    wait_or(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), || n.text());
+    location /asks {{ auth_request /_gate; root /nowhere; }} }}"
+    );
+    let n = Process::start("nginx", nginx_by(Command::new(nginx), dir.path(), &http));
+    wait_or(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), || n.output());
     Some((g, n))
 }
 
@@ -223,52 +213,45 @@ fn the_doctor_plays_a_stranger_at_the_sites() {
     doctor(&g, "/asks passes a visitor's own X-Forwarded-For on", "$remote_addr");
     g.expect(&["255.255.255.255"]);
     let dir = Dir::new("docgood");
-    let demand = format!("ssl_client_certificate {}/ca.pem; ssl_verify_client on;", dir.0.display());
+    let demand = format!("ssl_client_certificate {}/ca.pem; ssl_verify_client on;", dir.path().display());
     let Some((g, _n)) = behind_nginx(&dir, &demand, "$remote_addr") else { return };
     let (code, said) = g.command(&["doctor"]);
     assert_eq!(code, 0, "a site as it should be is not complained of: {said}");
 }
 
+/// Gives the gate's file to a container alone, not its folder.
+const MOUNT: &str = "mount --bind host.yml dynamic-whitelist.yml";
+
 #[test]
 fn the_doctor_sees_a_mount_that_breaks_atomic_replace_and_a_clock_that_was_set_back() {
     let dir = Dir::new("docmount");
-    std::fs::write(dir.at("host.yml"), "").unwrap();
-    std::fs::write(dir.at("dynamic-whitelist.yml"), "").unwrap();
+    dir.write("host.yml", "");
+    dir.write("dynamic-whitelist.yml", "");
     // Tests as root only: a mount of a single file, as a container has it.
     let mut c = Command::new("unshare");
     c.args(["-m", "sh", "-c"])
-        .arg(format!(
-            "mount --bind host.yml dynamic-whitelist.yml && exec {} gatekeeper --listen 127.0.0.1:0 --data-dir state",
-            env!("CARGO_BIN_EXE_portcullis")
-        ))
-        .current_dir(&dir.0)
-        .env("NO_COLOR", "1");
-    let proc = Proc::start(c);
-    wait("it starts or can not", || {
-        proc.logged("listening on").is_some() || proc.logged("unshare").is_some() || proc.logged("mount").is_some()
-    });
-    if let Some(at) = proc.logged("listening on").and_then(|l| l.split("listening on ").nth(1)?.trim().parse().ok()) {
-        let g = Gate { proc, addrs: vec![at], dir: dir.0.clone() };
+        .arg(format!("{MOUNT} && exec {} gatekeeper --listen 127.0.0.1:0 --data-dir state", binary()))
+        .current_dir(dir.path());
+    plain(&mut c);
+    let mounted = Outcome::of(Command::new("unshare").args(["-m", "sh", "-c", MOUNT]).current_dir(dir.path()));
+    if mounted.code == 0 {
+        let g = Gate::by(c, dir.path(), 1);
         g.mirror("198.51.100.1");
         wait("the file on the other side has it", || {
             std::fs::read_to_string(dir.at("host.yml")).unwrap().contains("198.51.100.1")
         });
         doctor(&g, "written in place", "mount the directory");
     } else {
-        let why = format!("skipped: a mount can not be made here: {}", proc.text());
-        assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");
-        eprintln!("{why}");
+        skip::skip(&format!("a mount cannot be made here: {}", mounted.all()));
     }
-    let Some(python) = peer("python3", &[]) else { return };
+    let Some(python) = peers::need("python3") else { return };
     let dir = Dir::new("docclock");
-    drop(Gate::start(&dir.0, &[], &[]));
+    drop(Gate::start(dir.path(), &[], &[]));
     // An hour ahead of the wall clock, as the store of a machine whose clock was set back.
-    let out = Command::new(python)
+    let out = Outcome::of(Command::new(python)
         .args(["-c", "import sqlite3,sys,time\nc=sqlite3.connect(sys.argv[1])\nt=[r[0] for r in c.execute(\"select name from sqlite_master where type='table'\")]\nn=0\nfor x in t:\n  cols=[r[1] for r in c.execute('pragma table_info(%s)'%x)]\n  if 'key' in cols and 'value' in cols:\n    n+=c.execute('update %s set value=? where key=?'%x,(str(int(time.time())+3600).encode(),'gate/clock')).rowcount\nc.commit()\nassert n>=1,(t,n)"])
-        .arg(dir.at("state/gate.db"))
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let g = Gate::start(&dir.0, &[], &[]);
+        .arg(dir.at("state/gate.db")));
+    assert_eq!(out.code, 0, "{}", out.all());
+    let g = Gate::start(dir.path(), &[], &[]);
     doctor(&g, "the clock is", "timedatectl");
 }

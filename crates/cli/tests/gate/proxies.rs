@@ -5,16 +5,17 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use crate::room::*;
+use stage::command::Server;
+use stage::curl::Visitor;
+use stage::gate::Gate;
+use stage::process::Process;
+use stage::proxies::nginx_by;
+use stage::upstream::answering;
+use stage::{Dir, peers, ports, wait, wait_or};
 
 /// The status of a request that comes from an address of the loopback network.
 fn from(source: &str, port: u16) -> u16 {
-    let out = Command::new("curl")
-        .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", "--interface", source])
-        .arg(format!("http://127.0.0.1:{port}/"))
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&out.stdout).trim().parse().unwrap_or(0)
+    Visitor::new(source, "localhost", port).plain("/", &[])
 }
 
 const ENV: [(&str, &str); 1] = [("LEARN_PRIVATE", "true")];
@@ -29,43 +30,33 @@ fn round(g: &Gate, port: u16) {
     wait("the revoked address does not", || from("127.0.1.1", port) == 403);
 }
 
-fn ready(port: u16, p: &Proc) {
-    wait_or(|| from("127.0.0.1", port) != 0, || p.text());
+fn ready(port: u16, p: &Process) {
+    wait_or(|| from("127.0.0.1", port) != 0, || p.output());
 }
 
 #[test]
 fn nginx_by_its_geo_file_and_by_auth_request() {
-    let (Some(nginx), Some(_)) = (peer("nginx", &[]), peer("curl", &[])) else { return };
+    let (Some(nginx), Some(_)) = (peers::need("nginx"), peers::need("curl")) else { return };
     let dir = Dir::new("nginx");
-    let (geo, ask) = (free_port(), free_port());
+    let (geo, ask) = (ports::free(), ports::free());
     let conf = dir.at("nginx.conf");
     let test = format!("{} -t -q -c {}", nginx.display(), conf.display());
     let reload = format!("{} -s reload -c {}", nginx.display(), conf.display());
     std::fs::write(dir.at("list.geo"), "").unwrap();
-    let check = free_port();
-    let d = dir.0.display();
-    std::fs::write(
-        &conf,
-        format!(
-            "daemon off; pid {d}/nginx.pid; error_log stderr warn; worker_processes 1; events {{}}
-http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
-  geo $gate {{ default 0; include {d}/list.geo; }}
+    let check = ports::free();
+    let http = format!(
+        "geo $gate {{ default 0; include {}; }}
   server {{ listen 127.0.0.1:{geo}; location / {{ if ($gate = 0) {{ return 403; }} return 200 in; }} }}
   server {{ listen 127.0.0.1:{ask};
     location = /_gate {{ internal; proxy_pass http://127.0.0.1:{check}/v1/check/dynamic-whitelist; proxy_pass_request_body off; proxy_set_header Content-Length \"\"; proxy_set_header X-Forwarded-For $remote_addr; }}
     location / {{ auth_request /_gate; try_files /nothing @in; }}
-    location @in {{ return 200 in; }} }} }}"
-        ),
-    )
-    .unwrap();
-    let p = Proc::start({
-        let mut c = Command::new(&nginx);
-        c.arg("-c").arg(&conf);
-        c
-    });
+    location @in {{ return 200 in; }} }}",
+        dir.at("list.geo").display()
+    );
+    let p = Process::start("nginx", nginx_by(Command::new(&nginx), dir.path(), &http));
     ready(geo, &p);
     let g = Gate::start(
-        &dir.0,
+        dir.path(),
         &ENV,
         &[
             "--nginx-file",
@@ -85,7 +76,7 @@ http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fast
     std::fs::write(&conf, "nonsense;").unwrap();
     let before = std::fs::read(dir.at("list.geo")).unwrap();
     g.mirror("127.0.1.9");
-    wait("it is said", || g.proc.logged("nginx refuses its configuration").is_some());
+    wait("it is said", || g.process.logged("nginx refuses its configuration").is_some());
     wait("the file goes back", || std::fs::read(dir.at("list.geo")).unwrap() == before);
     assert_eq!(from("127.0.1.2", geo), 403);
     let (code, said) = g.command(&["doctor"]);
@@ -96,9 +87,9 @@ http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fast
 
 #[test]
 fn haproxy_by_its_runtime_socket_and_its_map_file() {
-    let (Some(haproxy), Some(_)) = (peer("haproxy", &[]), peer("curl", &[])) else { return };
+    let (Some(haproxy), Some(_)) = (peers::need("haproxy"), peers::need("curl")) else { return };
     let dir = Dir::new("haproxy");
-    let (port, sock, map, conf) = (free_port(), dir.at("h.sock"), dir.at("list.map"), dir.at("h.cfg"));
+    let (port, sock, map, conf) = (ports::free(), dir.at("h.sock"), dir.at("list.map"), dir.at("h.cfg"));
     std::fs::write(&map, "").unwrap();
     std::fs::write(
         &conf,
@@ -112,12 +103,12 @@ fn haproxy_by_its_runtime_socket_and_its_map_file() {
     let start = || {
         let mut c = Command::new(&haproxy);
         c.arg("-f").arg(&conf).arg("-db");
-        Proc::start(c)
+        Process::start("haproxy", c)
     };
     let p = start();
     ready(port, &p);
     let g = Gate::start(
-        &dir.0,
+        dir.path(),
         &[("LEARN_PRIVATE", "true"), ("MAX_IP_LEN", "5000")],
         &["--haproxy-socket", sock.to_str().unwrap(), "--haproxy-map", map.to_str().unwrap()],
     );
@@ -132,15 +123,15 @@ fn haproxy_by_its_runtime_socket_and_its_map_file() {
     )
     .unwrap();
     let g = Gate::start(
-        &bulk.0,
+        bulk.path(),
         &[("LEARN_PRIVATE", "true"), ("MAX_IP_LEN", "5000")],
         &["--haproxy-socket", sock.to_str().unwrap(), "--haproxy-map", map.to_str().unwrap()],
     );
     g.mirror("127.0.1.1");
-    wait_or(|| from("127.0.1.1", port) == 200, || g.proc.text());
+    wait_or(|| from("127.0.1.1", port) == 200, || g.process.output());
     assert_eq!(from("127.0.1.2", port), 403);
     // HAProxy starts anew from the map file, which follows a long list shortly after.
-    wait_or(|| std::fs::read_to_string(&map).is_ok_and(|m| m.contains("127.0.1.1 ")), || g.proc.text());
+    wait_or(|| std::fs::read_to_string(&map).is_ok_and(|m| m.contains("127.0.1.1 ")), || g.process.output());
     drop(p);
     let p = start();
     ready(port, &p);
@@ -150,9 +141,9 @@ fn haproxy_by_its_runtime_socket_and_its_map_file() {
 
 #[test]
 fn caddy_by_forward_auth_and_by_its_admin_api() {
-    let (Some(caddy), Some(_)) = (peer("caddy", &[]), peer("curl", &[])) else { return };
+    let (Some(caddy), Some(_)) = (peers::need("caddy"), peers::need("curl")) else { return };
     let dir = Dir::new("caddy");
-    let (ask, ranges, admin, check) = (free_port(), free_port(), free_port(), free_port());
+    let (ask, ranges, admin, check) = (ports::free(), ports::free(), ports::free(), ports::free());
     let conf = dir.at("caddy.json");
     let auth = |at: u16| {
         serde_json::json!({ "handler": "reverse_proxy", "rewrite": { "method": "GET", "uri": "/v1/check/dynamic-whitelist" },
@@ -170,18 +161,15 @@ fn caddy_by_forward_auth_and_by_its_admin_api() {
         } } }
     });
     std::fs::write(&conf, config.to_string()).unwrap();
-    let p = Proc::start({
+    let p = Process::start("caddy", {
         let mut c = Command::new(&caddy);
-        c.args(["run", "--config"])
-            .arg(&conf)
-            .env("HOME", &dir.0)
-            .env("XDG_CONFIG_HOME", &dir.0)
-            .env("XDG_DATA_HOME", &dir.0);
+        c.args(["run", "--config"]).arg(&conf);
+        c.env("HOME", dir.path()).env("XDG_CONFIG_HOME", dir.path()).env("XDG_DATA_HOME", dir.path());
         c
     });
     ready(ranges, &p);
     let g = Gate::start(
-        &dir.0,
+        dir.path(),
         &ENV,
         &[
             "--check-listen",
@@ -198,12 +186,12 @@ fn caddy_by_forward_auth_and_by_its_admin_api() {
 fn any_program_and_any_service_get_the_whole_list_and_are_tried_again() {
     let dir = Dir::new("hooks");
     let tool = dir.at("tool.sh");
-    std::fs::write(&tool, format!("#!/bin/sh\ntest -e {0}/broken && exit 3\ncat > {0}/got\n", dir.0.display()))
+    std::fs::write(&tool, format!("#!/bin/sh\ntest -e {0}/broken && exit 3\ncat > {0}/got\n", dir.path().display()))
         .unwrap();
     std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let posts: Arc<Mutex<u32>> = Arc::default();
     let count = posts.clone();
-    let hook: SocketAddr = upstream(move |head| {
+    let hook: SocketAddr = answering(move |head| {
         if !head.starts_with("POST /hook ") {
             return (400, String::new());
         }
@@ -211,14 +199,15 @@ fn any_program_and_any_service_get_the_whole_list_and_are_tried_again() {
         // The first one fails: it is sent again.
         (if *count.lock().unwrap() == 1 { 500 } else { 204 }, String::new())
     });
-    let g = Gate::start(&dir.0, &[], &["--exec", tool.to_str().unwrap(), "--webhook", &format!("http://{hook}/hook")]);
+    let g =
+        Gate::start(dir.path(), &[], &["--exec", tool.to_str().unwrap(), "--webhook", &format!("http://{hook}/hook")]);
     let got = || std::fs::read_to_string(dir.at("got")).unwrap_or_default();
     wait("the first list arrives", || got() == "255.255.255.255\n");
     wait("the webhook is tried again", || *posts.lock().unwrap() >= 2);
     std::fs::write(dir.at("broken"), "").unwrap();
     g.mirror("198.51.100.2");
     g.mirror("198.51.100.3");
-    wait("it is said", || g.proc.logged("ended with exit status: 3").is_some());
+    wait("it is said", || g.process.logged("ended with exit status: 3").is_some());
     std::fs::remove_file(dir.at("broken")).unwrap();
     wait("neighbours arrive as one prefix", || got() == "198.51.100.2/31\n");
 }

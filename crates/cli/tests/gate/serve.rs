@@ -1,31 +1,33 @@
 //! The gate inside `serve --config`: its lists at the tunnel's doors, its teachers and enforcers, its commands, and a
 //! configuration that is read again.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::room::*;
-
-const MANUAL: &str = include_str!("../../../../docs/manual/gate.toml");
+use stage::command::{Outcome, Server, run_at};
+use stage::edge::{Client, Mode};
+use stage::gate::Serve;
+use stage::http::{read_head, request};
+use stage::upstream::{Upstream, answering};
+use stage::{Dir, curl, pages, peers, ports, wait, wait_or};
 
 #[test]
 fn the_manuals_file_starts() {
     let dir = Dir::new("manual");
-    let mut text = MANUAL.replace("data_dir = \"state\"\n", "");
+    let mut text = pages::file("docs/manual/gate.toml").replace("data_dir = \"state\"\n", "");
     for port in ["7070", "5000", "5002"] {
         text = text.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0");
     }
     // What it follows is not in this machine's world.
     text = text.replace(", \"dns:home.example.net\"]", "]");
     std::fs::create_dir(dir.at("dynamic")).unwrap();
-    let s = Serve::start(&dir.0, &text, &["check endpoint: listening"]);
+    let s = Serve::start(dir.path(), &text, &["check endpoint: listening"]);
     let check = s.at("check endpoint");
     s.at("share links");
     mirror(s.at("mirrored requests for `family`"), "198.51.100.1");
     let list = || std::fs::read_to_string(dir.at("dynamic/lists.yml")).unwrap_or_default();
-    wait_or(|| list().matches("198.51.100.1").count() == 2, || format!("{}\n{}", list(), s.proc.text()));
+    wait_or(|| list().matches("198.51.100.1").count() == 2, || format!("{}\n{}", list(), s.process.output()));
     assert_eq!(request(check, "GET", "/v1/check/family", &[("X-Forwarded-For", "198.51.100.1")]).0, 200);
     assert_eq!(request(check, "GET", "/v1/check/photos", &[("X-Forwarded-For", "198.51.100.1")]).0, 403);
     let plain = || std::fs::read_to_string(dir.at("family.txt")).unwrap_or_default();
@@ -43,7 +45,8 @@ fn mirror(at: SocketAddr, xff: &str) {
 /// never stops sending at `/slow`.
 struct Edge {
     serve: Serve,
-    _client: Proc,
+    _client: Client,
+    _site: Upstream,
     http: u16,
     tcp: u16,
 }
@@ -51,64 +54,47 @@ struct Edge {
 const LISTS: &str = "[lists.family]\nlearn_private = true\n[lists.staff]\nstatic = [\"127.0.9.0/24\"]\n[gate]\nlisten = \"127.0.0.1:0\"\n[[gate.mirror]]\nlist = \"family\"\nlisten = \"127.0.0.1:0\"\n";
 
 fn edge(dir: &Dir, lists: &str) -> Edge {
-    let (http, control, tcp) = (free_port(), free_port(), free_port());
+    let (http, control, tcp) = (ports::free(), ports::free(), ports::free());
     let config = format!(
         "port = {http}\ncontrol_port = {control}\ndata_addr = \"127.0.0.1\"\ncontrol_addr = \"127.0.0.1\"\nallow_ports = \"{tcp}\"\ntoken_file = \"token\"\nauto_tls = false\nallow_ips_control = [\"127.0.0.1\"]\nallow_ips_data = [\"list:family\"]\n[port_lists.{tcp}]\nallow_ips = [\"list:staff\", \"list:family\"]\n[host_lists.\"staff.example.com\"]\nallow_ips = [\"list:staff\"]\n{lists}"
     );
-    let serve = Serve::start(&dir.0, &config, &["listening on"]);
+    let serve = Serve::start(dir.path(), &config, &["listening on"]);
     let site = slow_site();
-    let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    c.args(["http", "client", "--insecure", "--url", &format!("ws://127.0.0.1:{control}"), "--token-file"])
-        .arg(dir.at("token"))
-        .args(["--upstream", &format!("http://{site}"), "--upstream", &format!("{tcp}={site}")]);
-    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
-        c.env_remove(name);
-    }
-    Edge { serve, _client: Proc::start(c), http, tcp }
+    let (url, upstream) = (format!("ws://127.0.0.1:{control}"), format!("http://{}", site.addr()));
+    let port = format!("{tcp}={}", site.addr());
+    let args = ["--insecure", "--upstream", &upstream, "--upstream", &port];
+    let client = Client::start(Mode::Http, &url, &dir.at("token"), &args);
+    Edge { serve, _client: client, _site: site, http, tcp }
 }
 
 /// Answers `/slow` with a byte every 10 ms, for ever, and everything else with `in`.
-fn slow_site() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let at = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for mut s in listener.incoming().map_while(Result::ok) {
-            std::thread::spawn(move || {
-                use std::io::Write;
-                let mut head = [0; 4096];
-                let n = s.read(&mut head).unwrap_or(0);
-                if !head[..n].starts_with(b"GET /slow") {
-                    let _ = s.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nin");
-                    return;
-                }
-                let _ = s.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
-                while s.write_all(b".").is_ok() {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-            });
+fn slow_site() -> Upstream {
+    Upstream::serve(|mut s| {
+        let Ok(Some(head)) = read_head(&mut s) else { return };
+        if !head.starts_with("GET /slow") {
+            let _ = s.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nin");
+            return;
         }
-    });
-    at
+        let _ = s.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        while s.write_all(b".").is_ok() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    })
 }
 
 /// A request from an address of the loopback network: what came back, nothing if the door stayed shut.
 fn visit(from: &str, port: u16, host: &str) -> String {
-    let out = Command::new("curl")
-        .args(["-s", "-i", "--max-time", "10", "--interface", from, "-H", &format!("Host: {host}")])
-        .arg(format!("http://127.0.0.1:{port}/"))
-        .output()
-        .unwrap();
+    let mut c = curl::command(from);
+    c.args(["-i", "-H", &format!("Host: {host}")]).arg(format!("http://127.0.0.1:{port}/"));
+    let out = c.output().unwrap();
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
 /// Who reads from `/slow`, and whether the connection broke.
 fn reader(from: &str, port: u16) -> std::thread::JoinHandle<Instant> {
-    let mut child = Command::new("curl")
-        .args(["-sN", "--max-time", "60", "--interface", from])
-        .arg(format!("http://127.0.0.1:{port}/slow"))
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut c = curl::command(from);
+    c.args(["-N", "--max-time", "60"]).arg(format!("http://127.0.0.1:{port}/slow"));
+    let mut child = c.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut out = child.stdout.take().unwrap();
     let mut some = [0; 10];
     out.read_exact(&mut some).unwrap();
@@ -122,18 +108,18 @@ fn reader(from: &str, port: u16) -> std::thread::JoinHandle<Instant> {
 
 #[test]
 fn a_proof_given_to_the_gate_opens_the_tunnel_and_its_end_cuts_it() {
-    if peer("curl", &[]).is_none() {
+    if peers::need("curl").is_none() {
         return;
     }
     let dir = Dir::new("doors");
     let e = edge(&dir, LISTS);
     let at = e.serve.at("mirrored requests for `family`");
     // Before the proof nobody gets in, beside the static entries on the port.
-    wait_or(|| visit("127.0.9.1", e.tcp, "x").contains("\r\n\r\nin"), || e.serve.proc.text());
+    wait_or(|| visit("127.0.9.1", e.tcp, "x").contains("\r\n\r\nin"), || e.serve.process.output());
     assert_eq!(visit("127.0.1.1", e.http, "a.example.com"), "");
     assert_eq!(visit("127.0.1.1", e.tcp, "x"), "");
     mirror(at, "127.0.1.1");
-    wait_or(|| visit("127.0.1.1", e.http, "a.example.com").contains("\r\n\r\nin"), || e.serve.proc.text());
+    wait_or(|| visit("127.0.1.1", e.http, "a.example.com").contains("\r\n\r\nin"), || e.serve.process.output());
     assert!(visit("127.0.1.1", e.tcp, "x").contains("in"), "the port takes two lists");
     assert!(!visit("127.0.1.1", e.http, "staff.example.com").contains("\r\n\r\nin"), "a host with a list of its own");
     // Who, on what evidence, until when: asked of the running edge.
@@ -141,11 +127,11 @@ fn a_proof_given_to_the_gate_opens_the_tunnel_and_its_end_cuts_it() {
         let said = e.serve.ok(&["explain", "127.0.1.1", "--service", service]);
         assert!(said.contains("list:family") && said.contains("mtls evidence") && said.contains("until 2"), "{said}");
     }
-    assert_eq!(e.serve.command_says(&["explain", "127.0.1.1", "--service", "staff.example.com"]).0, 3);
-    assert_eq!(e.serve.command_says(&["explain", "127.0.1.1", "--service", "family"]).0, 0, "the gate's own list");
+    assert_eq!(e.serve.command(&["explain", "127.0.1.1", "--service", "staff.example.com"]).0, 3);
+    assert_eq!(e.serve.command(&["explain", "127.0.1.1", "--service", "family"]).0, 0, "the gate's own list");
     // Revoked: live connections of both planes are cut within a second, other people's are not.
     mirror(at, "127.0.1.2");
-    wait_or(|| visit("127.0.1.2", e.http, "a.example.com").contains("in"), || e.serve.proc.text());
+    wait_or(|| visit("127.0.1.2", e.http, "a.example.com").contains("in"), || e.serve.process.output());
     let (web, port, other) = (reader("127.0.1.1", e.http), reader("127.0.1.1", e.tcp), reader("127.0.1.2", e.http));
     let before = Instant::now();
     e.serve.ok(&["grant", "revoke", "127.0.1.1"]);
@@ -153,7 +139,7 @@ fn a_proof_given_to_the_gate_opens_the_tunnel_and_its_end_cuts_it() {
         let took = who.join().unwrap().duration_since(before);
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
-    let said = e.serve.command_says(&["explain", "127.0.1.1", "--service", "data"]).1;
+    let said = e.serve.command(&["explain", "127.0.1.1", "--service", "data"]).1;
     assert!(said.contains("was revoked"), "the door's explain does not say why: {said}");
     assert!(!other.is_finished());
     assert_eq!(visit("127.0.1.1", e.http, "a.example.com"), "");
@@ -171,14 +157,15 @@ fn a_proof_given_to_the_gate_opens_the_tunnel_and_its_end_cuts_it() {
 #[test]
 fn the_file_is_read_again_and_a_bad_one_changes_nothing() {
     let dir = Dir::new("reread");
-    let (share, other) = (upstream(|h| (if h.contains("aaaaaaaaaa") { 200 } else { 404 }, String::new())), free_port());
+    let (share, other) =
+        (answering(|h| (if h.contains("aaaaaaaaaa") { 200 } else { 404 }, String::new())), ports::free());
     let config = |family: &str, more: &str| {
         format!(
             "http = false\n[lists.family]\n{family}\n[lists.photos]\n{more}\n[gate]\nlisten = \"127.0.0.1:0\"\nshare_listen = \"127.0.0.1:0\"\n[[gate.mirror]]\nlist = \"family\"\nlisten = \"127.0.0.1:0\"\n[[gate.learn]]\nlist = \"family\"\nlisten = \"127.0.0.1:0\"\n[[gate.learn]]\nlist = \"photos\"\n[gate.shares.immich]\nupstream = \"http://{share}\"\nlist = \"photos\"\nttl = \"1h\"\n[[gate.traefik]]\nfile = \"lists.yml\"\nmiddlewares = {{ family = [\"family\"], photos = [\"family\", \"photos\"] }}\n[[gate.file]]\nlist = \"photos\"\nfile = \"photos.txt\"\n"
         )
     };
     std::fs::write(dir.at("office.txt"), "192.0.2.0/28\n").unwrap();
-    let s = Serve::start(&dir.0, &config("static = [\"@office.txt\"]", ""), &["check endpoint: listening"]);
+    let s = Serve::start(dir.path(), &config("static = [\"@office.txt\"]", ""), &["check endpoint: listening"]);
     let (check, at) = (s.at("check endpoint"), s.at("mirrored requests for `family`"));
     let on =
         |list: &str, ip: &str| request(check, "GET", &format!("/v1/check/{list}"), &[("X-Forwarded-For", ip)]).0 == 200;
@@ -217,12 +204,12 @@ fn the_file_is_read_again_and_a_bad_one_changes_nothing() {
         ("", "[lists.\"{{x}}\"]", "needs a name"),
     ] {
         s.rewrite(&config(family, more));
-        let (code, said) = s.command_says(&["reload"]);
+        let (code, said) = s.command(&["reload"]);
         assert!(code == 1 && said.contains(wanted), "{family}{more}: {said}");
         assert!(on("family", "203.0.113.7") && on("family", "198.51.100.1"), "{said}");
     }
     s.rewrite(&config("", "").replace("list = \"photos\"\nttl", "list = \"nowhere\"\nttl"));
-    let (code, said) = s.command_says(&["reload"]);
+    let (code, said) = s.command(&["reload"]);
     assert!(code == 1 && said.contains("no list `nowhere`") && said.contains("hint:"), "{said}");
     // Good: fewer may stay, static entries go and come, learnt ones are kept.
     s.rewrite(&config("max = 2\nstatic = [\"192.0.2.99\"]", ""));
@@ -240,9 +227,9 @@ fn names_of_lists_that_are_not_there_are_refused_with_line_and_hint() {
     let dir = Dir::new("unknown");
     std::fs::write(dir.at("token"), "serve-token-0123456789abcdef").unwrap();
     let run = |config: &str| {
-        std::fs::write(dir.at("gate.toml"), format!("data_dir = \"state\"\n{config}")).unwrap();
-        let out = Serve::command(&dir.0).output().unwrap();
-        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+        Serve::write(dir.path(), config);
+        let out = Outcome::of(&mut Serve::command_in(dir.path()));
+        (out.code, out.err)
     };
     let base = "token_file = \"token\"\nport = 0\ncontrol_port = 0\n";
     for (config, wanted) in [
@@ -270,14 +257,9 @@ fn names_of_lists_that_are_not_there_are_refused_with_line_and_hint() {
         (format!("{base}trusted_proxies = [\"list:a\"]\n[lists.a]\n"), "cannot say whom to believe"),
     ] {
         let (code, said) = run(&config);
-        assert!(matches!(code, Some(1 | 2)) && said.contains(wanted) && said.contains("error: "), "{config}\n{said}");
+        assert!(matches!(code, 1 | 2) && said.contains(wanted) && said.contains("error: "), "{config}\n{said}");
     }
-    let out = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["http", "server", "--token", "abcdefghijklmnopqrstuvwx", "--port", "0", "--control-port", "0"])
-        .args(["--allow-ips", "list:family", "--data-dir"])
-        .arg(dir.at("edge"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.code() == Some(1) && said.contains("--allow-ips") && said.contains("hint:"), "{said}");
+    let edge = ["http", "server", "--token", "abcdefghijklmnopqrstuvwx", "--port", "0", "--control-port", "0"];
+    let out = run_at(&dir.at("edge"), &[&edge[..], &["--allow-ips", "list:family"]].concat());
+    assert!(out.code == 1 && out.err.contains("--allow-ips") && out.err.contains("hint:"), "{}", out.err);
 }

@@ -2,11 +2,18 @@
 //! and that nobody closes links for others.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::room::*;
+use stage::command::Server;
+use stage::gate::Gate;
+use stage::http::request;
+use stage::process::Process;
+use stage::proxies::traefik_by;
+use stage::upstream::{answering, answering_with};
+use stage::{Dir, curl, pages, peers, ports, wait, wait_or};
 
 const KEY: &str = "TEsm6bGu0tN5o1PjeVHDY0vwIqIfNDVPbVSzyfgI_jif2h0r8_GogiXmz8g3ziKYBh4";
 const TOKEN: &str = "aBcDeFgHiJkLmNo";
@@ -30,7 +37,7 @@ fn ask_with(g: &Gate, up: SocketAddr, uri: &str, guest: &str, more: &[(&str, &st
 fn gate(dir: &Dir, upstreams: &str, more: &[(&str, &str)]) -> Gate {
     let mut env = vec![("SHARE_UPSTREAMS", upstreams), ("TRAEFIK_THROTTLE", "0s"), ("MAX_IP_LEN", "500")];
     env.extend(more);
-    Gate::start(&dir.0, &env, &[])
+    Gate::start(dir.path(), &env, &[])
 }
 
 fn path(head: &str) -> &str {
@@ -39,7 +46,7 @@ fn path(head: &str) -> &str {
 
 /// As Immich: live keys and slugs are told apart by its API always, by `/share/` since 1.135, by `/s/` in later releases.
 fn immich(knows_keys: bool, knows_slugs: bool) -> SocketAddr {
-    upstream(move |head| {
+    answering(move |head| {
         let path = path(head);
         let denied =
             |why: &str| (401, format!("{{\"message\":\"{why}\",\"error\":\"Unauthorized\",\"statusCode\":401}}"));
@@ -64,10 +71,10 @@ fn immich_of_every_age_with_keys_slugs_and_passwords() {
         let up = immich(keys, slugs);
         let g =
             gate(&dir, &format!("http://{up}"), &[("SHARE_PATHS", "/s/{token:4}=/api/shared-links/me?slug={token}")]);
-        assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "198.51.100.1"), 200, "{}", g.proc.text());
+        assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "198.51.100.1"), 200, "{}", g.process.output());
         assert_eq!(ask(&g, up, &format!("/share/{KEY}/photos/4b7c"), "198.51.100.2"), 200);
-        assert_eq!(ask(&g, up, "/s/rome", "198.51.100.3"), 200, "{}", g.proc.text());
-        assert_eq!(ask(&g, up, "/s/holidays", "198.51.100.4"), 200, "{}", g.proc.text());
+        assert_eq!(ask(&g, up, "/s/rome", "198.51.100.3"), 200, "{}", g.process.output());
+        assert_eq!(ask(&g, up, "/s/holidays", "198.51.100.4"), 200, "{}", g.process.output());
         for dead in
             [&format!("/share/{}", KEY.replace('T', "U")), "/s/nowhere", "/s/paris", "/api/server/about", "/auth/login"]
         {
@@ -86,7 +93,7 @@ fn immich_of_every_age_with_keys_slugs_and_passwords() {
 
 /// As Nextcloud, in a folder or not: 404 for a dead token, 303 to the password's page of one that has a password.
 fn nextcloud(folder: &'static str) -> SocketAddr {
-    upstream_full(move |head| {
+    answering_with(move |head| {
         let path = path(head);
         let rest = path.strip_prefix(folder).and_then(|p| p.strip_prefix("/index.php").or(Some(p)));
         match rest {
@@ -115,7 +122,7 @@ fn nextcloud_with_passwords_in_a_folder_and_with_index_php() {
         for (n, link) in ["/s/aBcDeFgHiJkLmNo", "/index.php/s/aBcDeFgHiJkLmNo", "/s/pW0123456789abc"].iter().enumerate()
         {
             let guest = format!("198.51.100.{n}");
-            assert_eq!(ask(&g, up, &format!("{folder}{link}"), &guest), 200, "{folder}{link}: {}", g.proc.text());
+            assert_eq!(ask(&g, up, &format!("{folder}{link}"), &guest), 200, "{folder}{link}: {}", g.process.output());
         }
         for dead in ["/s/bBcDeFgHiJkLmNo", "/s/lO0123456789abc", "/s/oT0123456789abc", "/login"] {
             assert_eq!(ask(&g, up, &format!("{folder}{dead}"), "198.51.100.9"), 403, "{folder}{dead}");
@@ -124,7 +131,8 @@ fn nextcloud_with_passwords_in_a_folder_and_with_index_php() {
     }
     // One that asks for a password for any link says nothing about links.
     let dir = Dir::new("cloudany");
-    let up = upstream_full(|head| (303, format!("Location: {}/authenticate/showShare\r\n", path(head)), String::new()));
+    let up =
+        answering_with(|head| (303, format!("Location: {}/authenticate/showShare\r\n", path(head)), String::new()));
     let g = gate(&dir, &format!("http://{up}"), &[]);
     assert_eq!(ask(&g, up, "/s/pW0123456789abc", "198.51.100.1"), 403);
     g.expect(&["255.255.255.255"]);
@@ -149,7 +157,7 @@ fn any_service_whose_links_are_random_and_which_knows_the_dead_ones() {
     ];
     let knows = live.clone();
     // Open pages that anybody may see, and a login for the rest, as many services have.
-    let up = upstream(move |head| {
+    let up = answering(move |head| {
         let path = path(head);
         if path.contains("..") || path.contains("//") || path.contains('%') {
             saw.fetch_add(1, Ordering::SeqCst);
@@ -159,11 +167,11 @@ fn any_service_whose_links_are_random_and_which_knows_the_dead_ones() {
         let dead = if path.starts_with("/share/") { 302 } else { 404 };
         (if open || knows.iter().any(|l| l == path) { 200 } else { dead }, String::new())
     });
-    let lax = upstream(|_| (200, "app".into()));
+    let lax = answering(|_| (200, "app".into()));
     // Dead links are an error of the service to some, and to one whose errors come and go they say nothing.
-    let fails = upstream(|head| (if path(head).ends_with(TOKEN) { 200 } else { 500 }, String::new()));
+    let fails = answering(|head| (if path(head).ends_with(TOKEN) { 200 } else { 500 }, String::new()));
     let flaps = Arc::new(AtomicU32::new(0));
-    let flaps = upstream(move |_| (if flaps.fetch_add(1, Ordering::SeqCst) == 1 { 500 } else { 200 }, String::new()));
+    let flaps = answering(move |_| (if flaps.fetch_add(1, Ordering::SeqCst) == 1 { 500 } else { 200 }, String::new()));
     let g = gate(
         &dir,
         &format!("http://{up},http://{lax},http://{fails},http://{flaps}"),
@@ -173,7 +181,7 @@ fn any_service_whose_links_are_random_and_which_knows_the_dead_ones() {
         let guest = format!("198.51.100.{n}");
         // What follows the token, and a slash that is there or not, do not count where the shape is known.
         let uri = if link.starts_with("/f/") { link.trim_end_matches('/') } else { link };
-        assert_eq!(ask(&g, up, &format!("{uri}?x=1"), &guest), 200, "{link}: {}", g.proc.text());
+        assert_eq!(ask(&g, up, &format!("{uri}?x=1"), &guest), 200, "{link}: {}", g.process.output());
     }
     for bad in [
         "/login",
@@ -194,8 +202,8 @@ fn any_service_whose_links_are_random_and_which_knows_the_dead_ones() {
         assert_eq!(ask(&g, lax, link, "198.51.100.98"), 403, "{link}");
     }
     assert_eq!(odd.load(Ordering::SeqCst), 0, "only the token's own path reaches an upstream");
-    assert_eq!(ask(&g, fails, &format!("/index.php/s/{TOKEN}"), "198.51.100.10"), 200, "{}", g.proc.text());
-    assert_eq!(ask(&g, flaps, &format!("/index.php/s/{TOKEN}"), "198.51.100.97"), 403, "{}", g.proc.text());
+    assert_eq!(ask(&g, fails, &format!("/index.php/s/{TOKEN}"), "198.51.100.10"), 200, "{}", g.process.output());
+    assert_eq!(ask(&g, flaps, &format!("/index.php/s/{TOKEN}"), "198.51.100.97"), 403, "{}", g.process.output());
     let all: Vec<String> = (0..=live.len()).map(|n| format!("198.51.100.{n}")).collect();
     g.expect(&all.iter().map(String::as_str).collect::<Vec<_>>());
 }
@@ -203,14 +211,14 @@ fn any_service_whose_links_are_random_and_which_knows_the_dead_ones() {
 #[test]
 fn every_refusal_says_why_and_what_would_mend_it() {
     let dir = Dir::new("why");
-    let up = upstream(|head| match path(head) {
+    let up = answering(|head| match path(head) {
         p if p.contains(KEY) => (200, String::new()),
         p if p.starts_with("/s/") => (429, String::new()),
         p if p.starts_with("/f/") => (503, String::new()),
         _ => (404, String::new()),
     });
-    let lax = upstream(|_| (200, "app".into()));
-    let gone: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
+    let lax = answering(|_| (200, "app".into()));
+    let gone: SocketAddr = format!("127.0.0.1:{}", ports::free()).parse().unwrap();
     let g = gate(&dir, &format!("immich=http://{up},lax=http://{lax},gone=http://{gone}"), &[]);
     let other: SocketAddr = "127.0.0.1:9".parse().unwrap();
     for (n, (at, uri, why, mend)) in [
@@ -230,15 +238,19 @@ fn every_refusal_says_why_and_what_would_mend_it() {
     {
         let guest = format!("198.51.100.{n}");
         assert_eq!(ask(&g, at, &uri, &guest), 403, "{uri}");
-        wait_or(|| g.proc.logged(&format!("{guest}: ")).is_some(), || format!("{uri}: {}", g.proc.text()));
-        let line = g.proc.logged(&format!("{guest}: ")).unwrap();
+        wait_or(|| g.process.logged(&format!("{guest}: ")).is_some(), || format!("{uri}: {}", g.process.output()));
+        let line = g.process.logged(&format!("{guest}: ")).unwrap();
         assert!(line.contains("INFO") && line.contains(why) && line.contains(mend), "{uri}: {line}");
         let (code, said) = g.command(&["explain", &guest]);
         assert!(code == 3 && said.contains(why) && said.contains(mend), "{uri}: {said}");
     }
-    assert!(!g.proc.text().contains(KEY) && !g.proc.text().contains(TOKEN), "a link is a secret: {}", g.proc.text());
+    assert!(
+        !g.process.output().contains(KEY) && !g.process.output().contains(TOKEN),
+        "a link is a secret: {}",
+        g.process.output()
+    );
     // What the log offers keeps what is named.
-    let line = g.proc.logged("it is not named").unwrap();
+    let line = g.process.logged("it is not named").unwrap();
     assert!(
         line.contains(&format!(
             "SHARE_UPSTREAMS=immich=http://{up},lax=http://{lax},gone=http://{gone},http://{other}"
@@ -248,7 +260,7 @@ fn every_refusal_says_why_and_what_would_mend_it() {
     let (_, said) = g.command(&["doctor"]);
     assert!(said.contains("SHARE_PATHS=/gallery/{token}") && said.contains("answered 429"), "{said}");
     // A page without anything that may be a token is no finding, and no line is offered that would be refused.
-    assert!(!said.contains("/photos") && !g.proc.text().contains("SHARE_PATHS=/photos"), "{said}");
+    assert!(!said.contains("/photos") && !g.process.output().contains("SHARE_PATHS=/photos"), "{said}");
     // A live link whose guest can not be let in is said as well.
     assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "192.168.7.7"), 200);
     let (_, said) = g.command(&["explain", "192.168.7.7"]);
@@ -257,13 +269,13 @@ fn every_refusal_says_why_and_what_would_mend_it() {
     let evil = "/verify_share_request?protocol=http&container_name_port=x%0aINFO%20forged:1";
     let head = [("X-Forwarded-For", "203.0.113.250"), ("X-Forwarded-Uri", "/share/aaaaaaaaaaaa")];
     assert_eq!(request(g.addrs[0], "GET", evil, &head).0, 403);
-    wait("it is said", || g.proc.logged("forged").is_some());
-    assert!(!g.proc.text().lines().any(|l| l.trim_start().starts_with("INFO forged")), "{}", g.proc.text());
+    wait("it is said", || g.process.logged("forged").is_some());
+    assert!(!g.process.output().lines().any(|l| l.trim_start().starts_with("INFO forged")), "{}", g.process.output());
     // Who fills the log is held back, and counted.
     for n in 0..200 {
         ask(&g, up, &format!("/gallery/Holidays{n}"), &format!("203.0.113.{n}"));
     }
-    let lines = g.proc.text().lines().filter(|l| l.contains("203.0.113.")).count();
+    let lines = g.process.output().lines().filter(|l| l.contains("203.0.113.")).count();
     assert!(lines <= 20, "{lines}");
 }
 
@@ -272,7 +284,7 @@ fn a_stranger_who_asks_on_and_on_closes_links_for_nobody() {
     let dir = Dir::new("flood");
     let count = Arc::new(AtomicU32::new(0));
     let asked = count.clone();
-    let up = upstream(move |head| {
+    let up = answering(move |head| {
         asked.fetch_add(1, Ordering::SeqCst);
         let live = [KEY, TOKEN].iter().any(|l| path(head).ends_with(l));
         (if live { 200 } else { 404 }, String::new())
@@ -295,7 +307,7 @@ fn a_stranger_who_asks_on_and_on_closes_links_for_nobody() {
     }
     assert!(count.load(Ordering::SeqCst) - before <= 640);
     std::thread::sleep(Duration::from_secs(11));
-    assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "198.51.100.3"), 200, "{}", g.proc.text());
+    assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "198.51.100.3"), 200, "{}", g.process.output());
     let began = Instant::now();
     assert_eq!(ask(&g, up, "/s/another0LiveOrDead1", "198.51.100.1"), 403);
     let (_, said) = g.command(&["explain", "198.51.100.1"]);
@@ -307,14 +319,14 @@ fn a_stranger_who_asks_on_and_on_closes_links_for_nobody() {
 #[test]
 fn a_live_link_from_many_networks_fills_no_audit_log_and_closes_the_link_for_nobody() {
     let dir = Dir::new("crowd");
-    let up = upstream(|head| (if path(head).ends_with(KEY) { 200 } else { 404 }, String::new()));
+    let up = answering(|head| (if path(head).ends_with(KEY) { 200 } else { 404 }, String::new()));
     let g = gate(&dir, &format!("http://{up}"), &[]);
     let link = format!("/share/{KEY}");
     let from = |n: u32| format!("2001:db8:7:{n:x}::1");
     let answers: Vec<u16> = (0..400).map(|n| ask(&g, up, &link, &from(n * 7))).collect();
     let opened = answers.iter().filter(|a| **a == 200).count();
     assert!(opened <= 160, "{opened} guests of one /48, within two minutes at most");
-    assert_eq!(ask(&g, up, &link, "198.51.100.1"), 200, "{}", g.proc.text());
+    assert_eq!(ask(&g, up, &link, "198.51.100.1"), 200, "{}", g.process.output());
     let log = std::fs::read_to_string(dir.at("state/audit.jsonl")).unwrap();
     assert!(log.lines().filter(|l| l.contains("\"given\"")).count() <= 161);
     let last = answers.iter().rposition(|a| *a == 403).unwrap() as u32;
@@ -326,7 +338,7 @@ fn a_live_link_from_many_networks_fills_no_audit_log_and_closes_the_link_for_nob
 #[test]
 fn strangers_do_not_fill_the_doctors_page() {
     let dir = Dir::new("page");
-    let up = upstream(|_| (404, String::new()));
+    let up = answering(|_| (404, String::new()));
     let g = gate(&dir, &format!("http://{up}"), &[]);
     for n in 0..40 {
         assert_eq!(ask(&g, up, "/admin/setup", &format!("198.51.100.{n}")), 403);
@@ -339,7 +351,7 @@ fn strangers_do_not_fill_the_doctors_page() {
 #[test]
 fn a_link_is_shown_to_previews_and_lets_people_in() {
     let dir = Dir::new("preview");
-    let up = upstream(|head| (if path(head).contains(KEY) { 200 } else { 404 }, String::new()));
+    let up = answering(|head| (if path(head).contains(KEY) { 200 } else { 404 }, String::new()));
     let g = gate(&dir, &format!("http://{up}"), &[]);
     let link = format!("/share/{KEY}");
     for (n, header) in [
@@ -361,14 +373,14 @@ fn a_link_is_shown_to_previews_and_lets_people_in() {
     ];
     assert_eq!(ask_with(&g, up, &link, "198.51.100.1", &browser), 200);
     g.expect(&["198.51.100.1"]);
-    assert!(g.proc.logged("is not let in further").is_some());
+    assert!(g.process.logged("is not let in further").is_some());
 }
 
 #[test]
 fn two_upstreams_on_one_host_need_no_names() {
     let dir = Dir::new("twoports");
     let live = |head: &str| (if path(head).contains(KEY) { 200 } else { 404 }, String::new());
-    let (a, b) = (upstream(live), upstream(live));
+    let (a, b) = (answering(live), answering(live));
     let g = gate(&dir, &format!("http://{a},http://{b}"), &[("SHARE_SCOPE", "service")]);
     assert_eq!(ask(&g, a, &format!("/share/{KEY}"), "198.51.100.1"), 200);
     assert_eq!(ask(&g, b, &format!("/share/{KEY}"), "198.51.100.2"), 200);
@@ -385,10 +397,10 @@ fn two_upstreams_on_one_host_need_no_names() {
 #[test]
 fn a_new_guest_waits_and_holds_up_nobody_else() {
     let dir = Dir::new("waits");
-    let up = upstream(|head| (if path(head).contains(KEY) { 200 } else { 404 }, String::new()));
+    let up = answering(|head| (if path(head).contains(KEY) { 200 } else { 404 }, String::new()));
     let env = [("SHARE_UPSTREAMS", format!("http://{up}")), ("TRAEFIK_THROTTLE", "10s".to_string())];
     let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let g = Gate::start(&dir.0, &env, &[]);
+    let g = Gate::start(dir.path(), &env, &[]);
     let link = format!("/share/{KEY}");
     let at = g.addrs[0];
     let open = |guest: String| {
@@ -422,7 +434,7 @@ fn a_new_guest_waits_and_holds_up_nobody_else() {
 
 /// A real Traefik with the routers of Gatekeeper's README, as its file provider writes labels, and the gate's list beside.
 struct Site {
-    _traefik: Proc,
+    _traefik: Process,
     host: &'static str,
     https: u16,
     api: u16,
@@ -448,32 +460,24 @@ http:
     }
 
     fn with(dir: &Dir, routers: &str, host: &'static str, album: SocketAddr, (https, api): (u16, u16)) -> Option<Site> {
-        let binary = traefik()?;
-        peer("curl", &[])?;
+        let binary = peers::need("traefik")?;
+        peers::need("curl")?;
         std::fs::write(dir.at("dyn/http.yml"), routers).unwrap();
-        let mut t = std::process::Command::new(binary);
-        t.args([
-            &format!("--entryPoints.https.address=127.0.0.1:{https}"),
-            &format!("--entryPoints.http.address=127.0.0.1:{}", free_port()),
-            &format!("--entryPoints.traefik.address=127.0.0.1:{api}"),
-            "--api.insecure=true",
-            &format!("--providers.file.directory={}", dir.at("dyn").display()),
-            "--providers.file.watch=true",
-            "--log.level=ERROR",
-            "--global.checkNewVersion=false",
-            "--global.sendAnonymousUsage=false",
-        ]);
-        let s = Site { _traefik: Proc::start(t), host, https, api, album };
-        wait_or(|| s.get("127.0.2.200", &["/"]) == [200], || s._traefik.text());
+        let entry = |name: &str, port: u16| format!("--entryPoints.{name}.address=127.0.0.1:{port}");
+        let entries = [entry("https", https), entry("http", ports::free()), entry("traefik", api)];
+        let args: Vec<&str> = entries.iter().map(String::as_str).chain(["--api.insecure=true"]).collect();
+        let t = traefik_by(Command::new(binary), dir.path(), &args);
+        let s = Site { _traefik: Process::start("traefik", t), host, https, api, album };
+        wait_or(|| s.get("127.0.2.200", &["/"]) == [200], || s._traefik.output());
         Some(s)
     }
 
     /// The statuses of these paths, asked for at once, each on a connection of its own.
     fn get(&self, from: &str, paths: &[&str]) -> Vec<u16> {
         let host = format!("{}:{}", self.host, self.https);
-        let mut c = std::process::Command::new("curl");
-        c.args(["-sk", "-Z", "--parallel-immediate", "--http1.1", "--max-time", "20", "-w", "%{http_code}\n"]);
-        c.args(["--resolve", &format!("{host}:127.0.0.1"), "--interface", from]);
+        let mut c = curl::command(from);
+        c.args(["-k", "-Z", "--parallel-immediate", "--http1.1", "-w", "%{http_code}\n"]);
+        c.args(["--resolve", &format!("{host}:127.0.0.1")]);
         for path in paths {
             c.args(["-o", "/dev/null", &format!("https://{host}{path}")]);
         }
@@ -484,17 +488,17 @@ http:
     /// Opens the link as a browser does: the page, and at the moment it is there six parts of it. Returns how long the page took.
     fn opens(&self, from: &str, what: &str, gate: &Gate) -> Duration {
         let began = Instant::now();
-        assert_eq!(self.get(from, &[&format!("/share/{KEY}")]), [200], "{what}: {}", gate.proc.text());
+        assert_eq!(self.get(from, &[&format!("/share/{KEY}")]), [200], "{what}: {}", gate.process.output());
         let took = began.elapsed();
         let parts = ["/api/assets/1", "/api/assets/2", "/api/assets/3", "/api/assets/4", "/_app/a.js", "/_app/b.css"];
-        assert_eq!(self.get(from, &parts), [200; 6], "{what}, after {took:?}: {}", gate.proc.text());
+        assert_eq!(self.get(from, &parts), [200; 6], "{what}, after {took:?}: {}", gate.process.output());
         took
     }
 }
 
 /// The labels of README's Immich, as its file provider takes them: what Docker's provider adds is the service.
 fn labels_of_the_readme(gate: SocketAddr, album: SocketAddr) -> serde_json::Value {
-    let block = stage::pages::recipe("immich-traefik");
+    let block = pages::recipe("immich-traefik");
     let mut all = serde_json::json!({});
     for line in block.lines().filter_map(|l| l.trim().strip_prefix("- traefik.http.")) {
         let line = line.replace("$$", "$").replace("gatekeeper:5000", &gate.to_string());
@@ -533,15 +537,15 @@ fn the_labels_of_the_readme_let_a_guest_into_immich_and_nobody_else() {
     let shares = format!("immich=http://{album}");
     let mut env = readme(&shares);
     env.push(("SHARE_SCOPE", "service"));
-    let g = Gate::start(&dir.0, &env, &["--file", file.to_str().unwrap()]);
+    let g = Gate::start(dir.path(), &env, &["--file", file.to_str().unwrap()]);
     let text = labels_of_the_readme(g.addrs[0], album).to_string();
-    let Some(s) = Site::with(&dir, &text, "photos.example.com", album, (free_port(), free_port())) else { return };
+    let Some(s) = Site::with(&dir, &text, "photos.example.com", album, (ports::free(), ports::free())) else { return };
     s.opens("127.0.1.1", "a guest", &g);
     assert_eq!(s.get("127.0.1.2", &["/", "/share/x", &format!("/share/{}", KEY.replace('T', "U"))]), [403; 3]);
 }
 
 fn album() -> SocketAddr {
-    upstream(|h| (if path(h).starts_with("/share/") && !path(h).contains(KEY) { 404 } else { 200 }, "photos".into()))
+    answering(|h| (if path(h).starts_with("/share/") && !path(h).contains(KEY) { 404 } else { 200 }, "photos".into()))
 }
 
 /// The environment of Gatekeeper's README, beside what stands for the internet here.
@@ -560,8 +564,8 @@ fn a_guests_first_page_comes_with_all_its_pictures() {
     std::fs::create_dir(dir.at("dyn")).unwrap();
     let (file, album) = (dir.at("dyn/dynamic-whitelist.yml"), album());
     let shares = format!("http://{album}");
-    let g = Gate::start(&dir.0, &readme(&shares), &["--file", file.to_str().unwrap()]);
-    let Some(s) = Site::start(&dir, g.addrs[0], album, (free_port(), free_port())) else { return };
+    let g = Gate::start(dir.path(), &readme(&shares), &["--file", file.to_str().unwrap()]);
+    let Some(s) = Site::start(&dir, g.addrs[0], album, (ports::free(), ports::free())) else { return };
     assert_eq!(s.get("127.0.1.1", &["/api/assets/1"]), [403], "a stranger");
     let mut longest = s.opens("127.0.1.1", "the first guest", &g);
     // Two changes within the throttle: a phone's proof just before, and one guest after another.
@@ -581,22 +585,19 @@ fn a_guests_first_page_comes_with_all_its_pictures() {
 fn with_traefiks_api_the_first_guest_after_a_start_is_let_in_at_once_too() {
     let dir = Dir::new("apistart");
     std::fs::create_dir(dir.at("dyn")).unwrap();
-    let (file, album, ports) = (dir.at("dyn/dynamic-whitelist.yml"), album(), (free_port(), free_port()));
+    let (file, album, ports) = (dir.at("dyn/dynamic-whitelist.yml"), album(), (ports::free(), ports::free()));
     let (shares, api) = (format!("http://{album}"), format!("http://127.0.0.1:{}", ports.1));
     let mut env = readme(&shares);
     env.push(("TRAEFIK_API", &api));
-    let at = free_port();
+    let at = ports::free();
     let listen = format!("127.0.0.1:{at}");
     // DEFAULT_SOURCE_RANGE is given twice; the latter counts.
     let start = |range: &str| {
         let mut env = env.clone();
         env.push(("DEFAULT_SOURCE_RANGE", range));
-        let mut c = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        c.args(["gatekeeper", "--listen", &listen, "--data-dir"]).arg(dir.at("state")).arg("--file").arg(&file);
-        c.current_dir(&dir.0).envs(env).env("NO_COLOR", "1");
-        let proc = Proc::start(c);
-        wait_or(|| proc.logged("listening on").is_some(), || proc.text());
-        Gate { proc, addrs: vec![listen.parse().unwrap()], dir: dir.0.clone() }
+        let mut c = Gate::command_in(dir.path(), &["--listen", &listen, "--file", file.to_str().unwrap()]);
+        c.envs(env);
+        Gate::by(c, dir.path(), 1)
     };
     let g = start("127.0.2.200");
     let Some(s) = Site::start(&dir, g.addrs[0], album, ports) else { return };
@@ -607,6 +608,6 @@ fn with_traefiks_api_the_first_guest_after_a_start_is_let_in_at_once_too() {
     for (n, range) in ["127.0.2.200,10.0.0.0/8", "127.0.2.200"].into_iter().enumerate() {
         let g = start(range);
         s.opens(&format!("127.0.1.{}", n + 2), "the first after a start", &g);
-        assert!(g.proc.logged("does not have the guest").is_none(), "{}", g.proc.text());
+        assert!(g.process.logged("does not have the guest").is_none(), "{}", g.process.output());
     }
 }

@@ -5,13 +5,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::room::*;
+use stage::command::{Server, binary, plain};
+use stage::curl::{self, Visitor};
+use stage::gate::Gate;
+use stage::netns::World;
+use stage::process::Process;
+use stage::proxies::traefik_by;
+use stage::upstream::answering;
+use stage::{Dir, certificates, peers, ports, wait, wait_or};
 
 const IMMICH: &str = "TEsm6bGu0tN5o1PjeVHDY0vwIqIfNDVPbVSzyfgI_jif2h0r8_GogiXmz8g3ziKYBh4";
 const NEXTCLOUD: &str = "aBcDeFgHiJkLmNo";
 
 struct Site {
-    _traefik: Proc,
+    _traefik: Process,
     https: u16,
     gate: Gate,
     dir: PathBuf,
@@ -19,40 +26,23 @@ struct Site {
 
 /// A request from an address of the loopback network: Traefik's list looks at who connects, not at headers.
 fn get(s: &Site, host: &str, path: &str, from: &str, cert: bool) -> u16 {
-    let mut c = Command::new("curl");
-    c.args([
-        "-sk",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}",
-        "--max-time",
-        "20",
-        "--resolve",
-        &format!("{host}:{}:127.0.0.1", s.https),
-        "--interface",
-        from,
-    ]);
-    if cert {
-        c.arg("--cert").arg(s.dir.join("phone.pem")).arg("--key").arg(s.dir.join("phone.key"));
-    }
-    let out = c.arg(format!("https://{host}:{}{path}", s.https)).output().unwrap();
-    String::from_utf8_lossy(&out.stdout).trim().parse().unwrap_or(0)
+    let visitor = Visitor::new(from, host, s.https);
+    if cert { visitor.with(&s.dir) } else { visitor }.get(path, &[])
 }
 
 fn site(name: &str, dir: &Dir, env: &[(&str, &str)]) -> Option<Site> {
-    let binary = traefik()?;
-    peer("openssl", &[])?;
-    peer("curl", &[])?;
-    certificates(&dir.0);
-    let ha = upstream(|_| (200, "ha".into()));
-    let photos = upstream(|h| {
+    let binary = peers::need("traefik")?;
+    peers::need("openssl")?;
+    peers::need("curl")?;
+    certificates::sites_and_a_phone(dir.path());
+    let ha = answering(|_| (200, "ha".into()));
+    let photos = answering(|h| {
         if h.contains("/share/") && !h.contains(IMMICH) { (404, String::new()) } else { (200, "photos".into()) }
     });
-    let cloud = upstream(|h| {
+    let cloud = answering(|h| {
         if h.contains("/s/") && !h.contains(NEXTCLOUD) { (404, String::new()) } else { (200, "cloud".into()) }
     });
-    let (https, api) = (free_port(), free_port());
+    let (https, api) = (ports::free(), ports::free());
     let dynamic = dir.at("dyn");
     std::fs::create_dir_all(&dynamic).unwrap();
     let shares = format!("immich=http://{photos},nextcloud=http://{cloud}");
@@ -65,40 +55,29 @@ fn site(name: &str, dir: &Dir, env: &[(&str, &str)]) -> Option<Site> {
         ("LEARN_PRIVATE", "true"),
     ];
     all.extend(env);
-    let gate = Gate::start(&dir.0, &all, &["--file", file.to_str().unwrap()]);
+    let gate = Gate::start(dir.path(), &all, &["--file", file.to_str().unwrap()]);
     std::fs::write(
         dynamic.join("http.yml"),
         config(dir, gate.addrs[0], ha, photos, cloud, env.iter().any(|(k, _)| *k == "SHARE_SCOPE")),
     )
     .unwrap();
-    let mut t = Command::new(binary);
-    t.args([
-        &format!("--entryPoints.https.address=127.0.0.1:{https}"),
-        &format!("--entryPoints.traefik.address=127.0.0.1:{api}"),
-        "--api.insecure=true",
-        &format!("--providers.file.directory={}", dynamic.display()),
-        "--providers.file.watch=true",
-        "--log.level=ERROR",
-        &format!("--log.filePath={}", dir.at("traefik.log").display()),
-        "--global.checkNewVersion=false",
-        "--global.sendAnonymousUsage=false",
-    ]);
-    let s = Site { _traefik: Proc::start(t), https, gate, dir: dir.0.clone() };
+    let entry = format!("--entryPoints.https.address=127.0.0.1:{https}");
+    let t = traefik_by(Command::new(binary), dir.path(), &[&entry, &api_at(api), "--api.insecure=true"]);
+    let s = Site { _traefik: Process::start("traefik", t), https, gate, dir: dir.path().to_path_buf() };
     wait_or(
         || get(&s, "photos.example.com", "/", "127.0.2.200", false) == 200,
-        || {
-            format!(
-                "{name}: Traefik serves; {} {}",
-                s._traefik.text(),
-                std::fs::read_to_string(dir.at("traefik.log")).unwrap_or_default()
-            )
-        },
+        || format!("{name}: Traefik serves; {}", s._traefik.output()),
     );
     Some(s)
 }
 
+/// Traefik's own API at a port.
+fn api_at(port: u16) -> String {
+    format!("--entryPoints.traefik.address=127.0.0.1:{port}")
+}
+
 fn config(dir: &Dir, gate: SocketAddr, ha: SocketAddr, photos: SocketAddr, cloud: SocketAddr, scoped: bool) -> String {
-    let d = dir.0.display();
+    let d = dir.path().display();
     // With a scope, each site uses its own middleware.
     let (mp, mc) = if scoped {
         ("dynamic-whitelist-immich", "dynamic-whitelist-nextcloud")
@@ -155,12 +134,11 @@ fn a_certificate_opens_the_other_sites_and_a_revocation_and_a_restart_are_kept()
     get(&s, "ha.example.com", "/api", "127.0.1.7", true);
     wait("another phone is let in", || photos(&s, "127.0.1.7") == 200);
     // Killed: Traefik keeps its list; started again: nobody is forgotten.
-    s.gate.proc.child.kill().unwrap();
-    s.gate.proc.child.wait().unwrap();
+    s.gate.process.kill();
     assert_eq!(photos(&s, "127.0.1.7"), 200);
     let file = dir.at("dyn/dynamic-whitelist.yml");
     s.gate = Gate::start(
-        &dir.0,
+        dir.path(),
         &[("DEFAULT_SOURCE_RANGE", "127.0.2.200/32"), ("LEARN_PRIVATE", "true")],
         &["--file", file.to_str().unwrap()],
     );
@@ -179,7 +157,7 @@ fn a_share_link_lets_a_guest_in_when_the_answer_comes() {
     assert_eq!(get(&s, "photos.example.com", "/", guest, false), 403);
     assert_eq!(get(&s, "photos.example.com", &format!("/share/{IMMICH}"), guest, false), 200);
     // With the API to look at, the answer came when Traefik had the list: the page's pictures load at once.
-    assert_eq!(get(&s, "photos.example.com", "/api/assets/1", guest, false), 200, "{}", s.gate.proc.text());
+    assert_eq!(get(&s, "photos.example.com", "/api/assets/1", guest, false), 200, "{}", s.gate.process.output());
     assert_eq!(get(&s, "cloud.example.com", &format!("/s/{NEXTCLOUD}"), "127.0.1.10", false), 200);
     assert_eq!(get(&s, "cloud.example.com", "/apps", "127.0.1.11", false), 403);
 }
@@ -201,18 +179,18 @@ fn with_a_scope_the_guest_sees_one_site_only() {
 
 #[test]
 fn tcp_routers_take_the_list_too() {
-    let Some(binary) = traefik() else { return };
-    if peer("curl", &[]).is_none() {
+    let Some(binary) = peers::need("traefik") else { return };
+    if peers::need("curl").is_none() {
         return;
     }
     let dir = Dir::new("tfktcp");
-    let up = upstream(|_| (200, "in".into()));
-    let (port, api) = (free_port(), free_port());
+    let up = answering(|_| (200, "in".into()));
+    let (port, api) = (ports::free(), ports::free());
     std::fs::create_dir(dir.at("dyn")).unwrap();
     let file = dir.at("dyn/dynamic-whitelist.yml");
     let api_url = format!("http://127.0.0.1:{api}");
     let env = [("TRAEFIK_TCP", "true"), ("LEARN_PRIVATE", "true"), ("TRAEFIK_API", api_url.as_str())];
-    let g = Gate::start(&dir.0, &env, &["--file", file.to_str().unwrap()]);
+    let g = Gate::start(dir.path(), &env, &["--file", file.to_str().unwrap()]);
     std::fs::write(
         dir.at("dyn/tcp.yml"),
         format!(
@@ -220,66 +198,28 @@ fn tcp_routers_take_the_list_too() {
         ),
     )
     .unwrap();
-    let mut t = Command::new(binary);
-    t.args([
-        &format!("--entryPoints.game.address=127.0.0.1:{port}"),
-        &format!("--entryPoints.traefik.address=127.0.0.1:{api}"),
-        "--api.insecure=true",
-        &format!("--providers.file.directory={}", dir.at("dyn").display()),
-        "--log.level=ERROR",
-        "--global.checkNewVersion=false",
-        "--global.sendAnonymousUsage=false",
-    ]);
-    let t = Proc::start(t);
-    let open = |from: &str| {
-        let out = Command::new("curl")
-            .args(["-s", "--max-time", "10", "--interface", from])
-            .arg(format!("http://127.0.0.1:{port}/"))
-            .output()
-            .unwrap();
-        out.stdout == b"in"
-    };
+    let entry = format!("--entryPoints.game.address=127.0.0.1:{port}");
+    let t = traefik_by(Command::new(binary), dir.path(), &[&entry, &api_at(api), "--api.insecure=true"]);
+    let t = Process::start("traefik", t);
+    let open =
+        |from: &str| curl::command(from).arg(format!("http://127.0.0.1:{port}/")).output().unwrap().stdout == b"in";
     g.mirror("127.0.1.1");
-    wait_or(|| open("127.0.1.1"), || format!("{}\n{}", t.text(), g.proc.text()));
+    wait_or(|| open("127.0.1.1"), || format!("{}\n{}", t.output(), g.process.output()));
     assert!(!open("127.0.1.2"));
     assert_eq!(g.command(&["grant", "revoke", "127.0.1.1"]).0, 0);
     wait("the revoked one is refused", || !open("127.0.1.1"));
 }
 
-/// A network namespace whose loopback has these addresses; removed with its owner.
-struct Net(String);
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
-    }
-}
-
 #[test]
 fn ipv6_visitors_by_their_household_or_exactly() {
-    let Some(binary) = traefik() else { return };
-    if peer("curl", &[]).is_none() || peer("ip", &[]).is_none() {
-        return;
-    }
-    let net = Net(format!("pc6t{}", std::process::id()));
-    let ip = |args: &[&str]| Command::new("ip").args(args).output().unwrap().status.success();
-    if !ip(&["netns", "add", &net.0]) {
-        let why = "skipped: network namespaces can not be made here (needs root)";
-        assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");
-        eprintln!("{why}");
-        return;
-    }
-    let inside = |program: &std::path::Path| {
-        let mut c = Command::new("ip");
-        c.args(["netns", "exec", &net.0]).arg(program);
-        c
-    };
-    assert!(ip(&["-n", &net.0, "link", "set", "lo", "up"]));
+    let (Some(program), Some(_)) = (peers::need("traefik"), peers::need("curl")) else { return };
+    let Some(world) = World::new() else { return };
+    let host = world.lone("site");
     for a in ["2001:db8:1::7", "2001:db8:1::8", "2001:db8:2::7"] {
-        assert!(ip(&["-n", &net.0, "addr", "add", &format!("{a}/128"), "dev", "lo"]));
+        host.ip(&["addr", "add", &format!("{a}/128"), "dev", "lo"]);
     }
     let open = |from: &str| {
-        let mut c = inside(std::path::Path::new("curl"));
+        let mut c = host.command("curl");
         c.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", "--interface", from]);
         let out = c.args(["-H", "Host: photos.example.com", "http://[::1]:8000/"]).output().unwrap();
         String::from_utf8_lossy(&out.stdout).trim() == "200"
@@ -292,25 +232,23 @@ fn ipv6_visitors_by_their_household_or_exactly() {
             "http:\n  routers:\n    photos: { rule: \"Host(`photos.example.com`)\", service: \"ping@internal\", middlewares: [dynamic-whitelist] }\n    ha: { rule: \"Host(`ha.example.com`)\", service: ha }\n  services:\n    ha: { mirroring: { service: gate, mirrors: [ { name: gate, percent: 100 } ] } }\n    gate: { loadBalancer: { servers: [ { url: \"http://127.0.0.1:5000\" } ] } }\n",
         )
         .unwrap();
-        let mut g = inside(std::path::Path::new(env!("CARGO_BIN_EXE_portcullis")));
-        g.args(["gatekeeper", "--file", "dyn/dynamic-whitelist.yml", "--data-dir", "state"]).current_dir(&dir.0);
-        g.env("IPV6_PREFIX", width).env("DEFAULT_SOURCE_RANGE", "192.0.2.1").env("NO_COLOR", "1");
-        let g = Proc::start(g);
-        wait_or(|| g.logged("listening on").is_some(), || g.text());
-        let mut t = inside(&binary);
-        t.args([
-            "--entryPoints.web.address=[::]:8000",
-            "--ping=true",
-            &format!("--providers.file.directory={}", dir.at("dyn").display()),
-            "--providers.providersThrottleDuration=100ms",
-            "--log.level=ERROR",
-            "--global.checkNewVersion=false",
-            "--global.sendAnonymousUsage=false",
-        ]);
-        let t = Proc::start(t);
+        let mut g = host.command(binary());
+        plain(&mut g);
+        g.args(["gatekeeper", "--file", "dyn/dynamic-whitelist.yml", "--data-dir", "state"]).current_dir(dir.path());
+        g.env("IPV6_PREFIX", width).env("DEFAULT_SOURCE_RANGE", "192.0.2.1");
+        let g = Process::start("gate", g);
+        wait_or(|| g.logged("listening on").is_some(), || g.output());
+        let t = Process::start(
+            "traefik",
+            traefik_by(
+                host.command(&program),
+                dir.path(),
+                &["--entryPoints.web.address=[::]:8000", "--ping=true", "--providers.providersThrottleDuration=100ms"],
+            ),
+        );
         wait_or(
             || {
-                let mut c = inside(std::path::Path::new("curl"));
+                let mut c = host.command("curl");
                 c.args([
                     "-s",
                     "--max-time",
@@ -323,11 +261,11 @@ fn ipv6_visitors_by_their_household_or_exactly() {
                 ]);
                 c.output().unwrap().stdout == b"OK"
             },
-            || format!("{}\n{}", t.text(), g.text()),
+            || format!("{}\n{}", t.output(), g.output()),
         );
         wait_or(
             || open("2001:db8:1::7"),
-            || format!("{}\n{}", std::fs::read_to_string(dir.at("dyn/dynamic-whitelist.yml")).unwrap(), t.text()),
+            || format!("{}\n{}", std::fs::read_to_string(dir.at("dyn/dynamic-whitelist.yml")).unwrap(), t.output()),
         );
         assert_eq!(open("2001:db8:1::8"), neighbour, "{width}");
         assert!(!open("2001:db8:2::7"));

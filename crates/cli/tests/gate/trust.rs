@@ -3,61 +3,24 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::room::*;
+use stage::command::{Outcome, Server, run};
+use stage::curl::Visitor;
+use stage::gate::{Gate, Serve};
+use stage::http::{request, request_full};
 use stage::pages::recipe;
+use stage::process::Process;
+use stage::proxies::{caddy_by, nginx_by, traefik_by};
+use stage::upstream::answering;
+use stage::{Dir, certificates, peers, ports, wait, wait_or};
 
 const INFO: &str = "X-Forwarded-Tls-Client-Cert-Info: Subject%3D%22CN%3Downer-anna%22%3BSerialNumber%3D%2218%22";
 
-/// The status of a request by curl: from an address of loopback, to a site, with or without the certificate in `dir`.
-struct Visit<'a> {
-    dir: &'a Path,
-    site: &'a str,
-    port: u16,
-    from: &'a str,
-}
-
-impl Visit<'_> {
-    fn get(&self, path: &str, cert: bool, headers: &[&str]) -> u16 {
-        self.get_by("https", path, cert, headers)
-    }
-
-    fn plain(&self, path: &str, headers: &[&str]) -> u16 {
-        self.get_by("http", path, false, headers)
-    }
-
-    fn get_by(&self, scheme: &str, path: &str, cert: bool, headers: &[&str]) -> u16 {
-        let mut c = Command::new("curl");
-        c.args([
-            "-sk",
-            "--http1.1",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code}",
-            "--max-time",
-            "20",
-            "--interface",
-            self.from,
-        ]);
-        c.args(["--resolve", &format!("{}:{}:127.0.0.1", self.site, self.port)]);
-        if cert {
-            c.arg("--cert").arg(self.dir.join("phone.pem")).arg("--key").arg(self.dir.join("phone.key"));
-        }
-        for h in headers {
-            c.args(["-H", h]);
-        }
-        let out = c.arg(format!("{scheme}://{}:{}{path}", self.site, self.port)).output().unwrap();
-        String::from_utf8_lossy(&out.stdout).trim().parse().unwrap_or(0)
-    }
-}
-
 fn names(s: &Serve) -> Vec<String> {
-    let said: serde_json::Value = serde_json::from_str(&s.ok(&["list", "show", "family", "--json"])).unwrap();
+    let said = s.json(&["list", "show", "family"]);
     said["grants"].as_array().unwrap().iter().map(|g| g["principal"].as_str().unwrap_or("-").to_string()).collect()
 }
 
@@ -65,22 +28,24 @@ fn names(s: &Serve) -> Vec<String> {
 /// is nobody else by it.
 #[test]
 fn a_query_forges_no_certificate_through_caddy() {
-    let (Some(program), Some(_), Some(_)) = (peer("caddy", &[]), peer("openssl", &[]), peer("curl", &[])) else {
+    let (Some(program), Some(_), Some(_)) = (peers::need("caddy"), peers::need("openssl"), peers::need("curl")) else {
         return;
     };
     let dir = Dir::new("trustcaddy");
-    certificates(&dir.0);
-    let (ha, photos, gate, d) = (free_port(), free_port(), free_port(), dir.0.display().to_string());
+    certificates::sites_and_a_phone(dir.path());
+    let (ha, photos, gate, d) = (ports::free(), ports::free(), ports::free(), dir.path().display().to_string());
     let config = format!(
         "http = false\n[lists.family]\nlearn_private = true\n[gate]\nlisten = \"127.0.0.1:{gate}\"\nprobes = [\"https://localhost:{ha}\"]\n[[gate.learn]]\nlist = \"family\"\ncertificate = \"gate\"\n"
     );
-    let s = Serve::start(&dir.0, &config, &["check endpoint: listening"]);
-    let up = upstream(|_| (200, "in".into()));
-    let c = caddy(
-        &program,
-        &dir.0,
-        &format!(
-            "{{
+    let s = Serve::start(dir.path(), &config, &["check endpoint: listening"]);
+    let up = answering(|_| (200, "in".into()));
+    let c = Process::start(
+        "caddy",
+        caddy_by(
+            Command::new(&program),
+            dir.path(),
+            &format!(
+                "{{
 	admin off
 	auto_https disable_redirects
 	skip_install_trust
@@ -110,53 +75,50 @@ https://photos.example.com:{photos} {{
 	reverse_proxy {up}
 }}
 "
+            ),
         ),
     );
-    let at = |site: &'static str, port, from: &'static str| Visit { dir: &dir.0, site, port, from };
+    let at = |site: &'static str, port, from: &'static str| Visitor::new(from, site, port);
     let (stranger, kid) = (at("ha.example.com", ha, "127.0.1.8"), at("ha.example.com", ha, "127.0.1.9"));
-    wait_or(|| stranger.get("/", false, &[]) == 403, || format!("{}\n{}", c.text(), s.proc.text()));
+    wait_or(|| stranger.get("/", &[]) == 403, || format!("{}\n{}", c.output(), s.process.output()));
     for query in ["/?cert=traefik", "/?cert=traefik&list=family", "/v1/learn/family?cert=traefik", "/?cert=gate"] {
-        assert_eq!(stranger.get(query, false, &[INFO]), 403, "{query}\n{}", s.proc.text());
-        assert_eq!(
-            stranger.get(query, false, &[INFO, "X-Gate-Cert-Subject: CN=owner-anna", "X-Gate-Cert-Fp: 00"]),
-            403
-        );
+        assert_eq!(stranger.get(query, &[INFO]), 403, "{query}\n{}", s.process.output());
+        assert_eq!(stranger.get(query, &[INFO, "X-Gate-Cert-Subject: CN=owner-anna", "X-Gate-Cert-Fp: 00"]), 403);
     }
     assert_eq!(names(&s), Vec::<String>::new());
-    assert_eq!(at("photos.example.com", photos, "127.0.1.8").get("/?cert=traefik", false, &[INFO]), 403);
+    assert_eq!(at("photos.example.com", photos, "127.0.1.8").get("/?cert=traefik", &[INFO]), 403);
     // With a certificate one is who it says, and nobody else.
-    assert_eq!(kid.get("/?cert=traefik", true, &[INFO]), 200);
+    assert_eq!(kid.with(dir.path()).get("/?cert=traefik", &[INFO]), 200);
     assert_eq!(names(&s), ["CN=phone"]);
     // The doctor sends forged headers and such a query too, and finds no hole.
-    let (_, said) = s.command_says(&["doctor"]);
+    let (_, said) = s.command(&["doctor"]);
     assert!(!said.contains("believed") && !said.contains("could not be asked"), "{said}");
 }
 
 /// A proxy that says no address is not the visitor: with its own range on the list everybody would be in.
 #[test]
 fn a_missing_address_is_never_the_proxys() {
-    let (Some(program), Some(_)) = (peer("nginx", &[]), peer("curl", &[])) else { return };
+    let (Some(program), Some(_)) = (peers::need("nginx"), peers::need("curl")) else { return };
     let dir = Dir::new("trustnone");
     let env = [("DEFAULT_SOURCE_RANGE", "127.0.0.0/8")];
-    let g = Gate::start(&dir.0, &env, &["--check-listen", "127.0.0.1:0"]);
-    let (port, up, check) = (free_port(), upstream(|_| (200, "in".into())), g.addrs[1]);
-    let n = nginx(
-        &program,
-        &dir.0,
+    let g = Gate::start(dir.path(), &env, &["--check-listen", "127.0.0.1:0"]);
+    let (port, up, check) = (ports::free(), answering(|_| (200, "in".into())), g.addrs[1]);
+    let n = Process::start("nginx", nginx_by(Command::new(&program),
+        dir.path(),
         &format!(
             "server {{ listen 127.0.0.1:{port};
   location = /_gate {{ internal; proxy_pass http://{check}/v1/check/dynamic-whitelist; proxy_pass_request_body off; proxy_set_header Content-Length \"\"; proxy_set_header X-Real-IP $remote_addr; }}
   location / {{ auth_request /_gate; proxy_pass http://{up}; }} }}"
         ),
-    );
-    let v = Visit { dir: &dir.0, site: "photos.example.com", port, from: "127.0.1.7" };
-    wait_or(|| v.plain("/", &[]) != 0, || n.text());
+    ));
+    let v = Visitor::new("127.0.1.7", "photos.example.com", port);
+    wait_or(|| v.plain("/", &[]) != 0, || n.output());
     assert_eq!(v.plain("/", &[]), 403);
     let (code, said) = g.doctor();
     assert!(code == 1 && said.contains("[no-address]") && said.contains("proxy_set_header X-Forwarded-For"), "{said}");
     let said = g.command(&["explain", "127.0.1.7"]).1;
     assert!(said.contains("sends no X-Forwarded-For"), "{said}");
-    assert!(g.proc.logged("sends no X-Forwarded-For").is_some(), "{}", g.proc.text());
+    assert!(g.process.logged("sends no X-Forwarded-For").is_some(), "{}", g.process.output());
     // The learn endpoint does not know who it would learn either.
     let proof = [("X-Gate-Cert-Subject", "CN=anna")];
     assert_eq!(request(check, "GET", "/v1/learn/dynamic-whitelist", &proof).0, 403);
@@ -165,7 +127,7 @@ fn a_missing_address_is_never_the_proxys() {
     assert_eq!(request(check, "GET", "/v1/check/dynamic-whitelist", &forwarded).0, 403);
     drop(g);
     let dir = Dir::new("trustfwd");
-    let g = Gate::start(&dir.0, &[env[0], ("TRUSTED_HEADER", "forwarded")], &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &[env[0], ("TRUSTED_HEADER", "forwarded")], &["--check-listen", "127.0.0.1:0"]);
     let ask = |head: &[(&str, &str)]| request(g.addrs[1], "GET", "/v1/check/dynamic-whitelist", head).0;
     assert_eq!(ask(&[("Forwarded", "for=127.0.3.1"), ("X-Forwarded-For", "198.51.100.1")]), 200);
     assert_eq!(ask(&[("Forwarded", "for=198.51.100.1"), ("X-Forwarded-For", "127.0.3.1")]), 403);
@@ -177,7 +139,7 @@ fn a_peer_that_is_no_proxy_is_itself_only_where_that_is_configured() {
     for (direct, want) in [("false", 403), ("true", 200)] {
         let dir = Dir::new(&format!("trustdirect{direct}"));
         let env = [("DEFAULT_SOURCE_RANGE", "127.0.0.1"), ("TRUSTED_PROXIES", "192.0.2.1"), ("CHECK_DIRECT", direct)];
-        let g = Gate::start(&dir.0, &env, &["--check-listen", "127.0.0.1:0"]);
+        let g = Gate::start(dir.path(), &env, &["--check-listen", "127.0.0.1:0"]);
         let forged = [("X-Forwarded-For", "198.51.100.1")];
         assert_eq!(request(g.addrs[1], "GET", "/v1/check/dynamic-whitelist", &forged).0, want);
         // Nobody proves anything by himself, whatever is configured.
@@ -194,7 +156,7 @@ fn a_path_below_the_endpoint_is_served_by_its_switch_only() {
         request(g.addrs[1], "GET", path, &[("X-Forwarded-For", from), ("X-Gate-Cert-Subject", "CN=anna")]).0
     };
     let dir = Dir::new("trustbelow");
-    let g = Gate::start(&dir.0, &env, &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &env, &["--check-listen", "127.0.0.1:0"]);
     assert_eq!(ask(&g, "/v1/check/dynamic-whitelist/?x=/y", "203.0.113.1"), 200);
     assert_eq!(ask(&g, "/v1/check/dynamic-whitelist/index.html", "203.0.113.1"), 403);
     assert_eq!(ask(&g, "/v1/learn/dynamic-whitelist/index.html", "198.51.100.1"), 403);
@@ -203,7 +165,7 @@ fn a_path_below_the_endpoint_is_served_by_its_switch_only() {
     drop(g);
     // A list that is not there lets nobody in, and that is said with those that are.
     let dir = Dir::new("trustlist");
-    let g = Gate::start(&dir.0, &env, &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &env, &["--check-listen", "127.0.0.1:0"]);
     assert_eq!(ask(&g, "/v1/check/dynamic-whitlist", "203.0.113.1"), 403);
     let (_, said) = g.doctor();
     assert!(said.contains("/v1/check/dynamic-whitlist, and there is no such list"), "{said}");
@@ -213,7 +175,7 @@ fn a_path_below_the_endpoint_is_served_by_its_switch_only() {
     assert!(code == 3 && said.contains("/v1/learn/other, and no list of that name learns there"), "{said}");
     drop(g);
     let dir = Dir::new("trustbelow2");
-    let g = Gate::start(&dir.0, &env, &["--check-listen", "127.0.0.1:0", "--paths-below=true"]);
+    let g = Gate::start(dir.path(), &env, &["--check-listen", "127.0.0.1:0", "--paths-below=true"]);
     for path in ["", "/", "/index.html", "//x", "/../other?list=other&x=/v1/check/other", "/%2e%2e/other"] {
         assert_eq!(ask(&g, &format!("/v1/check/dynamic-whitelist{path}"), "203.0.113.1"), 200, "{path}");
         assert_eq!(ask(&g, &format!("/v1/check/dynamic-whitelist{path}"), "198.51.100.9"), 403, "{path}");
@@ -228,10 +190,18 @@ fn a_path_below_the_endpoint_is_served_by_its_switch_only() {
 struct TwoDeep {
     dir: Dir,
     front: u16,
-    _front: Proc,
-    _traefik: Proc,
+    _front: Process,
+    _traefik: Process,
     gate_port: u16,
     check_port: u16,
+}
+
+/// How a test sees Traefik follow its files.
+const QUICK: &str = "--providers.providersThrottleDuration=100ms";
+
+/// Traefik's entry point at a port.
+fn web(port: u16) -> String {
+    format!("--entryPoints.web.address=127.0.0.1:{port}")
 }
 
 /// The address from which the front proxy connects.
@@ -239,12 +209,12 @@ const FRONT: &str = "127.0.0.3";
 
 impl TwoDeep {
     fn start() -> Option<TwoDeep> {
-        let (program, traefik) = (peer("nginx", &[])?, traefik()?);
-        peer("curl", &[])?;
+        let (program, traefik) = (peers::need("nginx")?, peers::need("traefik")?);
+        peers::need("curl")?;
         let dir = Dir::new("trusttwo");
         std::fs::create_dir(dir.at("dyn")).unwrap();
-        let (front, inner, gate_port, check_port) = (free_port(), free_port(), free_port(), free_port());
-        let up = upstream(|_| (200, "in".into()));
+        let (front, inner, gate_port, check_port) = (ports::free(), ports::free(), ports::free(), ports::free());
+        let up = answering(|_| (200, "in".into()));
         // The static configuration of the manual, with our front for Cloudflare's ranges.
         let fixed = recipe("cloudflare-traefik")
             .replace("\":443\"", &format!("\"127.0.0.1:{inner}\""))
@@ -252,7 +222,7 @@ impl TwoDeep {
         assert!(fixed.contains(FRONT) && fixed.contains("forwardedHeaders"), "{fixed}");
         let more = format!(
             "providers: {{ providersThrottleDuration: 100ms, file: {{ directory: {}/dyn }} }}\nlog: {{ level: ERROR }}\nglobal: {{ checkNewVersion: false, sendAnonymousUsage: false }}\n",
-            dir.0.display()
+            dir.path().display()
         );
         std::fs::write(dir.at("traefik.yml"), format!("{fixed}{more}")).unwrap();
         let check = recipe("check-traefik").replace("127.0.0.1:7070", &format!("127.0.0.1:{check_port}"));
@@ -276,12 +246,15 @@ impl TwoDeep {
         .unwrap();
         let mut t = Command::new(traefik);
         t.arg(format!("--configFile={}", dir.at("traefik.yml").display()));
-        let _traefik = Proc::start(t);
-        let _front = nginx(
-            &program,
-            &dir.0,
-            &format!(
-                "server {{ listen 127.0.0.1:{front}; location / {{ proxy_pass http://127.0.0.1:{inner}; proxy_bind {FRONT}; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }}"
+        let _traefik = Process::start("traefik", t);
+        let _front = Process::start(
+            "nginx",
+            nginx_by(
+                Command::new(&program),
+                dir.path(),
+                &format!(
+                    "server {{ listen 127.0.0.1:{front}; location / {{ proxy_pass http://127.0.0.1:{inner}; proxy_bind {FRONT}; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }}"
+                ),
             ),
         );
         Some(TwoDeep { dir, front, _front, _traefik, gate_port, check_port })
@@ -289,28 +262,14 @@ impl TwoDeep {
 
     fn gate(&self, env: &[(&str, &str)]) -> Gate {
         let (main, check) = (format!("127.0.0.1:{}", self.gate_port), format!("127.0.0.1:{}", self.check_port));
-        let state = format!("state{}", env.len());
-        let mut c = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        c.args([
-            "gatekeeper",
-            "--listen",
-            &main,
-            "--check-listen",
-            &check,
-            "--file",
-            "dyn/dynamic-whitelist.yml",
-            "--data-dir",
-        ]);
-        c.arg(self.dir.at("state")).current_dir(&self.dir.0).envs(env.iter().copied()).env("NO_COLOR", "1");
-        c.env("LEARN_PRIVATE", "true").env("DEFAULT_SOURCE_RANGE", "192.0.2.1");
-        let proc = Proc::start(c);
-        wait_or(|| proc.logged("check endpoint: listening").is_some(), || format!("{state}: {}", proc.text()));
-        let addrs = vec![main.parse().unwrap(), check.parse().unwrap()];
-        Gate { proc, addrs, dir: self.dir.0.clone() }
+        let args = ["--listen", &main, "--check-listen", &check, "--file", "dyn/dynamic-whitelist.yml"];
+        let mut command = Gate::command_in(self.dir.path(), &args);
+        command.envs(env.iter().copied()).env("LEARN_PRIVATE", "true").env("DEFAULT_SOURCE_RANGE", "192.0.2.1");
+        Gate::by(command, self.dir.path(), 2)
     }
 
     fn get(&self, site: &str, from: &str, headers: &[&str]) -> u16 {
-        Visit { dir: &self.dir.0, site, port: self.front, from }.plain("/", headers)
+        Visitor::new(from, site, self.front).plain("/", headers)
     }
 }
 
@@ -322,9 +281,9 @@ fn behind_a_second_proxy_nobody_is_let_in_for_it_and_the_manuals_lines_mend_it()
     let g = two.gate(&[("TRUSTED_PROXIES", "127.0.0.1")]);
     wait_or(
         || two.get("ha.example.com", phone, &[]) == 200,
-        || format!("{}{}", two._traefik.text(), two._front.text()),
+        || format!("{}{}", two._traefik.output(), two._front.output()),
     );
-    wait_or(|| g.proc.logged("127.0.0.3 is no visitor").is_some(), || g.proc.text());
+    wait_or(|| g.process.logged("127.0.0.3 is no visitor").is_some(), || g.process.output());
     let file = || std::fs::read_to_string(two.dir.at("dyn/dynamic-whitelist.yml")).unwrap_or_default();
     std::thread::sleep(Duration::from_millis(500));
     assert!(!file().contains("127.0"), "{}", file());
@@ -346,7 +305,7 @@ fn behind_a_second_proxy_nobody_is_let_in_for_it_and_the_manuals_lines_mend_it()
             two.get("ha.example.com", phone, &[]);
             file().contains("127.0.1.1")
         },
-        || g.proc.text(),
+        || g.process.output(),
     );
     let (code, said) = g.doctor();
     assert!(
@@ -358,7 +317,7 @@ fn behind_a_second_proxy_nobody_is_let_in_for_it_and_the_manuals_lines_mend_it()
     drop(g);
     // With the line all is as it should be, and a forged header changes nothing.
     let g = two.gate(&[trusted, ("TRAEFIK_EXCLUDED_IPS", FRONT), ("TRAEFIK_REJECT_STATUS", "404")]);
-    wait_or(|| two.get("photos.example.com", phone, &[]) == 200, || format!("{}\n{}", file(), two._traefik.text()));
+    wait_or(|| two.get("photos.example.com", phone, &[]) == 200, || format!("{}\n{}", file(), two._traefik.output()));
     assert_eq!(two.get("photos.example.com", stranger, &[]), 404);
     for forged in ["X-Forwarded-For: 127.0.1.1", "X-Forwarded-For: 127.0.1.1, 127.0.0.3", "Forwarded: for=127.0.1.1"] {
         assert_eq!(two.get("photos.example.com", stranger, &[forged]), 404, "{forged}");
@@ -374,7 +333,7 @@ fn behind_a_second_proxy_nobody_is_let_in_for_it_and_the_manuals_lines_mend_it()
 #[test]
 fn public_trusted_proxies_are_passed_over_by_traefiks_list() {
     let dir = Dir::new("trustcdn");
-    let g = Gate::start(&dir.0, &[("TRUSTED_PROXIES", "127.0.0.1,172.16.0.0/12,173.245.48.0/20")], &[]);
+    let g = Gate::start(dir.path(), &[("TRUSTED_PROXIES", "127.0.0.1,172.16.0.0/12,173.245.48.0/20")], &[]);
     wait_or(|| g.file().contains("          excludedIPs:\n          - \"173.245.48.0/20\"\n"), || g.file());
     assert!(!g.file().contains("172.16"), "{}", g.file());
     g.mirror("203.0.113.7, 173.245.48.5");
@@ -384,13 +343,13 @@ fn public_trusted_proxies_are_passed_over_by_traefiks_list() {
     drop(g);
     let dir = Dir::new("trustcdn2");
     let env = [("TRUSTED_PROXIES", "127.0.0.1,173.245.48.0/20"), ("TRAEFIK_EXCLUDED_IPS", "none")];
-    let g = Gate::start(&dir.0, &env, &[]);
+    let g = Gate::start(dir.path(), &env, &[]);
     wait("the file is there", || g.file().contains("sourceRange"));
     assert!(!g.file().contains("ipStrategy"), "{}", g.file());
     drop(g);
     // Traefik strips the header of a front that it does not trust: then the network's own header tells.
     let dir = Dir::new("trustcdn3");
-    let g = Gate::start(&dir.0, &[], &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &[], &["--check-listen", "127.0.0.1:0"]);
     let head = [("X-Forwarded-For", "173.245.48.5"), ("CF-Connecting-IP", "203.0.113.7")];
     assert_eq!(request(g.addrs[0], "GET", "/", &head).0, 200);
     let learn = [head[0], head[1], ("X-Gate-Cert-Subject", "CN=anna")];
@@ -412,7 +371,7 @@ fn public_trusted_proxies_are_passed_over_by_traefiks_list() {
 #[test]
 fn the_doctor_gives_no_advice_that_opens_a_door() {
     let dir = Dir::new("trustadvice");
-    let g = Gate::start(&dir.0, &[], &[]);
+    let g = Gate::start(dir.path(), &[], &[]);
     let mirror = |head: &[(&str, &str)]| assert_eq!(request(g.addrs[0], "GET", "/", head).0, 200);
     let cf = ("CF-Connecting-IP", "203.0.113.7");
     mirror(&[("X-Forwarded-For", "172.18.0.6"), cf]);
@@ -443,7 +402,7 @@ fn the_doctor_gives_no_advice_that_opens_a_door() {
     drop(g);
     // Open already: a range that holds the tunnel's container.
     let dir = Dir::new("trustopen");
-    let g = Gate::start(&dir.0, &[("DEFAULT_SOURCE_RANGE", "172.16.0.0/12")], &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &[("DEFAULT_SOURCE_RANGE", "172.16.0.0/12")], &["--check-listen", "127.0.0.1:0"]);
     let head = [("X-Forwarded-For", "172.18.0.6"), cf];
     assert_eq!(request(g.addrs[1], "GET", "/v1/check/dynamic-whitelist", &head).0, 200);
     let (code, said) = g.doctor();
@@ -453,32 +412,26 @@ fn the_doctor_gives_no_advice_that_opens_a_door() {
 #[test]
 fn a_finding_is_accepted_by_its_name_and_only_that_one() {
     let dir = Dir::new("trustaccept");
-    let g = Gate::start(&dir.0, &[("DOCTOR_ACCEPT", "gateway, single-file-mount")], &[]);
+    let g = Gate::start(dir.path(), &[("DOCTOR_ACCEPT", "gateway, single-file-mount")], &[]);
     g.mirror("172.18.0.1");
     let (code, said) = g.doctor();
     assert!(code == 0 && said.contains("accepted: visitors seem to come from 172.18.0.1"), "{said}");
     g.mirror("nonsense");
     let (code, said) = g.doctor();
     assert!(code == 1 && said.contains("[unreadable-address]") && said.contains("DOCTOR_ACCEPT=NAME"), "{said}");
-    let out = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["gatekeeper", "--accept", "nonsense", "--data-dir"])
-        .arg(dir.at("other"))
-        .current_dir(&dir.0)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.code() == Some(2) && said.contains("single-file-mount"), "{said}");
+    let out = Outcome::of(&mut Gate::command_in(Dir::new("trustname").path(), &["--accept", "nonsense"]));
+    assert!(out.code == 2 && out.err.contains("single-file-mount"), "{}", out.all());
 }
 
 /// With TLS 1.3 a server asks for a certificate and judges it after the handshake: the alert says so, whatever the error's
 /// words are.
 #[test]
 fn the_doctor_knows_a_site_that_demands_a_certificate() {
-    let (Some(program), Some(_)) = (traefik(), peer("openssl", &[])) else { return };
+    let (Some(program), Some(_)) = (peers::need("traefik"), peers::need("openssl")) else { return };
     let dir = Dir::new("trustmtls");
-    certificates(&dir.0);
+    certificates::sites_and_a_phone(dir.path());
     std::fs::create_dir(dir.at("dyn")).unwrap();
-    let (port, d) = (free_port(), dir.0.display().to_string());
+    let (port, d) = (ports::free(), dir.path().display().to_string());
     let site = |version: &str| {
         format!(
             "http:
@@ -497,15 +450,15 @@ tls:
     };
     for version in ["VersionTLS13", "VersionTLS12"] {
         std::fs::write(dir.at("dyn/http.yml"), site(version)).unwrap();
-        let t = traefik_at(&program, &dir.0, port, &[]);
-        let visit = Visit { dir: &dir.0, site: "ha.example.com", port, from: "127.0.0.1" };
-        wait_or(|| visit.get("/", true, &[]) == 502, || t.text());
+        let t = Process::start("traefik", traefik_by(Command::new(&program), dir.path(), &[&web(port), QUICK]));
+        let visit = Visitor::new("127.0.0.1", "ha.example.com", port);
+        wait_or(|| visit.with(dir.path()).get("/", &[]) == 502, || t.output());
         let sites = format!("https://localhost:{port},https://127.0.0.1:{port}/x?y=z");
         let state = Dir::new(version);
-        let g = Gate::start(&state.0, &[("PROBE_URLS", &sites)], &[]);
+        let g = Gate::start(state.path(), &[("PROBE_URLS", &sites)], &[]);
         for _ in 0..3 {
             let (code, said) = g.doctor();
-            assert!(code == 0 && said.contains("nothing wrong"), "{version}: {said}\n{}", g.proc.text());
+            assert!(code == 0 && said.contains("nothing wrong"), "{version}: {said}\n{}", g.process.output());
         }
         drop(t);
         // A site that does not answer is still said.
@@ -516,15 +469,18 @@ tls:
 /// Traefik writes a name into its header as it is: whose name holds the header's own marks is nobody, not somebody else.
 #[test]
 fn a_certificates_name_with_marks_of_traefiks_header_proves_nothing() {
-    let (Some(program), Some(_), Some(_)) = (traefik(), peer("openssl", &[]), peer("curl", &[])) else { return };
+    let (Some(program), Some(_), Some(_)) = (peers::need("traefik"), peers::need("openssl"), peers::need("curl"))
+    else {
+        return;
+    };
     let dir = Dir::new("trustquote");
-    certificates(&dir.0);
-    let (port, gate, d) = (free_port(), free_port(), dir.0.display().to_string());
+    certificates::sites_and_a_phone(dir.path());
+    let (port, gate, d) = (ports::free(), ports::free(), dir.path().display().to_string());
     let config = format!(
         "http = false\n[lists.family]\nlearn_private = true\n[gate]\nlisten = \"127.0.0.1:{gate}\"\n[[gate.learn]]\nlist = \"family\"\ncertificate = \"traefik\"\n"
     );
-    let s = Serve::start(&dir.0, &config, &["check endpoint: listening"]);
-    let up = upstream(|_| (200, "in".into()));
+    let s = Serve::start(dir.path(), &config, &["check endpoint: listening"]);
+    let up = answering(|_| (200, "in".into()));
     std::fs::create_dir(dir.at("dyn")).unwrap();
     std::fs::write(
         dir.at("dyn/http.yml"),
@@ -545,43 +501,20 @@ tls:
         ),
     )
     .unwrap();
-    let t = traefik_at(&program, &dir.0, port, &[]);
-    let visit = Visit { dir: &dir.0, site: "ha.example.com", port, from: "127.0.1.5" };
-    wait_or(|| visit.get("/", true, &[]) == 200, || format!("{}\n{}", t.text(), s.proc.text()));
+    let t = Process::start("traefik", traefik_by(Command::new(&program), dir.path(), &[&web(port), QUICK]));
+    let visit = Visitor::new("127.0.1.5", "ha.example.com", port);
+    wait_or(|| visit.with(dir.path()).get("/", &[]) == 200, || format!("{}\n{}", t.output(), s.process.output()));
     for name in [
         "owner-anna\";SerialNumber=\"18\";x=\"",
         "owner-anna\";SerialNumber=\"18\",Subject=\"CN=z",
         "owner-anna\";Issuer=\"CN=x",
         "{owner-anna}",
     ] {
-        let sign = [
-            "x509",
-            "-req",
-            "-days",
-            "2",
-            "-in",
-            "phone.csr",
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-set_serial",
-            "17",
-            "-extfile",
-            "phone.ext",
-            "-out",
-            "phone.pem",
-        ];
-        run_in(
-            &dir.0,
-            "openssl",
-            &["req", "-new", "-key", "phone.key", "-subj", &format!("/CN={name}"), "-out", "phone.csr"],
-        );
-        run_in(&dir.0, "openssl", &sign);
-        assert_eq!(visit.get("/", true, &[]), 403, "{name}\n{}", s.proc.text());
+        certificates::phone(dir.path(), name);
+        assert_eq!(visit.with(dir.path()).get("/", &[]), 403, "{name}\n{}", s.process.output());
     }
     assert_eq!(names(&s), ["CN=phone"]);
-    let (code, said) = s.command_says(&["doctor"]);
+    let (code, said) = s.command(&["doctor"]);
     assert!(code == 1 && said.contains("[certificate-form]"), "{said}");
 }
 
@@ -589,10 +522,10 @@ tls:
 fn a_refusal_is_what_was_configured_and_names_no_list() {
     let at = |env: &[(&str, &str)], name: &str| {
         let dir = Dir::new(name);
-        let g = Gate::start(&dir.0, env, &["--check-listen", "127.0.0.1:0"]);
+        let g = Gate::start(dir.path(), env, &["--check-listen", "127.0.0.1:0"]);
         let answers =
             ["/v1/check/dynamic-whitelist", "/v1/check/other", "/v1/learn/dynamic-whitelist", "/v1/check/x/y"]
-                .map(|path| full(g.addrs[1], "GET", path, &[("X-Forwarded-For", "198.51.100.1")]));
+                .map(|path| request_full(g.addrs[1], "GET", path, &[("X-Forwarded-For", "198.51.100.1")]));
         (answers, dir)
     };
     for (status, head, body) in at(&[("REFUSE_STATUS", "404"), ("REFUSE_BODY", "<h1>gone</h1>")], "trustpage").0 {
@@ -605,19 +538,16 @@ fn a_refusal_is_what_was_configured_and_names_no_list() {
     let said = at(&[("REFUSE_REASON", "true")], "trustwhy").0;
     assert!(said[0].1.contains("x-gate-reason: ") && said[0].1.contains("is refused"), "{}", said[0].1);
     for bad in [["--refuse-status", "200"], ["--refuse-status", "302"], ["--refuse-redirect", "javascript:x"]] {
-        let out = Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("gatekeeper").args(bad).output().unwrap();
-        assert_eq!(out.status.code(), Some(2), "{bad:?} {}", String::from_utf8_lossy(&out.stderr));
+        let out = run(&[&["gatekeeper"][..], &bad].concat());
+        assert_eq!(out.code, 2, "{bad:?} {}", out.all());
     }
 }
 
 /// One trusted address that sends thousands of half requests keeps the real proxy out of nothing.
 #[test]
 fn half_requests_of_one_address_stop_no_proxy() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let dir = Dir::new("trusthalf");
-    let g = Gate::start(&dir.0, &[("DEFAULT_SOURCE_RANGE", "203.0.113.0/24")], &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &[("DEFAULT_SOURCE_RANGE", "203.0.113.0/24")], &["--check-listen", "127.0.0.1:0"]);
     let check = || request(g.addrs[1], "GET", "/v1/check/dynamic-whitelist", &[("X-Forwarded-For", "203.0.113.1")]).0;
     assert_eq!(check(), 200);
     let began = Instant::now();
@@ -632,26 +562,26 @@ fn half_requests_of_one_address_stop_no_proxy() {
     assert_eq!(check(), 200);
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?} after {:?}", asked.elapsed(), began.elapsed());
     drop(held);
-    assert!(g.proc.log.lock().unwrap().len() < 100, "{}", g.proc.text());
+    assert!(g.process.lines() < 100, "{}", g.process.output());
 }
 
 /// README's nginx recipe as printed: Home Assistant gets its WebSocket, a gate that is down breaks it not, and nobody
 /// says who he is.
 #[test]
 fn readmes_nginx_recipe_as_printed() {
-    let (Some(program), Some(_), Some(_)) = (peer("nginx", &[]), peer("openssl", &[]), peer("curl", &[])) else {
+    let (Some(program), Some(_), Some(_)) = (peers::need("nginx"), peers::need("openssl"), peers::need("curl")) else {
         return;
     };
     let dir = Dir::new("trustnginx");
-    certificates(&dir.0);
-    let g = Gate::start(&dir.0, &[("LEARN_PRIVATE", "true")], &["--check-listen", "127.0.0.1:0"]);
+    certificates::sites_and_a_phone(dir.path());
+    let g = Gate::start(dir.path(), &[("LEARN_PRIVATE", "true")], &["--check-listen", "127.0.0.1:0"]);
     let heads: Arc<Mutex<Vec<String>>> = Arc::default();
     let keep = heads.clone();
-    let up: SocketAddr = upstream(move |h| {
+    let up: SocketAddr = answering(move |h| {
         keep.lock().unwrap().push(h.to_string());
         (200, "in".into())
     });
-    let (https, d) = (free_port(), dir.0.display().to_string());
+    let (https, d) = (ports::free(), dir.path().display().to_string());
     let recipe = recipe("nginx-home-assistant");
     for line in ["proxy_http_version 1.1", "proxy_set_header Host $host", "proxy_set_header Upgrade $http_upgrade"] {
         assert!(recipe.contains(line), "{line}");
@@ -662,11 +592,17 @@ fn readmes_nginx_recipe_as_printed() {
         .replace("127.0.0.1:7070", &g.addrs[1].to_string())
         .replace("127.0.0.1:8123", &up.to_string())
         .replace("127.0.0.1:2283", &up.to_string());
-    let n =
-        nginx(&program, &dir.0, &format!("ssl_certificate {d}/site.pem; ssl_certificate_key {d}/site.key;\n{recipe}"));
-    let at = |site: &'static str, from: &'static str| Visit { dir: &dir.0, site, port: https, from };
+    let n = Process::start(
+        "nginx",
+        nginx_by(
+            Command::new(&program),
+            dir.path(),
+            &format!("ssl_certificate {d}/site.pem; ssl_certificate_key {d}/site.key;\n{recipe}"),
+        ),
+    );
+    let at = |site: &'static str, from: &'static str| Visitor::new(from, site, https);
     let (ha, photos) = (at("ha.example.com", "127.0.1.1"), at("photos.example.com", "127.0.1.1"));
-    wait_or(|| photos.get("/", false, &[]) == 403, || n.text());
+    wait_or(|| photos.get("/", &[]) == 403, || n.output());
     let socket = [
         "Connection: Upgrade",
         "Upgrade: websocket",
@@ -680,8 +616,8 @@ fn readmes_nginx_recipe_as_printed() {
         "X-Forwarded-For: 127.0.1.9",
         INFO,
     ];
-    assert_eq!(ha.get("/api/websocket?cert=traefik", false, &forged), 400, "no certificate");
-    assert_eq!(ha.get("/api/websocket?cert=traefik", true, &[&socket[..], &forged].concat()), 200);
+    assert_eq!(ha.get("/api/websocket?cert=traefik", &forged), 400, "no certificate");
+    assert_eq!(ha.with(dir.path()).get("/api/websocket?cert=traefik", &[&socket[..], &forged].concat()), 200);
     let head = heads.lock().unwrap().last().cloned().unwrap();
     let low = head.to_ascii_lowercase();
     for want in [
@@ -696,44 +632,52 @@ fn readmes_nginx_recipe_as_printed() {
     }
     assert_eq!(low.matches("x-gate-user:").count(), 1, "{head}");
     // Learnt by it: the other site opens, and says who came.
-    assert_eq!(photos.get("/", false, &forged), 200);
+    assert_eq!(photos.get("/", &forged), 200);
     let head = heads.lock().unwrap().last().cloned().unwrap().to_ascii_lowercase();
     assert!(head.contains("x-gate-user: cn=phone") && head.matches("x-gate-user:").count() == 1, "{head}");
-    assert_eq!(at("photos.example.com", "127.0.1.9").get("/", false, &forged), 403);
+    assert_eq!(at("photos.example.com", "127.0.1.9").get("/", &forged), 403);
     // The gate is down: the certificate still opens its site, the list opens nothing.
     drop(g);
-    assert_eq!(ha.get("/", true, &[]), 200);
-    assert_ne!(photos.get("/", false, &[]), 200);
+    assert_eq!(ha.with(dir.path()).get("/", &[]), 200);
+    assert_ne!(photos.get("/", &[]), 200);
 }
 
 /// The manual's snippets for nginx and Caddy, as printed: judged by the list, and nobody says who he is.
 #[test]
 fn the_manuals_check_snippets_as_printed() {
-    let (Some(nginx_at), Some(caddy_at), Some(_)) = (peer("nginx", &[]), peer("caddy", &[]), peer("curl", &[])) else {
+    let (Some(nginx_at), Some(caddy_at), Some(_)) = (peers::need("nginx"), peers::need("caddy"), peers::need("curl"))
+    else {
         return;
     };
     let dir = Dir::new("trustsnip");
     let env = [("LEARN_PRIVATE", "true"), ("DEFAULT_SOURCE_RANGE", "127.0.1.1")];
-    let g = Gate::start(&dir.0, &env, &["--check-listen", "127.0.0.1:0"]);
+    let g = Gate::start(dir.path(), &env, &["--check-listen", "127.0.0.1:0"]);
     let heads: Arc<Mutex<Vec<String>>> = Arc::default();
     let keep = heads.clone();
-    let up = upstream(move |h| {
+    let up = answering(move |h| {
         keep.lock().unwrap().push(h.to_string());
         (200, "in".into())
     });
     let ours = |text: String| {
         text.replace("127.0.0.1:7070", &g.addrs[1].to_string()).replace("127.0.0.1:2283", &up.to_string())
     };
-    let (by_nginx, by_caddy) = (free_port(), free_port());
+    let (by_nginx, by_caddy) = (ports::free(), ports::free());
     let snippet = ours(recipe("check-nginx"));
-    let n = nginx(&nginx_at, &dir.0, &format!("server {{ listen 127.0.0.1:{by_nginx}; {snippet} }}"));
+    let n = Process::start(
+        "nginx",
+        nginx_by(Command::new(&nginx_at), dir.path(), &format!("server {{ listen 127.0.0.1:{by_nginx}; {snippet} }}")),
+    );
     let file = ours(recipe("check-caddy"))
         .replace("photos.example.com {", &format!("http://photos.example.com:{by_caddy} {{\n\tbind 127.0.0.1"));
-    let c = caddy(&caddy_at, &dir.0, &format!("{{\n\tadmin off\n}}\n{file}"));
+    let c =
+        Process::start("caddy", caddy_by(Command::new(&caddy_at), dir.path(), &format!("{{\n\tadmin off\n}}\n{file}")));
     for port in [by_nginx, by_caddy] {
-        let at = |from: &'static str| Visit { dir: &dir.0, site: "photos.example.com", port, from };
+        let at = |from: &'static str| Visitor::new(from, "photos.example.com", port);
         let forged = ["X-Gate-User: CN=mallory", "X-Forwarded-For: 127.0.1.1"];
-        wait_or(|| at("127.0.1.1").plain("/?cert=traefik", &forged) == 200, || format!("{}\n{}", n.text(), c.text()));
+        wait_or(
+            || at("127.0.1.1").plain("/?cert=traefik", &forged) == 200,
+            || format!("{}\n{}", n.output(), c.output()),
+        );
         let head = heads.lock().unwrap().last().cloned().unwrap().to_ascii_lowercase();
         assert!(head.contains("x-gate-user: -") && !head.contains("mallory"), "{head}");
         assert_eq!(at("127.0.1.2").plain("/?cert=traefik", &forged), 403);

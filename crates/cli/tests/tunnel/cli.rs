@@ -1,61 +1,26 @@
 //! The command line of the built binary: wrong usage, bad lists, bad files, tokens, help, completions, the manual page,
 //! and a running edge that is asked. In: arguments. Out: exit codes and words.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-const BIN: &str = env!("CARGO_BIN_EXE_portcullis");
+use stage::command::{Outcome, command};
+use stage::process::Process;
+use stage::{Dir, START, peers, ports};
 
-/// A folder of its own for each test, gone at its end.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Dir {
-        let path = std::env::temp_dir().join(format!("portcullis-cli-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Dir(path)
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        path.display().to_string()
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn command(args: &[&str]) -> Command {
-    let mut c = Command::new(BIN);
-    c.args(args).stdin(Stdio::null());
-    for (name, _) in std::env::vars() {
-        if name.starts_with("PORTCULLIS_") || name == "TOKEN" || name.to_ascii_lowercase().ends_with("_proxy") {
-            c.env_remove(name);
-        }
-    }
-    c
+/// A file that only its owner may read, as secrets must be; gives its path as one types it.
+fn secret(dir: &Dir, name: &str, text: &str) -> String {
+    dir.secret(name, text).display().to_string()
 }
 
 /// Exit code, standard output, standard error.
 fn run(args: &[&str]) -> (i32, String, String) {
-    words(command(args).output().unwrap())
+    words(&mut command(args))
 }
 
-fn words(out: Output) -> (i32, String, String) {
-    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
-    (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))
+fn words(command: &mut Command) -> (i32, String, String) {
+    let done = Outcome::of(command);
+    (done.code, done.out, done.err)
 }
 
 /// The command fails with this code, and its words hold all of these.
@@ -138,8 +103,8 @@ fn wrong_usage_is_exit_2_and_says_what_to_do() {
 #[test]
 fn failures_are_exit_1_with_cause_and_hint() {
     let dir = Dir::new("fail");
-    let empty = dir.write("empty", "\n");
-    let two = dir.write("two", "one\ntwo\n");
+    let empty = secret(&dir, "empty", "\n");
+    let two = secret(&dir, "two", "one\ntwo\n");
     fails(
         &["client", "--url", "ws://e", "--token", "a", "--upstream", "a:1"],
         1,
@@ -155,11 +120,8 @@ fn failures_are_exit_1_with_cause_and_hint() {
         1,
         &["neither an edge nor a gate runs", "--data-dir"],
     );
-    let out = command(&["http", "client", "--token", "a", "--url", "wss://e", "--upstream", "a:1"])
-        .env("HTTPS_PROXY", "socks5://p")
-        .output()
-        .unwrap();
-    let (code, _, err) = words(out);
+    let mut client = command(&["http", "client", "--token", "a", "--url", "wss://e", "--upstream", "a:1"]);
+    let (code, _, err) = words(client.env("HTTPS_PROXY", "socks5://p"));
     assert!(code == 1 && err.contains("HTTPS_PROXY") && err.contains("NO_PROXY=e"), "{err}");
 }
 
@@ -186,18 +148,18 @@ fn bad_lists_are_refused_with_position() {
     bad("dns:home", &["--allow-ips", "home"]);
     fails(&[&base[..], &["--trusted-proxies", "dns:proxy.example.net"]].concat(), 2, &["whom to believe"]);
     bad("@/nonexistent/office", &["/nonexistent/office"]);
-    let file = dir.write("office", "# office\n10.0.0.1\n\nfe80::1%eth0\n");
+    let file = secret(&dir, "office", "# office\n10.0.0.1\n\nfe80::1%eth0\n");
     bad(&format!("10.0.0.1,@{file}"), &["office, line 4, column 1", "zone"]);
     fails(&[&base[..], &["--allow-ips", "10.0.0.1", "--allow-ips", "none"]].concat(), 1, &["stands alone"]);
-    let out = command(&base).env("PORTCULLIS_ALLOW_IPS", "10.0.0.0/x").output().unwrap();
-    assert!(words(out).2.contains("PORTCULLIS_ALLOW_IPS, column 1"));
+    let (_, _, err) = words(command(&base).env("PORTCULLIS_ALLOW_IPS", "10.0.0.0/x"));
+    assert!(err.contains("PORTCULLIS_ALLOW_IPS, column 1"));
 }
 
 #[test]
 fn bad_files_are_refused_with_line() {
     let dir = Dir::new("config");
     let data = dir.path().display().to_string();
-    dir.write("token", "secret");
+    secret(&dir, "token", "secret");
     for (text, code, wanted) in [
         ("prot = 8000\n", 1, &["edge.toml", "line 1, column 1", "prot"][..]),
         ("token_file = \"token\"\nport = \"x\"\n", 1, &["line 2"]),
@@ -216,7 +178,7 @@ fn bad_files_are_refused_with_line() {
         ("token_file = \"token\"\nhttp = false\n", 2, &["serve nothing"]),
         ("port = = 1\n", 1, &["line 1"]),
     ] {
-        let file = dir.write("edge.toml", text);
+        let file = secret(&dir, "edge.toml", text);
         let args = ["serve", "--config", &file, "--data-dir", &data, "--control-port", "0"];
         fails(&args, code, wanted);
     }
@@ -253,8 +215,8 @@ fn help_says_defaults_units_and_variables() {
         assert!(flat.contains(wanted), "{wanted}: {out}");
     }
     // A secret in the environment does not show in help.
-    let out = command(&["http", "server", "--help"]).env("PORTCULLIS_TOKEN", "hidden-secret").output().unwrap();
-    assert!(!words(out).1.contains("hidden-secret"));
+    let (_, out, _) = words(command(&["http", "server", "--help"]).env("PORTCULLIS_TOKEN", "hidden-secret"));
+    assert!(!out.contains("hidden-secret"));
 }
 
 #[test]
@@ -313,11 +275,11 @@ fn a_list_that_its_address_cannot_satisfy_is_said() {
     let dir = Dir::new("unreachable");
     for (list, said) in [("192.168.0.0/24", true), ("192.168.0.0/24,127.0.0.1", false)] {
         let mut c = command(&["fileserver", "--allow-browsing", "--allow-ips", list, "--port", "0"]);
-        let mut child = c.current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        assert!(out.lines().map_while(Result::ok).any(|l| l.starts_with("files: http://127.0.0.1:")));
-        child.kill().unwrap();
-        let err = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+        c.current_dir(dir.path());
+        let mut server = Process::start("fileserver", c);
+        server.line(START, |l| l.starts_with("files: http://127.0.0.1:").then_some(())).unwrap();
+        server.kill();
+        let err = server.output();
         assert_eq!(err.contains("nobody can come in") && err.contains("--addr 0.0.0.0"), said, "{list}: {err}");
     }
 }
@@ -326,9 +288,10 @@ fn a_list_that_its_address_cannot_satisfy_is_said() {
 #[test]
 fn a_unit_is_one_that_systemd_takes() {
     let dir = Dir::new("a unit");
-    dir.write("token", "secret");
-    dir.write("edge.toml", "token_file = \"token\"\nport = 80\nmax_visitors = 1000\n");
-    dir.write(
+    secret(&dir, "token", "secret");
+    secret(&dir, "edge.toml", "token_file = \"token\"\nport = 80\nmax_visitors = 1000\n");
+    secret(
+        &dir,
         "gate.toml",
         "[lists.players]\nstatic = [\"192.0.2.1\"]\n[[gate.nftables]]\nlist = \"players\"\nports = [25565, \"27015-27030/udp\"]\n[[gate.traefik]]\nfile = \"/etc/traefik/players.yml\"\n[gate.traefik.middlewares]\nplayers = [\"players\"]\n",
     );
@@ -383,8 +346,7 @@ fn a_unit_is_one_that_systemd_takes() {
             ],
         ),
     ] {
-        let out = command(&[args, &["--generate=systemd"]].concat()).current_dir(dir.path()).output().unwrap();
-        let (code, unit, err) = words(out);
+        let (code, unit, err) = words(command(&[args, &["--generate=systemd"]].concat()).current_dir(dir.path()));
         assert_eq!(code, 0, "{err}");
         for w in wanted {
             assert!(unit.contains(w), "{w}:\n{unit}");
@@ -396,12 +358,9 @@ fn a_unit_is_one_that_systemd_takes() {
 
 /// systemd's own word on a unit; its programs and its manual are not looked at.
 fn verify_unit(dir: &Dir, unit: &str) {
-    let file = dir.write("portcullis-test.service", unit);
-    let Ok(verify) = Command::new("systemd-analyze").args(["verify", "--man=no", &file]).output() else {
-        println!("SKIPPED: systemd-analyze is not installed");
-        return;
-    };
-    let said = String::from_utf8_lossy(&verify.stderr);
+    let file = secret(dir, "portcullis-test.service", unit);
+    let Some(analyze) = peers::need("systemd-analyze") else { return };
+    let said = Outcome::of(Command::new(analyze).args(["verify", "--man=no", &file])).err;
     let ours: Vec<&str> = said.lines().filter(|l| l.contains("portcullis-test")).collect();
     assert!(ours.is_empty(), "{said}\n{unit}");
 }
@@ -410,8 +369,7 @@ fn verify_unit(dir: &Dir, unit: &str) {
 fn units_of_a_gate_have_the_rights_it_needs() {
     let dir = Dir::new("gate-units");
     let unit = |args: &[&str]| {
-        let out = command(&[args, &["--generate=systemd"]].concat()).current_dir(dir.path()).output().unwrap();
-        let (code, unit, err) = words(out);
+        let (code, unit, err) = words(command(&[args, &["--generate=systemd"]].concat()).current_dir(dir.path()));
         assert_eq!(code, 0, "{err}");
         verify_unit(&dir, &unit);
         unit
@@ -441,42 +399,33 @@ fn units_of_a_gate_have_the_rights_it_needs() {
     }
 }
 
-/// A running process with the lines it printed first.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn edge(args: &[&str]) -> (Running, String) {
-    let mut child = command(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let out = BufReader::new(child.stdout.take().unwrap());
-    let line = out.lines().map_while(Result::ok).find(|l| l.starts_with("connect string: "));
-    let running = Running(child);
-    (running, line.unwrap().trim_start_matches("connect string: ").to_string())
+/// Starts an edge; gives its connect string too.
+fn edge(command: Command) -> (Process, String) {
+    let mut edge = Process::start("edge", command);
+    let connect = edge.line(START, |l| l.strip_prefix("connect string: ").map(ToString::to_string)).unwrap();
+    (edge, connect)
 }
 
 fn free_port() -> String {
-    stage::ports::free().to_string()
+    ports::free().to_string()
 }
 
 #[test]
 fn a_running_edge_explains_reloads_and_ends_well() {
     let dir = Dir::new("edge");
     let data = dir.path().join("state").display().to_string();
-    dir.write("token.txt", "secret-of-the-test");
-    dir.write("office", "127.0.0.0/8\n");
-    let file = dir.write(
+    secret(&dir, "token.txt", "secret-of-the-test");
+    secret(&dir, "office", "127.0.0.0/8\n");
+    let file = secret(
+        &dir,
         "edge.toml",
         "http = true\nport = 0\ncontrol_addr = \"127.0.0.1\"\ndata_addr = \"127.0.0.1\"\nallow_ports = \"2222\"\ntoken_file = \"token.txt\"\n\
          allow_ips = [\"@office\", \"192.0.2.1\"]\nallow_ips_control = \"all\"\n\n[port_lists.2222]\nallow_ips = [\"198.51.100.7\"]\n\n\
          [host_lists.\"App.example.com\"]\nallow_ips = [\"none\"]\n",
     );
     let port = free_port();
-    let (mut edge, connect) = edge(&["serve", "--config", &file, "--data-dir", &data, "--control-port", &port]);
+    let (mut edge, connect) =
+        edge(command(&["serve", "--config", &file, "--data-dir", &data, "--control-port", &port]));
     assert!(
         connect.starts_with(&format!("wss://127.0.0.1:{port}#sha256:")) && connect.ends_with(",token-file=token.txt"),
         "{connect}"
@@ -497,11 +446,11 @@ fn a_running_edge_explains_reloads_and_ends_well() {
     assert_eq!((code, json["answers"].as_array().unwrap().len()), (3, 4), "{out}");
 
     // Reload: a changed configuration counts, a bad one changes nothing.
-    dir.write("office", "127.0.0.1\n");
+    secret(&dir, "office", "127.0.0.1\n");
     let (code, out, err) = run(&["reload", "--data-dir", &data]);
     assert!(code == 0 && out.contains("lists: "), "{out}{err}");
     assert_eq!(explain("127.0.0.9", "data").0, 3);
-    dir.write("office", "127.0.0.1\nnonsense\n");
+    secret(&dir, "office", "127.0.0.1\nnonsense\n");
     let (code, _, err) = run(&["reload", "--data-dir", &data]);
     assert!(code == 1 && err.contains("line 2, column 1: `nonsense`"), "{err}");
     assert_eq!(explain("127.0.0.1", "data").0, 0);
@@ -518,16 +467,8 @@ fn a_running_edge_explains_reloads_and_ends_well() {
     let status: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {code} {out} {err}"));
     assert_eq!(status["clients"].as_array().unwrap().len(), 0);
 
-    let stop = Command::new("kill").args(["-TERM", &edge.0.id().to_string()]).status().unwrap();
-    assert!(stop.success());
-    let start = Instant::now();
-    let ended = loop {
-        if let Some(status) = edge.0.try_wait().unwrap() {
-            break status;
-        }
-        assert!(start.elapsed() < Duration::from_secs(15), "the edge does not stop");
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    edge.terminate();
+    let ended = edge.wait(Duration::from_secs(15)).unwrap_or_else(|e| panic!("the edge does not stop: {e}"));
     assert_eq!(ended.code(), Some(0));
     assert!(run(&["explain", "127.0.0.1", "--data-dir", &data]).2.contains("neither an edge nor a gate runs"));
 }
@@ -536,8 +477,8 @@ fn a_running_edge_explains_reloads_and_ends_well() {
 fn a_flag_counts_before_a_variable_before_the_file() {
     let dir = Dir::new("order");
     let data = dir.path().join("state").display().to_string();
-    let token = dir.write("token.txt", "secret-of-the-test");
-    let file = dir.write("edge.toml", "port = 0\nallow_ips = \"10.0.0.1\"\ntoken_file = \"missing\"\n");
+    let token = secret(&dir, "token.txt", "secret-of-the-test");
+    let file = secret(&dir, "edge.toml", "port = 0\nallow_ips = \"10.0.0.1\"\ntoken_file = \"missing\"\n");
     let base = [
         "serve",
         "--config",
@@ -561,14 +502,9 @@ fn a_flag_counts_before_a_variable_before_the_file() {
         if let Some(list) = variable {
             c.env("PORTCULLIS_ALLOW_IPS", list).env("PORTCULLIS_TOKEN", "another");
         }
-        let mut child = c.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let up = out.lines().map_while(Result::ok).any(|l| l.starts_with("connect string: "));
-        let running = Running(child);
-        assert!(up, "{flags:?}");
+        let (_edge, _) = edge(c);
         let (code, said, err) =
             run(&["explain", holds, "--service", "data", "--data-dir", &data, "--control-port", &port]);
         assert_eq!(code, 0, "{said}{err}");
-        drop(running);
     }
 }

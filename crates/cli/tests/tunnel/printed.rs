@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
+use stage::command::binary;
 use stage::netns::{Host, World};
 use stage::pages::{self, commands, recipe};
 use stage::process::Process;
 use stage::upstream::Upstream;
-use stage::{START, peers, proxies};
+use stage::{START, certificates, peers};
 
 /// The manual's page on tunnels.
 fn manual() -> String {
@@ -34,7 +35,7 @@ impl Machines {
         for host in [&edge, &private, &visitor, &stranger] {
             host.name_of("example.com", [203, 0, 113, 9].into());
         }
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_portcullis"), world.dir().path().join("portcullis")).unwrap();
+        std::os::unix::fs::symlink(binary(), world.dir().path().join("portcullis")).unwrap();
         private.ip(&["addr", "add", "192.168.0.10/32", "dev", "lo"]);
         edge.ip(&["addr", "add", "192.168.0.5/32", "dev", "lo"]);
         Some(Machines { world, edge, private, visitor, stranger })
@@ -224,7 +225,7 @@ fn restrict_by_address() {
 fn upstreams_and_tokens_of_the_manual() {
     let Some(m) = Machines::new() else { return };
     let certificate = stage::Dir::new("nas");
-    proxies::signed(&certificate, "DNS:nas.lan");
+    certificates::signed(certificate.path(), "DNS:nas.lan");
     std::fs::copy(certificate.path().join("cert.pem"), m.private.dir().join("nas.pem")).unwrap();
     for flags in commands("upstreams") {
         let client = format!("exec portcullis http client --url wss://203.0.113.9:9 --token 0123456789abcdef {flags}");
@@ -301,7 +302,7 @@ fn behind_nginx() {
     }
     let _site = m.site();
     let certificate = stage::Dir::new("printed");
-    let ca = proxies::signed(&certificate, "DNS:example.com");
+    let ca = certificates::signed(certificate.path(), "DNS:example.com");
     let at = certificate.path().display();
     let servers = recipe("nginx-front")
         .replace("/etc/ssl/example.com.pem", &format!("{at}/cert.pem"))

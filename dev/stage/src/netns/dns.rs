@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Host;
+use crate::ports;
 
 /// Type numbers (RFC 1035 section 3.2.2, RFC 3596).
 const A: u16 = 1;
@@ -39,7 +40,8 @@ pub fn alias(name: &str) -> Data {
 /// A running server; ends with its owner.
 #[derive(Debug)]
 pub struct Dns {
-    host: Host,
+    /// `None` is this machine.
+    host: Option<Host>,
     addr: SocketAddr,
     zone: Arc<Zone>,
 }
@@ -57,31 +59,62 @@ struct Entry {
     records: Vec<Data>,
     /// Gives one record at a time, the next with each question.
     turn: Option<usize>,
+    trouble: Option<Trouble>,
+}
+
+/// What a server has with a name instead of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// It fails (SERVFAIL).
+    Failure,
+    /// It says nothing.
+    Silence,
 }
 
 impl Dns {
     /// Answers at port 53 of all addresses of a host.
     pub fn start(host: &Host) -> Dns {
         let addr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 53));
+        let zone = host.within(|| Dns::listen(addr));
+        Dns { host: Some(host.clone()), addr, zone }
+    }
+
+    /// Answers on 127.0.0.1 of this machine, at a free port.
+    #[must_use]
+    pub fn here() -> Dns {
+        let addr = ports::local(ports::free());
+        Dns { host: None, addr, zone: Dns::listen(addr) }
+    }
+
+    fn listen(addr: SocketAddr) -> Arc<Zone> {
         let zone = Arc::new(Zone::default());
-        host.within(|| {
-            let udp = UdpSocket::bind(addr).unwrap_or_else(|e| panic!("{} cannot bind {addr}: {e}", host.name()));
-            let tcp = TcpListener::bind(addr).unwrap_or_else(|e| panic!("{} cannot bind {addr}: {e}", host.name()));
-            let (one, two) = (zone.clone(), zone.clone());
-            std::thread::Builder::new().name("dns".to_string()).spawn(move || packets(&udp, &one)).unwrap();
-            std::thread::Builder::new().name("dns".to_string()).spawn(move || streams(&tcp, &two)).unwrap();
-        });
-        Dns { host: host.clone(), addr, zone }
+        let udp = UdpSocket::bind(addr).unwrap_or_else(|e| panic!("cannot bind {addr}: {e}"));
+        let tcp = TcpListener::bind(addr).unwrap_or_else(|e| panic!("cannot bind {addr}: {e}"));
+        let (one, two) = (zone.clone(), zone.clone());
+        std::thread::Builder::new().name("dns".to_string()).spawn(move || packets(&udp, &one)).unwrap();
+        std::thread::Builder::new().name("dns".to_string()).spawn(move || streams(&tcp, &two)).unwrap();
+        zone
+    }
+
+    /// Where it answers.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     /// From now on a name has these records, all in each answer. TTL in seconds.
     pub fn set(&self, name: &str, ttl: u32, records: &[Data]) {
-        self.put(name, Entry { ttl, records: records.to_vec(), turn: None });
+        self.put(name, Entry { ttl, records: records.to_vec(), turn: None, trouble: None });
     }
 
     /// From now on a name has these records, one in each answer, in turn.
     pub fn rotate(&self, name: &str, ttl: u32, records: &[Data]) {
-        self.put(name, Entry { ttl, records: records.to_vec(), turn: Some(0) });
+        self.put(name, Entry { ttl, records: records.to_vec(), turn: Some(0), trouble: None });
+    }
+
+    /// From now on it answers nothing about a name.
+    pub fn trouble(&self, name: &str, trouble: Trouble) {
+        self.put(name, Entry { ttl: 1, records: Vec::new(), turn: None, trouble: Some(trouble) });
     }
 
     /// From now on there is no such name.
@@ -104,8 +137,14 @@ impl Drop for Dns {
     fn drop(&mut self) {
         self.zone.stop.store(true, Ordering::Relaxed);
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, self.addr.port()));
-        let _ = self.host.connect(at, Duration::from_millis(200));
-        let _ = self.host.within(|| UdpSocket::bind("127.0.0.1:0").and_then(|s| s.send_to(b"end", at)));
+        let wake = || {
+            let _ = TcpStream::connect_timeout(&at, Duration::from_millis(200));
+            let _ = UdpSocket::bind("127.0.0.1:0").and_then(|s| s.send_to(b"end", at));
+        };
+        match &self.host {
+            Some(host) => host.within(wake),
+            None => wake(),
+        }
     }
 }
 
@@ -170,10 +209,18 @@ impl Zone {
         let (name, end) = read_name(query, 12)?;
         let kind = u16::from_be_bytes(query.get(end..end + 2)?.try_into().ok()?);
         self.asked.lock().unwrap().push((name.clone(), peer));
+        let trouble = self.names.lock().unwrap().get(&name).and_then(|entry| entry.trouble);
         let found = self.chain(&name, kind);
+        // NOERROR, SERVFAIL, NXDOMAIN (RFC 1035 section 4.1.1).
+        let code = match (trouble, &found) {
+            (Some(Trouble::Silence), _) => return None,
+            (Some(Trouble::Failure), _) => 2,
+            (None, None) => 3,
+            (None, Some(_)) => 0,
+        };
         let mut reply = query.get(..2)?.to_vec();
-        // QR, AA, RD, RA; the code is NXDOMAIN where the name is not known (RFC 1035 section 4.1.1).
-        reply.extend_from_slice(&[0x85, if found.is_some() { 0x80 } else { 0x83 }]);
+        // QR, AA, RD; RA and the code.
+        reply.extend_from_slice(&[0x85, 0x80 | code]);
         let answers = found.unwrap_or_default();
         reply.extend_from_slice(&[0, 1, 0, answers.len() as u8, 0, 0, 0, 0]);
         reply.extend_from_slice(query.get(12..end + 4)?);
@@ -309,7 +356,7 @@ mod tests {
     fn chains_turns_and_families() {
         let zone = Zone::default();
         let put = |name: &str, records: &[Data], turn| {
-            let entry = Entry { ttl: 60, records: records.to_vec(), turn };
+            let entry = Entry { ttl: 60, records: records.to_vec(), turn, trouble: None };
             zone.names.lock().unwrap().insert(name.to_string(), entry);
         };
         put("a.test", &[alias("b.test")], None);

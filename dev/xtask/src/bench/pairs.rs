@@ -246,7 +246,7 @@ impl Who {
     fn rathole_transport(self, rathole: &Path, dir: &Dir) -> Result<(String, String)> {
         match self {
             Who::RatholeTls => {
-                let cert = stage::proxies::self_signed(dir);
+                let cert = stage::certificates::self_signed(dir.path());
                 let pfx = dir.path().join("identity.pfx");
                 let mut command = Command::new("openssl");
                 command.args(["pkcs12", "-export", "-passout", "pass:bench", "-inkey"]).arg(dir.path().join("key.pem"));

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use stage::becomes;
+use stage::command::Server;
+use stage::mesh::{DNS, Mesh, SETTLED, SOON, ip, to};
 use stage::netns::dns::{Dns, alias, at, resolve};
 use stage::netns::service::{Service, visit};
 use stage::netns::tailscaled::Tailscaled;
 use stage::netns::{Host, World};
-
-use super::room::{DNS, Mesh, SETTLED, SOON, becomes, ip, to};
 
 /// The resolver of every client.
 const QUAD100: &str = "100.100.100.100";
@@ -130,7 +131,7 @@ fn names_lead_through_the_connector() {
     for word in ["api.shop.test", "198.51.100.9", "www.shop.test", "198.51.100.8", "192.0.2.80", "connector"] {
         assert!(text.contains(word), "no {word} in {shown:#}");
     }
-    assert!(control.run(&["apps", "list"]).contains("shop"));
+    assert!(control.ok(&["apps", "list"]).contains("shop"));
     drop(connector);
 }
 
@@ -216,7 +217,7 @@ fn what_is_left_out_goes_by_the_clients_own_way() {
     let shown = control.json(&["apps", "show", "shop"]).to_string();
     assert!(shown.contains("!old.shop.test") && !shown.contains("198.51.100.8"), "{shown}");
     // With nameservers of one's own the connector is not asked at all.
-    control.run(&["dns", "nameservers", DNS]);
+    control.ok(&["dns", "nameservers", DNS]);
     let client = ip("203.0.113.20");
     becomes(SETTLED, &true, || {
         let _ = asks(ann.host(), "old.shop.test");

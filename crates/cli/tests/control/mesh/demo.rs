@@ -1,10 +1,12 @@
 //! `portcullis demo --mesh` as a person runs it: it comes out well, says so, and leaves nothing behind.
 
-use std::process::Command;
+use std::time::Duration;
 
+use stage::command::{Outcome, command};
 use stage::netns::World;
 use stage::netns::tailscaled::Tailscaled;
 use stage::peers;
+use stage::process::Process;
 
 #[test]
 fn the_demo_comes_out_well_and_leaves_nothing_behind() {
@@ -14,17 +16,15 @@ fn the_demo_comes_out_well_and_leaves_nothing_behind() {
     }
     let peers = peers::find("tailscaled").unwrap();
     let path = format!("{}:{}", peers.parent().unwrap().display(), std::env::var("PATH").unwrap());
-    let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["demo", "--mesh"])
-        .env("PATH", path)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let tag = format!("portcullis-demo-{}", child.id());
-    let out = child.wait_with_output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success(), "{text}");
+    let mut demo = Process::start("demo", {
+        let mut c = command(&["demo", "--mesh"]);
+        c.env("PATH", path);
+        c
+    });
+    let tag = format!("portcullis-demo-{}", demo.pid());
+    let status = demo.wait(Duration::from_secs(300)).unwrap();
+    let text = demo.output();
+    assert!(status.success(), "{text}");
     assert!(text.contains("it saw 203.0.113.10, the office"), "{text}");
     let names =
         std::fs::read_dir("/run/netns").unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
@@ -34,15 +34,13 @@ fn the_demo_comes_out_well_and_leaves_nothing_behind() {
 #[test]
 fn without_the_client_the_demo_says_what_it_needs() {
     let none = stage::Dir::new("empty");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command.args(["demo", "--mesh"]).env("PATH", none.path()).env("HOME", none.path());
-    let out = command.output().unwrap();
-    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    let out = Outcome::of(command(&["demo", "--mesh"]).env("PATH", none.path()).env("HOME", none.path()));
+    let text = out.all();
     if !["/usr/bin/tailscaled", "/usr/sbin/tailscaled", "/usr/local/bin/tailscaled"]
         .iter()
         .any(|p| std::path::Path::new(p).exists())
     {
-        assert_eq!(out.status.code(), Some(1), "{text}");
+        assert_eq!(out.code, 1, "{text}");
         assert!(text.contains("`tailscaled`") && text.contains("hint: "), "{text}");
     }
 }

@@ -7,11 +7,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use stage::eventually;
+use stage::command::Server;
+use stage::control::Control;
+use stage::mesh::{Mesh, SETTLED, SOON, ip, to};
 use stage::netns::service::{Service, answer, visit, visit_udp};
 use stage::netns::tailscaled::Tailscaled;
-
-use super::room::{Control, Mesh, SETTLED, SOON, becomes, ip, to};
+use stage::{becomes, eventually};
 
 const SERVICE: &str = "198.51.100.7:443";
 const OTHER: &str = "198.51.100.7:8443";
@@ -69,7 +70,7 @@ fn the_service_sees_the_router_for_whom_the_policy_names_while_the_route_is_appr
     assert!(nobody.contains("nobody carries 198.51.100.7") && nobody.contains("exit status: 3"), "{nobody}");
 
     let router = mesh.router("router", "203.0.113.10", &keys[3], &["--advertise-routes=198.51.100.7/32"]);
-    let pending = || control.run(&["routes", "list"]);
+    let pending = || control.ok(&["routes", "list"]);
     eventually(SETTLED, || pending().contains("198.51.100.7").then_some(()).ok_or_else(pending)).unwrap();
     assert!(visit(ann.host(), to(SERVICE), SOON).is_err(), "a route that nobody approved carries nothing");
     assert_eq!(ann.routes_of("router"), Vec::<String>::new());
@@ -77,7 +78,7 @@ fn the_service_sees_the_router_for_whom_the_policy_names_while_the_route_is_appr
     let waits = check().unwrap_err();
     assert!(waits.contains("pending: portcullis routes approve router 198.51.100.7/32\n"), "{waits}");
 
-    control.run(&["routes", "approve", "router", "198.51.100.7/32"]);
+    control.ok(&["routes", "approve", "router", "198.51.100.7/32"]);
     let asked = Instant::now();
     becomes(SETTLED, &Ok(ip("203.0.113.10")), || visit(ann.host(), to(SERVICE), SOON));
     eprintln!("approved and in use after {:?}", asked.elapsed());
@@ -101,7 +102,7 @@ fn the_service_sees_the_router_for_whom_the_policy_names_while_the_route_is_appr
 
     let mut open = ann.host().connect(to(SERVICE), SOON).unwrap();
     assert_eq!(answer(&mut open), Ok(ip("203.0.113.10")));
-    control.run(&["routes", "revoke", "router", "198.51.100.7/32"]);
+    control.ok(&["routes", "revoke", "router", "198.51.100.7/32"]);
     let revoked = Instant::now();
     let gone = || visit(ann.host(), to(SERVICE), Duration::from_millis(300)).is_err();
     becomes(Duration::from_secs(5), &true, gone);
@@ -139,7 +140,7 @@ fn a_policy_change_is_with_the_router_at_once() {
     control.policy(POLICY);
     becomes(Duration::from_secs(5), &Ok(ip("203.0.113.10")), || visit(ann.host(), to(SERVICE), SOON));
     // A policy that breaks its own promise is refused, and the old one stays.
-    let file = control.dir().join("bad.hujson");
+    let file = control.data().join("bad.hujson");
     let broken =
         POLICY.replace("\"acls\"", "\"tests\": [{ \"src\": \"ann@\", \"deny\": [\"partner:443\"] }], \"acls\"");
     std::fs::write(&file, broken).unwrap();
@@ -217,7 +218,7 @@ fn a_second_router_takes_over_from_one_that_is_killed() {
         vec![(ROUTERS[first].to_string(), true), (ROUTERS[other].to_string(), false)]
     };
     assert_eq!(addresses(control), both(0), "the partner has to know the second one too");
-    let words = control.run(&["routes", "check", "198.51.100.7"]);
+    let words = control.ok(&["routes", "check", "198.51.100.7"]);
     for part in
         ["2 addresses; give all of them", "203.0.113.10     one carries it now", "203.0.113.11     two takes over"]
     {
@@ -254,7 +255,7 @@ fn moved(control: &Control, line: &str) {
         if output.contains(line) { Ok(()) } else { Err(output) }
     })
     .unwrap();
-    let mut s = control.host.connect(to(METRICS), SOON).unwrap();
+    let mut s = control.host().connect(to(METRICS), SOON).unwrap();
     s.write_all(b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     s.read_to_string(&mut text).unwrap();
@@ -266,7 +267,7 @@ fn moved(control: &Control, line: &str) {
 fn a_router_that_died_while_the_server_was_away_is_replaced_soon() {
     let Some(mut pair) = pair() else { return };
     // Of the two a server that has just started prefers the first.
-    pair.mesh.control.kill();
+    pair.mesh.control.process.kill();
     pair.routers[0].kill();
     pair.mesh.control.again();
     taken_over(&watch(&pair, Duration::from_secs(25)));

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 
+use stage::command::Server;
+use stage::mesh::{CONTROL, Mesh, SETTLED, SOON, ip, to};
 use stage::netns::Host;
 use stage::netns::service::{Service, answer, visit};
 use stage::netns::tailscaled::{Mode, Tailscaled};
 use stage::process::Process;
-use stage::{Dir, START, eventually, peers, proxies};
-
-use super::room::{CONTROL, Mesh, SETTLED, SOON, becomes, ip, to};
+use stage::{Dir, START, becomes, certificates, eventually, peers, proxies};
 
 const PROXY: &str = "127.0.0.1:1055";
 
@@ -95,31 +95,19 @@ fn set_up(proxy: proxies::Kind, dir: &Dir, host: &Host, program: PathBuf) -> Com
         proxies::Kind::Caddy => {
             let site = recipe("control-caddy", dir);
             let site = site.replacen("{\n", &format!("{{\n\ttls {at}/cert.pem {at}/key.pem\n"), 1);
-            let file = dir.write("Caddyfile", format!("{{\n\tadmin off\n\tauto_https disable_redirects\n}}\n{site}"));
-            command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file).env("HOME", dir.path());
-            command.env("XDG_DATA_HOME", dir.path()).env("XDG_CONFIG_HOME", dir.path());
+            let file = format!("{{\n\tadmin off\n\tauto_https disable_redirects\n}}\n{site}");
+            proxies::caddy_by(command, dir.path(), &file)
         }
-        proxies::Kind::Nginx => {
-            let server = recipe("control-nginx", dir);
-            let file = dir.write(
-                "nginx.conf",
-                format!(
-                    "daemon off; user root; pid {at}/nginx.pid; error_log stderr warn; events {{ }}\n\
-                     http {{ access_log off; client_body_temp_path {at}/b; proxy_temp_path {at}/p;\n\
-                     fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n{server}}}\n"
-                ),
-            );
-            command.args(["-e", "stderr", "-p"]).arg(dir.path()).arg("-c").arg(file);
-        }
+        proxies::Kind::Nginx => proxies::nginx_by(command, dir.path(), &recipe("control-nginx", dir)),
         proxies::Kind::Traefik => {
             dir.write("mesh.yml", recipe("control-traefik-routes", dir));
             let quiet = "global: { checkNewVersion: false, sendAnonymousUsage: false }\n";
             let file = dir.write("traefik.yml", format!("{quiet}{}", recipe("control-traefik", dir)));
             command.arg(format!("--configFile={}", file.display())).current_dir(dir.path());
+            command
         }
         proxies::Kind::Haproxy => panic!("the manual has no recipe for HAProxy"),
     }
-    command
 }
 
 /// Control behind a proxy that ends TLS with a certificate of our own CA; clients trust it through `SSL_CERT_FILE`.
@@ -127,12 +115,12 @@ fn behind(proxy: proxies::Kind) {
     let Some(program) = peers::need(proxy.program()) else { return };
     let Some(mesh) = Mesh::at("https://control.test", &["--trusted-proxies", "127.0.0.1"]) else { return };
     let dir = Dir::new("front");
-    let ca = proxies::signed(&dir, &format!("DNS:control.test,IP:{CONTROL}"));
-    let command = set_up(proxy, &dir, &mesh.control.host, program);
+    let ca = certificates::signed(dir.path(), &format!("DNS:control.test,IP:{CONTROL}"));
+    let command = set_up(proxy, &dir, mesh.control.host(), program);
     let mut front = Process::start(proxy.program(), command);
     let up = eventually(START, || {
         front.must_run();
-        mesh.control.host.connect(to("127.0.0.1:443"), SOON).map(drop)
+        mesh.control.host().connect(to("127.0.0.1:443"), SOON).map(drop)
     });
     up.unwrap_or_else(|e| panic!("{proxy:?} does not answer: {e}; it printed:\n{}", front.output()));
     let key = mesh.control.key("ann", &["--reusable"]);
@@ -155,7 +143,7 @@ fn behind(proxy: proxies::Kind) {
     eventually(SETTLED, || by_relay().and_then(|p| if p.contains("via DERP") { Ok(()) } else { Err(p) })).unwrap();
     becomes(SETTLED, &Ok(laptop.v4()), || visit(laptop.host(), (server.v4(), 80).into(), SOON));
     // A change arrives through the stream that the proxy carries.
-    mesh.control.run(&["nodes", "rename", "server", "db"]);
+    mesh.control.ok(&["nodes", "rename", "server", "db"]);
     let name = || laptop.peer("server").and_then(|p| p["DNSName"].as_str().map(|n| n.starts_with("db.")));
     becomes(SETTLED, &Some(true), name);
 }

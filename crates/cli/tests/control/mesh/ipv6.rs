@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use stage::eventually;
+use stage::command::Server;
+use stage::mesh::{CONTROL, Mesh, SETTLED, SOON};
 use stage::netns::service::{Service, visit};
 use stage::netns::tailscaled::Tailscaled;
 use stage::netns::{Host, v6};
-
-use super::room::{CONTROL, Mesh, SETTLED, SOON, becomes};
+use stage::{becomes, eventually};
 
 /// The IPv6 address of a host with this public IPv4 address.
 fn six(public: &str) -> IpAddr {
@@ -28,7 +28,7 @@ fn ipv6_alone(host: &Host) {
 #[test]
 fn members_join_and_talk_where_there_is_no_ipv4() {
     let Some(mesh) = mesh() else { return };
-    ipv6_alone(&mesh.control.host);
+    ipv6_alone(mesh.control.host());
     let key = mesh.control.key("ann", &["--reusable"]);
     let [laptop, server] = [("laptop", "203.0.113.20"), ("server", "203.0.113.21")].map(|(name, public)| {
         let host = mesh.world.host(name, public);
@@ -84,11 +84,11 @@ fn a_fixed_ipv6_address_is_reached_through_its_router() {
     let ann = mesh.member("ann-laptop", "203.0.113.20", &keys[0], &["--accept-routes"]);
     let cem = mesh.member("cem-laptop", "203.0.113.22", &keys[1], &["--accept-routes"]);
     let _router = mesh.router("router", "203.0.113.10", &keys[2], &[&format!("--advertise-routes={route}")]);
-    let listed = || control.run(&["routes", "list"]);
+    let listed = || control.ok(&["routes", "list"]);
     eventually(SETTLED, || listed().contains(&route).then_some(()).ok_or_else(listed)).unwrap();
     assert!(visit(ann.host(), target, SOON).is_err(), "a route that nobody approved carries nothing");
 
-    control.run(&["routes", "approve", "router", &route]);
+    control.ok(&["routes", "approve", "router", &route]);
     becomes(SETTLED, &Ok(router_from), || visit(ann.host(), target, SOON));
     assert!(visit(cem.host(), target, SOON).is_err(), "the policy does not name him");
     assert!(service.seen().iter().all(|source| *source == router_from), "{:?}", service.seen());
@@ -97,6 +97,6 @@ fn a_fixed_ipv6_address_is_reached_through_its_router() {
                                     "leaves_from": router_from.to_string(), "users": ["ann-laptop"] }]);
     assert_eq!(found["carriers"], said);
 
-    control.run(&["routes", "revoke", "router", &route]);
+    control.ok(&["routes", "revoke", "router", &route]);
     becomes(Duration::from_secs(5), &true, || visit(ann.host(), target, Duration::from_millis(300)).is_err());
 }

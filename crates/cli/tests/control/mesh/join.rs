@@ -3,11 +3,11 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use stage::eventually;
+use stage::command::Server;
+use stage::mesh::{Mesh, SETTLED, SOON, talk, to};
 use stage::netns::service::{Service, visit};
 use stage::netns::tailscaled::Tailscaled;
-
-use super::room::{Mesh, SETTLED, SOON, becomes, talk, to};
+use stage::{becomes, eventually};
 
 #[test]
 fn members_reach_each_other_directly_and_by_the_relay() {
@@ -53,7 +53,7 @@ fn control_may_end_and_come_back() {
     let before = mesh.control.json(&["nodes", "list"]);
 
     // Killed: what is direct goes on, and everything is known again afterwards.
-    mesh.control.kill();
+    mesh.control.process.kill();
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
         assert_eq!(visit(office.host(), (server.v4(), 80).into(), SOON), Ok(office.v4()), "while control is away");

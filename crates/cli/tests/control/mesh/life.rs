@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use stage::command::Server;
+use stage::mesh::{CONTROL, Mesh, SETTLED, SOON, to};
 use stage::netns::service::{Service, visit};
 use stage::netns::tailscaled::Tailscaled;
-use stage::{START, eventually};
-
-use super::room::{CONTROL, Mesh, SETTLED, SOON, becomes, to};
+use stage::{START, becomes, eventually};
 
 #[test]
 fn keys_that_may_not_be_used_are_refused_with_a_reason() {
@@ -57,7 +57,7 @@ fn a_person_approves_a_node_by_the_command_that_its_page_shows() {
     let command = page.split(['<', '>', '\n']).map(str::trim).find(|l| l.starts_with("portcullis nodes approve"));
     let command = command.unwrap_or_else(|| panic!("no command in the page:\n{page}"));
     let words: Vec<&str> = command.split_whitespace().skip(1).map(|w| if w == "NAME" { "ann" } else { w }).collect();
-    control.run(&words);
+    control.ok(&words);
     up.wait(SETTLED).unwrap();
     laptop.wait(SETTLED, |s| s["BackendState"] == "Running").unwrap();
     assert!(control.node("laptop").is_some());
@@ -83,13 +83,13 @@ fn logout_expiry_and_deletion_end_it_and_a_new_key_brings_it_back() {
     assert_eq!(laptop.v4(), own, "the same machine of the same user has its address again");
     becomes(SETTLED, &Ok(own), reach);
 
-    control.run(&["nodes", "expire", "laptop"]);
+    control.ok(&["nodes", "expire", "laptop"]);
     becomes(Duration::from_secs(5), &true, || reach().is_err());
     laptop.wait(SETTLED, |s| s["BackendState"] == "NeedsLogin").unwrap();
     mesh.join(&laptop, &key, &["--force-reauth"]);
     becomes(SETTLED, &Ok(laptop.v4()), reach);
 
-    control.run(&["nodes", "delete", "laptop"]);
+    control.ok(&["nodes", "delete", "laptop"]);
     becomes(Duration::from_secs(5), &true, || reach().is_err());
     assert!(control.node("laptop").is_none());
     server.wait(SETTLED, |s| s["Peer"].as_object().is_none_or(serde_json::Map::is_empty)).unwrap();
@@ -121,10 +121,10 @@ fn a_new_name_and_new_tags_are_with_everybody() {
     let server = mesh.member("server", "203.0.113.21", &key, &[]);
     let name = || laptop.status()["Peer"].as_object().and_then(|p| p.values().next().map(|p| p["DNSName"].clone()));
     eventually(SETTLED, || name().filter(|n| n.as_str().is_some_and(|n| n.starts_with("server."))).ok_or(())).unwrap();
-    control.run(&["nodes", "rename", "server", "db"]);
+    control.ok(&["nodes", "rename", "server", "db"]);
     eventually(SETTLED, || name().filter(|n| n.as_str().is_some_and(|n| n.starts_with("db."))).ok_or_else(name))
         .unwrap();
-    control.run(&["nodes", "tag", "db", "tag:db"]);
+    control.ok(&["nodes", "tag", "db", "tag:db"]);
     server.wait(SETTLED, |s| s["Self"]["Tags"] == serde_json::json!(["tag:db"])).unwrap();
     // Two hosts of one name are told apart.
     let twin = Tailscaled::start(&mesh.world.host("twin", "203.0.113.22"));
@@ -132,6 +132,6 @@ fn a_new_name_and_new_tags_are_with_everybody() {
     assert!(
         control.node("laptop").is_some() && control.node("laptop-1").is_some(),
         "{}",
-        control.run(&["nodes", "list"])
+        control.ok(&["nodes", "list"])
     );
 }

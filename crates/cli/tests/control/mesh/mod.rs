@@ -13,7 +13,6 @@ mod life;
 mod names;
 mod ports;
 mod printed;
-mod room;
 mod routes;
 mod rust;
 mod versions;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use stage::becomes;
+use stage::command::Server;
+use stage::mesh::{Mesh, SETTLED, ip};
 use stage::netns::dns::{Dns, at, resolve};
 use stage::netns::tailscaled::Tailscaled;
-
-use super::room::{Mesh, SETTLED, becomes, ip};
 
 #[test]
 fn members_are_found_by_name_and_everything_else_as_before() {
@@ -35,9 +36,9 @@ fn members_are_found_by_name_and_everything_else_as_before() {
     assert!(resolve(&host, ip("100.100.100.100"), &name, true, Duration::from_secs(2)).is_ok());
     assert!(world_dns.asked(&name).is_empty(), "names of members are nobody else's business");
 
-    control.run(&["dns", "split", "corp.test", "192.0.2.54"]);
+    control.ok(&["dns", "split", "corp.test", "192.0.2.54"]);
     becomes(SETTLED, &Some("198.51.100.8".to_string()), || ask("wiki.corp.test"));
     assert_eq!(ask("site.test"), Some("198.51.100.7".to_string()));
-    control.run(&["dns", "add", "printer.lan.test", "10.0.0.9"]);
+    control.ok(&["dns", "add", "printer.lan.test", "10.0.0.9"]);
     becomes(SETTLED, &Some("10.0.0.9".to_string()), || ask("printer.lan.test"));
 }

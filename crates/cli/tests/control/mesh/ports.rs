@@ -1,9 +1,9 @@
 //! An IP set in a grant, on the wire: the right ports of the right addresses get through, and nothing else.
 
-use stage::eventually;
+use stage::command::Server;
+use stage::mesh::{Mesh, SETTLED, SOON, ip, to};
 use stage::netns::service::{Service, visit, visit_udp};
-
-use super::room::{Mesh, SETTLED, SOON, becomes, ip, to};
+use stage::{becomes, eventually};
 
 /// A network without one of its addresses, and a range beside it; one TCP port and a UDP range.
 const POLICY: &str = r#"{

@@ -1,11 +1,12 @@
 //! The first steps as README and manual print them, typed on the machines that they name, in their order.
 
+use stage::becomes;
+use stage::command::Server;
+use stage::mesh::{CONTROL, DNS, Mesh, SETTLED, SOON, ip, to};
 use stage::netns::dns::{Dns, at, resolve};
 use stage::netns::service::{Service, visit};
 use stage::netns::tailscaled::Tailscaled;
 use stage::pages::{commands, recipe};
-
-use super::room::{CONTROL, DNS, Mesh, SETTLED, SOON, becomes, ip, to};
 
 /// Types one line after the other: commands of the server at the server, the rest on the office's machine if the line
 /// speaks of routes or of the kernel, else on each device.
@@ -18,7 +19,7 @@ fn typed(lines: &[String], mesh: &Mesh, key: &mut String, devices: &[&Tailscaled
             // It runs already, under this very URL.
             "portcullis" if words[0] == "control" => assert!(line.contains(&url), "{line}"),
             "portcullis" => {
-                let said = mesh.control.run(&words);
+                let said = mesh.control.ok(&words);
                 if words[..2] == ["keys", "create"] {
                     *key = said.trim().to_string();
                 }
@@ -56,7 +57,7 @@ fn partner(steps: &[Vec<String>], accept: bool) {
         }
         becomes(SETTLED, &Ok(ip("203.0.113.10")), || visit(device.host(), to("198.51.100.7:443"), SOON));
     }
-    assert!(mesh.control.run(&["routes", "check", "198.51.100.7"]).contains("leaves from: 203.0.113.10"));
+    assert!(mesh.control.ok(&["routes", "check", "198.51.100.7"]).contains("leaves from: 203.0.113.10"));
 }
 
 #[test]
@@ -101,6 +102,6 @@ fn the_readmes_saas_as_printed() {
         becomes(SETTLED, &Ok(vec![ip(addr)]), asked);
         becomes(SETTLED, &Ok(ip("203.0.113.10")), || visit(laptop.host(), (ip(addr), 443).into(), SOON));
     }
-    let shown = mesh.control.run(&["apps", "show", "crm"]);
+    let shown = mesh.control.ok(&["apps", "show", "crm"]);
     assert!(shown.contains("www.crm.example") && shown.contains("connector"), "{shown}");
 }

@@ -1,9 +1,9 @@
 //! What else routes can be: the whole internet by an exit node, and two sites with the same private network (4via6).
 
-use stage::eventually;
+use stage::command::Server;
+use stage::mesh::{Mesh, SETTLED, SOON, ip, to};
 use stage::netns::service::{Service, visit};
-
-use super::room::{Mesh, SETTLED, SOON, becomes, ip, to};
+use stage::{becomes, eventually};
 
 #[test]
 fn an_exit_node_carries_everything_once_approved() {
@@ -15,10 +15,10 @@ fn an_exit_node_carries_everything_once_approved() {
     let laptop = mesh.member("laptop", "203.0.113.20", &key, &[]);
     let exit = mesh.router("exit", "203.0.113.10", &key, &["--advertise-exit-node"]);
     assert_eq!(visit(laptop.host(), to("198.51.100.7:443"), SOON), Ok(ip("203.0.113.20")));
-    let listed = || control.run(&["routes", "list"]);
+    let listed = || control.ok(&["routes", "list"]);
     eventually(SETTLED, || listed().contains("0.0.0.0/0").then_some(()).ok_or_else(listed)).unwrap();
     assert!(laptop.peer("exit").is_some_and(|p| p["ExitNodeOption"] == false), "pending");
-    control.run(&["routes", "approve", "exit", "0.0.0.0/0", "::/0"]);
+    control.ok(&["routes", "approve", "exit", "0.0.0.0/0", "::/0"]);
     becomes(SETTLED, &true, || laptop.peer("exit").is_some_and(|p| p["ExitNodeOption"] == true));
     laptop.cli(&["set", "--exit-node=exit"]).unwrap();
     becomes(SETTLED, &Ok(ip("203.0.113.10")), || visit(laptop.host(), to("198.51.100.7:443"), SOON));

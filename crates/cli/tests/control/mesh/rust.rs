@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 
 use serde_json::json;
+use stage::mesh::{CONTROL, Mesh, SETTLED, SOON, to};
 use stage::netns::service::{Service, visit};
 use stage::process::Process;
-use stage::{eventually, peers};
-
-use super::room::{CONTROL, Mesh, SETTLED, SOON, becomes, to};
+use stage::{becomes, eventually, peers};
 
 /// A policy in which the server's own relay says not to look at its certificate: the crate can not pin one yet.
 fn policy(acls: &serde_json::Value) -> String {

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use stage::eventually;
+use stage::command::Server;
+use stage::mesh::{Mesh, SETTLED, SOON, ip, talk, to};
 use stage::netns::service::{Service, visit};
 use stage::netns::tailscaled::{RELEASES, Tailscaled, program_of, release};
-
-use super::room::{Mesh, SETTLED, SOON, becomes, ip, talk, to};
+use stage::{becomes, eventually};
 
 /// Everything is open, only port 80 of each node is, nothing is.
 const OPEN: &str = r#"{ "acls": [{ "action": "accept", "src": ["*"], "dst": ["*:*"] }] }"#;
@@ -54,10 +54,10 @@ fn lives(number: &str, program: &Path) {
     talk(&old, &new);
     talk(&new, &old);
 
-    mesh.control.kill();
+    mesh.control.process.kill();
     mesh.control.again();
     // It is back by itself when it hears of a change.
-    mesh.control.run(&["nodes", "rename", "new", "db"]);
+    mesh.control.ok(&["nodes", "rename", "new", "db"]);
     let renamed = |s: &serde_json::Value| {
         s["Peer"].as_object().is_some_and(|p| p.values().any(|p| p["DNSName"].as_str() == Some("db.mesh.internal.")))
     };
@@ -88,14 +88,14 @@ fn routes(mesh: &Mesh, old: &Tailscaled, new: &Tailscaled) {
         let service = Service::start(&host, to("[::]:443"));
         let (target, name) = ((ip(partner), 443).into(), router.host().name());
         router.cli(&["set", &format!("--advertise-routes={partner}/32")]).unwrap();
-        let listed = || control.run(&["routes", "list"]);
+        let listed = || control.ok(&["routes", "list"]);
         eventually(SETTLED, || listed().contains(partner).then_some(()).ok_or_else(listed)).unwrap();
         assert!(visit(user.host(), target, SOON).is_err(), "pending");
         assert_eq!(user.routes_of(name), Vec::<String>::new());
-        control.run(&["routes", "approve", name, partner]);
+        control.ok(&["routes", "approve", name, partner]);
         becomes(SETTLED, &Ok(from), || visit(user.host(), target, SOON));
         assert_eq!(user.routes_of(name), [format!("{partner}/32")]);
-        control.run(&["routes", "revoke", name, partner]);
+        control.ok(&["routes", "revoke", name, partner]);
         becomes(CHANGED, &true, || visit(user.host(), target, Duration::from_millis(300)).is_err());
         becomes(CHANGED, &vec![], || user.routes_of(name));
         assert!(service.seen().iter().all(|source| *source == from), "{:?}", service.seen());

@@ -9,7 +9,7 @@ use stage::process::Process;
 use stage::upstream::Upstream;
 use stage::{Dir, http, peers, ports};
 
-use super::{BIN, FRIEND, STRANGER};
+use super::{FRIEND, STRANGER};
 
 /// HAProxy in TCP mode in front of `back`; `send` is `send-proxy` or `send-proxy-v2`.
 struct Balancer {
@@ -42,7 +42,7 @@ fn page(from: Ipv4Addr, to: SocketAddr) -> Option<u16> {
 fn http_behind(version: &str, send: &str) {
     let site = Upstream::site("private");
     let rules = ["--lb-proxy-protocol", version, "--trusted-proxies", "127.0.0.1", "--allow-ips-data", "127.0.0.9"];
-    let mut edge = Edge::start(BIN, Mode::Http, true, &rules);
+    let mut edge = Edge::start(Mode::Http, true, &rules);
     let client = edge.client(&["--upstream", &format!("http://{}", site.addr())]);
     let Some(balancer) = Balancer::start(edge.http, send) else { return };
     let up = stage::eventually(stage::START, || page(FRIEND, balancer.front).filter(|s| *s == 200).ok_or(()));
@@ -80,7 +80,7 @@ fn to_upstream(version: &str, behind: Option<(&str, &str)>) {
     if let Some((lb, _)) = behind {
         rules.extend(["--lb-proxy-protocol", lb, "--trusted-proxies", "127.0.0.1", "--allow-ips-data", "127.0.0.9"]);
     }
-    let mut edge = Edge::start(BIN, Mode::Tcp, true, &rules);
+    let mut edge = Edge::start(Mode::Tcp, true, &rules);
     let client = edge.client(&["--upstream", &format!("{port}={}", echo.addr())]);
     ports::wait(ports::local(port), stage::START)
         .unwrap_or_else(|e| panic!("{e}\nclient:\n{}", client.process.output()));

@@ -4,12 +4,12 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use stage::edge::{Edge, Mode, wait_echo, wait_site};
+use stage::edge::{Behind, Edge, Mode, wait_echo, wait_site};
 use stage::proxies::{Kind, Proxy};
 use stage::upstream::Upstream;
 use stage::{http, pattern, ports, sha256, tls};
 
-use super::{BIN, Behind, FRIEND, STRANGER};
+use super::{FRIEND, STRANGER};
 
 /// Large enough that every buffer on the way fills many times.
 const LARGE: usize = 32 << 20;
@@ -224,7 +224,7 @@ suite!(caddy Caddy, nginx Nginx, haproxy Haproxy, traefik Traefik);
 #[test]
 fn caddy_by_pin() {
     let site = Upstream::site("private");
-    let edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let edge = Edge::start(Mode::Http, false, &[]);
     let Some(proxy) = Proxy::start(Kind::Caddy, edge.http, edge.control) else { return };
     let shown = tls::certificates(proxy.control, "localhost").unwrap();
     let pin = format!("sha256:{}", sha256(shown.last().unwrap()));

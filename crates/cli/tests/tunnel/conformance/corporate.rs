@@ -10,8 +10,6 @@ use stage::edge::{Client, Edge, Mode, wait_site};
 use stage::http;
 use stage::upstream::Upstream;
 
-use super::BIN;
-
 /// `corporate:secret word` in Base64: the password has a space, which the URL writes as `%20`.
 const BASIC: &str = "Basic Y29ycG9yYXRlOnNlY3JldCB3b3Jk";
 
@@ -64,13 +62,13 @@ fn serve(mut s: TcpStream, made: &AtomicUsize, refused: &AtomicUsize) -> io::Res
 fn client(edge: &mut Edge, upstream: &str, env: &[(&str, &str)]) -> Client {
     let (url, trust) = edge.reach();
     let args: Vec<&str> = trust.iter().map(String::as_str).chain(["--upstream", upstream]).collect();
-    Client::start_with(BIN.as_ref(), Mode::Http, &url, &edge.token_file(), &args, env)
+    Client::start_with(Mode::Http, &url, &edge.token_file(), &args, env)
 }
 
 #[test]
 fn through_the_proxy_with_a_password() {
     let (site, proxy) = (Upstream::site("private"), ConnectProxy::start());
-    let mut edge = Edge::start(BIN, Mode::Http, true, &[]);
+    let mut edge = Edge::start(Mode::Http, true, &[]);
     let url = format!("http://corporate:secret%20word@{}", proxy.listener.addr());
     let c = client(&mut edge, &format!("http://{}", site.addr()), &[("HTTPS_PROXY", &url)]);
     wait_site(edge.http, "site.test").unwrap_or_else(|e| panic!("{e}\nclient:\n{}", c.process.output()));
@@ -82,7 +80,7 @@ fn through_the_proxy_with_a_password() {
 #[test]
 fn a_wrong_password_is_said() {
     let (site, proxy) = (Upstream::site("private"), ConnectProxy::start());
-    let mut edge = Edge::start(BIN, Mode::Http, true, &[]);
+    let mut edge = Edge::start(Mode::Http, true, &[]);
     let url = format!("http://corporate:wrong@{}", proxy.listener.addr());
     let mut c = client(&mut edge, &format!("http://{}", site.addr()), &[("HTTPS_PROXY", &url)]);
     c.process.line(stage::START, |l| l.contains("407").then_some(())).unwrap();
@@ -94,7 +92,7 @@ fn a_wrong_password_is_said() {
 #[test]
 fn no_proxy_goes_straight() {
     let (site, proxy) = (Upstream::site("private"), ConnectProxy::start());
-    let mut edge = Edge::start(BIN, Mode::Http, true, &[]);
+    let mut edge = Edge::start(Mode::Http, true, &[]);
     let url = format!("http://corporate:secret%20word@{}", proxy.listener.addr());
     for no in ["127.0.0.1", "localhost,127.0.0.0/8", "*"] {
         let c = client(&mut edge, &format!("http://{}", site.addr()), &[("HTTPS_PROXY", &url), ("NO_PROXY", no)]);

@@ -6,7 +6,7 @@ use stage::proxies::{Kind, Proxy};
 use stage::upstream::Upstream;
 use stage::{http, pages, tls};
 
-use super::{BIN, FRIEND, STRANGER};
+use super::{FRIEND, STRANGER};
 
 /// What a stranger may try, to be taken for a friend.
 const FORGED: [(&str, &str); 9] = [
@@ -32,7 +32,7 @@ fn recipe(kind: Kind, text: &str) {
     });
     // As the manual starts it, for one friend.
     let rules = ["--trusted-proxies", "127.0.0.1", "--allow-ips-data", "127.0.0.9,127.0.0.1"];
-    let edge = Edge::start(BIN, Mode::Http, false, &rules);
+    let edge = Edge::start(Mode::Http, false, &rules);
     let Some(proxy) = Proxy::printed(kind, text, edge.http, edge.control) else { return };
     let ca = proxy.ca.to_str().unwrap().to_string();
     let url = format!("wss://localhost:{}", proxy.control.port());
@@ -75,7 +75,7 @@ fn nginx() {
 #[test]
 fn a_forgotten_flag_is_said() {
     let site = Upstream::site("private");
-    let mut edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let mut edge = Edge::start(Mode::Http, false, &[]);
     let upstream = format!("http://{}", site.addr());
     let _client = edge.client(&["--upstream", &upstream]);
     wait_site(edge.http, "localhost").unwrap();
@@ -102,7 +102,7 @@ fn hosts_and_headers_are_rewritten() {
             }
         }
     });
-    let mut edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let mut edge = Edge::start(Mode::Http, false, &[]);
     let to = format!("http://{}", site.addr());
     let upstreams = format!("app.example.com={to},*.example.com={to},*.deep.example.com=http://127.0.0.1:1");
     let _client = edge.client(&[

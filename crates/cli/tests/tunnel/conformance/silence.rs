@@ -3,12 +3,10 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use stage::edge::{Mode, wait_echo};
+use stage::edge::{Behind, Mode, wait_echo};
 use stage::proxies::{ALL, Kind};
 use stage::upstream::Upstream;
 use stage::{http, ports};
-
-use super::Behind;
 
 /// Ten seconds more than the sixty after which nginx cuts a silent connection.
 const SILENCE: Duration = Duration::from_secs(70);

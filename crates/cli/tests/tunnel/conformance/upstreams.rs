@@ -9,9 +9,7 @@ use std::process::Command;
 use stage::edge::{Client, Edge, Mode, wait_site};
 use stage::process::Process;
 use stage::upstream::Upstream;
-use stage::{Dir, START, http, peers, ports, proxies};
-
-use super::BIN;
+use stage::{Dir, START, certificates, http, peers, ports};
 
 /// The lines that have all of these words.
 fn lines(text: &str, words: &[&str]) -> usize {
@@ -25,7 +23,7 @@ fn wait_line(process: &mut Process, words: &[&str]) {
 
 /// An edge and its client, when the client has a session.
 fn pair(mode: Mode, upstream: &str, args: &[&str]) -> (Edge, Client) {
-    let mut edge = Edge::start(BIN, mode, true, &[]);
+    let mut edge = Edge::start(mode, true, &[]);
     let mut client = edge.client(&[&["--upstream", upstream], args].concat());
     wait_line(&mut client.process, &["published"]);
     (edge, client)
@@ -101,7 +99,7 @@ fn tls_of_an_upstream_is_believed_by_its_own_ca_and_refused_in_words() {
 
     // A CA of one's own, and a name that is not the upstream's host.
     let signed = Dir::new("signed");
-    let ca = proxies::signed(&signed, "DNS:box.test").display().to_string();
+    let ca = certificates::signed(signed.path(), "DNS:box.test").display().to_string();
     let (_site, addr) = tls_site(&signed);
     let to = format!("https://{addr}");
     let (edge, mut client) = pair(Mode::Http, &to, &["--upstream-ca", &ca]);
@@ -116,7 +114,7 @@ fn tls_of_an_upstream_is_believed_by_its_own_ca_and_refused_in_words() {
 fn grpc_over_tls_is_spoken_in_http2() {
     let (Some(nginx), Some(curl)) = (peers::need("nginx"), peers::need("curl")) else { return };
     let (dir, at) = (Dir::new("h2"), ports::local(ports::free()));
-    let ca = proxies::self_signed(&dir);
+    let ca = certificates::self_signed(dir.path());
     let here = dir.path().display();
     let config = format!(
         "daemon off; worker_processes 1; pid {here}/pid; error_log stderr warn; events {{}}
@@ -170,7 +168,7 @@ fn a_unix_socket_is_an_upstream() {
 /// A refusal is read by its length: whoever keeps the connection open holds up nobody.
 #[test]
 fn a_refusal_that_keeps_the_connection_alive_is_acted_on_at_once() {
-    let edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let edge = Edge::start(Mode::Http, false, &[]);
     for (answer, is_final, words) in [
         ("401 Unauthorized\r\nContent-Length: 0\r\n\r\n", true, "the edge refuses the token"),
         ("301 Moved\r\nLocation: https://b.example/\r\nContent-Length: 3\r\n\r\nhey", true, "https://b.example/"),

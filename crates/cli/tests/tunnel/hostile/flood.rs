@@ -5,11 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use stage::command::{Outcome, binary, command};
 use stage::edge::{Edge, Mode, wait_echo, wait_site};
 use stage::upstream::Upstream;
 use stage::{http, ports};
 
-use super::{BIN, MEMORY, Site};
+use super::{MEMORY, Site};
 
 /// Connections of a flood: several times what an edge handles at once.
 const FLOOD: usize = 2_000;
@@ -33,7 +34,7 @@ fn half_open_handshakes() {
     for (encrypted, words) in
         [(true, &b"\x16\x03\x01\x02\x00\x01"[..]), (false, &b"GET /tunnel HTTP/1.1\r\nHost: e\r\nUpgr"[..])]
     {
-        let mut edge = Edge::start(BIN, Mode::Http, encrypted, &[]);
+        let mut edge = Edge::start(Mode::Http, encrypted, &[]);
         let first = edge.client(&["--upstream", &format!("http://{}", upstream.addr())]);
         wait_site(edge.http, "site.test").unwrap();
         let before = edge.process.rss_kib();
@@ -57,7 +58,7 @@ fn half_open_handshakes() {
 #[test]
 fn strangers_lock_out_no_client_that_was_here() {
     let upstream = Upstream::site("private");
-    let mut edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let mut edge = Edge::start(Mode::Http, false, &[]);
     let to = format!("http://{}", upstream.addr());
     let client = edge.client(&["--upstream", &to]);
     wait_site(edge.http, "site.test").unwrap();
@@ -91,7 +92,7 @@ fn one_source_leaves_places_to_others() {
 fn refused_visitors_do_not_fill_the_log() {
     let echo = Upstream::echo();
     let port = ports::free();
-    let mut edge = Edge::start(BIN, Mode::Tcp, false, &["--allow-ips-data", "127.0.0.1"]);
+    let mut edge = Edge::start(Mode::Tcp, false, &["--allow-ips-data", "127.0.0.1"]);
     let _client = edge.client(&["--upstream", &format!("{port}=127.0.0.1:{}", echo.port())]);
     wait_echo(ports::local(port)).unwrap();
     for _ in 0..500 {
@@ -100,13 +101,9 @@ fn refused_visitors_do_not_fill_the_log() {
     }
     let lines = edge.process.output().lines().filter(|l| l.contains("127.0.0.8 is refused")).count();
     assert!((1..=20).contains(&lines), "{lines} lines");
-    let metrics = Command::new(BIN)
-        .args(["status", "--url", &format!("ws://{}", edge.control), "--insecure", "--json"])
-        .arg("--token-file")
-        .arg(edge.token_file())
-        .output()
-        .unwrap();
-    let status = String::from_utf8_lossy(&metrics.stdout).into_owned();
+    let url = format!("ws://{}", edge.control);
+    let mut ask = command(&["status", "--url", &url, "--insecure", "--json", "--token-file"]);
+    let status = Outcome::of(ask.arg(edge.token_file())).out;
     assert!(status.replace(' ', "").contains("\"visitors\":0"), "clients and askers are no visitors: {status}");
 }
 
@@ -119,8 +116,8 @@ fn files_are_kept_for_lists() {
     let token = dir.secret("token", stage::edge::TOKEN);
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!(
-        "ulimit -n 128; exec {BIN} http server --auto-tls=false --control-addr 127.0.0.1 --data-addr 127.0.0.1 --port {http_at} --control-port {control} --token-file {} --data-dir {} --allow-ips-data @{}",
-        token.display(), dir.path().join("data").display(), list.display()
+        "ulimit -n 128; exec {} http server --auto-tls=false --control-addr 127.0.0.1 --data-addr 127.0.0.1 --port {http_at} --control-port {control} --token-file {} --data-dir {} --allow-ips-data @{}",
+        binary(), token.display(), dir.path().join("data").display(), list.display()
     ));
     let mut edge = stage::process::Process::start("edge", command);
     edge.line(stage::START, |l| l.contains("at most 96 visitors").then_some(())).unwrap_or_else(|e| panic!("{e}"));
@@ -168,7 +165,7 @@ fn slow_readers() {
     });
     let (p_echo, p_source) = (ports::free(), ports::free());
     for extra in [&[][..], &["--demux"], &["--carriers", "1"]] {
-        let mut edge = Edge::start(BIN, Mode::Tcp, true, &[]);
+        let mut edge = Edge::start(Mode::Tcp, true, &[]);
         let map = format!("{p_echo}={},{p_source}={}", echo.addr(), source.addr());
         let client = edge.client(&[&["--upstream", &map], extra].concat());
         wait_echo(ports::local(p_echo)).unwrap_or_else(|e| panic!("{e}\n{}", client.process.output()));

@@ -10,7 +10,7 @@ use stage::upstream::Upstream;
 use stage::{Dir, http, pattern};
 
 use super::strangers::upgrade;
-use super::{BIN, MEMORY, Site};
+use super::{MEMORY, Site};
 
 /// Types of frames (`tunnel_proto::frame`).
 const HELLO: u8 = 1;
@@ -241,7 +241,7 @@ fn an_edge_that_opens_a_million_streams() {
     let token = dir.secret("token.txt", TOKEN);
     let map = format!("9={}", upstream.local_addr().unwrap());
     let url = format!("ws://{}", bad.addr());
-    let mut client = Client::start(BIN.as_ref(), Mode::Tcp, &url, &token, &["--insecure", "--upstream", &map]);
+    let mut client = Client::start(Mode::Tcp, &url, &token, &["--insecure", "--upstream", &map]);
     stage::eventually(stage::START, || if bad.total() > 0 { Ok(()) } else { Err("the client never came") }).unwrap();
     let end = Instant::now() + Duration::from_secs(8);
     let mut most = 0;
@@ -297,13 +297,8 @@ fn an_edge_that_sends_noise() {
     let dir = Dir::new("noisy-edge");
     let token = dir.secret("token.txt", TOKEN);
     let target = format!("http://{}", upstream.addr());
-    let mut client = Client::start(
-        BIN.as_ref(),
-        Mode::Http,
-        &format!("ws://{}", noisy.addr()),
-        &token,
-        &["--insecure", "--upstream", &target],
-    );
+    let mut client =
+        Client::start(Mode::Http, &format!("ws://{}", noisy.addr()), &token, &["--insecure", "--upstream", &target]);
     std::thread::sleep(Duration::from_secs(4));
     client.process.must_run();
     let tries = noisy.total();
@@ -314,7 +309,7 @@ fn an_edge_that_sends_noise() {
 /// A hello may not take another's place without the token; with it, a new session of the same client takes over.
 #[test]
 fn sessions_of_the_same_client() {
-    let edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let edge = Edge::start(Mode::Http, false, &[]);
     let mut first = session(&edge, "same");
     let token = format!("Bearer {TOKEN}");
     let fields = [

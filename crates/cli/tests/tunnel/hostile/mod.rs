@@ -14,9 +14,6 @@ use stage::edge::{Client, Edge, Mode, wait_site};
 use stage::http;
 use stage::upstream::Upstream;
 
-/// The binary under test.
-const BIN: &str = env!("CARGO_BIN_EXE_portcullis");
-
 /// Memory that an attack may cost an edge, in KiB: far below what unbounded growth would take, far above noise.
 /// 103 MiB were seen once where the same attack mostly costs a few: what a connection may hold, and holes between.
 const MEMORY: u64 = 128 * 1024;
@@ -31,7 +28,7 @@ struct Site {
 
 impl Site {
     fn start(upstream: Upstream, args: &[&str]) -> Site {
-        let mut edge = Edge::start(BIN, Mode::Http, false, args);
+        let mut edge = Edge::start(Mode::Http, false, args);
         let client = edge.client(&["--upstream", &format!("http://{}", upstream.addr())]);
         let site = Site { client, edge, _upstream: upstream, before: 0 };
         site.serves();

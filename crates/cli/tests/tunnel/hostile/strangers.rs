@@ -8,7 +8,7 @@ use stage::edge::{Client, Edge, Mode, wait_site};
 use stage::upstream::Upstream;
 use stage::{Dir, http, pattern, tls};
 
-use super::{BIN, Site};
+use super::Site;
 
 /// An upgrade as a client sends it.
 pub(crate) fn upgrade(
@@ -30,7 +30,7 @@ fn upgrade_from(
 
 #[test]
 fn no_token_and_wrong_tokens() {
-    let edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let edge = Edge::start(Mode::Http, false, &[]);
     let session = [("x-portcullis-session", "s"), ("x-portcullis-client", "c"), ("x-portcullis-link", "carrier/0")];
     let wrong = [
         None,
@@ -67,7 +67,7 @@ fn no_token_and_wrong_tokens() {
 /// Ten wrong tokens of one address, and no more are looked at, not even the right one; others notice nothing.
 #[test]
 fn tokens_cannot_be_guessed_fast() {
-    let edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let edge = Edge::start(Mode::Http, false, &[]);
     let guesser = Ipv4Addr::new(127, 0, 0, 66);
     let ask = |from: Ipv4Addr, token: &str, more: &[(&str, &str)]| {
         let bearer = format!("Bearer {token}");
@@ -107,12 +107,12 @@ fn tokens_cannot_be_guessed_fast() {
 
 #[test]
 fn a_client_with_a_wrong_token_ends_with_one_clear_message() {
-    let mut edge = Edge::start(BIN, Mode::Http, true, &[]);
+    let mut edge = Edge::start(Mode::Http, true, &[]);
     let dir = Dir::new("token");
     let token = dir.secret("token.txt", "not-the-token-of-this-edge");
     let (url, trust) = edge.reach();
     let args: Vec<&str> = trust.iter().map(String::as_str).chain(["--upstream", "http://127.0.0.1:9"]).collect();
-    let mut client = Client::start(BIN.as_ref(), Mode::Http, &url, &token, &args);
+    let mut client = Client::start(Mode::Http, &url, &token, &args);
     let status = client.process.wait(Duration::from_secs(20)).unwrap();
     // Its last words may still be on their way through the pipe.
     let said =
@@ -126,7 +126,7 @@ fn a_client_with_a_wrong_token_ends_with_one_clear_message() {
 
 #[test]
 fn a_client_without_a_pin_refuses_and_shows_how_to_pin() {
-    let mut edge = Edge::start(BIN, Mode::Http, true, &[]);
+    let mut edge = Edge::start(Mode::Http, true, &[]);
     let pin = edge.fingerprint();
     let url = format!("wss://{}", edge.control);
     let mut client = edge.client_at(&url, &["--upstream", "http://127.0.0.1:9"]);
@@ -145,7 +145,7 @@ fn a_client_without_a_pin_refuses_and_shows_how_to_pin() {
 fn garbage_before_the_upgrade() {
     let site = Upstream::site("private");
     for encrypted in [false, true] {
-        let mut edge = Edge::start(BIN, Mode::Http, encrypted, &[]);
+        let mut edge = Edge::start(Mode::Http, encrypted, &[]);
         let client = edge.client(&["--upstream", &format!("http://{}", site.addr())]);
         wait_site(edge.http, "site.test").unwrap_or_else(|e| panic!("{e}\n{}", client.process.output()));
         let mut garbage = vec![
@@ -192,7 +192,7 @@ fn garbage_before_the_upgrade() {
 #[test]
 fn spoofed_addresses() {
     let upstream = Upstream::site("private");
-    let mut edge = Edge::start(BIN, Mode::Http, false, &["--allow-ips-data", "127.0.0.9"]);
+    let mut edge = Edge::start(Mode::Http, false, &["--allow-ips-data", "127.0.0.9"]);
     let _client = edge.client(&["--upstream", &format!("http://{}", upstream.addr())]);
     let ask = |from: [u8; 4], fields: &[(&str, &str)]| {
         let mut s = http::tcp_from(Ipv4Addr::from(from), edge.http)?;
@@ -228,7 +228,7 @@ fn spoofed_addresses() {
 /// The list of the control plane is its own: a refused address cannot even try a token.
 #[test]
 fn the_control_plane_has_its_list() {
-    let edge = Edge::start(BIN, Mode::Http, false, &["--allow-ips-control", "127.0.0.9"]);
+    let edge = Edge::start(Mode::Http, false, &["--allow-ips-control", "127.0.0.9"]);
     let mut s = http::tcp_from(Ipv4Addr::new(127, 0, 0, 8), edge.control).unwrap();
     let token = format!("Bearer {}", stage::edge::TOKEN);
     let _ = s.write_all(format!("GET /status HTTP/1.1\r\nHost: e\r\nAuthorization: {token}\r\n\r\n").as_bytes());
@@ -279,7 +279,7 @@ fn upstreams_that_die() {
 /// An upstream that is not there: 502 at once, and nothing of the private side in it.
 #[test]
 fn an_upstream_that_is_down() {
-    let mut edge = Edge::start(BIN, Mode::Http, false, &[]);
+    let mut edge = Edge::start(Mode::Http, false, &[]);
     let down = stage::ports::local(stage::ports::free());
     let _client = edge.client(&["--upstream", &format!("http://{down}")]);
     let page = stage::eventually(stage::START, || match http::get(edge.http, "site.test", "/", &[]) {

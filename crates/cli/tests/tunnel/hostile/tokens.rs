@@ -3,15 +3,13 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 
+use stage::command::{command, run_at};
 use stage::edge::{Client, Mode, wait_site};
 use stage::process::Process;
 use stage::upstream::Upstream;
 use stage::{Dir, START, http, ports};
-
-use super::BIN;
 
 struct World {
     dir: Dir,
@@ -35,7 +33,7 @@ impl World {
             http.port()
         );
         let file = dir.write("edge.toml", file);
-        let mut command = Command::new(BIN);
+        let mut command = command(&[]);
         command.arg("serve").arg("--config").arg(file);
         let mut edge = Process::start("edge", command);
         edge.line(START, |l| l.starts_with("connect string").then_some(())).unwrap();
@@ -45,7 +43,7 @@ impl World {
     fn client(&self, token: &str, upstream: &str) -> Client {
         let url = format!("ws://{}", self.control);
         let token = self.dir.path().join(token);
-        Client::start(Path::new(BIN), Mode::Http, &url, &token, &["--insecure", "--upstream", upstream])
+        Client::start(Mode::Http, &url, &token, &["--insecure", "--upstream", upstream])
     }
 
     fn page(&self, host: &str, path: &str) -> String {
@@ -116,13 +114,9 @@ fn a_token_has_its_rights_and_no_others() {
     // From elsewhere than its addresses, with the right token.
     let mut c = w.client("c", &to(&second, "far.example"));
     line(&mut c.process, "no entry of list `token:far`");
-    let explain = |service: &str| {
-        let mut command = Command::new(BIN);
-        command.args(["explain", "127.0.0.1", "--service", service, "--data-dir"]).arg(w.dir.path().join("state"));
-        command.output().unwrap().status.code()
-    };
-    assert_eq!(explain("token:far"), Some(3));
-    assert_eq!(explain("token:all"), Some(0), "it has no list of its own");
+    let explain = |service: &str| run_at(&w.dir.at("state"), &["explain", "127.0.0.1", "--service", service]).code;
+    assert_eq!(explain("token:far"), 3);
+    assert_eq!(explain("token:all"), 0, "it has no list of its own");
 }
 
 #[test]
@@ -163,10 +157,10 @@ fn a_connect_string_outlives_renewals() {
     for with_root in [true, false] {
         chain(1, with_root);
         let (control, http_at) = (ports::free(), ports::local(ports::free()));
-        let mut command = Command::new(BIN);
-        command.current_dir(dir.path()).args(["http", "server", "--tls-cert", "chain.pem", "--tls-key", "key.pem"]);
-        command.args(["--control-addr", "127.0.0.1", "--data-addr", "127.0.0.1", "--token-file", "token"]);
-        command.args([
+        let mut server = command(&["http", "server", "--tls-cert", "chain.pem", "--tls-key", "key.pem"]);
+        server.current_dir(dir.path());
+        server.args(["--control-addr", "127.0.0.1", "--data-addr", "127.0.0.1", "--token-file", "token"]);
+        server.args([
             "--data-dir",
             "state",
             "--control-port",
@@ -174,7 +168,7 @@ fn a_connect_string_outlives_renewals() {
             "--port",
             &http_at.port().to_string(),
         ]);
-        let mut edge = Process::start("edge", command);
+        let mut edge = Process::start("edge", server);
         let connect = edge.line(START, |l| l.strip_prefix("connect string: ").map(ToString::to_string)).unwrap();
         assert!(connect.starts_with(&format!("wss://localhost:{control}")), "the certificate's name: {connect}");
         assert_eq!(connect.contains("sha256:"), with_root, "{connect}");
@@ -182,13 +176,12 @@ fn a_connect_string_outlives_renewals() {
             line(&mut edge, "--ca-file");
         }
         let reaches = || {
-            let mut command = Command::new(BIN);
-            command.args(["http", "client", "--connect", &connect, "--token-file"]).arg(&token);
-            command.args(["--upstream", &format!("http://{}", site.addr())]);
+            let mut c = command(&["http", "client", "--connect", &connect, "--token-file"]);
+            c.arg(&token).args(["--upstream", &format!("http://{}", site.addr())]);
             if !with_root {
-                command.arg("--ca-file").arg(dir.path().join("root.pem"));
+                c.arg("--ca-file").arg(dir.at("root.pem"));
             }
-            let mut client = Process::start("client", command);
+            let mut client = Process::start("client", c);
             line(&mut client, "published");
             wait_site(http_at, "site.test").unwrap_or_else(|e| panic!("{e}\n{}", client.output()));
         };

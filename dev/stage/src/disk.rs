@@ -1,0 +1,48 @@
+//! A disk that fills. In: nothing. Out: a folder with little room, which a test uses up and gives back.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::Dir;
+
+/// A disk of a megabyte, mounted in a folder; unmounted with its owner.
+#[derive(Debug)]
+pub struct SmallDisk(Dir);
+
+impl SmallDisk {
+    /// `None`, said in one line, where this machine mounts nothing for us.
+    #[must_use]
+    pub fn new(what: &str) -> Option<SmallDisk> {
+        let dir = Dir::new(what);
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1200k", "tmpfs"]).arg(dir.path()).output();
+        if mount.is_ok_and(|o| o.status.success()) {
+            return Some(SmallDisk(dir));
+        }
+        crate::skip::skip("a small disk cannot be mounted here (needs root)");
+        None
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all the room there is.
+    pub fn fill(&self) {
+        use std::io::Write;
+        let mut ballast = std::fs::File::create(self.0.at("ballast")).unwrap();
+        while ballast.write(&[1; 512]).is_ok_and(|n| n > 0) {}
+    }
+
+    /// Gives it back.
+    pub fn free(&self) {
+        std::fs::remove_file(self.0.at("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
