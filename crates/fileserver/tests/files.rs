@@ -11,7 +11,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use access::{List, ViewBuilder};
@@ -20,26 +19,23 @@ use fileserver::{FilesSettings, start};
 use net::secret::TokenHash;
 use runtime::door::Doors;
 use runtime::run::Run;
+use stage::Dir;
 
 struct Server {
     addr: SocketAddr,
-    dir: PathBuf,
+    dir: Dir,
     doors: Arc<Doors>,
     run: Run,
     runtime: tokio::runtime::Runtime,
 }
 
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-
 impl Server {
     fn new(allow_browsing: bool, token: Option<&str>) -> Server {
-        let n = COUNT.fetch_add(1, Ordering::SeqCst);
-        let dir = std::env::temp_dir().join(format!("portcullis-files-{}-{n}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(dir.join("root/sub dir")).unwrap();
-        std::fs::create_dir_all(dir.join("root/site")).unwrap();
-        std::fs::write(dir.join("secret.txt"), "secret").unwrap();
-        let root = dir.join("root");
+        let dir = Dir::new("files");
+        std::fs::create_dir_all(dir.at("root/sub dir")).unwrap();
+        std::fs::create_dir_all(dir.at("root/site")).unwrap();
+        std::fs::write(dir.at("secret.txt"), "secret").unwrap();
+        let root = dir.at("root");
         std::fs::write(root.join("digits.txt"), "0123456789").unwrap();
         std::fs::write(root.join("page.html"), "<p>hi").unwrap();
         std::fs::write(root.join("README"), "plain words, höflich\n").unwrap();
@@ -69,7 +65,7 @@ impl Server {
     }
 
     fn root(&self, name: &str) -> PathBuf {
-        self.dir.join("root").join(name)
+        self.dir.at("root").join(name)
     }
 
     fn connect(&self) -> TcpStream {
@@ -104,7 +100,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.run.stop();
-        let _ = std::fs::remove_dir_all(&self.dir);
         let _ = &self.runtime;
     }
 }
@@ -222,7 +217,7 @@ fn folders_are_closed_unless_asked_for() {
 fn nothing_leads_out() {
     let server = Server::new(true, None);
     symlink("../secret.txt", server.root("out")).unwrap();
-    symlink(server.dir.join("secret.txt"), server.root("out-absolute")).unwrap();
+    symlink(server.dir.at("secret.txt"), server.root("out-absolute")).unwrap();
     symlink("/", server.root("all")).unwrap();
     symlink("digits.txt", server.root("in")).unwrap();
     symlink(server.root("digits.txt"), server.root("in-absolute")).unwrap();

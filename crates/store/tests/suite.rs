@@ -8,33 +8,15 @@
 
 use std::time::Duration;
 
+use stage::Dir;
 use store::{If, Memory, Sqlite, Step, Store, StoreError};
 
 const NOW: Duration = Duration::ZERO;
 
 fn each(test: impl Fn(&dyn Store)) {
     test(&Memory::new());
-    let dir = Dir::new();
-    test(&Sqlite::open(&dir.0.join("s.db")).unwrap());
-}
-
-struct Dir(std::path::PathBuf);
-
-impl Dir {
-    fn new() -> Dir {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static N: AtomicU32 = AtomicU32::new(0);
-        let n = N.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("portcullis-store-{}-{n}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Dir(dir)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    let dir = Dir::new("store");
+    test(&Sqlite::open(&dir.at("s.db")).unwrap());
 }
 
 #[test]
@@ -92,8 +74,8 @@ fn a_watch_from_a_picture_misses_nothing_and_repeats_nothing() {
 #[test]
 fn a_watcher_is_woken_by_a_write() {
     let s = std::sync::Arc::new(Memory::new());
-    let dir = Dir::new();
-    let q = std::sync::Arc::new(Sqlite::open(&dir.0.join("s.db")).unwrap());
+    let dir = Dir::new("store");
+    let q = std::sync::Arc::new(Sqlite::open(&dir.at("s.db")).unwrap());
     for s in [s as std::sync::Arc<dyn Store>, q as std::sync::Arc<dyn Store>] {
         let w = s.clone();
         let t = std::thread::spawn(move || w.changes("k", 0, 9, Duration::from_secs(20)).unwrap());
@@ -138,8 +120,8 @@ fn who_was_away_too_long_is_told() {
 #[test]
 fn sqlite_keeps_everything_across_a_restart_and_is_private() {
     use std::os::unix::fs::PermissionsExt;
-    let dir = Dir::new();
-    let path = dir.0.join("new/s.db");
+    let dir = Dir::new("store");
+    let path = dir.at("new/s.db");
     let r = Sqlite::open(&path).unwrap().put_if("k", b"v", None, If::Anyway).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
@@ -152,8 +134,8 @@ fn sqlite_keeps_everything_across_a_restart_and_is_private() {
 #[test]
 fn a_file_of_a_later_version_is_left_alone_and_named() {
     use std::os::unix::fs::FileExt;
-    let dir = Dir::new();
-    let path = dir.0.join("s.db");
+    let dir = Dir::new("store");
+    let path = dir.at("s.db");
     drop(Sqlite::open(&path).unwrap());
     // The user version stands in bytes 60 to 63 of the header (SQLite's file format, section 1.3).
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -164,11 +146,11 @@ fn a_file_of_a_later_version_is_left_alone_and_named() {
 
 #[test]
 fn a_damaged_file_and_a_second_process_are_named() {
-    let dir = Dir::new();
-    let path = dir.0.join("s.db");
+    let dir = Dir::new("store");
+    let path = dir.at("s.db");
     std::fs::write(&path, [7u8; 4096]).unwrap();
     assert!(matches!(Sqlite::open(&path), Err(StoreError::Damaged(_))));
-    let path = dir.0.join("t.db");
+    let path = dir.at("t.db");
     let s = Sqlite::open(&path).unwrap();
     s.put_if("k", b"v", None, If::Anyway).unwrap();
     assert!(matches!(Sqlite::open(&path), Err(StoreError::Busy(_))));
@@ -192,9 +174,9 @@ fn child_that_is_killed() {
 #[test]
 fn kill_9_loses_no_acknowledged_put_and_no_delete() {
     use std::io::BufRead;
-    let dir = Dir::new();
+    let dir = Dir::new("store");
     for round in 0..8u64 {
-        let path = dir.0.join(format!("{round}.db"));
+        let path = dir.at(format!("{round}.db"));
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child_that_is_killed", "--nocapture"])
             .env("PORTCULLIS_TEST_KILLED_STORE", &path)
@@ -230,8 +212,8 @@ fn kill_9_loses_no_acknowledged_put_and_no_delete() {
 
 #[test]
 fn a_full_disk_and_a_read_only_one_are_reported_and_lose_nothing() {
-    let dir = Dir::new();
-    let at = dir.0.join("mnt");
+    let dir = Dir::new("store");
+    let at = dir.at("mnt");
     std::fs::create_dir(&at).unwrap();
     let mount = |args: &[&str]| {
         std::process::Command::new("mount").args(args).arg(&at).output().is_ok_and(|o| o.status.success())
@@ -279,38 +261,38 @@ fn mode(path: &std::path::Path) -> u32 {
 #[test]
 fn sqlite_is_private_whatever_made_the_file() {
     use std::os::unix::fs::PermissionsExt;
-    let dir = Dir::new();
-    std::fs::create_dir(dir.0.join("elsewhere")).unwrap();
+    let dir = Dir::new("store");
+    std::fs::create_dir(dir.at("elsewhere")).unwrap();
     // A link whose target is not there yet.
-    std::os::unix::fs::symlink("elsewhere/real.db", dir.0.join("link.db")).unwrap();
-    let s = Sqlite::open(&dir.0.join("link.db")).unwrap();
+    std::os::unix::fs::symlink("elsewhere/real.db", dir.at("link.db")).unwrap();
+    let s = Sqlite::open(&dir.at("link.db")).unwrap();
     s.put_if("k", b"v", None, If::Anyway).unwrap();
-    assert_eq!(mode(&dir.0.join("elsewhere/real.db")), 0o600);
+    assert_eq!(mode(&dir.at("elsewhere/real.db")), 0o600);
     assert_eq!(s.warnings(), Vec::<String>::new().as_slice());
     drop(s);
     // A backup that `sqlite3` wrote, put in place.
-    std::fs::set_permissions(dir.0.join("elsewhere/real.db"), std::fs::Permissions::from_mode(0o644)).unwrap();
-    let s = Sqlite::open(&dir.0.join("link.db")).unwrap();
-    assert_eq!(mode(&dir.0.join("elsewhere/real.db")), 0o600);
+    std::fs::set_permissions(dir.at("elsewhere/real.db"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let s = Sqlite::open(&dir.at("link.db")).unwrap();
+    assert_eq!(mode(&dir.at("elsewhere/real.db")), 0o600);
     assert!(s.warnings()[0].contains("mode 644"), "{:?}", s.warnings());
 }
 
 #[test]
 fn one_process_by_whatever_path_and_others_may_read() {
-    let dir = Dir::new();
-    let path = dir.0.join("s.db");
+    let dir = Dir::new("store");
+    let path = dir.at("s.db");
     let s = Sqlite::open(&path).unwrap();
     s.put_if("k", b"v", None, If::Anyway).unwrap();
-    std::os::unix::fs::symlink("s.db", dir.0.join("other.db")).unwrap();
-    std::fs::hard_link(&path, dir.0.join("third.db")).unwrap();
+    std::os::unix::fs::symlink("s.db", dir.at("other.db")).unwrap();
+    std::fs::hard_link(&path, dir.at("third.db")).unwrap();
     for other in ["s.db", "other.db", "third.db"] {
-        assert!(matches!(Sqlite::open(&dir.0.join(other)), Err(StoreError::Busy(_))), "{other}");
+        assert!(matches!(Sqlite::open(&dir.at(other)), Err(StoreError::Busy(_))), "{other}");
     }
     assert!(matches!(store::hold(&path), Err(StoreError::Busy(_))));
     let sqlite3 = |what: &str| std::process::Command::new("sqlite3").arg(&path).arg(what).output();
     if let Ok(out) = sqlite3("select count(*) from entries") {
         assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "1", "{}", String::from_utf8_lossy(&out.stderr));
-        let copy = dir.0.join("copy.db");
+        let copy = dir.at("copy.db");
         let out = sqlite3(&format!(".backup {}", copy.display())).unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         assert!(sqlite3(".dump").unwrap().status.success());
@@ -335,20 +317,20 @@ fn posix_locks(path: &std::path::Path) -> usize {
 #[test]
 fn looking_at_the_files_gives_up_none_of_the_locks_on_them() {
     use std::os::unix::fs::PermissionsExt;
-    let dir = Dir::new();
-    let path = dir.0.join("s.db");
+    let dir = Dir::new("store");
+    let path = dir.at("s.db");
     drop(Sqlite::open(&path).unwrap());
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
     let s = Sqlite::open(&path).unwrap();
     s.put_if("k", b"v", None, If::Anyway).unwrap();
     // Without it the next reader takes itself for the only one and cuts the shared memory short.
-    assert!(posix_locks(&dir.0.join("s.db-shm")) > 0);
+    assert!(posix_locks(&dir.at("s.db-shm")) > 0);
 }
 
 #[test]
 fn who_waited_for_a_file_that_was_replaced_gets_the_new_one() {
-    let dir = Dir::new();
-    let (path, new) = (dir.0.join("s.db"), dir.0.join("new.db"));
+    let dir = Dir::new("store");
+    let (path, new) = (dir.at("s.db"), dir.at("new.db"));
     for (at, value) in [(&path, b"old"), (&new, b"new")] {
         Sqlite::open(at).unwrap().put_if("k", value, None, If::Anyway).unwrap();
     }
@@ -367,41 +349,41 @@ fn who_waited_for_a_file_that_was_replaced_gets_the_new_one() {
 
 #[test]
 fn a_copy_is_of_one_moment_private_checked_and_replaces_only_copies() {
-    let dir = Dir::new();
-    let s = Sqlite::open(&dir.0.join("s.db")).unwrap();
+    let dir = Dir::new("store");
+    let s = Sqlite::open(&dir.at("s.db")).unwrap();
     s.put_if("k/1", b"1", None, If::Anyway).unwrap();
-    let copy = dir.0.join("copy.db");
+    let copy = dir.at("copy.db");
     s.backup(&copy, "k").unwrap();
     assert_eq!(mode(&copy), 0o600);
     s.put_if("k/1", b"2", None, If::Anyway).unwrap();
     s.backup(&copy, "k").unwrap();
     store::check(&copy, "k").unwrap();
     assert_eq!(Sqlite::open(&copy).unwrap().get("k/1").unwrap().unwrap().value, b"2");
-    let other = dir.0.join("letter.txt");
+    let other = dir.at("letter.txt");
     std::fs::write(&other, "dear reader").unwrap();
     assert!(s.backup(&other, "k").unwrap_err().to_string().contains("left alone"));
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "dear reader");
     assert!(store::check(&other, "k").is_err());
-    std::fs::write(dir.0.join("empty"), "").unwrap();
-    assert!(store::check(&dir.0.join("empty"), "k").is_err(), "an empty file is no copy");
+    std::fs::write(dir.at("empty"), "").unwrap();
+    assert!(store::check(&dir.at("empty"), "k").is_err(), "an empty file is no copy");
     // The store itself, by any name, one in use, and one of something else.
-    std::fs::hard_link(dir.0.join("s.db"), dir.0.join("link.db")).unwrap();
-    let used = Sqlite::open(&dir.0.join("used.db")).unwrap();
+    std::fs::hard_link(dir.at("s.db"), dir.at("link.db")).unwrap();
+    let used = Sqlite::open(&dir.at("used.db")).unwrap();
     used.put_if("k/1", b"1", None, If::Anyway).unwrap();
-    Sqlite::open(&dir.0.join("mesh.db")).unwrap().put_if("mesh/1", b"1", None, If::Anyway).unwrap();
+    Sqlite::open(&dir.at("mesh.db")).unwrap().put_if("mesh/1", b"1", None, If::Anyway).unwrap();
     for name in ["s.db", "link.db", "used.db", "mesh.db"] {
-        let before = std::fs::metadata(dir.0.join(name)).unwrap();
-        assert!(s.backup(&dir.0.join(name), "k").unwrap_err().to_string().contains("left alone"), "{name}");
-        let after = std::fs::metadata(dir.0.join(name)).unwrap();
+        let before = std::fs::metadata(dir.at(name)).unwrap();
+        assert!(s.backup(&dir.at(name), "k").unwrap_err().to_string().contains("left alone"), "{name}");
+        let after = std::fs::metadata(dir.at(name)).unwrap();
         assert_eq!(std::os::unix::fs::MetadataExt::ino(&before), std::os::unix::fs::MetadataExt::ino(&after));
     }
-    assert!(store::check(&dir.0.join("mesh.db"), "k").unwrap_err().to_string().contains("something else"));
+    assert!(store::check(&dir.at("mesh.db"), "k").unwrap_err().to_string().contains("something else"));
 }
 
 #[test]
 fn a_file_that_lost_a_part_of_itself_is_not_opened_and_a_newer_one_is_named() {
-    let dir = Dir::new();
-    let path = dir.0.join("s.db");
+    let dir = Dir::new("store");
+    let path = dir.at("s.db");
     let s = Sqlite::open(&path).unwrap();
     let steps: Vec<Step> = (0..2_000)
         .map(|n| Step::Put { key: format!("k/{n:06}"), value: vec![7; 200], deadline: None, when: If::Anyway })

@@ -139,7 +139,7 @@ pub trait Server {
     #[track_caller]
     fn try_run(&self, args: &[&str]) -> Result<String, String> {
         let (code, said) = self.command(args);
-        if code == 0 { Ok(said) } else { Err(format!("{args:?} ended with {code}: {said}")) }
+        if code == 0 { Ok(said) } else { Err(format!("{args:?}: exit status: {code}\n{said}")) }
     }
 
     /// The same, which must succeed.

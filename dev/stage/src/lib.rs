@@ -4,7 +4,8 @@
 //! | what | where |
 //! | --- | --- |
 //! | directories, waiting | [`Dir`], [`eventually`], [`wait`], [`wait_or`], [`becomes`] |
-//! | processes, ports, small disks, tests that run alone | [`process`], [`ports`], [`disk`], [`turn`] |
+//! | processes, ports, small disks | [`process`], [`ports`], [`disk`] |
+//! | tests that run alone | [`alone`], [`shared`] |
 //! | the built binary and its answers | [`command`] |
 //! | a tunnel, a gate, a coordination server, a mesh | [`edge`], [`gate`], [`control`], [`mesh`] |
 //! | real peers, proxies in front, certificates | [`peers`], [`skip`], [`proxies`], [`certificates`] |
@@ -37,7 +38,7 @@ pub mod process;
 pub mod proxies;
 pub mod skip;
 pub mod tls;
-pub mod turn;
+mod turn;
 pub mod upstream;
 mod waiting;
 
@@ -46,6 +47,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+pub use turn::{Alone, Shared, alone, shared};
 pub use waiting::{becomes, eventually, wait, wait_or};
 
 /// Long enough for a process to start on a machine where a compiler has both cores.

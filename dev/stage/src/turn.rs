@@ -2,7 +2,7 @@
 //!
 //! Tests of one binary run beside each other. Most do not mind: they have ports, folders and networks of their own.
 //! A test that measures time or memory, or that needs the machine as it was, takes [`alone`]; one that loads the
-//! machine while it may disturb such a test takes [`beside_others`]. Who takes neither runs at any time.
+//! machine so that it would disturb such a test takes [`shared`]. Who takes neither runs at any time.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -16,7 +16,7 @@ pub struct Alone(#[expect(dead_code, reason = "held, not read")] RwLockWriteGuar
 /// Held by a test that loads the machine, beside others that do.
 #[must_use]
 #[derive(Debug)]
-pub struct Beside(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'static, ()>);
+pub struct Shared(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'static, ()>);
 
 /// Waits until nobody holds either guard; nobody gets one until it is dropped.
 pub fn alone() -> Alone {
@@ -25,6 +25,6 @@ pub fn alone() -> Alone {
 }
 
 /// Waits until nobody holds [`alone`].
-pub fn beside_others() -> Beside {
-    Beside(MACHINE.read().unwrap_or_else(PoisonError::into_inner))
+pub fn shared() -> Shared {
+    Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner))
 }

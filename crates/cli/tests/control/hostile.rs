@@ -346,6 +346,7 @@ async fn nodes_that_nobody_approved_or_whose_time_is_over() {
 
 #[tokio::test]
 async fn relay_clients_that_flood_lie_or_do_not_read() {
+    let _turn = stage::shared();
     let mut control = Reached::with(&[]).await;
     let before = control.process.rss_kib();
     let auth = control.auth_key(&["--reusable"]);

@@ -61,6 +61,7 @@ async fn in_time<T>(future: impl Future<Output = T>) -> T {
 
 #[tokio::test]
 async fn one_address_does_not_use_up_the_files_of_the_process() {
+    let _turn = stage::shared();
     let mut control = Reached::with_files(256).await;
     let mut held = vec![];
     for _ in 0..600 {
@@ -72,6 +73,7 @@ async fn one_address_does_not_use_up_the_files_of_the_process() {
 
 #[tokio::test]
 async fn a_flood_of_pages_from_one_address_leaves_those_of_others() {
+    let _turn = stage::shared();
     let mut control = Reached::behind_proxy().await;
     let honest = Node::new(1);
     let mut channel = honest.connect_over(control.from("127.0.0.9").await, "c", &control.key).await.unwrap();
@@ -233,6 +235,7 @@ fn request(path: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn half_sent_requests_of_one_stranger_fill_no_memory() {
+    let _turn = stage::shared();
     /// As much as fits into the window that a stream starts with, less than a stranger's longest request.
     const PART: usize = 31 * 1024;
     const CHANNELS: u64 = 100;
@@ -265,6 +268,7 @@ async fn half_sent_requests_of_one_stranger_fill_no_memory() {
 /// Nine sources that share what strangers may have, each with far more channels than it gets, all of them filled.
 #[tokio::test]
 async fn channels_of_many_strangers_neither_end_the_server_nor_lock_out_who_was_there() {
+    let _turn = stage::shared();
     const CHANNELS: u64 = 573;
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -Sv {}; exec \"$0\" \"$@\"", 1 << 20), binary()]);

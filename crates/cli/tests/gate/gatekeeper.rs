@@ -239,6 +239,7 @@ fn share_links_are_checked_at_named_upstreams_only_and_fast() {
 
 #[test]
 fn a_slow_upstream_blocks_nobody_and_is_given_up() {
+    let _turn = stage::alone();
     let dir = Dir::new("slow");
     let slow = answering(|_| {
         std::thread::sleep(Duration::from_secs(8));

@@ -95,6 +95,7 @@ fn nobody_says_who_he_is_by_a_forged_or_broken_request() {
 
 #[test]
 fn a_flood_of_addresses_stays_within_the_list_and_the_memory() {
+    let _turn = stage::shared();
     let dir = Dir::new("flood");
     let g = Gate::start(
         dir.path(),
@@ -140,6 +141,7 @@ fn a_flood_of_addresses_stays_within_the_list_and_the_memory() {
 
 #[test]
 fn huge_bodies_are_not_read_and_slow_strangers_keep_no_proxy_out() {
+    let _turn = stage::alone();
     let dir = Dir::new("slow");
     let g = Gate::start(dir.path(), &[("TRUSTED_PROXIES", "127.0.0.1")], &["--check-listen", "127.0.0.1:0"]);
     // A mirrored upload of a terabyte is answered at its head.
@@ -184,6 +186,7 @@ fn huge_bodies_are_not_read_and_slow_strangers_keep_no_proxy_out() {
 
 #[test]
 fn share_links_can_not_be_guessed_stretched_or_aimed_elsewhere() {
+    let _turn = stage::shared();
     let dir = Dir::new("guess");
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
@@ -256,6 +259,7 @@ fn share_links_can_not_be_guessed_stretched_or_aimed_elsewhere() {
 
 #[test]
 fn a_revocation_against_learning_leaves_file_list_and_store_equal() {
+    let _turn = stage::shared();
     let dir = Dir::new("race");
     let mut g = Gate::start(dir.path(), &[], &[]);
     let stop = Arc::new(AtomicBool::new(false));

@@ -367,6 +367,7 @@ fn an_end_cuts_with_the_gate_and_without_it_and_a_restart_keeps() {
 
 #[test]
 fn what_others_do_to_the_table_is_undone() {
+    let _turn = stage::shared();
     let Some(w) = Place::new() else { return };
     let gate = w.gate(&["--nft-ports", "8080", "--max", "1000"]);
     w.proof("203.0.113.7");

@@ -82,6 +82,7 @@ fn ask(g: SocketAddr, up: &str, uri: &str, guest: &str) -> u16 {
 
 #[test]
 fn many_guests_of_one_link_are_one_question_and_a_silent_upstream_holds_up_nobody_long() {
+    let _turn = stage::alone();
     let dir = Dir::new("flight");
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();

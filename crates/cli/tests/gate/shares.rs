@@ -281,6 +281,7 @@ fn every_refusal_says_why_and_what_would_mend_it() {
 
 #[test]
 fn a_stranger_who_asks_on_and_on_closes_links_for_nobody() {
+    let _turn = stage::shared();
     let dir = Dir::new("flood");
     let count = Arc::new(AtomicU32::new(0));
     let asked = count.clone();
@@ -318,6 +319,7 @@ fn a_stranger_who_asks_on_and_on_closes_links_for_nobody() {
 /// Whoever has one live link and a /48 is many guests; each is written down, so there is an end of them.
 #[test]
 fn a_live_link_from_many_networks_fills_no_audit_log_and_closes_the_link_for_nobody() {
+    let _turn = stage::shared();
     let dir = Dir::new("crowd");
     let up = answering(|head| (if path(head).ends_with(KEY) { 200 } else { 404 }, String::new()));
     let g = gate(&dir, &format!("http://{up}"), &[]);
@@ -396,6 +398,7 @@ fn two_upstreams_on_one_host_need_no_names() {
 
 #[test]
 fn a_new_guest_waits_and_holds_up_nobody_else() {
+    let _turn = stage::alone();
     let dir = Dir::new("waits");
     let up = answering(|head| (if path(head).contains(KEY) { 200 } else { 404 }, String::new()));
     let env = [("SHARE_UPSTREAMS", format!("http://{up}")), ("TRAEFIK_THROTTLE", "10s".to_string())];

@@ -546,6 +546,7 @@ fn a_refusal_is_what_was_configured_and_names_no_list() {
 /// One trusted address that sends thousands of half requests keeps the real proxy out of nothing.
 #[test]
 fn half_requests_of_one_address_stop_no_proxy() {
+    let _turn = stage::alone();
     let dir = Dir::new("trusthalf");
     let g = Gate::start(dir.path(), &[("DEFAULT_SOURCE_RANGE", "203.0.113.0/24")], &["--check-listen", "127.0.0.1:0"]);
     let check = || request(g.addrs[1], "GET", "/v1/check/dynamic-whitelist", &[("X-Forwarded-For", "203.0.113.1")]).0;

@@ -115,6 +115,7 @@ fn the_service_sees_the_router_for_whom_the_policy_names_while_the_route_is_appr
 
 #[test]
 fn a_policy_change_is_with_the_router_at_once() {
+    let _turn = stage::alone();
     let Some(mesh) = Mesh::new() else { return };
     let partner = mesh.world.host("partner", "198.51.100.7");
     partner.only_from(ip("203.0.113.10"));
@@ -210,6 +211,7 @@ fn taken_over(changes: &[(Duration, Option<IpAddr>)]) {
 
 #[test]
 fn a_second_router_takes_over_from_one_that_is_killed() {
+    let _turn = stage::alone();
     let Some(mut pair) = pair() else { return };
     let control = &pair.mesh.control;
     assert_eq!(carriers(control), carrier("one", ROUTERS[0], &["ann-laptop"]));
@@ -241,6 +243,7 @@ fn a_second_router_takes_over_from_one_that_is_killed() {
 
 #[test]
 fn a_second_router_takes_over_from_one_whose_cable_is_cut() {
+    let _turn = stage::alone();
     let Some(pair) = pair() else { return };
     // No goodbye, no reset: nothing at all comes from it any more.
     pair.routers[0].host().ip(&["link", "set", "eth0", "down"]);
@@ -265,6 +268,7 @@ fn moved(control: &Control, line: &str) {
 
 #[test]
 fn a_router_that_died_while_the_server_was_away_is_replaced_soon() {
+    let _turn = stage::alone();
     let Some(mut pair) = pair() else { return };
     // Of the two a server that has just started prefers the first.
     pair.mesh.control.process.kill();

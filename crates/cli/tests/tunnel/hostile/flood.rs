@@ -30,6 +30,7 @@ fn flood(to: SocketAddr, n: usize, words: &[u8]) -> Vec<TcpStream> {
 /// Half a TLS handshake, half a request: a new client and new visitors are served all the same.
 #[test]
 fn half_open_handshakes() {
+    let _turn = stage::alone();
     let upstream = Upstream::site("private");
     for (encrypted, words) in
         [(true, &b"\x16\x03\x01\x02\x00\x01"[..]), (false, &b"GET /tunnel HTTP/1.1\r\nHost: e\r\nUpgr"[..])]
@@ -57,6 +58,7 @@ fn half_open_handshakes() {
 /// Connections of strangers that say nothing take all places but those of clients that were here.
 #[test]
 fn strangers_lock_out_no_client_that_was_here() {
+    let _turn = stage::shared();
     let upstream = Upstream::site("private");
     let mut edge = Edge::start(Mode::Http, false, &[]);
     let to = format!("http://{}", upstream.addr());
@@ -110,6 +112,7 @@ fn refused_visitors_do_not_fill_the_log() {
 /// With few files visitors are bounded below that, so that a list still takes effect.
 #[test]
 fn files_are_kept_for_lists() {
+    let _turn = stage::shared();
     let dir = stage::Dir::new("files");
     let list = dir.write("list", "127.0.0.0/8\n");
     let (control, http_at) = (ports::free(), ports::free());
@@ -142,6 +145,7 @@ fn files_are_kept_for_lists() {
 /// Visitors who connect and say little or nothing.
 #[test]
 fn silent_visitors() {
+    let _turn = stage::alone();
     let mut site = Site::start(Upstream::site("private"), &[]);
     let halves: [&[u8]; 3] =
         [b"", b"GET / HTTP/1.1\r\nHost: si", b"POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 100\r\n\r\n"];
@@ -158,6 +162,7 @@ fn silent_visitors() {
 /// Visitors who ask for much and read nothing: others are as fast as before, and memory is bounded.
 #[test]
 fn slow_readers() {
+    let _turn = stage::shared();
     let echo = Upstream::echo();
     let source = Upstream::serve(|mut s| {
         let chunk = vec![7; 1 << 16];

@@ -99,6 +99,7 @@ fn hangs_up(s: &mut TcpStream) -> bool {
 
 #[test]
 fn garbage_inside_the_upgrade() {
+    let _turn = stage::shared();
     let mut site = Site::start(Upstream::site("private"), &[]);
     let hello = frame(HELLO, 0, CLIENT_HELLO.as_bytes());
     let garbage: Vec<(&str, Vec<u8>)> = vec![
@@ -159,6 +160,7 @@ fn a_client_that_breaks_the_rules() {
 /// A million opens from a client, in one go.
 #[test]
 fn a_client_that_opens_a_million_streams() {
+    let _turn = stage::shared();
     let mut site = Site::start(Upstream::site("private"), &[]);
     let mut s = session(&site.edge, "opener");
     let open = [&0u16.to_be_bytes()[..], &65536u32.to_be_bytes(), &80u16.to_be_bytes(), &[127, 0, 0, 1]].concat();
@@ -174,6 +176,7 @@ fn a_client_that_opens_a_million_streams() {
 /// Frames that want an answer, from a client that reads none: answers must not pile up.
 #[test]
 fn a_client_that_never_reads() {
+    let _turn = stage::shared();
     let mut site = Site::start(Upstream::site("private"), &[]);
     for (what, one) in [
         ("pings", frame(PING, 0, &[])),
@@ -211,6 +214,7 @@ fn a_client_that_never_reads() {
 /// A hostile client that publishes a host and ignores its visitors: they get an answer in the end, others at once.
 #[test]
 fn a_client_that_ignores_its_visitors() {
+    let _turn = stage::alone();
     let mut site = Site::start(Upstream::site("private"), &[]);
     let _deaf = session(&site.edge, "ignorer");
     let to = site.http();
@@ -232,6 +236,7 @@ fn a_client_that_ignores_its_visitors() {
 /// publishes, keeps within its memory, and comes back to a good edge.
 #[test]
 fn an_edge_that_opens_a_million_streams() {
+    let _turn = stage::shared();
     // Nobody accepts there: dials of the client wait in the system, and this process does not run out of files.
     let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let bad = Upstream::serve(|s| {
