@@ -1,11 +1,5 @@
 //! The tunnel in one process: an edge and a client on loopback, real sockets, real TLS. In: visitors of this test.
 //! Out: what they must see.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails by panicking"
-)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
