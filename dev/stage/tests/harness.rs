@@ -8,10 +8,64 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
 
+use stage::process::Process;
 use stage::proxies::{Kind, Proxy};
 use stage::upstream::Upstream;
-use stage::{http, pattern, sha256, tls};
+use stage::{Dir, START, http, pattern, sha256, tls, wait};
+
+#[test]
+fn a_process_starts_again_as_it_was_and_its_children_go_with_it() {
+    let dir = Dir::new("again");
+    let mut command = Command::new("sh");
+    command.args(["-c", "sleep 600 & echo \"$GIVEN,${HOME-none},$(pwd),$!\"; wait"]);
+    command.env("GIVEN", "by the test").env_remove("HOME").current_dir(dir.path());
+    let mut process = Process::start("again", command);
+    let mut said = || {
+        let line = process.line(START, |l| l.contains("by the test").then(|| l.to_string())).unwrap();
+        let (said, child) = line.rsplit_once(',').unwrap();
+        assert_eq!(said, format!("by the test,none,{}", dir.path().display()));
+        let child = Path::new("/proc").join(child);
+        assert!(child.exists());
+        process.again();
+        wait("its child is gone", || !child.exists());
+    };
+    said();
+    said();
+    assert_eq!(process.stop().code(), None, "ended by the signal");
+}
+
+#[test]
+fn who_is_alone_runs_beside_nobody_who_takes_part() {
+    let inside = AtomicUsize::new(0);
+    let enter = |others: usize| {
+        let now = inside.fetch_add(1, Ordering::SeqCst);
+        assert!(now <= others, "{now} others are inside");
+        sleep(Duration::from_millis(10));
+        inside.fetch_sub(1, Ordering::SeqCst);
+    };
+    std::thread::scope(|s| {
+        for n in 0..8 {
+            let enter = &enter;
+            s.spawn(move || match n % 2 {
+                0 => {
+                    let _alone = stage::alone();
+                    enter(0);
+                }
+                _ => {
+                    let _shared = stage::shared();
+                    enter(3);
+                }
+            });
+        }
+    });
+    assert_eq!(inside.load(Ordering::SeqCst), 0);
+}
 
 #[test]
 fn echo_keeps_half_close() {

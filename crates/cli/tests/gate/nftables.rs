@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use stage::command::{Outcome, binary, plain, run_at};
+use stage::command::{Outcome, answers, binary, plain, run_at};
 use stage::netns::{Host, World};
 use stage::process::Process;
 use stage::{Dir, START, peers, wait, wait_or};
@@ -142,7 +142,9 @@ impl Place {
 
     fn gate(&self, args: &[&str]) -> Process {
         let p = self.start(args);
-        wait_or(|| self.table().contains("drop"), || p.output());
+        // The port is closed first; mirrored requests and commands are taken a moment later.
+        let up = || p.logged("listening on").is_some() && answers(&self.dir().at("state"));
+        wait_or(|| self.table().contains("drop") && up(), || p.output());
         p
     }
 

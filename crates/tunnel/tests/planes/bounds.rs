@@ -1,4 +1,4 @@
-//! What strangers can make the plane hold, and for how long.
+//! What strangers can make the plane hold, and for how long. Not beside the test that measures this process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,6 +33,7 @@ fn large(path: &str) -> Request<http_body_util::combinators::BoxBody<bytes::Byte
 
 #[tokio::test]
 async fn header_lists_of_one_connection_are_bounded() {
+    let _turn = stage::shared();
     let world = World::new(&[("*", "", silent().await)]).await;
     let sender = visit(&world, 1).await;
     let mut asked = tokio::task::JoinSet::new();
@@ -61,6 +62,7 @@ async fn header_lists_of_one_connection_are_bounded() {
 
 #[tokio::test]
 async fn one_source_takes_a_share_of_the_memory_for_heads() {
+    let _turn = stage::shared();
     let world = World::new(&[("*", "", silent().await)]).await;
     let mut asked = tokio::task::JoinSet::new();
     let mut senders = Vec::new();
@@ -107,6 +109,7 @@ async fn one_source_takes_a_share_of_the_memory_for_heads() {
 /// A visitor who comes through a trusted proxy takes his own share, not what all who come through it have.
 #[tokio::test]
 async fn one_visitor_behind_a_trusted_proxy_takes_a_share_of_the_memory_for_heads() {
+    let _turn = stage::shared();
     let routes = [("*", "", silent().await)];
     let world = World::made(&routes, &[("data", "0.0.0.0/0")], settings(set("127.0.0.0/8")), |_| {}).await;
     let head = |from: &str, path: &str| {
@@ -174,6 +177,7 @@ async fn until_broken(broken: &AtomicUsize, n: usize) {
 
 #[tokio::test]
 async fn an_answer_that_nobody_takes_is_ended() {
+    let _turn = stage::shared();
     let broken = Arc::new(AtomicUsize::new(0));
     let world = impatient(&broken).await;
     let mut raw = world.visit().await;
@@ -187,6 +191,7 @@ async fn an_answer_that_nobody_takes_is_ended() {
 
 #[tokio::test]
 async fn who_takes_slowly_or_waits_for_more_is_not_ended() {
+    let _turn = stage::shared();
     let broken = Arc::new(AtomicUsize::new(0));
     let world = impatient(&broken).await;
     let mut slow = world.visit().await;

@@ -10,6 +10,7 @@ use addr::{AddrSet, parse_list};
 use net::secret::{Secret, TokenHash};
 use runtime::door::Doors;
 use runtime::run::Run;
+use stage::{Dir, ports};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tunnel::edge::{self, EdgeHandle};
@@ -31,19 +32,6 @@ fn view(generation: u64, data: &str) -> access::View {
         view.add(List { name: name.to_string(), set, source: "test".to_string() });
     }
     view.build(generation)
-}
-
-fn free_port() -> u16 {
-    // One counter for all tests of this process, below the ports that the kernel hands out by itself: no two tests
-    // get the same one, and no outgoing connection takes it in between.
-    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-    loop {
-        let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let port = 12_000 + (std::process::id() as u16 % 1000) * 16 + n;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn client_settings(edge: &EdgeHandle, port: u16, upstream: SocketAddr) -> ClientSettings {
@@ -69,13 +57,13 @@ async fn world(tls: bool, upstream: SocketAddr) -> World {
     let doors = Doors::new();
     doors.publish(view(1, "127.0.0.0/8"));
     let run = Run::new(Duration::from_secs(1));
-    let dir = std::env::temp_dir().join(format!("portcullis-tunnel-{}-{}", std::process::id(), free_port()));
+    let dir = Dir::new("tunnel");
     let settings = EdgeSettings {
         control: "127.0.0.1:0".parse().unwrap(),
         http: None,
         tcp: Some(TcpPlane { addr: "127.0.0.1".parse().unwrap(), allow_ports: PortRanges::all() }),
         tokens: vec![EdgeToken::all("test", TokenHash::of("t0ken"))],
-        tls: if tls { EdgeTls::Auto { sans: vec![], dir: dir.clone() } } else { EdgeTls::Off },
+        tls: if tls { EdgeTls::Auto { sans: vec![], dir: dir.path().to_path_buf() } } else { EdgeTls::Off },
         trusted_proxies: AddrSet::default(),
         trusted_header: access::visitor::AddressHeader::default(),
         identity_fields: tunnel_proto::http1::forwarded::IdentityFields::default(),
@@ -87,8 +75,7 @@ async fn world(tls: bool, upstream: SocketAddr) -> World {
         max_visitors_per_source: 10_000,
     };
     let edge = edge::start(settings, doors.clone(), &run).await.unwrap();
-    let _ = std::fs::remove_dir_all(dir);
-    let port = free_port();
+    let port = ports::free();
     client::start(client_settings(&edge, port, upstream), &run).await.unwrap();
     edge.published().await;
     World { run, doors, edge, port }

@@ -368,6 +368,11 @@ mod tests {
         assert_eq!(ask(&zone, "d.test", A), Err("NXDOMAIN".to_string()));
         put("four.test", &[at("192.0.2.9")], None);
         assert_eq!(ask(&zone, "four.test", AAAA), Ok(vec![]));
+        let trouble = |trouble| Entry { ttl: 1, records: vec![], turn: None, trouble: Some(trouble) };
+        zone.names.lock().unwrap().insert("broken.test".to_string(), trouble(Trouble::Failure));
+        zone.names.lock().unwrap().insert("silent.test".to_string(), trouble(Trouble::Silence));
+        assert_eq!(ask(&zone, "broken.test", A), Err("response code 2".to_string()));
+        assert_eq!(zone.answer(&question(1, "silent.test", A), [192, 0, 2, 1].into()), None);
         assert_eq!(zone.answer(b"short", [192, 0, 2, 1].into()), None);
     }
 }
