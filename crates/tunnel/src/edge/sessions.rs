@@ -177,6 +177,8 @@ impl EdgeSession {
                 AskFor::Http { host, path } => format!("{}{path}={}", if host.is_empty() { "*" } else { host }, u.name),
             })
             .collect();
+        // Counted first: a lock taken inside the literal would be held while `streams` takes it again.
+        let carriers = self.carriers.lock().len();
         ClientStatus {
             client_id: self.client.clone(),
             remote_addr: self.addr.to_string(),
@@ -184,7 +186,7 @@ impl EdgeSession {
             upstreams,
             hostname: self.hello.host.clone(),
             version: self.hello.program.clone(),
-            carriers: self.carriers.lock().len(),
+            carriers,
             bulk_idle: self.pool.idle(),
             streams: self.streams(),
         }
