@@ -19,8 +19,6 @@ pub enum Evidence {
     Share,
     /// A login.
     Login,
-    /// A knock.
-    Knock,
     /// A tunnel of that address.
     Tunnel,
     /// A node of the mesh.
@@ -40,8 +38,6 @@ pub enum Evidence {
 pub enum Strength {
     /// Whoever has the link.
     Share,
-    /// Whoever knows the knock.
-    Knock,
     /// Whatever the name servers say.
     Dns,
     /// An earlier gate's word for it.
@@ -177,20 +173,13 @@ impl Grant {
     pub fn changes_at(&self) -> Option<u64> {
         self.claims().filter_map(|c| c.ends_at(self.seen_at)).min()
     }
-
-    /// True while it is valid at `now` (seconds since the Unix epoch).
-    #[must_use]
-    pub fn is_live(&self, now: u64) -> bool {
-        self.ends_at().is_none_or(|end| now < end)
-    }
 }
 
 impl Evidence {
-    const WORDS: [(Evidence, &'static str); 10] = [
+    const WORDS: [(Evidence, &'static str); 9] = [
         (Evidence::Mtls, "mtls"),
         (Evidence::Share, "share"),
         (Evidence::Login, "login"),
-        (Evidence::Knock, "knock"),
         (Evidence::Tunnel, "tunnel"),
         (Evidence::Node, "node"),
         (Evidence::Dns, "dns"),
@@ -204,7 +193,6 @@ impl Evidence {
     pub fn strength(self) -> Strength {
         match self {
             Evidence::Share => Strength::Share,
-            Evidence::Knock => Strength::Knock,
             Evidence::Dns => Strength::Dns,
             Evidence::Earlier => Strength::Earlier,
             Evidence::Login => Strength::Login,

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tailnet_proto::noise::{HEAD_LEN, OVERHEAD, Opener, PLAIN_MAX, RECORD_MAX, Sealer, Session, record_len};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// Sealed bytes that wait to be sent: two whole records, so that one is filled while one is sent.
 const UNSENT_MAX: usize = 2 * RECORD_MAX;
@@ -17,9 +17,6 @@ const FEW: usize = 128;
 
 /// What the early payload starts with; an HTTP/2 peer never sends it first (Tailscale's `control/ts2021`).
 pub const EARLY_MAGIC: [u8; 5] = *b"\xff\xff\xffTS";
-
-/// Longest early payload taken from a server, in bytes; official ones have about a hundred.
-const EARLY_MAX: usize = 64 * 1024;
 
 /// A channel over `S`. After an error of either direction that direction stays broken.
 #[derive(Debug)]
@@ -85,22 +82,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> NoiseStream<S> {
         self.write_u32(len).await?;
         self.write_all(json).await?;
         self.flush().await
-    }
-
-    /// A client's side: takes the early payload of a server that sends one.
-    ///
-    /// # Errors
-    /// Those of the carrier, and another beginning or a length out of bounds.
-    pub async fn read_early_payload(&mut self) -> io::Result<Vec<u8>> {
-        let mut magic = [0; EARLY_MAGIC.len()];
-        self.read_exact(&mut magic).await?;
-        let len = self.read_u32().await? as usize;
-        if magic != EARLY_MAGIC || len > EARLY_MAX {
-            return Err(invalid("no early payload"));
-        }
-        let mut json = vec![0; len];
-        self.read_exact(&mut json).await?;
-        Ok(json)
     }
 }
 
@@ -264,7 +245,7 @@ fn invalid(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error 
 mod tests {
     use tailnet_proto::meshkey::MachinePrivate;
     use tailnet_proto::noise::{Accepted, Initiator, respond};
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncReadExt, DuplexStream};
 
     use super::*;
 
@@ -326,7 +307,10 @@ mod tests {
         server.send_early_payload(br#"{"nodeKeyChallenge":"chalpub:00"}"#).await.unwrap();
         server.write_all(b"http").await.unwrap();
         server.shutdown().await.unwrap();
-        assert_eq!(node.read_early_payload().await.unwrap(), br#"{"nodeKeyChallenge":"chalpub:00"}"#);
+        let json = br#"{"nodeKeyChallenge":"chalpub:00"}"#;
+        let mut early = vec![0; EARLY_MAGIC.len() + 4 + json.len()];
+        node.read_exact(&mut early).await.unwrap();
+        assert_eq!(early, [&EARLY_MAGIC[..], &(json.len() as u32).to_be_bytes(), json].concat());
         let mut rest = String::new();
         node.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "http");

@@ -2,6 +2,8 @@
 //! down, or why not. No name is `..`, hidden, or holds a separator, so a path cannot lead up by what it says; where it
 //! leads by links is for `root` to see.
 
+use addr::percent_decoded;
+
 /// A path below the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Below {
@@ -40,7 +42,7 @@ impl Below {
 }
 
 fn name(part: &str) -> Result<Vec<u8>, Refused> {
-    let name = decode(part).ok_or(Refused::Malformed("it has a percent sign without two digits"))?;
+    let name = percent_decoded(part).ok_or(Refused::Malformed("it has a percent sign without two digits"))?;
     if name.contains(&0) {
         return Err(Refused::Malformed("it has a NUL"));
     }
@@ -53,22 +55,6 @@ fn name(part: &str) -> Result<Vec<u8>, Refused> {
 /// True for a name that is neither shown nor served: one that begins with a dot, but for `.well-known` (RFC 8615).
 pub(super) fn is_hidden_name(name: &[u8]) -> bool {
     name.starts_with(b".") && name != b".well-known"
-}
-
-/// Percent decoding (RFC 3986, section 2.1). `+` is a plus.
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(b) = bytes.next() {
-        if b == b'%' {
-            let digit = |b: Option<u8>| char::from(b?).to_digit(16);
-            let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
-            out.push((high * 16 + low) as u8);
-        } else {
-            out.push(b);
-        }
-    }
-    Some(out)
 }
 
 /// Percent encoding of a name for a link: everything but unreserved characters.

@@ -12,7 +12,7 @@ use access::ended::{Ended, What};
 use access::ledger::{Event, Outcome, Proof, Refusal};
 use access::{Ask, Why, admit, explain};
 use access::{Ban, Evidence, Whom};
-use addr::Addr;
+use addr::{Addr, percent_decoded};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -566,25 +566,11 @@ fn asked_service(query: &str) -> Option<(String, String)> {
             "container_name_port" => &mut service,
             _ => continue,
         };
-        if to.replace(decoded(value)?).is_some() {
+        if to.replace(String::from_utf8(percent_decoded(value)?).ok()?).is_some() {
             return None;
         }
     }
     Some((protocol?, service?))
-}
-
-fn decoded(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(b) = bytes.next() {
-        if b != b'%' {
-            out.push(b);
-            continue;
-        }
-        let hex = |b: Option<u8>| (b? as char).to_digit(16);
-        out.push((hex(bytes.next())? * 16 + hex(bytes.next())?) as u8);
-    }
-    String::from_utf8(out).ok()
 }
 
 pub(super) fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {

@@ -258,28 +258,11 @@ impl Compiled {
         caps::capabilities(&self.resolver, node)
     }
 
-    /// Of a node's capabilities those that its peers are told with it: clients read them there and not from the node
-    /// itself. An exit node is suggested only once it is approved.
-    #[must_use]
-    pub fn peer_capabilities(&self, peer: usize) -> BTreeMap<String, serde_json::Value> {
-        let exit = self.resolver.net.exits.has(peer);
-        let told = |name: &str| (name == "suggest-exit-node" && exit) || name == "dns-subdomain-resolve";
-        self.capabilities(peer).into_iter().filter(|(name, _)| told(name)).collect()
-    }
-
     /// The ranges from which a node, known already or about to join, takes its addresses (`ipPool` of `nodeAttrs`), in
     /// the order in which they are to be tried; none means the usual ranges.
     #[must_use]
     pub fn ip_pool(&self, node: &Node) -> Vec<Prefix> {
         caps::ip_pool(&self.resolver, node)
-    }
-
-    /// True if the node may offer this service, such as `svc:web`, without being asked (`autoApprovers.services`).
-    #[must_use]
-    pub fn approves_service(&self, node: &Node, service: &str) -> bool {
-        let approvers = self.policy().auto_approvers.services.get(service);
-        let is = |who: &Who| self.resolver.members(who).is_some_and(|m| m.has(node));
-        approvers.is_some_and(|list| list.it.iter().any(|w| is(&w.it)))
     }
 
     /// The sources of a filter rule as the protocol writes them.

@@ -40,13 +40,6 @@ impl Compiled {
         }
         out
     }
-
-    /// True if the node learns for an app connector of the policy.
-    #[must_use]
-    pub fn is_connector(&self, node: usize) -> bool {
-        let Some(node) = self.topology().nodes.get(node) else { return false };
-        self.resolver.policy.connectors().any(|c| c.is_at(&node.tags))
-    }
 }
 
 #[cfg(test)]

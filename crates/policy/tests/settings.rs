@@ -43,17 +43,6 @@ fn a_node_that_joins_gets_its_pool() {
 }
 
 #[test]
-fn services_are_offered_by_those_who_may() {
-    let c = compiled(
-        r#"{"tagOwners": {"tag:web": []}, "services": {"svc:web": {"addrs": ["192.0.2.1"], "ip": ["443"]}},
-            "autoApprovers": {"services": {"svc:web": ["tag:web", "ben@example.org"]}}}"#,
-    );
-    let node = |name: &str| Arc::clone(&c.topology().nodes[c.topology().node(name).unwrap()]);
-    assert!(c.approves_service(&node("web"), "svc:web") && c.approves_service(&node("box"), "svc:web"));
-    assert!(!c.approves_service(&node("mac"), "svc:web") && !c.approves_service(&node("web"), "svc:other"));
-}
-
-#[test]
 fn clients_are_told_the_settings_that_are_theirs() {
     let c = compiled(r#"{"OneCGNATRoute": "mac-never", "randomizeClientPort": true, "disableIPv4": true}"#);
     let place = |name: &str| c.topology().node(name).unwrap();
@@ -64,21 +53,6 @@ fn clients_are_told_the_settings_that_are_theirs() {
     assert_eq!(addrs, ["fd7a::2"]);
     assert!(c.policy().randomize_client_port && c.policy().disable_ipv4);
     assert!(compiled(r#"{"OneCGNATRoute": "mac-always"}"#).capabilities(place("mac")).contains_key("one-cgnat?v=true"));
-}
-
-#[test]
-fn peers_are_told_what_they_read_from_others() {
-    let nodes = NODES.replace(r#""ipv4": "100.64.0.3""#, r#""ipv4": "100.64.0.3", "routable_ips": ["0.0.0.0/0"]"#);
-    let topology = Arc::new(Topology::read(&nodes).unwrap());
-    let attr = r#""nodeAttrs": [{"target": ["*"], "attr": ["suggest-exit-node", "funnel"]}]"#;
-    for (approvers, told) in [(r#""exitNode": ["tag:web"]"#, true), ("", false)] {
-        let text = format!(r#"{{"tagOwners": {{"tag:web": []}}, "autoApprovers": {{{approvers}}}, {attr}}}"#);
-        let c = Compiled::new(Arc::new(Policy::parse(&text).unwrap()), Arc::clone(&topology));
-        let web = c.topology().node("web").unwrap();
-        let caps: Vec<String> = c.peer_capabilities(web).into_keys().collect();
-        assert_eq!(caps, if told { vec!["suggest-exit-node"] } else { vec![] });
-        assert!(c.capabilities(web).contains_key("suggest-exit-node"));
-    }
 }
 
 #[test]

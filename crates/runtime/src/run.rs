@@ -3,7 +3,7 @@
 //!
 //! 1. [`Run::stop`] (SIGTERM, SIGINT, a failed task): [`Run::stopping`] ends, rooms stop accepting.
 //! 2. Tasks that are under way go on until they end or the drain deadline passes.
-//! 3. [`Run::forced`] ends and what is left is dropped where it stands.
+//! 3. What is left is dropped where it stands.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -122,11 +122,6 @@ impl Run {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.inner.stop.is_cancelled()
-    }
-
-    /// Ends when the drain deadline has passed. Tasks of this run are dropped then without asking.
-    pub fn forced(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.inner.force.clone().cancelled_owned()
     }
 
     /// Starts the drain.

@@ -230,13 +230,6 @@ impl fmt::Debug for Initiator {
     }
 }
 
-/// An error message for the peer, in place of a response. Never put into it what the peer sent.
-#[must_use]
-pub fn error_message(text: &'static str) -> Vec<u8> {
-    let text = &text.as_bytes()[..text.len().min(RECORD_MAX - HEAD_LEN)];
-    [&head(ERROR, text.len()), text].concat()
-}
-
 /// Bytes of the whole record that starts with this head.
 ///
 /// # Errors
@@ -639,7 +632,7 @@ mod tests {
 
     #[test]
     fn an_error_message_is_read_as_what_the_peer_says() {
-        let said = start().0.finish(&error_message("no such key"));
+        let said = start().0.finish(&[&head(ERROR, 11)[..], b"no such key"].concat());
         assert_eq!(said.map(|_| ()), Err(NoiseError::Peer("no such key".into())));
     }
 

@@ -213,7 +213,7 @@ impl Book {
                 approved: n.approved.clone(),
                 id: Some(n.id),
                 online: m.online,
-                posture: postures(n),
+                posture: policy::posture::of_client(&n.host.os, &n.host.os_version, &n.host.ipn_version),
                 learned: learnt(n, &connectors, own),
             }
         });
@@ -276,22 +276,4 @@ fn learnt(node: &Node, connectors: &[&Connector], own: &dyn Fn(&Prefix) -> bool)
         }
     }
     out.into_iter().map(|(app, addrs)| (app, addrs.into_iter().collect())).collect()
-}
-
-/// What postures may ask of a node, by the names of the documentation.
-fn postures(node: &Node) -> BTreeMap<String, policy::posture::Value> {
-    use policy::posture::Value;
-    let version = node.host.ipn_version.split('-').next().unwrap_or_default();
-    let track = if version.split('.').nth(1).and_then(|m| m.parse::<u32>().ok()).is_some_and(|m| m % 2 == 1) {
-        "unstable"
-    } else {
-        "stable"
-    };
-    let all = [
-        ("node:os", node.host.os.to_ascii_lowercase()),
-        ("node:osVersion", node.host.os_version.clone()),
-        ("node:tsVersion", version.to_string()),
-        ("node:tsReleaseTrack", track.to_string()),
-    ];
-    all.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.to_string(), Value::Text(v))).collect()
 }

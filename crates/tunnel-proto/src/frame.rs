@@ -207,12 +207,6 @@ impl FrameReader {
         }
     }
 
-    /// True between frames.
-    #[must_use]
-    pub fn is_between(&self) -> bool {
-        self.now.is_none() && self.have == 0
-    }
-
     fn read_head(&mut self, input: &mut &[u8]) -> Result<bool, FrameError> {
         let have = usize::from(self.have);
         let take = (FRAME_HEAD - have).min(input.len());

@@ -45,7 +45,7 @@ pub enum WsError {
 pub enum WsItem<'a> {
     /// Payload, already unmasked.
     Payload(&'a [u8]),
-    /// A ping to be answered with [`pong`].
+    /// A ping.
     Ping([u8; CONTROL_MAX as usize], u8),
     /// The peer, or a proxy in its name, closes the connection.
     Close,
@@ -90,12 +90,6 @@ pub fn write_head(room: &mut [u8; HEAD_MAX], role: Role, len: usize) -> usize {
     }
     room[end - 1] = 0x80 | BINARY;
     end - 1
-}
-
-/// A whole pong frame that answers a ping.
-#[must_use]
-pub fn pong(role: Role, payload: &[u8]) -> Vec<u8> {
-    control(role, PONG, payload)
 }
 
 /// A whole close frame with status 1000 or 1001 (RFC 6455, section 7.4).
@@ -290,7 +284,7 @@ mod tests {
             for (n, size) in sizes.iter().enumerate() {
                 let payload: Vec<u8> = (0..*size).map(|i| (i * 7 + n) as u8).collect();
                 bytes.extend(message(role, key, &payload));
-                bytes.extend(pong(role, b"x"));
+                bytes.extend(control(role, PONG, b"x"));
                 want.extend(payload);
             }
             bytes.extend(close(role, 1001));

@@ -268,7 +268,7 @@ proptest! {
             for who in acked.intersection(&now) {
                 let stored = disk.0.values().find(|g| g.list == book && &g.prefix.to_string() == who);
                 prop_assert!(stored.is_some(), "{who} was acknowledged and is lost");
-                prop_assert!(found.contains(who) || !stored.unwrap().is_live(wall), "{who} is not in force again");
+                prop_assert!(found.contains(who) || stored.unwrap().ends_at().is_some_and(|end| end <= wall), "{who} is not in force again");
             }
             prop_assert!(found.len() <= h.room + h.guest_room);
         }

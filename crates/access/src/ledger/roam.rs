@@ -118,5 +118,5 @@ impl Ledger {
 
 /// True for what a person's device proves; a link's guests are many persons.
 fn roams(c: &Claim) -> bool {
-    matches!(c.strength(), Strength::Knock | Strength::Login | Strength::Key)
+    matches!(c.strength(), Strength::Login | Strength::Key)
 }

@@ -1,7 +1,7 @@
 //! The proxy in front of the client. In: `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` and where the edge is. Out: the CONNECT
 //! proxy to use, or none.
 
-use addr::{Addr, Prefix};
+use addr::{Addr, Prefix, percent_decoded};
 use net::secret::Secret;
 use tunnel::settings::HttpProxy;
 use tunnel_proto::connect::EdgeUrl;
@@ -83,20 +83,8 @@ fn read(value: &str) -> Result<HttpProxy, String> {
 
 /// Undoes `%XX` in user and password.
 fn decode(text: &str) -> Result<String, String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(b) = bytes.next() {
-        if b != b'%' {
-            out.push(b);
-            continue;
-        }
-        let digit = |b: Option<u8>| b.and_then(|b| (b as char).to_digit(16));
-        let (Some(h), Some(l)) = (digit(bytes.next()), digit(bytes.next())) else {
-            return Err("`%` in user or password needs two hex digits".to_string());
-        };
-        out.push((h * 16 + l) as u8);
-    }
-    String::from_utf8(out).map_err(|_| "user and password are not UTF-8".to_string())
+    let bytes = percent_decoded(text).ok_or("`%` in user or password needs two hex digits")?;
+    String::from_utf8(bytes).map_err(|_| "user and password are not UTF-8".to_string())
 }
 
 #[cfg(test)]

@@ -650,4 +650,5 @@ fn gone() -> Reset {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "an instant has no other beginning")]
 mod tests;

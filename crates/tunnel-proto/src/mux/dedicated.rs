@@ -263,6 +263,7 @@ pub(super) fn write_ws_head(buf: &mut [u8], role: Role) -> usize {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "an instant has no other beginning")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

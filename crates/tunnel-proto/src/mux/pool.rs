@@ -122,6 +122,7 @@ impl<L> Pool<L> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "an instant has no other beginning")]
 mod tests {
     use super::*;
 

@@ -264,11 +264,13 @@ impl Usage {
 mod tests {
     use super::*;
 
-    const ROOM: Buffered = Buffered::new(1 << 30);
+    fn room() -> Buffered {
+        Buffered::new(1 << 30)
+    }
 
     #[test]
     fn credit_comes_back_by_halves_and_grows_while_the_reader_keeps_up() {
-        let (mut recv, all) = (Recv::new(), ROOM);
+        let (mut recv, all) = (Recv::new(), room());
         assert_eq!(recv.arrives(WINDOW_FIRST as usize + 1), Err(OverWindow));
         let (mut full, mut open) = (WINDOW_FIRST, WINDOW_FIRST);
         for _ in 0..6 {
@@ -287,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_window_does_not_grow_for_who_does_not_keep_up_or_while_too_much_waits() {
-        let (mut slow, all) = (Recv::new(), ROOM);
+        let (mut slow, all) = (Recv::new(), room());
         assert!(slow.queue(&[0; 10], &all));
         assert_eq!(slow.consumed(WINDOW_FIRST as usize / 2, &all), Some(WINDOW_FIRST / 2), "bytes wait behind");
         let (mut quick, full) = (Recv::new(), Buffered::new(100));
@@ -298,7 +300,7 @@ mod tests {
     #[test]
     fn no_credit_is_given_to_who_needs_none() {
         for end in [|r: &mut Recv| r.ended = true, |r: &mut Recv| r.moved = true] {
-            let (mut recv, all) = (Recv::new(), ROOM);
+            let (mut recv, all) = (Recv::new(), room());
             end(&mut recv);
             assert_eq!(recv.consumed(WINDOW_FIRST as usize, &all), None);
             assert_eq!(recv.arrives(1), Err(OverWindow), "nothing follows an end");
@@ -307,7 +309,7 @@ mod tests {
 
     #[test]
     fn pieces_are_read_in_order_before_any_end_and_small_ones_share_memory() {
-        let (mut recv, all) = (Recv::new(), ROOM);
+        let (mut recv, all) = (Recv::new(), room());
         for i in 0..100u8 {
             assert!(recv.queue(&[i; 200], &all));
         }
@@ -324,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_held_piece_is_over_when_the_reader_asks_again() {
-        let (mut recv, all) = (Recv::new(), ROOM);
+        let (mut recv, all) = (Recv::new(), room());
         assert!(recv.queue(b"x", &all));
         assert_eq!(recv.read(false, &all), Read::Piece(b"x".to_vec()));
         assert!(!recv.is_clear());
@@ -334,7 +336,7 @@ mod tests {
 
     #[test]
     fn what_waits_comes_before_the_dedicated_connection_and_that_needs_both_the_word_and_the_connection() {
-        let (mut recv, all) = (Recv::new(), ROOM);
+        let (mut recv, all) = (Recv::new(), room());
         assert!(recv.queue(b"x", &all));
         recv.moved = true;
         assert_eq!(recv.read(true, &all), Read::Piece(b"x".to_vec()));

@@ -33,7 +33,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("demo", &["tunnel", "gate", "fileserver", "runtime", "tunnel-proto", "api", "access", "net", "addr"]),
     ("server", &["tunnel", "gate", "control", "tailnet", "runtime", "access", "net", "addr"]),
     ("portcullis", &PRODUCT),
-    ("sim", &["tunnel-proto", "tailnet", "tailnet-proto", "access", "addr"]),
+    ("sim", &["stage", "tunnel-proto", "tailnet", "tailnet-proto", "access", "addr"]),
     ("stage", &[]),
     ("xtask", &["stage", "sim", "policy", "tailnet-proto", "addr"]),
 ];
