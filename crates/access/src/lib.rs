@@ -1,7 +1,6 @@
 //! Who may come in, all pure. In: lists, proofs of strangers, the time. Out: verdicts, grants and what the ledger does with
 //! them, lists as enforcers want them. No IO, no clock.
 
-mod admit;
 mod ban;
 pub mod certificate;
 pub mod clock;
@@ -16,11 +15,12 @@ pub mod publish;
 pub mod record;
 mod rules;
 mod service;
+mod verdict;
 mod view;
 pub mod visitor;
 
-pub use admit::{Ask, Verdict, Why, admit, explain, words};
 pub use ban::{Ban, BanId, Whom};
 pub use grant::{Claim, Evidence, EvidenceError, Grant, GrantId, Strength};
-pub use service::{Guard, Service};
+pub use service::Service;
+pub use verdict::{Refusal, Sentence, Verdict, Why};
 pub use view::{List, ListId, Now, View, ViewBuilder};

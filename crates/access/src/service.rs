@@ -1,13 +1,11 @@
-//! What a visitor wants to reach, and which list guards it. In: a name as people say it. Out: the names of the lists
-//! that may guard it, and the verdict of the first that exists.
+//! What a visitor wants to reach, and which list guards it: written here and nowhere else. In: a name as people say it,
+//! or a list's. Out: the service, the name of its list, and that of its plane.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{ListId, View};
-use addr::{Addr, Authority, Host};
-
-use crate::admit::{Ask, Verdict, admit};
+use crate::View;
+use addr::{Authority, Host};
 
 /// Something behind a door of an edge.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,56 +22,59 @@ pub enum Service {
     Token(String),
 }
 
-/// Which list guards a service, and why that one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guard {
-    /// The lists that may guard it, most specific first.
-    pub candidates: Vec<String>,
-    /// The first of them that the view holds; `None`: nobody passes.
-    pub list: Option<ListId>,
-}
+/// What stands before the name of a port, a host or a token in its list's name.
+const PORT: &str = "port:";
+const HOST: &str = "host:";
+const TOKEN: &str = "token:";
 
 impl Service {
-    /// The names of the lists that may guard it, most specific first: its own list stands in the place of the plane's.
+    /// The name of its own list: what guards it if the view holds such a list.
     #[must_use]
-    pub fn lists(&self) -> Vec<String> {
+    pub fn list(&self) -> String {
         match self {
-            Service::Control => vec!["control".to_string()],
-            Service::Data => vec!["data".to_string()],
-            Service::Port(port) => vec![format!("port:{port}"), "data".to_string()],
-            Service::Host(host) => vec![format!("host:{host}"), "data".to_string()],
-            Service::Token(name) => vec![format!("token:{name}"), "control".to_string()],
+            Service::Control => "control".to_string(),
+            Service::Data => "data".to_string(),
+            Service::Port(port) => format!("{PORT}{port}"),
+            Service::Host(host) => format!("{HOST}{host}"),
+            Service::Token(name) => format!("{TOKEN}{name}"),
         }
     }
 
-    /// The list that guards it in this view.
+    /// The service whose own list has this name; `None`: the list guards no service by itself.
     #[must_use]
-    pub fn guard(&self, view: &View) -> Guard {
-        let candidates = self.lists();
-        let list = candidates.iter().find_map(|name| view.id(name));
-        Guard { candidates, list }
+    pub fn of_list(name: &str) -> Option<Service> {
+        match name {
+            "control" => return Some(Service::Control),
+            "data" => return Some(Service::Data),
+            _ => {}
+        }
+        if let Some(port) = name.strip_prefix(PORT) {
+            return port.parse().ok().map(Service::Port).filter(|s| s.list() == name);
+        }
+        let host = name.strip_prefix(HOST).map(|h| Service::Host(h.to_string()));
+        host.or_else(|| name.strip_prefix(TOKEN).map(|t| Service::Token(t.to_string())))
     }
 
-    /// Judges an address that wants to reach it.
-    pub fn admit(&self, view: &View, addr: Addr) -> Verdict {
-        // A place that no view holds, so that a service without a list refuses.
-        let list = self.guard(view).list.unwrap_or(ListId(u32::MAX));
-        admit(view, Ask { addr, list })
-    }
-}
-
-impl Guard {
-    /// Which list decides and why that one, as a sentence without a final line end.
+    /// The plane that it belongs to, whose list guards it if it has none of its own.
     #[must_use]
-    pub fn explain(&self, view: &View, service: &Service) -> String {
-        let Some(list) = self.list.and_then(|id| view.list(id)) else {
-            return format!("{service} has no list, so nobody passes");
+    pub fn plane(&self) -> Service {
+        match self {
+            Service::Control | Service::Token(_) => Service::Control,
+            Service::Data | Service::Port(_) | Service::Host(_) => Service::Data,
+        }
+    }
+
+    /// Which list guards it in this view and why that one, as a sentence without a final line end.
+    #[must_use]
+    pub fn explain_guard(&self, view: &View) -> String {
+        let Some(list) = view.guard(self).and_then(|id| view.list(id)) else {
+            return format!("{self} has no list, so nobody passes");
         };
-        match self.candidates.as_slice() {
-            [only] => format!("list `{only}` guards {service}"),
-            [own, ..] if *own == list.name => format!("list `{own}` guards {service} in the place of the plane's"),
-            [own, ..] => format!("list `{}` guards {service}, which has no list `{own}` of its own", list.name),
-            [] => String::new(),
+        let own = self.list();
+        match (self.plane() == *self, own == list.name) {
+            (true, _) => format!("list `{own}` guards {self}"),
+            (false, true) => format!("list `{own}` guards {self} in the place of the plane's"),
+            (false, false) => format!("list `{}` guards {self}, which has no list `{own}` of its own", list.name),
         }
     }
 }
@@ -91,7 +92,7 @@ impl FromStr for Service {
         };
         let t = text.trim().to_ascii_lowercase();
         let port = |p: &str| p.parse::<u16>().ok().filter(|n| *n != 0 && p.bytes().all(|b| b.is_ascii_digit()));
-        if let Some(name) = text.trim().strip_prefix("token:").filter(|n| !n.is_empty()) {
+        if let Some(name) = text.trim().strip_prefix(TOKEN).filter(|n| !n.is_empty()) {
             return Ok(Service::Token(name.to_string()));
         }
         match t.split_once(':') {
@@ -160,14 +161,13 @@ mod tests {
     fn its_own_list_stands_in_the_place_of_the_planes() {
         let v =
             view(&[("control", "none"), ("data", "10.0.0.0/8"), ("port:22", "192.0.2.1"), ("host:a.example", "none")]);
-        let judge =
-            |service: &str, addr: &str| service.parse::<Service>().unwrap().admit(&v, addr.parse().unwrap()).is_allow();
+        let judge = |service: &str, addr: &str| v.judge(&service.parse().unwrap(), addr.parse().unwrap()).is_allow();
         assert!(judge("data", "10.1.1.1") && judge("80", "10.1.1.1") && judge("b.example", "10.1.1.1"));
         assert!(judge("22", "192.0.2.1") && !judge("22", "10.1.1.1"), "the port's list replaces the plane's");
         assert!(!judge("a.example", "10.1.1.1"), "an empty list lets nobody in");
         assert!(!judge("control", "10.1.1.1"));
         let none = View::default();
-        assert!(!Service::Data.admit(&none, "10.1.1.1".parse().unwrap()).is_allow(), "before the first view");
+        assert!(!none.judge(&Service::Data, "10.1.1.1".parse().unwrap()).is_allow(), "before the first view");
     }
 
     #[test]
@@ -175,11 +175,27 @@ mod tests {
         let v = view(&[("data", "all"), ("port:22", "none")]);
         let say = |s: &str| {
             let s: Service = s.parse().unwrap();
-            s.guard(&v).explain(&v, &s)
+            s.explain_guard(&v)
         };
         assert_eq!(say("data"), "list `data` guards the data plane");
         assert_eq!(say("22"), "list `port:22` guards port 22 in the place of the plane's");
         assert_eq!(say("23"), "list `data` guards port 23, which has no list `port:23` of its own");
         assert_eq!(say("control"), "the control plane has no list, so nobody passes");
+    }
+
+    #[test]
+    fn a_list_and_its_service_name_each_other() {
+        for service in [
+            Service::Control,
+            Service::Data,
+            Service::Port(2222),
+            Service::Host("app.example.com".to_string()),
+            Service::Token("Laptop".to_string()),
+        ] {
+            assert_eq!(Service::of_list(&service.list()), Some(service));
+        }
+        for free in ["home", "port:", "port:022", "port:x", "Data"] {
+            assert_eq!(Service::of_list(free), None, "{free}");
+        }
     }
 }

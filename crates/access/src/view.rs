@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use addr::AddrSet;
 
+use crate::Service;
+
 /// Both clocks, read once by the shell and handed to pure code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
@@ -34,6 +36,8 @@ pub struct View {
     pub generation: u64,
     lists: Vec<List>,
     names: BTreeMap<String, ListId>,
+    /// The lists that guard a service of an edge.
+    guards: BTreeMap<Service, ListId>,
 }
 
 /// Collects lists for the next view.
@@ -56,6 +60,17 @@ impl View {
         self.names.get(name).copied()
     }
 
+    /// The list that guards a service: its own, or that of its plane. `None`: nobody passes.
+    #[must_use]
+    pub fn guard(&self, service: &Service) -> Option<ListId> {
+        self.guards.get(service).or_else(|| self.guards.get(&service.plane())).copied()
+    }
+
+    /// The services that have a list of their own, with it.
+    pub fn guarded(&self) -> impl Iterator<Item = (&Service, &List)> {
+        self.guards.iter().filter_map(|(service, id)| Some((service, self.list(*id)?)))
+    }
+
     /// All lists, in the order they were added.
     #[must_use]
     pub fn lists(&self) -> &[List] {
@@ -73,7 +88,9 @@ impl ViewBuilder {
     /// The finished view.
     #[must_use]
     pub fn build(self, generation: u64) -> View {
-        let names = self.lists.iter().enumerate().map(|(i, l)| (l.name.clone(), ListId(i as u32))).collect();
-        View { generation, lists: self.lists, names }
+        let each = || self.lists.iter().enumerate().map(|(i, l)| (l.name.as_str(), ListId(i as u32)));
+        let names = each().map(|(name, id)| (name.to_string(), id)).collect();
+        let guards = each().filter_map(|(name, id)| Some((Service::of_list(name)?, id))).collect();
+        View { generation, lists: self.lists, names, guards }
     }
 }

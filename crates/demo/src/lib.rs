@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access::Service;
 use access::visitor::AddressHeader;
 use addr::{Addr, AddrSet};
 use anyhow::{Context as _, Result, bail};
@@ -194,10 +195,10 @@ impl World {
             names.iter().map(part).collect()
         };
         let sources = vec![
-            ListSource { name: "control".to_string(), parts: vec![ListPart::Default] },
-            ListSource { name: "data".to_string(), parts: vec![ListPart::File(list.clone())] },
-            ListSource { name: format!("host:{}", gate::HOME), parts: named(&gate::HOME_LISTS) },
-            ListSource { name: format!("host:{}", gate::ALBUM), parts: named(&gate::ALBUM_LISTS) },
+            ListSource { name: Service::Control.list(), parts: vec![ListPart::Default] },
+            ListSource { name: Service::Data.list(), parts: vec![ListPart::File(list.clone())] },
+            ListSource { name: Service::Host(gate::HOME.to_string()).list(), parts: named(&gate::HOME_LISTS) },
+            ListSource { name: Service::Host(gate::ALBUM.to_string()).list(), parts: named(&gate::ALBUM_LISTS) },
         ];
         let lists = lists::keep(run, &doors, sources, Some(chapter.gate.keeper.views.clone()))?;
         let handle = edge::start(settings, doors.clone(), run).await?;
@@ -237,16 +238,17 @@ impl World {
     }
 
     fn explain(&self, who: &str) -> Result<String> {
-        let words = self.doors.door(&["data"]).explain(who.parse::<Addr>()?);
+        let (view, addr) = (self.doors.view(), who.parse::<Addr>()?);
+        let words = view.judge(&Service::Data, addr).in_words(&view, addr).to_string();
         // The file's full path is said once, above.
         Ok(words.replace(&self.list.display().to_string(), "allow.txt"))
     }
 
     /// The verdict on a host, and who stands behind the address.
     fn explain_host(&self, who: &str, host: &str) -> Result<String> {
-        let (name, addr) = (format!("host:{host}"), who.parse::<Addr>()?);
-        let mut words = self.doors.door(&[name.as_str()]).explain(addr);
-        for list in self.lists.takes_in(&name) {
+        let (service, view, addr) = (Service::Host(host.to_string()), self.doors.view(), who.parse::<Addr>()?);
+        let mut words = view.judge(&service, addr).in_words(&view, addr).to_string();
+        for list in self.lists.takes_in(&service.list()) {
             for g in self.chapter.gate.keeper.holding(&list, addr) {
                 let left = g.ends_at().map_or(0, |e| e.saturating_sub(g.seen_at)) / 3_600;
                 words.push_str(&format!(

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access::Service;
 use addr::{Addr, SourceKey};
 use anyhow::{Context, Result};
 use hyper::service::service_fn;
@@ -56,8 +57,8 @@ pub struct FilesHandle {
     pub addr: SocketAddr,
 }
 
-/// The list that guards the file server.
-pub const LIST: &str = "data";
+/// What visitors of the file server want to reach.
+pub const SERVICE: Service = Service::Data;
 
 /// Visitors at the same time, if the system allows so many files; each has a connection and mostly a file open.
 const VISITORS_MAX: usize = 4096;
@@ -107,7 +108,7 @@ pub async fn start(settings: FilesSettings, doors: Arc<Doors>, run: &Run) -> Res
         memory: Budget::new(MEMORY, MEMORY_EACH),
         pages: Slots::new(Limits { total: PAGES, per_source: PAGES_EACH, reserve: 0 }),
     });
-    run.spawn("file server", accept(listener, site, doors.door(&[LIST]), run.clone()));
+    run.spawn("file server", accept(listener, site, doors.guard(SERVICE), run.clone()));
     Ok(FilesHandle { addr })
 }
 

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access::Verdict;
 use access::certificate::NoProof;
 use access::ended::{Ended, What};
 use access::ledger::{Event, Outcome, Proof, Refusal};
-use access::{Ask, Why, admit, explain};
 use access::{Ban, Evidence, Whom};
 use addr::{Addr, percent_decoded};
 use bytes::Bytes;
@@ -367,7 +367,7 @@ fn shown(list: &str) -> String {
     list.chars().take(64).collect()
 }
 
-/// Judges the visitor by `admit`.
+/// Judges the visitor by the list.
 fn check(desk: &Desk, list: &str, peer: Peer, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let visitor = match desk.proxies.judged(peer, headers) {
         Ok(v) => v,
@@ -378,17 +378,16 @@ fn check(desk: &Desk, list: &str, peer: Peer, headers: &HeaderMap) -> Response<F
     };
     desk.look_at(&visitor);
     let published = desk.keeper.published.borrow().clone();
-    let id = published.view.id(list).unwrap_or(access::ListId(u32::MAX));
-    let ask = Ask { addr: visitor.addr, list: id };
-    let verdict = admit(&published.view, ask);
+    let view = &published.view;
+    let verdict = view.judge_by(view.id(list), visitor.addr);
     // Anybody can write a header of a CDN: it means something where the address is let in.
     if let Some(sign) = &visitor.second
         && (verdict.is_allow() || *sign == Sign::Entries)
     {
         desk.note(Observation::SecondProxy(visitor.addr, sign.clone()));
     }
-    let Why::Entry(_, prefix) = verdict.why() else {
-        return desk.refuse(&explain(&published.view, ask));
+    let Verdict::Allow(_, prefix) = verdict else {
+        return desk.refuse(&verdict.in_words(view, visitor.addr).to_string());
     };
     match desk.keeper.grant(list, prefix) {
         Some(g) => {

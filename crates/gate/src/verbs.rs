@@ -4,8 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use access::ended::{Ended, What};
-use access::{Ask, admit, explain};
-use access::{Ban, Claim, Grant, ListId, Whom};
+use access::{Ban, Claim, Grant, Whom};
 use addr::Addr;
 use api::gate::{self as answer, ChangeGrants, Explained, ListAnswer, ListState, ListStates, ListSummary};
 use api::{AuditEvent, Finding, Verdict};
@@ -263,15 +262,16 @@ fn explain_verb(gate: &Gate, call: &answer::Explain) -> anyhow::Result<Explained
     };
     let mut answers = Vec::new();
     for list in names {
-        let ask = Ask { addr, list: published.view.id(&list).unwrap_or(ListId(u32::MAX)) };
-        let allowed = admit(&published.view, ask).is_allow();
+        let view = &published.view;
+        let verdict = view.judge_by(view.id(&list), addr);
+        let allowed = verdict.is_allow();
         let grants = gate.keeper.holding(&list, addr).iter().map(shown).collect();
         let (ended, bans) = why_not(gate, std::slice::from_ref(&list), addr);
         let ended = if allowed { Vec::new() } else { ended };
         answers.push(ListAnswer {
             list,
             verdict: if allowed { Verdict::Allow } else { Verdict::Refuse },
-            text: explain(&published.view, ask),
+            text: verdict.in_words(view, addr).to_string(),
             behind: answer::Behind { grants, ended, bans },
         });
     }

@@ -5,8 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use access::View;
-use access::{Ask, Verdict, admit};
+use access::{Refusal, Service, Verdict, View};
 use addr::Addr;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -28,11 +27,11 @@ impl std::fmt::Debug for Doors {
     }
 }
 
-/// One door: the doors and the names of the lists that may guard it, most specific first.
+/// One door: the doors and the service behind it.
 #[derive(Debug, Clone)]
 pub struct Door {
     doors: Arc<Doors>,
-    lists: Arc<[String]>,
+    service: Arc<Service>,
 }
 
 /// A visitor who was let in. Dropping it says that the visitor left.
@@ -43,29 +42,6 @@ pub struct Pass {
     shard: usize,
     slot: usize,
 }
-
-/// A verdict against an address, with the view that it was given on: what is said of it is what was judged, whatever
-/// the lists say a moment later.
-#[derive(Clone)]
-pub struct Refused {
-    view: Arc<View>,
-    ask: Ask,
-    verdict: Verdict,
-}
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&access::words(&self.view, self.ask, self.verdict))
-    }
-}
-
-impl std::fmt::Debug for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(self, f)
-    }
-}
-
-impl std::error::Error for Refused {}
 
 /// Enough that two cores rarely meet; few enough that an idle process pays nothing.
 const SHARDS: usize = 16;
@@ -79,10 +55,10 @@ struct Shard {
 #[derive(Debug)]
 struct Entry {
     addr: Addr,
-    lists: Arc<[String]>,
+    service: Arc<Service>,
     cut: AtomicBool,
     /// Why it was cut.
-    why: OnceLock<Box<Refused>>,
+    why: OnceLock<Box<Refusal>>,
     wake: Notify,
 }
 
@@ -94,10 +70,10 @@ impl Doors {
         Arc::new(Doors { view, passed: OnceLock::new(), inside: std::array::from_fn(|_| Mutex::default()) })
     }
 
-    /// A door guarded by the first of these lists that the view holds. No such list: nobody passes.
+    /// The door of a service, guarded by its list. Where there is none, nobody passes.
     #[must_use]
-    pub fn door(self: &Arc<Doors>, lists: &[&str]) -> Door {
-        Door { doors: self.clone(), lists: lists.iter().map(|s| (*s).to_string()).collect() }
+    pub fn guard(self: &Arc<Doors>, service: Service) -> Door {
+        Door { doors: self.clone(), service: Arc::new(service) }
     }
 
     /// The current view.
@@ -120,12 +96,9 @@ impl Doors {
         let mut cut = 0;
         for shard in &self.inside {
             for entry in shard.lock().entries.iter().flatten() {
-                let ask = ask(&view, &entry.lists, entry.addr);
-                let verdict = admit(&view, ask);
-                if verdict.is_allow() {
-                    continue;
-                }
-                let _ = entry.why.set(Box::new(Refused { view: view.clone(), ask, verdict }));
+                let Verdict::Refuse(why) = view.judge(&entry.service, entry.addr) else { continue };
+                let (service, view) = (entry.service.clone(), view.clone());
+                let _ = entry.why.set(Box::new(Refusal { addr: entry.addr, service, why, view }));
                 if !entry.cut.swap(true, Ordering::AcqRel) {
                     entry.wake.notify_waiters();
                     cut += 1;
@@ -165,10 +138,10 @@ impl Door {
     ///
     /// # Errors
     /// Why it must not pass.
-    pub fn admit(&self, addr: Addr) -> Result<Pass, Refused> {
+    pub fn admit(&self, addr: Addr) -> Result<Pass, Refusal> {
         let entry = Arc::new(Entry {
             addr,
-            lists: self.lists.clone(),
+            service: self.service.clone(),
             cut: AtomicBool::new(false),
             why: OnceLock::new(),
             wake: Notify::new(),
@@ -179,28 +152,14 @@ impl Door {
         // Judged after it is noted: a view published in between is seen either here or by `publish`.
         {
             let view = self.doors.view.borrow();
-            let ask = ask(&view, &self.lists, addr);
-            let verdict = admit(&view, ask);
-            if !verdict.is_allow() {
-                return Err(Refused { view: view.clone(), ask, verdict });
+            if let Verdict::Refuse(why) = view.judge(&self.service, addr) {
+                return Err(Refusal { addr, service: self.service.clone(), why, view: view.clone() });
             }
         }
         if let Some(tell) = self.doors.passed.get() {
             tell(addr);
         }
         Ok(pass)
-    }
-
-    /// Judges without noting anybody.
-    pub fn judge(&self, addr: Addr) -> Verdict {
-        judge(&self.doors.view.borrow(), &self.lists, addr)
-    }
-
-    /// The verdict in words.
-    #[must_use]
-    pub fn explain(&self, addr: Addr) -> String {
-        let view = self.doors.view();
-        access::explain(&view, ask(&view, &self.lists, addr))
     }
 }
 
@@ -258,15 +217,3 @@ impl Shard {
         self.free.push(slot);
     }
 }
-
-fn ask(view: &View, lists: &[String], addr: Addr) -> Ask {
-    let list = lists.iter().find_map(|l| view.id(l)).unwrap_or(NO_LIST);
-    Ask { addr, list }
-}
-
-fn judge(view: &View, lists: &[String], addr: Addr) -> Verdict {
-    admit(view, ask(view, lists, addr))
-}
-
-/// A place that no view holds, so that a door without a list refuses.
-const NO_LIST: access::ListId = access::ListId(u32::MAX);

@@ -546,7 +546,7 @@ mod tests {
         let file = dir.join("office");
         fs::write(&file, "127.0.0.0/8\n").unwrap();
         let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
-        let door = doors.door(&["data"]);
+        let door = doors.guard(access::Service::Data);
         assert!(door.admit(addr("127.0.0.1")).is_err(), "before the first view nobody passes");
         keep(&run, &doors, from_file(&file), None).unwrap();
         let (stays, goes) = (door.admit(addr("127.0.0.1")).unwrap(), door.admit(addr("127.0.0.2")).unwrap());
@@ -591,11 +591,11 @@ mod tests {
         std::os::unix::fs::symlink("..data/office", dir.join("office")).unwrap();
         let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
         keep(&run, &doors, from_file(&dir.join("office")), None).unwrap();
-        assert!(doors.door(&["data"]).admit(addr("127.0.0.1")).is_ok());
+        assert!(doors.guard(access::Service::Data).admit(addr("127.0.0.1")).is_ok());
         std::os::unix::fs::symlink("v2", dir.join("next")).unwrap();
         fs::rename(dir.join("next"), dir.join("..data")).unwrap();
-        until("the other file counts", || doors.door(&["data"]).admit(addr("127.0.0.2")).is_ok()).await;
-        assert!(doors.door(&["data"]).admit(addr("127.0.0.1")).is_err());
+        until("the other file counts", || doors.guard(access::Service::Data).admit(addr("127.0.0.2")).is_ok()).await;
+        assert!(doors.guard(access::Service::Data).admit(addr("127.0.0.1")).is_err());
         run.stop();
         run.finish().await.unwrap();
         fs::remove_dir_all(dir).unwrap();
@@ -620,7 +620,7 @@ mod tests {
         }
 
         fn lets_in(&self, who: &str) -> bool {
-            self.doors.door(&["data"]).admit(addr(who)).is_ok()
+            self.doors.guard(access::Service::Data).admit(addr(who)).is_ok()
         }
 
         async fn becomes(&self, who: &str) {

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use access::View;
+use access::{Service, View};
 use control::Control;
 use futures_util::FutureExt;
 use gate::Gate;
@@ -165,7 +165,7 @@ async fn start_edge(settings: EdgeSettings, doors: &Arc<Doors>, run: &Run) -> an
     let fronted = !settings.trusted_proxies.is_empty() || settings.lb_proxy_protocol.is_some();
     if let Some(at) = settings.http.map(|h| h.ip()).or(settings.tcp.as_ref().map(|t| t.addr)).filter(|_| !fronted) {
         let instead = "--data-addr 0.0.0.0, or --trusted-proxies with the proxy in front";
-        say_unreachable(&doors.view(), "data", at, instead);
+        say_unreachable(&doors.view(), &Service::Data, at, instead);
     }
     edge::start(settings, doors.clone(), run).await
 }
@@ -205,8 +205,8 @@ async fn start_control(config: &ControlConfig, run: &Run) -> anyhow::Result<Cont
 }
 
 /// Says that nobody on a list can come, where only this machine can connect and the list holds no address of it.
-pub fn say_unreachable(view: &View, list: &str, listen: IpAddr, instead: &str) {
-    let Some(list) = view.lists().iter().find(|l| l.name == list) else { return };
+pub fn say_unreachable(view: &View, service: &Service, listen: IpAddr, instead: &str) {
+    let Some(list) = view.guard(service).and_then(|id| view.list(id)) else { return };
     // RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3.
     let own = [[127, 0, 0, 0].into(), Ipv6Addr::LOCALHOST.into()].map(addr::Addr::new);
     let own = [addr::Prefix::new(own[0], 8), addr::Prefix::new(own[1], 128)];

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use std::time::{Duration, Instant};
 
+use access::{Refusal, Service};
 use addr::{Addr, AddrSet, SourceKey};
 use net::budget::{Budget, Charge};
 use net::log_budget::LogBudget;
@@ -136,6 +137,7 @@ pub struct HttpPlane<R> {
     stall: Duration,
     heads: Arc<Budget>,
     unheard: LogBudget,
+    refusals: LogBudget,
     faults: LogBudget,
     /// Most connections that were open since memory was last given back.
     crest: AtomicU64,
@@ -156,6 +158,7 @@ impl<R: Router> HttpPlane<R> {
             stall: settings.stall,
             heads: Budget::new(HEADS_IN_ALL, HEADS_PER_SOURCE),
             unheard: LogBudget::of(1),
+            refusals: LogBudget::of(1),
             faults: LogBudget::default(),
             crest: AtomicU64::new(0),
             h1: Pool::new(),
@@ -208,19 +211,29 @@ impl<R: Router> HttpPlane<R> {
     }
 
     /// Lets a visitor in to a host: the host's own list decides if there is one, else the list `data`.
-    fn admit(&self, host: &str, addr: Addr) -> Option<Pass> {
-        self.doors.door(&[&format!("host:{host}"), DATA]).admit(addr).ok()
+    fn admit(&self, host: &str, addr: Addr) -> Result<Pass, Refusal> {
+        self.doors.guard(Service::Host(host.to_string())).admit(addr)
     }
 
     /// Lets a visitor in whom at least one list of this plane knows: before its request is read nobody can say which
     /// host it wants.
-    fn admit_anywhere(&self, addr: Addr) -> Option<Pass> {
-        if let Ok(pass) = self.doors.door(&[DATA]).admit(addr) {
-            return Some(pass);
-        }
+    fn admit_anywhere(&self, addr: Addr) -> Result<Pass, Refusal> {
+        let refusal = match self.doors.guard(Service::Data).admit(addr) {
+            Ok(pass) => return Ok(pass),
+            Err(refusal) => refusal,
+        };
         let view = self.doors.view();
-        let hosts = view.lists().iter().filter(|l| l.name.starts_with("host:") && l.set.contains(addr));
-        hosts.into_iter().find_map(|l| self.doors.door(&[&l.name]).admit(addr).ok())
+        let hosts = view.guarded().filter(|(s, l)| matches!(s, Service::Host(_)) && l.set.contains(addr));
+        let pass = hosts.into_iter().find_map(|(host, _)| self.doors.guard(host.clone()).admit(addr).ok());
+        pass.ok_or(refusal)
+    }
+
+    /// Counts a refused visitor and logs why, within the budget of such lines.
+    fn note_refusal(&self, refusal: &Refusal) {
+        self.stats.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(held_back) = self.refusals.spend(Instant::now()) {
+            tracing::info!(peer = %refusal.addr, service = %refusal.service, held_back, "visitor refused: {refusal}");
+        }
     }
 
     /// An empty charge for heads from this peer; a trusted proxy stands for many sources.
@@ -256,8 +269,8 @@ impl<R: Router> HttpPlane<R> {
         loop {
             pass.cut().await;
             match self.admit_anywhere(pass.addr()) {
-                Some(other) => pass = other,
-                None => return,
+                Ok(other) => pass = other,
+                Err(_) => return,
             }
         }
     }
@@ -269,9 +282,6 @@ const HEADS_IN_ALL: usize = 96 * 1024 * 1024;
 
 /// The same for one source: 64 heads of the largest size, or thousands of common ones.
 const HEADS_PER_SOURCE: usize = 8 * 1024 * 1024;
-
-/// The list that guards the data plane where no host has its own.
-const DATA: &str = "data";
 
 /// Serves one connection until it ends. `peer` is the visitor, or the proxy in front; a PROXY line has been taken off
 /// and `peer` is whom it named. A visitor that no list knows is hung up on before a byte is read or written.
@@ -291,12 +301,10 @@ async fn serve<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, pe
         // A trusted proxy is judged request by request, by the visitor that it names.
         None
     } else {
-        let Some(pass) = plane.admit_anywhere(addr) else {
-            plane.stats.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(%peer, "refused at the door");
-            return;
-        };
-        Some(pass)
+        match plane.admit_anywhere(addr) {
+            Ok(pass) => Some(pass),
+            Err(refusal) => return plane.note_refusal(&refusal),
+        }
     };
     let _open = Counted::new(&plane.stats.connections);
     plane.crest.fetch_max(plane.stats.connections.load(Ordering::Relaxed), Ordering::Relaxed);

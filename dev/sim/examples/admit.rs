@@ -1,4 +1,4 @@
-//! What one decision costs. In: nothing. Out: a Markdown table of nanoseconds of thread CPU time per `admit`, and
+//! What one decision costs. In: nothing. Out: a Markdown table of nanoseconds of thread CPU time per `View::judge`, and
 //! milliseconds to build a list, at 10 to a million prefixes. Run by `cargo xtask bench admit`.
 //!
 //! Lists: IPv4 30 % /32, 65 % /24, 5 % /20; IPv6 25 % /128, 30 % /64, 25 % /48, 20 % /32 to /47 inside 4096 /32s of
@@ -10,8 +10,7 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use access::{Ask, admit};
-use access::{List, ListId, View, ViewBuilder};
+use access::{List, Service, View, ViewBuilder};
 use addr::{Addr, AddrSet, Prefix};
 
 /// Counts allocations, to show that a decision makes none.
@@ -130,7 +129,7 @@ fn outside(view: &View, random: fn(&mut Dice) -> Prefix) -> Vec<Addr> {
         } else {
             p
         };
-        if !view.list(ListId(0)).unwrap().set.contains(addr) {
+        if !view.judge(&Service::Data, addr).is_allow() {
             out.push(addr);
         }
     }
@@ -148,7 +147,7 @@ fn lookup_ns(view: &View, probes: &[Addr]) -> f64 {
         .map(|_| {
             let (start, allocated) = (cpu(), ALLOCATIONS.load(Ordering::Relaxed));
             for addr in probes {
-                let _ = black_box(admit(view, Ask { addr: *black_box(addr), list: ListId(0) }));
+                let _ = black_box(view.judge(&Service::Data, *black_box(addr)));
             }
             assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), allocated, "a decision allocates nothing");
             (cpu() - start) * 1e9 / probes.len() as f64

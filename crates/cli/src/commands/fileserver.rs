@@ -28,7 +28,7 @@ pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
     } else {
         resolve::lists::from_flags(&args.allow_ips, &given.place("allow_ips")).map_err(Fail::misused)?
     };
-    let sources = vec![ListSource { name: fileserver::LIST.to_string(), parts }];
+    let sources = vec![ListSource { name: fileserver::SERVICE.list(), parts }];
     let settings = FilesSettings {
         webroot: args.webroot.clone().unwrap_or_else(|| PathBuf::from(".")),
         allow_browsing: args.allow_browsing.unwrap_or(false),
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
         run.follow_signals()?;
         let doors = Doors::new();
         lists::keep(&run, &doors, sources, None)?;
-        server::say_unreachable(&doors.view(), fileserver::LIST, listen.ip(), "--addr 0.0.0.0");
+        server::say_unreachable(&doors.view(), &fileserver::SERVICE, listen.ip(), "--addr 0.0.0.0");
         let ready = run.not_ready("file server");
         let handle = fileserver::start(settings, doors, &run).await?;
         let host = if handle.addr.ip().is_unspecified() {

@@ -1,6 +1,7 @@
 //! Lists of addresses, wherever they are written. In: flags, variables, values of the file. Out: sources of lists, and sets
 //! that say whom to believe; every error names flag and column or file and line.
 
+use access::Service;
 use addr::AddrSet;
 use runtime::hint::Hinted;
 use runtime::lists::{self, ListPart, ListSource};
@@ -80,22 +81,28 @@ pub(crate) fn at_doors(args: &ListArgs, given: &Given, file: Option<&Read>) -> a
     let control = plane(&args.allow_ips_control, "allow_ips_control", f.and_then(|f| f.allow_ips_control.as_ref()))?;
     let data = plane(&args.allow_ips_data, "allow_ips_data", f.and_then(|f| f.allow_ips_data.as_ref()))?;
     let mut lists = vec![
-        ListSource { name: "control".to_string(), parts: control.unwrap_or_else(|| both.clone()) },
-        ListSource { name: "data".to_string(), parts: data.unwrap_or(both) },
+        ListSource { name: Service::Control.list(), parts: control.unwrap_or_else(|| both.clone()) },
+        ListSource { name: Service::Data.list(), parts: data.unwrap_or(both) },
     ];
     if let Some(read) = file {
         for token in read.edge.tokens.iter().flatten() {
             if let Some(list) = &token.allow_ips {
-                lists.push(ListSource { name: format!("token:{}", token.name), parts: from_file(list, read)? });
+                lists.push(ListSource {
+                    name: Service::Token(token.name.clone()).list(),
+                    parts: from_file(list, read)?,
+                });
             }
         }
         for (port, guard) in &read.edge.port_lists {
-            lists.push(ListSource { name: format!("port:{port}"), parts: from_file(&guard.allow_ips, read)? });
+            lists.push(ListSource {
+                name: Service::Port(port.parse()?).list(),
+                parts: from_file(&guard.allow_ips, read)?,
+            });
         }
         for (host, guard) in &read.edge.host_lists {
             // The form in which requests are judged; that it is one was seen when the file was read.
             let host = addr::Host::parse(host).map_or_else(|| host.clone(), |h| h.to_string());
-            lists.push(ListSource { name: format!("host:{host}"), parts: from_file(&guard.allow_ips, read)? });
+            lists.push(ListSource { name: Service::Host(host).list(), parts: from_file(&guard.allow_ips, read)? });
         }
     }
     Ok(lists)

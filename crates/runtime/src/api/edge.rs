@@ -8,7 +8,7 @@ use ::api::{
     EdgeStatus, Explain, Explained, Finding, Findings, ListAnswer, ListContents, Lists as AskLists, ListsInForce,
     Reload, Reloaded, Status, gate,
 };
-use access::{Ask, ListId, Service, View, Why, admit, explain};
+use access::{ListId, Service, Verdict, View};
 use addr::Addr;
 use anyhow::anyhow;
 
@@ -84,31 +84,30 @@ fn explain_verb(view: &View, behind: Option<&Behind>, call: &Explain, lists: &Li
     let answers = match &call.service {
         Some(name) => {
             let service: Service = name.parse().map_err(|e: String| anyhow!(e))?;
-            let guard = service.guard(view);
-            let list = guard.list.unwrap_or(ListId(u32::MAX));
             vec![ListAnswer {
                 service: Some(service.to_string()),
-                guard: Some(guard.explain(view, &service)),
-                ..judged(view, behind, Ask { addr, list })
+                guard: Some(service.explain_guard(view)),
+                ..judged(view, behind, view.guard(&service), addr)
             }]
         }
         None => {
             // A token's list is for its clients alone, and asked for by name.
-            let each = (0..view.lists().len()).filter(|i| !view.lists()[*i].name.starts_with("token:"));
-            each.map(|i| judged(view, behind, Ask { addr, list: ListId(i as u32) })).collect()
+            let of_token = |l: &access::List| matches!(Service::of_list(&l.name), Some(Service::Token(_)));
+            let each = view.lists().iter().filter(|l| !of_token(l));
+            each.map(|l| judged(view, behind, view.id(&l.name), addr)).collect()
         }
     };
     Ok(Explained { address: addr, generation: view.generation, answers, files: lists.freshness() })
 }
 
-fn judged(view: &View, behind: Option<&Behind>, ask: Ask) -> ListAnswer {
-    let verdict = admit(view, ask);
-    let list = view.list(ask.list);
-    let entry = match verdict.why() {
-        Why::Entry(_, prefix) => Some(prefix),
-        Why::NotListed(_) | Why::EmptyList(_) | Why::NoList(_) => None,
+fn judged(view: &View, behind: Option<&Behind>, list: Option<ListId>, addr: Addr) -> ListAnswer {
+    let verdict = view.judge_by(list, addr);
+    let list = list.and_then(|id| view.list(id));
+    let entry = match verdict {
+        Verdict::Allow(_, prefix) => Some(prefix),
+        Verdict::Refuse(_) => None,
     };
-    let mut known = list.zip(behind).map(|(l, behind)| behind(&l.name, ask.addr)).unwrap_or_default();
+    let mut known = list.zip(behind).map(|(l, behind)| behind(&l.name, addr)).unwrap_or_default();
     if verdict.is_allow() {
         known.ended.clear();
     }
@@ -118,7 +117,7 @@ fn judged(view: &View, behind: Option<&Behind>, ask: Ask) -> ListAnswer {
         verdict: if verdict.is_allow() { ::api::Verdict::Allow } else { ::api::Verdict::Refuse },
         entry,
         behind: known,
-        text: explain(view, ask),
+        text: verdict.in_words(view, addr).to_string(),
         service: None,
         guard: None,
     }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use access::Service;
 use addr::{Addr, Timestamp};
 use anyhow::Result;
 use api::{EdgeInfo, EdgeStatus};
@@ -139,9 +140,9 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
     let http_addr = http.as_ref().map(Listener::local_addr).transpose()?;
     let files = sockets::files_max();
     let visitors = visitors_max(settings.max_visitors, files);
-    let token_door = |t: &EdgeToken| t.guarded.then(|| doors.door(&[&format!("token:{}", t.name)]));
+    let token_door = |t: &EdgeToken| t.guarded.then(|| doors.guard(Service::Token(t.name.clone())));
     let edge = Arc::new(Edge {
-        control_door: doors.door(&["control"]),
+        control_door: doors.guard(Service::Control),
         http_addr,
         table: Table::new(settings.grace),
         ports: ports::Ports::default(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use access::{Refusal, Service};
 use addr::Addr;
 use net::serve::{Listener, Slot, source};
 use net::sockets;
@@ -24,7 +25,7 @@ use super::super::relay::relay;
 use super::super::settings::TcpPlane;
 use super::super::stream::Stream;
 use super::{Edge, PRIVILEGED, say};
-use runtime::door::{Door, Pass, Refused};
+use runtime::door::{Door, Pass};
 
 /// A port stays bound this long before it is looked at as unused: a session is joined right after its ports are open.
 const OPEN_GRACE: Duration = Duration::from_secs(5);
@@ -70,7 +71,7 @@ pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
     open.insert(port, Opened { close: close.clone(), at: std::time::Instant::now() });
     drop(open);
     info!("listening on {at} for visitors");
-    let door = edge.doors.door(&[&format!("port:{port}"), "data"]);
+    let door = edge.doors.guard(Service::Port(port));
     let edge = edge.clone();
     let run = edge.run.clone();
     run.spawn("tcp port", async move {
@@ -123,7 +124,7 @@ async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &Door, cl
     }
 }
 
-fn refused(edge: &Edge, port: u16, why: &Refused) {
+fn refused(edge: &Edge, port: u16, why: &Refusal) {
     edge.stats.tcp_refused.fetch_add(1, Ordering::Relaxed);
     say(&edge.lines.visitor_refused, format_args!("port {port}"), why);
 }

@@ -249,12 +249,14 @@ impl<R: Router> Link<R> {
             return Ok(answer_page(&Page::new(reject.status, text), ticket));
         }
         ticket.host = asked.authority.host.to_string();
-        let Some(pass) = self.plane.admit(asked.authority.host.as_str(), asked.visitor.addr) else {
-            self.plane.stats.refused.fetch_add(1, Ordering::Relaxed);
-            let text = format!("The address {} is not allowed to reach this site.", asked.visitor.addr);
-            return Ok(answer_page(&Page::new(403, text), ticket));
+        let pass = match self.plane.admit(asked.authority.host.as_str(), asked.visitor.addr) {
+            Ok(pass) => Arc::new(pass),
+            Err(refusal) => {
+                self.plane.note_refusal(&refusal);
+                let text = format!("The address {} is not allowed to reach this site.", refusal.addr);
+                return Ok(answer_page(&Page::new(403, text), ticket));
+            }
         };
-        let pass = Arc::new(pass);
         let (parts, body) = request.into_parts();
         let body = Guarded::new(body, pass.clone(), Counter::In(self.plane.clone()), None).boxed_unsync();
         let forward = Box::pin(self.forward(&asked, Request::from_parts(parts, body)));

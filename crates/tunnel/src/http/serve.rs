@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
+use access::Refusal;
 use addr::{Addr, SourceKey};
 use bytes::{Buf, BytesMut};
 use net::budget::Charge;
@@ -202,9 +203,9 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
         let reply = reply_to(&request);
         let pass = match self.pass(&request) {
             Ok(pass) => pass,
-            Err(addr) => {
-                plane.stats.refused.fetch_add(1, Ordering::Relaxed);
-                let page = Page::new(403, format!("The address {addr} is not allowed to reach this site."));
+            Err(refusal) => {
+                plane.note_refusal(&refusal);
+                let page = Page::new(403, format!("The address {} is not allowed to reach this site.", refusal.addr));
                 self.count(&request, 403, started);
                 return self.page(&page, &request, reply).await;
             }
@@ -237,13 +238,13 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
         after
     }
 
-    /// Lets the visitor in to the host, or returns its address.
-    fn pass(&mut self, request: &Request) -> Result<Pass, Addr> {
+    /// Lets the visitor in to the host, or says why not.
+    fn pass(&mut self, request: &Request) -> Result<Pass, Refusal> {
         match self.held.take() {
             Some(held) if held.addr == request.visitor && held.host == request.host && !held.pass.is_cut() => {
                 Ok(held.pass)
             }
-            _ => self.plane.admit(&request.host, request.visitor).ok_or(request.visitor),
+            _ => self.plane.admit(&request.host, request.visitor),
         }
     }
 
