@@ -87,12 +87,7 @@ impl Fail {
         let mut before = String::new();
         for (n, cause) in self.error.chain().enumerate() {
             hint = hint.or_else(|| hint::in_link(cause).map(str::to_string));
-            let mut cause = cause.to_string();
-            // Floors without `Hinted` write the hint below their words.
-            if let Some((words, below)) = cause.split_once("\nhint: ") {
-                hint = hint.or_else(|| Some(below.to_string()));
-                cause = words.to_string();
-            }
+            let cause = cause.to_string();
             // Some libraries repeat their cause in their own words.
             if n == 0 {
                 text.push_str(&format!("error: {cause}\n"));
@@ -119,12 +114,13 @@ mod tests {
     use super::*;
     use anyhow::Context;
 
+    /// What a running process says over the admin socket is told like any other error.
     #[test]
-    fn a_hint_below_the_words_is_a_hint_too() {
-        let e = anyhow::anyhow!("the edge refuses the token\nhint: compare the files").context("client failed");
+    fn the_advice_of_another_process_is_advice() {
+        let e = anyhow::Error::from(api::Error::refused("there is no list `x`").hinted("the lists are family"));
         assert_eq!(
-            Fail::from(e).text(),
-            "error: client failed\n  because: the edge refuses the token\nhint: compare the files\n"
+            Fail::from(e.context("not done")).text(),
+            "error: not done\n  because: there is no list `x`\nhint: the lists are family\n"
         );
     }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use addr::Diagnostic;
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -62,7 +63,7 @@ pub async fn through_proxy(proxy: (&str, u16), credentials: Option<&str>, host: 
             } else {
                 "only Basic is spoken here; run a helper that speaks the proxy's way, such as cntlm, and name that in HTTPS_PROXY"
             };
-            bail!("the proxy {name} wants other credentials{asks}: `{status}`\nhint: {hint}")
+            Err(Diagnostic::new(format!("the proxy {name} wants other credentials{asks}: `{status}`"), hint).into())
         }
         _ => bail!("the proxy {name} refused to connect to {target}: `{status}`"),
     }

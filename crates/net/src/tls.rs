@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use addr::Diagnostic;
 use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::digest;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
@@ -59,10 +60,11 @@ pub fn own_ca(dir: &Path, sans: &[String]) -> Result<(Arc<ServerConfig>, Digest)
     let (ca_path, key_path) = (dir.join("ca.crt"), dir.join("ca.key"));
     if !ca_path.exists() || !key_path.exists() {
         if ca_path.exists() != key_path.exists() {
-            bail!(
-                "{} has only one of ca.crt and ca.key\nhint: put the other one back, or remove both for a new CA (clients must then pin the new fingerprint)",
-                dir.display()
-            );
+            return Err(Diagnostic::new(
+                format!("{} has only one of ca.crt and ca.key", dir.display()),
+                "put the other one back, or remove both for a new CA (clients must then pin the new fingerprint)",
+            )
+            .into());
         }
         make_ca(&ca_path, &key_path)?;
     }

@@ -13,6 +13,7 @@ use crate::ask;
 use crate::commands::mesh;
 use crate::fail::{Exit, Fail};
 use crate::say::plain;
+use addr::Diagnostic;
 use anyhow::{Context, Result, anyhow, bail};
 use api::control::{PolicySet, PolicyTopology};
 use clap::{Args, Subcommand};
@@ -220,11 +221,9 @@ fn compile(files: &Files, node: Option<&str>, json: bool, global: &GlobalArgs) -
 
 fn no_node(name: &str, topology: &Topology) -> anyhow::Error {
     let names: Vec<&str> = topology.nodes.iter().map(|n| n.name.as_str()).take(10).collect();
-    anyhow!(
-        "there is no node `{name}` in the topology\nhint: its nodes are {}{}",
-        names.join(", "),
-        if topology.nodes.len() > 10 { ", …" } else { "" }
-    )
+    let more = if topology.nodes.len() > 10 { ", …" } else { "" };
+    let hint = format!("its nodes are {}{more}", names.join(", "));
+    Diagnostic::new(format!("there is no node `{name}` in the topology"), hint).into()
 }
 
 fn test(files: &Files, strict: bool, global: &GlobalArgs) -> Told {
@@ -544,7 +543,7 @@ fn read(file: &Path) -> Result<String> {
             bytes if bytes.iter().take(1024).any(|b| *b == 0) => "the file is no text".to_string(),
             _ => format!("byte {at} is not UTF-8"),
         };
-        anyhow!("{name}:{line}:{column}: {what}\nhint: save the file as UTF-8")
+        Diagnostic::new(format!("{name}:{line}:{column}: {what}"), "save the file as UTF-8").into()
     })
 }
 

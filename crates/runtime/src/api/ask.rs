@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use ::api::{Call, Request};
 use anyhow::{Context, bail};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use crate::hint::Hinted;
 
 /// Longer than any verb needs; a reload of a million entries takes a second.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Longest answer: a topology of 100,000 nodes is 30 MB.
+const MAX_ANSWER: u64 = 256 << 20;
 
 /// The socket of the edge that runs from this data directory, the only one or the one of this control port.
 ///
@@ -80,10 +83,14 @@ async fn exchange(socket: &Path, mut text: Vec<u8>) -> anyhow::Result<String> {
     text.push(b'\n');
     write.write_all(&text).await.context("the running process does not take the request")?;
     let mut line = String::new();
-    tokio::time::timeout(PATIENCE, BufReader::new(read).read_line(&mut line))
+    let mut read = BufReader::new(read.take(MAX_ANSWER));
+    tokio::time::timeout(PATIENCE, read.read_line(&mut line))
         .await
         .context("the running process does not answer")?
         .context("the running process does not answer")?;
+    if line.len() as u64 == MAX_ANSWER {
+        bail!("the running process's answer is longer than {} MiB", MAX_ANSWER >> 20);
+    }
     if line.is_empty() {
         bail!("the running process closed the admin socket without an answer; it may belong to another user");
     }

@@ -174,3 +174,57 @@ fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 fn temp_beside(path: &Path) -> PathBuf {
     path.with_extension(format!("{}.tmp", std::process::id()))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails by panicking")]
+mod tests {
+    use ::api::{Explain, Reload, Reloaded};
+
+    use super::*;
+
+    async fn asked(verbs: &Verbs, line: &str) -> serde_json::Value {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (mut read, mut write) = near.into_split();
+        let ask = async {
+            write.write_all(line.as_bytes()).await.unwrap();
+            write.write_all(b"\n").await.unwrap();
+            let mut text = String::new();
+            read.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        let (text, done) = tokio::join!(ask, answer(far, verbs));
+        done.unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn verbs() -> Verbs {
+        Verbs::default().handle(|Reload {}| async { Ok(Reloaded { reloaded: vec!["lists: one".to_string()] }) }).handle(
+            |call: Explain| async move {
+                Err(Error::refused(format!("{} is nobody's", call.address)).hinted("ask for another"))
+                    .context("not explained")
+            },
+        )
+    }
+
+    #[tokio::test]
+    async fn an_operation_is_answered_and_what_is_none_has_a_code() {
+        let verbs = verbs();
+        let done = asked(&verbs, r#"{"verb":"reload"}"#).await;
+        assert_eq!(done, serde_json::json!({ "ok": { "reloaded": ["lists: one"] } }));
+        let refused = asked(&verbs, r#"{"verb":"explain","args":{"address":"203.0.113.7"}}"#).await;
+        let what = "not explained: 203.0.113.7 is nobody's";
+        assert_eq!(refused, serde_json::json!({ "error": what, "hint": "ask for another", "code": "refused" }));
+        for (line, code, names) in [
+            ("reload", "bad-request", "one line of JSON"),
+            (r#"{"verb":"reload","args":{"now":true}}"#, "bad-request", "`now`"),
+            (r#"{"verb":"explain","args":{}}"#, "bad-request", "`address`"),
+            (r#"{"verb":"reloaf"}"#, "unknown-verb", "reloaf"),
+            // There is such an operation, and not here.
+            (r#"{"verb":"users-list"}"#, "unknown-verb", "explain, reload"),
+        ] {
+            let error = asked(&verbs, line).await;
+            assert_eq!(error["code"], code, "{line}: {error}");
+            assert!(error["error"].as_str().unwrap().contains(names), "{line}: {error}");
+        }
+    }
+}
