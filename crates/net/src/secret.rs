@@ -9,7 +9,7 @@ use aws_lc_rs::{constant_time, digest};
 pub struct Secret(String);
 
 /// SHA-256 of a token: what an edge keeps instead of the token.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TokenHash([u8; 32]);
 
 impl Secret {

@@ -56,12 +56,12 @@ impl std::fmt::Display for Full {
 /// The places of one plane. Several listeners may share them.
 #[derive(Debug)]
 pub struct Slots {
-    limits: Limits,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    limits: Limits,
     taken: usize,
     by_source: HashMap<SourceKey, usize>,
     /// Known sources, and when each was last seen, as a running number.
@@ -83,7 +83,15 @@ impl Slots {
     /// Places, none of them taken.
     #[must_use]
     pub fn new(limits: Limits) -> Arc<Slots> {
-        Arc::new(Slots { limits, state: Mutex::default() })
+        let state = State {
+            limits,
+            taken: 0,
+            by_source: HashMap::new(),
+            known: HashMap::new(),
+            order: VecDeque::new(),
+            marks: 0,
+        };
+        Arc::new(Slots { state: Mutex::new(state) })
     }
 
     /// A place for a connection of a source.
@@ -92,12 +100,13 @@ impl Slots {
     /// There is none: which limit is reached.
     pub fn take(self: &Arc<Slots>, source: SourceKey) -> Result<Slot, Full> {
         let mut state = self.state.lock();
-        let reserve = if state.known.contains_key(&source) { 0 } else { self.limits.reserve };
-        if state.taken >= self.limits.total.saturating_sub(reserve) {
+        let reserve = if state.known.contains_key(&source) { 0 } else { state.limits.reserve };
+        let limits = state.limits;
+        if state.taken >= limits.total.saturating_sub(reserve) {
             return Err(Full::Total);
         }
         let count = state.by_source.entry(source).or_default();
-        if *count >= self.limits.per_source {
+        if *count >= limits.per_source {
             return Err(Full::Source);
         }
         *count += 1;
@@ -112,7 +121,7 @@ impl Slots {
     /// All places are taken.
     pub fn take_trusted(self: &Arc<Slots>) -> Result<Slot, Full> {
         let mut state = self.state.lock();
-        if state.taken >= self.limits.total {
+        if state.taken >= state.limits.total {
             return Err(Full::Total);
         }
         state.taken += 1;
@@ -151,7 +160,12 @@ impl Slots {
     /// The limits.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        self.limits
+        self.state.lock().limits
+    }
+
+    /// Other limits, for whoever comes from now on.
+    pub fn limit(&self, limits: Limits) {
+        self.state.lock().limits = limits;
     }
 }
 
@@ -174,8 +188,9 @@ impl Slot {
         if self.source == Some(source) {
             return Ok(());
         }
+        let per_source = state.limits.per_source;
         let count = state.by_source.entry(source).or_default();
-        if *count >= self.slots.limits.per_source {
+        if *count >= per_source {
             return Err(Full::Source);
         }
         *count += 1;

@@ -135,6 +135,12 @@ impl Supervisor {
     async fn put(&self, next: Config, loaded: Loaded) -> Result<Option<String>, Failed> {
         let _one = self.0.applying.lock().await;
         let old = self.0.config.lock().clone();
+        let mut restart = self.beyond_reload(&old, &next);
+        // What can fail comes first, and changes nothing that others see.
+        let edge = match (&self.0.edge, &next.tunnel) {
+            (Some(edge), Some(settings)) => Some((edge, edge.prepare(settings.clone())?)),
+            _ => None,
+        };
         let mut said: Vec<String> = Vec::new();
         if let (Some(gate), Some(next), Some(old)) = (&self.0.gate, &next.gate, &old.gate) {
             said.extend(relist(gate, next, old).await?);
@@ -142,11 +148,35 @@ impl Supervisor {
         for note in next.notes.iter().filter(|n| !old.notes.contains(n)) {
             note.say();
         }
+        // Lists before tokens: one that is new at a door is judged by its own list from the first connection on.
         let lists = self.0.lists.clone();
         let changed = tokio::task::spawn_blocking(move || lists.put(loaded)).await.map_err(anyhow::Error::from)?;
         said.extend(changed.map(|c| format!("lists: {c}")));
+        if let Some((edge, prepared)) = edge {
+            let applied = edge.apply(prepared);
+            said.extend(applied.changed);
+            restart.extend(applied.restart);
+        }
         *self.0.config.lock() = Arc::new(next);
+        if !restart.is_empty() {
+            said.push(format!("restart for: {}", restart.join(", ")));
+        }
         Ok((!said.is_empty()).then(|| said.join("; ")))
+    }
+
+    /// Settings that are read at the start only, and differ from those that the process started with.
+    fn beyond_reload(&self, old: &Config, next: &Config) -> Vec<&'static str> {
+        let there = |what: &'static str, runs: bool, wanted: bool| (runs != wanted).then_some(what);
+        [
+            (old.data_dir != next.data_dir).then_some("data_dir"),
+            (old.drain != next.drain).then_some("drain"),
+            there("the tunnel", self.0.edge.is_some(), next.tunnel.is_some()),
+            there("[gate]", self.0.gate.is_some(), next.gate.is_some()),
+            there("[control]", self.0.control.is_some(), next.control.is_some()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 

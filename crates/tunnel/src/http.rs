@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use access::{Refusal, Service};
-use addr::{Addr, AddrSet, SourceKey};
+use addr::{Addr, SourceKey};
 use net::budget::{Budget, Charge};
 use net::log_budget::LogBudget;
 use net::stall::{Unacknowledged, WriteStall};
@@ -134,7 +134,7 @@ pub struct HttpPlane<R> {
     router: Arc<R>,
     doors: Arc<Doors>,
     trust: RwLock<Arc<Trust>>,
-    stall: Duration,
+    stall: RwLock<Duration>,
     heads: Arc<Budget>,
     unheard: LogBudget,
     refusals: LogBudget,
@@ -155,7 +155,7 @@ impl<R: Router> HttpPlane<R> {
             router,
             doors,
             trust: RwLock::new(Arc::new(settings.trust)),
-            stall: settings.stall,
+            stall: RwLock::new(settings.stall),
             heads: Budget::new(HEADS_IN_ALL, HEADS_PER_SOURCE),
             unheard: LogBudget::of(1),
             refusals: LogBudget::of(1),
@@ -168,10 +168,14 @@ impl<R: Router> HttpPlane<R> {
         })
     }
 
-    /// Replaces the trusted proxies, for connections that come from now on.
-    pub fn trust(&self, proxies: AddrSet) {
-        let mut trust = self.trust.write();
-        *trust = Arc::new(Trust { proxies, ..Trust::clone(&trust) });
+    /// Other settings, for connections that come from now on.
+    pub fn retell(&self, trust: Trust, stall: Duration) {
+        *self.trust.write() = Arc::new(trust);
+        *self.stall.write() = stall;
+    }
+
+    fn stall(&self) -> Duration {
+        *self.stall.read()
     }
 
     /// Ends idle connections now and busy ones after their request.
@@ -308,7 +312,7 @@ async fn serve<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, pe
     };
     let _open = Counted::new(&plane.stats.connections);
     plane.crest.fetch_max(plane.stats.connections.load(Ordering::Relaxed), Ordering::Relaxed);
-    let stream = WriteStall::new(stream, plane.stall);
+    let stream = WriteStall::new(stream, plane.stall());
     let mut conn = Conn::new(plane, stream, peer, trust.clone());
     let mut refused = std::pin::pin!(async {
         match guard {

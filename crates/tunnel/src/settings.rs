@@ -138,7 +138,7 @@ impl fmt::Display for Site {
 }
 
 /// TCP ports opened for clients.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpPlane {
     /// Address the ports are bound on.
     pub addr: IpAddr,
@@ -147,7 +147,7 @@ pub struct TcpPlane {
 }
 
 /// Who makes the edge's certificate.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EdgeTls {
     /// None: plain websocket, for behind a proxy that terminates TLS.
     Off,

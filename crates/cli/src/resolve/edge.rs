@@ -135,6 +135,10 @@ pub(crate) fn edge(
 
     let tokens = tokens(&args.token, file, given, &notes)?;
     files.extend(tokens.files);
+    let tls = tls(kind, args, f, &in_dir, &data_dir, control, &notes)?;
+    if let EdgeTls::Own { cert, key } = &tls {
+        files.extend([cert.clone(), key.clone()]);
+    }
     let trusted_proxies = set_of(
         "trusted-proxies",
         &args.front.trusted_proxies,
@@ -155,7 +159,7 @@ pub(crate) fn edge(
         http,
         tcp,
         tokens: tokens.all,
-        tls: tls(kind, args, f, &in_dir, &data_dir, control, &notes)?,
+        tls,
         trusted_proxies,
         trusted_header: args.front.trusted_header.or(f.trusted_header).unwrap_or_default(),
         identity_fields: identity(args, f, given)?,

@@ -17,6 +17,7 @@ mod names;
 mod nftables;
 mod promises;
 mod proxies;
+mod reload;
 mod serve;
 mod shares;
 mod traefik;

@@ -14,6 +14,7 @@ use net::guesses::Wrong;
 use net::link::{Closer, Link, LinkRead};
 use net::serve::{Listener, Slot};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel_proto::frame::{FrameReader, Kind, Part};
 use tunnel_proto::hello::{AskFor, Hello, Reject, Welcome};
@@ -33,10 +34,12 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A wrong token is answered after this long, whoever else waits: a person does not notice.
 const WRONG_TOKEN_PAUSE: Duration = Duration::from_millis(300);
 
-/// Accepts until the run stops.
-pub(super) async fn accept(edge: Arc<Edge>, listener: Listener) -> Result<()> {
-    let mut stopping = pin!(edge.run.stopping());
-    while let Some((socket, peer)) = listener.accept_until(stopping.as_mut()).await {
+/// Accepts until the run stops or another listener takes its place.
+pub(super) async fn accept(edge: Arc<Edge>, listener: Listener, close: CancellationToken) -> Result<()> {
+    let mut over = pin!(async {
+        close.run_until_cancelled(edge.run.stopping()).await;
+    });
+    while let Some((socket, peer)) = listener.accept_until(over.as_mut()).await {
         edge.stats.control_requests.fetch_add(1, Ordering::Relaxed);
         // One proxy speaks for many clients: only the limit for all counts for it.
         let (pass, slot) = if edge.trusts(peer) {
@@ -72,8 +75,11 @@ pub(super) async fn accept(edge: Arc<Edge>, listener: Listener) -> Result<()> {
         let served = serve(edge.clone(), socket, peer, pass, slot);
         edge.run.visit("control connection", served);
     }
-    for session in edge.table.sessions() {
-        session.go_away();
+    // Where another listener took its place, nobody has to leave.
+    if edge.run.is_stopping() {
+        for session in edge.table.sessions() {
+            session.go_away();
+        }
     }
     Ok(())
 }
@@ -218,7 +224,8 @@ async fn begin(
         upgrade::answer(&mut link, TOO_MANY.0, TEXT, "", TOO_MANY.1).await;
         return Ok(Became::Nothing);
     }
-    let Some(token) = proved_token(edge, &head) else {
+    let tokens = edge.tokens();
+    let Some(known) = tokens.proved(head.bearer().unwrap_or_default()) else {
         wrong_token(edge, addr, head.bearer().is_some(), unnamed);
         // In its place: whoever guesses has no more than its share of them.
         tokio::time::sleep(WRONG_TOKEN_PAUSE).await;
@@ -230,8 +237,7 @@ async fn begin(
     edge.strangers.know(addr.into());
     // Who knows a token is no stranger of its address.
     place.trusted();
-    let token_pass = match edge.token_doors.get(token).and_then(Option::as_ref).map(|door| door.admit(addr)).transpose()
-    {
+    let token_pass = match known.door.as_ref().map(|door| door.admit(addr)).transpose() {
         Ok(pass) => pass,
         Err(why) => {
             edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
@@ -242,7 +248,7 @@ async fn begin(
     };
     let pass = Passes { plane: pass, token: token_pass };
     match (head.method.as_str(), head.path(), head.websocket_key()) {
-        ("GET", _, Some(key)) => attach(edge, link, &head, key, token, pass).await,
+        ("GET", _, Some(key)) => attach(edge, link, &head, key, known.id, pass).await,
         ("GET", path, None) if path.ends_with("/status") => {
             let status = serde_json::to_string(&edge.status()).unwrap_or_default();
             upgrade::answer(&mut link, "200 OK", "application/json", "", &(status + "\n")).await;
@@ -269,7 +275,8 @@ const TEXT: &str = "text/plain; charset=utf-8";
 fn judge_behind_proxy(edge: &Edge, head: &RequestHead, peer: SocketAddr) -> Result<Pass, (&'static str, String)> {
     let xff: Vec<&[u8]> = head.values("x-forwarded-for").collect();
     let forwarded: Vec<&[u8]> = head.values("forwarded").collect();
-    let (header, proxies) = (edge.settings.trusted_header, &edge.settings.trusted_proxies);
+    let settings = edge.settings();
+    let (header, proxies) = (settings.trusted_header, &settings.trusted_proxies);
     let traced = tunnel_proto::http1::forwarded::visitor(header, Addr::of(peer), &xff, &forwarded, proxies)
         .map_err(|e| ("400 Bad Request", format!("400: the proxy {peer} names no visitor: {e}")))?;
     edge.control_door.admit(traced.addr).map_err(|why| ("403 Forbidden", format!("403: {why}")))
@@ -302,18 +309,6 @@ fn wrong_token(edge: &Edge, addr: Addr, given: bool, unnamed_proxy: bool) {
         Wrong::Counted => say(&edge.lines.wrong_token, "control plane", words),
         Wrong::Beyond => debug!("control plane: {words}"),
     }
-}
-
-fn proved_token(edge: &Edge, head: &RequestHead) -> Option<usize> {
-    let token = head.bearer().unwrap_or_default();
-    // Every hash is compared, so that time does not tell which token came close.
-    let mut found = None;
-    for (i, known) in edge.settings.tokens.iter().enumerate() {
-        if known.hash.matches(token) {
-            found = Some(i);
-        }
-    }
-    found.filter(|_| !token.is_empty())
 }
 
 async fn attach(
@@ -401,7 +396,7 @@ async fn first_carrier(
     session.attach(&carrier);
     // Before the welcome: whoever is told that it is published may send visitors at once. What is opened for them waits
     // in the carrier, and follows the welcome.
-    let joined = match edge.table.join(session.clone(), &edge.settings.tokens) {
+    let joined = match edge.table.join(session.clone(), &edge.tokens().rights(token)) {
         Ok(joined) => joined,
         Err(reason) => {
             // Another token's client came in between.
@@ -411,6 +406,12 @@ async fn first_carrier(
         }
     };
     let member = Member { edge, session: &session, welcomed: false };
+    let tokens = edge.tokens();
+    // Settings that came in between looked for sessions of tokens that are gone before this one was there.
+    let Some(known) = tokens.get(token) else {
+        let reason = "its token is no longer one of this edge's".to_string();
+        return refuse(link, &Reject { reason, is_final: false }).await;
+    };
     if let Some(old) = joined {
         info!(
             "client {} is back: its old session is replaced; if this goes on and on, two clients have the same --id",
@@ -421,7 +422,7 @@ async fn first_carrier(
             plane.forget(old.id);
         }
     } else {
-        session.log_joined(&edge.settings.tokens[token].name);
+        session.log_joined(&known.token.name);
     }
     // A message of its own.
     let message = whole_message(Role::Server, Kind::Welcome, &tunnel_proto::hello::bytes(&welcome));
@@ -486,16 +487,16 @@ async fn read_hello(link: &mut LinkRead, ws: &mut WsReader, frames: &mut FrameRe
 
 /// Whether this edge may do what the client asks; ports are opened here.
 fn may_publish(edge: &Arc<Edge>, hello: &Hello, token: usize) -> Result<(), Reject> {
-    let EdgeToken { name, rights, .. } = &edge.settings.tokens[token];
+    let (tokens, settings) = (edge.tokens(), edge.settings());
+    let gone = || Reject { reason: "its token is no longer one of this edge's".to_string(), is_final: false };
+    let EdgeToken { name, rights, .. } = &tokens.get(token).ok_or_else(gone)?.token;
     for upstream in &hello.upstreams {
         // The file of the edge says so: trying again does not help.
         owners::may(rights, name, &upstream.ask).map_err(|reason| Reject { reason, is_final: true })?;
         // Its owner may let go of it.
-        edge.table
-            .may_have(&upstream.ask, token, &edge.settings.tokens)
-            .map_err(|reason| Reject { reason, is_final: false })?;
+        edge.table.may_have(&upstream.ask, token, rights).map_err(|reason| Reject { reason, is_final: false })?;
         match &upstream.ask {
-            AskFor::Http { .. } if edge.settings.http.is_none() => {
+            AskFor::Http { .. } if settings.http.is_none() => {
                 return Err(Reject {
                     reason: "this edge has no HTTP plane; it was started as `tcp server`: use `portcullis tcp client --ports …`".to_string(),
                     is_final: true,
@@ -512,11 +513,11 @@ fn reached_at(edge: &Edge, ask: &AskFor, name: &str) -> String {
     match ask {
         AskFor::Port(port) => {
             let addr =
-                edge.settings.tcp.as_ref().map_or_else(String::new, |t| SocketAddr::new(t.addr, *port).to_string());
+                edge.settings().tcp.as_ref().map_or_else(String::new, |t| SocketAddr::new(t.addr, *port).to_string());
             format!("tcp {addr} -> {name}")
         }
         AskFor::Http { host, path } => {
-            let port = edge.http_addr.map_or(0, |a| a.port());
+            let port = edge.listening().1.map_or(0, |a| a.port());
             let host = if host.is_empty() { "any host" } else { host };
             format!("http {host}{path} (port {port}) -> {name}")
         }

@@ -5,8 +5,10 @@ mod control;
 mod metrics;
 mod owners;
 mod ports;
+mod reload;
 mod routes;
 mod sessions;
+mod tokens;
 mod web;
 
 use std::fmt::Display;
@@ -24,14 +26,19 @@ use net::log_budget::LogBudget;
 use net::serve::{Limits, Listener, Slots};
 use net::sockets;
 use net::tls::Vouched;
+use parking_lot::{Mutex, RwLock};
 use rustls::ServerConfig;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel_proto::connect::Fingerprint;
 use tunnel_proto::http1::forwarded::Trust;
 
+pub use self::reload::{Applied, Prepared};
 use self::routes::Table;
+use self::tokens::Tokens;
 use super::http::{HttpPlane, HttpSettings};
-use super::settings::{EdgeSettings, EdgeTls, EdgeToken};
+use super::settings::{EdgeSettings, EdgeTls};
 use runtime::door::{Door, Doors};
 use runtime::hint::Hinted;
 use runtime::run::Run;
@@ -40,9 +47,9 @@ use runtime::run::Run;
 #[derive(Clone)]
 pub struct EdgeHandle {
     edge: Arc<Edge>,
-    /// Where clients connect.
+    /// Where clients connected at the start.
     pub control_addr: SocketAddr,
-    /// Where HTTP visitors connect.
+    /// Where HTTP visitors connected at the start.
     pub http_addr: Option<SocketAddr>,
     /// What clients pin: the edge's own CA, or the root in the file of a given certificate.
     pub fingerprint: Option<Fingerprint>,
@@ -54,12 +61,15 @@ pub struct EdgeHandle {
 
 /// What all tasks of an edge share.
 pub(super) struct Edge {
-    settings: EdgeSettings,
+    /// The settings in force.
+    settings: watch::Sender<Arc<EdgeSettings>>,
     doors: Arc<Doors>,
     control_door: Door,
-    http_addr: Option<SocketAddr>,
+    planes: Mutex<Planes>,
     run: Run,
-    tls: Option<parking_lot::RwLock<Arc<ServerConfig>>>,
+    tls: RwLock<Option<Arc<ServerConfig>>>,
+    /// What its given certificate is.
+    certificate: Mutex<String>,
     table: Arc<Table>,
     ports: ports::Ports,
     /// Visitors of all planes.
@@ -68,13 +78,42 @@ pub(super) struct Edge {
     strangers: Arc<Slots>,
     guesses: Guesses,
     lines: Lines,
-    /// The doors of tokens that have a list of their own, in the order of the tokens.
-    token_doors: Vec<Option<Door>>,
+    /// The tokens in force.
+    tokens: RwLock<Arc<Tokens>>,
     /// That a proxy is not named was said.
     said_unnamed: AtomicBool,
     plane: std::sync::OnceLock<Arc<HttpPlane<web::Web>>>,
     since: Timestamp,
     stats: Stats,
+}
+
+/// Where the planes listen.
+#[derive(Default)]
+struct Planes {
+    control: Place,
+    http: Place,
+}
+
+/// A listener that may be replaced.
+#[derive(Default)]
+struct Place {
+    at: Option<SocketAddr>,
+    close: CancellationToken,
+}
+
+impl Place {
+    /// The listener before is closed; what is returned closes this one.
+    fn replace(&mut self, listener: &Listener) -> CancellationToken {
+        self.close();
+        self.at = listener.local_addr().ok();
+        self.close = CancellationToken::new();
+        self.close.clone()
+    }
+
+    fn close(&mut self) {
+        self.close.cancel();
+        self.at = None;
+    }
 }
 
 /// Counters for `/metrics`.
@@ -130,7 +169,7 @@ fn handshakes(files: usize) -> Limits {
 /// # Errors
 /// A certificate cannot be made or read, an address cannot be bound.
 pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Result<EdgeHandle> {
-    let Loaded { tls, fingerprint, name, needs_root } = load_tls(&settings.tls)?;
+    let Loaded { tls, fingerprint, name, needs_root, digest } = load_tls(&settings.tls)?;
     let control = listen("control plane", settings.control, "clients (--control-addr, --control-port)")?;
     let control_addr = control.local_addr()?;
     let http = match settings.http {
@@ -138,30 +177,26 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
         Some(addr) => Some(listen("http plane", addr, "visitors (--data-addr, --port)")?),
     };
     let http_addr = http.as_ref().map(Listener::local_addr).transpose()?;
-    let files = sockets::files_max();
-    let visitors = visitors_max(settings.max_visitors, files);
-    let token_door = |t: &EdgeToken| t.guarded.then(|| doors.guard(Service::Token(t.name.clone())));
+    let (tokens, _) = Tokens::none().next(&settings.tokens, &doors);
+    let settings = Arc::new(settings);
     let edge = Arc::new(Edge {
         control_door: doors.guard(Service::Control),
-        http_addr,
+        planes: Mutex::default(),
         table: Table::new(settings.grace),
         ports: ports::Ports::default(),
-        visitors: Slots::new(Limits {
-            total: visitors,
-            per_source: settings.max_visitors_per_source.clamp(1, visitors),
-            reserve: 0,
-        }),
-        strangers: Slots::new(handshakes(files)),
+        visitors: Slots::new(reload::visitor_limits(&settings)),
+        strangers: Slots::new(handshakes(sockets::files_max())),
         guesses: Guesses::default(),
         lines: Lines::default(),
         said_unnamed: AtomicBool::new(false),
-        token_doors: settings.tokens.iter().map(token_door).collect(),
+        tokens: RwLock::new(Arc::new(tokens)),
         plane: std::sync::OnceLock::new(),
-        tls: tls.map(parking_lot::RwLock::new),
+        tls: RwLock::new(tls),
+        certificate: Mutex::new(digest),
         run: run.clone(),
         since: Timestamp(runtime::wall()),
         stats: Stats::default(),
-        settings,
+        settings: watch::channel(settings.clone()).0,
         doors,
     });
     let web = Arc::new(web::Web::new(edge.clone()));
@@ -170,20 +205,19 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
         edge.doors.clone(),
         HttpSettings {
             trust: Trust {
-                proxies: edge.settings.trusted_proxies.clone(),
-                header: edge.settings.trusted_header,
-                identity: edge.settings.identity_fields.clone(),
+                proxies: settings.trusted_proxies.clone(),
+                header: settings.trusted_header,
+                identity: settings.identity_fields.clone(),
             },
-            stall: edge.settings.stall,
+            stall: settings.stall,
         },
     );
-    let _ = edge.plane.set(plane.clone());
-    run.spawn("control plane", control::accept(edge.clone(), control));
+    let _ = edge.plane.set(plane);
+    edge.serve_control(control);
     if let Some(listener) = http {
-        run.spawn("http plane", web::accept(edge.clone(), plane, listener));
+        edge.serve_http(listener);
     }
     run.spawn("routes", routes::keep(edge.clone()));
-    edge.reload_certificate(fingerprint);
     Ok(EdgeHandle { edge, control_addr, http_addr, fingerprint, name, needs_root })
 }
 
@@ -207,8 +241,8 @@ impl EdgeHandle {
 
 impl Edge {
     fn status(&self) -> EdgeStatus {
-        let http = self.settings.http.is_some();
-        let mode = match (http, self.settings.tcp.is_some()) {
+        let settings = self.settings();
+        let mode = match (settings.http.is_some(), settings.tcp.is_some()) {
             (true, true) => "http,tcp",
             (true, false) => "http",
             _ => "tcp",
@@ -228,39 +262,31 @@ impl Edge {
         }
     }
 
-    /// A given certificate is read again on reload; a bad one changes nothing.
-    fn reload_certificate(self: &Arc<Edge>, printed: Option<Fingerprint>) {
-        let EdgeTls::Own { cert, key } = self.settings.tls.clone() else { return };
-        let weak = Arc::downgrade(self);
-        self.run.on_reload("certificate", move || {
-            let (cert, key, weak) = (cert.clone(), key.clone(), weak.clone());
-            Box::pin(async move {
-                let config = net::tls::own_certificate(&cert, &key)?;
-                let now = pin(&net::tls::vouched(&cert)?.0);
-                if let Some(printed) = printed.filter(|p| now != Some(*p)) {
-                    let now = now.map_or_else(|| "none to pin".to_string(), |n| n.to_string());
-                    warn!(
-                        "clients that pinned {printed} will refuse the new certificate: its CA's fingerprint is {now}"
-                    );
-                }
-                if let Some(slot) = weak.upgrade().as_ref().and_then(|e| e.tls.as_ref()) {
-                    *slot.write() = config;
-                }
-                Ok(format!("{} read again", cert.display()))
-            })
-        });
+    fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.read().clone()
     }
 
-    fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.tls.as_ref().map(|t| t.read().clone())
+    fn settings(&self) -> Arc<EdgeSettings> {
+        self.settings.borrow().clone()
+    }
+
+    fn tokens(&self) -> Arc<Tokens> {
+        self.tokens.read().clone()
+    }
+
+    /// Where clients connect, and where HTTP visitors do.
+    fn listening(&self) -> (SocketAddr, Option<SocketAddr>) {
+        let planes = self.planes.lock();
+        (planes.control.at.unwrap_or(self.settings.borrow().control), planes.http.at)
     }
 
     /// True if this peer is a balancer that sends PROXY lines. Without a list of trusted proxies balancers are
     /// believed on private addresses only: nobody can claim another address from the internet.
     fn balances(&self, peer: SocketAddr) -> bool {
-        let trusted = &self.settings.trusted_proxies;
-        let believed = if trusted.is_empty() { Addr::of(peer).is_private() } else { self.trusts(peer) };
-        self.settings.lb_proxy_protocol.is_some() && believed
+        let settings = self.settings.borrow();
+        let trusted = &settings.trusted_proxies;
+        let believed = if trusted.is_empty() { Addr::of(peer).is_private() } else { trusted.contains(Addr::of(peer)) };
+        settings.lb_proxy_protocol.is_some() && believed
     }
 
     /// Says once that a proxy in front is not believed: everybody behind it is taken for the proxy.
@@ -274,7 +300,7 @@ impl Edge {
 
     /// True if this peer's word about the visitor's address counts.
     fn trusts(&self, peer: SocketAddr) -> bool {
-        self.settings.trusted_proxies.contains(Addr::of(peer))
+        self.settings.borrow().trusted_proxies.contains(Addr::of(peer))
     }
 }
 
@@ -285,6 +311,8 @@ struct Loaded {
     fingerprint: Option<Fingerprint>,
     name: Option<String>,
     needs_root: bool,
+    /// What a given certificate and its key are, so that a reload says if they are others.
+    digest: String,
 }
 
 fn load_tls(tls: &EdgeTls) -> Result<Loaded> {
@@ -297,7 +325,9 @@ fn load_tls(tls: &EdgeTls) -> Result<Loaded> {
         EdgeTls::Own { cert, key } => {
             let tls = Some(net::tls::own_certificate(cert, key)?);
             let (by, name) = net::tls::vouched(cert)?;
-            Loaded { tls, fingerprint: pin(&by), name, needs_root: by == Vouched::Elsewhere }
+            let both = [std::fs::read(cert)?, std::fs::read(key)?].concat();
+            let digest = runtime::sha256_hex(&both);
+            Loaded { tls, fingerprint: pin(&by), name, needs_root: by == Vouched::Elsewhere, digest }
         }
     })
 }

@@ -46,7 +46,8 @@ struct Opened {
 /// # Errors
 /// What to tell the client.
 pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
-    let Some(TcpPlane { addr, allow_ports }) = &edge.settings.tcp else {
+    let settings = edge.settings();
+    let Some(TcpPlane { addr, allow_ports }) = &settings.tcp else {
         let reason = "this edge opens no TCP ports; it was started as `http server`: use `portcullis http client`";
         return Err(Reject { reason: reason.to_string(), is_final: true });
     };
@@ -91,6 +92,18 @@ pub(super) fn close_unused(edge: &Edge) {
             opened.close.cancel();
         }
         keep
+    });
+}
+
+/// Closes ports that other settings take away.
+pub(super) fn close_if(edge: &Edge, closed: impl Fn(u16) -> bool) {
+    edge.ports.open.lock().retain(|port, opened| {
+        let close = closed(*port);
+        if close {
+            info!("port {port} is closed: the settings changed");
+            opened.close.cancel();
+        }
+        !close
     });
 }
 
@@ -188,7 +201,8 @@ impl Visit {
 
     async fn carry(&self, socket: &Arc<TcpStream>, stream: &mut Stream) -> std::io::Result<()> {
         use tokio::io::AsyncWriteExt as _;
-        if let Some(version) = self.edge.settings.proxy_protocol {
+        let version = self.edge.settings.borrow().proxy_protocol;
+        if let Some(version) = version {
             let to = socket.local_addr()?;
             stream.write_all(&proxy_line::encode(version, self.peer, to)).await?;
         }
@@ -197,7 +211,7 @@ impl Visit {
 
     /// Reads the balancer's PROXY line and judges the visitor that it names.
     async fn behind_balancer(&mut self, socket: &TcpStream) -> Option<Pass> {
-        let version = self.edge.settings.lb_proxy_protocol?;
+        let version = self.edge.settings().lb_proxy_protocol?;
         match balancer::take_line(socket, version).await {
             Ok(source) => self.peer = source.unwrap_or(self.peer),
             Err(e) => {

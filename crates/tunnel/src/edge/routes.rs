@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tunnel_proto::hello::AskFor;
 
-use super::super::settings::EdgeToken;
+use super::super::settings::Rights;
 use super::Edge;
 use super::owners::{self, Owned};
 use super::sessions::EdgeSession;
@@ -20,7 +20,7 @@ use super::sessions::EdgeSession;
 pub(super) struct Table {
     inner: Mutex<Inner>,
     routes: watch::Sender<Arc<Routes>>,
-    grace: Duration,
+    grace: Mutex<Duration>,
 }
 
 #[derive(Default)]
@@ -45,8 +45,8 @@ impl Inner {
     }
 
     /// Whether a token may have this beside what others have.
-    fn may_have(&self, ask: &AskFor, token: usize, tokens: &[EdgeToken]) -> Result<(), String> {
-        let Some(other) = owners::taken(ask, token, &tokens[token].rights, self.owned()) else { return Ok(()) };
+    fn may_have(&self, ask: &AskFor, token: usize, rights: &Rights) -> Result<(), String> {
+        let Some(other) = owners::taken(ask, token, rights, self.owned()) else { return Ok(()) };
         let name = |ask: &AskFor| match ask {
             AskFor::Port(port) => format!("port {port}"),
             AskFor::Http { host, path } => format!("{}{path}", if host.is_empty() { "every host" } else { host }),
@@ -93,15 +93,15 @@ pub(super) enum Found {
 impl Table {
     pub(super) fn new(grace: Duration) -> Arc<Table> {
         let (routes, _) = watch::channel(Arc::default());
-        Arc::new(Table { inner: Mutex::default(), routes, grace })
+        Arc::new(Table { inner: Mutex::default(), routes, grace: Mutex::new(grace) })
     }
 
     /// Whether a token may have this now; [`Table::join`] asks again.
     ///
     /// # Errors
     /// To whom it belongs, for the client.
-    pub(super) fn may_have(&self, ask: &AskFor, token: usize, tokens: &[EdgeToken]) -> Result<(), String> {
-        self.inner.lock().may_have(ask, token, tokens)
+    pub(super) fn may_have(&self, ask: &AskFor, token: usize, rights: &Rights) -> Result<(), String> {
+        self.inner.lock().may_have(ask, token, rights)
     }
 
     /// Names and ports that a session would share with others that publish something else there, in words.
@@ -132,13 +132,9 @@ impl Table {
     ///
     /// # Errors
     /// Something of it belongs to another token.
-    pub(super) fn join(
-        &self,
-        session: Arc<EdgeSession>,
-        tokens: &[EdgeToken],
-    ) -> Result<Option<Arc<EdgeSession>>, String> {
+    pub(super) fn join(&self, session: Arc<EdgeSession>, rights: &Rights) -> Result<Option<Arc<EdgeSession>>, String> {
         let mut inner = self.inner.lock();
-        session.asks().try_for_each(|ask| inner.may_have(ask, session.token(), tokens))?;
+        session.asks().try_for_each(|ask| inner.may_have(ask, session.token(), rights))?;
         let old = inner.sessions.iter().position(|s| s.is_of_same_client(&session)).map(|i| inner.sessions.remove(i));
         inner.orphans.retain(|o| !session.asks().any(|a| *a == o.ask));
         if let Some(old) = &old {
@@ -158,13 +154,35 @@ impl Table {
         if inner.sessions.len() == before {
             return; // It was replaced.
         }
-        let until = Instant::now() + self.grace;
+        let until = Instant::now() + *self.grace.lock();
         for ask in session.asks() {
             if !inner.sessions.iter().any(|s| s.asks().any(|a| a == ask)) {
                 inner.orphans.push(Orphan { ask: ask.clone(), token: session.token(), until });
             }
         }
         self.publish(&inner);
+    }
+
+    /// Removes a session whose client is not expected back.
+    pub(super) fn remove(&self, session: &EdgeSession) {
+        let mut inner = self.inner.lock();
+        inner.sessions.retain(|s| s.id != session.id);
+        self.publish(&inner);
+    }
+
+    /// Waits no longer for clients that would not be let in.
+    pub(super) fn forget(&self, gone: impl Fn(usize, &AskFor) -> bool) {
+        let mut inner = self.inner.lock();
+        let before = inner.orphans.len();
+        inner.orphans.retain(|o| !gone(o.token, &o.ask));
+        if inner.orphans.len() != before {
+            self.publish(&inner);
+        }
+    }
+
+    /// Waits so long for lost clients, from the next one on.
+    pub(super) fn wait(&self, grace: Duration) {
+        *self.grace.lock() = grace;
     }
 
     /// Forgets clients that did not come back in time. Returns when to ask again.

@@ -10,6 +10,7 @@ use anyhow::Result;
 use net::serve::{Listener, source};
 use net::sockets;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use super::super::balancer;
 use super::super::http::{HttpPlane, Io, Router, Speaks, Target, Visitor, serve_as_peer, serve_connection};
@@ -59,10 +60,17 @@ impl Router for Web {
     }
 }
 
-/// Accepts visitors until the run stops.
-pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener: Listener) -> Result<()> {
-    let mut stopping = pin!(edge.run.stopping());
-    while let Some((socket, peer)) = listener.accept_until(stopping.as_mut()).await {
+/// Accepts visitors until the run stops or another listener takes its place.
+pub(super) async fn accept(
+    edge: Arc<Edge>,
+    plane: Arc<HttpPlane<Web>>,
+    listener: Listener,
+    close: CancellationToken,
+) -> Result<()> {
+    let mut over = pin!(async {
+        close.run_until_cancelled(edge.run.stopping()).await;
+    });
+    while let Some((socket, peer)) = listener.accept_until(over.as_mut()).await {
         // Who speaks for many is counted as one of all only.
         let slot = if edge.balances(peer) || edge.trusts(peer) {
             edge.visitors.take_trusted()
@@ -97,7 +105,9 @@ pub(super) async fn accept(edge: Arc<Edge>, plane: Arc<HttpPlane<Web>>, listener
             drop(slot);
         });
     }
-    plane.drain();
+    if edge.run.is_stopping() {
+        plane.drain();
+    }
     Ok(())
 }
 
@@ -111,7 +121,7 @@ enum Came {
 
 /// The visitor, once the PROXY line of a trusted balancer is taken off the connection.
 async fn behind_balancer(edge: &Edge, socket: &TcpStream, peer: SocketAddr) -> Option<Came> {
-    let Some(version) = edge.settings.lb_proxy_protocol.filter(|_| edge.balances(peer)) else {
+    let Some(version) = edge.settings().lb_proxy_protocol.filter(|_| edge.balances(peer)) else {
         return Some(Came::Straight(peer));
     };
     match balancer::take_line(socket, version).await {

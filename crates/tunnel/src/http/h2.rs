@@ -158,7 +158,7 @@ pub(super) async fn serve<R: Router, S: VisitorIo>(
     };
     let mut conn = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut tick = tokio::time::interval(KEEP_ALIVE / 2);
-    let mut stall = tokio::time::interval(plane.stall);
+    let mut stall = tokio::time::interval(plane.stall());
     let mut moved = None;
     let mut draining = std::pin::pin!(plane.draining());
     let (mut drained, mut seen) = (false, None);

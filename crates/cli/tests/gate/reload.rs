@@ -1,0 +1,182 @@
+//! `serve --config` with a file that changes while it runs: what counts without a restart, what needs one and is said,
+//! and that a bad file changes nothing.
+
+use std::net::TcpStream;
+
+use stage::command::Server;
+use stage::edge::{Client, Mode};
+use stage::gate::Serve;
+use stage::upstream::answering;
+use stage::{Dir, ports, wait_or};
+
+const SECRETS: [(&str, &str); 3] =
+    [("a", "token-of-a-0123456789abcdef"), ("b", "token-of-b-0123456789abcdef"), ("c", "token-of-c-0123456789abcdef")];
+
+/// An edge on loopback; `more` is the rest of its file.
+struct World {
+    dir: Dir,
+    serve: Serve,
+    http: u16,
+    control: u16,
+}
+
+impl World {
+    fn start(name: &str, more: &str) -> World {
+        let dir = Dir::new(name);
+        for (name, secret) in SECRETS {
+            dir.secret(&format!("{name}.token"), secret);
+        }
+        let (http, control) = (ports::free(), ports::free());
+        let serve = Serve::start(dir.path(), &World::config(http, control, more), &[]);
+        let world = World { dir, serve, http, control };
+        wait_or(|| TcpStream::connect(("127.0.0.1", control)).is_ok(), || world.log());
+        world
+    }
+
+    fn config(http: u16, control: u16, more: &str) -> String {
+        format!(
+            "port = {http}\ncontrol_port = {control}\ndata_addr = \"127.0.0.1\"\ncontrol_addr = \"127.0.0.1\"\nauto_tls = false\n{more}"
+        )
+    }
+
+    fn rewrite(&self, more: &str) {
+        self.serve.rewrite(&World::config(self.http, self.control, more));
+    }
+
+    /// A client of one of the tokens that publishes `host` with a site that answers `text`.
+    fn client(&self, token: &str, host: &str, text: &'static str) -> Client {
+        let site = answering(move |_| (200, text.to_string()));
+        let (url, upstream) = (format!("ws://127.0.0.1:{}", self.control), format!("{host}=http://{site}"));
+        let token = self.dir.at(format!("{token}.token"));
+        Client::start(Mode::Http, &url, &token, &["--insecure", "--upstream", &upstream])
+    }
+
+    fn log(&self) -> String {
+        self.serve.process.output()
+    }
+
+    fn logs(&self, what: &str) {
+        wait_or(|| self.log().contains(what), || format!("`{what}`: {}", self.log()));
+    }
+
+    fn get(&self, host: &str, headers: &[(&str, &str)]) -> String {
+        let at = ports::local(self.http);
+        let answer = stage::http::get(at, host, "/", headers);
+        answer.map_or_else(|_| String::new(), |a| String::from_utf8_lossy(&a.body).into_owned())
+    }
+
+    fn expect(&self, host: &str, text: &str) {
+        wait_or(|| self.get(host, &[]) == text, || format!("{}\n{}", self.get(host, &[]), self.log()));
+    }
+}
+
+fn tokens(names: &[&str]) -> String {
+    names.iter().map(|n| format!("[[tokens]]\nname = \"{n}\"\nfile = \"{n}.token\"\n")).collect()
+}
+
+#[test]
+fn a_token_that_is_added_works_and_one_that_is_taken_out_ends_its_sessions() {
+    let w = World::start("tokens", &tokens(&["a"]));
+    let a = w.client("a", "a.test", "site a");
+    w.expect("a.test", "site a");
+    w.rewrite(&tokens(&["a", "b"]));
+    w.logs("tokens: `b` added");
+    let _b = w.client("b", "b.test", "site b");
+    w.expect("b.test", "site b");
+    w.expect("a.test", "site a");
+    assert!(!w.log().contains("sessions ended"), "{}", w.log());
+    w.rewrite(&tokens(&["b"]));
+    w.logs("tokens: `a` removed; 1 sessions ended");
+    wait_or(|| a.process.output().contains("refuses the token"), || a.process.output());
+    assert_ne!(w.get("a.test", &[]), "site a");
+    w.expect("b.test", "site b");
+    // Another secret under the same name: the file of the token alone has changed.
+    std::fs::write(w.dir.at("b.new"), "another-secret-0123456789abcdef").unwrap();
+    std::fs::rename(w.dir.at("b.new"), w.dir.at("b.token")).unwrap();
+    w.logs("tokens: `b` changed; 1 sessions ended");
+    let _b = w.client("b", "b.test", "site b again");
+    w.expect("b.test", "site b again");
+}
+
+#[test]
+fn rights_of_a_token_count_for_who_is_connected() {
+    let rights = |host: &str| format!("[[tokens]]\nname = \"a\"\nfile = \"a.token\"\nhosts = [\"{host}\"]\n");
+    let w = World::start("rights", &rights("a.test"));
+    let a = w.client("a", "a.test", "site a");
+    w.expect("a.test", "site a");
+    w.rewrite(&rights("other.test"));
+    wait_or(|| a.process.output().contains("may not publish a.test"), || format!("{}{}", a.process.output(), w.log()));
+    assert_ne!(w.get("a.test", &[]), "site a");
+}
+
+#[test]
+fn a_proxy_that_is_named_is_believed_and_one_that_is_not_any_more_is_not() {
+    let more = |trusted: &str| {
+        format!("{trusted}allow_ips_data = [\"198.51.100.7\"]\nallow_ips_control = \"all\"\n{}", tokens(&["a"]))
+    };
+    let w = World::start("proxies", &more(""));
+    let _a = w.client("a", "a.test", "site a");
+    let forwarded = [("X-Forwarded-For", "198.51.100.7")];
+    w.logs("publishes");
+    assert_eq!(w.get("a.test", &forwarded), "", "nobody's word counts yet");
+    w.rewrite(&more("trusted_proxies = [\"127.0.0.1\"]\n"));
+    wait_or(|| w.get("a.test", &forwarded) == "site a", || w.log());
+    w.rewrite(&more(""));
+    wait_or(|| w.get("a.test", &forwarded).is_empty(), || w.log());
+}
+
+#[test]
+fn listeners_move_and_clients_stay() {
+    let mut w = World::start("ports", &tokens(&["a"]));
+    let a = w.client("a", "a.test", "site a");
+    w.expect("a.test", "site a");
+    let (old_http, old_control) = (w.http, w.control);
+    (w.http, w.control) = (ports::free(), ports::free());
+    w.rewrite(&tokens(&["a"]));
+    w.expect("a.test", "site a");
+    wait_or(|| TcpStream::connect(("127.0.0.1", old_http)).is_err(), || w.log());
+    wait_or(|| TcpStream::connect(("127.0.0.1", old_control)).is_err(), || w.log());
+    TcpStream::connect(("127.0.0.1", w.control)).unwrap();
+    assert!(!a.process.output().contains("is gone") && !w.log().contains("is gone"), "{}", w.log());
+    // Somebody else's port: refused, and everything is as it was, the new token too.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = World::config(taken.local_addr().unwrap().port(), w.control, &tokens(&["a", "b"]));
+    w.serve.rewrite(&file);
+    let (code, said) = w.serve.command(&["reload"]);
+    assert!(code == 1 && said.contains("cannot listen on 127.0.0.1:"), "{said}");
+    assert!(!w.log().contains("`b` added"));
+    w.expect("a.test", "site a");
+    // It is tried again until the port is free.
+    drop(taken);
+    w.logs("tokens: `b` added");
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_is_named_with_line_and_column() {
+    let w = World::start("bad", &tokens(&["a"]));
+    let _a = w.client("a", "a.test", "site a");
+    w.expect("a.test", "site a");
+    for (more, wanted) in [
+        (format!("{}[[tokens]]\nname = \"c\"\nfile = \"none.token\"\n", tokens(&["b"])), "none.token"),
+        (format!("allow_ips_data = [\"10.0.0.0/40\"]\n{}", tokens(&["b"])), "gate.toml:7"),
+        (format!("trusted_proxies = [\"somewhere\"]\n{}", tokens(&["b"])), "gate.toml:7"),
+        (format!("colour = \"red\"\n{}", tokens(&["b"])), "line 7, column 1"),
+        (format!("{}{}", tokens(&["b"]), tokens(&["b"])), "are the same"),
+    ] {
+        w.rewrite(&more);
+        let (code, said) = w.serve.command(&["reload"]);
+        assert!(code == 1 && said.contains(wanted), "{more}: {said}");
+        assert_eq!(w.get("a.test", &[]), "site a", "{more}");
+    }
+    assert!(!w.log().contains("tokens:"), "{}", w.log());
+    w.rewrite(&tokens(&["a", "b"]));
+    w.serve.ok(&["reload"]);
+    assert!(w.log().contains("tokens: `b` added"), "{}", w.log());
+}
+
+#[test]
+fn what_needs_a_restart_is_said_in_one_line() {
+    let w = World::start("restart", &tokens(&["a"]));
+    w.rewrite(&format!("drain = \"3s\"\n{}[lists.family]\n[gate]\nlisten = \"127.0.0.1:0\"\n", tokens(&["a"])));
+    w.logs("restart for: drain, [gate]");
+}
