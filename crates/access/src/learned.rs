@@ -102,3 +102,57 @@ impl LearnedEntries {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use addr::Addr;
+    use proptest::prelude::*;
+
+    fn entry(n: u8) -> (Prefix, Option<u64>) {
+        (Prefix::host(Addr::new([192, 0, 2, n].into())), (n % 2 == 0).then_some(u64::from(n)))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// It holds what a map of the same steps holds. Numbers reach over several blocks.
+        #[test]
+        fn holds_what_was_put_and_not_taken(steps in prop::collection::vec((0u64..1_500, any::<Option<u8>>()), 0..120)) {
+            let (mut learned, mut map) = (LearnedEntries::default(), BTreeMap::new());
+            for (id, n) in steps {
+                match n {
+                    Some(n) => {
+                        learned.put(GrantId(id), entry(n).0, entry(n).1);
+                        map.insert(id, entry(n));
+                    }
+                    None => {
+                        learned.remove(GrantId(id));
+                        map.remove(&id);
+                    }
+                }
+                prop_assert_eq!(learned.get(GrantId(id)), map.get(&id).copied());
+                prop_assert_eq!((learned.len(), learned.is_empty()), (map.len(), map.is_empty()));
+            }
+            prop_assert_eq!(learned.iter().collect::<Vec<_>>(), map.into_values().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_copy_shares_every_block_but_the_one_that_changes() {
+        let mut first = LearnedEntries::default();
+        (0..1_000).for_each(|id| first.put(GrantId(id), entry(1).0, None));
+        let mut second = first.clone();
+        second.remove(GrantId(999));
+        let shared =
+            first.blocks.iter().filter(|(k, b)| second.blocks.get(k).is_some_and(|o| Arc::ptr_eq(b, o))).count();
+        assert_eq!((first.blocks.len(), shared), (4, 3));
+        // What is not there changes nothing, and copies nothing.
+        second.remove(GrantId(998_000));
+        second.remove(GrantId(999));
+        assert_eq!(second.len(), 999);
+        // An emptied block is gone.
+        (768..1_000).for_each(|id| second.remove(GrantId(id)));
+        assert_eq!(second.blocks.len(), 3);
+    }
+}

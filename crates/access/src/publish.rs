@@ -400,6 +400,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_desired_is_what_the_ledger_holds_of_that_list() {
+        use crate::Evidence;
+        use crate::ledger::{Event, Ledger, Outcome, Proof, Rules};
+        let rules = Rules { statics: ps(&["198.51.100.0/24"]), ttl: Some(60), ..Rules::default() };
+        let mut ledger =
+            Ledger::new([("home".to_string(), rules), ("other".to_string(), Rules::default())], AddrSet::default());
+        let proof = Proof {
+            list: "home".to_string(),
+            addr: "192.0.2.1".parse().unwrap(),
+            evidence: Evidence::Mtls,
+            principal: None,
+            device: None,
+            ttl: None,
+        };
+        assert!(matches!(ledger.handle(Event::Proof(proof), 1_000), Outcome::Given(_)));
+        let home = desired(&ledger, "home", 7);
+        assert_eq!((home.generation, home.list.as_str(), home.statics.clone()), (7, "home", ps(&["198.51.100.0/24"])));
+        assert_eq!(home.learnt.iter().collect::<Vec<_>>(), [("192.0.2.1".parse().unwrap(), Some(1_060))]);
+        let other = desired(&ledger, "other", 7);
+        assert!(other.statics.is_empty() && other.learnt.is_empty());
+        assert_eq!(other.entries(), ps(&[NOBODY]), "nobody is an entry, never an absence");
+    }
+
+    #[test]
     fn the_widest_prefixes_have_no_address_past_them() {
         let all =
             stretches([(Prefix::ALL_V4, None), (Prefix::ALL_V6, Some(5)), ("10.0.0.0/8".parse().unwrap(), Some(9))]);
