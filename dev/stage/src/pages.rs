@@ -145,6 +145,13 @@ mod tests {
         assert!(names.len() >= 45, "only {} recipes are left", names.len());
     }
 
+    /// A first page that is read to its end.
+    #[test]
+    fn the_readme_is_short() {
+        let lines = file("README.md").lines().count();
+        assert!(lines <= 150, "README has {lines} lines; move what is not for a newcomer to the manual");
+    }
+
     /// README, manual, and what else is written for readers.
     fn documents() -> Vec<(String, String)> {
         let more = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SCOPE.md", "docs/roadmap.md"];

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ pub use rustix::process::Signal;
 
 /// Lines of output that are kept: enough to find a cause, bounded for chatty children.
 const KEPT: usize = 20_000;
+
+/// How long an ended child's streams are read for what it printed last.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A running child.
 #[derive(Debug)]
@@ -64,6 +68,8 @@ impl Recipe {
 struct Output {
     lines: Mutex<Vec<String>>,
     more: Condvar,
+    /// Streams that are not read to their end.
+    open: AtomicUsize,
 }
 
 impl Process {
@@ -142,6 +148,11 @@ impl Process {
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.exit.is_none() {
             self.exit = self.child.try_wait().unwrap();
+            // What it printed last is still on its way; a child of its own may hold the stream open.
+            let end = Instant::now() + LAST_WORDS;
+            while self.exit.is_some() && self.output.open.load(Ordering::Acquire) > 0 && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         self.exit
     }
@@ -267,6 +278,7 @@ fn more_files() {
 }
 
 fn collect(stream: impl Read + Send + 'static, output: Arc<Output>) {
+    output.open.fetch_add(1, Ordering::AcqRel);
     let read = move || {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
@@ -279,6 +291,7 @@ fn collect(stream: impl Read + Send + 'static, output: Arc<Output>) {
             }
             output.more.notify_all();
         }
+        output.open.fetch_sub(1, Ordering::AcqRel);
     };
     std::thread::Builder::new().name("output".to_string()).spawn(read).unwrap();
 }
