@@ -244,23 +244,17 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    struct Place(PathBuf);
+    /// A root with a file, a folder with one, and a secret beside it.
+    struct Place(stage::Dir);
 
     impl Place {
         fn new(name: &str) -> Place {
-            let place = std::env::temp_dir().join(format!("portcullis-root-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&place);
-            std::fs::create_dir_all(place.join("root/sub")).unwrap();
-            std::fs::write(place.join("root/a.txt"), "a").unwrap();
-            std::fs::write(place.join("root/sub/b.txt"), "b").unwrap();
-            std::fs::write(place.join("secret"), "s").unwrap();
-            Place(place)
-        }
-    }
-
-    impl Drop for Place {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
+            let dir = stage::Dir::new(name);
+            std::fs::create_dir_all(dir.at("root/sub")).unwrap();
+            dir.write("root/a.txt", "a");
+            dir.write("root/sub/b.txt", "b");
+            dir.write("secret", "s");
+            Place(dir)
         }
     }
 
@@ -275,11 +269,11 @@ mod tests {
     #[test]
     fn stays_below_with_links_and_without_openat2() {
         let place = Place::new("below");
-        let at = place.0.join("root");
+        let at = place.0.at("root");
         symlink("sub/b.txt", at.join("inside")).unwrap();
         symlink(at.join("sub"), at.join("inside-absolute")).unwrap();
         symlink("../secret", at.join("outside")).unwrap();
-        symlink(place.0.join("secret"), at.join("outside-absolute")).unwrap();
+        symlink(place.0.at("secret"), at.join("outside-absolute")).unwrap();
         symlink("/", at.join("all")).unwrap();
         symlink("..", at.join("up")).unwrap();
         symlink("loop", at.join("loop")).unwrap();
@@ -320,7 +314,7 @@ mod tests {
     #[test]
     fn a_link_shows_nothing_that_is_hidden() {
         let place = Place::new("hidden");
-        let at = place.0.join("root");
+        let at = place.0.at("root");
         std::fs::create_dir_all(at.join(".git/objects")).unwrap();
         std::fs::create_dir_all(at.join(".well-known")).unwrap();
         std::fs::write(at.join(".git/config"), "secret").unwrap();
@@ -345,14 +339,14 @@ mod tests {
         let shown: Vec<_> = root.list(&dir, &[]).unwrap().into_iter().map(|e| e.name).collect();
         assert!(!shown.iter().any(|n| n.starts_with(b"env") || n.starts_with(b"git") || n == b"config"), "{shown:?}");
         // The folder is renamed while it is served: links go on working, hidden names stay hidden.
-        std::fs::rename(&at, place.0.join("moved")).unwrap();
+        std::fs::rename(&at, place.0.at("moved")).unwrap();
         assert!(found(&root, "open") && !found(&root, "env"));
     }
 
     #[test]
     fn lists_what_may_be_reached() {
         let place = Place::new("list");
-        let at = place.0.join("root");
+        let at = place.0.at("root");
         symlink("sub", at.join("link")).unwrap();
         symlink("../secret", at.join("outside")).unwrap();
         std::fs::write(at.join(".hidden"), "").unwrap();

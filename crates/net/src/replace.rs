@@ -99,9 +99,8 @@ mod tests {
 
     #[test]
     fn new_same_changed_and_no_litter() {
-        let dir = std::env::temp_dir().join(format!("portcullis-replace-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let path = dir.join("a.yml");
+        let dir = stage::Dir::new("replace");
+        let path = dir.at("a.yml");
         assert_eq!(replace(&path, b"one\n").unwrap(), How::Renamed);
         assert_eq!(replace(&path, b"one\n").unwrap(), How::Same);
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
@@ -109,29 +108,21 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         in_place(&path, b"3\n", 4).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"3\n");
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
-        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_mounted_file_is_written_in_place() {
-        let dir = std::env::temp_dir().join(format!("portcullis-replace-mount-{}", std::process::id()));
-        fs::create_dir_all(dir.join("host")).unwrap();
-        let (host, here) = (dir.join("host/list.yml"), dir.join("list.yml"));
-        fs::write(&host, b"a long document\n").unwrap();
-        fs::write(&here, b"").unwrap();
+        let dir = stage::Dir::new("replace-mount");
+        fs::create_dir(dir.at("host")).unwrap();
+        let (host, here) = (dir.write("host/list.yml", "a long document\n"), dir.write("list.yml", ""));
         let mount = std::process::Command::new("mount").arg("--bind").args([&host, &here]).output();
         if !mount.is_ok_and(|o| o.status.success()) {
-            let why = "skipped: a file can not be bind-mounted here (needs root)";
-            assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");
-            eprintln!("{why}");
-            fs::remove_dir_all(&dir).unwrap();
-            return;
+            return stage::skip::skip("a file cannot be bind-mounted here (needs root)");
         }
         let how = replace(&here, b"short\n").unwrap();
         let seen = fs::read(&host).unwrap();
         std::process::Command::new("umount").arg(&here).status().unwrap();
-        fs::remove_dir_all(&dir).unwrap();
         assert!(matches!(how, How::InPlace(_)), "{how:?}");
         assert_eq!(seen, b"short\n");
     }

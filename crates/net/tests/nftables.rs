@@ -18,23 +18,20 @@ use proptest::test_runner::{Config, TestRunner};
 
 /// Runs in a new network namespace, or says why not.
 fn alone(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(move || {
+    let inside = move || {
         // SAFETY: only this thread leaves the namespace, and it shares nothing that belongs to one.
         #[expect(unsafe_code, reason = "leaving a namespace is a promise about other threads")]
         let left = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
         if let Err(e) = left {
-            assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "no network namespace: {e}");
-            eprintln!("skipped: a network namespace can not be made here ({e}; needs root)");
-            return;
+            return stage::skip::skip(&format!("a network namespace cannot be made here ({e}; needs root)"));
         }
-        if Command::new("nft").arg("--version").output().is_err() {
-            assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "nft is not installed");
-            eprintln!("skipped: nft is not installed");
-            return;
+        if stage::peers::need("nft").is_some() {
+            test();
         }
-        test();
-    });
-    thread.join().unwrap();
+    };
+    // The thread is the test, by name too, for who reads why it was skipped.
+    let name = std::thread::current().name().unwrap_or_default().to_string();
+    std::thread::Builder::new().name(name).spawn(inside).unwrap().join().unwrap();
 }
 
 fn tcp(number: u16) -> Port {

@@ -28,9 +28,7 @@ const IN_FLUX: [(&str, &str, &str); 2] = [
 fn every_capture_of_the_hosted_service() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/truth/policy");
     let Ok(entries) = std::fs::read_dir(&dir) else {
-        assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "the captures are absent from {}", dir.display());
-        println!("skipped: the captures of the hosted service are not here");
-        return;
+        return stage::skip::skip(&format!("the captures of the hosted service are absent from {}", dir.display()));
     };
     let only = std::env::var("TRUTH_CASE").ok();
     let mut failures = BTreeMap::new();

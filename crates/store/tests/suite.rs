@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use stage::Dir;
+use stage::disk::SmallDisk;
 use store::{If, Memory, Sqlite, Step, Store, StoreError};
 
 const NOW: Duration = Duration::ZERO;
@@ -212,19 +213,8 @@ fn kill_9_loses_no_acknowledged_put_and_no_delete() {
 
 #[test]
 fn a_full_disk_and_a_read_only_one_are_reported_and_lose_nothing() {
-    let dir = Dir::new("store");
-    let at = dir.at("mnt");
-    std::fs::create_dir(&at).unwrap();
-    let mount = |args: &[&str]| {
-        std::process::Command::new("mount").args(args).arg(&at).output().is_ok_and(|o| o.status.success())
-    };
-    if !mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"]) {
-        let why = "skipped: a small disk can not be mounted here (needs root)";
-        assert!(std::env::var("PORTCULLIS_REQUIRE_PEERS").is_err(), "{why}");
-        eprintln!("{why}");
-        return;
-    }
-    let path = at.join("s.db");
+    let Some(disk) = SmallDisk::new("store", 512) else { return };
+    let path = disk.path().join("s.db");
     let s = Sqlite::open(&path).unwrap();
     let mut stored = 0u32;
     let full = loop {
@@ -237,19 +227,17 @@ fn a_full_disk_and_a_read_only_one_are_reported_and_lose_nothing() {
     assert!(stored > 10);
     assert_eq!(s.list("k/").unwrap().0.len() as u32, stored);
     drop(s);
-    assert!(mount(&["-o", "remount,ro"]));
+    disk.read_only();
     let opened = Sqlite::open(&path);
     let refused = match opened {
         Err(e) => e,
         Ok(s) => s.put_if("x", b"", None, If::Anyway).unwrap_err(),
     };
     assert!(matches!(refused, StoreError::ReadOnly(_)), "{refused}");
-    assert!(mount(&["-o", "remount,rw,size=8m"]));
+    disk.enlarge(8 * 1024);
     let s = Sqlite::open(&path).unwrap();
     assert_eq!(s.list("k/").unwrap().0.len() as u32, stored);
     s.put_if("x", b"", None, If::Anyway).unwrap();
-    drop(s);
-    let _ = std::process::Command::new("umount").arg(&at).status();
 }
 
 /// Mode of a file, without its kind.

@@ -5,21 +5,30 @@ use std::process::Command;
 
 use crate::Dir;
 
-/// A disk of a megabyte, mounted in a folder; unmounted with its owner.
+/// A disk of little room, mounted in a folder; unmounted with its owner.
 #[derive(Debug)]
 pub struct SmallDisk(Dir);
 
 impl SmallDisk {
-    /// `None`, said in one line, where this machine mounts nothing for us.
+    /// With so many KiB; `None`, said in one line, where this machine mounts nothing for us.
     #[must_use]
-    pub fn new(what: &str) -> Option<SmallDisk> {
+    pub fn new(what: &str, kib: u32) -> Option<SmallDisk> {
         let dir = Dir::new(what);
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1200k", "tmpfs"]).arg(dir.path()).output();
-        if mount.is_ok_and(|o| o.status.success()) {
+        if mount(&["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"], dir.path()) {
             return Some(SmallDisk(dir));
         }
         crate::skip::skip("a small disk cannot be mounted here (needs root)");
         None
+    }
+
+    /// From now on nothing is written there.
+    pub fn read_only(&self) {
+        assert!(mount(&["-o", "remount,ro"], self.path()), "cannot make the disk read-only");
+    }
+
+    /// From now on there is room, of so many KiB.
+    pub fn enlarge(&self, kib: u32) {
+        assert!(mount(&["-o", &format!("remount,rw,size={kib}k")], self.path()), "cannot enlarge the disk");
     }
 
     /// Where it is.
@@ -45,4 +54,8 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
+}
+
+fn mount(args: &[&str], at: &Path) -> bool {
+    Command::new("mount").args(args).arg(at).output().is_ok_and(|o| o.status.success())
 }

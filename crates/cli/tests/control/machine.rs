@@ -63,6 +63,9 @@ fn explain_lists_and_doctor_say_that_a_list_file_cannot_be_read_and_how_old_what
     assert_eq!(edge.command(&["explain", "127.0.0.66", "--service", "data"]).0, 3);
 }
 
+/// Room on a small disk, in KiB: enough to start, and soon used up.
+const ROOM: u32 = 1200;
+
 /// Repeats a command until the full disk refuses it; the write-ahead log may have room for some.
 fn until_refused(server: &impl Server, args: impl Fn(u32) -> Vec<String>) -> (u32, String) {
     for n in 0..500 {
@@ -81,7 +84,7 @@ fn saved_again(process: &mut Process) {
 
 #[test]
 fn control_on_a_full_disk_gives_nothing_that_is_not_saved_and_takes_back_at_once() {
-    let Some(disk) = SmallDisk::new("mesh") else { return };
+    let Some(disk) = SmallDisk::new("mesh", ROOM) else { return };
     let mut control = Control::start_in(&disk.path().join("data"), &[]);
     control.user("ada");
     let _key = control.key("ada", &[]);
@@ -118,7 +121,7 @@ fn control_on_a_full_disk_gives_nothing_that_is_not_saved_and_takes_back_at_once
 
 #[test]
 fn a_gate_on_a_full_disk_gives_nothing_that_is_not_saved_and_takes_back_at_once() {
-    let Some(disk) = SmallDisk::new("gate") else { return };
+    let Some(disk) = SmallDisk::new("gate", ROOM) else { return };
     let file = Dir::new("gate-file");
     let mut gate = Gate::start(disk.path(), &[], &["--file", &file.at("list.yml").display().to_string()]);
     gate.ok(&["grant", "add", "203.0.113.7"]);
