@@ -265,6 +265,7 @@ pub(super) fn write_ws_head(buf: &mut [u8], role: Role) -> usize {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "an instant has no other beginning")]
 mod tests {
+    use super::super::a_moment;
     use super::*;
     use proptest::prelude::*;
 
@@ -342,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_waiting_connection_pings_and_gives_up_on_a_stream_that_never_comes() {
-        let now = Instant::now();
+        let now = a_moment();
         let mut waiting = Waiting::begin(now);
         assert_eq!(waiting.handle_timeout(now + PING_EVERY - Duration::from_millis(1)), Due::Nothing);
         assert_eq!(waiting.handle_timeout(now + PING_EVERY), Due::Ping);

@@ -62,3 +62,10 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(25);
 
 /// Room before stream data for a websocket head and a frame head.
 pub const HEADS: usize = HEAD_MAX + FRAME_HEAD;
+
+/// Some moment, for tests: no rule asks which.
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a moment can only be had from the clock")]
+fn a_moment() -> std::time::Instant {
+    std::time::Instant::now()
+}

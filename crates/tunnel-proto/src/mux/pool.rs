@@ -124,11 +124,12 @@ impl<L> Pool<L> {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "an instant has no other beginning")]
 mod tests {
+    use super::super::a_moment;
     use super::*;
 
     #[test]
     fn what_was_asked_for_comes_and_goes_round() {
-        let now = Instant::now();
+        let now = a_moment();
         let mut pool = Pool::new(now);
         assert_eq!((pool.arrived(1), pool.arrived(2), pool.counts()), (None, None, (WARM, 0)));
         assert!(pool.take().is_some() && pool.take().is_some() && pool.take().is_none());
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_limit_and_eight_at_a_time() {
-        let now = Instant::now();
+        let now = a_moment();
         let mut pool = Pool::new(now);
         for _ in WARM..ASKED_MAX {
             assert!(pool.asks(now));
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn what_does_not_come_is_forgotten_and_a_late_one_still_counts() {
-        let now = Instant::now();
+        let now = a_moment();
         let mut pool = Pool::new(now);
         pool.handle_timeout(now + COMES_WITHIN, |_| true);
         assert_eq!(pool.counts(), (WARM, WARM), "it may still come");
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_dead_and_the_superfluous_are_swept() {
-        let now = Instant::now();
+        let now = a_moment();
         let mut pool = Pool::new(now);
         for i in 0..20 {
             assert_eq!(pool.arrived(i), None);
@@ -182,7 +183,7 @@ mod tests {
 
     #[test]
     fn after_the_end_nothing_is_kept() {
-        let now = Instant::now();
+        let now = a_moment();
         let mut pool = Pool::new(now);
         assert_eq!(pool.arrived(1), None);
         let taken = pool.take();

@@ -264,6 +264,7 @@ impl Usage {
 mod tests {
     use super::*;
 
+    /// A counter that nothing fills.
     fn room() -> Buffered {
         Buffered::new(1 << 30)
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::frame::{FrameReader, Part};
-use crate::mux::{OUT_MAX, QUANTUM, WINDOW_FIRST, WINDOW_MAX};
+use crate::mux::{OUT_MAX, QUANTUM, WINDOW_FIRST, WINDOW_MAX, a_moment};
 
 struct Pair {
     edge: Connection<()>,
@@ -41,7 +41,7 @@ fn events(conn: &mut Connection<()>) -> Vec<Event> {
 impl Pair {
     /// Two ends and one stream, whose number is 1.
     fn with_stream() -> Pair {
-        let now = Instant::now();
+        let now = a_moment();
         let mut pair = Pair { edge: conn(Role::Server, now), client: conn(Role::Client, now), now };
         assert_eq!(pair.edge.open(b"who", false, ()), Some(1));
         pair.carry();
@@ -147,7 +147,7 @@ fn a_sender_uses_up_its_credit_and_gets_it_back() {
 
 #[test]
 fn senders_wait_for_room_and_are_told_of_it_in_their_order() {
-    let now = Instant::now();
+    let now = a_moment();
     let mut edge = conn(Role::Server, now);
     let ids: Vec<u32> = (0..40).filter_map(|_| edge.open(&[], false, ())).collect();
     for id in ids.iter().cycle().take(OUT_MAX / QUANTUM + 1) {
@@ -276,7 +276,7 @@ fn a_stream_whose_dedicated_connection_never_comes_is_not_forgotten() {
 
 #[test]
 fn streams_of_a_connection_that_replaces_another_have_numbers_of_their_own() {
-    let (now, numbers) = (Instant::now(), Arc::new(StreamNumbers::default()));
+    let (now, numbers) = (a_moment(), Arc::new(StreamNumbers::default()));
     let conn = || Connection::new(Role::Server, numbers.clone(), Arc::new(Buffered::new(1)), now);
     let (mut old, mut new): (Connection<()>, Connection<()>) = (conn(), conn());
     assert_eq!((old.open(&[], false, ()), new.open(&[], false, ())), (Some(1), Some(2)));
