@@ -9,9 +9,9 @@ use net::buffers;
 use net::sockets;
 use tokio::net::TcpStream;
 
-use super::mux::HEADS;
 use super::stream::Stream;
 use tunnel_proto::frame::ResetCode;
+use tunnel_proto::mux::HEADS;
 
 /// Joins socket and stream. Ends when both directions ended; an error is the first thing that broke, and the other
 /// side is reset when the stream is dropped.

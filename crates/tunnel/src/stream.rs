@@ -11,10 +11,11 @@ use net::buffers::{self, BULK};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tunnel_proto::frame::{Kind, Reset, ResetCode};
-use tunnel_proto::ws::Role;
+use tunnel_proto::mux::dedicated::OfStream;
+use tunnel_proto::mux::{Finish, HEADS, PING_EVERY, Read, Room};
 
-use super::bulk::{BulkLink, BulkRead, BulkWrite, Next};
-use super::mux::{Core, HEADS, PING_EVERY, QUANTUM};
+use super::bulk::{BulkRead, BulkWrite};
+use super::mux::Carrier;
 
 /// Both directions of a stream.
 pub(super) struct Stream {
@@ -24,7 +25,8 @@ pub(super) struct Stream {
 
 /// What the peer sends.
 pub(super) struct StreamRx {
-    core: Arc<Core>,
+    carrier: Arc<Carrier>,
+    id: u32,
     /// A piece that came on the carrier, not taken yet from here.
     piece: Vec<u8>,
     at: usize,
@@ -34,35 +36,30 @@ pub(super) struct StreamRx {
 
 /// What we send.
 pub(super) struct StreamTx {
-    core: Arc<Core>,
+    carrier: Arc<Carrier>,
+    id: u32,
     bulk: Option<BulkWrite>,
     done: bool,
-    /// The peer was told that the stream is over, or told us.
-    reset: bool,
     /// When to say a ping on the bulk link.
     tick: Option<Box<tokio::time::Interval>>,
 }
 
 impl Stream {
-    pub(super) fn new(core: Arc<Core>) -> Stream {
+    pub(super) fn new(carrier: Arc<Carrier>, id: u32) -> Stream {
         Stream {
-            rx: StreamRx { core: core.clone(), piece: Vec::new(), at: 0, bulk: None, done: false },
-            tx: StreamTx { core, bulk: None, done: false, reset: false, tick: None },
+            rx: StreamRx { carrier: carrier.clone(), id, piece: Vec::new(), at: 0, bulk: None, done: false },
+            tx: StreamTx { carrier, id, bulk: None, done: false, tick: None },
         }
     }
 
     /// Ends both directions at once and tells the peer why.
     pub(super) fn reset(&mut self, code: ResetCode, words: &str) {
-        if !self.tx.reset {
-            self.tx.reset = true;
-            let reset = Reset { code, words: words.to_string() };
-            self.tx.core.carrier.push(Kind::Reset, self.tx.core.id, &reset.bytes());
-        }
+        self.tx.carrier.reset(self.tx.id, &Reset { code, words: words.to_string() });
     }
 
     /// From now on what arrives is written into this socket without a detour.
     pub(super) fn direct(&self, sink: &Arc<TcpStream>) {
-        self.rx.core.direct(sink.clone());
+        self.rx.carrier.direct(self.rx.id, sink.clone());
     }
 }
 
@@ -86,32 +83,16 @@ impl StreamRx {
                 }
                 return Poll::Ready(Ok(self.bulk.as_ref().map_or(&[], |b| b.data())));
             }
-            self.at = 0;
-            if let Some(piece) = self.core.pop() {
-                self.piece = piece;
-                continue;
+            (self.piece, self.at) = (Vec::new(), 0);
+            match ready!(self.carrier.poll_read(self.id, cx)) {
+                (Read::Piece(piece), _) => self.piece = piece,
+                (Read::End, _) => self.done = true,
+                (Read::Reset(reset), _) => return Poll::Ready(Err(reset_error(&reset))),
+                (Read::Dedicated, Some(half)) => self.bulk = Some(half),
+                // There is no other way to this stream's data.
+                (Read::Dedicated, None) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                (Read::Wait, _) => return Poll::Pending,
             }
-            self.piece = Vec::new();
-            let mut inn = self.core.inn.lock();
-            if !inn.queue.is_empty() {
-                continue;
-            }
-            if let Some(reset) = &inn.reset {
-                return Poll::Ready(Err(reset_error(reset)));
-            }
-            if inn.ended {
-                self.done = true;
-                continue;
-            }
-            if inn.moved
-                && let Some(link) = inn.link.take()
-            {
-                self.bulk = Some(link);
-                continue;
-            }
-            inn.held = false;
-            inn.waker = Some(cx.waker().clone());
-            return Poll::Pending;
         }
     }
 
@@ -119,7 +100,7 @@ impl StreamRx {
     pub(super) fn consume(&mut self, n: usize) {
         if self.at < self.piece.len() {
             self.at += n;
-            self.core.consumed(n);
+            self.carrier.consumed(self.id, n);
         } else if let Some(bulk) = &mut self.bulk {
             bulk.consume(n);
         }
@@ -127,7 +108,7 @@ impl StreamRx {
 
     /// End of stream already went to the socket behind [`Stream::direct`].
     pub(super) fn sink_ended(&self) -> bool {
-        self.core.inn.lock().sink_ended
+        self.carrier.sink_ended(self.id)
     }
 
     fn poll_bulk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -136,18 +117,17 @@ impl StreamRx {
             return Poll::Ready(Ok(()));
         }
         loop {
-            let other = match ready!(bulk.poll_next(cx))? {
-                Next::Data(id) if id == self.core.id => return Poll::Ready(Ok(())),
-                Next::Control(Kind::Ping | Kind::Pong, ..) => continue,
-                Next::Control(Kind::End, id, _) if id == self.core.id => {
+            match ready!(bulk.poll_next(cx))?.of_stream(self.id) {
+                Ok(OfStream::Data(_)) => return Poll::Ready(Ok(())),
+                Ok(OfStream::Alive) => {}
+                Ok(OfStream::End) => {
+                    self.carrier.ended_on_bulk(self.id);
                     self.done = true;
                     return Poll::Ready(Ok(()));
                 }
-                Next::Gone => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                other => other,
-            };
-            let words = format!("a bulk link carries what is not its stream's: {other:?}");
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, words)));
+                Ok(OfStream::Closed) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                Err(e) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, e))),
+            }
         }
     }
 }
@@ -158,28 +138,14 @@ impl StreamTx {
     /// # Errors
     /// The stream was reset, or what carries it broke.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.bulk.is_none() && !self.poll_moves()? {
-            let left = {
-                let mut out = self.core.out.lock();
-                if out.reset {
-                    self.reset = true;
-                    drop(out);
-                    let reset = self.core.inn.lock().reset.clone();
-                    let error = reset.as_ref().map_or_else(|| io::ErrorKind::BrokenPipe.into(), reset_error);
-                    return Poll::Ready(Err(error));
-                }
-                if out.left == 0 {
-                    out.waker = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-                // A bulk link may come while we wait for something else.
-                if out.waker.as_ref().is_none_or(|w| !w.will_wake(cx.waker())) {
-                    out.waker = Some(cx.waker().clone());
-                }
-                out.left as usize
-            };
-            ready!(self.core.carrier.poll_room(cx));
-            return Poll::Ready(Ok(left.min(QUANTUM)));
+        if self.bulk.is_none() {
+            match ready!(self.carrier.poll_room(self.id, cx)) {
+                (Room::Bytes(n), _) => return Poll::Ready(Ok(n)),
+                (Room::Reset(reset), _) => return Poll::Ready(Err(reset_error(&reset))),
+                (Room::Dedicated, Some(half)) => self.bulk = Some(half),
+                (Room::Dedicated, None) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                (Room::Wait, _) => return Poll::Pending,
+            }
         }
         if let Some(bulk) = &mut self.bulk {
             ready!(bulk.poll_ready(cx))?;
@@ -193,9 +159,9 @@ impl StreamTx {
     /// What carries the stream broke.
     pub(super) fn send(&mut self, buf: &mut [u8], len: usize) -> io::Result<()> {
         match &mut self.bulk {
-            Some(bulk) => bulk.send_data(self.core.id, buf, len),
+            Some(bulk) => bulk.send_data(self.id, buf, len),
             None => {
-                self.core.send(&buf[HEADS..HEADS + len]);
+                self.carrier.send(self.id, &buf[HEADS..HEADS + len]);
                 Ok(())
             }
         }
@@ -210,12 +176,9 @@ impl StreamTx {
             return Ok(());
         }
         self.done = true;
-        match &mut self.bulk {
-            Some(bulk) => bulk.send(Kind::End, self.core.id, &[]),
-            None => {
-                self.core.carrier.push(Kind::End, self.core.id, &[]);
-                Ok(())
-            }
+        match (self.carrier.finish(self.id), &mut self.bulk) {
+            (Finish::Dedicated, Some(bulk)) => bulk.send(Kind::End, self.id, &[]),
+            _ => Ok(()),
         }
     }
 
@@ -225,7 +188,7 @@ impl StreamTx {
     /// What carries the stream broke.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.bulk.is_none() && !self.done {
-            self.poll_moves()?;
+            self.bulk = self.carrier.moves(self.id);
         }
         match &mut self.bulk {
             Some(bulk) => bulk.poll_ready(cx),
@@ -246,44 +209,11 @@ impl StreamTx {
             let _ = super::bulk::poll_say(bulk, cx, Kind::Ping);
         }
     }
-
-    /// Moves to the bulk link if one was assigned: what follows goes there.
-    fn poll_moves(&mut self) -> io::Result<bool> {
-        if self.done {
-            return Ok(false);
-        }
-        let Some(link) = self.core.out.lock().link.take() else { return Ok(false) };
-        self.core.carrier.push(Kind::Moved, self.core.id, &[]);
-        self.bulk = Some(link);
-        Ok(true)
-    }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.rx.done && !self.tx.reset {
-            // The peer has sent everything and waits for nothing: an end is as good as a reset, and keeps a bulk link.
-            let _ = self.tx.end();
-        }
-        let whole = self.rx.done && self.tx.done && !self.tx.reset;
-        if !whole {
-            self.reset(ResetCode::Broken, "");
-        }
-        let core = &self.tx.core;
-        core.carrier.forget(core.id);
-        let mut out = core.out.lock();
-        out.gone = true;
-        let write = self.tx.bulk.take().or_else(|| out.link.take());
-        let home = out.home.take();
-        drop(out);
-        // A client that has not moved may have sent everything before it heard of the link. It then waits for a stream
-        // that is over and would not hear of the next one: such a link is not used again (edge only).
-        let heard = self.rx.bulk.is_some() || core.carrier.role == Role::Client;
-        let read = self.rx.bulk.take().or_else(|| core.inn.lock().link.take());
-        if let Some(home) = home {
-            let mut link = read.zip(write).map(|(read, write)| BulkLink { read, write });
-            home.give(link.take_if(|link| whole && heard && link.is_at_rest()));
-        }
+        self.tx.carrier.close(self.tx.id, self.rx.bulk.take(), self.tx.bulk.take());
     }
 }
 
@@ -303,7 +233,7 @@ impl AsyncWrite for Stream {
         let room = ready!(self.tx.poll_ready(cx))?;
         let n = room.min(bytes.len());
         if self.tx.bulk.is_none() {
-            self.tx.core.send(&bytes[..n]);
+            self.tx.carrier.send(self.tx.id, &bytes[..n]);
             return Poll::Ready(Ok(n));
         }
         buffers::with_scratch(|buf| {

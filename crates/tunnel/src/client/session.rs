@@ -1,7 +1,7 @@
 //! One session of a client. In: a dialler. Out: carriers and idle bulk links, kept up until the session is over.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use net::buffers::Lease;
@@ -11,11 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 use tunnel_proto::frame::{self, FrameReader, Kind, Open, Part, Reset, ResetCode};
 use tunnel_proto::hello::{AskFor, Hello, Published, Reject, Welcome};
+use tunnel_proto::mux::dedicated::{Due, Waiting};
+use tunnel_proto::mux::pool;
 use tunnel_proto::upstream::UpstreamAsk;
 use tunnel_proto::ws::{Role, WsItem, WsReader};
 
-use super::super::bulk::{BulkLink, LINKS_MAX, Next, whole_message};
-use super::super::mux::{Carrier, Home, PING_EVERY, Session};
+use super::super::bulk::{BulkLink, whole_message};
+use super::super::mux::{Carrier, Home, Session};
 use super::super::printable;
 use super::super::upgrade::LinkKind;
 use super::Backoff;
@@ -23,8 +25,8 @@ use super::dial::{DialError, Dialler, random_name};
 use super::upstreams::Upstreams;
 use runtime::run::{NotReady, Run};
 
-/// Requests of the edge for more bulk links that wait; it never asks for more than [`LINKS_MAX`] in all.
-const DIAL_QUEUE: usize = LINKS_MAX as usize;
+/// Requests of the edge for more bulk links that wait; it never asks for more than [`pool::MAX`] in all.
+const DIAL_QUEUE: usize = pool::MAX as usize;
 
 /// The session as its carriers see it.
 struct ClientSession {
@@ -41,7 +43,7 @@ impl Session for ClientSession {
         let open = Open::parse(payload).map_err(|e| e.to_string())?;
         let Some(upstream) = self.upstreams.get(open.upstream) else {
             let words = format!("this client publishes no upstream number {}", open.upstream);
-            carrier.push(Kind::Reset, stream, &Reset { code: ResetCode::Unknown, words }.bytes());
+            carrier.refuse(stream, &Reset { code: ResetCode::Unknown, words });
             return Ok(());
         };
         if let Some(stream) = carrier.accept(stream) {
@@ -218,7 +220,7 @@ async fn keep_up(
         let (dialler, session, over) = (dialler.clone(), session.clone(), over.clone());
         tasks.spawn(async move { carrier(&dialler, &session, 0, Some((link, ws, frames)), &over).await });
     }
-    for _ in 0..bulk.min(LINKS_MAX) {
+    for _ in 0..bulk.min(pool::MAX) {
         tasks.spawn(bulk_link(dialler.clone(), session.clone()));
     }
     let drained = drained(session);
@@ -228,8 +230,8 @@ async fn keep_up(
             Some(why) = is_over.recv() => return why,
             () = &mut drained => return "stopped".to_string(),
             Some(more) = asked.recv() => {
-                for _ in 0..more.min(LINKS_MAX) {
-                    if tasks.len() > LINKS_MAX as usize + usize::from(dialler.settings.carriers) {
+                for _ in 0..more.min(pool::MAX) {
+                    if tasks.len() > pool::MAX as usize + usize::from(dialler.settings.carriers) {
                         break;
                     }
                     tasks.spawn(bulk_link(dialler.clone(), session.clone()));
@@ -254,7 +256,7 @@ async fn drained(session: &ClientSession) {
     session.run.stopping().await;
     if let Some(carrier) = session.carriers.lock().first() {
         // The edge lets go of idle streams and sends no new visitors.
-        carrier.push(Kind::GoAway, 0, &[]);
+        carrier.push(Kind::GoAway, &[]);
     }
     while session.carriers.lock().iter().map(|c| c.load()).sum::<usize>() > 0 {
         tokio::time::sleep(LOOK).await;
@@ -316,25 +318,18 @@ async fn bulk_link(dialler: Arc<Dialler>, session: Arc<ClientSession>) {
             return;
         }
     };
-    let mut link = BulkLink::new(link, Role::Client, WsReader::default());
+    let mut link = BulkLink::new(link, Role::Client);
     loop {
-        let (carrier, stream) = match wait_for_bind(&mut link).await {
+        let (carrier, stream) = match wait_for_stream(&session, &mut link).await {
             Ok(bound) => bound,
             Err(why) => {
                 debug!("an idle bulk link is gone: {why}");
                 return;
             }
         };
-        let carrier = session.carriers.lock().iter().find(|c| c.no == carrier).cloned();
-        let Some(carrier) = carrier else { return };
-        let Some(core) = carrier.stream_soon(stream).await else {
-            // The stream was reset meanwhile; the edge drops its half too.
-            return;
-        };
-        drop(carrier);
         let (home, back) = oneshot::channel();
-        core.bind(link, Home::new(move |link| drop(home.send(link))));
-        drop(core);
+        carrier.bind(stream, link, Home::new(move |link| drop(home.send(link))));
+        drop(carrier);
         match back.await {
             Ok(Some(returned)) => link = returned,
             _ => return,
@@ -342,25 +337,32 @@ async fn bulk_link(dialler: Arc<Dialler>, session: Arc<ClientSession>) {
     }
 }
 
-async fn wait_for_bind(link: &mut BulkLink) -> Result<(u8, u32), String> {
-    let mut tick = tokio::time::interval(PING_EVERY);
-    tick.reset();
-    loop {
+/// Waits until the edge binds the link, then for the stream: the link may overtake the carrier that opens it.
+async fn wait_for_stream(session: &ClientSession, link: &mut BulkLink) -> Result<(Arc<Carrier>, u32), String> {
+    let mut waiting = Waiting::begin(Instant::now());
+    while matches!(waiting, Waiting::Bind(_)) {
         tokio::select! {
-            next = std::future::poll_fn(|cx| link.read.poll_next(cx)) => match next {
-                Ok(Next::Control(Kind::Bind, stream, payload)) => match payload.as_slice() {
-                    [carrier] => return Ok((*carrier, stream)),
-                    _ => return Err("a bind that makes no sense".to_string()),
-                },
-                Ok(Next::Control(Kind::Ping | Kind::Pong, ..)) => {}
-                Ok(Next::Gone) => return Err("closed".to_string()),
-                Ok(other) => {
-                    warn!("the edge sent {other:?} on an idle bulk link");
-                    return Err("protocol".to_string());
+            frame = std::future::poll_fn(|cx| link.read.poll_next(cx)) => {
+                let frame = frame.map_err(|e| e.to_string())?;
+                if let Err(why) = waiting.handle_frame(&frame, Instant::now()) {
+                    let Some(misuse) = why else { return Err("closed".to_string()) };
+                    warn!("the edge broke the protocol: {misuse}");
+                    return Err(misuse.to_string());
                 }
-                Err(e) => return Err(e.to_string()),
-            },
-            _ = tick.tick() => link.write.say(Kind::Ping).await.map_err(|e| e.to_string())?,
+            }
+            () = tokio::time::sleep_until(waiting.poll_timeout().into()) => {
+                if waiting.handle_timeout(Instant::now()) == Due::Ping {
+                    link.write.say(Kind::Ping).await.map_err(|e| e.to_string())?;
+                }
+            }
         }
+    }
+    let Waiting::Stream { carrier, stream, until } = waiting else { return Err("not bound".to_string()) };
+    let found = session.carriers.lock().iter().find(|c| c.no == carrier).cloned();
+    let carrier = found.ok_or("its carrier is gone")?;
+    match tokio::time::timeout_at(until.into(), carrier.opens(stream)).await {
+        Ok(true) => Ok((carrier, stream)),
+        // The stream was reset meanwhile; the edge drops its half too.
+        Ok(false) | Err(_) => Err("its stream is over".to_string()),
     }
 }

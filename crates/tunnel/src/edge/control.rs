@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel_proto::frame::{FrameReader, Kind, Part};
 use tunnel_proto::hello::{AskFor, Hello, Reject, Welcome};
+use tunnel_proto::mux::pool;
 use tunnel_proto::ws::{Role, WsItem, WsReader};
 
-use super::super::bulk::{BulkLink, WARM, whole_message};
+use super::super::bulk::{BulkLink, whole_message};
 use super::super::mux::Carrier;
 use super::super::settings::EdgeToken;
 use super::super::upgrade::{self, H_CLIENT, H_LINK, H_SESSION, LinkKind, RequestHead};
@@ -344,7 +345,7 @@ async fn attach(
     match (kind, known) {
         (LinkKind::Bulk, Some(session)) => {
             let closer = link.closer();
-            Ok(Became::Bulk(BulkLink::new(link, Role::Server, WsReader::default()), closer, session))
+            Ok(Became::Bulk(BulkLink::new(link, Role::Server), closer, session))
         }
         (LinkKind::Carrier(no), Some(session)) => {
             let carrier = Carrier::new(no, Role::Server, session.clone());
@@ -388,7 +389,7 @@ async fn first_carrier(
     }
     let welcome = Welcome {
         program: env!("CARGO_PKG_VERSION").to_string(),
-        bulk: WARM,
+        bulk: pool::WARM,
         published: session.hello.upstreams.iter().map(|u| reached_at(edge, &u.ask, &u.name)).collect(),
         warnings: shared,
         features: tunnel_proto::hello::FEATURES.map(str::to_string).to_vec(),

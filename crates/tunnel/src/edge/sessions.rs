@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel_proto::frame::{Kind, Open, Reset, ResetCode};
 use tunnel_proto::hello::{AskFor, Hello};
+use tunnel_proto::mux::{StreamNumbers, WINDOW_FIRST};
 
 use super::super::bulk::Pool;
-use super::super::mux::{Carrier, Session, WINDOW_FIRST};
+use super::super::mux::{Carrier, Session};
 use super::super::printable;
 use super::super::stream::Stream;
 
@@ -35,6 +36,8 @@ pub(super) struct EdgeSession {
     since: Timestamp,
     carriers: Mutex<Vec<Arc<Carrier>>>,
     next: AtomicUsize,
+    /// Numbers of its streams.
+    numbers: Arc<StreamNumbers>,
     alive: AtomicBool,
     /// The client said goodbye: what runs is finished, nothing new goes to it.
     pub(super) leaving: CancellationToken,
@@ -56,6 +59,7 @@ impl EdgeSession {
             since: Timestamp(runtime::wall()),
             carriers: Mutex::default(),
             next: AtomicUsize::new(0),
+            numbers: Arc::default(),
             alive: AtomicBool::new(true),
             leaving: CancellationToken::new(),
             pool: Pool::new(),
@@ -146,7 +150,7 @@ impl EdgeSession {
     /// Asks the client to finish what runs and come back.
     pub(super) fn go_away(&self) {
         if let Some(carrier) = self.carriers.lock().first() {
-            carrier.push(Kind::GoAway, 0, &[]);
+            carrier.push(Kind::GoAway, &[]);
         }
     }
 
@@ -226,5 +230,9 @@ impl Session for EdgeSession {
 
     fn pool(&self) -> Option<&Arc<Pool>> {
         Some(&self.pool)
+    }
+
+    fn numbers(&self) -> Arc<StreamNumbers> {
+        self.numbers.clone()
     }
 }
