@@ -39,6 +39,7 @@ pub(crate) fn measure(o: &Options, who: &[Who], bin: Option<&Path>, f: &mut Figu
     for round in 0..o.rounds.min(ROUNDS) {
         for w in who.iter().filter(|w| **w != Who::Direct && !w.only_http()) {
             eprintln!("lossy round {}: {}", round + 1, w.name());
+            let bin = if w.is_before() { o.before.as_deref() } else { bin };
             if let Err(e) = Net::lay().and_then(|net| one(o, *w, round, bin, &net, f)) {
                 note(f, *w, &e.context("over a lossy line"));
             }

@@ -28,10 +28,14 @@ pub(crate) enum Who {
     Encrypted,
     /// `http server`, as it comes.
     Http,
+    /// The three of the binary before a change (`--before`).
+    PlainBefore,
+    EncryptedBefore,
+    HttpBefore,
 }
 
 /// Every contestant, in the order of the table.
-pub(crate) const ALL: [Who; 10] = [
+pub(crate) const ALL: [Who; 13] = [
     Who::Direct,
     Who::RatholePlain,
     Who::RatholeTls,
@@ -40,9 +44,16 @@ pub(crate) const ALL: [Who; 10] = [
     Who::Frp,
     Who::Chisel,
     Who::Plain,
+    Who::PlainBefore,
     Who::Encrypted,
+    Who::EncryptedBefore,
     Who::Http,
+    Who::HttpBefore,
 ];
+
+/// Ours beside what it was before.
+pub(crate) const BEFORE: [(Who, Who); 3] =
+    [(Who::Plain, Who::PlainBefore), (Who::Encrypted, Who::EncryptedBefore), (Who::Http, Who::HttpBefore)];
 
 /// A started pair.
 pub(crate) struct Pair {
@@ -89,12 +100,25 @@ impl Who {
             Who::Plain => "portcullis plain",
             Who::Encrypted => "portcullis encrypted",
             Who::Http => "portcullis http, encrypted",
+            Who::PlainBefore => "portcullis plain, before",
+            Who::EncryptedBefore => "portcullis encrypted, before",
+            Who::HttpBefore => "portcullis http, encrypted, before",
         }
     }
 
     /// True if it carries HTTP only.
     pub(crate) fn only_http(self) -> bool {
-        self == Who::Http
+        self.now() == Who::Http
+    }
+
+    /// Itself, or what it is now if it is a contestant of the binary before.
+    fn now(self) -> Who {
+        BEFORE.iter().find(|(_, before)| *before == self).map_or(self, |(now, _)| *now)
+    }
+
+    /// True for a contestant of the binary before.
+    pub(crate) fn is_before(self) -> bool {
+        self.now() != self
     }
 
     /// Starts both ends and waits until a visitor gets an answer.
@@ -171,9 +195,9 @@ impl Who {
                 let remote = format!("R:{d}:{upstream}");
                 (vec![e], vec![client(&chisel, &["client", "--auth", &auth, &format!("http://{c}"), &remote])], data)
             }
-            Who::Plain | Who::Encrypted | Who::Http => {
+            _ => {
                 let bin = portcullis.context("the binary was not built")?;
-                let (e, l) = self.portcullis(bin, &dir, place, upstream, (control, data))?;
+                let (e, l) = self.now().portcullis(bin, &dir, place, upstream, (control, data))?;
                 (vec![e], vec![l], data)
             }
         };

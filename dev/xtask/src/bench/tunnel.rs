@@ -36,17 +36,19 @@ pub(crate) struct Options {
     pub(crate) setup: bool,
     pub(crate) save: bool,
     pub(crate) bin: Option<PathBuf>,
+    pub(crate) before: Option<PathBuf>,
 }
 
 const USAGE: &str = "\
-usage: cargo xtask bench tunnel [--setup] [--rounds N] [--seconds S] [--quick] [--only NAME,…] [--part PART,…] [--bin FILE]
+usage: cargo xtask bench tunnel [--setup] [--rounds N] [--seconds S] [--quick] [--only NAME,…] [--part PART,…] [--bin FILE] [--before FILE]
   --setup     first build the peers that are missing (rathole, bore, frp, chisel), outside the tree
   --rounds    rounds, medians are taken over them (5)
   --seconds   length of each measured window (2)
   --quick     one round, short windows, no file written: to see that it works
   --only      contestants whose name contains one of these
   --part      of bulk, small, memory, lossy (all)
-  --bin       measure this binary instead of building one";
+  --bin       measure this binary instead of building one
+  --before    and this one beside it, as it was before a change; no file is written";
 
 /// Runs it.
 ///
@@ -71,8 +73,11 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         Some(bin) => Some(bin.clone()),
         None => build().map_err(|e| println!("note: portcullis is left out: {e:#}")).ok(),
     };
-    let who: Vec<Who> =
-        ALL.into_iter().filter(|w| o.only.is_empty() || o.only.iter().any(|n| w.name().contains(n.as_str()))).collect();
+    let who: Vec<Who> = ALL
+        .into_iter()
+        .filter(|w| o.before.is_some() || !w.is_before())
+        .filter(|w| o.only.is_empty() || o.only.iter().any(|n| w.name().contains(n.as_str())))
+        .collect();
     let upstream = Upstream::start(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let mut f = Figures::default();
     for round in 0..o.rounds {
@@ -82,7 +87,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         }
         for w in order {
             eprintln!("round {} of {}: {}", round + 1, o.rounds, w.name());
-            if let Err(e) = measure(&o, w, round, &upstream, bin.as_deref(), &mut f) {
+            let bin = if w.is_before() { o.before.as_deref() } else { bin.as_deref() };
+            if let Err(e) = measure(&o, w, round, &upstream, bin, &mut f) {
                 note(&mut f, w, &e);
             }
         }
@@ -244,6 +250,7 @@ fn options(args: &[String]) -> Result<Options> {
         setup: false,
         save: true,
         bin: None,
+        before: None,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -263,6 +270,7 @@ fn options(args: &[String]) -> Result<Options> {
                 (o.bulk, o.small, o.memory, o.lossy) = (has("bulk"), has("small"), has("memory"), has("lossy"));
             }
             "--bin" => o.bin = Some(PathBuf::from(value()?)),
+            "--before" => (o.before, o.save) = (Some(PathBuf::from(value()?)), false),
             other => bail!("unknown argument `{other}`\n{USAGE}"),
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::figures::{Figure as F, Figures, number};
-use super::pairs::{ALL, Who};
+use super::pairs::{ALL, BEFORE, Who};
 use super::tunnel::Options;
 
 /// A goal: what it says, what was reached, whether that is enough.
@@ -21,6 +21,7 @@ pub(crate) fn render(o: &Options, f: &Figures) -> String {
     goals(&mut t, f);
     everything(&mut t, f);
     lossy(&mut t, f);
+    before(&mut t, f);
     if !f.notes.is_empty() {
         t.push_str("\nNot measured, or not to the end:\n\n");
         for n in &f.notes {
@@ -28,6 +29,41 @@ pub(crate) fn render(o: &Options, f: &Figures) -> String {
         }
     }
     t
+}
+
+/// What a change cost, as ratios to the binary before it: above 1 is more.
+fn before(t: &mut String, f: &Figures) {
+    const ROWS: [(&str, F); 17] = [
+        ("Gbit/s, 1 stream", F::Rate1),
+        ("Gbit/s, 8 streams", F::Rate8),
+        ("CPU per GiB, 1 stream", F::Cpu1),
+        ("CPU per GiB, 8 streams", F::Cpu8),
+        ("requests per second", F::Requests),
+        ("p50 of requests", F::RequestP50),
+        ("p99 of requests", F::RequestP99),
+        ("CPU per request", F::RequestCpu),
+        ("connections per second", F::Opens),
+        ("p50 of connections", F::OpenP50),
+        ("p99 of connections", F::OpenP99),
+        ("CPU per connection", F::OpenCpu),
+        ("idle memory, edge", F::IdleEdge),
+        ("idle memory, client", F::IdleClient),
+        ("memory per visitor at 1,000, edge", F::Held1kEdge),
+        ("memory per visitor at 1,000, client", F::Held1kClient),
+        ("memory per visitor at 10,000, edge", F::Held10kEdge),
+    ];
+    if !BEFORE.iter().any(|(_, before)| f.has(*before)) {
+        return;
+    }
+    t.push_str("\nBeside the binary before the change, medians of the ratios within each round:\n\n");
+    let _ = writeln!(t, "| | {} |", BEFORE.map(|(now, _)| now.name()).join(" | "));
+    t.push_str("| --- | --- | --- | --- |\n");
+    for (row, figure) in ROWS {
+        let cells = BEFORE.map(|(now, before)| {
+            f.ratio((now, figure), (before, figure)).map_or_else(|| "–".to_string(), |r| number(r, 3))
+        });
+        let _ = writeln!(t, "| {row} | {} |", cells.join(" | "));
+    }
 }
 
 fn goals(t: &mut String, f: &Figures) {
