@@ -160,7 +160,7 @@ fn uncounted(gate: &Gate, found: &mut Vec<Finding>) {
         let (Some(known), Some(rules)) = (names.known(&f.host), rules.get(&f.list)) else { continue };
         let fix = format!(
             "which address does the name have outside? ask another name server (DNS_SERVERS, `dns_servers` under [gate]); {} takes in a private one",
-            gate.desk.told.range()
+            gate.desk().told.range()
         );
         found.extend(known.not_counting(rules).into_iter().map(|why| {
             Finding::new(FindingId::NameAddress, format!("{} on `{}`: {why}", f.host.entry(), f.list), fix.clone())
@@ -174,7 +174,7 @@ fn full(gate: &Gate, found: &mut Vec<Finding>) {
     let rules = gate.keeper.picture.rules.read();
     for (list, room) in rooms.iter() {
         let Some(rules) = rules.get(list) else { continue };
-        let (max, guests) = gate.desk.told.limits();
+        let (max, guests) = gate.desk().told.limits();
         if room.evicted + room.refused > 0 {
             let what = format!(
                 "`{list}` is too small: since the start {} left it because others came and {} proofs found no place; it holds {} of {}",
@@ -203,7 +203,7 @@ fn full(gate: &Gate, found: &mut Vec<Finding>) {
 
 /// Everything that is wrong.
 pub(super) async fn doctor(gate: &Gate) -> api::Findings {
-    let desk = &gate.desk;
+    let desk = &gate.desk();
     let mut found: Vec<Finding> = Vec::new();
     own(gate, &mut found);
     names(gate, &mut found);
@@ -429,7 +429,7 @@ fn own(gate: &Gate, found: &mut Vec<Finding>) {
             "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile. If the clock is right and the saved time is not: portcullis clock reset",
         );
     }
-    for e in &gate.desk.enforcers {
+    for e in &gate.desk().enforcers {
         let p = e.progress.lock();
         if let Some(why) = &p.error {
             add(

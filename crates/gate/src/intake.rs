@@ -42,7 +42,7 @@ pub enum Listen {
 }
 
 /// What a listener serves.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Serves {
     /// Any request on any path is a proof for this list.
     Mirror {
@@ -99,7 +99,7 @@ pub struct Desk {
     /// A Traefik in front judges who connects to it, whatever proxies say.
     pub traefik_by_peer: bool,
     /// Share links.
-    pub shares: Shares,
+    pub shares: Arc<Shares>,
     /// For each share, where its guests go, in the order of the shares.
     pub guests: Vec<Guests>,
     /// Enforcers that a share waits for.
@@ -111,15 +111,15 @@ pub struct Desk {
     /// Sites that `doctor` asks as a stranger would.
     pub probes: Vec<Base>,
     /// The stranger of a doctor at work, and what became of it.
-    pub stranger: Mutex<Option<Stranger>>,
+    pub stranger: Arc<Mutex<Option<Stranger>>>,
     /// Host names that lists follow.
     pub names: Arc<Mutex<access::names::Names>>,
     /// Signs of life said lately, so that a busy client costs one event a minute.
-    pub touched: Mutex<std::collections::HashMap<(String, Addr), Instant>>,
+    pub touched: Arc<Mutex<std::collections::HashMap<(String, Addr), Instant>>>,
     /// What requests said of the surroundings.
-    pub heard: Heard,
+    pub heard: Arc<Heard>,
     /// Answers by status, for metrics.
-    pub answers: Mutex<std::collections::BTreeMap<(&'static str, u16), u64>>,
+    pub answers: Arc<Mutex<std::collections::BTreeMap<(&'static str, u16), u64>>>,
 }
 
 /// `X-Gate-User` where nobody is known by name: always said, so that a visitor's own header does not reach the site.
@@ -209,6 +209,15 @@ impl Listen {
         }
         let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_string() };
         full.parse().map(Listen::Tcp).map_err(|_| format!("`{text}` is no ADDRESS:PORT and no unix:PATH"))
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listen::Tcp(addr) => addr.fmt(f),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod listener;
 mod metrics;
 pub mod names;
 mod probe;
+mod reload;
 pub mod share;
 mod verbs;
 
@@ -35,11 +36,13 @@ use heard::Heard;
 use intake::{Desk, Guests, Listen, RefusalPage, Serves};
 use keeper::{Ahead, Keeper};
 use names::{Dns, Follower};
+use reload::{Current, Parts};
 use runtime::hint::Hinted;
 use runtime::run::Run;
 use share::shape::Shape;
 use share::{Share, Shares};
 
+pub use reload::{Applied, Prepared};
 pub use verbs::{behind, gate_socket, verbs};
 
 /// Everything a gate is told.
@@ -80,14 +83,15 @@ pub struct GateSettings {
 }
 
 /// A running gate.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Gate {
     /// The ledger's keeper.
     pub keeper: Keeper,
     /// The follower of host names.
     pub names: Follower,
-    /// What listeners share.
-    pub desk: Arc<Desk>,
+    current: Current,
+    parts: Arc<Parts>,
+    run: Run,
     /// The addresses of the TCP listeners, in the order of the settings.
     pub addrs: Vec<SocketAddr>,
     /// Where the audit log is.
@@ -99,6 +103,7 @@ pub struct Gate {
 /// # Errors
 /// The data directory can not be used, or an address can not be had; nothing was left running that matters.
 pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
+    let first = settings.clone();
     let not_ready = run.not_ready("gate");
     let mut enforcers: Vec<Box<dyn Enforcer>> = settings.enforcers.iter().map(enforce::Config::build).collect();
     close_ports(&mut enforcers, &settings.lists)?;
@@ -113,37 +118,43 @@ pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
     let start = |e| enforce::start(run, keeper.published.clone(), keeper.picture.clone(), e);
     let enforcers: Vec<enforce::Handle> = enforcers.into_iter().map(start).collect();
     let (shares, guests): (Vec<Share>, Vec<Guests>) = settings.shares.into_iter().unzip();
-    let desk = Arc::new(Desk {
+    let parts = Arc::new(Parts::default());
+    parts.begin(first, enforcers.clone());
+    let current = Current::new(Desk {
         keeper: keeper.clone(),
         proxies: settings.proxies,
         refusal: settings.refusal,
         told: settings.told,
         accept: settings.accept,
         traefik_by_peer: enforcers.iter().any(|e| e.info.by_peer),
-        shares: Shares::new(shares, settings.share_paths, settings.told),
+        shares: Arc::new(Shares::new(shares, settings.share_paths, settings.told)),
         guests,
         enforcers,
         waiting: net::serve::Slots::new(share::guest::WAITING),
         stopping: run.stop_token(),
         probes: settings.probes,
-        stranger: parking_lot::Mutex::default(),
+        stranger: Arc::default(),
         names: names.names.clone(),
-        touched: parking_lot::Mutex::default(),
-        heard: Heard::default(),
-        answers: parking_lot::Mutex::default(),
+        touched: Arc::default(),
+        heard: Arc::new(Heard::default()),
+        answers: Arc::default(),
     });
     let mut addrs = Vec::new();
     for (at, serves) in settings.listeners {
-        let name = serves.name();
-        let addr = listener::listen(run, &desk, &at, serves)?;
-        listener::say(&name, &at, addr);
-        addrs.extend(addr);
+        let bound = listener::bind(&at, settings.told.listener(&serves))?;
+        addrs.extend(parts.open(run, &current, at, serves, bound));
     }
     not_ready.ready();
-    Ok(Gate { keeper, names, desk, addrs, audit })
+    Ok(Gate { keeper, names, current, parts, run: run.clone(), addrs, audit })
 }
 
 impl Gate {
+    /// What listeners share now.
+    #[must_use]
+    pub fn desk(&self) -> Arc<Desk> {
+        self.current.now()
+    }
+
     /// Makes these the lists, and these the names that the configuration has them follow. Returns what changed.
     ///
     /// # Errors
@@ -161,7 +172,7 @@ impl Gate {
         for name in lists {
             let on = published.view.id(name).and_then(|id| published.view.list(id));
             if on.is_some_and(|l| l.set.contains(addr)) {
-                self.desk.touch(name, addr);
+                self.desk().touch(name, addr);
             }
         }
     }

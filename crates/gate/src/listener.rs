@@ -11,14 +11,17 @@ use std::time::Duration;
 use addr::{Addr, SourceKey};
 use anyhow::Context;
 use net::serve::{Full, Limits, Listener, LocalListener, Slot, Slots};
+use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::asked::Peer;
 use super::doctor::Told;
 use super::heard::Observation;
-use super::intake::{Desk, Listen, Serves, answer};
+use super::intake::{Listen, Serves, answer};
+use super::reload::Current;
 use runtime::hint::Hinted;
 use runtime::http1;
 use runtime::run::Run;
@@ -59,13 +62,27 @@ impl Places {
     }
 }
 
-/// Starts a listener. Returns the address it has.
+/// A socket that listens and is not served yet.
+pub(super) enum Bound {
+    Tcp(Listener, SocketAddr),
+    Unix(LocalListener),
+}
+
+impl Bound {
+    /// Its address, if it has one.
+    pub(super) fn addr(&self) -> Option<SocketAddr> {
+        match self {
+            Bound::Tcp(_, addr) => Some(*addr),
+            Bound::Unix(_) => None,
+        }
+    }
+}
+
+/// Listens. `place`: the switch that says where.
 ///
 /// # Errors
 /// The address can not be had.
-pub(super) fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -> anyhow::Result<Option<SocketAddr>> {
-    let place = desk.told.listener(&serves);
-    let serves = Arc::new(serves);
+pub(super) fn bind(at: &Listen, place: &str) -> anyhow::Result<Bound> {
     match at {
         Listen::Tcp(addr) => {
             let socket = Listener::bind("gate", *addr).map_err(|e| {
@@ -83,39 +100,49 @@ pub(super) fn listen(run: &Run, desk: &Arc<Desk>, at: &Listen, serves: Serves) -
                 )
             })?;
             let local = socket.local_addr()?;
-            let (run2, desk) = (run.clone(), desk.clone());
-            run.spawn("gate listener", async move {
-                tcp(&run2, &desk, &serves, &socket).await;
-                Ok(())
-            });
-            Ok(Some(local))
+            Ok(Bound::Tcp(socket, local))
         }
-        Listen::Unix(path) => {
-            let socket = LocalListener::new("gate", unix_socket(path)?);
-            let (run2, desk) = (run.clone(), desk.clone());
-            run.spawn("gate listener", async move {
-                unix(&run2, &desk, &serves, &socket).await;
-                Ok(())
-            });
-            Ok(None)
-        }
+        Listen::Unix(path) => Ok(Bound::Unix(LocalListener::new("gate", unix_socket(path)?))),
     }
 }
 
-async fn tcp(run: &Run, desk: &Arc<Desk>, serves: &Arc<Serves>, socket: &Listener) {
-    let (places, mut stopping) = (Places::new(), pin!(run.stopping()));
-    while let Some((stream, from)) = socket.accept_until(stopping.as_mut()).await {
-        net::sockets::tune(&stream);
-        enter(run, desk, serves, &places, stream, Peer::Tcp(Addr::of(from)));
-    }
+/// Serves a listener until the run stops or it is closed.
+pub(super) fn serve(
+    run: &Run,
+    desk: &Current,
+    serves: &Arc<RwLock<Arc<Serves>>>,
+    bound: Bound,
+    close: CancellationToken,
+) {
+    let served = Served { run: run.clone(), desk: desk.clone(), serves: serves.clone(), places: Places::new() };
+    run.spawn("gate listener", async move {
+        let mut over = pin!(async {
+            close.run_until_cancelled(served.run.stopping()).await;
+        });
+        match bound {
+            Bound::Tcp(socket, _) => {
+                while let Some((stream, from)) = socket.accept_until(over.as_mut()).await {
+                    net::sockets::tune(&stream);
+                    served.enter(stream, Peer::Tcp(Addr::of(from)));
+                }
+            }
+            Bound::Unix(socket) => {
+                while let Some(stream) = socket.accept_until(over.as_mut()).await {
+                    // The socket's mode says who may be the proxy.
+                    served.enter(stream, Peer::Socket);
+                }
+            }
+        }
+        Ok(())
+    });
 }
 
-async fn unix(run: &Run, desk: &Arc<Desk>, serves: &Arc<Serves>, socket: &LocalListener) {
-    let (places, mut stopping) = (Places::new(), pin!(run.stopping()));
-    while let Some(stream) = socket.accept_until(stopping.as_mut()).await {
-        // The socket's mode says who may be the proxy.
-        enter(run, desk, serves, &places, stream, Peer::Socket);
-    }
+/// What a listener serves, and its places.
+struct Served {
+    run: Run,
+    desk: Current,
+    serves: Arc<RwLock<Arc<Serves>>>,
+    places: Arc<Places>,
 }
 
 fn unix_socket(path: &Path) -> anyhow::Result<UnixListener> {
@@ -129,24 +156,41 @@ fn unix_socket(path: &Path) -> anyhow::Result<UnixListener> {
     UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
 }
 
-/// Gives a connection its place, or closes it at once: waiting would keep others waiting.
-fn enter(
-    run: &Run,
-    desk: &Arc<Desk>,
-    serves: &Arc<Serves>,
-    places: &Arc<Places>,
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Peer,
-) {
-    let believed = desk.proxies.believes(peer);
-    match places.take(peer, believed) {
-        Ok(slot) => visit(run, desk, serves, places, io, Seated { peer, believed, slot }),
-        Err(why) => {
-            debug!("{peer} is turned away: {why}");
-            if let Peer::Tcp(addr) = peer {
-                desk.note(Observation::Crowded(addr));
+impl Served {
+    /// Gives a connection its place, or closes it at once: waiting would keep others waiting.
+    fn enter(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+        let desk = self.desk.now();
+        let believed = desk.proxies.believes(peer);
+        match self.places.take(peer, believed) {
+            Ok(slot) => self.visit(io, Seated { peer, believed, slot }),
+            Err(why) => {
+                debug!("{peer} is turned away: {why}");
+                if let Peer::Tcp(addr) = peer {
+                    desk.note(Observation::Crowded(addr));
+                }
             }
         }
+    }
+
+    fn visit(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, Seated { peer, believed, slot }: Seated) {
+        let (desk, serves, places) = (self.desk.clone(), self.serves.clone(), self.places.clone());
+        let (wait, stopping) = (places.head_wait(), self.run.stopping());
+        self.run.visit("gate request", async move {
+            let _slot = slot;
+            let limits = http1::Limits { head: wait, buffer: 64 * 1024, keep_alive: true };
+            let served = http1::serve(io, limits, stopping, |request| {
+                // Whoever sent a whole request as a proxy keeps its reserve.
+                if let (true, Peer::Tcp(addr)) = (believed, peer) {
+                    places.proxies.know(SourceKey::of(addr));
+                }
+                // Each request by what is in force then, also on a connection that has been open for long.
+                let (desk, serves) = (desk.now(), serves.read().clone());
+                async move { answer(&desk, &serves, peer, request).await }
+            });
+            if let Err(e) = served.await {
+                debug!("a request of {peer}: {e}");
+            }
+        });
     }
 }
 
@@ -156,32 +200,6 @@ struct Seated {
     /// It speaks for others, as a trusted proxy.
     believed: bool,
     slot: Slot,
-}
-
-fn visit(
-    run: &Run,
-    desk: &Arc<Desk>,
-    serves: &Arc<Serves>,
-    places: &Arc<Places>,
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    Seated { peer, believed, slot }: Seated,
-) {
-    let (desk, serves, places, stopping) = (desk.clone(), serves.clone(), places.clone(), run.stopping());
-    let wait = places.head_wait();
-    run.visit("gate request", async move {
-        let _slot = slot;
-        let limits = http1::Limits { head: wait, buffer: 64 * 1024, keep_alive: true };
-        let served = http1::serve(io, limits, stopping, |request| {
-            // Whoever sent a whole request as a proxy keeps its reserve.
-            if let (true, Peer::Tcp(addr)) = (believed, peer) {
-                places.proxies.know(SourceKey::of(addr));
-            }
-            answer(&desk, &serves, peer, request)
-        });
-        if let Err(e) = served.await {
-            debug!("a request of {peer}: {e}");
-        }
-    });
 }
 
 /// Says where a listener listens.
@@ -195,7 +213,7 @@ pub(super) fn say(name: &str, at: &Listen, addr: Option<SocketAddr>) {
 
 impl Told {
     /// The switch that says where a listener listens.
-    fn listener(self, serves: &Serves) -> &'static str {
+    pub(super) fn listener(self, serves: &Serves) -> &'static str {
         match (self, serves) {
             (Told::File, _) => "another `listen` in the file",
             (Told::Environment, Serves::Check { .. }) => "--check-listen ADDRESS:PORT",

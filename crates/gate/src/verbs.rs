@@ -82,7 +82,7 @@ fn lists(gate: &Gate) -> ListStates {
 
 fn enforcers(gate: &Gate, list: &str) -> Vec<answer::Enforcer> {
     let now = gate.keeper.published.borrow().generation;
-    gate.desk
+    gate.desk()
         .enforcers
         .iter()
         .filter(|e| e.holds(list))
@@ -276,11 +276,11 @@ fn explain_verb(gate: &Gate, call: &answer::Explain) -> anyhow::Result<Explained
         });
     }
     let now = std::time::Instant::now();
-    let observations = gate.desk.heard.recent(now).into_iter().filter(|o| o.concerns(addr));
+    let observations = gate.desk().heard.recent(now).into_iter().filter(|o| o.concerns(addr));
     let mut heard: Vec<String> =
-        observations.map(|o| format!("{o}; {}", super::doctor::mend(&gate.desk, &o))).collect();
-    let refused = gate.desk.shares.refusals.of(addr, now);
-    heard.extend(refused.iter().map(|r| gate.desk.shares.in_words(r)));
+        observations.map(|o| format!("{o}; {}", super::doctor::mend(&gate.desk(), &o))).collect();
+    let refused = gate.desk().shares.refusals.of(addr, now);
+    heard.extend(refused.iter().map(|r| gate.desk().shares.in_words(r)));
     let (generation, now) = (published.generation, gate.keeper.picture.time.now());
     Ok(Explained { address: addr, generation, now, answers, heard })
 }

@@ -3,6 +3,7 @@
 //! grant once its node is no longer one of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use access::ledger::{Event, Outcome, Proof};
@@ -12,6 +13,7 @@ use control::Control;
 use gate::Gate;
 use runtime::run::Run;
 use tailnet::Snapshot;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -30,18 +32,16 @@ struct Taught {
     at: Instant,
 }
 
-/// Follows the mesh until the run stops.
-pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: Vec<Teach>) {
-    if teach.is_empty() {
-        return;
-    }
+/// Follows the mesh, and what is to be taught, until the run stops.
+pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: watch::Receiver<Arc<[Teach]>>) {
     let (mut picture, gate, stopping) = (control.desk.keeper.picture.clone(), gate.clone(), run.stopping());
+    let mut wanted = teach;
     run.spawn("node teacher", async move {
         tokio::pin!(stopping);
         let mut taught: BTreeMap<(String, u64), Taught> = BTreeMap::new();
         let mut nobodys: Vec<String> = Vec::new();
         loop {
-            let now = picture.borrow_and_update().clone();
+            let (now, teach) = (picture.borrow_and_update().clone(), wanted.borrow_and_update().clone());
             let nobody: Vec<String> = teach.iter().filter_map(|t| nobody(&now, t)).collect();
             for words in nobody.iter().filter(|w| !nobodys.contains(w)) {
                 warn!("{words}");
@@ -51,12 +51,13 @@ pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: Vec<Teach>
             for list in lists {
                 take_back(&gate, &now, &teach, list, &mut taught).await;
             }
-            for t in &teach {
+            for t in teach.iter() {
                 follow(&gate, &now, t, &mut taught).await;
             }
             tokio::select! {
                 () = &mut stopping => return Ok(()),
                 changed = picture.changed() => changed?,
+                changed = wanted.changed() => changed?,
                 () = tokio::time::sleep(AGAIN) => {}
             }
             tokio::time::sleep(SETTLE).await;

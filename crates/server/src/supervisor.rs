@@ -16,11 +16,12 @@ use runtime::door::Doors;
 use runtime::lists::{self, Lists, Loaded};
 use runtime::reload::{self, Failed, Fresh, Reloaded, Stamps};
 use runtime::run::Run;
+use tokio::sync::watch;
 use tracing::{info, warn};
 use tunnel::edge::{self, EdgeHandle};
 use tunnel::settings::EdgeSettings;
 
-use crate::config::{Config, ControlConfig, Note};
+use crate::config::{Config, ControlConfig, Note, Teach};
 use crate::{admin, liveness, node_lists};
 
 /// Reads the configuration again. May block; an error says file, line and column.
@@ -35,6 +36,8 @@ struct Inner {
     edge: Option<EdgeHandle>,
     gate: Option<Gate>,
     control: Option<Control>,
+    /// What nodes teach the gate's lists.
+    teach: watch::Sender<Arc<[Teach]>>,
     /// The configuration in force.
     config: Mutex<Arc<Config>>,
     /// One at a time.
@@ -60,9 +63,10 @@ impl Supervisor {
             Some(control) => Some(start_control(control, run).await?),
             None => None,
         };
+        let teach = watch::channel(teach(&config)).0;
         if let Some(gate) = &gate {
-            if let (Some(control), Some(config)) = (&control, &config.control) {
-                node_lists::start(run, control, gate, config.teach.clone());
+            if let Some(control) = &control {
+                node_lists::start(run, control, gate, teach.subscribe());
             }
             admin::gate(run, gate, &lists, &config.data_dir);
             liveness::start(run, &doors, &lists, gate);
@@ -80,6 +84,7 @@ impl Supervisor {
             edge,
             gate,
             control,
+            teach,
             config: Mutex::new(Arc::new(config)),
             applying: tokio::sync::Mutex::default(),
         }));
@@ -141,9 +146,17 @@ impl Supervisor {
             (Some(edge), Some(settings)) => Some((edge, edge.prepare(settings.clone())?)),
             _ => None,
         };
+        let gate = match (&self.0.gate, &next.gate, &old.gate) {
+            (Some(gate), Some(next), Some(old)) => Some((gate, next, old, gate.prepare(next.clone())?)),
+            _ => None,
+        };
         let mut said: Vec<String> = Vec::new();
-        if let (Some(gate), Some(next), Some(old)) = (&self.0.gate, &next.gate, &old.gate) {
+        if let Some((gate, next, old, prepared)) = gate {
+            // Before what holds them: an enforcer that is new finds its list.
             said.extend(relist(gate, next, old).await?);
+            let applied = gate.apply(prepared).await;
+            said.extend(applied.changed);
+            restart.extend(applied.restart);
         }
         for note in next.notes.iter().filter(|n| !old.notes.contains(n)) {
             note.say();
@@ -156,6 +169,15 @@ impl Supervisor {
             let applied = edge.apply(prepared);
             said.extend(applied.changed);
             restart.extend(applied.restart);
+        }
+        let teach = teach(&next);
+        if self.0.teach.send_if_modified(|now| {
+            *now != teach && {
+                *now = teach;
+                true
+            }
+        }) {
+            said.push("what nodes teach".to_string());
         }
         *self.0.config.lock() = Arc::new(next);
         if !restart.is_empty() {
@@ -176,8 +198,39 @@ impl Supervisor {
         ]
         .into_iter()
         .flatten()
+        .chain(old.control.iter().zip(&next.control).flat_map(|(old, next)| control_beyond_reload(old, next)))
         .collect()
     }
+}
+
+/// Which lists take in which nodes.
+fn teach(config: &Config) -> Arc<[Teach]> {
+    config.control.iter().flat_map(|c| c.teach.iter().cloned()).collect()
+}
+
+/// Settings of a coordination server that are read at the start only. Its policy file is read again by itself.
+fn control_beyond_reload(old: &ControlConfig, next: &ControlConfig) -> Vec<&'static str> {
+    let (old, next) = (&old.settings, &next.settings);
+    [
+        (old.server_url != next.server_url).then_some("server_url"),
+        (old.listen != next.listen).then_some("control.listen"),
+        (old.tls != next.tls).then_some("control.tls_cert"),
+        (old.stun != next.stun).then_some("stun"),
+        (old.derp_map != next.derp_map).then_some("derp_map"),
+        (old.relay != next.relay).then_some("relay"),
+        (old.trusted.prefixes() != next.trusted.prefixes()).then_some("control.trusted_proxies"),
+        (old.book.pools != next.book.pools).then_some("ipv4, ipv6"),
+        (old.book.domain != next.book.domain).then_some("domain"),
+        (old.book.node_expiry != next.book.node_expiry).then_some("node_expiry"),
+        (old.book.app_expiry != next.book.app_expiry).then_some("app_expiry"),
+        (old.book.app_routes != next.book.app_routes).then_some("app_routes"),
+        (old.app_resolvers != next.app_resolvers).then_some("app_resolvers"),
+        (old.metrics != next.metrics).then_some("metrics"),
+        (old.policy != next.policy).then_some("control.policy"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Makes the gate's lists those of the next configuration.

@@ -180,3 +180,75 @@ fn what_needs_a_restart_is_said_in_one_line() {
     w.rewrite(&format!("drain = \"3s\"\n{}[lists.family]\n[gate]\nlisten = \"127.0.0.1:0\"\n", tokens(&["a"])));
     w.logs("restart for: drain, [gate]");
 }
+
+/// The gate of a file: two lists, the endpoints that are asked, and `more`.
+fn gate(more: &str) -> String {
+    format!(
+        "http = false\n[lists.family]\nlearn_private = true\n[lists.office]\nstatic = [\"192.0.2.7\"]\n[gate]\nlisten = \"127.0.0.1:0\"\n{more}"
+    )
+}
+
+#[test]
+fn teachers_and_enforcers_of_the_gate_come_and_go() {
+    let dir = Dir::new("parts");
+    let (first, second) = (ports::free(), ports::free());
+    let mirror = |port: u16| format!("[[gate.mirror]]\nlist = \"family\"\nlisten = \"127.0.0.1:{port}\"\n");
+    let traefik = |file: &str| {
+        format!("[[gate.traefik]]\nfile = \"{file}\"\nmiddlewares = {{ family = [\"family\", \"office\"] }}\n")
+    };
+    let serve = Serve::start(dir.path(), &gate(&mirror(first)), &["mirrored requests"]);
+    let prove =
+        |port: u16, from: &str| stage::http::request(ports::local(port), "GET", "/", &[("X-Forwarded-For", from)]).0;
+    assert_eq!(prove(first, "198.51.100.1"), 200);
+    let read = |file: &str| std::fs::read_to_string(dir.at(file)).unwrap_or_default();
+    // One of each is new.
+    serve.rewrite(&gate(&format!("{}{}{}", mirror(first), mirror(second), traefik("lists.yml"))));
+    wait_or(|| read("lists.yml").contains("198.51.100.1"), || serve.process.output());
+    wait_or(
+        || std::panic::catch_unwind(|| prove(second, "198.51.100.2")).is_ok_and(|s| s == 200),
+        || serve.process.output(),
+    );
+    wait_or(|| read("lists.yml").contains("198.51.100.2"), || read("lists.yml"));
+    // The first ones go: what they wrote stays, and nothing is written there any more.
+    serve.rewrite(&gate(&format!("{}{}", mirror(second), traefik("other.yml"))));
+    wait_or(|| read("other.yml").contains("198.51.100.2"), || serve.process.output());
+    wait_or(|| TcpStream::connect(("127.0.0.1", first)).is_err(), || serve.process.output());
+    let left = read("lists.yml");
+    assert_eq!(prove(second, "198.51.100.3"), 200);
+    wait_or(|| read("other.yml").contains("198.51.100.3"), || read("other.yml"));
+    assert_eq!(read("lists.yml"), left, "an enforcer that is gone leaves what it wrote");
+    assert!(serve.process.output().contains("is no longer kept in sync"), "{}", serve.process.output());
+    // Somebody else's file, somebody else's port: nothing changes.
+    dir.write("mine.yml", "http:\n  routers: {}\n");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for (more, wanted) in [
+        (format!("{}{}", mirror(second), traefik("mine.yml")), "is not the gate's to write"),
+        (format!("{}{}", mirror(taken.local_addr().unwrap().port()), traefik("other.yml")), "cannot listen on"),
+    ] {
+        serve.rewrite(&gate(&more));
+        let (code, said) = serve.command(&["reload"]);
+        assert!(code == 1 && said.contains(wanted), "{said}");
+        assert_eq!(prove(second, "198.51.100.3"), 200);
+    }
+    assert!(serve.ok(&["list"]).contains("other.yml"), "{}", serve.ok(&["list"]));
+}
+
+#[test]
+fn a_proxy_of_the_gate_is_believed_as_long_as_it_is_named() {
+    let dir = Dir::new("believed");
+    let check = |trusted: &str| gate(&format!("trusted_proxies = [\"{trusted}\"]\n"));
+    let serve = Serve::start(dir.path(), &check("127.0.0.1"), &["check endpoint: listening"]);
+    let at = serve.at("check endpoint");
+    // One connection all the time: what was believed at its start is not believed for ever.
+    let mut kept = stage::http::tcp(at).unwrap();
+    let mut ask = || {
+        let answer = stage::http::get_on(&mut kept, "gate", "/v1/check/office", &[("X-Forwarded-For", "192.0.2.7")]);
+        answer.unwrap().status
+    };
+    assert_eq!(ask(), 200);
+    serve.rewrite(&check("127.0.0.9"));
+    wait_or(|| serve.process.output().contains("the gate's trusted proxies"), || serve.process.output());
+    assert_ne!(ask(), 200);
+    serve.rewrite(&check("127.0.0.1"));
+    wait_or(|| ask() == 200, || serve.process.output());
+}

@@ -19,7 +19,7 @@ use super::{Enforcer, Info};
 use crate::fetch::Base;
 
 /// What stands in front, and how it is reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Config {
     /// Traefik's file provider.
     Traefik(TraefikConfig),
@@ -40,7 +40,7 @@ pub enum Config {
 }
 
 /// How Traefik is kept in sync.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraefikConfig {
     /// The file that Traefik watches.
     pub file: PathBuf,
@@ -57,7 +57,7 @@ pub struct TraefikConfig {
 }
 
 /// How nginx is kept in sync.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NginxConfig {
     /// The list.
     pub list: String,
@@ -70,7 +70,7 @@ pub struct NginxConfig {
 }
 
 /// How HAProxy is kept in sync.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HaproxyConfig {
     /// The list.
     pub list: String,
@@ -81,7 +81,7 @@ pub struct HaproxyConfig {
 }
 
 /// How Caddy is kept in sync.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaddyConfig {
     /// The list.
     pub list: String,
@@ -90,7 +90,7 @@ pub struct CaddyConfig {
 }
 
 /// How ports are guarded in the kernel.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NftablesConfig {
     /// The list.
     pub list: String,
@@ -101,7 +101,7 @@ pub struct NftablesConfig {
 }
 
 /// How a plain file is kept in sync.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileConfig {
     /// The list.
     pub list: String,
@@ -110,7 +110,7 @@ pub struct FileConfig {
 }
 
 /// How a program is told of a list.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandConfig {
     /// The list.
     pub list: String,
@@ -119,7 +119,7 @@ pub struct CommandConfig {
 }
 
 /// How an HTTP service is told of a list.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookConfig {
     /// The list.
     pub list: String,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use access::publish::Desired;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Enforcer, InForce, Info, Reconciled, Remark, Snapshot, Wake};
@@ -41,6 +42,7 @@ pub struct Handle {
     /// How far it is.
     pub progress: Arc<Mutex<Progress>>,
     reached: watch::Receiver<Reached>,
+    stop: CancellationToken,
 }
 
 /// How far an enforcer is, for those who wait for it.
@@ -68,11 +70,12 @@ pub fn start(
     enforcer: Box<dyn Enforcer>,
 ) -> Handle {
     let (handle, sync) = Sync::new(published, ledger, enforcer);
-    let stopping = run.stopping();
+    let (stopping, stopped) = (run.stopping(), handle.stop.clone());
     run.spawn("enforcer", async move {
         tokio::select! {
             () = sync.run() => {}
             () = stopping => {}
+            () = stopped.cancelled() => {}
         }
         Ok(())
     });
@@ -80,6 +83,14 @@ pub fn start(
 }
 
 impl Handle {
+    /// Ends it and waits until it has ended; what it holds stays as it is.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let mut reached = self.reached.clone();
+        // The other end lives as long as its task.
+        while reached.changed().await.is_ok() {}
+    }
+
     /// Waits until the enforcer has a generation in force, or the time has come. True if it has.
     pub async fn has(&self, generation: u64, until: Instant) -> bool {
         let mut reached = self.reached.clone();
@@ -129,7 +140,8 @@ impl Sync {
         let info = enforcer.info().clone();
         let progress = Arc::<Mutex<Progress>>::default();
         let (tell, reached) = watch::channel(Reached::default());
-        let handle = Handle { info: info.clone(), progress: progress.clone(), reached };
+        let stop = CancellationToken::new();
+        let handle = Handle { info: info.clone(), progress: progress.clone(), reached, stop };
         let (last, backoff) = (Vec::new(), BACKOFF.0);
         let sync = Sync {
             enforcer,
