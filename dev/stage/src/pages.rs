@@ -152,6 +152,21 @@ mod tests {
         assert!(lines <= 150, "README has {lines} lines; move what is not for a newcomer to the manual");
     }
 
+    /// Figures of README are figures of a benchmark.
+    #[test]
+    fn figures_are_measured() {
+        let bench = file("docs/bench/tunnel.md");
+        let readme = file("README.md");
+        let section = readme.split_once("\n## Speed\n").unwrap().1.split("\n## ").next().unwrap();
+        let rows: Vec<&str> = section.lines().filter(|l| l.starts_with('|')).skip(2).collect();
+        assert!(rows.len() > 3, "{section}");
+        for row in rows {
+            for figure in row.split(['|', '/']).skip(2).map(str::trim).filter(|f| !f.is_empty()) {
+                assert!(bench.contains(figure), "README says {figure}, docs/bench/tunnel.md does not: {row}");
+            }
+        }
+    }
+
     /// README, manual, and what else is written for readers.
     fn documents() -> Vec<(String, String)> {
         let more = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SCOPE.md", "docs/roadmap.md"];
