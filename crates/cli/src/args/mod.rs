@@ -26,9 +26,10 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 pub(crate) use client::{ClientArgs, Generate, PublishArgs, StatusArgs, TrustArgs};
 pub(crate) use edge::{EdgeArgs, ListArgs, ProxyLine, ServeArgs, proxy_version};
 
-/// Decides which addresses may reach which services, and keeps that answer true by itself.
+/// A self-hosted access layer: which addresses may reach which services, and why.
 ///
-/// Publish a private HTTP or TCP service through your own edge, to the right addresses only.
+/// Publish private services through your own edge, keep IP allow lists up to date in the proxies in front, and run a
+/// coordination server that the official Tailscale clients join.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "portcullis",
