@@ -1,10 +1,11 @@
-//! `cargo xtask test|bench|check`: the project's own commands. In: arguments. Out: suites run, figures measured, house
+//! `cargo xtask test|check|fuzz|bench`: the project's own commands. In: arguments. Out: suites run, figures measured, house
 //! rules checked; exit 0 only if all is well.
 
 use std::process::ExitCode;
 
 mod bench;
 mod check;
+mod fuzz;
 mod setup;
 mod step;
 mod test;
@@ -21,6 +22,8 @@ usage: cargo xtask test [--setup [--releases]]
                                            clippy      all targets, warnings denied
                                            doc         rustdoc, private items too, warnings denied
                                            advisories  known faults of dependencies, by cargo-deny; fetches a database
+       cargo xtask fuzz [TARGET…] [--seconds N]
+                                         every target of fuzz/, or these, N seconds each (60), two at a time
        cargo xtask bench NAME [--quick] [--rounds N] …
                                          measure: `cargo xtask bench` lists the names";
 
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     let done = match args.first().map(String::as_str) {
         Some("test") => test::run(rest),
         Some("check") => check::run(rest),
+        Some("fuzz") => fuzz::run(rest),
         Some("bench") => bench::run(rest),
         Some("--help" | "-h" | "help") => {
             println!("{USAGE}");
