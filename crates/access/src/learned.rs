@@ -110,7 +110,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry(n: u8) -> (Prefix, Option<u64>) {
-        (Prefix::host(Addr::new([192, 0, 2, n].into())), (n % 2 == 0).then_some(u64::from(n)))
+        (Prefix::host(Addr::new([192, 0, 2, n].into())), n.is_multiple_of(2).then_some(u64::from(n)))
     }
 
     proptest! {
