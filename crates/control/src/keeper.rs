@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use runtime::audit::{About, Record};
-use runtime::owner::{self, Ahead, Kind, Owner, Saved, State, Stored, Time, Trouble, Value};
+use runtime::owner::{self, Ahead, Kind, NotMade, Owner, Saved, State, Stored, Time, Trouble, Value};
 use runtime::run::Run;
 
 /// How others reach the keeper. Clones reach the same one.
@@ -37,7 +37,7 @@ pub struct Ask {
 /// What is done to the book, at a time in seconds since the Unix epoch.
 type Change = Box<dyn FnOnce(&mut Book, u64) -> Reply + Send>;
 
-type Reply = Box<dyn FnOnce(Result<Saved, String>) + Send>;
+type Reply = Box<dyn FnOnce(Result<Saved, NotMade>) + Send>;
 
 /// Changes that may wait; a client that finds it full is told to come back.
 const QUEUE: usize = 4_096;
@@ -101,9 +101,9 @@ impl Keeper {
             let reply: Reply = Box::new(move |saved| drop(tell.send(saved.map(|s| (value, s)))));
             reply
         });
-        self.asks.try_send(Ask { kind, make }).map_err(|_| anyhow!("too many changes are waiting"))?;
-        let told = told.await.context("the server is stopping")?;
-        told.map_err(|e| anyhow!("nothing was changed, because it could not be saved: {e}"))
+        self.asks.try_send(Ask { kind, make }).map_err(|_| NotMade::Busy)?;
+        let told = told.await.map_err(|_| NotMade::Stopping)?;
+        told.map_err(|e| anyhow::Error::new(e).context("nothing was changed, because it could not be saved"))
     }
 
     /// Notes a sign of life that nobody waits for.
@@ -202,7 +202,7 @@ impl State for Mesh {
         self.book.deadline(now)
     }
 
-    fn reply(&mut self, reply: Reply, saved: Result<Saved, String>) {
+    fn reply(&mut self, reply: Reply, saved: Result<Saved, NotMade>) {
         reply(saved);
     }
 

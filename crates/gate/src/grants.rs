@@ -8,7 +8,7 @@ use access::ledger::{Close, Entry, Event, Outcome};
 use access::names::{Follow, HostName};
 use access::{Claim, Evidence, Grant, GrantId, Whom};
 use addr::{Prefix, parse_list};
-use anyhow::anyhow;
+use anyhow::Context;
 use api::Error;
 use api::gate::{
     Add, Added, BanTime, Banned, ChangeGrants, Extend, Extended, Followed, GrantsChanged, OnList, Revoke, Revoked,
@@ -471,7 +471,7 @@ async fn unfollow(gate: &Gate, host: HostName, r: &Revoke) -> anyhow::Result<Gra
         ));
     }
     let ended = gate.names.remove(host.clone(), r.list.clone()).await;
-    if ended.map_err(|e| anyhow!("nothing was changed: {e}"))? == 0 {
+    if ended.context("nothing was changed")? == 0 {
         let hint = if r.list.is_none() && following(gate, &host).is_empty() {
             "`portcullis list show NAME` shows what is followed"
         } else {
@@ -498,7 +498,7 @@ async fn follow(
     }
     for list in &lists {
         let follow = Follow { list: list.clone(), host: host.clone(), until, pinned };
-        gate.names.add(follow).await.map_err(|e| anyhow!("nothing was changed: {e}"))?;
+        gate.names.add(follow).await.context("nothing was changed")?;
     }
     let known = gate.names.names.lock().known(&host).cloned().unwrap_or_default();
     let addresses = known.addrs().collect();

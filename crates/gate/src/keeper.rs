@@ -12,7 +12,7 @@ use access::publish::{Desired, desired, follow};
 use access::record::{BanRecord, GrantRecord};
 use access::{Ban, BanId, Evidence, Grant, GrantId, List, View, ViewBuilder, Whom};
 use addr::{Addr, AddrSet, Prefix};
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use net::log_budget::LogBudget;
 use parking_lot::{Mutex, RwLock};
 use store::{Entry, Store};
@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use runtime::audit::{About, Record};
 use runtime::hint::Hinted;
 pub use runtime::owner::Ahead;
-use runtime::owner::{self, Kind, Owner, Saved, State, Stored, Time, Trouble, Value};
+use runtime::owner::{self, Kind, NotMade, Owner, Saved, State, Stored, Time, Trouble, Value};
 use runtime::run::Run;
 
 /// Everything published, at a generation.
@@ -102,8 +102,8 @@ pub enum Ask {
     Event(Event, Option<Reply>),
     /// The lists and their rules are these from now on.
     Lists(Vec<(String, Rules)>, oneshot::Sender<Result<String, String>>),
-    /// The clock may have moved, or is to be saved.
-    Look(Option<oneshot::Sender<Result<(), String>>>),
+    /// The clock may have moved.
+    Look,
 }
 
 /// What came of it.
@@ -114,10 +114,10 @@ pub enum Answer {
     /// Of other lists, in words.
     Lists(oneshot::Sender<Result<String, String>>, Result<String, String>),
     /// Of a look at the clock.
-    Look(Option<oneshot::Sender<Result<(), String>>>),
+    Look,
 }
 
-type Reply = oneshot::Sender<Result<Done, String>>;
+type Reply = oneshot::Sender<Result<Done, NotMade>>;
 
 /// Events that may wait; a teacher whose event does not fit says so to its client (503).
 const QUEUE: usize = 20_000;
@@ -216,11 +216,11 @@ impl Keeper {
     ///
     /// # Errors
     /// It could not be saved, or too much is waiting; then nothing was given.
-    pub async fn tell(&self, event: Event) -> Result<Done, String> {
+    pub async fn tell(&self, event: Event) -> Result<Done, NotMade> {
         let (reply, answer) = oneshot::channel();
         let ask = Ask::Event(event, Some(reply));
-        self.asks.try_send(ask).map_err(|_| "too many events are waiting".to_string())?;
-        answer.await.map_err(|_| "the gate is stopping".to_string())?
+        self.asks.try_send(ask).map_err(|_| NotMade::Busy)?;
+        answer.await.map_err(|_| NotMade::Stopping)?
     }
 
     /// Hands in an event that nobody waits for; if the queue is full it is lost, so only for signs of life.
@@ -230,17 +230,7 @@ impl Keeper {
 
     /// Looks at the clock now instead of at the next deadline.
     pub fn look(&self) {
-        let _ = self.asks.try_send(Ask::Look(None));
-    }
-
-    /// Waits until what was asked for before is saved, the time with it.
-    ///
-    /// # Errors
-    /// It could not be saved.
-    pub async fn sync(&self) -> Result<(), String> {
-        let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask::Look(Some(reply))).await.map_err(|_| "the gate is stopping".to_string())?;
-        answer.await.map_err(|_| "the gate is stopping".to_string())?
+        let _ = self.asks.try_send(Ask::Look);
     }
 
     /// Makes these the lists. Grants of a list that is gone stay stored and open nothing; those of a list that is back
@@ -249,10 +239,10 @@ impl Keeper {
     ///
     /// # Errors
     /// The store can not be read; everything is as it was.
-    pub async fn relist(&self, lists: Vec<(String, Rules)>) -> Result<String, String> {
+    pub async fn relist(&self, lists: Vec<(String, Rules)>) -> Result<String, NotMade> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask::Lists(lists, reply)).await.map_err(|_| "the gate is stopping".to_string())?;
-        answer.await.map_err(|_| "the gate is stopping".to_string())?
+        self.asks.send(Ask::Lists(lists, reply)).await.map_err(|_| NotMade::Stopping)?;
+        answer.await.map_err(|_| NotMade::Stopping)?.map_err(NotMade::NotSaved)
     }
 
     /// The grant behind an entry of a list.
@@ -300,7 +290,7 @@ impl State for Grants {
                 if *shorten && shorter { Kind::Takes } else { Kind::Gives }
             }
             Ask::Event(Event::Revoke(..) | Event::Withdraw(..) | Event::Close(_), _) | Ask::Lists(..) => Kind::Takes,
-            Ask::Event(Event::Seen(..), _) | Ask::Look(_) => Kind::Keeps,
+            Ask::Event(Event::Seen(..), _) | Ask::Look => Kind::Keeps,
         }
     }
 
@@ -317,7 +307,7 @@ impl State for Grants {
                 Answer::Event(reply, outcome)
             }
             Ask::Lists(lists, reply) => Answer::Lists(reply, self.relist(lists, now, stored)),
-            Ask::Look(reply) => Answer::Look(reply),
+            Ask::Look => Answer::Look,
         }
     }
 
@@ -398,7 +388,7 @@ impl State for Grants {
         self.ledger.poll_timeout()
     }
 
-    fn reply(&mut self, answer: Answer, saved: Result<Saved, String>) {
+    fn reply(&mut self, answer: Answer, saved: Result<Saved, NotMade>) {
         // Whoever asked may have gone: it is done all the same.
         match answer {
             Answer::Event(Some(reply), outcome) => {
@@ -409,9 +399,8 @@ impl State for Grants {
                 };
                 let _ = reply.send(saved.map(|s| Done { outcome, generation, unsaved: unsaved(s) }));
             }
-            Answer::Event(None, _) | Answer::Look(None) => {}
+            Answer::Event(None, _) | Answer::Look => {}
             Answer::Lists(reply, said) => drop(reply.send(said)),
-            Answer::Look(Some(reply)) => drop(reply.send(saved.map(drop))),
         }
     }
 }
@@ -612,9 +601,9 @@ fn remembered(log: &Path) -> Memory {
 ///
 /// # Errors
 /// The event was refused.
-pub fn said(done: Result<Done, String>) -> anyhow::Result<Done> {
+pub fn said(done: Result<Done, NotMade>) -> anyhow::Result<Done> {
     match done {
-        Err(e) => Err(anyhow!("nothing was changed: {e}")),
+        Err(e) => Err(anyhow::Error::new(e).context("nothing was changed")),
         Ok(Done { outcome: Outcome::Refused(why), .. }) => Err(api::Error::refused(why.to_string()).into()),
         Ok(done) => Ok(done),
     }

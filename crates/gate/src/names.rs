@@ -2,6 +2,7 @@
 //! events for the keeper, so that a list holds a name's addresses. The rule is `access::names`.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::keeper::Keeper;
+use runtime::owner::NotMade;
 use runtime::run::Run;
 
 /// How names are asked for.
@@ -37,7 +39,34 @@ pub struct Follower {
     pub names: Arc<Mutex<Names>>,
 }
 
-type Reply<T> = oneshot::Sender<Result<T, String>>;
+type Reply<T> = oneshot::Sender<Result<T, NotFollowed>>;
+
+/// Nobody takes what is asked for any more.
+const STOPPING: NotFollowed = NotFollowed::NotMade(NotMade::Stopping);
+
+/// Why a name is followed no more and no less than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotFollowed {
+    /// As many are followed as may be.
+    TooMany,
+    /// It could not be saved.
+    NotMade(NotMade),
+}
+
+impl fmt::Display for NotFollowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotFollowed::TooMany => write!(f, "{MOST} names are followed; revoke some first"),
+            NotFollowed::NotMade(why) => why.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for NotFollowed {}
+
+fn not_saved(why: String) -> NotFollowed {
+    NotFollowed::NotMade(NotMade::NotSaved(why))
+}
 
 #[derive(Debug)]
 enum Ask {
@@ -139,11 +168,11 @@ impl Follower {
     ///
     /// # Errors
     /// It could not be saved, or there are too many.
-    pub async fn add(&self, follow: Follow) -> Result<(), String> {
+    pub async fn add(&self, follow: Follow) -> Result<(), NotFollowed> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask::Add(follow, reply)).await.map_err(|_| "the gate is stopping".to_string())?;
+        self.asks.send(Ask::Add(follow, reply)).await.map_err(|_| STOPPING)?;
         match tokio::time::timeout(FIRST, answer).await {
-            Ok(done) => done.map_err(|_| "the gate is stopping".to_string())?,
+            Ok(done) => done.map_err(|_| STOPPING)?,
             // It is saved and will be asked for again; how it stands is shown by whoever asks.
             Err(_) => Ok(()),
         }
@@ -153,10 +182,10 @@ impl Follower {
     ///
     /// # Errors
     /// It could not be saved.
-    pub async fn remove(&self, host: HostName, list: Option<String>) -> Result<usize, String> {
+    pub async fn remove(&self, host: HostName, list: Option<String>) -> Result<usize, NotFollowed> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask::Remove(host, list, reply)).await.map_err(|_| "the gate is stopping".to_string())?;
-        answer.await.map_err(|_| "the gate is stopping".to_string())?
+        self.asks.send(Ask::Remove(host, list, reply)).await.map_err(|_| STOPPING)?;
+        answer.await.map_err(|_| STOPPING)?
     }
 }
 
@@ -275,7 +304,7 @@ impl Loop {
             Ask::Add(follow, reply) => {
                 let there = |f: &Follow| f.list == follow.list && f.host == follow.host;
                 if !self.by_hand.iter().any(there) && self.by_hand.len() >= MOST {
-                    let _ = reply.send(Err(format!("{MOST} names are followed; revoke some first")));
+                    let _ = reply.send(Err(NotFollowed::TooMany));
                     return;
                 }
                 let record = Record {
@@ -289,7 +318,7 @@ impl Loop {
                     self.store.write(&[step]).map(|_| ()).map_err(|e| e.to_string())
                 });
                 if let Err(e) = saved {
-                    let _ = reply.send(Err(e));
+                    let _ = reply.send(Err(not_saved(e)));
                     return;
                 }
                 self.by_hand.retain(|f| !there(f));
@@ -312,7 +341,7 @@ impl Loop {
                 let saved = if steps.is_empty() { Ok(()) } else { self.store.write(&steps).map(|_| ()) };
                 if let Err(e) = saved {
                     self.by_hand.extend(gone);
-                    let _ = reply.send(Err(e.to_string()));
+                    let _ = reply.send(Err(not_saved(e.to_string())));
                     return;
                 }
                 self.follow();

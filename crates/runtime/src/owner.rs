@@ -45,6 +45,20 @@ pub enum Saved {
     NotYet(String),
 }
 
+/// Why a change was not made. Nothing is different.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotMade {
+    /// More changes wait than are let in.
+    #[error("too many changes are waiting")]
+    Busy,
+    /// The process ends.
+    #[error("it is stopping")]
+    Stopping,
+    /// The disk did not take it, and it is nothing that may be in force without. Why.
+    #[error("{0}")]
+    NotSaved(String),
+}
+
 /// The bytes of a thing, and when its entry may be tidied away (seconds since the Unix epoch).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
@@ -97,8 +111,8 @@ pub trait State: Send + Sized + 'static {
     fn show(&mut self, now: u64);
     /// When [`State::tick`] has something to do, seconds since the Unix epoch.
     fn deadline(&self, now: u64) -> Option<u64>;
-    /// Tells who asked. An error: it could not be saved, and nothing was changed.
-    fn reply(&mut self, answer: Self::Answer, saved: Result<Saved, String>);
+    /// Tells who asked.
+    fn reply(&mut self, answer: Self::Answer, saved: Result<Saved, NotMade>);
     /// Says what was put on record.
     fn say(&self, _record: &Record) {}
 }
@@ -511,7 +525,7 @@ impl<S: State> Owner<S> {
         self.state.show(now);
         for (answer, kind, rests) in replies {
             let outcome = match &saved {
-                Err(e) if rests && kind == Kind::Gives => Err(e.to_string()),
+                Err(e) if rests && kind == Kind::Gives => Err(NotMade::NotSaved(e.to_string())),
                 Err(e) if rests => Ok(Saved::NotYet(e.to_string())),
                 // It may be done already and owed still: taken once more is not saved by that.
                 _ if kind == Kind::Takes && !self.unsaved.is_empty() => Ok(Saved::NotYet(self.why())),

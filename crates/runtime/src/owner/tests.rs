@@ -35,7 +35,7 @@ struct World {
     /// What was taken and not given again, by the order in which it was done; seen by no reader from then on.
     taken: Mutex<BTreeSet<u8>>,
     /// Answers: what was asked for and how it is kept.
-    answers: Mutex<Vec<(Do, Result<Saved, String>)>>,
+    answers: Mutex<Vec<(Do, Result<Saved, NotMade>)>>,
 }
 
 impl World {
@@ -187,7 +187,7 @@ impl State for Toy {
     fn deadline(&self, _: u64) -> Option<u64> {
         None
     }
-    fn reply(&mut self, (change, did): (Do, bool), saved: Result<Saved, String>) {
+    fn reply(&mut self, (change, did): (Do, bool), saved: Result<Saved, NotMade>) {
         let world = &self.world;
         if world.gone() {
             return;
