@@ -14,7 +14,7 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(d
 }
 
 fn read<T: FromStr<Err: Display>, E: Error>(text: &str) -> Result<T, E> {
-    text.parse().map_err(|e| E::custom(format!("`{}`: {e}", text.escape_debug())))
+    text.parse().map_err(E::custom)
 }
 
 /// The same for what may be missing.
