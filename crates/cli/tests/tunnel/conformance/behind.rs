@@ -97,6 +97,7 @@ fn half_close(kind: Kind) {
 
 /// While the proxy reloads, and after it was killed and came back, every visitor of the edge gets an answer.
 fn reload(kind: Kind) {
+    let _turn = stage::alone();
     let (site, echo) = (Upstream::site("private"), Upstream::echo());
     let upstream = format!("http://{}", site.addr());
     let Some(mut b) = Behind::start(kind, Mode::Http, &[], &["--upstream", &upstream]) else { return };
@@ -191,6 +192,7 @@ fn untrusted(kind: Kind) {
 
 /// An edge that was away serves again as soon as it is back: what the proxy answered meanwhile was read and acted on.
 fn away(kind: Kind) {
+    let _turn = stage::alone();
     let site = Upstream::site("private");
     let upstream = format!("http://{}", site.addr());
     let Some(mut b) = Behind::start(kind, Mode::Http, &[], &["--upstream", &upstream]) else { return };
