@@ -4,7 +4,7 @@
 //! A server of `hyper` tells the length, and leaves the body of an answer to HEAD out, by itself.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
@@ -89,11 +89,6 @@ pub fn empty(status: StatusCode) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
     answer
-}
-
-/// The same answer with another `Content-Type`.
-pub fn set_type<B>(answer: &mut Response<B>, media: Media) {
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media.content_type()));
 }
 
 #[cfg(test)]

@@ -180,7 +180,7 @@ fn table(mut done: Vec<(String, Result<Done>)>) -> Result<()> {
         d.broken.iter().for_each(|input| println!("  {}", input.display()));
     }
     if bad > 0 {
-        bail!("{bad} targets were broken");
+        bail!("{bad} of {} targets broke", done.len());
     }
     Ok(())
 }
