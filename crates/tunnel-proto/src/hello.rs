@@ -109,14 +109,134 @@ pub struct Welcome {
     pub features: Vec<String>,
 }
 
+/// Why an edge refuses a client, for programs. In a `Reject` frame it is the field `code`, in an HTTP answer the header
+/// [`REJECT_HEADER`]; both have words for people beside it. Edges that are older than this say neither.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+pub enum RejectCode {
+    /// No code that this program knows: an older or a newer edge.
+    #[default]
+    Unknown,
+    /// What came is no request of a client, or its hello is not understood.
+    BadRequest,
+    /// Another version of the protocol.
+    WrongVersion,
+    /// The client's address is on no list that lets it in.
+    AddressRefused,
+    /// The token is wrong or missing.
+    TokenRefused,
+    /// Too many wrong tokens came from the client's network.
+    TooManyGuesses,
+    /// The link is of a session that the edge does not have (any more).
+    NoSuchSession,
+    /// The edge stops.
+    ShuttingDown,
+    /// A websocket was wanted; something in between took the upgrade out.
+    UpgradeRequired,
+    /// This edge has no plane for what is to be published.
+    NotOffered,
+    /// The token, or the edge for all tokens, does not allow what is to be published.
+    NotAllowed,
+    /// The name or the port belongs to clients of another token.
+    Taken,
+    /// The edge cannot listen on the port.
+    CannotListen,
+}
+
+/// The header in which HTTP answers of an edge carry a [`RejectCode`].
+pub const REJECT_HEADER: &str = "X-Portcullis-Reject";
+
+impl RejectCode {
+    /// All that mean something.
+    pub const ALL: [RejectCode; 12] = [
+        RejectCode::BadRequest,
+        RejectCode::WrongVersion,
+        RejectCode::AddressRefused,
+        RejectCode::TokenRefused,
+        RejectCode::TooManyGuesses,
+        RejectCode::NoSuchSession,
+        RejectCode::ShuttingDown,
+        RejectCode::UpgradeRequired,
+        RejectCode::NotOffered,
+        RejectCode::NotAllowed,
+        RejectCode::Taken,
+        RejectCode::CannotListen,
+    ];
+
+    /// As it is written: `no-such-session`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RejectCode::Unknown => "unknown",
+            RejectCode::BadRequest => "bad-request",
+            RejectCode::WrongVersion => "wrong-version",
+            RejectCode::AddressRefused => "address-refused",
+            RejectCode::TokenRefused => "token-refused",
+            RejectCode::TooManyGuesses => "too-many-guesses",
+            RejectCode::NoSuchSession => "no-such-session",
+            RejectCode::ShuttingDown => "shutting-down",
+            RejectCode::UpgradeRequired => "upgrade-required",
+            RejectCode::NotOffered => "not-offered",
+            RejectCode::NotAllowed => "not-allowed",
+            RejectCode::Taken => "taken",
+            RejectCode::CannotListen => "cannot-listen",
+        }
+    }
+
+    /// Reads a header's value.
+    #[must_use]
+    pub fn of(text: &str) -> RejectCode {
+        RejectCode::ALL.into_iter().find(|code| code.as_str() == text.trim()).unwrap_or_default()
+    }
+
+    fn is_unknown(&self) -> bool {
+        *self == RejectCode::Unknown
+    }
+}
+
+impl From<String> for RejectCode {
+    fn from(text: String) -> RejectCode {
+        RejectCode::of(&text)
+    }
+}
+
+impl Serialize for RejectCode {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+impl std::fmt::Display for RejectCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Why there is no session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject {
+    /// For programs.
+    #[serde(default, skip_serializing_if = "RejectCode::is_unknown")]
+    pub code: RejectCode,
     /// For people.
     pub reason: String,
     /// Trying again with the same settings cannot help.
     #[serde(rename = "final")]
     pub is_final: bool,
+}
+
+impl Reject {
+    /// A refusal for as long as the settings of both sides are what they are.
+    #[must_use]
+    pub fn for_good(code: RejectCode, reason: impl Into<String>) -> Reject {
+        Reject { code, reason: reason.into(), is_final: true }
+    }
+
+    /// A refusal for now.
+    #[must_use]
+    pub fn for_now(code: RejectCode, reason: impl Into<String>) -> Reject {
+        Reject { code, reason: reason.into(), is_final: false }
+    }
 }
 
 impl Rewrite {
@@ -144,23 +264,28 @@ impl Hello {
     /// Reads a hello and holds it to its limits.
     ///
     /// # Errors
-    /// Words for the client.
-    pub fn parse(bytes: &[u8]) -> Result<Hello, String> {
-        let hello: Hello = serde_json::from_slice(bytes).map_err(|e| format!("the hello is not understood: {e}"))?;
+    /// What to answer the client.
+    pub fn parse(bytes: &[u8]) -> Result<Hello, Reject> {
+        let bad = |words: String| Reject::for_good(RejectCode::BadRequest, words);
+        let hello: Hello =
+            serde_json::from_slice(bytes).map_err(|e| bad(format!("the hello is not understood: {e}")))?;
         if hello.version != VERSION {
-            return Err(format!(
-                "client {} speaks version {} of the protocol, this edge speaks {VERSION}: update the older one",
-                hello.program, hello.version
+            return Err(Reject::for_good(
+                RejectCode::WrongVersion,
+                format!(
+                    "client {} speaks version {} of the protocol, this edge speaks {VERSION}: update the older one",
+                    hello.program, hello.version
+                ),
             ));
         }
         if hello.upstreams.is_empty() || hello.upstreams.len() > UPSTREAMS_MAX {
-            return Err(format!("{} upstreams, wanted 1 to {UPSTREAMS_MAX}", hello.upstreams.len()));
+            return Err(bad(format!("{} upstreams, wanted 1 to {UPSTREAMS_MAX}", hello.upstreams.len())));
         }
         let long = |s: &str| s.len() > 512 || s.chars().any(char::is_control);
-        let bad =
+        let too_long =
             |u: &Published| long(&u.name) || matches!(&u.ask, AskFor::Http { host, path } if long(host) || long(path));
-        if long(&hello.host) || long(&hello.program) || hello.upstreams.iter().any(bad) {
-            return Err("a name in the hello is longer than 512 bytes or has control characters".to_string());
+        if long(&hello.host) || long(&hello.program) || hello.upstreams.iter().any(too_long) {
+            return Err(bad("a name in the hello is longer than 512 bytes or has control characters".to_string()));
         }
         Ok(hello)
     }
@@ -171,4 +296,40 @@ impl Hello {
 pub fn bytes(message: &impl Serialize) -> Vec<u8> {
     // These types hold strings and numbers only: there is nothing in them that JSON cannot say.
     serde_json::to_vec(message).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_written_the_same_in_a_frame_and_in_a_header() {
+        for code in RejectCode::ALL {
+            assert_eq!(serde_json::to_string(&code).unwrap(), format!("\"{code}\""));
+            assert_eq!(serde_json::from_str::<RejectCode>(&format!("\"{code}\"")).unwrap(), code);
+            assert_eq!(RejectCode::of(code.as_str()), code);
+        }
+        assert_eq!(RejectCode::of("of-a-newer-edge"), RejectCode::Unknown);
+    }
+
+    #[test]
+    fn older_and_newer_peers_are_understood() {
+        let old: Reject = serde_json::from_str(r#"{"reason":"no","final":true}"#).unwrap();
+        assert_eq!(old, Reject::for_good(RejectCode::Unknown, "no"));
+        let newer: Reject = serde_json::from_str(r#"{"code":"of-a-newer-edge","reason":"no","final":false}"#).unwrap();
+        assert_eq!(newer, Reject::for_now(RejectCode::Unknown, "no"));
+        // What an older client reads: the two fields that it knows, and one that it passes over.
+        let now = serde_json::to_string(&Reject::for_now(RejectCode::Taken, "a is not free")).unwrap();
+        assert_eq!(now, r#"{"code":"taken","reason":"a is not free","final":false}"#);
+        assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"reason":"no","final":true}"#);
+    }
+
+    #[test]
+    fn a_hello_is_refused_with_a_code() {
+        let code = |text: &str| Hello::parse(text.as_bytes()).unwrap_err().code;
+        assert_eq!(code("{}"), RejectCode::BadRequest);
+        let hello = r#"{"version":2,"program":"9","host":"h","upstreams":[]}"#;
+        assert_eq!(code(hello), RejectCode::WrongVersion);
+        assert_eq!(code(&hello.replace(":2", ":1")), RejectCode::BadRequest);
+    }
 }

@@ -1,14 +1,18 @@
 //! The HTTP around the tunnel: the request that becomes a link, and the few others the control plane answers. In:
 //! bytes before the upgrade. Out: parsed heads, answers. Strict: one request, no body, then upgrade or close.
 
+use std::fmt::Write as _;
 use std::io;
 
 use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::StatusCode;
 use net::buffers::Lease;
 use net::link::{Link, LinkRead};
+use runtime::answer::Media;
+use tunnel_proto::hello::{REJECT_HEADER, RejectCode};
 
 /// Longest head of a request or an answer. Proxies add headers; 16 KiB is what nginx and Caddy allow at the most.
 const HEAD_MAX: usize = 16 * 1024;
@@ -143,15 +147,47 @@ pub(super) fn accept_key(key: &str) -> String {
     STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{WS_GUID}").as_bytes()))
 }
 
-/// Sends a short answer and ends the connection.
-pub(super) async fn answer(link: &mut Link, status: &str, content_type: &str, extra: &str, body: &str) {
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n{extra}Connection: close\r\n\r\n{body}",
-        body.len()
-    );
-    // The asker may be gone; there is nobody to tell.
-    let _ = link.write.write_all(head.as_bytes()).await;
-    link.write.close().await;
+/// A short answer that ends the connection.
+#[derive(Debug)]
+pub(super) struct Answer<'a> {
+    status: StatusCode,
+    media: Media,
+    body: &'a str,
+    code: Option<RejectCode>,
+    field: Option<(&'static str, &'static str)>,
+}
+
+impl<'a> Answer<'a> {
+    /// What was asked for.
+    pub(super) fn ok(media: Media, body: &'a str) -> Answer<'a> {
+        Answer { status: StatusCode::OK, media, body, code: None, field: None }
+    }
+
+    /// A refusal: the code is for programs, the words are for people.
+    pub(super) fn reject(status: StatusCode, code: RejectCode, words: &'a str) -> Answer<'a> {
+        Answer { status, media: Media::Text, body: words, code: Some(code), field: None }
+    }
+
+    /// With a header on top.
+    pub(super) fn with(self, name: &'static str, value: &'static str) -> Answer<'a> {
+        Answer { field: Some((name, value)), ..self }
+    }
+
+    /// Sends it and ends the connection.
+    pub(super) async fn send(self, link: &mut Link) {
+        // The asker may be gone; there is nobody to tell.
+        let _ = link.write.write_all(self.bytes().as_bytes()).await;
+        link.write.close().await;
+    }
+
+    fn bytes(&self) -> String {
+        let mut out = format!("HTTP/1.1 {}\r\nContent-Length: {}\r\n", self.status, self.body.len());
+        let code = self.code.map(|code| (REJECT_HEADER, code.as_str()));
+        for (name, value) in self.media.fields().chain(code).chain(self.field).chain([("Connection", "close")]) {
+            let _ = write!(out, "{name}: {value}\r\n");
+        }
+        out + "\r\n" + self.body
+    }
 }
 
 /// An answer's body, by the length that its head tells (RFC 9112, section 6.3), at most `max` bytes: a proxy that keeps
@@ -257,6 +293,18 @@ mod tests {
         let read = read_body(&mut link.read, &headers, 4096);
         let body = tokio::time::timeout(Duration::from_secs(5), read).await.unwrap();
         (body.bytes, body.complete)
+    }
+
+    #[test]
+    fn a_refusal_says_why_to_programs_and_to_people() {
+        let words = "404: no such session\n";
+        let answer = Answer::reject(StatusCode::NOT_FOUND, RejectCode::NoSuchSession, words).with("Allow", "GET");
+        assert_eq!(
+            answer.bytes(),
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 21\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nX-Portcullis-Reject: no-such-session\r\n\
+             Allow: GET\r\nConnection: close\r\n\r\n404: no such session\n"
+        );
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use rand::random;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tunnel_proto::connect::Fingerprint;
+use tunnel_proto::hello::{REJECT_HEADER, RejectCode};
 
 use super::super::printable;
 use super::super::settings::{ClientSettings, Trust};
@@ -87,7 +88,7 @@ impl Dialler {
         match status {
             200 if body.complete => Ok(body.bytes),
             200 => Err(DialError::Again(anyhow!("the answer of {url} broke off"))),
-            _ => Err(refused(status, &headers, &body.bytes)),
+            _ => Err(refused(status, &headers, &body.bytes, None)),
         }
     }
 
@@ -114,7 +115,7 @@ impl Dialler {
             const WORDS: Duration = Duration::from_secs(2);
             let body = upgrade::read_body(&mut link.read, &headers, 4096);
             let body = tokio::time::timeout(WORDS, body).await.map_or_else(|_| Vec::new(), |b| b.bytes);
-            return Err(refused(status, &headers, &body));
+            return Err(refused(status, &headers, &body, Some(kind)));
         }
         let accepted = headers.iter().find(|(n, _)| n == "sec-websocket-accept").map(|(_, v)| v.as_str());
         if accepted != Some(&upgrade::accept_key(&key)) {
@@ -182,13 +183,19 @@ pub(super) fn random_name() -> String {
     format!("{:032x}", random::<u128>())
 }
 
-fn refused(status: u16, headers: &[(String, String)], body: &[u8]) -> DialError {
+/// Why there is no link, by the edge's code; without one by the status, which may be that of a proxy or of an older edge.
+fn refused(status: u16, headers: &[(String, String)], body: &[u8], kind: Option<LinkKind>) -> DialError {
     let of = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| printable(v));
     let words = words_of(body);
     let words = if words.is_empty() { String::new() } else { format!(": {words}") };
     let server = of("server").map_or(String::new(), |v| format!(" (from {v})"));
+    let code = of(&REJECT_HEADER.to_ascii_lowercase()).map_or(RejectCode::Unknown, |v| RejectCode::of(&v));
+    // An edge without codes forgets a session too, and its URL is right: the first carrier came in.
+    let later = kind.is_some_and(|kind| kind != LinkKind::Carrier(0));
     match status {
-        401 if of("www-authenticate").is_some_and(|v| !v.to_ascii_lowercase().starts_with("bearer")) => {
+        401 if code != RejectCode::TokenRefused
+            && of("www-authenticate").is_some_and(|v| !v.to_ascii_lowercase().starts_with("bearer")) =>
+        {
             DialError::Final(Hinted::error(
                 format!("something in front of the edge wants a login of its own{server}{words}"),
                 "let the path of the tunnel through without one: the token is what guards the edge",
@@ -199,7 +206,7 @@ fn refused(status: u16, headers: &[(String, String)], body: &[u8]) -> DialError 
             "the token must be the one the edge was started with; compare the files, a line end does not count",
         )),
         403 => DialError::Again(anyhow!("refused{server}{words}")),
-        404 if String::from_utf8_lossy(body).contains("no such session") => {
+        404 if code == RejectCode::NoSuchSession || (code == RejectCode::Unknown && later) => {
             DialError::Again(anyhow!("the edge has forgotten the session"))
         }
         404 => DialError::Again(Hinted::error(
@@ -245,7 +252,7 @@ mod tests {
 
     fn of(status: u16, headers: &[(&str, &str)], body: &str) -> (bool, String) {
         let headers: Vec<_> = headers.iter().map(|(n, v)| ((*n).to_string(), (*v).to_string())).collect();
-        match refused(status, &headers, body.as_bytes()) {
+        match refused(status, &headers, body.as_bytes(), Some(LinkKind::Carrier(0))) {
             DialError::Final(e) => (true, format!("{e:#}")),
             DialError::Again(e) => (false, format!("{e:#}")),
         }
@@ -268,5 +275,21 @@ mod tests {
             let (fin, words) = of(status, headers, body);
             assert!(fin == is_final && words.contains(wanted), "{status}: {fin} {words}");
         }
+    }
+    #[test]
+    fn a_forgotten_session_is_known_by_its_code_and_of_an_older_edge_by_what_was_asked() {
+        let forgotten = |code: Option<&str>, kind| {
+            let headers: Vec<_> = code.iter().map(|c| ("x-portcullis-reject".to_string(), (*c).to_string())).collect();
+            match refused(404, &headers, b"404: words of any sort", Some(kind)) {
+                DialError::Again(e) => format!("{e:#}").contains("forgotten the session"),
+                DialError::Final(_) => false,
+            }
+        };
+        for kind in [LinkKind::Carrier(0), LinkKind::Carrier(1), LinkKind::Bulk] {
+            assert!(forgotten(Some("no-such-session"), kind), "{kind}");
+            assert!(!forgotten(Some("address-refused"), kind), "{kind}");
+        }
+        assert!(forgotten(None, LinkKind::Bulk) && forgotten(None, LinkKind::Carrier(3)));
+        assert!(!forgotten(None, LinkKind::Carrier(0)), "a proxy's 404: the URL may be wrong");
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use addr::Addr;
 use anyhow::Result;
+use http::StatusCode;
 use net::buffers::Lease;
 use net::guesses::Wrong;
 use net::link::{Closer, Link, LinkRead};
@@ -17,16 +18,17 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel_proto::frame::{FrameReader, Kind, Part};
-use tunnel_proto::hello::{AskFor, Hello, Reject, Welcome};
+use tunnel_proto::hello::{AskFor, Hello, Reject, RejectCode, Welcome};
 use tunnel_proto::mux::pool;
 use tunnel_proto::ws::{Role, WsItem, WsReader};
 
 use super::super::bulk::{BulkLink, whole_message};
 use super::super::mux::Carrier;
 use super::super::settings::EdgeToken;
-use super::super::upgrade::{self, H_CLIENT, H_LINK, H_SESSION, LinkKind, RequestHead};
+use super::super::upgrade::{self, Answer, H_CLIENT, H_LINK, H_SESSION, LinkKind, RequestHead};
 use super::sessions::EdgeSession;
 use super::{Edge, owners, say};
+use runtime::answer::Media;
 use runtime::door::Pass;
 
 /// TLS, the request and the hello must be there by then.
@@ -199,7 +201,8 @@ async fn begin(
         Ok(Some(head)) => head,
         Ok(None) => return Ok(Became::Nothing),
         Err(e) => {
-            upgrade::answer(&mut link, "400 Bad Request", TEXT, "", "400: not a request this port understands\n").await;
+            let words = "400: not a request this port understands\n";
+            Answer::reject(StatusCode::BAD_REQUEST, RejectCode::BadRequest, words).send(&mut link).await;
             return Err(e);
         }
     };
@@ -207,10 +210,10 @@ async fn begin(
         Some(pass) => pass,
         None => match judge_behind_proxy(edge, &head, peer) {
             Ok(pass) => pass,
-            Err((status, words)) => {
+            Err((status, code, words)) => {
                 edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
                 say(&edge.lines.control_refused, "control plane", &words);
-                upgrade::answer(&mut link, status, TEXT, "", &format!("{words}\n")).await;
+                Answer::reject(status, code, &format!("{words}\n")).send(&mut link).await;
                 return Ok(Became::Nothing);
             }
         },
@@ -222,7 +225,8 @@ async fn begin(
         edge.say_unnamed_proxy(addr);
     } else if edge.guesses.blocked(addr, Instant::now()) {
         edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
-        upgrade::answer(&mut link, TOO_MANY.0, TEXT, "", TOO_MANY.1).await;
+        let words = "429: too many wrong tokens; try again in a minute\n";
+        Answer::reject(StatusCode::TOO_MANY_REQUESTS, RejectCode::TooManyGuesses, words).send(&mut link).await;
         return Ok(Became::Nothing);
     }
     let tokens = edge.tokens();
@@ -231,7 +235,8 @@ async fn begin(
         // In its place: whoever guesses has no more than its share of them.
         tokio::time::sleep(WRONG_TOKEN_PAUSE).await;
         let words = "401: the token is wrong or missing (Authorization: Bearer TOKEN)\n";
-        upgrade::answer(&mut link, "401 Unauthorized", TEXT, "WWW-Authenticate: Bearer\r\n", words).await;
+        let answer = Answer::reject(StatusCode::UNAUTHORIZED, RejectCode::TokenRefused, words);
+        answer.with("WWW-Authenticate", "Bearer").send(&mut link).await;
         return Ok(Became::Nothing);
     };
     edge.guesses.right(addr);
@@ -243,7 +248,8 @@ async fn begin(
         Err(why) => {
             edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
             say(&edge.lines.control_refused, "control plane", &why);
-            upgrade::answer(&mut link, "403 Forbidden", TEXT, "", &format!("403: {why}\n")).await;
+            let words = format!("403: {why}\n");
+            Answer::reject(StatusCode::FORBIDDEN, RejectCode::AddressRefused, &words).send(&mut link).await;
             return Ok(Became::Nothing);
         }
     };
@@ -252,39 +258,50 @@ async fn begin(
         ("GET", _, Some(key)) => attach(edge, link, &head, key, known.id, pass).await,
         ("GET", path, None) if path.ends_with("/status") => {
             let status = serde_json::to_string(&edge.status()).unwrap_or_default();
-            upgrade::answer(&mut link, "200 OK", "application/json", "", &(status + "\n")).await;
+            Answer::ok(Media::Json, &(status + "\n")).send(&mut link).await;
             Ok(Became::Nothing)
         }
         ("GET", path, None) if path.ends_with("/metrics") => {
-            upgrade::answer(&mut link, "200 OK", runtime::metrics::CONTENT_TYPE, "", &edge.metrics()).await;
+            Answer::ok(Media::Metrics, &edge.metrics()).send(&mut link).await;
             Ok(Became::Nothing)
         }
         ("GET", _, None) => {
             let words = "426: this is the control plane of a Portcullis edge; clients connect here by websocket. A proxy in between must pass `Upgrade` and `Connection`.\n";
-            upgrade::answer(&mut link, "426 Upgrade Required", TEXT, "Upgrade: websocket\r\n", words).await;
+            let answer = Answer::reject(StatusCode::UPGRADE_REQUIRED, RejectCode::UpgradeRequired, words);
+            answer.with("Upgrade", "websocket").send(&mut link).await;
             Ok(Became::Nothing)
         }
         _ => {
-            upgrade::answer(&mut link, "405 Method Not Allowed", TEXT, "Allow: GET\r\n", "405: only GET\n").await;
+            // An answer to HEAD has no body (RFC 9110, section 9.3.2).
+            let words = if head.method == "HEAD" { "" } else { "405: only GET\n" };
+            let answer = Answer::reject(StatusCode::METHOD_NOT_ALLOWED, RejectCode::BadRequest, words);
+            answer.with("Allow", "GET").send(&mut link).await;
             Ok(Became::Nothing)
         }
     }
 }
 
-const TEXT: &str = "text/plain; charset=utf-8";
-
-fn judge_behind_proxy(edge: &Edge, head: &RequestHead, peer: SocketAddr) -> Result<Pass, (&'static str, String)> {
+/// Admits whom a trusted proxy speaks for.
+///
+/// # Errors
+/// What to answer.
+fn judge_behind_proxy(
+    edge: &Edge,
+    head: &RequestHead,
+    peer: SocketAddr,
+) -> Result<Pass, (StatusCode, RejectCode, String)> {
     let xff: Vec<&[u8]> = head.values("x-forwarded-for").collect();
     let forwarded: Vec<&[u8]> = head.values("forwarded").collect();
     let settings = edge.settings();
     let (header, proxies) = (settings.trusted_header, &settings.trusted_proxies);
-    let traced = tunnel_proto::http1::forwarded::visitor(header, Addr::of(peer), &xff, &forwarded, proxies)
-        .map_err(|e| ("400 Bad Request", format!("400: the proxy {peer} names no visitor: {e}")))?;
-    edge.control_door.admit(traced.addr).map_err(|why| ("403 Forbidden", format!("403: {why}")))
+    let traced =
+        tunnel_proto::http1::forwarded::visitor(header, Addr::of(peer), &xff, &forwarded, proxies).map_err(|e| {
+            let words = format!("400: the proxy {peer} names no visitor: {e}");
+            (StatusCode::BAD_REQUEST, RejectCode::BadRequest, words)
+        })?;
+    let refused = |why| (StatusCode::FORBIDDEN, RejectCode::AddressRefused, format!("403: {why}"));
+    edge.control_door.admit(traced.addr).map_err(refused)
 }
-
-/// The answer to a source that guessed too often.
-const TOO_MANY: (&str, &str) = ("429 Too Many Requests", "429: too many wrong tokens; try again in a minute\n");
 
 /// True if the request came through a proxy that says so.
 fn is_forwarded(head: &RequestHead) -> bool {
@@ -325,16 +342,18 @@ async fn attach(
     let (session, client) = (head.header(H_SESSION).filter(name_ok), head.header(H_CLIENT).filter(name_ok));
     let (Some(kind), Some(session), Some(client)) = (kind, session, client) else {
         let words = "400: not a Portcullis client (its headers are missing)\n";
-        upgrade::answer(&mut link, "400 Bad Request", TEXT, "", words).await;
+        Answer::reject(StatusCode::BAD_REQUEST, RejectCode::BadRequest, words).send(&mut link).await;
         return Ok(Became::Nothing);
     };
     if edge.run.is_stopping() {
-        upgrade::answer(&mut link, "503 Service Unavailable", TEXT, "", "503: this edge is going away\n").await;
+        let words = "503: this edge is going away\n";
+        Answer::reject(StatusCode::SERVICE_UNAVAILABLE, RejectCode::ShuttingDown, words).send(&mut link).await;
         return Ok(Became::Nothing);
     }
     let known = edge.table.by_key(session).filter(|s| s.is_of_token(token));
     if kind != LinkKind::Carrier(0) && known.is_none() {
-        upgrade::answer(&mut link, "404 Not Found", TEXT, "", "404: no such session\n").await;
+        let words = "404: no such session\n";
+        Answer::reject(StatusCode::NOT_FOUND, RejectCode::NoSuchSession, words).send(&mut link).await;
         return Ok(Became::Nothing);
     }
     let head = format!(
@@ -369,10 +388,11 @@ async fn first_carrier(
 ) -> Result<Became> {
     let (mut ws, mut frames) = (WsReader::default(), FrameReader::default());
     let hello = read_hello(&mut link.read, &mut ws, &mut frames).await?;
-    let hello = Hello::parse(&hello).and_then(|hello| {
-        hello.upstreams.iter().try_for_each(|u| tunnel_proto::http1::rewrite::check(&u.rewrite)).map(|()| hello)
-    });
-    let hello = match hello.map_err(|reason| Reject { reason, is_final: true }) {
+    let checked = |hello: Hello| {
+        let checked = hello.upstreams.iter().try_for_each(|u| tunnel_proto::http1::rewrite::check(&u.rewrite));
+        checked.map(|()| hello).map_err(|reason| Reject::for_good(RejectCode::BadRequest, reason))
+    };
+    let hello = match Hello::parse(&hello).and_then(checked) {
         Ok(hello) => hello,
         Err(reject) => return refuse(link, &reject).await,
     };
@@ -403,7 +423,7 @@ async fn first_carrier(
             // Another token's client came in between.
             warn!("client {} ({}) is refused: {reason}", session.hello.host, session.addr);
             session.end(&reason);
-            return refuse(link, &Reject { reason, is_final: false }).await;
+            return refuse(link, &Reject::for_now(RejectCode::Taken, reason)).await;
         }
     };
     let member = Member { edge, session: &session, welcomed: false };
@@ -411,7 +431,7 @@ async fn first_carrier(
     // Settings that came in between looked for sessions of tokens that are gone before this one was there.
     let Some(known) = tokens.get(token) else {
         let reason = "its token is no longer one of this edge's".to_string();
-        return refuse(link, &Reject { reason, is_final: false }).await;
+        return refuse(link, &Reject::for_now(RejectCode::TokenRefused, reason)).await;
     };
     if let Some(old) = joined {
         info!(
@@ -489,19 +509,21 @@ async fn read_hello(link: &mut LinkRead, ws: &mut WsReader, frames: &mut FrameRe
 /// Whether this edge may do what the client asks; ports are opened here.
 fn may_publish(edge: &Arc<Edge>, hello: &Hello, token: usize) -> Result<(), Reject> {
     let (tokens, settings) = (edge.tokens(), edge.settings());
-    let gone = || Reject { reason: "its token is no longer one of this edge's".to_string(), is_final: false };
+    let gone = || Reject::for_now(RejectCode::TokenRefused, "its token is no longer one of this edge's");
     let EdgeToken { name, rights, .. } = &tokens.get(token).ok_or_else(gone)?.token;
     for upstream in &hello.upstreams {
         // The file of the edge says so: trying again does not help.
-        owners::may(rights, name, &upstream.ask).map_err(|reason| Reject { reason, is_final: true })?;
+        owners::may(rights, name, &upstream.ask).map_err(|reason| Reject::for_good(RejectCode::NotAllowed, reason))?;
         // Its owner may let go of it.
-        edge.table.may_have(&upstream.ask, token, rights).map_err(|reason| Reject { reason, is_final: false })?;
+        edge.table
+            .may_have(&upstream.ask, token, rights)
+            .map_err(|reason| Reject::for_now(RejectCode::Taken, reason))?;
         match &upstream.ask {
             AskFor::Http { .. } if settings.http.is_none() => {
-                return Err(Reject {
-                    reason: "this edge has no HTTP plane; it was started as `tcp server`: use `portcullis tcp client --ports …`".to_string(),
-                    is_final: true,
-                });
+                return Err(Reject::for_good(
+                    RejectCode::NotOffered,
+                    "this edge has no HTTP plane; it was started as `tcp server`: use `portcullis tcp client --ports …`",
+                ));
             }
             AskFor::Http { .. } => {}
             AskFor::Port(port) => super::ports::open(edge, *port)?,

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use tunnel_proto::frame::ResetCode;
-use tunnel_proto::hello::Reject;
+use tunnel_proto::hello::{Reject, RejectCode};
 use tunnel_proto::proxy_line;
 
 use super::super::balancer;
@@ -49,12 +49,12 @@ pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
     let settings = edge.settings();
     let Some(TcpPlane { addr, allow_ports }) = &settings.tcp else {
         let reason = "this edge opens no TCP ports; it was started as `http server`: use `portcullis http client`";
-        return Err(Reject { reason: reason.to_string(), is_final: true });
+        return Err(Reject::for_good(RejectCode::NotOffered, reason));
     };
     if !allow_ports.contains(port) {
         let reason =
             format!("port {port} is not among the ports that clients may open here (--allow-ports {allow_ports})");
-        return Err(Reject { reason, is_final: true });
+        return Err(Reject::for_good(RejectCode::NotAllowed, reason));
     }
     let mut open = edge.ports.open.lock();
     if let Some(opened) = open.get_mut(&port) {
@@ -66,7 +66,8 @@ pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
         // Another process may let go of the port; a port that needs privileges never comes.
         let is_final = e.kind() == std::io::ErrorKind::PermissionDenied;
         let hint = if is_final && port < 1024 { format!("; at the edge: {PRIVILEGED}") } else { String::new() };
-        Reject { reason: format!("the edge cannot listen on {at}: {e}{hint}"), is_final }
+        let reason = format!("the edge cannot listen on {at}: {e}{hint}");
+        Reject { code: RejectCode::CannotListen, reason, is_final }
     })?;
     let close = CancellationToken::new();
     open.insert(port, Opened { close: close.clone(), at: std::time::Instant::now() });
