@@ -22,7 +22,8 @@ pub(crate) fn start(form: LogFormat, debug: bool) {
         .with_writer(std::io::stderr);
     // A second start (in tests of this process) is no error.
     let _ = match form {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        // A line has its fields and those of the connection that it belongs to.
+        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).try_init(),
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
     };
 }

@@ -82,7 +82,7 @@ async fn follow(desk: &Arc<Desk>) {
                     let again = match ask(&desk, id, &offered).await {
                         Ok(()) => AGAIN,
                         Err(e) => {
-                            debug!("connector {id}: {e:#}");
+                            debug!(node = id, err = format!("{e:#}"), "cannot read what the connector learned");
                             RETRY
                         }
                     };
@@ -192,7 +192,7 @@ async fn one(desk: &Desk, resolver: &Resolver, domain: &str, nodes: BTreeSet<u64
             }
             Answer::None(t) => ttl = ttl.min(t),
             Answer::Failed(why) => {
-                debug!("{domain}: {why}");
+                debug!(%domain, %why, "no good answer");
                 return LATEST;
             }
         }
@@ -207,7 +207,7 @@ async fn one(desk: &Desk, resolver: &Resolver, domain: &str, nodes: BTreeSet<u64
         })
         .await;
     if let Err(e) = done {
-        warn!("learnt addresses: {e:#}");
+        warn!(err = format!("{e:#}"), "cannot keep learned addresses");
     }
     Duration::from_secs(u64::from(ttl))
 }

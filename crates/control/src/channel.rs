@@ -75,6 +75,7 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, 
         if let Some(held_back) = desk.no_upgrade.spend(Instant::now()) {
             warn!(
                 held_back,
+                %peer,
                 "a client can not connect: its request came by {peer} without `Upgrade: {PROTOCOL}` and `Connection: upgrade`; \
                  if that is your proxy, let it pass both on, as for WebSockets (nginx: `proxy_http_version 1.1`, \
                  `proxy_set_header Upgrade $http_upgrade`, `proxy_set_header Connection upgrade`)"
@@ -93,30 +94,30 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, 
         return answer::text(StatusCode::BAD_REQUEST, "the first message of the handshake is missing or damaged\n");
     };
     if u32::from(initiation.version()) < OLDEST {
-        debug!("{from}: a client with capability version {}", initiation.version());
+        debug!(%from, version = initiation.version(), "client too old");
         return answer::text(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
     }
     // The connection's own place ends with the upgrade. Who sent this has proved nothing: it may be a replay.
     let place = match desk.place(Some(from), STRANGER_BYTES) {
         Ok(place) => place,
         Err(why) => {
-            debug!("{from}: no channel: {why}");
+            debug!(%from, %why, "channel refused");
             return answer::text(StatusCode::SERVICE_UNAVAILABLE, "too many clients are connected\n");
         }
     };
     let accepted = match respond(&desk.machine, &initiation, rand::random()) {
         Ok(a) => a,
         Err(e) => {
-            debug!("{from}: handshake refused: {e}");
+            debug!(%from, err = %e, "handshake refused");
             return answer::text(StatusCode::BAD_REQUEST, "the handshake was not made for this server's key\n");
         }
     };
     let (desk, run) = (desk.clone(), desk.run.clone());
-    run.visit("control channel", async move {
+    run.connection("control channel", from, async move {
         match tokio::time::timeout(PATIENCE, hyper::upgrade::on(request)).await {
             Ok(Ok(io)) => serve(desk, TokioIo::new(io), accepted, from, place).await,
-            Ok(Err(e)) => debug!("{from}: {e}"),
-            Err(_) => debug!("{from}: no upgrade in time"),
+            Ok(Err(e)) => debug!(err = %e, "upgrade failed"),
+            Err(_) => debug!("no upgrade in time"),
         }
     });
     let mut switching = answer::empty(StatusCode::SWITCHING_PROTOCOLS);
@@ -128,11 +129,7 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, 
 type Noise = NoiseStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// Ends the handshake. Its first record proves a machine's key: whoever replays somebody's first message ends here.
-async fn greet(
-    mut io: TokioIo<hyper::upgrade::Upgraded>,
-    accepted: Accepted,
-    from: Addr,
-) -> Option<(Noise, [u8; PREFACE])> {
+async fn greet(mut io: TokioIo<hyper::upgrade::Upgraded>, accepted: Accepted) -> Option<(Noise, [u8; PREFACE])> {
     let machine = accepted.peer;
     let sent = async {
         io.write_all(&accepted.response).await?;
@@ -148,8 +145,8 @@ async fn greet(
     let mut preface = [0; PREFACE];
     match tokio::time::timeout(PATIENCE, io.read_exact(&mut preface)).await {
         Ok(Ok(_)) => return Some((io, preface)),
-        Ok(Err(e)) => debug!("{from}: {}: {e}", machine.short()),
-        Err(_) => debug!("{from}: {} says nothing", machine.short()),
+        Ok(Err(e)) => debug!(machine = %machine.short(), err = %e, "handshake failed"),
+        Err(_) => debug!(machine = %machine.short(), "no preface in time"),
     }
     None
 }
@@ -163,7 +160,7 @@ async fn serve(
 ) {
     let machine = accepted.peer;
     // Boxed, like the connection below: a channel lasts for weeks and holds no more than it needs then.
-    let Some((io, preface)) = Box::pin(greet(io, accepted, from)).await else { return };
+    let Some((io, preface)) = Box::pin(greet(io, accepted)).await else { return };
     let entered = desk.enter(machine);
     let (read, write) = tokio::io::split(io);
     let io = tokio::io::join(Cursor::new(preface).chain(read), write);
@@ -199,9 +196,9 @@ async fn serve(
     drop(http);
     let done = tokio::select! {
         done = connection.as_mut() => done,
-        () = entered.cut.cancelled() => return debug!("{from}: {} has newer channels", machine.short()),
+        () = entered.cut.cancelled() => return debug!(machine = %machine.short(), why = "newer channels", "channel closed"),
         () = without_business(&desk, &asker), if !known => {
-            return debug!("{from}: {} has no node and asks for none", machine.short());
+            return debug!(machine = %machine.short(), why = "no node, and asks for none", "channel closed");
         }
         () = ending => {
             // Map streams end by themselves now; nothing else takes long.
@@ -210,7 +207,7 @@ async fn serve(
         }
     };
     if let Err(e) = done {
-        debug!("{from}: control channel of {}: {e}", machine.short());
+        debug!(machine = %machine.short(), err = %e, "channel failed");
     }
 }
 

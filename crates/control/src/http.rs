@@ -83,7 +83,9 @@ pub(super) fn listen(
         match Listener::bind("control", at) {
             Ok(listener) => serve(listener)?,
             Err(e) => warn!(
-                "cannot listen on {at}: {e}; clients that lose their connection to {} come back through port 443 only: \
+                addr = %at,
+                err = %e,
+                "cannot listen; clients that lose their connection to {} come back through port 443 only: \
                  free it, or use an https URL",
                 settings.server_url
             ),
@@ -125,24 +127,24 @@ async fn accept(run: Run, listener: Listener, desk: Arc<Desk>, acceptor: TlsAcce
         let mut place = match desk.place(stranger, PLAIN_BYTES) {
             Ok(place) => place,
             Err(why) => {
-                debug!("{peer} closed: {why}");
+                debug!(%peer, %why, "connection closed");
                 continue;
             }
         };
         let (desk, acceptor) = (desk.clone(), acceptor.clone());
-        run.visit("control connection", async move {
+        run.connection("control connection", peer, async move {
             sockets::tune(&socket);
             match tokio::time::timeout(PATIENCE, first(&socket)).await {
                 Ok(Some(TLS)) if place.grow(TLS_BYTES).is_err() => {
-                    debug!("{from} closed: no memory is left for its TLS")
+                    debug!(why = "no memory is left for its TLS", "connection closed")
                 }
                 Ok(Some(TLS)) => match tokio::time::timeout(PATIENCE, acceptor.accept(socket)).await {
                     Ok(Ok(io)) => serve(&desk, io, from).await,
-                    Ok(Err(e)) => debug!("{from}: TLS: {e}"),
-                    Err(_) => debug!("{from}: no TLS handshake in time"),
+                    Ok(Err(e)) => debug!(err = %e, "TLS handshake failed"),
+                    Err(_) => debug!("no TLS handshake in time"),
                 },
                 Ok(Some(_)) => serve(&desk, socket, from).await,
-                Ok(None) | Err(_) => debug!("{from}: nothing was sent"),
+                Ok(None) | Err(_) => debug!("nothing was sent"),
             }
             drop(place);
         });
@@ -158,7 +160,7 @@ async fn first(socket: &TcpStream) -> Option<u8> {
 
 async fn serve(desk: &Arc<Desk>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Addr) {
     if let Err(e) = http1::serve(io, HTTP, desk.run.stopping(), |request| respond(desk, peer, request)).await {
-        debug!("{peer}: {e}");
+        debug!(err = %e, "connection failed");
     }
 }
 
@@ -194,7 +196,7 @@ fn visitor(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Option<Addr> {
         Ok(traced) => Some(traced.addr),
         Err(e) => {
             if let Some(held_back) = desk.unbelieved.spend(Instant::now()) {
-                info!(held_back, "{peer}: {e}");
+                info!(%peer, held_back, err = %e, "request of a proxy refused");
             }
             None
         }

@@ -60,7 +60,7 @@ impl Keeper {
         read(&mut book, &*store, now)?;
         book.set_back(now);
         let first = Arc::new(book.snapshot(now));
-        info!("{} nodes, {} users", first.nodes.len(), first.users.len());
+        info!(nodes = first.nodes.len(), users = first.users.len(), "network loaded");
         let (out, picture) = watch::channel(first);
         let (asks, queue) = mpsc::channel(QUEUE);
         let keeper = Keeper { asks, picture, time: opened.time.clone(), trouble: opened.trouble.clone() };
@@ -176,10 +176,10 @@ impl State for Mesh {
         match before {
             Ok(before) => {
                 if let Err(e) = self.book.put_back(*slot, before, now) {
-                    warn!("{} can not be put back: {e}", key(*slot));
+                    warn!(key = key(*slot), err = %e, "cannot restore");
                 }
             }
-            Err(e) => warn!("{} can not be put back: {e:#}", key(*slot)),
+            Err(e) => warn!(key = key(*slot), err = format!("{e:#}"), "cannot restore"),
         }
     }
 

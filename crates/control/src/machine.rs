@@ -89,7 +89,7 @@ pub(super) async fn answer(desk: &Arc<Desk>, asker: &Asker, request: Request<Inc
         }
         (&Method::GET, "/machine/ssh/check") => ("ssh-check", json(&SshAction::reject(NO_CHECK))),
         (m, p) => {
-            debug!("{}: {m} {p} is not offered here", asker.machine.short());
+            debug!(machine = %asker.machine.short(), method = %m, path = p, "not offered here");
             (
                 "unknown",
                 Err(Problem(
@@ -139,7 +139,7 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
         desk.keeper.make(kind, registered).await.map(|(done, _)| done)
     };
     let done = done.map_err(|e| Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}")))?;
-    debug!("{from}: {} registers: {done:?}", machine.short());
+    debug!(%from, machine = %machine.short(), ?done, "register");
     let mut out = RegisterResponse::default();
     match done {
         Registered::Node(id) => {
@@ -149,12 +149,12 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
             out.machine_authorized = true;
         }
         Registered::Waits(ticket) => {
-            debug!("a node of {from} waits: portcullis nodes approve {ticket} --user NAME");
+            debug!(%from, "a node waits: portcullis nodes approve {ticket} --user NAME");
             out.auth_url = format!("{}/register/{ticket}", desk.url);
         }
         Registered::Ended | Registered::Left => out.node_key_expired = true,
         Registered::Refused(why) => {
-            debug!("{from}: {} may not join: {why}", machine.short());
+            debug!(%from, machine = %machine.short(), why, "registration refused");
             out.error = why;
         }
     }
@@ -198,7 +198,7 @@ async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Ans
     let id = match done {
         Ok(Ok(id)) => id,
         Ok(Err(no)) => {
-            debug!("{from}: {} asks for a map: {no}", machine.short());
+            debug!(%from, machine = %machine.short(), why = %no, "map refused");
             return Err(Problem(StatusCode::NOT_FOUND, no.to_string()));
         }
         Err(e) => return Err(Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}"))),

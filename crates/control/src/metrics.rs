@@ -52,19 +52,19 @@ pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Resu
             let place = match places.take(serve::source(peer)) {
                 Ok(place) => place,
                 Err(why) => {
-                    debug!("metrics: {peer} closed: {why}");
+                    debug!(%peer, %why, "connection closed");
                     continue;
                 }
             };
             let (desk, stopping) = (desk.clone(), ours.stopping());
-            ours.visit("metrics", async move {
+            ours.connection("metrics", peer, async move {
                 let _place = place;
                 let served = http1::serve(socket, HTTP, stopping, async |request| match request.uri().path() {
                     "/metrics" => answer::metrics(text(&desk)),
                     _ => answer::text(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
                 });
                 if let Ok(Err(e)) = tokio::time::timeout(HTTP.head * 2, served).await {
-                    debug!("metrics: {e}");
+                    debug!(err = %e, "connection failed");
                 }
             });
         }

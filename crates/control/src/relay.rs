@@ -264,11 +264,11 @@ impl Relay {
         let end = relay.enter_and_run(io, Inbox::new(leftover.into()), remote.ip()).await;
         match end {
             Cut::Left | Cut::Revoked | Cut::Closing | Cut::Io(_) | Cut::Stalled => {
-                debug!(%remote, "relay: connection ended: {end}");
+                debug!(%remote, why = %end, "relay: connection closed");
             }
             Cut::Frame(_) | Cut::Introduction | Cut::Forbidden(_) | Cut::NotAdmitted(_) | Cut::Late | Cut::Full => {
                 if let Some(held_back) = relay.log.spend(Instant::now()) {
-                    info!(%remote, held_back, "relay: connection refused: {end}");
+                    info!(%remote, held_back, why = %end, "relay: connection refused");
                 }
             }
         }
@@ -317,7 +317,7 @@ impl Inner {
             return Err(Cut::NotAdmitted(key));
         }
         self.entering.know(source);
-        debug!(key = %key.short(), version = info.version, "relay: a node is here");
+        debug!(key = %key.short(), version = info.version, "relay: client connected");
         Ok(seat)
     }
 

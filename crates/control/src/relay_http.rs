@@ -77,7 +77,7 @@ fn upgrade<B>(relay: &Relay, request: &mut Request<B>, remote: SocketAddr) -> An
     let serve = async move {
         match upgraded.await {
             Ok(io) => relay.serve(TokioIo::new(io), [], remote).await,
-            Err(e) => debug!(%remote, "relay: not upgraded: {e}"),
+            Err(e) => debug!(%remote, err = %e, "relay: upgrade failed"),
         }
     };
     Answer { response, serve: Some(Box::pin(serve)) }

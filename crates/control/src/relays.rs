@@ -136,7 +136,7 @@ pub(super) fn answer(desk: &Desk, mut request: Request<Incoming>, from: Addr) ->
     let answered = desk.relay.as_ref().and_then(|relay| relay_http::answer(relay, &mut request, remote));
     let Some(answered) = answered else { return answer::text(StatusCode::NOT_FOUND, "no relay runs here\n") };
     if let Some(serve) = answered.serve {
-        desk.run.visit("relay client", serve);
+        desk.run.connection("relay client", from, serve);
     }
     answered.response
 }

@@ -88,7 +88,7 @@ impl Site {
             }
             *response.body_mut() = FileBody::text("");
         }
-        tracing::debug!(%method, path, status = response.status().as_u16(), "file");
+        tracing::debug!(%method, path, status = response.status().as_u16(), "request");
         Ok(response)
     }
 
@@ -129,7 +129,7 @@ impl Site {
             Look::Denied => plain(StatusCode::FORBIDDEN, "This file cannot be read by the server."),
             Look::Nothing => nothing(),
             Look::Failed(e) => {
-                tracing::warn!(path = request.uri().path(), error = %e, "cannot be read");
+                tracing::warn!(path = request.uri().path(), err = %e, "file cannot be read");
                 plain(StatusCode::INTERNAL_SERVER_ERROR, "This file cannot be read at the moment.")
             }
         }
@@ -149,7 +149,7 @@ impl Site {
         }
         // A browser asks without a password first: that is no guess.
         if headers.contains_key(header::AUTHORIZATION) && self.guesses.wrong(who, now) == Wrong::LastOne {
-            tracing::warn!(visitor = %who, "file server: too many wrong passwords; closed for this source for a minute");
+            tracing::warn!(peer = %who, "too many wrong passwords; closed for this source for a minute");
         }
         let mut r = plain(StatusCode::UNAUTHORIZED, "A password is needed to see these files. Any user name will do.");
         set(&mut r, header::WWW_AUTHENTICATE, "Basic realm=\"files\", charset=\"UTF-8\"");

@@ -121,9 +121,9 @@ async fn accept(listener: Listener, site: Arc<Site>, door: Door, run: Run) -> Re
         let addr = Addr::of(peer);
         let pass = match door.admit(addr) {
             Ok(pass) => pass,
-            Err(_) => {
+            Err(why) => {
                 if let Some(held_back) = refused.spend(Instant::now()) {
-                    tracing::info!(%peer, held_back, "file server: refused, its address is not on the list");
+                    tracing::info!(%peer, %why, held_back, "connection refused");
                 }
                 continue;
             }
@@ -138,13 +138,13 @@ async fn accept(listener: Listener, site: Arc<Site>, door: Door, run: Run) -> Re
             Ok(slot) => slot,
             Err(why) => {
                 if let Some(held_back) = full.spend(Instant::now()) {
-                    tracing::warn!(%peer, held_back, "file server: closed, {why}");
+                    tracing::warn!(%peer, held_back, %why, "connection closed");
                 }
                 continue;
             }
         };
         let (site, stopping) = (site.clone(), run.stopping());
-        run.visit("file visitor", async move {
+        run.connection("file visitor", peer, async move {
             serve(stream, visitor, site, &pass, stopping).await;
             drop(slot);
         });
@@ -164,12 +164,12 @@ async fn serve(stream: TcpStream, visitor: Visitor, site: Arc<Site>, pass: &Pass
         () = pass.cut() => {}
         end = http1::drive(Pin::new(&mut conn), stopping) => {
             if let Err(e) = end {
-                tracing::debug!(%peer, error = %e, "file server: connection broken");
+                tracing::debug!(%peer, err = %e, "connection failed");
             }
             return;
         }
     }
-    tracing::debug!(%peer, "file server: cut, no longer allowed");
+    tracing::debug!(%peer, why = "no longer allowed", "connection cut");
     // What was not delivered yet is thrown away.
     net::sockets::reset_on_close(&conn.into_parts().io.into_inner().into_inner());
 }

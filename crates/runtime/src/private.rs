@@ -15,9 +15,12 @@ pub fn private(file: &File, path: &Path) {
         return;
     }
     match file.set_permissions(Permissions::from_mode(0o600)) {
-        Ok(()) => warn!("{} could be used by others (mode {mode:03o}); it is 600 now", path.display()),
+        Ok(()) => {
+            warn!(path = %path.display(), "{} could be used by others (mode {mode:03o}); it is 600 now", path.display())
+        }
         Err(e) => warn!(
-            "{} can be used by others (mode {mode:03o}), and that cannot be changed: {e}; `chmod 600` it as its owner",
+            path = %path.display(), err = %e,
+            "{} can be used by others (mode {mode:03o}), and that cannot be changed; `chmod 600` it as its owner",
             path.display()
         ),
     }

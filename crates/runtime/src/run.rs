@@ -6,10 +6,11 @@
 //! 3. What is left is dropped where it stands.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info, warn};
+use tracing::{Instrument as _, debug, debug_span, error, info, warn};
 
 /// The default of `--drain`: long enough for a page and a short download, short enough for a restart by hand.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -95,14 +96,28 @@ impl Run {
         });
     }
 
-    /// Starts a task that comes and goes: one visitor, one connection. Its end, even by a panic, ends nothing else.
+    /// Starts the task of one connection, in a span with a number of its own: lines that belong together can be found,
+    /// and say who the peer is. The span is one of DEBUG and costs nothing where that is not shown.
+    pub fn connection(
+        &self,
+        name: &'static str,
+        peer: impl fmt::Display,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let span = debug_span!("connection", id = NEXT.fetch_add(1, Ordering::Relaxed), kind = name, %peer);
+        // Boxed inside, as in `visit`.
+        self.visit(name, Box::pin(task).instrument(span));
+    }
+
+    /// Starts a task that comes and goes: one visitor, one command. Its end, even by a panic, ends nothing else.
     pub fn visit(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         // Boxed before it is wrapped: each wrapper would hold it twice, once as an argument and once as it runs, and an
         // idle visitor is little more than this.
         let task = Box::pin(task);
         self.start(name, async move {
             if std::panic::AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                error!("{name} panicked; this is a bug");
+                error!(task = name, "a task panicked; this is a bug");
             }
         });
     }
@@ -135,7 +150,7 @@ impl Run {
         if failed.is_none() {
             *failed = Some(e);
         } else {
-            error!("{e:#}");
+            error!(err = format!("{e:#}"), "another task failed");
         }
         drop(failed);
         self.stop();
@@ -170,8 +185,8 @@ impl Run {
         for hook in hooks {
             let done = (hook.run)().await;
             match &done {
-                Ok(said) => info!("reloaded {}: {said}", hook.name),
-                Err(e) => error!("{} not reloaded, everything stays as it was: {e:#}", hook.name),
+                Ok(changed) => info!(part = hook.name, changed, "reloaded"),
+                Err(e) => error!(part = hook.name, err = format!("{e:#}"), "not reloaded, everything stays as it was"),
             }
             out.push((hook.name, done));
         }
@@ -199,7 +214,7 @@ impl Run {
                     Some(()) = term.recv() => run.signalled("SIGTERM"),
                     Some(()) = int.recv() => run.signalled("SIGINT"),
                     Some(()) = hup.recv() => {
-                        info!("SIGHUP: reloading");
+                        info!(signal = "SIGHUP", "reloading");
                         run.reload().await;
                     }
                     else => return,
@@ -228,14 +243,14 @@ impl Run {
         tell(&[sd_notify::NotifyState::Stopping]);
         self.inner.tasks.close();
         if !self.inner.tasks.is_empty() {
-            debug!("draining for up to {:?}: {}", self.inner.drain, self.who_is_left());
+            debug!(deadline = ?self.inner.drain, left = self.who_is_left(), "draining");
         }
         tokio::select! {
             () = self.inner.tasks.wait() => {}
             () = tokio::time::sleep(self.inner.drain) => {
-                warn!("the drain deadline of {:?} passed; dropping {}", self.inner.drain, self.who_is_left());
+                warn!(deadline = ?self.inner.drain, left = self.who_is_left(), "drain deadline passed, dropping what is left");
             }
-            () = self.inner.force.cancelled() => warn!("stopping at once; dropping {}", self.who_is_left()),
+            () = self.inner.force.cancelled() => warn!(left = self.who_is_left(), "stopping at once, dropping what is left"),
         }
         self.inner.force.cancel();
         self.inner.tasks.wait().await;
@@ -265,10 +280,10 @@ impl Run {
 
     fn signalled(&self, signal: &str) {
         if self.is_stopping() {
-            info!("{signal} again: stopping at once");
+            info!(signal, "stopping at once");
             self.inner.force.cancel();
         } else {
-            info!("{signal}: stopping; what is under way has {:?}", self.inner.drain);
+            info!(signal, drain = ?self.inner.drain, "stopping");
             self.stop();
         }
     }
@@ -284,7 +299,7 @@ impl Run {
 impl NotReady {
     /// The part is ready.
     pub fn ready(self) {
-        debug!("{} is ready", self.what);
+        debug!(part = self.what, "ready");
         self.run.one_ready();
     }
 }
@@ -329,7 +344,7 @@ fn tell_reloading() {
 /// Without a service manager (`NOTIFY_SOCKET` unset) this does nothing.
 fn tell(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
-        debug!("the service manager was not told: {e}");
+        debug!(err = %e, "cannot notify the service manager");
     }
 }
 

@@ -252,7 +252,9 @@ impl<R: Router> HttpPlane<R> {
         if self.unheard.spend(Instant::now()).is_some() {
             let (addr, name) = (Addr::of(peer), trust.header.name());
             tracing::warn!(
-                "http plane: {addr} names a visitor in {name}, and is not believed: it is judged as the visitor itself. \
+                plane = "http",
+                peer = %addr,
+                "{addr} names a visitor in {name}, and is not believed: it is judged as the visitor itself. \
                  If it is your proxy, say `--trusted-proxies {addr}`"
             );
         }
@@ -263,8 +265,8 @@ impl<R: Router> HttpPlane<R> {
         if let Some(held_back) = self.faults.spend(Instant::now()) {
             // The client's words, which may be anything.
             let why: String = why.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect();
-            let alike = if held_back > 0 { format!(" ({held_back} such lines were held back)") } else { String::new() };
-            tracing::warn!("http plane: {} failed a visitor ({visitor}): {why}{alike}", target.name);
+            let held_back = (held_back > 0).then_some(held_back);
+            tracing::warn!(plane = "http", upstream = %target.name, %visitor, why, held_back, "upstream failed a visitor");
         }
     }
 
@@ -351,7 +353,7 @@ async fn serve<R: Router, S: VisitorIo>(plane: &Arc<HttpPlane<R>>, stream: S, pe
     };
     if end == End::Cut {
         plane.stats.cut.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(%peer, "cut: no longer allowed");
+        tracing::debug!(%peer, why = "no longer allowed", "connection cut");
     }
 }
 

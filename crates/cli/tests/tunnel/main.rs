@@ -10,4 +10,5 @@
 mod cli;
 mod conformance;
 mod hostile;
+mod logs;
 mod printed;

@@ -92,7 +92,7 @@ pub fn serve(run: &Run, path: &Path, verbs: Verbs) -> anyhow::Result<()> {
             visits.visit("admin command", async move {
                 let _permit = permit;
                 if let Err(e) = answer(stream, &verbs).await {
-                    debug!("an admin command: {e:#}");
+                    debug!(err = format!("{e:#}"), "admin command failed");
                 }
             });
         }

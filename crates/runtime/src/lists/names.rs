@@ -74,7 +74,7 @@ impl Followed {
                 if news {
                     let changed = changed.clone();
                     if let Err(e) = tokio::task::spawn_blocking(move || changed()).await {
-                        error!("names on lists: {e}");
+                        error!(err = %e, "cannot follow the names on lists");
                     }
                 }
             }
@@ -95,9 +95,9 @@ impl Followed {
             (turned, names.known(host).cloned().unwrap_or_default())
         };
         match &known.failed {
-            Some(why) if turned && before.is_empty() => warn!("{} has no good answer ({why})", host.entry()),
-            Some(why) if turned => warn!("{} has no good answer ({why}); its last one stays", host.entry()),
-            None if turned => info!("{} has a good answer again", host.entry()),
+            Some(why) if turned && before.is_empty() => warn!(name = %host.entry(), %why, "no good answer"),
+            Some(why) if turned => warn!(name = %host.entry(), %why, "no good answer; its last one stays"),
+            None if turned => info!(name = %host.entry(), "a good answer again"),
             _ => {}
         }
         let after = self.prefixes(host);
@@ -106,10 +106,10 @@ impl Followed {
         }
         let private = known.addrs().filter(|a| a.is_private()).map(|a| a.to_string()).collect::<Vec<_>>();
         if !private.is_empty() {
-            warn!("{}: private addresses do not count ({})", host.entry(), private.join(", "));
+            warn!(name = %host.entry(), addrs = private.join(", "), "private addresses do not count");
         }
         let words: Vec<String> = after.iter().map(ToString::to_string).collect();
-        info!("{} is {}", host.entry(), if words.is_empty() { "nowhere".to_string() } else { words.join(", ") });
+        info!(name = %host.entry(), addrs = words.join(", "), "name resolved");
         true
     }
 }

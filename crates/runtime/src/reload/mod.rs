@@ -223,7 +223,7 @@ impl Live {
             let (now, still_stuck) = match looked.await {
                 Ok(looked) => looked,
                 Err(e) => {
-                    error!("looking at watched files: {e}");
+                    error!(err = %e, "cannot look at watched files");
                     continue;
                 }
             };

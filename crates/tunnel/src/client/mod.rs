@@ -81,10 +81,10 @@ async fn keep(
                 // Advice is given once, not every ten seconds.
                 let hint = hint::of(&e).filter(|_| said != words);
                 let hint = hint.map_or(String::new(), |h| format!("; {h}"));
-                warn!("{}: {words}{hint}; again in {pause:.1?}", dialler.settings.url);
+                warn!(edge = %dialler.settings.url, retry_in = format!("{pause:.1?}"), "{words}{hint}");
                 said = words;
             }
-            Ok(why) => info!("the session ended: {why}; back in {pause:.1?}"),
+            Ok(why) => info!(why, retry_in = format!("{pause:.1?}"), "session ended"),
         }
         tokio::select! {
             () = &mut stopping => return Ok(()),

@@ -48,7 +48,7 @@ impl Session for ClientSession {
         };
         if let Some(stream) = carrier.accept(stream) {
             let upstreams = self.upstreams.clone();
-            self.run.visit("visitor", async move { upstreams.serve(upstream, open.visitor, stream).await });
+            self.run.connection("visitor", open.visitor, async move { upstreams.serve(upstream, stream).await });
         }
         Ok(())
     }
@@ -62,7 +62,7 @@ impl Session for ClientSession {
                 Ok(())
             }
             Kind::GoAway => {
-                info!("the edge is going away; what runs is finished, then this client comes back");
+                info!("edge draining: what runs is finished, then this client connects again");
                 self.leaving.cancel();
                 Ok(())
             }
@@ -109,9 +109,9 @@ pub(super) async fn run(
         carriers: Mutex::default(),
         leaving: tokio_util::sync::CancellationToken::new(),
     });
-    info!("connected to {} (edge {})", dialler.settings.url, printable(&welcome.program));
+    info!(edge = %dialler.settings.url, version = printable(&welcome.program), "connected to the edge");
     for line in welcome.published.iter().take(tunnel_proto::hello::UPSTREAMS_MAX) {
-        info!("published: {}", printable(line));
+        info!(upstream = printable(line), "published");
     }
     for words in welcome.warnings.iter().take(tunnel_proto::hello::UPSTREAMS_MAX) {
         warn!("{}", printable(words));
@@ -283,7 +283,7 @@ async fn carrier(
                     if session.carriers.lock().is_empty() {
                         return end(over, format!("{e:#}")).await;
                     }
-                    debug!("carrier {no}: {e:#}");
+                    debug!(link = no, err = format!("{e:#}"), "cannot connect");
                     tokio::time::sleep(retry.next()).await;
                     continue;
                 }
@@ -297,7 +297,7 @@ async fn carrier(
             carriers.retain(|c| !Arc::ptr_eq(c, &carrier));
             carriers.is_empty()
         };
-        debug!("carrier {no} is gone: {why}");
+        debug!(link = no, why, "link closed");
         if last || session.leaving.is_cancelled() {
             return end(over, why).await;
         }
@@ -314,7 +314,7 @@ async fn bulk_link(dialler: Arc<Dialler>, session: Arc<ClientSession>) {
     let link = match dialler.link(&session.key, LinkKind::Bulk).await {
         Ok(link) => link,
         Err(DialError::Final(e) | DialError::Again(e)) => {
-            debug!("no bulk link: {e:#}");
+            debug!(err = format!("{e:#}"), "no dedicated link");
             return;
         }
     };
@@ -323,7 +323,7 @@ async fn bulk_link(dialler: Arc<Dialler>, session: Arc<ClientSession>) {
         let (carrier, stream) = match wait_for_stream(&session, &mut link).await {
             Ok(bound) => bound,
             Err(why) => {
-                debug!("an idle bulk link is gone: {why}");
+                debug!(why, "dedicated link closed");
                 return;
             }
         };
@@ -346,7 +346,7 @@ async fn wait_for_stream(session: &ClientSession, link: &mut BulkLink) -> Result
                 let frame = frame.map_err(|e| e.to_string())?;
                 if let Err(why) = waiting.handle_frame(&frame, Instant::now()) {
                     let Some(misuse) = why else { return Err("closed".to_string()) };
-                    warn!("the edge broke the protocol: {misuse}");
+                    warn!(err = %misuse, "the edge broke the protocol");
                     return Err(misuse.to_string());
                 }
             }

@@ -3,7 +3,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -64,7 +63,7 @@ impl Upstreams {
     }
 
     /// Joins a stream to an upstream; a failure is told to the edge in words, and said here within a budget.
-    pub(super) async fn serve(&self, upstream: Arc<Upstream>, visitor: SocketAddr, mut stream: Stream) {
+    pub(super) async fn serve(&self, upstream: Arc<Upstream>, mut stream: Stream) {
         let Ok(place) = self.dials.try_acquire() else {
             stream.reset(ResetCode::Busy, "this client is dialling as many upstream connections as it may");
             return;
@@ -86,7 +85,7 @@ impl Upstreams {
             Reached::Other(socket) => copy(socket, &mut stream).await,
         };
         if let Err(e) = moved {
-            debug!("visitor {visitor} of {}: {e}", upstream.to);
+            debug!(upstream = %upstream.to, err = %e, "connection failed");
         }
     }
 
@@ -158,15 +157,15 @@ impl Upstream {
     fn failed(&self, why: &str) {
         self.is_down.store(true, Ordering::Relaxed);
         match self.lines.spend(std::time::Instant::now()) {
-            Some(0) => warn!("a visitor could not be served: {}: {why}", self.to),
-            Some(held) => warn!("{} visitors could not be served: {}: {why}", held + 1, self.to),
-            None => debug!("a visitor could not be served: {}: {why}", self.to),
+            Some(0) => warn!(upstream = %self.to, %why, "a visitor could not be served"),
+            Some(held_back) => warn!(upstream = %self.to, %why, held_back, "visitors could not be served"),
+            None => debug!(upstream = %self.to, %why, "a visitor could not be served"),
         }
     }
 
     fn answers(&self) {
         if self.is_down.load(Ordering::Relaxed) && self.is_down.swap(false, Ordering::Relaxed) {
-            info!("{} answers again", self.to);
+            info!(upstream = %self.to, "upstream answers again");
         }
     }
 }

@@ -37,6 +37,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A wrong token is answered after this long, whoever else waits: a person does not notice.
 const WRONG_TOKEN_PAUSE: Duration = Duration::from_millis(300);
 
+/// What the log says of whoever does not come in.
+const REFUSED: &str = "connection refused";
+
 /// Accepts until the run stops or another listener takes its place.
 pub(super) async fn accept(edge: Arc<Edge>, listener: Listener, close: CancellationToken) -> Result<()> {
     let mut over = pin!(async {
@@ -52,14 +55,14 @@ pub(super) async fn accept(edge: Arc<Edge>, listener: Listener, close: Cancellat
             // A proxy of this machine that nobody named speaks for others; it is heard first.
             if !addr.is_loopback() && edge.guesses.blocked(addr, Instant::now()) {
                 edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
-                debug!("control plane: {peer} closed, too many wrong tokens");
+                debug!(%peer, why = "too many wrong tokens", "connection refused");
                 continue;
             }
             match edge.control_door.admit(addr) {
                 Ok(pass) => (Some(pass), edge.strangers.take(addr.into())),
                 Err(why) => {
                     edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
-                    say(&edge.lines.control_refused, "control plane", why);
+                    say(&edge.lines.control_refused, "control", peer, REFUSED, why);
                     continue;
                 }
             }
@@ -67,16 +70,12 @@ pub(super) async fn accept(edge: Arc<Edge>, listener: Listener, close: Cancellat
         let slot = match slot {
             Ok(slot) => slot,
             Err(why) => {
-                say(
-                    &edge.lines.control_full,
-                    "control plane",
-                    format_args!("{peer} closed: {why} before their handshake is over"),
-                );
+                say(&edge.lines.control_full, "control", peer, "connection closed", why);
                 continue;
             }
         };
         let served = serve(edge.clone(), socket, peer, pass, slot);
-        edge.run.visit("control connection", served);
+        edge.run.connection("control connection", peer, served);
     }
     // Where another listener took its place, nobody has to leave.
     if edge.run.is_stopping() {
@@ -125,11 +124,11 @@ async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Optio
     net::sockets::tune_link(&socket);
     let became = match tokio::time::timeout(HANDSHAKE, begin(&edge, socket, peer, pass, place)).await {
         Err(_) => {
-            debug!("control plane: {peer} did not finish its handshake in 10 s");
+            debug!("no handshake in time");
             return;
         }
         Ok(Err(e)) => {
-            debug!("control plane: {peer}: {e:#}");
+            debug!(err = format!("{e:#}"), "connection failed");
             return;
         }
         Ok(Ok(became)) => became,
@@ -138,13 +137,13 @@ async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Optio
         Became::Nothing => {}
         Became::Bulk(link, closer, session) => {
             if !session.pool.arrived(link, closer) {
-                debug!("control plane: a bulk link of {peer} is not needed");
+                debug!(client = session.hello.host, "link not needed");
             }
         }
         Became::Carrier(link, ws, frames, session, carrier, pass) => {
             let forget = async {
                 session.leaving.cancelled().await;
-                info!("client {} says goodbye; visitors wait for it to come back", session.hello.host);
+                info!(client = session.hello.host, peer = %session.addr, "client draining");
                 if let Some(plane) = edge.plane.get() {
                     plane.forget(session.id);
                 }
@@ -155,7 +154,7 @@ async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Optio
                 () = forget => "goodbye".to_string(),
                 () = drained(&edge, &session) => "the edge stops and nothing is under way".to_string(),
                 why = pass.cut() => {
-                    info!("client {} is cut: {why}", session.hello.host);
+                    info!(client = session.hello.host, peer = %session.addr, why, "client cut");
                     session.end("the client's address is no longer allowed");
                     "its address is no longer allowed".to_string()
                 }
@@ -183,7 +182,7 @@ fn left(edge: &Arc<Edge>, session: &Arc<EdgeSession>, why: &str) {
     if let Some(plane) = edge.plane.get() {
         plane.forget(session.id);
     }
-    info!("client {} is gone: {why}", session.hello.host);
+    info!(client = session.hello.host, peer = %session.addr, why, "client disconnected");
 }
 
 async fn begin(
@@ -212,7 +211,7 @@ async fn begin(
             Ok(pass) => pass,
             Err((status, code, words)) => {
                 edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
-                say(&edge.lines.control_refused, "control plane", &words);
+                say(&edge.lines.control_refused, "control", peer, REFUSED, &words);
                 Answer::reject(status, code, &format!("{words}\n")).send(&mut link).await;
                 return Ok(Became::Nothing);
             }
@@ -247,7 +246,7 @@ async fn begin(
         Ok(pass) => pass,
         Err(why) => {
             edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
-            say(&edge.lines.control_refused, "control plane", &why);
+            say(&edge.lines.control_refused, "control", addr, REFUSED, &why);
             let words = format!("403: {why}\n");
             Answer::reject(StatusCode::FORBIDDEN, RejectCode::AddressRefused, &words).send(&mut link).await;
             return Ok(Became::Nothing);
@@ -312,20 +311,17 @@ fn is_forwarded(head: &RequestHead) -> bool {
 /// monitor, closes the plane for no client behind the same address.
 fn wrong_token(edge: &Edge, addr: Addr, given: bool, unnamed_proxy: bool) {
     edge.stats.tokens_refused.fetch_add(1, Ordering::Relaxed);
-    let words = format!("{addr} sent {} token", if given { "a wrong" } else { "no" });
+    let what = if given { "wrong token" } else { "no token" };
     if unnamed_proxy || !given {
-        return say(&edge.lines.wrong_token, "control plane", words);
+        return say(&edge.lines.wrong_token, "control", addr, REFUSED, what);
     }
     match edge.guesses.wrong(addr, Instant::now()) {
-        Wrong::LastOne => say(
-            &edge.lines.wrong_token,
-            "control plane",
-            format_args!(
-                "{words}, the last that is looked at: connections of its network are closed for up to a minute"
-            ),
-        ),
-        Wrong::Counted => say(&edge.lines.wrong_token, "control plane", words),
-        Wrong::Beyond => debug!("control plane: {words}"),
+        Wrong::LastOne => {
+            let what = "wrong token, the last that is looked at: its network is closed for up to a minute";
+            say(&edge.lines.wrong_token, "control", addr, REFUSED, what);
+        }
+        Wrong::Counted => say(&edge.lines.wrong_token, "control", addr, REFUSED, what),
+        Wrong::Beyond => debug!(plane = "control", peer = %addr, why = what, "{REFUSED}"),
     }
 }
 
@@ -397,7 +393,7 @@ async fn first_carrier(
         Err(reject) => return refuse(link, &reject).await,
     };
     if let Err(reject) = may_publish(edge, &hello, token) {
-        warn!("client {} ({}) is refused: {}", hello.host, pass.addr(), reject.reason);
+        warn!(client = hello.host, peer = %pass.addr(), code = %reject.code, why = reject.reason, "client refused");
         return refuse(link, &reject).await;
     }
     let session = EdgeSession::new(key.to_string(), client.to_string(), token, hello, pass.addr());
@@ -405,7 +401,7 @@ async fn first_carrier(
     // Sessions that share a name or a port take turns; that may not be what was meant.
     let shared = edge.table.shared_with(&session);
     for words in &shared {
-        warn!("client {} ({}): {words}", session.hello.host, session.addr);
+        warn!(client = session.hello.host, peer = %session.addr, "{words}");
     }
     let welcome = Welcome {
         program: env!("CARGO_PKG_VERSION").to_string(),
@@ -421,7 +417,7 @@ async fn first_carrier(
         Ok(joined) => joined,
         Err(reason) => {
             // Another token's client came in between.
-            warn!("client {} ({}) is refused: {reason}", session.hello.host, session.addr);
+            warn!(client = session.hello.host, peer = %session.addr, code = %RejectCode::Taken, why = reason, "client refused");
             session.end(&reason);
             return refuse(link, &Reject::for_now(RejectCode::Taken, reason)).await;
         }
@@ -435,8 +431,9 @@ async fn first_carrier(
     };
     if let Some(old) = joined {
         info!(
-            "client {} is back: its old session is replaced; if this goes on and on, two clients have the same --id",
-            session.hello.host
+            client = session.hello.host,
+            peer = %session.addr,
+            "client reconnected, its old session is replaced; if this goes on and on, two clients have the same --id"
         );
         old.end("replaced by a new session of the same client");
         if let Some(plane) = edge.plane.get() {

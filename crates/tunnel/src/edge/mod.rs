@@ -150,7 +150,10 @@ fn files_kept(files: usize) -> usize {
 fn visitors_max(wanted: usize, files: usize) -> usize {
     let room = files - files_kept(files);
     if room < wanted {
-        info!("at most {room} visitors at once: this process may open {files} files (ulimit -n, LimitNOFILE)");
+        info!(
+            visitors = room,
+            files, "fewer visitors at once than wanted: raise the limit of open files (ulimit -n, LimitNOFILE)"
+        );
     }
     wanted.min(room).max(1)
 }
@@ -293,6 +296,7 @@ impl Edge {
     fn say_unnamed_proxy(&self, peer: Addr) {
         if !self.said_unnamed.swap(true, Ordering::Relaxed) {
             warn!(
+                %peer,
                 "{peer} passes requests on for others (X-Forwarded-For), and is not among --trusted-proxies: visitors are judged as {peer}, and the service is told that address and http; if it is a proxy of yours, add --trusted-proxies {peer}"
             );
         }
@@ -360,10 +364,10 @@ fn hostname() -> String {
 
 /// Says something that strangers cause: at INFO as long as its budget lasts, with how much was held back since the last
 /// such line; then at DEBUG.
-fn say(budget: &LogBudget, plane: impl Display, words: impl Display) {
+fn say(budget: &LogBudget, plane: impl Display, peer: impl Display, what: &'static str, why: impl Display) {
     match budget.spend(Instant::now()) {
-        Some(0) => info!("{plane}: {words}"),
-        Some(held_back) => info!("{plane}: {words} ({held_back} more like this were not written)"),
-        None => debug!("{plane}: {words}"),
+        Some(0) => info!(%plane, %peer, %why, "{what}"),
+        Some(held_back) => info!(%plane, %peer, %why, held_back, "{what}"),
+        None => debug!(%plane, %peer, %why, "{what}"),
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
     let close = CancellationToken::new();
     open.insert(port, Opened { close: close.clone(), at: std::time::Instant::now() });
     drop(open);
-    info!("listening on {at} for visitors");
+    info!(plane = "tcp", addr = %at, "listening");
     let door = edge.doors.guard(Service::Port(port));
     let edge = edge.clone();
     let run = edge.run.clone();
@@ -89,7 +89,7 @@ pub(super) fn close_unused(edge: &Edge) {
     edge.ports.open.lock().retain(|port, opened| {
         let keep = wanted.contains(port) || opened.at.elapsed() < OPEN_GRACE;
         if !keep {
-            info!("port {port} is closed: no client publishes it");
+            info!(plane = "tcp", port, why = "no client publishes it", "port closed");
             opened.close.cancel();
         }
         keep
@@ -120,7 +120,7 @@ async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &Door, cl
             match door.admit(Addr::of(peer)) {
                 Ok(pass) => (Some(pass), edge.visitors.take(source(peer))),
                 Err(why) => {
-                    refused(edge, port, &why);
+                    refused(edge, port, peer, &why);
                     continue;
                 }
             }
@@ -128,19 +128,19 @@ async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &Door, cl
         let slot = match slot {
             Ok(slot) => slot,
             Err(why) => {
-                say(&edge.lines.visitors_full, format_args!("port {port}"), format_args!("{peer} closed: {why}"));
+                say(&edge.lines.visitors_full, format_args!("port {port}"), peer, "connection closed", why);
                 continue;
             }
         };
         edge.stats.tcp_visitors.fetch_add(1, Ordering::Relaxed);
         let visit = Visit { edge: edge.clone(), port, peer, door: door.clone(), slot };
-        edge.run.visit("tcp visitor", visit.serve(socket, pass));
+        edge.run.connection("tcp visitor", peer, visit.serve(socket, pass));
     }
 }
 
-fn refused(edge: &Edge, port: u16, why: &Refusal) {
+fn refused(edge: &Edge, port: u16, peer: SocketAddr, why: &Refusal) {
     edge.stats.tcp_refused.fetch_add(1, Ordering::Relaxed);
-    say(&edge.lines.visitor_refused, format_args!("port {port}"), why);
+    say(&edge.lines.visitor_refused, format_args!("port {port}"), peer, "connection refused", why);
 }
 
 struct Visit {
@@ -177,12 +177,12 @@ impl Visit {
             () = pass.cut() => {
                 stream.reset(ResetCode::Cut, "the visitor's address is no longer allowed");
                 sockets::reset_on_close(&socket);
-                info!("port {}: cut: {}", self.port, pass.why());
+                info!(port = self.port, peer = %self.peer, why = pass.why(), "connection cut");
                 return;
             }
         };
         if let Err(e) = moved {
-            debug!("port {}: {}: {e}", self.port, self.peer);
+            debug!(port = self.port, err = %e, "connection failed");
         }
     }
 
@@ -196,7 +196,7 @@ impl Visit {
             }
             tokio::task::yield_now().await;
         }
-        debug!("port {}: {} closed, no client has room for another stream", self.port, self.peer);
+        debug!(port = self.port, why = "no client has room for another stream", "connection closed");
         None
     }
 
@@ -216,15 +216,16 @@ impl Visit {
         match balancer::take_line(socket, version).await {
             Ok(source) => self.peer = source.unwrap_or(self.peer),
             Err(e) => {
-                let words = format_args!("the balancer {} is closed: {e}", self.peer);
-                say(&self.edge.lines.bad_proxy_line, format_args!("port {}", self.port), words);
+                let plane = format_args!("port {}", self.port);
+                say(&self.edge.lines.bad_proxy_line, plane, self.peer, "connection of a balancer closed", e);
                 return None;
             }
         }
-        let pass = self.door.admit(Addr::of(self.peer)).map_err(|why| refused(&self.edge, self.port, &why)).ok()?;
+        let pass =
+            self.door.admit(Addr::of(self.peer)).map_err(|why| refused(&self.edge, self.port, self.peer, &why)).ok()?;
         if let Err(why) = self.slot.moved_to(source(self.peer)) {
-            let words = format_args!("{} closed: {why}", self.peer);
-            say(&self.edge.lines.visitors_full, format_args!("port {}", self.port), words);
+            let plane = format_args!("port {}", self.port);
+            say(&self.edge.lines.visitors_full, plane, self.peer, "connection closed", why);
             return None;
         }
         Some(pass)

@@ -197,12 +197,14 @@ impl EdgeSession {
     }
 
     pub(super) fn log_joined(&self, token: &str) {
+        let upstreams: Vec<&str> = self.hello.upstreams.iter().map(|u| u.name.as_str()).collect();
         info!(
-            "client {} ({}, {}, token `{token}`) publishes {}",
-            self.client,
-            self.hello.host,
-            self.addr,
-            self.hello.upstreams.iter().map(|u| u.name.as_str()).collect::<Vec<_>>().join(", ")
+            client = self.hello.host,
+            id = self.client,
+            peer = %self.addr,
+            token,
+            upstreams = upstreams.join(", "),
+            "client connected"
         );
     }
 }
@@ -222,9 +224,9 @@ impl Session for EdgeSession {
         }
         let (client, why) = (&self.hello.host, printable(&reset.words));
         match self.unreachable.spend(Instant::now()) {
-            Some(0) => warn!("client {client} could not serve a visitor: {why}"),
-            Some(held) => warn!("client {client} could not serve {} visitors: {why}", held + 1),
-            None => debug!("client {client} could not serve a visitor: {why}"),
+            Some(0) => warn!(client = %client, %why, "client could not serve a visitor"),
+            Some(held_back) => warn!(client = %client, %why, held_back, "client could not serve visitors"),
+            None => debug!(client = %client, %why, "client could not serve a visitor"),
         }
     }
 

@@ -80,13 +80,13 @@ pub(super) async fn accept(
         let mut slot = match slot {
             Ok(slot) => slot,
             Err(why) => {
-                say(&edge.lines.visitors_full, "http plane", format_args!("{peer} closed: {why}"));
+                say(&edge.lines.visitors_full, "http", peer, "connection closed", why);
                 continue;
             }
         };
         let (edge, plane) = (edge.clone(), plane.clone());
         let run = edge.run.clone();
-        run.visit("http visitor", async move {
+        run.connection("http visitor", peer, async move {
             sockets::tune(&socket);
             match behind_balancer(&edge, &socket, peer).await {
                 Some(Came::Straight(visitor)) => {
@@ -94,7 +94,7 @@ pub(super) async fn accept(
                         && !edge.trusts(visitor)
                         && let Err(why) = slot.moved_to(source(visitor))
                     {
-                        say(&edge.lines.visitors_full, "http plane", format_args!("{visitor} closed: {why}"));
+                        say(&edge.lines.visitors_full, "http", visitor, "connection closed", why);
                         return;
                     }
                     serve_connection(&plane, socket, visitor).await;
@@ -128,7 +128,7 @@ async fn behind_balancer(edge: &Edge, socket: &TcpStream, peer: SocketAddr) -> O
         Ok(Some(source)) => Some(Came::Straight(source)),
         Ok(None) => Some(Came::OfBalancer),
         Err(e) => {
-            say(&edge.lines.bad_proxy_line, "http plane", format_args!("the balancer {peer} is closed: {e}"));
+            say(&edge.lines.bad_proxy_line, "http", peer, "connection of a balancer closed", e);
             None
         }
     }

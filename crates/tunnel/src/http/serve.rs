@@ -221,7 +221,7 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
         };
         let Some((after, status)) = answered else {
             plane.stats.cut.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(visitor = %request.visitor, host = request.host, "cut: no longer allowed");
+            tracing::debug!(visitor = %request.visitor, host = request.host, why = "no longer allowed", "connection cut");
             return After::Reset;
         };
         self.count(&request, status, started);

@@ -41,11 +41,11 @@ fn what_cannot_be_reached_is_said_on_both_sides_and_to_no_visitor() {
             assert!(!page.text().contains(private), "{private} is told to visitors:\n{}", page.text());
         }
     }
-    let why = format!("{dead}: Connection refused");
-    wait_line(&mut client.process, &["WARN", &why]);
-    wait_line(&mut edge.process, &["WARN", "could not serve", &why]);
+    let (to, why) = (dead.to_string(), "Connection refused");
+    wait_line(&mut client.process, &["WARN", &to, why]);
+    wait_line(&mut edge.process, &["WARN", "could not serve", &to, why]);
     for text in [client.process.output(), edge.process.output()] {
-        assert_eq!(lines(&text, &["WARN", &why]), 1, "one line a minute:\n{text}");
+        assert_eq!(lines(&text, &["WARN", &to, why]), 1, "one line a minute:\n{text}");
     }
     let _back = Upstream::serve_at(dead, |s| drop(stage::upstream::site("late", s)));
     wait_site(edge.http, "localhost").unwrap();
@@ -58,9 +58,9 @@ fn tcp_visitors_of_a_dead_upstream_leave_a_line() {
     let (mut edge, mut client) = pair(Mode::Tcp, &format!("{port}=127.0.0.1:{dead}"), &[]);
     let mut visitor = http::tcp(ports::local(port)).unwrap();
     assert!(!matches!(visitor.read(&mut [0]), Ok(1..)), "nobody is there");
-    let why = format!("127.0.0.1:{dead}: Connection refused");
-    wait_line(&mut client.process, &["WARN", &why]);
-    wait_line(&mut edge.process, &["WARN", &why]);
+    let (to, why) = (format!("127.0.0.1:{dead}"), "Connection refused");
+    wait_line(&mut client.process, &["WARN", &to, why]);
+    wait_line(&mut edge.process, &["WARN", &to, why]);
 }
 
 /// `openssl s_server -www` with a certificate; it answers every request with a page.

@@ -124,7 +124,7 @@ fn files_are_kept_for_lists() {
         binary(), token.display(), dir.path().join("data").display(), list.display()
     ));
     let mut edge = stage::process::Process::start("edge", command);
-    edge.line(stage::START, |l| l.contains("at most 96 visitors").then_some(())).unwrap_or_else(|e| panic!("{e}"));
+    edge.line(stage::START, |l| l.contains("visitors=96").then_some(())).unwrap_or_else(|e| panic!("{e}"));
     stage::eventually(stage::START, || TcpStream::connect(ports::local(http_at))).unwrap();
     let held = flood(ports::local(http_at), 400, b"GET / HTTP/1.1\r\n");
     std::fs::write(dir.path().join("new"), "127.0.0.1\n").unwrap();
