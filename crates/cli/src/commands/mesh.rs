@@ -30,7 +30,7 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
         UsersCommand::Create { name, role, json } => {
             role.as_deref().map_or(Ok(()), is_role)?;
             let user = ask::control(global, UsersCreate { name: name.clone(), role: role.clone() })?;
-            told(json, &user, || format!("user {} is there", login(&user)))
+            told(json, &user, || format!("created user {}", login(&user)))
         }
         UsersCommand::Rename { name, new, json } => {
             let done = ask::control(global, UsersRename { name: name.clone(), new: new.clone() })?;
@@ -38,7 +38,7 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
             if done.policy && !json.json.unwrap_or(false) {
                 eprintln!("note: a rule of the policy that says {before} does not mean {login} any more");
             }
-            told(json, &done, || format!("{before} is {login} now"))
+            told(json, &done, || format!("renamed user {before} to {login}"))
         }
         UsersCommand::Role { name, role, json } => {
             is_role(role)?;
@@ -52,7 +52,7 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
         }
         UsersCommand::Delete { name, json } => {
             let user = ask::control(global, UsersDelete { name: name.clone() })?;
-            told(json, &user, || format!("user {} is gone", login(&user.done)))
+            told(json, &user, || format!("deleted user {}", login(&user.done)))
         }
         UsersCommand::List(json) => {
             let all = ask::control(global, UsersList {})?;
@@ -114,7 +114,7 @@ pub(crate) fn keys(c: &KeysCommand, global: &GlobalArgs) -> Answer {
         }
         KeysCommand::Revoke { id, json } => {
             let key = ask::control(global, KeysRevoke { id: *id })?;
-            told(json, &key, || format!("key {id} is good for nothing any more"))
+            told(json, &key, || format!("revoked key {id}"))
         }
         KeysCommand::List(json) => {
             let all = ask::control(global, KeysList {})?;
@@ -151,25 +151,25 @@ pub(crate) fn nodes(c: &NodesCommand, global: &GlobalArgs) -> Answer {
         NodesCommand::Show { node, json } => node_show(node, json, global),
         NodesCommand::Approve { node, user, json } => {
             let n = ask::control(global, NodesApprove { node: node.clone(), user: user.clone() })?;
-            told(json, &n, || format!("{} has joined as {}", word(&n.name), n.ipv4))
+            told(json, &n, || format!("approved node {}, which is {} now", word(&n.name), n.ipv4))
         }
         NodesCommand::Refuse { node, json } => {
             let n = ask::control(global, NodesRefuse { node: node.clone() })?;
-            told(json, &n, || format!("{node} was turned away"))
+            told(json, &n, || format!("refused {node}"))
         }
         NodesCommand::Expire { node, json } => {
             let n = ask::control(global, NodesExpire { node: node.clone() })?;
-            told(json, &n, || format!("{} has to log in again", word(&n.done.name)))
+            told(json, &n, || format!("expired node {}: it has to log in again", word(&n.done.name)))
         }
         NodesCommand::Rename { node, name, json } => {
             let n = ask::control(global, NodesRename { node: node.clone(), name: name.clone() })?;
-            told(json, &n, || format!("node {} is called {} now", n.id, word(&n.name)))
+            told(json, &n, || format!("renamed node {} to {}", n.id, word(&n.name)))
         }
         NodesCommand::Move { node, user, json } => {
             let n = ask::control(global, NodesMove { node: node.clone(), user: user.clone() })?;
             let (name, user) = (word(&n.node.name), maybe(n.user.as_deref()));
             told(json, &n, || match n.node.tags.is_empty() {
-                true => format!("{name} belongs to {user} now"),
+                true => format!("moved {name} to {user}"),
                 false => format!(
                     "{name} belongs to its tags ({}); {user} counts as who brought it",
                     words(&n.node.tags, " ")
@@ -185,7 +185,7 @@ pub(crate) fn nodes(c: &NodesCommand, global: &GlobalArgs) -> Answer {
         }
         NodesCommand::Delete { node, json } => {
             let n = ask::control(global, NodesDelete { node: node.clone() })?;
-            told(json, &n, || format!("{} is gone", word(&n.done.name)))
+            told(json, &n, || format!("deleted node {}", word(&n.done.name)))
         }
     }
 }
@@ -309,11 +309,11 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
                     missing.join(" ")
                 ));
             }
-            told(json, &done, || format!("approved at {}: {}", word(&done.node), routes.join(" ")))
+            told(json, &done, || format!("approved on {}: {}", word(&done.node), routes.join(" ")))
         }
         RoutesCommand::Revoke { node, routes, json } => {
             let revoked = ask::control(global, RoutesRevoke { node: node.clone(), routes: routes.clone() })?;
-            told(json, &revoked, || format!("taken back at {}: {}", word(&revoked.done.node), routes.join(" ")))
+            told(json, &revoked, || format!("revoked on {}: {}", word(&revoked.done.node), routes.join(" ")))
         }
         RoutesCommand::Check { address, json } => check(address, json, global),
     }
@@ -355,7 +355,7 @@ fn say_way(found: &Reachability) {
         say::line(format!("{route} at {node} is {}{hint}", p.state));
     }
     if let Some(why) = &found.nobody {
-        let nobody = if found.carriers.is_empty() { "nobody carries" } else { "nobody may reach" };
+        let nobody = if found.carriers.is_empty() { "no router for" } else { "nobody may reach" };
         say::line(format!("{nobody} {address}: {}", word(why)));
     }
 }
