@@ -15,9 +15,9 @@ use access::ledger::Rules;
 use addr::{AddrSet, Prefix};
 use anyhow::{Context as _, Result};
 use gate::asked::Proxies;
-use gate::doctor::Told;
+use gate::doctor::ConfiguredBy;
 use gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
-use gate::keeper::Ahead;
+use gate::ledger::Ahead;
 use gate::share::Share;
 use gate::{self, Gate, GateSettings};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -80,7 +80,7 @@ impl Chapter {
             own: AddrSet::default(),
             proxies: Proxies { trusted: AddrSet::new(["127.0.0.1".parse::<Prefix>()?]), ..Proxies::default() },
             refusal: RefusalPage::default(),
-            told: Told::default(),
+            configured_by: ConfiguredBy::default(),
             accept: BTreeSet::new(),
             listeners: vec![
                 (any(), Serves::Mirror { list: "family".to_string(), cert: Some(Cert::Gate) }),
@@ -156,7 +156,7 @@ impl Chapter {
     /// The simulated clock runs ahead by so many seconds more.
     fn sleep(&self, secs: u64) {
         self.ahead.fetch_add(secs, Ordering::SeqCst);
-        self.gate.keeper.look();
+        self.gate.ledger.look();
     }
 
     /// The phone at the site with the certificate: the status, or that it was refused.

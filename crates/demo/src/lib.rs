@@ -200,7 +200,7 @@ impl World {
             ListSource { name: Service::Host(gate::HOME.to_string()).list(), parts: named(&gate::HOME_LISTS) },
             ListSource { name: Service::Host(gate::ALBUM.to_string()).list(), parts: named(&gate::ALBUM_LISTS) },
         ];
-        let lists = lists::keep(run, &doors, sources, Some(chapter.gate.keeper.views.clone()))?;
+        let lists = lists::keep(run, &doors, sources, Some(chapter.gate.ledger.views.clone()))?;
         let handle = edge::start(settings, doors.clone(), run).await?;
         let pin = handle.fingerprint.context("the edge made no certificate")?;
         let to = UpstreamTo::tcp(private.ip().to_string(), private.port());
@@ -249,7 +249,7 @@ impl World {
         let (service, view, addr) = (Service::Host(host.to_string()), self.doors.view(), who.parse::<Addr>()?);
         let mut words = view.judge(&service, addr).in_words(&view, addr).to_string();
         for list in self.lists.takes_in(&service.list()) {
-            for g in self.chapter.gate.keeper.holding(&list, addr) {
+            for g in self.chapter.gate.ledger.holding(&list, addr) {
                 let left = g.ends_at().map_or(0, |e| e.saturating_sub(g.seen_at)) / 3_600;
                 words.push_str(&format!(
                     "; {} on `{list}`, given to {} on {} evidence for {left} hours",

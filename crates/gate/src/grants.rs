@@ -1,4 +1,4 @@
-//! What people do with grants: add, revoke, ban, extend. In: a request of the command line. Out: one event for the keeper, so
+//! What people do with grants: add, revoke, ban, extend. In: a request of the command line. Out: one event for the ledger, so
 //! that a command is done wholly or not at all, and what came of it, with everything that a person should know.
 //!
 //! Nothing is ended that was not named: a wider grant around an address, a narrower one within a prefix and what a
@@ -16,7 +16,7 @@ use api::gate::{
 };
 
 use super::Gate;
-use super::keeper::{Done, said};
+use super::ledger::{Done, said};
 use super::verbs::{no_list, refused};
 
 /// More addresses than a provider's pool has: IPv4 as a /16, IPv6 as a /32. Adding that many at once asks for `--yes`.
@@ -40,7 +40,7 @@ pub(super) async fn act(gate: &Gate, call: ChangeGrants) -> anyhow::Result<Grant
 /// That the list is there, if one was named.
 fn exists(gate: &Gate, list: Option<&str>) -> anyhow::Result<()> {
     match list {
-        Some(list) if !gate.keeper.published.borrow().lists.contains_key(list) => Err(no_list(gate, list)),
+        Some(list) if !gate.ledger.published.borrow().lists.contains_key(list) => Err(no_list(gate, list)),
         _ => Ok(()),
     }
 }
@@ -55,7 +55,7 @@ fn host_name(what: &str) -> anyhow::Result<Option<HostName>> {
 
 /// A time from now on.
 fn end(gate: &Gate, secs: Option<u64>) -> Option<u64> {
-    secs.map(|secs| gate.keeper.picture.time.now().saturating_add(secs))
+    secs.map(|secs| gate.ledger.model.time.now().saturating_add(secs))
 }
 
 async fn add(gate: &Gate, a: &Add) -> anyhow::Result<GrantsChanged> {
@@ -90,7 +90,7 @@ async fn add(gate: &Gate, a: &Add) -> anyhow::Result<GrantsChanged> {
     } else {
         tell(gate, Event::AddAll(prefixes.iter().copied().map(entry).collect())).await?
     };
-    let grants: Vec<Grant> = prefixes.iter().filter_map(|p| gate.keeper.grant(list, *p)).collect();
+    let grants: Vec<Grant> = prefixes.iter().filter_map(|p| gate.ledger.grant(list, *p)).collect();
     let mut notes: Vec<String> =
         read.warnings.iter().map(|w| format!("`{}` has host bits and was read as {}", w.text, w.normal)).collect();
     notes.extend(bans.iter().map(|b| format!("the ban of {b} is over: a person let them in")));
@@ -132,7 +132,7 @@ fn lasts_longer(g: &Grant, until: Option<u64>) -> Option<String> {
 }
 
 fn bans_within(gate: &Gate, list: &str, prefixes: &[Prefix], principal: Option<&str>) -> Vec<Whom> {
-    let bans = gate.keeper.picture.bans.read();
+    let bans = gate.ledger.model.bans.read();
     let over = |whom: &Whom| match whom {
         Whom::From(p) => prefixes.iter().any(|q| q.covers(*p)),
         Whom::Named(n) => Some(n.as_str()) == principal,
@@ -166,8 +166,8 @@ struct Meant {
 
 /// The grants that a person means: `g17`, an address, a prefix, a range, or somebody's name.
 fn meant(gate: &Gate, what: &str, only: Option<&str>, reach: Reach) -> anyhow::Result<Meant> {
-    let picture = &gate.keeper.picture;
-    let (grants, rules) = (picture.grants.read(), picture.rules.read());
+    let model = &gate.ledger.model;
+    let (grants, rules) = (model.grants.read(), model.rules.read());
     let lists: Vec<&String> = rules.keys().filter(|l| only.is_none_or(|w| w == l.as_str())).collect();
     let all = || grants.iter().filter(|(l, _)| lists.contains(l)).flat_map(|(_, g)| g.values());
     let mut out = Meant::default();
@@ -188,7 +188,7 @@ fn meant(gate: &Gate, what: &str, only: Option<&str>, reach: Reach) -> anyhow::R
         Err(e) => {
             let has = |g: &&Grant| g.claims().any(|c| c.principal.as_deref() == Some(what));
             out.grants = all().filter(has).cloned().collect();
-            let banned = picture.bans.read().values().any(|b| b.whom == Whom::Named(what.to_string()));
+            let banned = model.bans.read().values().any(|b| b.whom == Whom::Named(what.to_string()));
             // A certificate's subject; nothing else with a sign of equality is an address.
             if out.grants.is_empty() && !banned && !what.contains('=') {
                 let mut names: Vec<&str> =
@@ -381,7 +381,7 @@ fn nothing_to_end(what: &str, m: &Meant, named: &[&Grant]) -> anyhow::Error {
 
 /// Where the configuration still lets in what was revoked.
 fn still_static(gate: &Gate, m: &Meant) -> Vec<String> {
-    let published = gate.keeper.published.borrow().clone();
+    let published = gate.ledger.published.borrow().clone();
     let mut out: Vec<String> = Vec::new();
     for (list, whom) in &m.whom {
         let (Whom::From(p), Some(d)) = (whom, published.lists.get(list)) else { continue };
@@ -401,7 +401,7 @@ async fn unban(gate: &Gate, u: &Unban) -> anyhow::Result<GrantsChanged> {
     }
     let asked: Vec<Prefix> = parse_list(what).map(|l| l.prefixes).unwrap_or_default();
     let (bans, all): (Vec<(String, Whom)>, Vec<String>) = {
-        let bans = gate.keeper.picture.bans.read();
+        let bans = gate.ledger.model.bans.read();
         let is = |whom: &Whom| match whom {
             Whom::From(p) => asked.iter().any(|a| p.covers(*a) || a.covers(*p)),
             Whom::Named(n) => n == what,
@@ -435,7 +435,7 @@ async fn extend(gate: &Gate, e: &Extend) -> anyhow::Result<GrantsChanged> {
         return Err(nothing_to_extend(what, &m));
     }
     let done = tell(gate, Event::Extend { ids: ids.clone(), until, shorten }).await?;
-    let now: Vec<Grant> = m.grants.iter().filter_map(|g| gate.keeper.grant(&g.list, g.prefix)).collect();
+    let now: Vec<Grant> = m.grants.iter().filter_map(|g| gate.ledger.grant(&g.list, g.prefix)).collect();
     let mut notes: Vec<String> = now.iter().filter_map(|g| lasts_longer(g, until)).collect();
     if shorten && until.is_some() {
         notes.push(
@@ -453,7 +453,7 @@ async fn extend(gate: &Gate, e: &Extend) -> anyhow::Result<GrantsChanged> {
 }
 
 async fn tell(gate: &Gate, event: Event) -> anyhow::Result<Done> {
-    said(gate.keeper.tell(event).await)
+    said(gate.ledger.submit(event).await)
 }
 
 /// The lists that follow a host name.
@@ -504,11 +504,11 @@ async fn follow(
     let addresses = known.addrs().collect();
     let mut notes: Vec<String> = Vec::new();
     for list in &lists {
-        let rules = gate.keeper.picture.rules.read().get(list).cloned().unwrap_or_default();
+        let rules = gate.ledger.model.rules.read().get(list).cloned().unwrap_or_default();
         notes.extend(known.not_counting(&rules).into_iter().map(|n| format!("on `{list}`: {n}")));
     }
     let failed = known.failed.or_else(|| known.good_at.is_none().then(|| "no answer yet".to_string()));
-    let (grant, generation) = (host.entry(), gate.keeper.published.borrow().generation);
+    let (grant, generation) = (host.entry(), gate.ledger.published.borrow().generation);
     let extended = vec![grant.clone()];
     Ok(GrantsChanged::Followed(Followed { grant, extended, addresses, failed, until, notes, generation }))
 }

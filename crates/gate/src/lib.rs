@@ -2,20 +2,22 @@
 //! settings, mirrored requests, proxies' questions, people's commands. Out: lists kept in Traefik, nginx, HAProxy, …,
 //! and verdicts.
 
+mod answer;
 pub mod asked;
 pub mod doctor;
 pub mod enforce;
 pub mod fetch;
 mod grants;
-mod heard;
 pub mod intake;
-pub mod keeper;
+pub mod ledger;
 mod listener;
 mod metrics;
 pub mod names;
+mod observations;
 mod probe;
 mod reload;
 pub mod share;
+mod state;
 mod verbs;
 
 use std::collections::BTreeSet;
@@ -29,18 +31,19 @@ use addr::AddrSet;
 use store::{Sqlite, Store, StoreError};
 
 use asked::Proxies;
-use doctor::{FindingId, Told};
+use doctor::{ConfiguredBy, Diagnosis, FindingId};
 use enforce::Enforcer;
 use fetch::Base;
-use heard::Heard;
-use intake::{Desk, Guests, Listen, RefusalPage, Serves};
-use keeper::{Ahead, Keeper};
+use intake::{Guests, Listen, RefusalPage, Serves};
+use ledger::{Ahead, LedgerHandle};
 use names::{Dns, Follower};
 use reload::{Current, Parts};
 use runtime::hint::Hinted;
 use runtime::run::Run;
+use share::guest::ShareState;
 use share::shape::Shape;
 use share::{Share, Shares};
+pub use state::GateState;
 
 pub use reload::{Applied, Prepared};
 pub use verbs::{behind, gate_socket, verbs};
@@ -63,7 +66,7 @@ pub struct GateSettings {
     /// What a refused visitor gets at the check and learn endpoints.
     pub refusal: RefusalPage,
     /// How this gate is configured.
-    pub told: Told,
+    pub configured_by: ConfiguredBy,
     /// Findings that `doctor` does not count.
     pub accept: BTreeSet<FindingId>,
     /// Listeners and what they serve.
@@ -85,8 +88,8 @@ pub struct GateSettings {
 /// A running gate.
 #[derive(Clone)]
 pub struct Gate {
-    /// The ledger's keeper.
-    pub keeper: Keeper,
+    /// The ledger's ledger.
+    pub ledger: LedgerHandle,
     /// The follower of host names.
     pub names: Follower,
     current: Current,
@@ -98,7 +101,7 @@ pub struct Gate {
     pub audit: PathBuf,
 }
 
-/// Opens the store, starts the keeper, the enforcers and the listeners.
+/// Opens the store, starts the ledger, the enforcers and the listeners.
 ///
 /// # Errors
 /// The data directory can not be used, or an address can not be had; nothing was left running that matters.
@@ -110,48 +113,48 @@ pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
     enforcers.iter().try_for_each(|e| e.check_file())?;
     let store: Arc<dyn Store> = Arc::new(open(&settings.data_dir)?);
     let audit = settings.data_dir.join("audit.jsonl");
-    let keeper =
-        Keeper::start(run, settings.lists, settings.own, store.clone(), &audit, settings.take_over, settings.ahead)?;
-    let names = Follower::start(run, &keeper, store, settings.dns, settings.follows)?;
-    let published = keeper.published.borrow().clone();
-    enforcers.iter_mut().try_for_each(|e| enforce::guard(&mut **e, &published, &keeper.picture))?;
-    let start = |e| enforce::start(run, keeper.published.clone(), keeper.picture.clone(), e);
+    let ledger = LedgerHandle::start(
+        run,
+        settings.lists,
+        settings.own,
+        store.clone(),
+        &audit,
+        settings.take_over,
+        settings.ahead,
+    )?;
+    let names = Follower::start(run, &ledger, store, settings.dns, settings.follows)?;
+    let published = ledger.published.borrow().clone();
+    enforcers.iter_mut().try_for_each(|e| enforce::guard(&mut **e, &published, &ledger.model))?;
+    let start = |e| enforce::start(run, ledger.published.clone(), ledger.model.clone(), e);
     let enforcers: Vec<enforce::Handle> = enforcers.into_iter().map(start).collect();
     let (shares, guests): (Vec<Share>, Vec<Guests>) = settings.shares.into_iter().unzip();
     let parts = Arc::new(Parts::default());
     parts.begin(first, enforcers.clone());
-    let current = Current::new(Desk {
-        keeper: keeper.clone(),
+    let checker = Shares::new(shares, settings.share_paths, settings.configured_by);
+    let current = Current::new(GateState {
+        ledger: ledger.clone(),
         proxies: settings.proxies,
         refusal: settings.refusal,
-        told: settings.told,
-        accept: settings.accept,
-        traefik_by_peer: enforcers.iter().any(|e| e.info.by_peer),
-        shares: Arc::new(Shares::new(shares, settings.share_paths, settings.told)),
-        guests,
+        shares: ShareState::new(checker, guests, run.stop_token()),
         enforcers,
-        waiting: net::serve::Slots::new(share::guest::WAITING),
-        stopping: run.stop_token(),
-        probes: settings.probes,
-        stranger: Arc::default(),
         names: names.names.clone(),
-        touched: Arc::default(),
-        heard: Arc::new(Heard::default()),
+        diagnosis: Diagnosis::new(settings.configured_by, settings.accept, settings.probes),
+        signs: Arc::default(),
         answers: Arc::default(),
     });
     let mut addrs = Vec::new();
     for (at, serves) in settings.listeners {
-        let bound = listener::bind(&at, settings.told.listener(&serves))?;
+        let bound = listener::bind(&at, settings.configured_by.listener(&serves))?;
         addrs.extend(parts.open(run, &current, at, serves, bound));
     }
     not_ready.ready();
-    Ok(Gate { keeper, names, current, parts, run: run.clone(), addrs, audit })
+    Ok(Gate { ledger, names, current, parts, run: run.clone(), addrs, audit })
 }
 
 impl Gate {
     /// What listeners share now.
     #[must_use]
-    pub fn desk(&self) -> Arc<Desk> {
+    pub fn state(&self) -> Arc<GateState> {
         self.current.now()
     }
 
@@ -161,18 +164,18 @@ impl Gate {
     /// The store fails; everything is as it was.
     pub async fn relist(&self, lists: Vec<(String, Rules)>, follows: Vec<Follow>) -> anyhow::Result<String> {
         let said =
-            self.keeper.relist(lists).await.map_err(|e| anyhow::anyhow!("the gate's lists are not saved: {e}"))?;
+            self.ledger.relist(lists).await.map_err(|e| anyhow::anyhow!("the gate's lists are not saved: {e}"))?;
         self.names.configured(follows).await;
         Ok(said)
     }
 
     /// An address was admitted somewhere by these lists: a sign of life for whoever is on them.
     pub fn admitted(&self, lists: &[String], addr: addr::Addr) {
-        let published = self.keeper.published.borrow().clone();
+        let published = self.ledger.published.borrow().clone();
         for name in lists {
             let on = published.view.id(name).and_then(|id| published.view.list(id));
             if on.is_some_and(|l| l.set.contains(addr)) {
-                self.desk().touch(name, addr);
+                self.state().touch(name, addr);
             }
         }
     }

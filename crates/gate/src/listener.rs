@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::asked::Peer;
-use super::doctor::Told;
-use super::heard::Observation;
+use super::doctor::ConfiguredBy;
 use super::intake::{Listen, Serves, answer};
+use super::observations::Observation;
 use super::reload::Current;
 use runtime::hint::Hinted;
 use runtime::http1;
@@ -109,12 +109,12 @@ pub(super) fn bind(at: &Listen, place: &str) -> anyhow::Result<Bound> {
 /// Serves a listener until the run stops or it is closed.
 pub(super) fn serve(
     run: &Run,
-    desk: &Current,
+    state: &Current,
     serves: &Arc<RwLock<Arc<Serves>>>,
     bound: Bound,
     close: CancellationToken,
 ) {
-    let served = Served { run: run.clone(), desk: desk.clone(), serves: serves.clone(), places: Places::new() };
+    let served = Served { run: run.clone(), state: state.clone(), serves: serves.clone(), places: Places::new() };
     run.spawn("gate listener", async move {
         let mut over = pin!(async {
             close.run_until_cancelled(served.run.stopping()).await;
@@ -140,7 +140,7 @@ pub(super) fn serve(
 /// What a listener serves, and its places.
 struct Served {
     run: Run,
-    desk: Current,
+    state: Current,
     serves: Arc<RwLock<Arc<Serves>>>,
     places: Arc<Places>,
 }
@@ -159,21 +159,21 @@ fn unix_socket(path: &Path) -> anyhow::Result<UnixListener> {
 impl Served {
     /// Gives a connection its place, or closes it at once: waiting would keep others waiting.
     fn enter(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
-        let desk = self.desk.now();
-        let believed = desk.proxies.believes(peer);
+        let state = self.state.now();
+        let believed = state.proxies.believes(peer);
         match self.places.take(peer, believed) {
             Ok(slot) => self.visit(io, Seated { peer, believed, slot }),
             Err(why) => {
                 debug!("{peer} is turned away: {why}");
                 if let Peer::Tcp(addr) = peer {
-                    desk.note(Observation::Crowded(addr));
+                    state.note(Observation::Crowded(addr));
                 }
             }
         }
     }
 
     fn visit(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, Seated { peer, believed, slot }: Seated) {
-        let (desk, serves, places) = (self.desk.clone(), self.serves.clone(), self.places.clone());
+        let (state, serves, places) = (self.state.clone(), self.serves.clone(), self.places.clone());
         let (wait, stopping) = (places.head_wait(), self.run.stopping());
         self.run.visit("gate request", async move {
             let _slot = slot;
@@ -184,8 +184,8 @@ impl Served {
                     places.proxies.know(SourceKey::of(addr));
                 }
                 // Each request by what is in force then, also on a connection that has been open for long.
-                let (desk, serves) = (desk.now(), serves.read().clone());
-                async move { answer(&desk, &serves, peer, request).await }
+                let (state, serves) = (state.now(), serves.read().clone());
+                async move { answer(&state, &serves, peer, request).await }
             });
             if let Err(e) = served.await {
                 debug!("a request of {peer}: {e}");
@@ -211,14 +211,14 @@ pub(super) fn say(name: &str, at: &Listen, addr: Option<SocketAddr>) {
     }
 }
 
-impl Told {
+impl ConfiguredBy {
     /// The switch that says where a listener listens.
     pub(super) fn listener(self, serves: &Serves) -> &'static str {
         match (self, serves) {
-            (Told::File, _) => "another `listen` in the file",
-            (Told::Environment, Serves::Check { .. }) => "--check-listen ADDRESS:PORT",
-            (Told::Environment, Serves::Share) => "--share-listen ADDRESS:PORT",
-            (Told::Environment, _) => "--listen ADDRESS:PORT",
+            (ConfiguredBy::File, _) => "another `listen` in the file",
+            (ConfiguredBy::Environment, Serves::Check { .. }) => "--check-listen ADDRESS:PORT",
+            (ConfiguredBy::Environment, Serves::Share) => "--share-listen ADDRESS:PORT",
+            (ConfiguredBy::Environment, _) => "--listen ADDRESS:PORT",
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What `/metrics` of a gate shows. In: what its keeper and its enforcers know. Out: Prometheus text.
+//! What `/metrics` of a gate shows. In: what its ledger and its enforcers know. Out: Prometheus text.
 
 use std::collections::BTreeSet;
 
 use runtime::metrics::Exposition;
 
-use super::intake::Desk;
+use super::state::GateState;
 
 runtime::declare_metrics! {
     GRANTS: gauge = "portcullis_gate_grants", "Live grants by list.";
@@ -21,56 +21,56 @@ runtime::declare_metrics! {
 }
 
 /// The metrics as text.
-pub(super) fn text(desk: &Desk) -> String {
-    let picture = &desk.keeper.picture;
+pub(super) fn text(state: &GateState) -> String {
+    let model = &state.ledger.model;
     let mut out = Exposition::new();
     out.family(&GRANTS, |samples| {
-        for (list, grants) in picture.grants.read().iter() {
+        for (list, grants) in model.grants.read().iter() {
             samples.add(&[("list", list)], grants.len());
         }
     });
     out.family(&EVICTED, |samples| {
-        for (list, room) in picture.rooms.read().iter() {
+        for (list, room) in model.rooms.read().iter() {
             samples.add(&[("list", list), ("of", "proven")], room.evicted);
             samples.add(&[("list", list), ("of", "guests")], room.guests_evicted);
         }
     });
     out.family(&FULL, |samples| {
-        for (list, room) in picture.rooms.read().iter() {
+        for (list, room) in model.rooms.read().iter() {
             samples.add(&[("list", list)], room.refused);
         }
     });
     out.family(&BANS, |samples| {
-        for list in desk.keeper.published.borrow().lists.keys() {
-            let bans = picture.bans.read().values().filter(|b| b.list == *list).count();
+        for list in state.ledger.published.borrow().lists.keys() {
+            let bans = model.bans.read().values().filter(|b| b.list == *list).count();
             samples.add(&[("list", list)], bans);
         }
     });
     out.family(&EVENTS, |samples| {
-        for (outcome, count) in picture.counts.lock().iter() {
+        for (outcome, count) in model.counts.lock().iter() {
             samples.add(&[("outcome", outcome)], *count);
         }
     });
     out.family(&ANSWERS, |samples| {
-        for ((endpoint, status), count) in desk.answers.lock().iter() {
+        for ((endpoint, status), count) in &state.answers.counts() {
             samples.add(&[("endpoint", endpoint), ("status", &status.to_string())], *count);
         }
     });
-    out.one(&GENERATION, desk.keeper.published.borrow().generation);
+    out.one(&GENERATION, state.ledger.published.borrow().generation);
     out.family(&ENFORCER_GENERATION, |samples| {
-        for e in &desk.enforcers {
+        for e in &state.enforcers {
             let p = e.progress.lock();
             samples.add(&[("enforcer", &e.info.name)], p.reached);
         }
     });
     out.family(&ENFORCER_FAILING, |samples| {
-        for e in &desk.enforcers {
+        for e in &state.enforcers {
             let p = e.progress.lock();
             samples.add(&[("enforcer", &e.info.name)], p.error.is_some());
         }
     });
     out.family(&NAME_FAILING, |samples| {
-        let names = desk.names.lock();
+        let names = state.names.lock();
         let hosts: BTreeSet<_> = names.follows().iter().map(|f| &f.host).collect();
         for host in hosts {
             let failing = names.known(host).is_some_and(|k| k.failed.is_some());
@@ -78,7 +78,7 @@ pub(super) fn text(desk: &Desk) -> String {
         }
     });
     out.family(&TROUBLE, |samples| {
-        let trouble = picture.trouble.lock();
+        let trouble = model.trouble.lock();
         for part in ["store", "audit"] {
             samples.add(&[("part", part)], trouble.contains_key(part));
         }

@@ -1,5 +1,5 @@
 //! The loop that follows host names. In: what the configuration and people name, the name servers' answers. Out:
-//! events for the keeper, so that a list holds a name's addresses. The rule is `access::names`.
+//! events for the ledger, so that a list holds a name's addresses. The rule is `access::names`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::keeper::Keeper;
+use super::ledger::LedgerHandle;
 use runtime::owner::NotMade;
 use runtime::run::Run;
 
@@ -100,7 +100,7 @@ const APART: Duration = Duration::from_millis(250);
 const FIRST: Duration = Duration::from_secs(8);
 
 struct Loop {
-    keeper: Keeper,
+    ledger: LedgerHandle,
     store: Arc<dyn Store>,
     dns: Dns,
     resolver: Option<Resolver>,
@@ -108,7 +108,7 @@ struct Loop {
     configured: Vec<Follow>,
     by_hand: Vec<Follow>,
     waiting: Vec<(HostName, Reply<()>)>,
-    /// The keeper could not save: the same is tried again.
+    /// The ledger could not save: the same is tried again.
     behind: bool,
 }
 
@@ -119,7 +119,7 @@ impl Follower {
     /// The store can not be read.
     pub fn start(
         run: &Run,
-        keeper: &Keeper,
+        ledger: &LedgerHandle,
         store: Arc<dyn Store>,
         dns: Dns,
         configured: Vec<Follow>,
@@ -137,7 +137,7 @@ impl Follower {
         let names = Arc::new(Mutex::new(Names::new(dns.pace)));
         let (asks, queue) = mpsc::channel(64);
         let mut me = Loop {
-            keeper: keeper.clone(),
+            ledger: ledger.clone(),
             store,
             dns,
             resolver: None,
@@ -191,7 +191,7 @@ impl Follower {
 
 impl Loop {
     async fn run(&mut self, mut queue: mpsc::Receiver<Ask>) {
-        let mut published = self.keeper.published.clone();
+        let mut published = self.ledger.published.clone();
         let mut under_way: JoinSet<(HostName, Said, Said)> = JoinSet::new();
         let mut waiting_line: Vec<HostName> = Vec::new();
         let mut compared = Instant::now();
@@ -230,7 +230,7 @@ impl Loop {
     }
 
     fn now(&self) -> u64 {
-        self.keeper.picture.time.now()
+        self.ledger.model.time.now()
     }
 
     fn follow(&self) {
@@ -353,10 +353,10 @@ impl Loop {
 
     /// Makes the grants equal to what the names say.
     async fn settle(&mut self, now: u64) {
-        let published = self.keeper.published.borrow().clone();
+        let published = self.ledger.published.borrow().clone();
         let events: Vec<Event> = {
-            let (names, grants) = (self.names.lock(), self.keeper.picture.grants.read());
-            let rules = self.keeper.picture.rules.read();
+            let (names, grants) = (self.names.lock(), self.ledger.model.grants.read());
+            let rules = self.ledger.model.rules.read();
             let lists: BTreeSet<&str> = published.lists.keys().map(String::as_str).collect();
             let each = lists.into_iter().filter_map(|l| Some((l, rules.get(l)?)));
             each.flat_map(|(list, rules)| {
@@ -366,8 +366,8 @@ impl Loop {
         };
         self.behind = false;
         for event in events {
-            if let Err(e) = self.keeper.tell(event).await {
-                // Said by the keeper, which knows that it does not save.
+            if let Err(e) = self.ledger.submit(event).await {
+                // Said by the ledger, which knows that it does not save.
                 tracing::debug!("a name's address waits: {e}");
                 self.behind = true;
                 return;

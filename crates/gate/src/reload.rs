@@ -11,21 +11,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::enforce::{self, Enforcer};
-use super::intake::{Desk, Guests, Listen, Serves};
+use super::intake::{Guests, Listen, Serves};
 use super::listener::{self, Bound};
 use super::share::{Share, Shares};
+use super::state::GateState;
 use super::{Gate, GateSettings, close_ports};
 
 /// What all listeners share, as it is now; clones are the same.
 #[derive(Debug, Clone)]
-pub(super) struct Current(Arc<RwLock<Arc<Desk>>>);
+pub(super) struct Current(Arc<RwLock<Arc<GateState>>>);
 
 impl Current {
-    pub(super) fn new(desk: Desk) -> Current {
-        Current(Arc::new(RwLock::new(Arc::new(desk))))
+    pub(super) fn new(state: GateState) -> Current {
+        Current(Arc::new(RwLock::new(Arc::new(state))))
     }
 
-    pub(super) fn now(&self) -> Arc<Desk> {
+    pub(super) fn now(&self) -> Arc<GateState> {
         self.0.read().clone()
     }
 }
@@ -83,7 +84,7 @@ impl Parts {
     pub(super) fn open(
         &self,
         run: &Run,
-        desk: &Current,
+        state: &Current,
         at: Listen,
         serves: Serves,
         bound: Bound,
@@ -91,7 +92,7 @@ impl Parts {
         let (name, addr) = (serves.name(), bound.addr());
         let serves = Arc::new(RwLock::new(Arc::new(serves)));
         let close = CancellationToken::new();
-        listener::serve(run, desk, &serves, bound, close.clone());
+        listener::serve(run, state, &serves, bound, close.clone());
         listener::say(&name, &at, addr);
         self.listeners.lock().push(Open { at, serves, close });
         addr
@@ -112,7 +113,7 @@ impl Gate {
                     free.remove(i);
                     None
                 }
-                None => Some(listener::bind(at, next.told.listener(serves))?),
+                None => Some(listener::bind(at, next.configured_by.listener(serves))?),
             });
         }
         let mut same: Vec<enforce::Config> = self.parts.enforcers.lock().iter().map(|k| k.config.clone()).collect();
@@ -143,9 +144,9 @@ impl Gate {
         let Some(before) = self.parts.settings.lock().clone() else { return Applied::default() };
         let mut applied = Applied { changed: Vec::new(), restart: beyond_reload(&before, &settings) };
         let handles = self.replace_enforcers(&settings, enforcers, &mut applied.changed).await;
-        let desk = self.next_desk(&before, &settings, handles);
+        let state = self.next_state(&before, &settings, handles);
         applied.changed.extend(different(&before, &settings));
-        *self.current.0.write() = Arc::new(desk);
+        *self.current.0.write() = Arc::new(state);
         self.replace_listeners(&settings, sockets, &mut applied.changed);
         *self.parts.settings.lock() = Some(Arc::new(settings));
         applied
@@ -170,18 +171,18 @@ impl Gate {
             gone.handle.stop().await;
             changed.push(format!("{} is no longer kept in sync and stays as it is", gone.handle.info.name));
         }
-        let published = self.keeper.published.borrow().clone();
+        let published = self.ledger.published.borrow().clone();
         let mut all = Vec::new();
         for ((config, new), kept) in settings.enforcers.iter().zip(enforcers).zip(kept) {
             all.extend(kept.or_else(|| {
                 let mut enforcer = new.unwrap_or_else(|| config.build());
-                if let Err(e) = enforce::guard(&mut *enforcer, &published, &self.keeper.picture) {
+                if let Err(e) = enforce::guard(&mut *enforcer, &published, &self.ledger.model) {
                     // It goes on trying, and says so; meanwhile its ports are closed.
                     warn!("{}: {e:#}", enforcer.info().name);
                 }
                 changed.push(format!("{} is kept in sync", enforcer.info().name));
-                let (published, picture) = (self.keeper.published.clone(), self.keeper.picture.clone());
-                Some(Kept { config: config.clone(), handle: enforce::start(&self.run, published, picture, enforcer) })
+                let (published, model) = (self.ledger.published.clone(), self.ledger.model.clone());
+                Some(Kept { config: config.clone(), handle: enforce::start(&self.run, published, model, enforcer) })
             }));
         }
         let handles = all.iter().map(|k| k.handle.clone()).collect();
@@ -190,30 +191,23 @@ impl Gate {
     }
 
     /// What listeners share from now on; what was noticed so far goes along.
-    fn next_desk(&self, before: &GateSettings, next: &GateSettings, enforcers: Vec<enforce::Handle>) -> Desk {
+    fn next_state(&self, before: &GateSettings, next: &GateSettings, enforcers: Vec<enforce::Handle>) -> GateState {
         let now = self.current.now();
         let (shares, guests): (Vec<Share>, Vec<Guests>) = next.shares.iter().cloned().unzip();
         let same = before.shares.iter().map(|(s, _)| s).eq(&shares) && before.share_paths == next.share_paths;
-        Desk {
-            keeper: now.keeper.clone(),
+        let checker = match same {
+            true => now.shares.checker.clone(),
+            false => Arc::new(Shares::new(shares, next.share_paths.clone(), next.configured_by)),
+        };
+        GateState {
+            ledger: now.ledger.clone(),
             proxies: next.proxies.clone(),
             refusal: next.refusal.clone(),
-            told: next.told,
-            accept: next.accept.clone(),
-            traefik_by_peer: enforcers.iter().any(|e| e.info.by_peer),
-            shares: match same {
-                true => now.shares.clone(),
-                false => Arc::new(Shares::new(shares, next.share_paths.clone(), next.told)),
-            },
-            guests,
+            shares: now.shares.under(checker, guests),
             enforcers,
-            waiting: now.waiting.clone(),
-            stopping: now.stopping.clone(),
-            probes: next.probes.clone(),
-            stranger: now.stranger.clone(),
             names: now.names.clone(),
-            touched: now.touched.clone(),
-            heard: now.heard.clone(),
+            diagnosis: now.diagnosis.under(next.configured_by, next.accept.clone(), next.probes.clone()),
+            signs: now.signs.clone(),
             answers: now.answers.clone(),
         }
     }

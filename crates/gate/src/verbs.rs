@@ -23,8 +23,8 @@ pub fn gate_socket(data_dir: &Path) -> PathBuf {
 #[must_use]
 pub fn verbs(verbs: Verbs, gate: &Gate, others: impl Fn() -> Vec<Finding> + Clone + Send + Sync + 'static) -> Verbs {
     let (listed, shown, explained, audited) = (gate.clone(), gate.clone(), gate.clone(), gate.clone());
-    let (acting, asked, woken) = (gate.clone(), gate.clone(), gate.keeper.clone());
-    let (time, trouble) = (gate.keeper.picture.time.clone(), gate.keeper.picture.trouble.clone());
+    let (acting, asked, woken) = (gate.clone(), gate.clone(), gate.ledger.clone());
+    let (time, trouble) = (gate.ledger.model.time.clone(), gate.ledger.model.trouble.clone());
     runtime::clock::verbs(verbs, time, trouble, move || woken.look())
         .handle(move |answer::Lists {}| {
             let answer = lists(&listed);
@@ -57,10 +57,10 @@ pub fn verbs(verbs: Verbs, gate: &Gate, others: impl Fn() -> Vec<Finding> + Clon
 }
 
 fn lists(gate: &Gate) -> ListStates {
-    let published = gate.keeper.published.borrow().clone();
+    let published = gate.ledger.published.borrow().clone();
     let summary = |d: &access::publish::Desired| {
-        let room = gate.keeper.picture.rooms.read().get(&d.list).copied().unwrap_or_default();
-        let rules = gate.keeper.picture.rules.read().get(&d.list).cloned().unwrap_or_default();
+        let room = gate.ledger.model.rooms.read().get(&d.list).copied().unwrap_or_default();
+        let rules = gate.ledger.model.rules.read().get(&d.list).cloned().unwrap_or_default();
         ListSummary {
             name: d.list.clone(),
             statics: d.statics.len(),
@@ -81,8 +81,8 @@ fn lists(gate: &Gate) -> ListStates {
 }
 
 fn enforcers(gate: &Gate, list: &str) -> Vec<answer::Enforcer> {
-    let now = gate.keeper.published.borrow().generation;
-    gate.desk()
+    let now = gate.ledger.published.borrow().generation;
+    gate.state()
         .enforcers
         .iter()
         .filter(|e| e.holds(list))
@@ -102,7 +102,7 @@ fn enforcers(gate: &Gate, list: &str) -> Vec<answer::Enforcer> {
 }
 
 fn show(gate: &Gate, list: Option<&str>) -> anyhow::Result<ListState> {
-    let published = gate.keeper.published.borrow().clone();
+    let published = gate.ledger.published.borrow().clone();
     let name = match list {
         Some(name) => name,
         None => match published.lists.keys().collect::<Vec<_>>()[..] {
@@ -118,12 +118,12 @@ fn show(gate: &Gate, list: Option<&str>) -> anyhow::Result<ListState> {
     };
     let d = published.lists.get(name).ok_or_else(|| no_list(gate, name))?;
     let mut grants: Vec<Grant> =
-        gate.keeper.picture.grants.read().get(name).map(|g| g.values().cloned().collect()).unwrap_or_default();
+        gate.ledger.model.grants.read().get(name).map(|g| g.values().cloned().collect()).unwrap_or_default();
     grants.sort_by_key(|g| g.id);
     Ok(ListState {
         name: name.to_string(),
         generation: d.generation,
-        now: gate.keeper.picture.time.now(),
+        now: gate.ledger.model.time.now(),
         names: followed(gate, name),
         statics: d.statics.to_vec(),
         grants: grants.iter().map(shown).collect(),
@@ -135,7 +135,7 @@ fn show(gate: &Gate, list: Option<&str>) -> anyhow::Result<ListState> {
 /// What these lists know of an address: the grants that hold it, what ended for it or around it, the bans it runs into.
 #[must_use]
 pub fn behind(gate: &Gate, lists: &[String], addr: Addr) -> answer::Behind {
-    let grants: Vec<_> = lists.iter().flat_map(|l| gate.keeper.holding(l, addr)).map(|g| shown(&g)).collect();
+    let grants: Vec<_> = lists.iter().flat_map(|l| gate.ledger.holding(l, addr)).map(|g| shown(&g)).collect();
     let (ended, bans) = why_not(gate, lists, addr);
     let ended = if grants.is_empty() { ended } else { Vec::new() };
     answer::Behind { grants, ended, bans }
@@ -178,15 +178,15 @@ fn ban(b: &Ban) -> answer::Ban {
 
 /// Whose proofs do not count on a list.
 fn bans(gate: &Gate, list: &str) -> Vec<answer::Ban> {
-    gate.keeper.picture.bans.read().values().filter(|b| b.list == list).map(ban).collect()
+    gate.ledger.model.bans.read().values().filter(|b| b.list == list).map(ban).collect()
 }
 
 /// Why an address is not, or no longer, on one of these lists: what ended for it or around it, and the bans it runs into.
 fn why_not(gate: &Gate, lists: &[String], addr: Addr) -> (Vec<answer::Ended>, Vec<answer::Ban>) {
-    let memory = gate.keeper.picture.ended.read();
+    let memory = gate.ledger.model.ended.read();
     let ended = lists.iter().flat_map(|l| memory.around(l, addr)).map(|e| past(e, addr)).collect();
     let holds = |b: &&Ban| lists.contains(&b.list) && matches!(&b.whom, Whom::From(p) if p.contains(addr));
-    let bans = gate.keeper.picture.bans.read();
+    let bans = gate.ledger.model.bans.read();
     (ended, bans.values().filter(holds).map(ban).collect())
 }
 
@@ -226,7 +226,7 @@ fn followed(gate: &Gate, list: &str) -> Vec<answer::FollowedName> {
     let each = names.follows().iter().filter(|f| f.list == list);
     each.map(|f| {
         let k = names.known(&f.host);
-        let rules = gate.keeper.picture.rules.read().get(list).cloned().unwrap_or_default();
+        let rules = gate.ledger.model.rules.read().get(list).cloned().unwrap_or_default();
         answer::FollowedName {
             name: f.host.entry(),
             until: f.until,
@@ -247,14 +247,14 @@ pub(super) fn refused(what: impl Into<String>, hint: impl Into<String>) -> anyho
 }
 
 pub(super) fn no_list(gate: &Gate, name: &str) -> anyhow::Error {
-    let known: Vec<String> = gate.keeper.published.borrow().lists.keys().cloned().collect();
+    let known: Vec<String> = gate.ledger.published.borrow().lists.keys().cloned().collect();
     refused(format!("there is no list `{name}`"), format!("the lists are {}", known.join(", ")))
 }
 
 /// Why an address is on a list or not, with the grant behind it.
 fn explain_verb(gate: &Gate, call: &answer::Explain) -> anyhow::Result<Explained> {
     let addr = call.address;
-    let published = gate.keeper.published.borrow().clone();
+    let published = gate.ledger.published.borrow().clone();
     let names: Vec<String> = match &call.service {
         Some(name) if published.lists.contains_key(name) => vec![name.clone()],
         Some(name) => return Err(no_list(gate, name)),
@@ -265,7 +265,7 @@ fn explain_verb(gate: &Gate, call: &answer::Explain) -> anyhow::Result<Explained
         let view = &published.view;
         let verdict = view.judge_by(view.id(&list), addr);
         let allowed = verdict.is_allow();
-        let grants = gate.keeper.holding(&list, addr).iter().map(shown).collect();
+        let grants = gate.ledger.holding(&list, addr).iter().map(shown).collect();
         let (ended, bans) = why_not(gate, std::slice::from_ref(&list), addr);
         let ended = if allowed { Vec::new() } else { ended };
         answers.push(ListAnswer {
@@ -276,12 +276,12 @@ fn explain_verb(gate: &Gate, call: &answer::Explain) -> anyhow::Result<Explained
         });
     }
     let now = std::time::Instant::now();
-    let observations = gate.desk().heard.recent(now).into_iter().filter(|o| o.concerns(addr));
+    let observations = gate.state().diagnosis.observations.recent(now).into_iter().filter(|o| o.concerns(addr));
     let mut heard: Vec<String> =
-        observations.map(|o| format!("{o}; {}", super::doctor::mend(&gate.desk(), &o))).collect();
-    let refused = gate.desk().shares.refusals.of(addr, now);
-    heard.extend(refused.iter().map(|r| gate.desk().shares.in_words(r)));
-    let (generation, now) = (published.generation, gate.keeper.picture.time.now());
+        observations.map(|o| format!("{o}; {}", super::doctor::mend(&gate.state(), &o))).collect();
+    let refused = gate.state().shares.checker.refusals.of(addr, now);
+    heard.extend(refused.iter().map(|r| gate.state().shares.checker.in_words(r)));
+    let (generation, now) = (published.generation, gate.ledger.model.time.now());
     Ok(Explained { address: addr, generation, now, answers, heard })
 }
 

@@ -92,7 +92,7 @@ async fn follow(gate: &Gate, s: &Snapshot, t: &Teach, taught: &mut BTreeMap<(Str
             device: Some(m.node.name.clone()),
             ttl: None,
         };
-        let done = gate.keeper.tell(Event::Proof(proof)).await;
+        let done = gate.ledger.submit(Event::Proof(proof)).await;
         if let Ok(done) = done
             && let Outcome::Given(_) = done.outcome
         {
@@ -119,14 +119,14 @@ async fn take_back(
     }
     let left = |c: &&Claim| c.evidence == Evidence::Node && !c.device.as_deref().is_some_and(|d| members.contains(d));
     let grants: Vec<(Grant, Claim)> = {
-        let all = gate.keeper.picture.grants.read();
+        let all = gate.ledger.model.grants.read();
         let each = all.get(list).into_iter().flat_map(BTreeMap::values);
         each.flat_map(|g| g.claims().filter(left).map(|c| (g.clone(), c.clone()))).collect()
     };
     for (g, claim) in grants {
         let device = claim.device.as_deref().unwrap_or_default();
         info!("{device} is no longer one of the nodes that the list `{list}` takes in");
-        let _ = gate.keeper.tell(Event::Withdraw(g.id, claim, "its node is no longer a member".into())).await;
+        let _ = gate.ledger.submit(Event::Withdraw(g.id, claim, "its node is no longer a member".into())).await;
         // Others behind the same address say again that they are there.
         taught.retain(|(of, _), k| of != list || !g.prefix.contains(k.addr));
     }

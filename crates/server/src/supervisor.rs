@@ -58,7 +58,7 @@ impl Supervisor {
         // The gate first: the doors may name its lists.
         let gate = config.gate.clone().map(|settings| gate::start(settings, run)).transpose()?;
         let fresh = Fresh::now();
-        let lists = lists::start(run, &doors, loaded, gate.as_ref().map(|g| g.keeper.views.clone()), fresh.clone());
+        let lists = lists::start(run, &doors, loaded, gate.as_ref().map(|g| g.ledger.views.clone()), fresh.clone());
         let control = match &config.control {
             Some(control) => Some(start_control(control, run).await?),
             None => None,

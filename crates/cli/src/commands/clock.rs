@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use ::control::keeper::Mesh;
-use ::gate::keeper::Grants;
+use ::gate::ledger::LedgerState;
 use api::Written;
 use api::clock::{Clock, Reset, Show, WasReset};
 use runtime::clock;
@@ -207,7 +207,7 @@ impl Room {
     /// The store cannot be opened: it is another user's, or in use.
     pub(crate) fn stopped(self, data_dir: &Path) -> anyhow::Result<Clock> {
         match self {
-            Room::Gate => clock::stopped::<Grants>(&::gate::open(data_dir)?),
+            Room::Gate => clock::stopped::<LedgerState>(&::gate::open(data_dir)?),
             Room::Control => clock::stopped::<Mesh>(&::control::open(data_dir)?),
         }
     }
@@ -218,7 +218,7 @@ impl Room {
     /// As for [`Room::stopped`], and the disk; nothing was changed.
     pub(crate) fn reset_stopped(self, data_dir: &Path) -> anyhow::Result<WasReset> {
         match self {
-            Room::Gate => clock::reset_stopped::<Grants>(&::gate::open(data_dir)?, &data_dir.join("audit.jsonl")),
+            Room::Gate => clock::reset_stopped::<LedgerState>(&::gate::open(data_dir)?, &data_dir.join("audit.jsonl")),
             Room::Control => {
                 clock::reset_stopped::<Mesh>(&::control::open(data_dir)?, &data_dir.join("control-audit.jsonl"))
             }

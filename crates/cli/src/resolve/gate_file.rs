@@ -12,11 +12,11 @@ use access::visitor::AddressHeader;
 use addr::{AddrSet, Port, Prefix};
 use anyhow::{Context, anyhow, bail, ensure};
 use gate::asked::Proxies;
-use gate::doctor::{FindingId, Told};
+use gate::doctor::{ConfiguredBy, FindingId};
 use gate::enforce::{self, TRAEFIK_THROTTLE};
 use gate::fetch::Base;
 use gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
-use gate::keeper::Ahead;
+use gate::ledger::Ahead;
 use gate::names::Dns;
 use gate::share::Share;
 use gate::share::shape::Shape;
@@ -199,7 +199,7 @@ pub(crate) fn plan(read: &Read, data_dir: PathBuf, notes: &Notes) -> anyhow::Res
         dns: Dns { servers, pace: Pace { least, ..Pace::default() } },
         listeners: file.listeners(g)?,
         refusal: file.refusal(g)?,
-        told: Told::File,
+        configured_by: ConfiguredBy::File,
         accept: file.accepted(g)?,
         probes: g.probes.iter().map(|u| file.url(u)).collect::<anyhow::Result<_>>()?,
         shares: shares.into_iter().zip(guests).collect(),

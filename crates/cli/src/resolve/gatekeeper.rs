@@ -11,11 +11,11 @@ use access::visitor::AddressHeader;
 use addr::{AddrSet, Prefix, parse_list};
 use gate::GateSettings;
 use gate::asked::Proxies;
-use gate::doctor::{FindingId, Told};
+use gate::doctor::{ConfiguredBy, FindingId};
 use gate::enforce::{self, TRAEFIK_THROTTLE};
 use gate::fetch::Base;
 use gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
-use gate::keeper::Ahead;
+use gate::ledger::Ahead;
 use gate::names::Dns;
 use gate::share::Share;
 use gate::share::shape::Shape;
@@ -104,7 +104,7 @@ pub(crate) fn plan(a: &GatekeeperArgs, global: &GlobalArgs, notes: &Notes) -> Re
             direct: a.check_direct.unwrap_or(false),
         },
         refusal: refusal(a)?,
-        told: Told::Environment,
+        configured_by: ConfiguredBy::Environment,
         accept: accepted(&a.accept)?,
         listeners: listeners(a, main, &list)?,
         shares: named,

@@ -36,7 +36,7 @@ use futures_util::future::{BoxFuture, FutureExt, pending};
 use net::replace::{How, replace};
 use tracing::warn;
 
-use super::keeper::{Picture, Published};
+use super::ledger::{Published, ReadModel};
 use runtime::hint::Hinted;
 
 pub use config::{
@@ -172,7 +172,7 @@ pub struct Snapshot {
     /// The lists.
     pub published: Arc<Published>,
     /// Who is behind their entries, and the time that deadlines go by.
-    pub ledger: Arc<Picture>,
+    pub ledger: Arc<ReadModel>,
 }
 
 /// What a person should know of how something is kept in sync.

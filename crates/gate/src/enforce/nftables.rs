@@ -19,7 +19,7 @@ use runtime::hint::Hinted;
 use tracing::{info, warn};
 
 use super::{Closed, Enforcer, Info, NftablesConfig, Reconciled, Snapshot, Wake};
-use crate::keeper::Published;
+use crate::ledger::Published;
 use elements::{Differences, Elements, differences, elements, quick};
 
 /// Seconds by which an entry's end may be off: the kernel counts from when it was told, in its own ticks.

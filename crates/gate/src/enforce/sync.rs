@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Enforcer, InForce, Info, Reconciled, Remark, Snapshot, Wake};
-use crate::keeper::{Picture, Published};
+use crate::ledger::{Published, ReadModel};
 use runtime::run::Run;
 
 /// What is there is compared with what should be this often, in case somebody changed it by hand.
@@ -57,7 +57,7 @@ struct Reached {
 ///
 /// # Errors
 /// Ports are to be guarded and the kernel does not let us.
-pub fn guard(enforcer: &mut dyn Enforcer, published: &Arc<Published>, ledger: &Arc<Picture>) -> anyhow::Result<()> {
+pub fn guard(enforcer: &mut dyn Enforcer, published: &Arc<Published>, ledger: &Arc<ReadModel>) -> anyhow::Result<()> {
     enforcer.guard(&Snapshot { published: published.clone(), ledger: ledger.clone() })
 }
 
@@ -66,7 +66,7 @@ pub fn guard(enforcer: &mut dyn Enforcer, published: &Arc<Published>, ledger: &A
 pub fn start(
     run: &Run,
     published: watch::Receiver<Arc<Published>>,
-    ledger: Arc<Picture>,
+    ledger: Arc<ReadModel>,
     enforcer: Box<dyn Enforcer>,
 ) -> Handle {
     let (handle, sync) = Sync::new(published, ledger, enforcer);
@@ -116,7 +116,7 @@ struct Sync {
     enforcer: Box<dyn Enforcer>,
     info: Info,
     published: watch::Receiver<Arc<Published>>,
-    ledger: Arc<Picture>,
+    ledger: Arc<ReadModel>,
     progress: Arc<Mutex<Progress>>,
     tell: watch::Sender<Reached>,
     /// The lists as they were when it was last made equal; empty after a failure.
@@ -134,7 +134,7 @@ struct Sync {
 impl Sync {
     fn new(
         published: watch::Receiver<Arc<Published>>,
-        ledger: Arc<Picture>,
+        ledger: Arc<ReadModel>,
         enforcer: Box<dyn Enforcer>,
     ) -> (Handle, Sync) {
         let info = enforcer.info().clone();

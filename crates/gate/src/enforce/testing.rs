@@ -8,7 +8,7 @@ use access::learned::LearnedEntries;
 use access::publish::Desired;
 
 use super::Snapshot;
-use crate::keeper::{Picture, Published};
+use crate::ledger::{Published, ReadModel};
 
 /// A list with learned entries and no ends; an entry has the same number in every list.
 pub(super) fn desired(list: &str, learned: &[&str]) -> Desired {
@@ -35,5 +35,5 @@ pub(super) fn published(generation: u64, lists: &[(&str, &[&str])]) -> Arc<Publi
 
 /// These lists as an enforcer sees them.
 pub(super) fn snapshot(generation: u64, lists: &[(&str, &[&str])]) -> Snapshot {
-    Snapshot { published: published(generation, lists), ledger: Arc::new(Picture::default()) }
+    Snapshot { published: published(generation, lists), ledger: Arc::new(ReadModel::default()) }
 }

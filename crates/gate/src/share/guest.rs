@@ -2,18 +2,60 @@
 //! of his request. Out: the status that lets him pass or not, and a guest on the list who finds every part of the page
 //! open when the answer comes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use access::ledger::{Event, Outcome, Proof, Refusal};
 use access::{Evidence, GrantId};
 use addr::{Addr, SourceKey};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use net::serve::Limits;
+use net::serve::{Limits, Slots};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::Shares;
 use super::refused::Why;
 use super::{No, Question, shape};
-use crate::intake::{Desk, Guests};
+use crate::state::GateState;
+
+/// Where the guests of a share go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guests {
+    /// The list they enter.
+    pub list: String,
+    /// Seconds they stay.
+    pub ttl: u64,
+}
+
+/// Share links, and what it takes to let their guests in.
+#[derive(Debug)]
+pub(crate) struct ShareState {
+    /// Whether a link is alive.
+    pub(crate) checker: Arc<Shares>,
+    /// For each share, where its guests go, in the order of the shares.
+    guests: Vec<Guests>,
+    /// Answers to new guests that wait for enforcers.
+    waiting: Arc<Slots>,
+    /// The process stops: nothing is waited for any more.
+    stopping: CancellationToken,
+}
+
+impl ShareState {
+    pub(crate) fn new(checker: Shares, guests: Vec<Guests>, stopping: CancellationToken) -> ShareState {
+        ShareState { checker: Arc::new(checker), guests, waiting: Slots::new(WAITING), stopping }
+    }
+
+    /// The same under other settings.
+    pub(crate) fn under(&self, checker: Arc<Shares>, guests: Vec<Guests>) -> ShareState {
+        ShareState { checker, guests, waiting: self.waiting.clone(), stopping: self.stopping.clone() }
+    }
+
+    /// Where the guests of a share go.
+    fn guests(&self, share: &str) -> Option<&Guests> {
+        let at = self.checker.all().iter().position(|s| s.name == share);
+        at.and_then(|i| self.guests.get(i))
+    }
+}
 
 /// What the proxy asks.
 #[derive(Debug)]
@@ -37,39 +79,36 @@ const WAIT: Duration = Duration::from_secs(4);
 /// Whoever was given his place within this time may still have to wait for it.
 const NEW: u64 = 6;
 /// Answers that wait at a time; the others come at once. One source needs one, a family behind one address a few.
-pub(crate) const WAITING: Limits = Limits { total: 256, per_source: 4, reserve: 0 };
+const WAITING: Limits = Limits { total: 256, per_source: 4, reserve: 0 };
 
 /// Answers the question.
-pub(crate) async fn open(desk: &Desk, asked: &Asked<'_>) -> StatusCode {
-    let to = |name: &str| {
-        let at = desk.shares.all().iter().position(|s| s.name == name);
-        at.and_then(|i| desk.guests.get(i))
-    };
-    let named = desk.shares.find(asked.protocol, asked.service).map(|(_, s)| s.name.as_str());
+pub(crate) async fn open(state: &GateState, asked: &Asked<'_>) -> StatusCode {
+    let to = |name: &str| state.shares.guests(name);
+    let named = state.shares.checker.find(asked.protocol, asked.service).map(|(_, s)| s.name.as_str());
     let question = Question {
         protocol: asked.protocol,
         service: asked.service,
         uri: asked.uri,
         host: asked.headers.get("x-forwarded-host"),
         guest: asked.visitor,
-        known: named.and_then(to).is_some_and(|g| lets_in(desk, &g.list, asked.visitor)),
+        known: named.and_then(to).is_some_and(|g| lets_in(state, &g.list, asked.visitor)),
     };
-    let share = match desk.shares.check(&question).await {
+    let share = match state.shares.checker.check(&question).await {
         Ok(share) => share.name.clone(),
         Err(no) => {
-            refused(desk, asked, named.unwrap_or(asked.service), Why::No(no));
+            refused(state, asked, named.unwrap_or(asked.service), Why::No(no));
             return StatusCode::FORBIDDEN;
         }
     };
     let Some(Guests { list, ttl }) = to(&share) else { return StatusCode::FORBIDDEN };
     if let Some(what) = shown_only(asked.headers) {
-        desk.shares.say(|more| {
+        state.shares.checker.say(|more| {
             info!("{} sees the page of a live link of {share} and is not let in further: {what}{more}", asked.visitor);
         });
         return StatusCode::OK;
     }
-    if !lets_in(desk, list, asked.visitor) && !desk.shares.takes_newcomer(asked.visitor) {
-        refused(desk, asked, &share, Why::No(No::Budget));
+    if !lets_in(state, list, asked.visitor) && !state.shares.checker.takes_newcomer(asked.visitor) {
+        refused(state, asked, &share, Why::No(No::Budget));
         return StatusCode::FORBIDDEN;
     }
     let proof = Proof {
@@ -80,7 +119,7 @@ pub(crate) async fn open(desk: &Desk, asked: &Asked<'_>) -> StatusCode {
         device: None,
         ttl: Some(*ttl),
     };
-    let done = match desk.keeper.tell(Event::Proof(proof)).await {
+    let done = match state.ledger.submit(Event::Proof(proof)).await {
         Ok(done) => done,
         Err(e) => {
             warn!("{} opened a live link but could not be put on `{list}`: {e}", asked.visitor);
@@ -90,18 +129,18 @@ pub(crate) async fn open(desk: &Desk, asked: &Asked<'_>) -> StatusCode {
     match done.outcome {
         Outcome::Given(id) => {
             info!("{} opened a live link of {share} and is on `{list}` ({id})", asked.visitor);
-            in_force(desk, list, asked.visitor, done.generation).await;
+            in_force(state, list, asked.visitor, done.generation).await;
         }
         // A page may be asked for twice, and its pictures before the first answer came.
-        Outcome::Renewed(id) if is_new(desk, list, asked.visitor, id) => {
-            in_force(desk, list, asked.visitor, done.generation).await;
+        Outcome::Renewed(id) if is_new(state, list, asked.visitor, id) => {
+            in_force(state, list, asked.visitor, done.generation).await;
         }
         Outcome::Renewed(_) | Outcome::Ended(_) | Outcome::Settled(_) | Outcome::Refused(Refusal::Static) => {}
         Outcome::Refused(why @ (Refusal::Private | Refusal::Own | Refusal::Nobodys | Refusal::Full)) => {
-            refused(desk, asked, &share, Why::NotLearnt(why));
+            refused(state, asked, &share, Why::NotLearnt(why));
         }
         Outcome::Refused(why) => {
-            refused(desk, asked, &share, Why::NotLearnt(why));
+            refused(state, asked, &share, Why::NotLearnt(why));
             return StatusCode::FORBIDDEN;
         }
     }
@@ -109,10 +148,10 @@ pub(crate) async fn open(desk: &Desk, asked: &Asked<'_>) -> StatusCode {
 }
 
 /// Waits until every enforcer of the list has the guest, the process stops, or the time is over.
-async fn in_force(desk: &Desk, list: &str, guest: Addr, generation: u64) {
-    let Ok(_place) = desk.waiting.take(SourceKey::of(guest)) else { return };
+async fn in_force(state: &GateState, list: &str, guest: Addr, generation: u64) {
+    let Ok(_place) = state.shares.waiting.take(SourceKey::of(guest)) else { return };
     let until = Instant::now() + WAIT;
-    let each = desk.enforcers.iter().filter(|e| e.holds(list)).map(|e| async move {
+    let each = state.enforcers.iter().filter(|e| e.holds(list)).map(|e| async move {
         if !e.has(generation, until).await {
             let name = e.info.name.clone();
             warn!("{name} does not have the guest {guest} yet; the link opens, other parts may need another try");
@@ -120,28 +159,28 @@ async fn in_force(desk: &Desk, list: &str, guest: Addr, generation: u64) {
     });
     tokio::select! {
         _ = futures_util::future::join_all(each) => {}
-        () = desk.stopping.cancelled() => {}
+        () = state.shares.stopping.cancelled() => {}
     }
 }
 
-fn lets_in(desk: &Desk, list: &str, addr: Addr) -> bool {
-    let published = desk.keeper.published.borrow().clone();
+fn lets_in(state: &GateState, list: &str, addr: Addr) -> bool {
+    let published = state.ledger.published.borrow().clone();
     let on = published.view.id(list).and_then(|id| published.view.list(id));
     on.is_some_and(|l| l.set.contains(addr))
 }
 
-fn is_new(desk: &Desk, list: &str, addr: Addr, id: GrantId) -> bool {
-    let now = desk.keeper.picture.time.now();
-    desk.keeper.holding(list, addr).iter().any(|g| g.id == id && now.saturating_sub(g.given_at) <= NEW)
+fn is_new(state: &GateState, list: &str, addr: Addr, id: GrantId) -> bool {
+    let now = state.ledger.model.time.now();
+    state.ledger.holding(list, addr).iter().any(|g| g.id == id && now.saturating_sub(g.given_at) <= NEW)
 }
 
 /// Keeps a refusal for `explain` and `doctor`, and says it within the budget of such lines.
-fn refused(desk: &Desk, asked: &Asked<'_>, share: &str, why: Why) {
+fn refused(state: &GateState, asked: &Asked<'_>, share: &str, why: Why) {
     let now = Instant::now();
-    desk.shares.refusals.note(asked.visitor, share, shape::masked(asked.uri), why, now);
-    let Some(refusal) = desk.shares.refusals.of(asked.visitor, now) else { return };
-    desk.shares.say(|more| {
-        let mend = desk.shares.mend(&refusal).map(|m| format!("; {m}")).unwrap_or_default();
+    state.shares.checker.refusals.note(asked.visitor, share, shape::masked(asked.uri), why, now);
+    let Some(refusal) = state.shares.checker.refusals.of(asked.visitor, now) else { return };
+    state.shares.checker.say(|more| {
+        let mend = state.shares.checker.mend(&refusal).map(|m| format!("; {m}")).unwrap_or_default();
         info!("{}: {refusal}{mend}{more}", asked.visitor);
     });
 }

@@ -4,7 +4,7 @@
 //! An upstream that says yes to a random link of the same shape says nothing about links: what it says of that shape
 //! counts for nothing, loudly, until it answers otherwise.
 
-pub(super) mod guest;
+pub(crate) mod guest;
 pub mod refused;
 mod report;
 pub mod shape;
@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::{error, info, warn};
 
-use super::doctor::Told;
+use super::doctor::ConfiguredBy;
 use super::fetch::{Ask, Base};
 pub use refused::No;
 use refused::Refusals;
@@ -62,7 +62,7 @@ pub(super) struct Question<'a> {
 pub struct Shares {
     shares: Vec<Share>,
     shapes: Vec<Shape>,
-    how: Told,
+    how: ConfiguredBy,
     /// Links that were alive, and when they were last.
     alive: Mutex<HashMap<Id, Instant>>,
     /// Why links opened nothing, and when.
@@ -128,7 +128,7 @@ const BODY: usize = 64 * 1024;
 impl Shares {
     /// A checker of these shares. `shapes` of links count before those that are known without being told.
     #[must_use]
-    pub fn new(shares: Vec<Share>, shapes: Vec<Shape>, how: Told) -> Shares {
+    pub fn new(shares: Vec<Share>, shapes: Vec<Shape>, how: ConfiguredBy) -> Shares {
         Shares {
             shares,
             shapes: shapes.into_iter().chain(shape::built_in()).collect(),
@@ -418,14 +418,14 @@ fn asks_password(body: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn shares(urls: &[&str], how: Told) -> Shares {
+    fn shares(urls: &[&str], how: ConfiguredBy) -> Shares {
         let share = |url: &&str| Share { name: "x".into(), base: url.parse().unwrap() };
         Shares::new(urls.iter().map(share).collect(), Vec::new(), how)
     }
 
     #[test]
     fn only_named_upstreams_are_found() {
-        let s = shares(&["http://immich_server:2283", "https://cloud"], Told::Environment);
+        let s = shares(&["http://immich_server:2283", "https://cloud"], ConfiguredBy::Environment);
         assert!(s.find("http", "immich_server:2283").is_some() && s.find("https", "Cloud").is_some());
         for (p, h) in [
             ("https", "immich_server:2283"),

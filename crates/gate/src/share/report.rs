@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::refused::{Refusal, Why};
 use super::shape::{NoLink, Shape};
 use super::{No, Shares, Sung};
-use crate::doctor::Told;
+use crate::doctor::ConfiguredBy;
 
 /// Something about an upstream that a person may have to mend.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +36,7 @@ impl Shares {
             let fix = match notice {
                 Notice::Unnamed(url) => self.naming(url),
                 Notice::Silent(_) => "are both on the same network, and is the port right?".to_string(),
-                // Told below, as it stands now.
+                // ConfiguredBy below, as it stands now.
                 Notice::AcceptsAll(..) => continue,
             };
             out.push((notice.to_string(), fix));
@@ -82,8 +82,8 @@ impl Shares {
     pub fn mend(&self, refusal: &Refusal) -> Option<String> {
         let Why::No(no) = refusal.why else { return None };
         let paths = match self.how {
-            Told::Environment => "SHARE_PATHS=",
-            Told::File => "share_paths = [\"…\"] under [gate], such as ",
+            ConfiguredBy::Environment => "SHARE_PATHS=",
+            ConfiguredBy::File => "share_paths = [\"…\"] under [gate], such as ",
         };
         match no {
             No::Link(NoLink::Shapeless) => {
@@ -103,13 +103,13 @@ impl Shares {
     /// How an upstream is named beside those that are.
     pub(super) fn naming(&self, url: &str) -> String {
         match self.how {
-            Told::Environment => {
+            ConfiguredBy::Environment => {
                 let named =
                     self.shares.iter().map(|s| format!("{}={}", s.name, s.base.to_string().trim_end_matches('/')));
                 let all: Vec<String> = named.chain([url.to_string()]).collect();
                 format!("SHARE_UPSTREAMS={}", all.join(","))
             }
-            Told::File => format!("[gate.shares.NAME] with upstream = \"{url}\""),
+            ConfiguredBy::File => format!("[gate.shares.NAME] with upstream = \"{url}\""),
         }
     }
 
@@ -147,24 +147,24 @@ mod tests {
     use super::*;
     use crate::share::Share;
 
-    fn shares(urls: &[&str], how: Told) -> Shares {
+    fn shares(urls: &[&str], how: ConfiguredBy) -> Shares {
         let share = |url: &&str| Share { name: "x".into(), base: url.parse().unwrap() };
         Shares::new(urls.iter().map(share).collect(), Vec::new(), how)
     }
 
     #[test]
     fn the_line_that_names_an_upstream_keeps_those_that_are() {
-        let s = shares(&["http://immich_server:2283"], Told::Environment);
+        let s = shares(&["http://immich_server:2283"], ConfiguredBy::Environment);
         assert_eq!(
             s.naming("http://nextcloud-app:80"),
             "SHARE_UPSTREAMS=x=http://immich_server:2283,http://nextcloud-app:80"
         );
-        assert!(shares(&[], Told::File).naming("http://a:1").starts_with("[gate.shares.NAME]"));
+        assert!(shares(&[], ConfiguredBy::File).naming("http://a:1").starts_with("[gate.shares.NAME]"));
     }
 
     #[test]
     fn what_is_noticed_is_bounded_and_told_once() {
-        let s = shares(&[], Told::Environment);
+        let s = shares(&[], ConfiguredBy::Environment);
         let mut said = 0;
         for n in 0..2 * MAX_NOTICES {
             s.once(Notice::Unnamed(format!("http://a{n}:80")), || said += 1);

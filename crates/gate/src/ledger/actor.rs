@@ -1,5 +1,5 @@
-//! The ledger as a state that the owner owns. In: events of teachers and people. Out: grants to save, published lists,
-//! audit records, answers.
+//! The ledger as a state that the owner owns. In: requests, the time. Out: grants to save, published lists, audit records,
+//! answers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,306 +8,74 @@ use std::time::Instant;
 
 use access::ended::{Ended, Memory, What};
 use access::ledger::{About as Subject, Audit, Effect, Event, Ledger, Outcome, Rules};
-use access::publish::{Desired, desired, follow};
+use access::publish::{desired, follow};
 use access::record::{BanRecord, GrantRecord};
-use access::{Ban, BanId, Evidence, Grant, GrantId, List, View, ViewBuilder, Whom};
-use addr::{Addr, AddrSet, Prefix};
+use access::{Ban, Evidence, Grant, GrantId, List, View, ViewBuilder};
+use addr::Prefix;
 use anyhow::Context;
 use net::log_budget::LogBudget;
-use parking_lot::{Mutex, RwLock};
 use store::{Entry, Store};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use runtime::audit::{About, Record};
-use runtime::hint::Hinted;
-pub use runtime::owner::Ahead;
-use runtime::owner::{self, Kind, NotMade, Owner, Saved, State, Stored, Time, Trouble, Value};
-use runtime::run::Run;
+use runtime::owner::{Kind, NotMade, Saved, State, Stored, Value};
 
-/// Everything published, at a generation.
-#[derive(Debug, Clone, Default)]
-pub struct Published {
-    /// Counts up at every change.
-    pub generation: u64,
-    /// Each list's desired entries; a list that did not change keeps its `Arc`.
-    pub lists: BTreeMap<String, Arc<Desired>>,
-    /// The same as a view, for decisions.
-    pub view: Arc<View>,
-}
-
-/// What came of an event, and the generation that has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
-    /// What the ledger said.
-    pub outcome: Outcome,
-    /// Enforcers that reached this generation have it.
-    pub generation: u64,
-    /// Why it is in force and would be forgotten by a crash; `None`: it is saved.
-    pub unsaved: Option<String>,
-}
-
-/// What readers see of the keeper, without asking it.
-#[derive(Debug, Default)]
-pub struct Picture {
-    /// Live grants by list and prefix.
-    pub grants: RwLock<BTreeMap<String, BTreeMap<Prefix, Grant>>>,
-    /// Whose proofs do not count, by number.
-    pub bans: RwLock<BTreeMap<BanId, Ban>>,
-    /// Why those who are no longer in are not.
-    pub ended: RwLock<Memory>,
-    /// How full each list is.
-    pub rooms: RwLock<BTreeMap<String, Room>>,
-    /// The rules of each list.
-    pub rules: RwLock<BTreeMap<String, Rules>>,
-    /// What is wrong with the store or the audit log; empty when nothing is.
-    pub trouble: Trouble,
-    /// Counters for metrics, by outcome.
-    pub counts: Mutex<BTreeMap<&'static str, u64>>,
-    /// The time that deadlines are measured by.
-    pub time: Arc<Time>,
-}
-
-/// How full a list is, and whom that has cost a place since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Room {
-    /// LearnedEntries entries that count for `max`.
-    pub proven: usize,
-    /// Guests of share links.
-    pub guests: usize,
-    /// Proven ones who left because others came.
-    pub evicted: u64,
-    /// Guests who did.
-    pub guests_evicted: u64,
-    /// Proofs in vain because everybody on it has more evidence.
-    pub refused: u64,
-}
-
-/// How others reach the keeper. Clones reach the same one.
-#[derive(Debug, Clone)]
-pub struct Keeper {
-    asks: mpsc::Sender<Ask>,
-    /// What is published.
-    pub published: watch::Receiver<Arc<Published>>,
-    /// The same lists as a view, for doors that take them.
-    pub views: watch::Receiver<Arc<View>>,
-    /// What it knows.
-    pub picture: Arc<Picture>,
-}
-
-/// Something for the ledger, and who waits for what comes of it.
-#[derive(Debug)]
-pub enum Ask {
-    /// Something happened.
-    Event(Event, Option<Reply>),
-    /// The lists and their rules are these from now on.
-    Lists(Vec<(String, Rules)>, oneshot::Sender<Result<String, String>>),
-    /// The clock may have moved.
-    Look,
-}
-
-/// What came of it.
-#[derive(Debug)]
-pub enum Answer {
-    /// Of an event.
-    Event(Option<Reply>, Outcome),
-    /// Of other lists, in words.
-    Lists(oneshot::Sender<Result<String, String>>, Result<String, String>),
-    /// Of a look at the clock.
-    Look,
-}
-
-type Reply = oneshot::Sender<Result<Done, NotMade>>;
-
-/// Events that may wait; a teacher whose event does not fit says so to its client (503).
-const QUEUE: usize = 20_000;
+use super::{Answer, Done, Id, Published, ReadModel, Request};
 
 const GRANTS: &str = "grants/";
 const BANS: &str = "bans/";
 /// Lines about full lists: whoever can prove himself can cause them.
 const FULL_LINES: u32 = 10;
 
-/// What the ledger saves on its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Id {
-    /// A grant.
-    Grant(GrantId),
-    /// A ban.
-    Ban(BanId),
-}
-
 /// The ledger and what it is shown as.
-pub struct Grants {
+pub struct LedgerState {
     ledger: Ledger,
     out: watch::Sender<Arc<Published>>,
     views: watch::Sender<Arc<View>>,
-    picture: Arc<Picture>,
+    model: Arc<ReadModel>,
     changed: Vec<String>,
     touched: Vec<Id>,
     audit: Vec<Audit>,
     full_lines: LogBudget,
 }
 
-impl Keeper {
-    /// Reads the store and starts the loop on a thread of its own. `take_over`: entries of an earlier gate, oldest
-    /// first, as (list, prefix, ttl); given only if the store has never held this gate.
-    ///
-    /// # Errors
-    /// The store or the audit log can not be read.
-    pub fn start(
-        run: &Run,
-        lists: Vec<(String, Rules)>,
-        own: AddrSet,
-        store: Arc<dyn Store>,
-        audit: &Path,
-        take_over: Vec<Event>,
-        ahead: Ahead,
-    ) -> anyhow::Result<Keeper> {
-        let opened = owner::open::<Grants>(store.clone(), audit, ahead)?;
-        let (out, published) = watch::channel(Arc::new(Published::default()));
-        let (views, seen) = watch::channel(Arc::new(View::default()));
-        let (trouble, time) = (opened.trouble.clone(), opened.time.clone());
-        let picture = Arc::new(Picture { trouble, time, ..Picture::default() });
-        let mut me = Grants {
-            ledger: Ledger::new(lists, own),
-            out,
-            views,
-            picture: picture.clone(),
-            changed: Vec::new(),
-            touched: Vec::new(),
-            audit: Vec::new(),
-            full_lines: LogBudget::of(FULL_LINES),
-        };
-        let now = opened.time.now();
-        let read = |prefix| store.list(prefix).map(|(entries, _)| entries).context("the store can not be read");
-        info!("{} grants read", me.read(read(GRANTS)?, read(BANS)?, now, |_| None));
-        *picture.ended.write() = remembered(audit);
-        if opened.first_start {
-            let count = take_over.len();
-            for event in take_over {
-                me.ledger.handle(event, now);
-            }
-            if count > 0 {
-                info!("{} of {count} entries of the earlier file taken over", me.ledger.len());
-            }
-        }
-        me.changed = me.ledger.lists().map(str::to_string).collect();
-        me.gather();
-        let mut owner = Owner::new(opened, me);
-        owner.begin().map_err(|e| {
-            Hinted::error(
-                format!("the gate can not save its grants: {e}"),
-                "choose a directory that can be written with `--data-dir DIR`",
-            )
-        })?;
-        let (asks, queue) = mpsc::channel(QUEUE);
-        let keeper = Keeper { asks, published, views: seen, picture };
-        let stopping = run.stopping();
-        run.spawn("gate ledger", async move {
-            let runtime = tokio::runtime::Handle::current();
-            // The store blocks: a thread of its own, with the runtime's timers.
-            tokio::task::spawn_blocking(move || runtime.block_on(owner.run(queue, stopping))).await?;
-            Ok(())
-        });
-        Ok(keeper)
-    }
-
-    /// Hands in an event and waits until it is saved and published.
-    ///
-    /// # Errors
-    /// It could not be saved, or too much is waiting; then nothing was given.
-    pub async fn tell(&self, event: Event) -> Result<Done, NotMade> {
-        let (reply, answer) = oneshot::channel();
-        let ask = Ask::Event(event, Some(reply));
-        self.asks.try_send(ask).map_err(|_| NotMade::Busy)?;
-        answer.await.map_err(|_| NotMade::Stopping)?
-    }
-
-    /// Hands in an event that nobody waits for; if the queue is full it is lost, so only for signs of life.
-    pub fn mention(&self, event: Event) {
-        let _ = self.asks.try_send(Ask::Event(event, None));
-    }
-
-    /// Looks at the clock now instead of at the next deadline.
-    pub fn look(&self) {
-        let _ = self.asks.try_send(Ask::Look);
-    }
-
-    /// Makes these the lists. Grants of a list that is gone stay stored and open nothing; those of a list that is back
-    /// count again. Returns what changed, in words. It is in force at once, saved or not: the lists themselves are
-    /// written in the configuration.
-    ///
-    /// # Errors
-    /// The store can not be read; everything is as it was.
-    pub async fn relist(&self, lists: Vec<(String, Rules)>) -> Result<String, NotMade> {
-        let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask::Lists(lists, reply)).await.map_err(|_| NotMade::Stopping)?;
-        answer.await.map_err(|_| NotMade::Stopping)?.map_err(NotMade::NotSaved)
-    }
-
-    /// The grant behind an entry of a list.
-    #[must_use]
-    pub fn grant(&self, list: &str, prefix: Prefix) -> Option<Grant> {
-        self.picture.grants.read().get(list)?.get(&prefix).cloned()
-    }
-
-    /// Whom a person banned from a list, if that is this person or this address.
-    #[must_use]
-    pub fn banned(&self, list: &str, addr: Addr, principal: &str) -> Option<Whom> {
-        let bans = self.picture.bans.read();
-        let mut all = bans.values().filter(|b| b.list == list).map(|b| &b.whom);
-        all.find(|whom| match whom {
-            Whom::Named(name) => name == principal,
-            Whom::From(prefix) => prefix.contains(addr),
-        })
-        .cloned()
-    }
-
-    /// The grants of a list that hold an address, most exact first.
-    #[must_use]
-    pub fn holding(&self, list: &str, addr: Addr) -> Vec<Grant> {
-        let grants = self.picture.grants.read();
-        let Some(list) = grants.get(list) else { return Vec::new() };
-        // Only so many widths exist: one look each beats reading 100,000 grants.
-        let widths = (0..=addr.width()).rev();
-        widths.filter_map(|w| list.get(&Prefix::new(addr, w)?).cloned()).collect()
-    }
-}
-
-impl State for Grants {
+impl State for LedgerState {
     const NAME: &'static str = "gate";
     const WHAT: &'static str = "grants are";
     type Id = Id;
-    type Change = Ask;
+    type Change = Request;
     type Answer = Answer;
 
-    fn kind(&self, ask: &Ask) -> Kind {
-        match ask {
-            Ask::Event(Event::Proof(_) | Event::Add(_) | Event::AddAll(_) | Event::Unban(_), _) => Kind::Gives,
-            Ask::Event(Event::Extend { ids, until, shorten }, _) => {
+    fn kind(&self, request: &Request) -> Kind {
+        match request {
+            Request::Event(Event::Proof(_) | Event::Add(_) | Event::AddAll(_) | Event::Unban(_), _) => Kind::Gives,
+            Request::Event(Event::Extend { ids, until, shorten }, _) => {
                 let ends = |id: &GrantId| self.ledger.grant(*id).and_then(Grant::ends_at);
                 let shorter = until.is_some_and(|u| ids.iter().all(|id| ends(id).is_none_or(|t| u <= t)));
                 if *shorten && shorter { Kind::Takes } else { Kind::Gives }
             }
-            Ask::Event(Event::Revoke(..) | Event::Withdraw(..) | Event::Close(_), _) | Ask::Lists(..) => Kind::Takes,
-            Ask::Event(Event::Seen(..), _) | Ask::Look => Kind::Keeps,
+            Request::Event(Event::Revoke(..) | Event::Withdraw(..) | Event::Close(_), _) | Request::Lists(..) => {
+                Kind::Takes
+            }
+            Request::Event(Event::Seen(..), _) | Request::Look => Kind::Keeps,
         }
     }
 
-    fn reads(ask: &Ask) -> bool {
-        matches!(ask, Ask::Lists(..))
+    fn reads(request: &Request) -> bool {
+        matches!(request, Request::Lists(..))
     }
 
-    fn apply(&mut self, ask: Ask, now: u64, stored: &Stored<'_, Grants>) -> Answer {
-        match ask {
-            Ask::Event(event, reply) => {
+    fn apply(&mut self, request: Request, now: u64, stored: &Stored<'_, LedgerState>) -> Answer {
+        match request {
+            Request::Event(event, reply) => {
                 let outcome = self.ledger.handle(event, now);
                 self.count(outcome);
                 self.gather();
                 Answer::Event(reply, outcome)
             }
-            Ask::Lists(lists, reply) => Answer::Lists(reply, self.relist(lists, now, stored)),
-            Ask::Look => Answer::Look,
+            Request::Lists(lists, reply) => Answer::Lists(reply, self.relist(lists, now, stored)),
+            Request::Look => Answer::Look,
         }
     }
 
@@ -346,7 +114,7 @@ impl State for Grants {
                 bytes: serde_json::to_vec(&GrantRecord::from(g)).unwrap_or_default(),
                 deadline: g.ends_at(),
             }),
-            Id::Ban(id) => self.picture.bans.read().get(id).map(|b| Value {
+            Id::Ban(id) => self.model.bans.read().get(id).map(|b| Value {
                 bytes: serde_json::to_vec(&BanRecord::from(b)).unwrap_or_default(),
                 deadline: b.until,
             }),
@@ -354,14 +122,14 @@ impl State for Grants {
     }
 
     fn put_back(&mut self, id: &Id, value: Option<&[u8]>, _: u64) {
-        let key = Grants::key(id);
+        let key = LedgerState::key(id);
         let id = match id {
             Id::Grant(id) => id,
             Id::Ban(id) => {
                 let ban = value.and_then(|v| understood_ban(&key, v));
                 match &ban {
-                    Some(b) => drop(self.picture.bans.write().insert(*id, b.clone())),
-                    None => drop(self.picture.bans.write().remove(id)),
+                    Some(b) => drop(self.model.bans.write().insert(*id, b.clone())),
+                    None => drop(self.model.bans.write().remove(id)),
                 }
                 self.ledger.put_back_ban(*id, ban);
                 return;
@@ -369,12 +137,12 @@ impl State for Grants {
         };
         let grant = value.and_then(|v| understood(&key, v));
         if let Some(g) = self.ledger.grant(*id)
-            && let Some(list) = self.picture.grants.write().get_mut(&g.list)
+            && let Some(list) = self.model.grants.write().get_mut(&g.list)
         {
             list.remove(&g.prefix);
         }
         if let Some(g) = grant.as_ref().filter(|g| self.ledger.rules(&g.list).is_some()) {
-            self.picture.grants.write().entry(g.list.clone()).or_default().insert(g.prefix, g.clone());
+            self.model.grants.write().entry(g.list.clone()).or_default().insert(g.prefix, g.clone());
         }
         self.ledger.put_back(*id, grant);
         self.gather();
@@ -405,14 +173,52 @@ impl State for Grants {
     }
 }
 
-impl Grants {
+impl LedgerState {
+    /// Fills a new ledger from the store and the audit log, and takes these entries of an earlier gate over.
+    ///
+    /// # Errors
+    /// The store can not be read.
+    pub(super) fn restore(
+        ledger: Ledger,
+        (out, views): (watch::Sender<Arc<Published>>, watch::Sender<Arc<View>>),
+        model: Arc<ReadModel>,
+        store: &dyn Store,
+        audit: &Path,
+        take_over: Vec<Event>,
+    ) -> anyhow::Result<LedgerState> {
+        let mut me = LedgerState {
+            ledger,
+            out,
+            views,
+            model,
+            changed: Vec::new(),
+            touched: Vec::new(),
+            audit: Vec::new(),
+            full_lines: LogBudget::of(FULL_LINES),
+        };
+        let now = me.model.time.now();
+        let read = |prefix| store.list(prefix).map(|(entries, _)| entries).context("the store can not be read");
+        info!(grants = me.read(read(GRANTS)?, read(BANS)?, now, |_| None), "grants read");
+        *me.model.ended.write() = remembered(audit);
+        let entries = take_over.len();
+        for event in take_over {
+            me.ledger.handle(event, now);
+        }
+        if entries > 0 {
+            info!(entries, taken = me.ledger.len(), "took over the entries of the earlier file");
+        }
+        me.changed = me.ledger.lists().map(str::to_string).collect();
+        me.gather();
+        Ok(me)
+    }
+
     /// Takes the ledger's effects.
     fn gather(&mut self) {
         while let Some(effect) = self.ledger.poll_effect() {
             match effect {
                 Effect::Persist(g) => {
                     self.touched.push(Id::Grant(g.id));
-                    self.picture.grants.write().entry(g.list.clone()).or_default().insert(g.prefix, g);
+                    self.model.grants.write().entry(g.list.clone()).or_default().insert(g.prefix, g);
                 }
                 Effect::Forget(id) => self.touched.push(Id::Grant(id)),
                 Effect::Changed(list) => {
@@ -422,10 +228,10 @@ impl Grants {
                 }
                 Effect::PersistBan(b) => {
                     self.touched.push(Id::Ban(b.id));
-                    self.picture.bans.write().insert(b.id, b);
+                    self.model.bans.write().insert(b.id, b);
                 }
                 Effect::ForgetBan(id) => {
-                    self.picture.bans.write().remove(&id);
+                    self.model.bans.write().remove(&id);
                     self.touched.push(Id::Ban(id));
                 }
                 Effect::Audit(a) => self.audit.push(a),
@@ -434,10 +240,10 @@ impl Grants {
         }
     }
 
-    /// Takes an end or a proof in vain into the picture, and says what a full list costs.
+    /// Takes an end or a proof in vain into the model, and says what a full list costs.
     fn ended(&mut self, e: Ended) {
         if matches!(e.what, What::Evicted | What::Full) {
-            let mut rooms = self.picture.rooms.write();
+            let mut rooms = self.model.rooms.write();
             let room = rooms.entry(e.list.clone()).or_default();
             match (e.what, e.evidence) {
                 (What::Full, _) => room.refused += 1,
@@ -452,15 +258,20 @@ impl Grants {
             }
         }
         if !matches!(e.what, What::Refused | What::Full)
-            && let Some(list) = self.picture.grants.write().get_mut(&e.list)
+            && let Some(list) = self.model.grants.write().get_mut(&e.list)
         {
             list.remove(&e.prefix);
         }
-        self.picture.ended.write().note(e);
+        self.model.ended.write().note(e);
     }
 
-    /// Takes other lists. Grants of a list that is back are read from the store.
-    fn relist(&mut self, lists: Vec<(String, Rules)>, now: u64, stored: &Stored<'_, Grants>) -> Result<String, String> {
+    /// Takes other lists. LedgerState of a list that is back are read from the store.
+    fn relist(
+        &mut self,
+        lists: Vec<(String, Rules)>,
+        now: u64,
+        stored: &Stored<'_, LedgerState>,
+    ) -> Result<String, String> {
         let before: BTreeMap<String, Rules> =
             self.ledger.lists().filter_map(|l| Some((l.to_string(), self.ledger.rules(l)?.clone()))).collect();
         let after: BTreeMap<String, Rules> = lists.into_iter().collect();
@@ -493,7 +304,7 @@ impl Grants {
         let generation = before.generation + 1;
         let mut lists = before.lists.clone();
         for name in std::mem::take(&mut self.changed) {
-            let mut rooms = self.picture.rooms.write();
+            let mut rooms = self.model.rooms.write();
             if self.ledger.rules(&name).is_some() {
                 let room = rooms.entry(name.clone()).or_default();
                 (room.proven, room.guests) = self.ledger.counted(&name);
@@ -544,15 +355,15 @@ impl Grants {
         self.ledger.skip_ids(next);
         let live = self.ledger.restore(grants, bans, now);
         let bans = self.ledger.lists().flat_map(|l| self.ledger.bans(l)).map(|b| (b.id, b.clone()));
-        *self.picture.bans.write() = bans.collect();
-        let mut picture: BTreeMap<String, BTreeMap<Prefix, Grant>> = BTreeMap::new();
+        *self.model.bans.write() = bans.collect();
+        let mut model: BTreeMap<String, BTreeMap<Prefix, Grant>> = BTreeMap::new();
         for list in self.ledger.lists() {
-            let page = picture.entry(list.to_string()).or_default();
+            let page = model.entry(list.to_string()).or_default();
             page.extend(self.ledger.grants(list).map(|g| (g.prefix, g.clone())));
         }
-        *self.picture.grants.write() = picture;
+        *self.model.grants.write() = model;
         let rules = self.ledger.lists().filter_map(|l| Some((l.to_string(), self.ledger.rules(l)?.clone())));
-        *self.picture.rules.write() = rules.collect();
+        *self.model.rules.write() = rules.collect();
         live
     }
 
@@ -563,7 +374,7 @@ impl Grants {
             Outcome::Ended(_) | Outcome::Settled(_) => "ended",
             Outcome::Refused(_) => "refused",
         };
-        *self.picture.counts.lock().entry(name).or_default() += 1;
+        *self.model.counts.lock().entry(name).or_default() += 1;
     }
 }
 
@@ -595,18 +406,6 @@ fn remembered(log: &Path) -> Memory {
         });
     }
     memory
-}
-
-/// What the keeper's answer means in words, for a person.
-///
-/// # Errors
-/// The event was refused.
-pub fn said(done: Result<Done, NotMade>) -> anyhow::Result<Done> {
-    match done {
-        Err(e) => Err(anyhow::Error::new(e).context("nothing was changed")),
-        Ok(Done { outcome: Outcome::Refused(why), .. }) => Err(api::Error::refused(why.to_string()).into()),
-        Ok(done) => Ok(done),
-    }
 }
 
 fn record(a: Audit) -> Record {

@@ -51,7 +51,7 @@ const SAID_AGAIN: Duration = Duration::from_secs(600);
 
 /// The observations of late.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub(crate) struct Observations {
     kept: Mutex<BTreeMap<(u8, Option<SourceKey>), Kept>>,
     lines: LogBudget,
 }
@@ -63,9 +63,9 @@ struct Kept {
     said: Instant,
 }
 
-impl Heard {
+impl Observations {
     /// Keeps an observation. `say` is called if it is worth a line in the log, with the number of lines held back.
-    pub fn note(&self, what: Observation, now: Instant, say: impl FnOnce(&Observation, u64)) {
+    pub(crate) fn note(&self, what: Observation, now: Instant, say: impl FnOnce(&Observation, u64)) {
         let key = what.key();
         {
             let mut kept = self.kept.lock();
@@ -92,7 +92,7 @@ impl Heard {
 
     /// What was seen within the last hour.
     #[must_use]
-    pub fn recent(&self, now: Instant) -> Vec<Observation> {
+    pub(crate) fn recent(&self, now: Instant) -> Vec<Observation> {
         let kept = self.kept.lock();
         kept.values().filter(|k| now.duration_since(k.seen) < KEPT).map(|k| k.what.clone()).collect()
     }
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_bounded_and_hides_nothing_that_was_seen() {
-        let (heard, now) = (Heard::default(), Instant::now());
+        let (heard, now) = (Observations::default(), Instant::now());
         let mut lines = 0;
         heard.note(Observation::NoAddress(Peer::Socket, AddressHeader::XForwardedFor), now, |_, _| lines += 1);
         for n in 0..10_000u32 {

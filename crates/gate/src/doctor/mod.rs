@@ -1,0 +1,272 @@
+//! What is wrong with a gate and its surroundings, each with the line that mends it. In: what the gate saw since its
+//! start, and the answers of sites that the doctor asks as a stranger would: without a certificate, with forged headers.
+//! Out: findings, each with a name by which the configuration can accept it. The stranger teaches nothing: its requests
+//! are known by their user agent and only noted.
+
+mod advice;
+mod finding;
+mod stranger;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use addr::{Addr, Prefix};
+use parking_lot::Mutex;
+
+use super::Gate;
+use super::fetch::Base;
+use super::observations::{Observation, Observations};
+use super::state::GateState;
+
+pub use advice::ConfiguredBy;
+use finding::Finding;
+pub use finding::FindingId;
+use stranger::Stranger;
+
+/// What `doctor` goes by, beside what the gate does.
+#[derive(Debug, Default)]
+pub struct Diagnosis {
+    /// How this gate was configured, for the lines that mend something.
+    pub(super) configured_by: ConfiguredBy,
+    /// Findings that are not counted.
+    pub(super) accept: BTreeSet<FindingId>,
+    /// Sites that are asked as an unauthenticated visitor would.
+    pub(super) probes: Vec<Base>,
+    /// The false visitor of a doctor at work, and what became of it.
+    stranger: Arc<Mutex<Option<Stranger>>>,
+    /// What requests showed of the surroundings.
+    pub(super) observations: Arc<Observations>,
+}
+
+impl Diagnosis {
+    /// A doctor that has seen nothing yet.
+    pub(super) fn new(configured_by: ConfiguredBy, accept: BTreeSet<FindingId>, probes: Vec<Base>) -> Diagnosis {
+        Diagnosis { configured_by, accept, probes, ..Diagnosis::default() }
+    }
+
+    /// The same doctor under other settings.
+    pub(super) fn under(&self, by: ConfiguredBy, accept: BTreeSet<FindingId>, probes: Vec<Base>) -> Diagnosis {
+        let (stranger, observations) = (self.stranger.clone(), self.observations.clone());
+        Diagnosis { configured_by: by, accept, probes, stranger, observations }
+    }
+}
+
+/// What followed names answer and no list takes.
+fn uncounted(gate: &Gate, found: &mut Vec<Finding>) {
+    let names = gate.names.names.lock();
+    let rules = gate.ledger.model.rules.read();
+    for f in names.follows() {
+        let (Some(known), Some(rules)) = (names.known(&f.host), rules.get(&f.list)) else { continue };
+        let fix = format!(
+            "which address does the name have outside? ask another name server (DNS_SERVERS, `dns_servers` under [gate]); {} takes in a private one",
+            gate.state().diagnosis.configured_by.range()
+        );
+        found.extend(known.not_counting(rules).into_iter().map(|why| {
+            Finding::new(FindingId::NameAddress, format!("{} on `{}`: {why}", f.host.entry(), f.list), fix.clone())
+        }));
+    }
+}
+
+/// Lists that were too small for those who came.
+fn full(gate: &Gate, found: &mut Vec<Finding>) {
+    let rooms = gate.ledger.model.rooms.read();
+    let rules = gate.ledger.model.rules.read();
+    for (list, room) in rooms.iter() {
+        let Some(rules) = rules.get(list) else { continue };
+        let (max, guests) = gate.state().diagnosis.configured_by.limits();
+        if room.evicted + room.refused > 0 {
+            let what = format!(
+                "`{list}` is too small: since the start {} left it because others came and {} proofs found no place; it holds {} of {}",
+                room.evicted,
+                room.refused,
+                room.proven,
+                rules.max.map_or_else(String::new, |m| m.to_string()),
+            );
+            found.push(Finding::new(
+                FindingId::ListFull,
+                what,
+                format!("raise {max}, or end what nobody needs: `portcullis list show {list}`"),
+            ));
+        }
+        if room.guests_evicted > 0 {
+            let what =
+                format!("`{list}` has had more guests than it holds: {} left because others came", room.guests_evicted);
+            found.push(Finding::new(
+                FindingId::ListFull,
+                what,
+                format!("raise {guests} if they are welcome; they cost nobody else a place"),
+            ));
+        }
+    }
+}
+
+/// Everything that is wrong.
+pub(super) async fn doctor(gate: &Gate) -> api::Findings {
+    let state = &gate.state();
+    let mut found: Vec<Finding> = Vec::new();
+    own(gate, &mut found);
+    names(gate, &mut found);
+    uncounted(gate, &mut found);
+    full(gate, &mut found);
+    let shares = state.shares.checker.probe().await.into_iter().chain(state.shares.checker.trouble());
+    found.extend(shares.map(|(what, fix)| Finding::new(FindingId::Share, what, fix)));
+    for o in state.diagnosis.observations.recent(Instant::now()) {
+        found.push(Finding::new(FindingId::from(&o), o.to_string(), mend(state, &o)));
+    }
+    wide(state, &mut found);
+    for site in &state.diagnosis.probes {
+        found.extend(stranger::ask(state, site).await);
+    }
+    let each = found.into_iter().map(|f| api::Finding {
+        id: f.id.to_string(),
+        what: f.what,
+        fix: f.fix,
+        accepted: state.diagnosis.accept.contains(&f.id),
+    });
+    api::Findings { found: each.collect(), accept: Some(state.diagnosis.configured_by.accept().to_string()) }
+}
+
+/// What to do about an observation. No line opens a door to more than it names, and every line that lets somebody in says
+/// first what must be true.
+pub(super) fn mend(state: &GateState, what: &Observation) -> String {
+    let how = state.diagnosis.configured_by;
+    let trusting = |a: &Addr| how.trusting(&state.proxies.trusted, *a);
+    match what {
+        Observation::UntrustedPeer(a) if a.is_private() => format!("if it is a proxy of yours: {}", trusting(a)),
+        Observation::UntrustedPeer(a) => format!(
+            "if it is not a proxy of yours, strangers reach this port: listen on an address that only your proxies reach; if it is: {}",
+            trusting(a)
+        ),
+        Observation::NoAddress(_, header) => {
+            format!("let the proxy write it (nginx: proxy_set_header {} $remote_addr)", header.name())
+        }
+        Observation::Unreadable(..) => "let the proxy in front write the header anew instead of passing the visitor's own on (nginx: proxy_set_header X-Forwarded-For $remote_addr)".to_string(),
+        Observation::SecondProxy(a, _) if state.proxies.trusted.contains(*a) => format!(
+            "let it write its visitors' addresses into {0}, and the proxy behind it keep them (Traefik: forwardedHeaders.trustedIPs: [\"{a}\"]); keep it out of {1}",
+            state.proxies.header.name(),
+            how.range()
+        ),
+        Observation::SecondProxy(a, _) => format!(
+            "if it is a proxy of yours or of your provider, name it, and let the proxy behind it trust it too (Traefik: forwardedHeaders.trustedIPs): {}; if it is not, its visitor wrote the header: let your proxy write it anew",
+            trusting(a)
+        ),
+        Observation::Gateway(_) => format!(
+            "Docker: publish the proxy's ports with `network_mode: host`, or set \"userland-proxy\": false and turn IPv6 on for its network; take its network out of {} until then",
+            how.range()
+        ),
+        Observation::Loopback(_) => format!(
+            "let the tunnel pass the visitor's address on and the proxy trust it for that; keep loopback out of {}",
+            how.range()
+        ),
+        Observation::PrivateProof(a) => private(state, *a),
+        Observation::HopBeforeTraefik(a) => {
+            format!("{}, or ask the check endpoint with trustForwardHeader: true", how.excluding(*a))
+        }
+        Observation::PathBelow(..) => format!("if it is Envoy or does the same: {}", how.below()),
+        Observation::NoList(_, endpoint, _, there) if there.is_empty() => {
+            format!("no list learns at {endpoint}: `[[gate.learn]]` with its name makes one do so")
+        }
+        Observation::NoList(_, endpoint, _, there) => format!("ask for one of these: {endpoint}{}", there.replace(", ", &format!(", {endpoint}"))),
+        Observation::Certificate(..) => {
+            format!("let the proxy write it as the manual shows; which header counts: {}", how.certificate())
+        }
+        Observation::Crowded(_) => {
+            "if it is a proxy of yours, let it keep connections open instead of making new ones".to_string()
+        }
+    }
+}
+
+/// A private address without a sign of others behind it: a device, or a proxy that hides them.
+fn private(state: &GateState, addr: Addr) -> String {
+    let range = state.diagnosis.configured_by.range();
+    let docker = addr.is_v4() && addr.bits() >> 20 == (172 << 24 | 16 << 16) >> 20;
+    if docker {
+        return format!(
+            "this is an address of containers: if a proxy or a tunnel has it, everybody comes from there, so keep it out of {range} and let it pass visitors' addresses on; only if it is one device of yours add {addr} there"
+        );
+    }
+    format!(
+        "only if one device of yours has this address, and no proxy, tunnel or router through which others come: add {addr} to {range}"
+    )
+}
+
+/// The store, the clock, the enforcers.
+fn own(gate: &Gate, found: &mut Vec<Finding>) {
+    let mut add = |id, what: String, fix: &str| found.push(Finding::new(id, what, fix));
+    let model = &gate.ledger.model;
+    for (part, why) in model.trouble.lock().iter() {
+        add(
+            FindingId::Store,
+            format!("the {part} does not save: {why}"),
+            "make room on the disk, or make the data directory writable",
+        );
+    }
+    if let Some(jump) = model.time.jump() {
+        add(
+            FindingId::Clock,
+            format!(
+                "the clock is {} h ahead of the time that deadlines go by, since less than ten minutes",
+                jump.by / 3_600
+            ),
+            "is it right? then nothing is to be done: it counts when it has lasted; else set it (timedatectl set-ntp true)",
+        );
+    }
+    let behind = model.time.behind();
+    if behind > 60 {
+        add(
+            FindingId::Clock,
+            format!("the clock is {behind} s behind the latest time that was saved"),
+            "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile. If the clock is right and the saved time is not: portcullis clock reset",
+        );
+    }
+    for e in &gate.state().enforcers {
+        let p = e.progress.lock();
+        if let Some(why) = &p.error {
+            add(
+                FindingId::Enforcer,
+                format!("{} is not equal to its list: {why}", e.info.name),
+                "the last good state stays; mend the cause, it is tried again by itself",
+            );
+        }
+        for remark in &p.remarks {
+            add(remark.into(), format!("{}: {remark}", e.info.name), &remark.fix());
+        }
+    }
+}
+
+/// Host names without a good answer.
+fn names(gate: &Gate, found: &mut Vec<Finding>) {
+    let names = gate.names.names.lock();
+    let hosts: std::collections::BTreeSet<_> = names.follows().iter().map(|f| &f.host).collect();
+    for host in hosts {
+        let Some(known) = names.known(host) else { continue };
+        let Some(why) = &known.failed else { continue };
+        let stays = if known.addrs().next().is_some() { "the last good one stays" } else { "nobody is let in by it" };
+        found.push(Finding::new(
+            FindingId::Name,
+            format!("{} has no good answer: {why}; {stays}", host.entry()),
+            format!("is the name right, and do this machine's name servers know it? ask them: getent ahosts {host}"),
+        ));
+    }
+}
+
+/// True of a prefix in which anybody may have an address: as wide as that are only 10.0.0.0/8 and fc00::/7 of one's own.
+/// 0.0.0.0 counts as private, 0.0.0.0/0 does not.
+#[must_use]
+pub fn holds_strangers(p: Prefix) -> bool {
+    p.bits() < 7 || (p.bits() == 7 && !p.first().is_private())
+}
+
+/// Proxies that are believed though anybody may be one of them.
+fn wide(state: &GateState, found: &mut Vec<Finding>) {
+    for p in state.proxies.trusted.prefixes().iter() {
+        if holds_strangers(*p) {
+            found.push(Finding::new(
+                FindingId::WideTrust,
+                format!("anybody in {p} may say whose address is let in: it is a trusted proxy"),
+                "name the proxies themselves: TRUSTED_PROXIES=ADDRESS, or `trusted_proxies` under [gate]",
+            ));
+        }
+    }
+}
