@@ -5,7 +5,7 @@ use sim::mux::{Tally, run};
 #[test]
 fn two_ends_over_a_false_network() {
     let mut all = Tally::default();
-    for seed in 0..60 {
+    for seed in 0..120 {
         all += run(seed, 6_000);
     }
     println!("{all}");

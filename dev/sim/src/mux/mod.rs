@@ -218,7 +218,7 @@ impl World {
             }
             5..=9 => self.stall(),
             10..=12 if self.faults => self.cut_link(),
-            13 if self.faults && self.rng.once_in(3) => self.cut_carrier(),
+            13 if self.faults => self.cut_carrier(),
             14 if self.faults && self.rng.once_in(6) => self.silence_carrier(),
             _ => self.check(),
         }

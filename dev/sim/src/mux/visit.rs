@@ -115,7 +115,7 @@ impl World {
         let carrier = self.current[self.rng.below(self.current.len())];
         let visit = self.visits.len();
         let local = Local { visit, link: None };
-        let wants = self.rng.once_in(10);
+        let wants = self.rng.once_in(3);
         let conn = &mut self.carriers[carrier].ends[EDGE].conn;
         let Some(id) = conn.open(&(visit as u32).to_be_bytes(), wants, local) else { return };
         let mut sides = [Side::new(&mut self.rng), Side::new(&mut self.rng)];
