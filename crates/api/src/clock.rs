@@ -5,12 +5,30 @@ use serde::{Deserialize, Serialize};
 /// Asks for the time that deadlines go by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Show {}
+pub struct Show {
+    /// Whose; `None`: of the only one, or the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Owner>,
+}
 
 /// Lets deadlines go by the machine's clock again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reset {}
+pub struct Reset {
+    /// Whose; `None`: of the only one, or the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Owner>,
+}
+
+/// Who has a clock of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    /// The gate.
+    Gate,
+    /// The coordination server.
+    Control,
+}
 
 /// How a component's time stands to the machine's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

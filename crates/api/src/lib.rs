@@ -79,6 +79,16 @@ macro_rules! calls {
         }
 
         impl Request {
+            /// Whose operation it is, of those that several components of a process have.
+            #[must_use]
+            pub fn owner(&self) -> Option<clock::Owner> {
+                match self {
+                    Request::Clock(call) => call.of,
+                    Request::ClockReset(call) => call.of,
+                    _ => None,
+                }
+            }
+
             /// What it is called on the wire.
             #[must_use]
             pub fn verb(&self) -> &'static str {

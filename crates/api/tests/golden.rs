@@ -149,10 +149,10 @@ fn local(golden: &mut Golden) {
     golden.add(api::Reload {}, &[api::Reloaded { reloaded: texts(&["lists: 2 lists, 7 entries"]) }]);
     let jump = clock::Jump { by: 7_200, believed_in: 540 };
     let now = clock::Clock { wall: 100, time: 101, floor: 90, jump: None };
-    golden.add(clock::Show {}, &[now, clock::Clock { jump: Some(jump), ..now }]);
+    golden.add(clock::Show::default(), &[now, clock::Clock { jump: Some(jump), ..now }]);
     let done = clock::WasReset { from: 900, floor: 900, to: 100, words: "800 s earlier than before".into() };
     golden.add(
-        clock::Reset {},
+        clock::Reset::default(),
         &[Written { done: done.clone(), unsaved: None }, Written { done, unsaved: some("no space left on device") }],
     );
 }

@@ -34,7 +34,7 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
     let (keys, sets, networks) = (desk.clone(), desk.clone(), desk.clone());
     let woken = desk.keeper.clone();
     let (time, trouble) = (woken.time.clone(), woken.trouble.clone());
-    runtime::clock::verbs(verbs, time, trouble, move || woken.mention(|_, _| {}))
+    runtime::clock::verbs(verbs, api::clock::Owner::Control, time, trouble, move || woken.mention(|_, _| {}))
         .handle(read(desk, users_list))
         .handle(write(desk, users_create))
         .handle(write(desk, users_rename))

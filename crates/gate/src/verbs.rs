@@ -25,7 +25,7 @@ pub fn verbs(verbs: Verbs, gate: &Gate, others: impl Fn() -> Vec<Finding> + Clon
     let (listed, shown, explained, audited) = (gate.clone(), gate.clone(), gate.clone(), gate.clone());
     let (acting, asked, woken) = (gate.clone(), gate.clone(), gate.ledger.clone());
     let (time, trouble) = (gate.ledger.model.time.clone(), gate.ledger.model.trouble.clone());
-    runtime::clock::verbs(verbs, time, trouble, move || woken.look())
+    runtime::clock::verbs(verbs, api::clock::Owner::Gate, time, trouble, move || woken.look())
         .handle(move |answer::Lists {}| {
             let answer = lists(&listed);
             async move { Ok(answer) }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ::api::Written;
-use ::api::clock::{Clock, Jump, Reset as AskReset, Show, WasReset};
+use ::api::clock::{Clock, Jump, Owner, Reset as AskReset, Show, WasReset};
 use anyhow::Context;
 
 use crate::api::Verbs;
@@ -29,14 +29,20 @@ pub fn reset_stopped<S: State>(store: &dyn store::Store, audit: &Path) -> anyhow
 
 /// Adds `clock` and `clock-reset` to a room's verbs. `wake`: brings about a turn of its owner.
 #[must_use]
-pub fn verbs(verbs: Verbs, time: Arc<Time>, trouble: Trouble, wake: impl Fn() + Send + Sync + 'static) -> Verbs {
+pub fn verbs(
+    verbs: Verbs,
+    owner: Owner,
+    time: Arc<Time>,
+    trouble: Trouble,
+    wake: impl Fn() + Send + Sync + 'static,
+) -> Verbs {
     let (show, trouble) = (time.clone(), trouble.clone());
     verbs
-        .handle(move |Show {}| {
+        .handle_of(Some(owner), move |Show { .. }| {
             let answer = shown(&show);
             async move { Ok(answer) }
         })
-        .handle(move |AskReset {}| {
+        .handle_of(Some(owner), move |AskReset { .. }| {
             let (told, trouble) = (time.ask_reset(), trouble.clone());
             wake();
             async move {

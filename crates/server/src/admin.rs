@@ -1,52 +1,58 @@
-//! The admin sockets of a process. In: its components. Out: the verbs of each, answered until the run stops.
+//! The admin socket of a process. In: its components. Out: the operations of all of them, answered until the run stops.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use control::Control;
 use gate::Gate;
-use runtime::api;
+use runtime::api::{self, Names, Verbs};
 use runtime::door::Doors;
 use runtime::lists::Lists;
 use runtime::run::Run;
 use tracing::warn;
 use tunnel::edge::EdgeHandle;
 
-/// The verbs of a gate: `list`, `grant`, `doctor`, … from the command line.
-pub(crate) fn gate(run: &Run, gate: &Gate, lists: &Lists, data_dir: &Path) {
-    let lists = lists.clone();
-    let verbs = gate::verbs(api::reload_verbs(api::Verbs::default(), run), gate, move || api::stale(&lists));
-    if let Err(e) = api::serve(run, &gate::gate_socket(data_dir), verbs) {
-        warn!("no `list`, `grant` and `doctor` from the command line: {e:#}");
-    }
+/// The components whose operations are served.
+pub(crate) struct Components<'a> {
+    pub(crate) doors: &'a Arc<Doors>,
+    pub(crate) lists: &'a Lists,
+    pub(crate) edge: Option<&'a EdgeHandle>,
+    pub(crate) gate: Option<&'a Gate>,
+    pub(crate) control: Option<&'a Control>,
 }
 
-/// The verbs of a coordination server.
+/// Opens the socket. `None`: it could not be, and nobody needs it to go on.
 ///
 /// # Errors
-/// The socket cannot be opened: nobody could administer it.
-pub(crate) fn control(run: &Run, control: &Control, data_dir: &Path) -> anyhow::Result<()> {
-    let verbs = control::verbs(api::reload_verbs(api::Verbs::default(), run), control);
-    api::serve(run, &control::control_socket(data_dir), verbs)
-}
-
-/// The verbs of an edge.
-pub(crate) fn edge(
-    run: &Run,
-    edge: &EdgeHandle,
-    doors: &Arc<Doors>,
-    lists: &Lists,
-    gate: Option<&Gate>,
-    data_dir: &Path,
-) {
-    let socket = api::edge_socket(data_dir, edge.control_addr.port());
-    let behind = gate.cloned().map(|gate| -> api::Behind {
-        let lists = lists.clone();
-        Arc::new(move |list, addr| gate::behind(&gate, &lists.takes_in(list), addr))
-    });
-    let status = edge.clone();
-    // In a read-only container there is no admin socket, and the edge serves all the same.
-    if let Err(e) = api::serve(run, &socket, api::edge_verbs(run, doors, lists, behind, move || status.status())) {
-        warn!("no `explain` and `reload` from the command line: {e:#}");
+/// The socket cannot be opened: nobody could administer the coordination server.
+pub(crate) fn serve(run: &Run, data_dir: &Path, parts: &Components<'_>) -> anyhow::Result<Option<Names>> {
+    let Components { doors, lists, edge, gate, control } = parts;
+    let (mut verbs, mut names) = (api::reload_verbs(Verbs::default(), run), Vec::new());
+    if let Some(control) = control {
+        verbs = control::verbs(verbs, control);
+        names.push(control::control_socket(data_dir));
+    }
+    if let Some(gate) = gate {
+        let at_doors = (*lists).clone();
+        verbs = gate::verbs(verbs, gate, move || api::stale(&at_doors));
+        names.push(gate::gate_socket(data_dir));
+    }
+    if let Some(edge) = edge {
+        let behind = (*gate).cloned().map(|gate| -> api::Behind {
+            let lists = (*lists).clone();
+            Arc::new(move |list, addr| gate::behind(&gate, &lists.takes_in(list), addr))
+        });
+        let status = (*edge).clone();
+        verbs = verbs.and(api::edge_verbs(run, doors, lists, behind, move || status.status()));
+        names.push(api::edge_socket(data_dir, edge.control_addr.port()));
+    }
+    match api::serve_process(run, data_dir, &names, verbs) {
+        Ok(names) => Ok(Some(names)),
+        Err(e) if control.is_some() => Err(e),
+        // In a read-only container there is no admin socket, and the rest serves all the same.
+        Err(e) => {
+            warn!("no commands to this process from the command line: {e:#}");
+            Ok(None)
+        }
     }
 }

@@ -12,6 +12,7 @@ use control::Control;
 use futures_util::FutureExt;
 use gate::Gate;
 use parking_lot::Mutex;
+use runtime::api::{self, Names};
 use runtime::door::Doors;
 use runtime::lists::{self, Lists, Loaded};
 use runtime::reload::{self, Failed, Fresh, Reloaded, Stamps};
@@ -38,6 +39,8 @@ struct Inner {
     control: Option<Control>,
     /// What nodes teach the gate's lists.
     teach: watch::Sender<Arc<[Teach]>>,
+    /// The names of the admin socket.
+    names: Option<Names>,
     /// The configuration in force.
     config: Mutex<Arc<Config>>,
     /// One at a time.
@@ -68,15 +71,21 @@ impl Supervisor {
             if let Some(control) = &control {
                 node_lists::start(run, control, gate, teach.subscribe());
             }
-            admin::gate(run, gate, &lists, &config.data_dir);
             liveness::start(run, &doors, &lists, gate);
         }
         let edge = match config.tunnel.clone() {
             Some(settings) => Some(start_edge(settings, &doors, run).await?),
             None => None,
         };
-        if let Some(edge) = &edge {
-            admin::edge(run, edge, &doors, &lists, gate.as_ref(), &config.data_dir);
+        let parts = admin::Components {
+            doors: &doors,
+            lists: &lists,
+            edge: edge.as_ref(),
+            gate: gate.as_ref(),
+            control: control.as_ref(),
+        };
+        let names = admin::serve(run, &config.data_dir, &parts)?;
+        if edge.is_some() {
             net::memory::forget_startup_code();
         }
         let supervisor = Supervisor(Arc::new(Inner {
@@ -85,6 +94,7 @@ impl Supervisor {
             gate,
             control,
             teach,
+            names,
             config: Mutex::new(Arc::new(config)),
             applying: tokio::sync::Mutex::default(),
         }));
@@ -166,7 +176,9 @@ impl Supervisor {
         let changed = tokio::task::spawn_blocking(move || lists.put(loaded)).await.map_err(anyhow::Error::from)?;
         said.extend(changed.map(|c| format!("lists: {c}")));
         if let Some((edge, prepared)) = edge {
+            let port = edge.control_port();
             let applied = edge.apply(prepared);
+            self.name_socket(&next, port, edge.control_port());
             said.extend(applied.changed);
             restart.extend(applied.restart);
         }
@@ -184,6 +196,16 @@ impl Supervisor {
             said.push(format!("restart for: {}", restart.join(", ")));
         }
         Ok((!said.is_empty()).then(|| said.join("; ")))
+    }
+
+    /// Commands find an edge by its control port.
+    fn name_socket(&self, next: &Config, before: u16, now: u16) {
+        let Some(names) = self.0.names.as_ref().filter(|_| before != now) else { return };
+        let name = |port| api::edge_socket(&next.data_dir, port);
+        match names.add(name(now)) {
+            Ok(()) => names.take(&name(before)),
+            Err(e) => warn!("commands with --control-port {now} do not find this edge: {e:#}"),
+        }
     }
 
     /// Settings that are read at the start only, and differ from those that the process started with.
@@ -256,7 +278,7 @@ async fn start_edge(settings: EdgeSettings, doors: &Arc<Doors>, run: &Run) -> an
 /// Starts a coordination server, opens its admin socket, and says what looks wrong with where it is.
 async fn start_control(config: &ControlConfig, run: &Run) -> anyhow::Result<Control> {
     let settings = config.settings.clone();
-    let (url, dir) = (settings.server_url.to_string(), settings.data_dir.clone());
+    let url = settings.server_url.to_string();
     let listens_plain = !settings.server_url.tls;
     let listens = |port| settings.listen.iter().any(|at| at.port() == port || at.port() == 0);
     let elsewhere = settings.trusted.is_empty() && !listens(settings.server_url.port);
@@ -280,7 +302,6 @@ async fn start_control(config: &ControlConfig, run: &Run) -> anyhow::Result<Cont
     if listens_plain {
         info!("clients reach this server by plain HTTP; what they say inside is encrypted all the same");
     }
-    admin::control(run, &control, &dir)?;
     if !control.desk.keeper.now().has_policy {
         warn!("there is no policy: every node reaches every other one; `portcullis policy set FILE` puts one in force");
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use ::control::keeper::Mesh;
 use ::gate::ledger::LedgerState;
 use api::Written;
-use api::clock::{Clock, Reset, Show, WasReset};
+use api::clock::{Clock, Owner, Reset, Show, WasReset};
 use runtime::clock;
 use runtime::owner::length;
 use serde::Serialize;
@@ -61,7 +61,7 @@ fn found(dir: &Path) -> Result<Vec<(Room, bool)>, Fail> {
 }
 
 fn clock(dir: &Path, room: Room, runs: bool) -> Result<Clock, Fail> {
-    if runs { ask::socket(&room.socket(dir), Show {}) } else { Ok(room.stopped(dir)?) }
+    if runs { ask::socket(&room.socket(dir), Show { of: Some(room.owner()) }) } else { Ok(room.stopped(dir)?) }
 }
 
 /// What is said of one component, in the answer for all.
@@ -145,7 +145,7 @@ fn reset(dir: &Path, found: &[(Room, bool)], yes: bool, json: bool) -> Done {
     let mut reset = Vec::new();
     for (room, runs) in found {
         let what = if *runs {
-            ask::socket(&room.socket(dir), Reset {})?
+            ask::socket(&room.socket(dir), Reset { of: Some(room.owner()) })?
         } else {
             Written { done: room.reset_stopped(dir)?, unsaved: None }
         };
@@ -171,6 +171,14 @@ pub(crate) enum Room {
 }
 
 impl Room {
+    /// As a request names it.
+    fn owner(self) -> Owner {
+        match self {
+            Room::Gate => Owner::Gate,
+            Room::Control => Owner::Control,
+        }
+    }
+
     /// All there are.
     pub(crate) const ALL: [Room; 2] = [Room::Gate, Room::Control];
 

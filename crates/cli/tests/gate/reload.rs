@@ -117,7 +117,7 @@ fn a_proxy_that_is_named_is_believed_and_one_that_is_not_any_more_is_not() {
     let w = World::start("proxies", &more(""));
     let _a = w.client("a", "a.test", "site a");
     let forwarded = [("X-Forwarded-For", "198.51.100.7")];
-    w.logs("publishes");
+    w.logs("client connected");
     assert_eq!(w.get("a.test", &forwarded), "", "nobody's word counts yet");
     w.rewrite(&more("trusted_proxies = [\"127.0.0.1\"]\n"));
     wait_or(|| w.get("a.test", &forwarded) == "site a", || w.log());
@@ -138,6 +138,9 @@ fn listeners_move_and_clients_stay() {
     wait_or(|| TcpStream::connect(("127.0.0.1", old_control)).is_err(), || w.log());
     TcpStream::connect(("127.0.0.1", w.control)).unwrap();
     assert!(!a.process.output().contains("is gone") && !w.log().contains("is gone"), "{}", w.log());
+    // Commands find the edge as before, by its new port and by none.
+    w.serve.ok(&["explain", "127.0.0.1"]);
+    w.serve.ok(&["explain", "127.0.0.1", "--control-port", &w.control.to_string()]);
     // Somebody else's port: refused, and everything is as it was, the new token too.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let file = World::config(taken.local_addr().unwrap().port(), w.control, &tokens(&["a", "b"]));
@@ -251,4 +254,36 @@ fn a_proxy_of_the_gate_is_believed_as_long_as_it_is_named() {
     assert_ne!(ask(), 200);
     serve.rewrite(&check("127.0.0.1"));
     wait_or(|| ask() == 200, || serve.process.output());
+}
+
+#[test]
+fn one_process_has_one_socket_and_two_of_one_directory_do_not_hide_each_other() {
+    let dir = Dir::new("socket");
+    let control = ports::free();
+    let serve = Serve::start(dir.path(), &gate(""), &["check endpoint: listening"]);
+    let state = dir.at("state");
+    wait_or(|| state.join("gate.sock").exists(), || serve.process.output());
+    let link = |name: &str| std::fs::read_link(state.join(name)).ok();
+    assert_eq!(link("portcullis.sock"), None, "a socket of its own");
+    assert_eq!(link("gate.sock"), Some("portcullis.sock".into()), "the old name leads to it");
+    // Another process with the same data directory has its own.
+    dir.secret("edge.token", SECRETS[0].1);
+    let mut command = stage::command::command(&["tcp", "server", "--control-addr", "127.0.0.1", "--control-port"]);
+    command.args([&control.to_string(), "--auto-tls=false", "--token-file"]).arg(dir.at("edge.token"));
+    let mut edge = stage::process::Process::start("edge", {
+        command.arg("--data-dir").arg(&state);
+        command
+    });
+    let name = format!("edge-{control}.sock");
+    wait_or(|| state.join(&name).exists(), || edge.output());
+    assert_eq!(link(&name), None, "a socket of its own");
+    serve.ok(&["list"]);
+    serve.ok(&["explain", "127.0.0.1", "--control-port", &control.to_string()]);
+    serve.ok(&["clock", "show"]);
+    edge.stop();
+    wait_or(|| !state.join(&name).exists(), || edge.output());
+    serve.ok(&["list"]);
+    let process = serve.process.pid();
+    drop(serve);
+    assert!(!state.join("portcullis.sock").exists() && link("gate.sock").is_none(), "{process} left its sockets");
 }

@@ -15,6 +15,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::api::clock::Owner;
 use ::api::{Call, Code, Error, Request};
 use anyhow::{Context, anyhow, bail};
 use net::serve::LocalListener;
@@ -37,13 +38,24 @@ type Handler = Arc<dyn Fn(Request) -> Reply + Send + Sync>;
 /// The operations of a process, each with what does it.
 #[derive(Clone, Default)]
 pub struct Verbs {
-    table: BTreeMap<&'static str, Handler>,
+    /// By name, and by whose it is where several components have one.
+    table: BTreeMap<(&'static str, Option<Owner>), Handler>,
 }
 
 impl Verbs {
     /// Adds an operation. Two of one name: the later counts.
     #[must_use]
-    pub fn handle<C, F>(mut self, handler: impl Fn(C) -> F + Send + Sync + 'static) -> Verbs
+    pub fn handle<C, F>(self, handler: impl Fn(C) -> F + Send + Sync + 'static) -> Verbs
+    where
+        C: Call,
+        F: Future<Output = anyhow::Result<C::Answer>> + Send + 'static,
+    {
+        self.handle_of(None, handler)
+    }
+
+    /// Adds an operation that other components of the process may have too.
+    #[must_use]
+    pub fn handle_of<C, F>(mut self, owner: Option<Owner>, handler: impl Fn(C) -> F + Send + Sync + 'static) -> Verbs
     where
         C: Call,
         F: Future<Output = anyhow::Result<C::Answer>> + Send + 'static,
@@ -57,10 +69,31 @@ impl Verbs {
             let answer = handler(call);
             Box::pin(async move { Ok(::api::write_reply(&Ok(answer.await?))?) })
         };
-        self.table.insert(C::VERB, Arc::new(handler));
+        self.table.insert((C::VERB, owner), Arc::new(handler));
         self
     }
 }
+
+impl Verbs {
+    /// Adds another component's operations.
+    #[must_use]
+    pub fn and(mut self, other: Verbs) -> Verbs {
+        self.table.extend(other.table);
+        self
+    }
+
+    fn find(&self, request: &Request) -> Option<&Handler> {
+        let exact = self.table.get(&(request.verb(), request.owner()));
+        // Who does not say whose gets the only one, or the first.
+        exact.or_else(|| {
+            let (key, first) = self.table.range((request.verb(), None)..).next()?;
+            (key.0 == request.verb() && request.owner().is_none()).then_some(first)
+        })
+    }
+}
+
+/// The socket of a process in its data directory.
+pub const SOCKET: &str = "portcullis.sock";
 
 /// Longest request: a policy text fits later, a flood does not.
 const MAX_REQUEST: u64 = 4 << 20;
@@ -75,9 +108,82 @@ const AT_ONCE: usize = 16;
 /// # Errors
 /// Somebody listens there already, or the system refuses.
 pub fn serve(run: &Run, path: &Path, verbs: Verbs) -> anyhow::Result<()> {
+    serve_as(run, path, Names::default(), verbs)
+}
+
+/// Other names of a socket; clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Names(Arc<parking_lot::Mutex<(PathBuf, Vec<PathBuf>)>>);
+
+impl Names {
+    /// Gives the socket another name.
+    ///
+    /// # Errors
+    /// Somebody else listens there, or the system refuses.
+    pub fn add(&self, name: PathBuf) -> anyhow::Result<()> {
+        let mut names = self.0.lock();
+        let (socket, all) = &mut *names;
+        if name == *socket || all.contains(&name) {
+            return Ok(());
+        }
+        let ours = std::fs::read_link(&name).is_ok_and(|to| Some(to.as_os_str()) == socket.file_name());
+        if !ours && std::os::unix::net::UnixStream::connect(&name).is_ok() {
+            bail!("another process listens at {}", name.display());
+        }
+        let temp = temp_beside(&name);
+        let _ = std::fs::remove_file(&temp);
+        std::os::unix::fs::symlink(socket.file_name().unwrap_or_default(), &temp)?;
+        std::fs::rename(&temp, &name)?;
+        all.push(name);
+        Ok(())
+    }
+
+    /// Takes a name back.
+    pub fn take(&self, name: &Path) {
+        let mut names = self.0.lock();
+        let before = names.1.len();
+        names.1.retain(|n| n != name);
+        if names.1.len() != before {
+            let _ = std::fs::remove_file(name);
+        }
+    }
+
+    /// Takes them away, with the socket.
+    fn remove(&self) {
+        let names = self.0.lock();
+        for name in &names.1 {
+            // Another process may have taken the name meanwhile.
+            if std::fs::read_link(name).is_ok_and(|to| Some(to.as_os_str()) == names.0.file_name()) {
+                let _ = std::fs::remove_file(name);
+            }
+        }
+        let _ = std::fs::remove_file(&names.0);
+    }
+}
+
+/// Serves the operations of a whole process in its data directory, at [`SOCKET`] and under the `names` that commands of
+/// earlier versions know. Where another process of the same directory has the socket, at these names alone.
+///
+/// # Errors
+/// Somebody listens there already, or the system refuses.
+pub fn serve_process(run: &Run, data_dir: &Path, names: &[PathBuf], verbs: Verbs) -> anyhow::Result<Names> {
+    let first = data_dir.join(SOCKET);
+    let taken = std::os::unix::net::UnixStream::connect(&first).is_ok();
+    let (socket, links) = match names.split_first() {
+        Some((own, others)) if taken => (own.clone(), others),
+        _ => (first, names),
+    };
+    let shared = Names::default();
+    serve_as(run, &socket, shared.clone(), verbs)?;
+    links.iter().try_for_each(|name| shared.add(name.clone()))?;
+    Ok(shared)
+}
+
+fn serve_as(run: &Run, path: &Path, names: Names, verbs: Verbs) -> anyhow::Result<()> {
     let listener = bind(path).with_context(|| format!("cannot open the admin socket {}", path.display()))?;
     let listener = LocalListener::new("admin socket", listener);
-    let (visits, gone) = (run.clone(), path.to_path_buf());
+    names.0.lock().0 = path.to_path_buf();
+    let visits = run.clone();
     let room = Arc::new(Semaphore::new(AT_ONCE));
     run.spawn("admin socket", async move {
         let mut stopping = pin!(visits.stopping());
@@ -97,7 +203,7 @@ pub fn serve(run: &Run, path: &Path, verbs: Verbs) -> anyhow::Result<()> {
             });
         }
         // At the start of the drain: a process that takes our place may open its own meanwhile.
-        let _ = std::fs::remove_file(gone);
+        names.remove();
         Ok(())
     });
     Ok(())
@@ -124,8 +230,9 @@ async fn answer(stream: UnixStream, verbs: &Verbs) -> anyhow::Result<()> {
 
 async fn run_verb(line: &[u8], verbs: &Verbs) -> anyhow::Result<Vec<u8>> {
     let request = Request::read(line)?;
-    let handler = verbs.table.get(request.verb()).ok_or_else(|| {
-        let known: Vec<&str> = verbs.table.keys().copied().collect();
+    let handler = verbs.find(&request).ok_or_else(|| {
+        let mut known: Vec<&str> = verbs.table.keys().map(|(verb, _)| *verb).collect();
+        known.dedup();
         let what = format!("there is no verb `{}` here; there are {}", request.verb(), known.join(", "));
         Error::new(Code::UnknownVerb, what)
     })?;

@@ -231,6 +231,12 @@ impl EdgeHandle {
         self.edge.status()
     }
 
+    /// The port where clients connect now.
+    #[must_use]
+    pub fn control_port(&self) -> u16 {
+        self.edge.listening().0.port()
+    }
+
     /// Ends when a client publishes something; for the demo and for tests.
     pub async fn published(&self) {
         let mut routes = self.edge.table.watch();
