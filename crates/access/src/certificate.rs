@@ -22,7 +22,7 @@ pub enum NoProof {
     Absent,
     /// The header came more than once.
     Twice,
-    /// It is no text, has control characters, or is longer than [`LONGEST`].
+    /// It is no text, has control characters, or is longer than [`MAX_HEADER_LEN`].
     NoText,
     /// A variable of the proxy that nobody replaced: `{…}`, `$…`, `%[…]`.
     Unexpanded,
@@ -37,7 +37,7 @@ pub enum NoProof {
 }
 
 /// Bytes of a header that names a holder. Names of people and serial numbers fit many times; a chain of three does.
-pub const LONGEST: usize = 2_000;
+pub const MAX_HEADER_LEN: usize = 2_000;
 
 /// A subject as nginx (`$ssl_client_s_dn`) and Caddy (`{tls_client_subject}`) write it, and a fingerprint.
 ///
@@ -96,7 +96,7 @@ fn plain(text: &str) -> Result<&str, NoProof> {
     if text.is_empty() {
         return Err(NoProof::Absent);
     }
-    if text.len() > LONGEST || text.chars().any(char::is_control) {
+    if text.len() > MAX_HEADER_LEN || text.chars().any(char::is_control) {
         return Err(NoProof::NoText);
     }
     if text.contains(['{', '}']) || text.contains("%[") || text.contains("=$") || text.starts_with('$') {
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(by_name("CN=a", Some("{fp}")), Err(NoProof::Unexpanded));
         assert_eq!(by_name("CN=a", Some("not one")), Err(NoProof::NoFingerprint));
         assert_eq!(by_name("CN=a", Some(" ")).unwrap().device, None);
-        assert_eq!(by_name(&format!("CN={}", "a".repeat(LONGEST)), None), Err(NoProof::NoText));
+        assert_eq!(by_name(&format!("CN={}", "a".repeat(MAX_HEADER_LEN)), None), Err(NoProof::NoText));
     }
 
     #[test]

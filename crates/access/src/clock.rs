@@ -6,10 +6,10 @@
 //! saved, until that has lasted ten minutes: one wrong reading ends nobody's keys, and gives nobody longer ones.
 
 /// A difference to the monotonic clock up to this is followed at once: drift, and a summer time set by hand.
-pub const JUMP: u64 = 3_600;
+pub const MAX_CLOCK_STEP: u64 = 3_600;
 
 /// A greater one is believed when it has lasted so long: a wrong answer of a time server is mended by then.
-pub const LASTS: u64 = 600;
+pub const STEP_ACCEPTED_AFTER: u64 = 600;
 
 /// The clock of one process. All values are seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Clock {
     /// The latest time that is beyond doubt.
     floor: u64,
     mono: u64,
-    /// Since when, by the monotonic clock, the wall clock has been ahead of that by more than [`JUMP`].
+    /// Since when, by the monotonic clock, the wall clock has been ahead of that by more than [`MAX_CLOCK_STEP`].
     ahead_since: Option<u64>,
 }
 
@@ -38,7 +38,7 @@ impl Clock {
     /// so the wall clock counts at once, but more than an hour over the saved time it is not saved before it has lasted.
     #[must_use]
     pub fn new(wall: u64, saved: u64, mono: u64) -> Clock {
-        let doubtful = saved > 0 && wall > saved.saturating_add(JUMP);
+        let doubtful = saved > 0 && wall > saved.saturating_add(MAX_CLOCK_STEP);
         let floor = if doubtful { saved } else { wall.max(saved) };
         Clock { now: wall.max(saved), floor, mono, ahead_since: doubtful.then_some(mono) }
     }
@@ -49,9 +49,9 @@ impl Clock {
         self.mono = self.mono.max(mono);
         self.now = self.now.saturating_add(passed);
         self.floor = self.floor.saturating_add(passed);
-        if wall > self.floor.saturating_add(JUMP) {
+        if wall > self.floor.saturating_add(MAX_CLOCK_STEP) {
             let since = *self.ahead_since.get_or_insert(self.mono);
-            if self.mono - since >= LASTS {
+            if self.mono - since >= STEP_ACCEPTED_AFTER {
                 self.floor = wall;
                 self.ahead_since = None;
             }
@@ -79,8 +79,8 @@ impl Clock {
     #[must_use]
     pub fn jump(&self, wall: u64) -> Option<Jump> {
         let since = self.ahead_since?;
-        let by = wall.checked_sub(self.floor).filter(|by| *by > JUMP)?;
-        Some(Jump { by, believed_in: LASTS.saturating_sub(self.mono - since) })
+        let by = wall.checked_sub(self.floor).filter(|by| *by > MAX_CLOCK_STEP)?;
+        Some(Jump { by, believed_in: STEP_ACCEPTED_AFTER.saturating_sub(self.mono - since) })
     }
 
     /// A person says that the wall clock is right: time goes on from it, and so does the next start. The one way back.
@@ -117,15 +117,15 @@ mod tests {
         const DAYS: u64 = 400 * 86_400;
         let mut c = Clock::new(1_000, 900, 0);
         assert_eq!(c.tick(1_000 + DAYS, 3), 1_003);
-        assert_eq!(c.jump(1_000 + DAYS), Some(Jump { by: DAYS - 3, believed_in: LASTS }));
+        assert_eq!(c.jump(1_000 + DAYS), Some(Jump { by: DAYS - 3, believed_in: STEP_ACCEPTED_AFTER }));
         // Three seconds of a wrong clock.
         assert_eq!(c.tick(1_006, 6), 1_006);
         assert_eq!((c.jump(1_006), c.floor()), (None, 1_006));
         // And one that was set right by it.
         assert_eq!(c.tick(DAYS, 10), 1_010);
-        assert_eq!(c.tick(DAYS + LASTS - 1, 9 + LASTS), 1_009 + LASTS);
-        assert_eq!(c.tick(DAYS + LASTS, 10 + LASTS), DAYS + LASTS);
-        assert_eq!(c.floor(), DAYS + LASTS);
+        assert_eq!(c.tick(DAYS + STEP_ACCEPTED_AFTER - 1, 9 + STEP_ACCEPTED_AFTER), 1_009 + STEP_ACCEPTED_AFTER);
+        assert_eq!(c.tick(DAYS + STEP_ACCEPTED_AFTER, 10 + STEP_ACCEPTED_AFTER), DAYS + STEP_ACCEPTED_AFTER);
+        assert_eq!(c.floor(), DAYS + STEP_ACCEPTED_AFTER);
     }
 
     #[test]
@@ -135,8 +135,8 @@ mod tests {
         // The clock was wrong at boot: nothing of it is left at the next start.
         assert_eq!((c.tick(1_002, 2), c.floor()), (90_002, 1_002));
         let mut c = Clock::new(90_000, 1_000, 0);
-        c.tick(90_000 + LASTS, LASTS);
-        assert_eq!(c.floor(), 90_000 + LASTS);
+        c.tick(90_000 + STEP_ACCEPTED_AFTER, STEP_ACCEPTED_AFTER);
+        assert_eq!(c.floor(), 90_000 + STEP_ACCEPTED_AFTER);
     }
 
     #[test]
@@ -166,15 +166,15 @@ mod tests {
             let mut c = Clock::new(START, at(0, saved_off), 0);
             let (mut mono, mut before, mut floor) = (0, c.now, c.floor);
             // Since when every look has found the wall clock more than an hour over the floor.
-            let mut ahead: Option<u64> = (START > floor + JUMP).then_some(0);
+            let mut ahead: Option<u64> = (START > floor + MAX_CLOCK_STEP).then_some(0);
             for (passed, off) in hands {
                 mono += passed;
                 let wall = at(mono, off);
                 let now = c.tick(wall, mono);
                 prop_assert!(now >= before + passed, "time ran backwards or stood still");
-                let doubtful = wall > floor + passed + JUMP;
+                let doubtful = wall > floor + passed + MAX_CLOCK_STEP;
                 ahead = doubtful.then(|| ahead.unwrap_or(mono));
-                let lasted = ahead.is_some_and(|since| mono - since >= LASTS);
+                let lasted = ahead.is_some_and(|since| mono - since >= STEP_ACCEPTED_AFTER);
                 if doubtful && !lasted {
                     prop_assert_eq!((now, c.floor()), (before + passed, floor + passed), "a jump was followed at once");
                     prop_assert!(c.jump(wall).is_some());

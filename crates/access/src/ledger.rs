@@ -22,7 +22,7 @@ use roam::{MOVED, Moved};
 pub use crate::rules::{Evict, Rules};
 pub use bans::BANS;
 pub use event::{About, Audit, Close, Effect, Entry, Event, Outcome, Proof, Refusal};
-pub use roam::{OTHER_PLACE, PLACES};
+pub use roam::{MAX_DEVICES_TOLD_APART, OTHER_PLACE};
 
 /// Every list and every live grant.
 #[derive(Debug, Default)]

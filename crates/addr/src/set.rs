@@ -41,7 +41,7 @@ struct Late {
 const NONE: u8 = u8::MAX;
 
 /// Changes that are kept beside a base: building a set of these takes some tens of microseconds.
-const LATE: usize = 512;
+const MAX_OVERLAY: usize = 512;
 /// A set this small is built whole in the same time.
 const SMALL: usize = 1_024;
 
@@ -55,7 +55,7 @@ impl AddrSet {
     /// The set with some prefixes removed and some added; of one that is in both, it has it.
     #[must_use]
     pub fn changed(&self, remove: impl IntoIterator<Item = Prefix>, add: impl IntoIterator<Item = Prefix>) -> AddrSet {
-        self.changed_beside(SMALL, LATE, remove, add)
+        self.changed_beside(SMALL, MAX_OVERLAY, remove, add)
     }
 
     fn changed_beside(

@@ -17,15 +17,15 @@ use super::desk::Desk;
 use runtime::run::Run;
 
 /// A connector that says nothing new of itself is asked this often.
-const AGAIN: Duration = Duration::from_secs(60);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// One that has not answered is asked again after this.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Changes that come together are asked about together.
-const SETTLE: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(50);
 /// A connector answers at once or not at all.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A name is asked again after its time to live, within these bounds.
-const SOONEST: Duration = Duration::from_secs(2);
+const MIN_LOOKUP_INTERVAL: Duration = Duration::from_secs(2);
 const LATEST: Duration = Duration::from_secs(300);
 /// Names asked in one turn, all at once.
 const NAMES: usize = 64;
@@ -80,10 +80,10 @@ async fn follow(desk: &Arc<Desk>) {
                 let desk = desk.clone();
                 asking.spawn(async move {
                     let again = match ask(&desk, id, &offered).await {
-                        Ok(()) => AGAIN,
+                        Ok(()) => REFRESH_INTERVAL,
                         Err(e) => {
                             debug!(node = id, err = format!("{e:#}"), "cannot read what the connector learned");
-                            RETRY
+                            RETRY_INTERVAL
                         }
                     };
                     (id, offered, again)
@@ -91,7 +91,7 @@ async fn follow(desk: &Arc<Desk>) {
             }
         }
         let waiting = asked.iter().filter(|(id, _)| !under_way.contains(id)).map(|(_, (_, again))| *again);
-        let next = waiting.min().unwrap_or_else(|| Instant::now() + AGAIN);
+        let next = waiting.min().unwrap_or_else(|| Instant::now() + REFRESH_INTERVAL);
         tokio::select! {
             changed = picture.changed() => if changed.is_err() { return },
             Some(done) = asking.join_next() => {
@@ -102,13 +102,13 @@ async fn follow(desk: &Arc<Desk>) {
             }
             () = tokio::time::sleep_until(next) => {}
         }
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(DEBOUNCE).await;
     }
 }
 
 async fn ask(desk: &Desk, id: u64, offered: &[Prefix]) -> anyhow::Result<()> {
     let request = "GET /appconnector/routes HTTP/1.1\r\nHost: connector\r\n\r\n";
-    let answer = desk.ask(id, Some(request), PATIENCE).await?;
+    let answer = desk.ask(id, Some(request), REQUEST_TIMEOUT).await?;
     let (domains, offered) = (read(&answer)?, offered.to_vec());
     desk.keeper.change(move |book, now| book.connector_told(id, &domains, &offered, now)).await
 }
@@ -172,10 +172,10 @@ async fn follow_names(desk: &Arc<Desk>, resolver: &Resolver, patience: Option<u6
         }
         while let Some(done) = asking.join_next().await {
             if let Ok((domain, wait)) = done {
-                due.insert(domain, Instant::now() + wait.clamp(SOONEST.min(most), most));
+                due.insert(domain, Instant::now() + wait.clamp(MIN_LOOKUP_INTERVAL.min(most), most));
             }
         }
-        tokio::time::sleep(SOONEST / 2).await;
+        tokio::time::sleep(MIN_LOOKUP_INTERVAL / 2).await;
     }
 }
 

@@ -30,16 +30,16 @@ const PROTOCOL: &str = "tailscale-control-protocol";
 /// Where the first message of the handshake stands.
 const HANDSHAKE: &str = "x-tailscale-handshake";
 /// The oldest capability version served: release 1.80 (January 2025), well before the last ten.
-pub(super) const OLDEST: u32 = 113;
+pub(super) const MIN_CAPABILITY_VERSION: u32 = 113;
 /// Requests of one client under way: official ones have a map stream, an update, an answer.
-const AT_ONCE: u32 = 16;
+const MAX_CONCURRENT_REQUESTS: u32 = 16;
 /// A client that does not even finish the handshake is let go.
-const PATIENCE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE: usize = 24;
 /// A client that sends nothing for this long is asked whether it lives; longer than signs of life on its map stream, so
 /// that a phone is not woken for it.
-const ALIVE: Duration = Duration::from_secs(120);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(120);
 /// Flow control windows: what clients send is small, and each window is memory that a client may fill.
 const WINDOW: u32 = 64 * 1024;
 /// Longest list of headers.
@@ -93,7 +93,7 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, 
     let Some(initiation) = first.ok().and_then(|b| Initiation::try_from(b.as_slice()).ok()) else {
         return answer::text(StatusCode::BAD_REQUEST, "the first message of the handshake is missing or damaged\n");
     };
-    if u32::from(initiation.version()) < OLDEST {
+    if u32::from(initiation.version()) < MIN_CAPABILITY_VERSION {
         debug!(%from, version = initiation.version(), "client too old");
         return answer::text(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
     }
@@ -114,7 +114,7 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, 
     };
     let (desk, run) = (desk.clone(), desk.run.clone());
     run.connection("control channel", from, async move {
-        match tokio::time::timeout(PATIENCE, hyper::upgrade::on(request)).await {
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, hyper::upgrade::on(request)).await {
             Ok(Ok(io)) => serve(desk, TokioIo::new(io), accepted, from, place).await,
             Ok(Err(e)) => debug!(err = %e, "upgrade failed"),
             Err(_) => debug!("no upgrade in time"),
@@ -135,15 +135,15 @@ async fn greet(mut io: TokioIo<hyper::upgrade::Upgraded>, accepted: Accepted) ->
         io.write_all(&accepted.response).await?;
         io.flush().await
     };
-    if !matches!(tokio::time::timeout(PATIENCE, sent).await, Ok(Ok(()))) {
+    if !matches!(tokio::time::timeout(HANDSHAKE_TIMEOUT, sent).await, Ok(Ok(()))) {
         return None;
     }
     let mut io = NoiseStream::new(io, accepted.session, Vec::new());
-    if !matches!(tokio::time::timeout(PATIENCE, io.send_early_payload(EARLY)).await, Ok(Ok(()))) {
+    if !matches!(tokio::time::timeout(HANDSHAKE_TIMEOUT, io.send_early_payload(EARLY)).await, Ok(Ok(()))) {
         return None;
     }
     let mut preface = [0; PREFACE];
-    match tokio::time::timeout(PATIENCE, io.read_exact(&mut preface)).await {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, io.read_exact(&mut preface)).await {
         Ok(Ok(_)) => return Some((io, preface)),
         Ok(Err(e)) => debug!(machine = %machine.short(), err = %e, "handshake failed"),
         Err(_) => debug!(machine = %machine.short(), "no preface in time"),
@@ -180,7 +180,7 @@ async fn serve(
     };
     let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     let (streams, window, windows, headers) = if known {
-        (AT_ONCE, WINDOW, WINDOW * 2, HEADERS)
+        (MAX_CONCURRENT_REQUESTS, WINDOW, WINDOW * 2, HEADERS)
     } else {
         (STRANGER_AT_ONCE, STRANGER_WINDOW, STRANGER_WINDOWS, STRANGER_HEADERS)
     };
@@ -190,8 +190,8 @@ async fn serve(
         .initial_connection_window_size(windows)
         .max_header_list_size(headers)
         .max_send_buf_size(UNSENT)
-        .keep_alive_interval(ALIVE)
-        .keep_alive_timeout(PATIENCE * 3);
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(HANDSHAKE_TIMEOUT * 3);
     let mut connection = Box::pin(http.serve_connection(TokioIo::new(io), service));
     drop(http);
     let done = tokio::select! {

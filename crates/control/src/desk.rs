@@ -87,9 +87,9 @@ pub(super) struct Opened {
 }
 
 /// Connections and channels at a time: a node's takes some 50 KB, and a mesh of more nodes wants more than one server.
-const PLACES: usize = 50_000;
+const MAX_CONNECTIONS: usize = 50_000;
 /// Of them those of one source (a company behind one address) that have proved nothing yet.
-const PLACES_EACH: usize = 2_000;
+const MAX_CONNECTIONS_PER_SOURCE: usize = 2_000;
 /// Files that are kept for the store, lists, the admin socket and metrics.
 const FILES: usize = 64;
 /// Bytes that all who have proved nothing may make the server hold, and those of one source: half of a gigabyte is
@@ -103,8 +103,8 @@ const STRANGERS_NETWORK: usize = STRANGERS / 2;
 /// The places there are: not more than this process may have files open, and a fifth for sources where nodes were
 /// before.
 fn places() -> Limits {
-    let total = PLACES.min(sockets::file_limit().saturating_sub(FILES));
-    Limits { total, per_source: PLACES_EACH.min(total / 2), reserve: total / 5 }
+    let total = MAX_CONNECTIONS.min(sockets::file_limit().saturating_sub(FILES));
+    Limits { total, per_source: MAX_CONNECTIONS_PER_SOURCE.min(total / 2), reserve: total / 5 }
 }
 
 /// The place and the memory of a connection that has proved nothing yet.

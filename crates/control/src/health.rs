@@ -14,13 +14,13 @@ use super::desk::Desk;
 use runtime::run::Run;
 
 /// Routers are asked this often.
-const EVERY: Duration = Duration::from_secs(3);
+const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 /// One that does not answer in this time is away. Together with the pause before the question a dead router is noticed
 /// within nine seconds, and a slow one is not mistaken for dead.
-const PATIENCE: Duration = Duration::from_secs(6);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(6);
 /// After a start of the server a router has this long to come back before another one of its routes, that has, takes
 /// over. Official clients come back within seconds.
-const RETURN: Duration = Duration::from_secs(10);
+const RESTART_GRACE: Duration = Duration::from_secs(10);
 /// For so long after a start somebody may be missing; then the book itself counts who has not come back as away.
 const MISSING: u32 = 60;
 /// Routes that are counted by themselves: the addresses of apps are routes too.
@@ -51,7 +51,7 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>) {
         tokio::pin!(stopping);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(PROBE_INTERVAL) => {}
                 () = &mut stopping => return Ok(()),
             }
             let routers = in_pairs(&desk.keeper.now());
@@ -63,7 +63,7 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>) {
                     if !desk.has_stream(id) {
                         return;
                     }
-                    let alive = desk.ask(id, None, PATIENCE).await.is_ok();
+                    let alive = desk.ask(id, None, PROBE_TIMEOUT).await.is_ok();
                     desk.keeper.mention(move |book, now| book.answered(id, alive, now));
                 });
             }
@@ -77,7 +77,7 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>) {
 
 /// After a start: who could stand in for a router that has not come back does, once it is there itself.
 async fn wait_for_return(desk: &Desk) {
-    tokio::time::sleep(RETURN).await;
+    tokio::time::sleep(RESTART_GRACE).await;
     for _ in 0..MISSING {
         let now = desk.keeper.now();
         for routers in in_pairs(&now) {

@@ -35,12 +35,12 @@ const PLAIN_BYTES: usize = 32 * 1024;
 /// The same of its TLS, on top: one handshake message and records under way.
 const TLS_BYTES: usize = 64 * 1024;
 /// How often it is looked whether a crowd has left, and how many bytes make one.
-const LOOK: Duration = Duration::from_secs(5);
-const CROWD: usize = 8 << 20;
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);
+const TRIM_THRESHOLD: usize = 8 << 20;
 /// A client's first byte, its TLS handshake, its request: who takes longer is no client.
-const PATIENCE: Duration = Duration::from_secs(15);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// The heads of official clients have a few hundred bytes.
-const HTTP: http1::Limits = http1::Limits { head: PATIENCE, buffer: 16 * 1024, keep_alive: true };
+const HTTP: http1::Limits = http1::Limits { head: HEAD_TIMEOUT, buffer: 16 * 1024, keep_alive: true };
 /// Where official clients go when plain HTTP has failed them.
 const HTTPS: u16 = 443;
 /// The first byte of a TLS connection (RFC 8446, section 5.1: handshake).
@@ -97,8 +97,8 @@ pub(super) fn listen(
 /// After a crowd has left, its memory goes back to the system.
 async fn give_memory_back(desk: &Desk) {
     loop {
-        tokio::time::sleep(LOOK).await;
-        if desk.crowd_has_left(CROWD) {
+        tokio::time::sleep(TRIM_INTERVAL).await;
+        if desk.crowd_has_left(TRIM_THRESHOLD) {
             // It may take some milliseconds.
             let _ = tokio::task::spawn_blocking(net::memory::give_back).await;
         }
@@ -134,11 +134,11 @@ async fn accept(run: Run, listener: Listener, desk: Arc<Desk>, acceptor: TlsAcce
         let (desk, acceptor) = (desk.clone(), acceptor.clone());
         run.connection("control connection", peer, async move {
             sockets::tune(&socket);
-            match tokio::time::timeout(PATIENCE, first(&socket)).await {
+            match tokio::time::timeout(HEAD_TIMEOUT, first(&socket)).await {
                 Ok(Some(TLS)) if place.grow(TLS_BYTES).is_err() => {
                     debug!(why = "no memory is left for its TLS", "connection closed")
                 }
-                Ok(Some(TLS)) => match tokio::time::timeout(PATIENCE, acceptor.accept(socket)).await {
+                Ok(Some(TLS)) => match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(socket)).await {
                     Ok(Ok(io)) => serve(&desk, io, from).await,
                     Ok(Err(e)) => debug!(err = %e, "TLS handshake failed"),
                     Err(_) => debug!("no TLS handshake in time"),
@@ -207,7 +207,7 @@ fn visitor(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Option<Addr> {
 fn key(desk: &Desk, query: Option<&str>) -> Response<Full<Bytes>> {
     let known = query.unwrap_or_default().split('&').find_map(|p| p.strip_prefix("v="));
     match known.map(str::parse::<u32>) {
-        Some(Ok(v)) if v >= channel::OLDEST => {}
+        Some(Ok(v)) if v >= channel::MIN_CAPABILITY_VERSION => {}
         Some(Ok(_)) => {
             return answer::text(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
         }

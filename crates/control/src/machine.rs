@@ -20,7 +20,7 @@ use tailnet_proto::tailcfg::ssh::SshAction;
 use tokio::sync::Mutex;
 use tracing::debug;
 
-use super::channel::OLDEST;
+use super::channel::MIN_CAPABILITY_VERSION;
 use super::desk::{Desk, Place};
 use super::stream;
 use runtime::answer::{self, Media};
@@ -35,9 +35,9 @@ const BODY: usize = 512 * 1024;
 /// The same of a machine that nobody knows yet: its host and its key fit.
 const BODY_OF_STRANGER: usize = 32 * 1024;
 /// Longest answer to a question of ours: thousands of learnt names fit.
-const ANSWER: usize = 1 << 20;
+const MAX_ANSWER_LEN: usize = 1 << 20;
 /// A request comes at once; who trickles it holds one of few places.
-const PATIENCE: Duration = Duration::from_secs(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Nobody vouches for a person at this server but its administrator, who is not asked for each login.
 const NO_CHECK: &str = "this server can not confirm logins; ask for a rule with the action `accept`\r\n";
 /// How long a client waits for a person before it is told to ask again, shorter than proxies' patience.
@@ -113,7 +113,7 @@ type Answered = Result<Response<Body>, Problem>;
 async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Answered {
     let ask: RegisterRequest = read(desk, asker, request).await?;
     let (machine, from) = (asker.machine, asker.from);
-    if ask.version < OLDEST {
+    if ask.version < MIN_CAPABILITY_VERSION {
         return json(&RegisterResponse {
             error: "this client is too old for this server; update it".into(),
             ..Default::default()
@@ -187,7 +187,7 @@ fn owner(s: &Snapshot, id: u64) -> (User, Login) {
 async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Answered {
     let ask: MapRequest = read(desk, asker, request).await?;
     let (machine, from) = (asker.machine, asker.from);
-    if ask.version < OLDEST {
+    if ask.version < MIN_CAPABILITY_VERSION {
         return Err(Problem(StatusCode::BAD_REQUEST, "this client is too old for this server; update it".into()));
     }
     let how = stream::How { zstd: ask.compress == "zstd", keep_alive: ask.keep_alive };
@@ -218,7 +218,8 @@ async fn answered(desk: &Desk, asker: &Asker, id: &str, request: Request<Incomin
     if !desk.awaits(id) {
         return Err(Problem(StatusCode::NOT_FOUND, "nobody waits for this answer".into()));
     }
-    let body = if request.method() == Method::HEAD { Bytes::new() } else { bytes(asker, request, ANSWER).await? };
+    let body =
+        if request.method() == Method::HEAD { Bytes::new() } else { bytes(asker, request, MAX_ANSWER_LEN).await? };
     if desk.answered(id, body) {
         Ok(Response::new(full(Bytes::new())))
     } else {
@@ -231,7 +232,7 @@ async fn bytes(asker: &Asker, request: Request<Incoming>, most: usize) -> Result
         let _turn = asker.reading.lock().await;
         Limited::new(request.into_body(), most).collect().await
     };
-    let whole = tokio::time::timeout(PATIENCE, whole).await;
+    let whole = tokio::time::timeout(REQUEST_TIMEOUT, whole).await;
     let whole = whole.map_err(|_| Problem(StatusCode::REQUEST_TIMEOUT, "the request did not come in time".into()))?;
     let whole = whole.map_err(|e| {
         if e.is::<http_body_util::LengthLimitError>() {

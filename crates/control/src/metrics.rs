@@ -17,7 +17,7 @@ use runtime::metrics::Exposition;
 use runtime::run::Run;
 
 /// Collectors at a time.
-const PLACES: Limits = Limits { total: 16, per_source: 8, reserve: 0 };
+const LIMITS: Limits = Limits { total: 16, per_source: 8, reserve: 0 };
 /// A collector asks at once, and once a minute or so.
 const HTTP: http1::Limits = http1::Limits { head: Duration::from_secs(5), buffer: 16 * 1024, keep_alive: false };
 
@@ -45,7 +45,7 @@ pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Resu
     let listener = Listener::bind("metrics", at).map_err(|e| {
         Hinted::error(format!("cannot serve metrics on {at}: {e}"), "choose another address with `--metrics ADDR:PORT`")
     })?;
-    let (ours, places) = (run.clone(), Slots::new(PLACES));
+    let (ours, places) = (run.clone(), Slots::new(LIMITS));
     run.spawn("metrics listener", async move {
         let mut stopping = pin!(ours.stopping());
         while let Some((socket, peer)) = listener.accept_until(stopping.as_mut()).await {

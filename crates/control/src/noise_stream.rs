@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 const UNSENT_MAX: usize = 2 * RECORD_MAX;
 
 /// Bytes that are waited for without a buffer: a short record fits.
-const FEW: usize = 128;
+const MIN_READ: usize = 128;
 
 /// What the early payload starts with; an HTTP/2 peer never sends it first (Tailscale's `control/ts2021`).
 pub const EARLY_MAGIC: [u8; 5] = *b"\xff\xff\xffTS";
@@ -165,7 +165,7 @@ impl Reader {
         }
         let Some(buffer) = &mut self.buffer else {
             // Waits with a few bytes in hand; a buffer is made for what follows them.
-            let mut few = [0; FEW];
+            let mut few = [0; MIN_READ];
             let mut room = ReadBuf::new(&mut few);
             ready!(Pin::new(io).poll_read(cx, &mut room))?;
             self.filled = room.filled().len();

@@ -28,16 +28,16 @@ use net::log_budget::LogBudget;
 use net::serve::{self, Slots};
 
 /// Time from the first byte to a good introduction.
-const ENTER: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections that may be introducing themselves at once; each holds less than 20 KB. One source has a share, so that
 /// a stranger does not keep the others out; an office behind one address comes back in a few seconds. A quarter is for
 /// sources where nodes were before.
-const ENTERING: serve::Limits = serve::Limits { total: 1024, per_source: 128, reserve: 256 };
+const HANDSHAKE_LIMITS: serve::Limits = serve::Limits { total: 1024, per_source: 128, reserve: 256 };
 
 /// A client that takes no byte for this long is gone. Official relays wait two seconds for the whole of a write; slow
 /// links are forgiven more here, since what waits for them is bounded.
-const STALL: Duration = Duration::from_secs(10);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections with one key; a node that changes networks has two for a while.
 const SAME_KEY: usize = 4;
@@ -53,7 +53,7 @@ const READ_MAX: usize = HEAD_LEN + KEY_LEN + derp::SEND_MAX;
 const NOT_HERE_BURST: f64 = 3.0;
 
 /// What a second connection with the same key is told, until one is left.
-const TWICE: &str =
+const DUPLICATE_KEY_NOTICE: &str =
     "this node is connected to the relay more than once; the connection that sends last gets its packets";
 
 /// Bounds of a relay.
@@ -157,9 +157,9 @@ enum Cut {
     NotAdmitted(NodeKey),
     #[error("its key is no longer admitted, or newer connections took its place")]
     Revoked,
-    #[error("it took nothing for {} s", STALL.as_secs())]
+    #[error("it took nothing for {} s", WRITE_TIMEOUT.as_secs())]
     Stalled,
-    #[error("it did not introduce itself within {} s", ENTER.as_secs())]
+    #[error("it did not introduce itself within {} s", HANDSHAKE_TIMEOUT.as_secs())]
     Late,
     #[error("the relay is full")]
     Full,
@@ -192,7 +192,7 @@ impl Relay {
                 limits,
                 seats: RwLock::default(),
                 connections: AtomicU64::new(0),
-                entering: Slots::new(ENTERING),
+                entering: Slots::new(HANDSHAKE_LIMITS),
                 counts: Counters::default(),
                 log: LogBudget::default(),
             }),
@@ -303,7 +303,8 @@ impl Inner {
     {
         let source = SourceKey::of(Addr::new(from));
         let _entering = self.entering.take(source).map_err(|_| Cut::Full)?;
-        let (key, info) = tokio::time::timeout(ENTER, self.introduce(io, inbox)).await.map_err(|_| Cut::Late)??;
+        let (key, info) =
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, self.introduce(io, inbox)).await.map_err(|_| Cut::Late)??;
         if !(self.admit)(&key) {
             return Err(Cut::NotAdmitted(key));
         }
@@ -361,7 +362,7 @@ impl Inner {
         }
         for other in &*same {
             other.twice.store(true, Ordering::Relaxed);
-            other.tell(&Frame::Health(TWICE));
+            other.tell(&Frame::Health(DUPLICATE_KEY_NOTICE));
         }
         if !same.is_empty() {
             client.twice.store(true, Ordering::Relaxed);
@@ -570,7 +571,7 @@ impl Bucket {
     fn owe(&mut self, amount: f64, now: Instant) -> Option<Duration> {
         self.fill(now);
         self.level -= amount;
-        (self.level < 0.0).then(|| Duration::try_from_secs_f64(-self.level / self.rate).unwrap_or(ENTER))
+        (self.level < 0.0).then(|| Duration::try_from_secs_f64(-self.level / self.rate).unwrap_or(HANDSHAKE_TIMEOUT))
     }
 
     /// Takes one if there is one.
@@ -697,7 +698,7 @@ async fn write<W: AsyncWrite + Unpin>(io: &mut W, client: &Client) -> Cut {
         }
         few.clear();
         bulk.clear();
-        match tokio::time::timeout(STALL, io.flush()).await {
+        match tokio::time::timeout(WRITE_TIMEOUT, io.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => return Cut::Io(e),
             Err(_) => return Cut::Stalled,
@@ -707,7 +708,7 @@ async fn write<W: AsyncWrite + Unpin>(io: &mut W, client: &Client) -> Cut {
 
 async fn send<W: AsyncWrite + Unpin>(io: &mut W, mut bytes: &[u8]) -> Result<(), Cut> {
     while !bytes.is_empty() {
-        match tokio::time::timeout(STALL, io.write(bytes)).await {
+        match tokio::time::timeout(WRITE_TIMEOUT, io.write(bytes)).await {
             Ok(Ok(0)) => return Err(Cut::Left),
             Ok(Ok(n)) => bytes = bytes.get(n..).unwrap_or_default(),
             Ok(Err(e)) => return Err(Cut::Io(e)),

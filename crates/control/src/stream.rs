@@ -32,9 +32,9 @@ pub(super) struct How {
 const KEEP_ALIVE: Duration = Duration::from_secs(50);
 /// Changes that come together are told together; a person does not notice, and a thousand clients that come back at
 /// once cost one message each and not a thousand.
-const SETTLE: Duration = Duration::from_millis(20);
+const DEBOUNCE: Duration = Duration::from_millis(20);
 /// A client that takes nothing for this long is let go.
-const STUCK: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Fast compression: maps are told often and read once.
 const LEVEL: i32 = 1;
 
@@ -121,7 +121,7 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
                 if changed.is_err() {
                     return;
                 }
-                tokio::time::sleep(SETTLE).await;
+                tokio::time::sleep(DEBOUNCE).await;
                 continue;
             }
             Some(ask) = opened.asks.recv() => {
@@ -142,7 +142,7 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
 
 async fn send(tell: &mpsc::Sender<Bytes>, bytes: Option<Bytes>) -> bool {
     let Some(bytes) = bytes else { return false };
-    matches!(tokio::time::timeout(STUCK, tell.send(bytes)).await, Ok(Ok(())))
+    matches!(tokio::time::timeout(WRITE_TIMEOUT, tell.send(bytes)).await, Ok(Ok(())))
 }
 
 /// What maps are written and compressed in. Each thread keeps one: maps are large, streams keep little, and small things

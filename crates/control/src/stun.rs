@@ -14,7 +14,7 @@ use tracing::warn;
 use net::log_budget::LogBudget;
 
 /// Pause after an error of the socket itself, so that a broken one does not keep a processor busy.
-const PAUSE: Duration = Duration::from_millis(50);
+const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
 /// A bound STUN server.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Stun {
                         if let Some(held_back) = log.spend(Instant::now()) {
                             warn!(held_back, "stun: {e}");
                         }
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(ERROR_PAUSE).await;
                     }
                     continue;
                 }

@@ -50,7 +50,7 @@ const TTL: u64 = 7 * 86_400;
 const GUEST_TTL: u64 = 86_400;
 
 /// Everything here is on this machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The gate and the sites around it.
 pub(super) struct Chapter {
@@ -168,7 +168,7 @@ impl Chapter {
             // With TLS 1.3 the site's refusal arrives with the first answer.
             status(tls, "GET / HTTP/1.1\r\nHost: teacher.example\r\nConnection: close\r\n\r\n").await
         };
-        match tokio::time::timeout(PATIENCE, ask).await {
+        match tokio::time::timeout(REQUEST_TIMEOUT, ask).await {
             Ok(Ok(status)) => Reached::Status(status),
             Ok(Err(_)) => Reached::Refused,
             Err(_) => Reached::Nothing,
@@ -241,7 +241,7 @@ async fn serve_teacher(run: &Run, config: Arc<ServerConfig>, gate: SocketAddr) -
                     anyhow::Ok(tls.shutdown().await?)
                 };
                 // Whoever has no certificate ends here.
-                let _ = tokio::time::timeout(PATIENCE, work).await;
+                let _ = tokio::time::timeout(REQUEST_TIMEOUT, work).await;
             });
         }
     });
@@ -272,7 +272,7 @@ async fn serve_album(run: &Run) -> Result<SocketAddr> {
                         .await?,
                     )
                 };
-                let _ = tokio::time::timeout(PATIENCE, work).await;
+                let _ = tokio::time::timeout(REQUEST_TIMEOUT, work).await;
             });
         }
     });

@@ -23,12 +23,12 @@ const PARTNER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
 const PORT: u16 = 443;
 
 /// A change must be with the clients by then; a start, with two busy cores, has longer.
-const SOON: Duration = Duration::from_secs(10);
+const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 const START: Duration = Duration::from_secs(45);
 /// The promise for a route that is taken back.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 /// How long one question waits for an answer: the hosts are one machine.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(700);
 
 const ANN_MAY: &str =
     "{ \"acls\": [ { \"action\": \"accept\", \"src\": [\"ann@\"], \"dst\": [\"203.0.113.77:443\"] } ] }\n";
@@ -101,14 +101,14 @@ async fn tour() -> Result<()> {
         let took = begun.elapsed().as_millis();
         steps.check(&format!("{}: tailscale up {flag}", host.name), &format!("joined in {took} ms"), true);
     }
-    wait(SOON, || stage.admin(&["routes", "list"]).is_ok_and(|t| t.contains("203.0.113.77"))).await;
+    wait(CHANGE_DEADLINE, || stage.admin(&["routes", "list"]).is_ok_and(|t| t.contains("203.0.113.77"))).await;
     let answer = ask(&laptop);
     steps.check("the route is pending: the laptop asks", &words(&answer), answer.is_err());
 
     say::line("");
     steps.title("portcullis routes approve office 203.0.113.77/32");
     stage.admin(&["routes", "approve", "office", "203.0.113.77/32"])?;
-    let (took, through) = wait(SOON, || ask(&laptop) == Ok(OFFICE.into())).await;
+    let (took, through) = wait(CHANGE_DEADLINE, || ask(&laptop) == Ok(OFFICE.into())).await;
     let answer =
         if through { format!("answered after {took} ms: it saw {OFFICE}, the office") } else { words(&ask(&laptop)) };
     steps.check("the laptop asks", &answer, through);
@@ -116,14 +116,14 @@ async fn tour() -> Result<()> {
     say::line("");
     steps.title("portcullis policy set: ben instead of ann");
     stage.policy(BEN_MAY)?;
-    let (took, refused) = wait(SOON, || ask(&laptop).is_err()).await;
+    let (took, refused) = wait(CHANGE_DEADLINE, || ask(&laptop).is_err()).await;
     steps.check(
         "the laptop asks",
         &format!("{} after {took} ms", if refused { "refused" } else { "STILL answered" }),
         refused,
     );
     stage.policy(ANN_MAY)?;
-    let (took, through) = wait(SOON, || ask(&laptop) == Ok(OFFICE.into())).await;
+    let (took, through) = wait(CHANGE_DEADLINE, || ask(&laptop) == Ok(OFFICE.into())).await;
     steps.check(
         "ann again",
         &format!("{} after {took} ms", if through { "answered" } else { "NOT answered" }),
@@ -148,7 +148,7 @@ async fn tour() -> Result<()> {
 
 /// The source address that the partner saw, or why there was no answer.
 fn ask(host: &Host) -> Result<IpAddr, String> {
-    host.visit(SocketAddr::from((PARTNER, PORT)), PATIENCE)
+    host.visit(SocketAddr::from((PARTNER, PORT)), PROBE_TIMEOUT)
 }
 
 fn words(answer: &Result<IpAddr, String>) -> String {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Everything here is on this machine: whoever has not answered by then does not answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What became of a request.
 pub(super) enum Answer {
@@ -43,7 +43,7 @@ pub(super) async fn get(from: &str, to: SocketAddr, path: &str, headers: &str) -
         let _ = stream.read_to_end(&mut all).await;
         anyhow::Ok(all)
     };
-    match tokio::time::timeout(PATIENCE, ask).await {
+    match tokio::time::timeout(REQUEST_TIMEOUT, ask).await {
         Err(_) => Answer::Strange("no answer in 5 s".to_string()),
         Ok(Err(e)) => Answer::Strange(format!("{e:#}")),
         Ok(Ok(all)) if all.is_empty() => Answer::Closed,
@@ -76,8 +76,9 @@ impl Download {
         let until = self.read + more;
         let mut buf = vec![0; 64 * 1024];
         while self.read < until {
-            let read =
-                tokio::time::timeout(PATIENCE, self.stream.read(&mut buf)).await.context("the download stalls")??;
+            let read = tokio::time::timeout(REQUEST_TIMEOUT, self.stream.read(&mut buf))
+                .await
+                .context("the download stalls")??;
             if read == 0 {
                 bail!("the download ended after {} bytes", self.read);
             }
@@ -105,5 +106,8 @@ impl Download {
 async fn dial(from: &str, to: SocketAddr) -> Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(from.parse()?, 0)).with_context(|| format!("this machine has no address {from}"))?;
-    tokio::time::timeout(PATIENCE, socket.connect(to)).await.context("no connection in 5 s")?.context("no connection")
+    tokio::time::timeout(REQUEST_TIMEOUT, socket.connect(to))
+        .await
+        .context("no connection in 5 s")?
+        .context("no connection")
 }

@@ -78,10 +78,10 @@ const MEMORY_EACH: usize = 16 << 20;
 
 /// Pages of folders that are made at the same time, in all and for one source; each takes some 10 MB while it is made.
 const PAGES: usize = 8;
-const PAGES_EACH: usize = 2;
+const MAX_PAGES_PER_SOURCE: usize = 2;
 
 /// An answer of which nothing was read for so long is ended.
-const STALL: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// People may think for a minute between two requests; what waits for a slow visitor beside the piece that was read is as
 /// much as a head may have.
@@ -106,7 +106,7 @@ pub async fn start(settings: FilesSettings, doors: Arc<Doors>, run: &Run) -> Res
         token: settings.token,
         guesses: Guesses::default(),
         memory: Budget::new(MEMORY, MEMORY_EACH),
-        pages: Slots::new(Limits { total: PAGES, per_source: PAGES_EACH, reserve: 0 }),
+        pages: Slots::new(Limits { total: PAGES, per_source: MAX_PAGES_PER_SOURCE, reserve: 0 }),
     });
     run.spawn("file server", accept(listener, site, doors.guard(SERVICE), run.clone()));
     Ok(FilesHandle { addr })
@@ -157,7 +157,7 @@ async fn serve(stream: TcpStream, visitor: Visitor, site: Arc<Site>, pass: &Pass
     let peer = visitor.addr;
     net::sockets::tune(&stream);
     let service = service_fn(move |request| site.clone().answer(request, visitor));
-    let io = TokioIo::new(WriteStall::new(stream, STALL));
+    let io = TokioIo::new(WriteStall::new(stream, WRITE_TIMEOUT));
     let mut conn = http1::builder(HTTP).serve_connection(io, service);
     tokio::select! {
         biased;

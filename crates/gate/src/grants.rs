@@ -20,7 +20,7 @@ use super::ledger::{Done, said};
 use super::verbs::{no_list, refused};
 
 /// More addresses than a provider's pool has: IPv4 as a /16, IPv6 as a /32. Adding that many at once asks for `--yes`.
-const WIDE: (u8, u8) = (16, 32);
+const WIDE_PREFIX_LEN: (u8, u8) = (16, 32);
 /// Names that are shown to somebody who mistyped one.
 const NAMES_SHOWN: usize = 10;
 
@@ -105,7 +105,7 @@ async fn add(gate: &Gate, a: &Add) -> anyhow::Result<GrantsChanged> {
 
 /// A word for entries that hold very many addresses that are not one's own.
 fn wide(prefixes: &[Prefix]) -> Option<String> {
-    let many = |p: &&Prefix| p.bits() < if p.is_v4() { WIDE.0 } else { WIDE.1 };
+    let many = |p: &&Prefix| p.bits() < if p.is_v4() { WIDE_PREFIX_LEN.0 } else { WIDE_PREFIX_LEN.1 };
     let own = |p: &&Prefix| p.bits() >= 7 && p.first().is_private() && p.last().is_private();
     let p = prefixes.iter().filter(many).find(|p| !own(p))?;
     Some(if p.bits() == 0 {

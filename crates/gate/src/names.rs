@@ -56,7 +56,7 @@ pub enum NotFollowed {
 impl fmt::Display for NotFollowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NotFollowed::TooMany => write!(f, "{MOST} names are followed; revoke some first"),
+            NotFollowed::TooMany => write!(f, "{MAX_NAMES} names are followed; revoke some first"),
             NotFollowed::NotMade(why) => why.fmt(f),
         }
     }
@@ -91,13 +91,13 @@ struct Record {
 
 const NAMES: &str = "names/";
 /// Questions on their way at a time.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_LOOKUPS: usize = 16;
 /// Names that people may add, for all lists together: each costs questions for ever.
-const MOST: usize = 1_000;
+const MAX_NAMES: usize = 1_000;
 /// A busy list is not compared with its names more often than this.
-const APART: Duration = Duration::from_millis(250);
+const MIN_INTERVAL: Duration = Duration::from_millis(250);
 /// How long whoever adds a name waits for its first answer.
-const FIRST: Duration = Duration::from_secs(8);
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 struct Loop {
     ledger: LedgerHandle,
@@ -171,7 +171,7 @@ impl Follower {
     pub async fn add(&self, follow: Follow) -> Result<(), NotFollowed> {
         let (reply, answer) = oneshot::channel();
         self.asks.send(Ask::Add(follow, reply)).await.map_err(|_| STOPPING)?;
-        match tokio::time::timeout(FIRST, answer).await {
+        match tokio::time::timeout(FIRST_ANSWER_TIMEOUT, answer).await {
             Ok(done) => done.map_err(|_| STOPPING)?,
             // It is saved and will be asked for again; how it stands is shown by whoever asks.
             Err(_) => Ok(()),
@@ -199,7 +199,7 @@ impl Loop {
             let now = self.now();
             self.expire(now);
             waiting_line.extend(self.names.lock().take_due(now));
-            while under_way.len() < AT_ONCE
+            while under_way.len() < MAX_CONCURRENT_LOOKUPS
                 && let Some(host) = waiting_line.pop()
             {
                 self.ask_for(host, &mut under_way);
@@ -222,7 +222,7 @@ impl Loop {
                     if changed.is_err() {
                         return;
                     }
-                    tokio::time::sleep(APART.saturating_sub(compared.elapsed())).await;
+                    tokio::time::sleep(MIN_INTERVAL.saturating_sub(compared.elapsed())).await;
                 }
                 () = tokio::time::sleep(due) => {}
             }
@@ -303,7 +303,7 @@ impl Loop {
             }
             Ask::Add(follow, reply) => {
                 let there = |f: &Follow| f.list == follow.list && f.host == follow.host;
-                if !self.by_hand.iter().any(there) && self.by_hand.len() >= MOST {
+                if !self.by_hand.iter().any(there) && self.by_hand.len() >= MAX_NAMES {
                     let _ = reply.send(Err(NotFollowed::TooMany));
                     return;
                 }

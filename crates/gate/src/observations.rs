@@ -43,11 +43,11 @@ pub enum Observation {
 }
 
 /// Observations of one kind that are kept; proxies are a few.
-const EACH_KIND: usize = 64;
+const MAX_PER_KIND: usize = 64;
 /// How long one is kept after it was seen last: phones report every quarter of an hour.
-const KEPT: Duration = Duration::from_secs(3_600);
+const RETENTION: Duration = Duration::from_secs(3_600);
 /// The same is said again in the log after this long.
-const SAID_AGAIN: Duration = Duration::from_secs(600);
+const LOG_REPEAT_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The observations of late.
 #[derive(Debug, Default)]
@@ -72,14 +72,14 @@ impl Observations {
             if let Some(k) = kept.get_mut(&key) {
                 k.seen = now;
                 k.what = what.clone();
-                if now.duration_since(k.said) < SAID_AGAIN {
+                if now.duration_since(k.said) < LOG_REPEAT_INTERVAL {
                     return;
                 }
                 k.said = now;
             } else {
-                kept.retain(|_, k| now.duration_since(k.seen) < KEPT);
+                kept.retain(|_, k| now.duration_since(k.seen) < RETENTION);
                 // The first ones stay: a flood of sources hides none of them.
-                if kept.range((key.0, None)..).take_while(|(k, _)| k.0 == key.0).count() >= EACH_KIND {
+                if kept.range((key.0, None)..).take_while(|(k, _)| k.0 == key.0).count() >= MAX_PER_KIND {
                     return;
                 }
                 kept.insert(key, Kept { what: what.clone(), seen: now, said: now });
@@ -94,7 +94,7 @@ impl Observations {
     #[must_use]
     pub(crate) fn recent(&self, now: Instant) -> Vec<Observation> {
         let kept = self.kept.lock();
-        kept.values().filter(|k| now.duration_since(k.seen) < KEPT).map(|k| k.what.clone()).collect()
+        kept.values().filter(|k| now.duration_since(k.seen) < RETENTION).map(|k| k.what.clone()).collect()
     }
 }
 
@@ -255,11 +255,11 @@ mod tests {
         one64.for_each(|a| heard.note(Observation::Crowded(a), now, |_, _| lines += 1));
         assert!(lines <= 21, "{lines}");
         let all = heard.recent(now);
-        assert_eq!(all.len(), 1 + EACH_KIND + 1);
+        assert_eq!(all.len(), 1 + MAX_PER_KIND + 1);
         assert!(all.contains(&Observation::NoAddress(Peer::Socket, AddressHeader::XForwardedFor)));
-        assert!(heard.recent(now + KEPT).is_empty());
+        assert!(heard.recent(now + RETENTION).is_empty());
         // The same again is a line after ten minutes, not before.
-        let later = now + SAID_AGAIN;
+        let later = now + LOG_REPEAT_INTERVAL;
         let mut again = 0;
         for at in [now, later, later] {
             heard.note(Observation::UntrustedPeer(addr("11.0.0.1")), at, |_, _| again += 1);

@@ -27,7 +27,7 @@ pub enum Answer {
 }
 
 /// A question is given up after this long; it is put twice.
-const WAIT: Duration = Duration::from_secs(3);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Resolver {
     /// Asks the name servers of `/etc/resolv.conf`.
@@ -63,7 +63,7 @@ impl Resolver {
         // Whoever asks keeps answers himself; a second cache would only make them older.
         options.cache_size = 0;
         options.use_hosts_file = ResolveHosts::Never;
-        options.timeout = WAIT;
+        options.timeout = LOOKUP_TIMEOUT;
         options.attempts = 2;
         Ok(Resolver(builder.build().context("no name server can be asked")?))
     }

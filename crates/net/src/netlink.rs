@@ -34,11 +34,11 @@ const KIND: u16 = 0x3fff;
 /// The kernel fills at most 32 KiB of a dump at a time; an answer repeats what was asked, which is capped by it too.
 const RECEIVE: usize = 128 * 1024;
 /// The kernel answers within the call; later than this something is very wrong.
-const WAIT: Duration = Duration::from_secs(10);
+const KERNEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is asked for as room to send: 100,000 elements of 40 bytes in one transaction.
 const SEND: usize = 16 << 20;
 /// A list that changes all the time is read this often before it is an error.
-const TRIES: usize = 10;
+const MAX_ATTEMPTS: usize = 10;
 
 /// A socket to one part of the kernel.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Netlink {
         let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         if groups == 0 {
-            rustix::net::sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(WAIT))?;
+            rustix::net::sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(KERNEL_TIMEOUT))?;
             // Above the system's limit only with CAP_NET_ADMIN over the whole machine; within it for everybody.
             if set_socket_send_buffer_size_force(&fd, SEND).is_err() {
                 let _ = set_socket_send_buffer_size(&fd, SEND);
@@ -137,7 +137,7 @@ impl Netlink {
         request: impl Fn(Messages) -> Messages,
         read: impl Fn(&[u8]) -> Option<T>,
     ) -> io::Result<Vec<T>> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             let mut out = Vec::new();
             if self.ask(request(self.messages()), &mut |_, body| out.extend(read(body)))? == Whole::Yes {
                 return Ok(out);

@@ -136,7 +136,7 @@ const GROUP: u32 = 1 << 6;
 /// An attribute's length has 16 bits: a message takes elements up to this many bytes.
 const LIST_ROOM: usize = 60_000;
 /// The longest an element can have, a hundred years: the kernel's own limit is higher.
-const LONGEST: Duration = Duration::from_secs(3_155_760_000);
+const MAX_TIMEOUT: Duration = Duration::from_secs(3_155_760_000);
 
 mod transaction;
 

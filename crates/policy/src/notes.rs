@@ -133,10 +133,10 @@ fn users(p: &Policy) -> Vec<(&str, Pos)> {
 
 /// Some names of many.
 fn listed(names: &[&str]) -> String {
-    const SHOWN: usize = 5;
-    let mut out: Vec<String> = names.iter().take(SHOWN).map(|n| format!("`{}`", clip(n))).collect();
-    if names.len() > SHOWN {
-        out.push(format!("{} more", names.len() - SHOWN));
+    const MAX_SHOWN: usize = 5;
+    let mut out: Vec<String> = names.iter().take(MAX_SHOWN).map(|n| format!("`{}`", clip(n))).collect();
+    if names.len() > MAX_SHOWN {
+        out.push(format!("{} more", names.len() - MAX_SHOWN));
     }
     out.join(", ")
 }

@@ -81,7 +81,7 @@ pub struct Queue {
 
 impl Default for Queue {
     fn default() -> Queue {
-        Queue { seq: 0, hash: FIRST.to_string(), records: Vec::new() }
+        Queue { seq: 0, hash: GENESIS.to_string(), records: Vec::new() }
     }
 }
 
@@ -106,7 +106,7 @@ const CUT_SHORT: u64 = 1 << 20;
 /// How much of a log's end is read for what was there lately: some thousand records.
 const TAIL: u64 = 2 << 20;
 
-const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 impl Log {
     /// Opens the log, making it (mode 0600) if it is not there. A line that a crash cut short is taken off; a tail that
@@ -123,7 +123,7 @@ impl Log {
             if whole < len {
                 take_off(&mut file, path, whole, len)?;
             }
-            let (seq, prev) = line.map_or((0, FIRST.to_string()), |line| (line.seq, line.hash));
+            let (seq, prev) = line.map_or((0, GENESIS.to_string()), |line| (line.seq, line.hash));
             Ok(Log { file, path: path.to_path_buf(), seq, prev, waiting: Vec::new() })
         };
         open().with_context(|| format!("the audit log {} can not be opened", path.display()))
@@ -264,7 +264,7 @@ pub fn known(store: &Path, room: &str) -> anyhow::Result<Option<Known>> {
 /// The first line that is not what was written, with its number and what is wrong.
 pub fn verify(path: &Path, known: Option<&Known>) -> anyhow::Result<(u64, String)> {
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let (mut count, mut prev) = (0u64, FIRST.to_string());
+    let (mut count, mut prev) = (0u64, GENESIS.to_string());
     for (n, text) in BufReader::new(file).lines().enumerate() {
         let n = n + 1;
         let text = text.with_context(|| format!("line {n} can not be read"))?;

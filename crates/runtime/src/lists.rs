@@ -278,7 +278,11 @@ pub fn load(lists: &[ListSource], gate: Option<&BTreeSet<String>>) -> anyhow::Re
         out.hosts.push(hosts);
     }
     let names = out.hosts.iter().flatten().collect::<BTreeSet<_>>().len();
-    anyhow::ensure!(names <= names::MOST, "the lists hold {names} names; at most {} are followed", names::MOST);
+    anyhow::ensure!(
+        names <= names::MAX_NAMES,
+        "the lists hold {names} names; at most {} are followed",
+        names::MAX_NAMES
+    );
     // One flag may make two lists; what is odd about it is said once.
     let mut said = BTreeSet::new();
     out.warnings.retain(|w| said.insert(w.clone()));

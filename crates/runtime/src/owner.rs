@@ -615,8 +615,8 @@ impl<S: State> Owner<S> {
             self.state.say(&record);
             self.owed.push(record);
         }
-        if self.owed.len() > OWED {
-            let over = self.owed.len() - OWED;
+        if self.owed.len() > MAX_UNSAVED_RECORDS {
+            let over = self.owed.len() - MAX_UNSAVED_RECORDS;
             self.owed.drain(..over);
             error!("{over} audit records were dropped: the disk takes none for too long");
         }
@@ -692,7 +692,7 @@ fn stamp(t: u64) -> String {
 }
 
 /// Records of what is in force and not saved. Past it the oldest are dropped and that is logged.
-const OWED: usize = 10_000;
+const MAX_UNSAVED_RECORDS: usize = 10_000;
 
 fn put(key: String, value: Vec<u8>) -> Step {
     Step::Put { key, value, deadline: None, when: If::Anyway }

@@ -183,7 +183,7 @@ pub struct Watch<'a> {
 const BATCH: usize = 1_000;
 
 /// So many changes are kept for watchers that were away; one of a few hundred bytes is about three megabytes in all.
-pub(crate) const KEEP: u64 = 10_000;
+pub(crate) const MAX_KEPT_CHANGES: u64 = 10_000;
 
 impl Watch<'_> {
     /// The next changes; empty if none came within `wait`.

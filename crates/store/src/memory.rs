@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::{Change, Entry, KEEP, Result, Step, Store, StoreError, holds};
+use crate::{Change, Entry, MAX_KEPT_CHANGES, Result, Step, Store, StoreError, holds};
 
 /// A store that ends with the process.
 #[derive(Debug, Default)]
@@ -111,7 +111,7 @@ impl State {
     fn note(&mut self, key: &str, value: Option<Vec<u8>>) {
         self.revision += 1;
         self.changes.push_back(Change { revision: self.revision, key: key.to_string(), value });
-        while self.changes.len() as u64 > KEEP {
+        while self.changes.len() as u64 > MAX_KEPT_CHANGES {
             if let Some(old) = self.changes.pop_front() {
                 self.compacted = old.revision;
             }

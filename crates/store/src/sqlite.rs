@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
-use crate::{Change, Entry, KEEP, Result, Step, Store, StoreError, holds};
+use crate::{Change, Entry, MAX_KEPT_CHANGES, Result, Step, Store, StoreError, holds};
 
 /// A store in a file. One process at a time.
 #[derive(Debug)]
@@ -291,7 +291,7 @@ pub fn settle(path: &Path) -> Result<()> {
     let run = || -> rusqlite::Result<i64> {
         let db =
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-        db.busy_timeout(BUSY)?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
         // What an interrupted change left is undone by the first look.
         db.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0))?;
         let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0))?;
@@ -310,7 +310,7 @@ fn read_only(path: &Path) -> Result<Connection> {
     let open = |name: &Path, more: OpenFlags| {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
         let db = Connection::open_with_flags(name, flags).map_err(|e| error(path, e))?;
-        db.busy_timeout(BUSY).map_err(|e| error(path, e))?;
+        db.busy_timeout(BUSY_TIMEOUT).map_err(|e| error(path, e))?;
         db.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0)).map_err(|e| error(path, e))?;
         Ok(db)
     };
@@ -375,7 +375,7 @@ fn locked(file: &File, path: &Path) -> Result<bool> {
         return Ok(false);
     }
     // A process that was killed is gone with its locks; one that is being replaced may need a moment.
-    let until = Instant::now() + BUSY;
+    let until = Instant::now() + BUSY_TIMEOUT;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(true),
@@ -389,11 +389,11 @@ fn locked(file: &File, path: &Path) -> Result<bool> {
 }
 
 /// A backup by another program may hold it for a moment; longer is another process on the same file.
-const BUSY: Duration = Duration::from_secs(2);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Settings of a connection; returns the layout of the file, 0 for a new one.
 fn prepare(db: &Connection, shared: bool) -> rusqlite::Result<i64> {
-    db.busy_timeout(BUSY)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
     let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     if layout > LAYOUT {
         return Ok(layout);
@@ -468,10 +468,10 @@ fn note(db: &Connection, key: &str, value: Option<&[u8]>, at: u64) -> rusqlite::
 }
 
 fn tidy(db: &Connection, before: u64, at: u64) -> rusqlite::Result<()> {
-    if at / TIDY_EVERY == before / TIDY_EVERY || at <= KEEP {
+    if at / TIDY_EVERY == before / TIDY_EVERY || at <= MAX_KEPT_CHANGES {
         return Ok(());
     }
-    let oldest = (at - KEEP) as i64;
+    let oldest = (at - MAX_KEPT_CHANGES) as i64;
     db.execute("DELETE FROM changes WHERE revision <= ?1", [oldest])?;
     db.execute("UPDATE marks SET value = ?1 WHERE name = 'compacted'", [oldest])?;
     Ok(())

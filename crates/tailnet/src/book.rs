@@ -84,7 +84,7 @@ pub(crate) const NAMES_SHOWN: usize = 20;
 
 /// How long a node that has left counts as being there: longer than a client needs to come back after its network has
 /// changed, short enough that another router takes over in time.
-pub(crate) const GRACE: u64 = 4;
+pub(crate) const OFFLINE_GRACE: u64 = 4;
 /// After a start nodes count as being there until they had time to come back: no route moves because of a restart.
 pub(crate) const GRACE_AT_START: u64 = 60;
 /// An ephemeral node is forgotten when it has been away this long.

@@ -10,7 +10,7 @@ use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::host::{Hostinfo, Service};
 use tailnet_proto::tailcfg::map::MapRequest;
 
-use super::book::{Book, EPHEMERAL_AWAY, GRACE, NAMES_SHOWN, Slot, is_tag};
+use super::book::{Book, EPHEMERAL_AWAY, NAMES_SHOWN, OFFLINE_GRACE, Slot, is_tag};
 use super::names;
 use super::refusal::Refusal;
 use super::snapshot::Member;
@@ -132,7 +132,7 @@ impl Book {
             && p.streams.is_empty()
         {
             p.left = now;
-            p.until = now + GRACE;
+            p.until = now + OFFLINE_GRACE;
             self.seen(id, now);
         }
     }

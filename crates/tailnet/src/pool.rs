@@ -17,9 +17,9 @@ const V4: (&str, u8) = ("100.64.0.0", 10);
 const V6: (&str, u8) = ("fd7a:115c:a1e0::", 48);
 
 /// Where IPv4 subnets written as IPv6 (4via6) live: routes of routers, no nodes.
-const VIA: (&str, u8) = ("fd7a:115c:a1e0:b1a::", 64);
+const VIA_4IN6: (&str, u8) = ("fd7a:115c:a1e0:b1a::", 64);
 /// Never given away: the addresses at which every node answers names, a range that ChromeOS uses inside, and 4via6.
-const KEPT: [(&str, u8); 4] = [NAMES[0], ("100.115.92.0", 23), NAMES[1], VIA];
+const RESERVED: [(&str, u8); 4] = [NAMES[0], ("100.115.92.0", 23), NAMES[1], VIA_4IN6];
 /// Where every node answers names.
 const NAMES: [(&str, u8); 2] = [("100.100.100.100", 32), ("fd7a:115c:a1e0::53", 128)];
 
@@ -36,7 +36,7 @@ impl Pools {
             return true;
         }
         if self.v6.covers(prefix) {
-            return !read(VIA).is_some_and(|p| p.covers(prefix));
+            return !read(VIA_4IN6).is_some_and(|p| p.covers(prefix));
         }
         NAMES.into_iter().filter_map(read).any(|p| p.covers(prefix))
     }
@@ -52,7 +52,7 @@ pub(crate) fn next(pool: Prefix, from: u64, taken: impl Fn(Addr) -> bool) -> Opt
     let width = u32::from(pool.first().width()) - u32::from(pool.bits());
     // 2^40 nodes are more than anyone has; IPv6 pools are counted no further.
     let size = 1u64 << width.min(40);
-    let kept: Vec<Prefix> = KEPT.into_iter().filter_map(read).collect();
+    let kept: Vec<Prefix> = RESERVED.into_iter().filter_map(read).collect();
     // The first is the network's own name; a pool of one has nothing else.
     let first = u64::from(size > 1);
     let base = pool.first().bits();

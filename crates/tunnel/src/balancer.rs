@@ -9,17 +9,17 @@ use tokio::net::TcpStream;
 use tunnel_proto::proxy_line::{self, HEADER_MAX, Version};
 
 /// A balancer must have sent its line by then.
-const PATIENCE: Duration = Duration::from_secs(5);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A line that came in part is looked at again after this; balancers send it whole.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Takes the PROXY line off a connection. `None`: the balancer speaks for itself (a health check).
 ///
 /// # Errors
 /// There is no line of this version within five seconds.
 pub(super) async fn take_line(socket: &TcpStream, version: Version) -> io::Result<Option<SocketAddr>> {
-    tokio::time::timeout(PATIENCE, take(socket, version))
+    tokio::time::timeout(HEADER_TIMEOUT, take(socket, version))
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no PROXY line in 5 s")))
 }
@@ -45,7 +45,7 @@ async fn take(socket: &TcpStream, version: Version) -> io::Result<Option<SocketA
                 }
                 return Ok(decoded.source);
             }
-            Ok(None) => tokio::time::sleep(LOOK_AGAIN).await,
+            Ok(None) => tokio::time::sleep(RETRY_INTERVAL).await,
             Err(e) => return Err(io::Error::new(io::ErrorKind::InvalidData, e)),
         }
     }

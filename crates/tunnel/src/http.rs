@@ -197,10 +197,10 @@ impl<R: Router> HttpPlane<R> {
     /// Gives memory back to the system once most of a crowd has left.
     pub async fn tidy(&self) {
         /// A smaller crowd leaves nothing behind that is worth a walk through all memory.
-        const CROWD: u64 = 64;
+        const TRIM_THRESHOLD: u64 = 64;
         let now = self.stats.connections.load(Ordering::Relaxed);
         let crest = self.crest.load(Ordering::Relaxed);
-        if crest >= CROWD && now <= crest / 4 {
+        if crest >= TRIM_THRESHOLD && now <= crest / 4 {
             self.crest.store(now, Ordering::Relaxed);
             let _ = tokio::task::spawn_blocking(net::memory::give_back).await;
         }

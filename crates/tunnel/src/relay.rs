@@ -46,7 +46,7 @@ struct Relay {
 }
 
 /// Turns of one direction before the other one and other tasks get theirs.
-const TURNS: usize = 16;
+const MAX_TURNS: usize = 16;
 
 impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>, socket: &TcpStream, stream: &mut Stream) -> Poll<io::Result<()>> {
@@ -57,7 +57,7 @@ impl Relay {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>, socket: &TcpStream, stream: &mut Stream) -> Poll<io::Result<()>> {
-        for _ in 0..TURNS {
+        for _ in 0..MAX_TURNS {
             match self.up {
                 Way::Over => return Poll::Ready(Ok(())),
                 Way::Flushing => {
@@ -85,7 +85,7 @@ impl Relay {
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>, socket: &TcpStream, stream: &mut Stream) -> Poll<io::Result<()>> {
-        for _ in 0..TURNS {
+        for _ in 0..MAX_TURNS {
             if self.down == Way::Over {
                 return Poll::Ready(Ok(()));
             }

@@ -17,9 +17,9 @@ pub(super) struct Moved {
 }
 
 /// Places of one certificate at a time that are told apart: more than a household has phones.
-pub const PLACES: u8 = 16;
+pub const MAX_DEVICES_TOLD_APART: u8 = 16;
 /// Seconds within which a device that is back at a place it had left is two devices: longer than apps report home.
-const BACK: u64 = 3_600;
+const RETURN_WINDOW: u64 = 3_600;
 /// Seconds after which the other places of a certificate on several devices leave, unless they prove themselves again.
 pub const OTHER_PLACE: u64 = 86_400;
 /// Devices that are remembered after they left a place.
@@ -27,7 +27,7 @@ pub(super) const MOVED: usize = 256;
 impl Ledger {
     /// True if this device left this place a short while ago because it showed up elsewhere.
     pub(super) fn was_here(&self, list: &str, prefix: Prefix, claim: &Claim) -> bool {
-        let since = self.now.saturating_sub(BACK);
+        let since = self.now.saturating_sub(RETURN_WINDOW);
         claim.device.is_some()
             && self
                 .moved
@@ -55,7 +55,7 @@ impl Ledger {
         let same = |c: &Claim| c.device.is_some() && c.device == claim.device;
         let here_too = places.iter().filter(|(_, c)| same(c)).count();
         let known = places.iter().filter(|(_, c)| same(c)).map(|(_, c)| usize::from(c.places)).max().unwrap_or(1);
-        let most = page.rules.devices.unwrap_or(usize::MAX).min(usize::from(PLACES)).max(1);
+        let most = page.rules.devices.unwrap_or(usize::MAX).min(usize::from(MAX_DEVICES_TOLD_APART)).max(1);
         let known = (known + usize::from(returns)).min(here_too).clamp(1, most);
         let soon = page.rules.grace.map(|g| self.now.saturating_add(g));
         // With a grace without end only a limit makes somebody leave, and that at once.

@@ -18,7 +18,7 @@ use crate::say::when;
 use crate::{ask, resolve, say};
 
 /// A second or two pass between two looks.
-const SAME: u64 = 5;
+const CLOCK_TOLERANCE: u64 = 5;
 
 pub(crate) fn run(c: &ClockCommand, global: &GlobalArgs) -> Done {
     let dir = resolve::data_dir(global.data_dir.clone())?;
@@ -103,7 +103,7 @@ fn show(dir: &Path, found: &[(Room, bool)], json: bool) -> Done {
 
 fn say_clock(room: Room, runs: bool, c: &Clock) {
     let wall = c.wall;
-    let off = |t: u64| match (t.abs_diff(wall) > SAME, t > wall) {
+    let off = |t: u64| match (t.abs_diff(wall) > CLOCK_TOLERANCE, t > wall) {
         (false, _) => String::new(),
         (_, true) => format!(", {} ahead of the clock", length(t - wall)),
         (_, false) => format!(", {} behind the clock", length(wall - t)),
@@ -121,7 +121,7 @@ fn say_clock(room: Room, runs: bool, c: &Clock) {
             if runs { "" } else { " after a start" }
         ));
     }
-    if c.time > wall + SAME {
+    if c.time > wall + CLOCK_TOLERANCE {
         say::line("  if the machine's clock is right: `portcullis clock reset`");
     }
 }

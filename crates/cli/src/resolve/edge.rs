@@ -47,7 +47,7 @@ const CLASSIC_CONTROL_PORT: u16 = 8001;
 /// Port of the HTTP plane, as both.
 const HTTP_PORT: u16 = 8000;
 /// Survives a client's restart and a laptop's change of network (field: reconnects take 100 ms to 10 s).
-const GRACE: Duration = Duration::from_secs(30);
+const DEFAULT_RECONNECT_GRACE: Duration = Duration::from_secs(30);
 /// As many as one public address has ports: more visitors than that need more than one edge.
 pub(crate) const MAX_VISITORS: u32 = 65_536;
 
@@ -166,7 +166,7 @@ pub(crate) fn edge(
         stall: stall(args, f)?,
         proxy_protocol: args.front.proxy_protocol.or(f.proxy_protocol).and_then(|p| p.0),
         lb_proxy_protocol: lb,
-        grace: args.limits.grace.or(f.grace).unwrap_or(GRACE),
+        grace: args.limits.grace.or(f.grace).unwrap_or(DEFAULT_RECONNECT_GRACE),
         max_visitors: max_visitors as usize,
         max_visitors_per_source: args
             .limits
@@ -194,14 +194,14 @@ fn identity(args: &EdgeArgs, f: &EdgeFile, given: &Given) -> Result<IdentityFiel
 }
 
 /// Longest useful wait for a visitor that takes nothing.
-const STALL: Duration = Duration::from_secs(60);
+const MAX_WRITE_STALL: Duration = Duration::from_secs(60);
 
 fn stall(args: &EdgeArgs, f: &EdgeFile) -> Result<Duration, Fail> {
     match args.limits.stall_timeout.or(f.stall_timeout) {
         Some(time) if time < Duration::from_secs(1) => {
             Err(Fail::usage("--stall-timeout is below a second: slow visitors would be cut", "give `60s` or more"))
         }
-        time => Ok(time.unwrap_or(STALL)),
+        time => Ok(time.unwrap_or(MAX_WRITE_STALL)),
     }
 }
 

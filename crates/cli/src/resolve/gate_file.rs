@@ -39,7 +39,7 @@ use crate::fail::Fail;
 pub(crate) type Lists = (Vec<(String, Rules)>, Vec<Follow>);
 
 /// A list that nobody gave a limit: far more than a household has, few enough that no proxy slows down.
-const MAX: usize = 1_000;
+const DEFAULT_MAX_ENTRIES: usize = 1_000;
 
 /// True if the file asks for a gate.
 pub(crate) fn wanted(read: &Read) -> bool {
@@ -140,7 +140,7 @@ fn rules(read: &Read, name: &str, list: &ListFile, statics: Vec<Prefix>) -> anyh
     );
     ensure!(list.devices != Some(0), "{at}: `lists.{name}`: `devices = 0` would forget everybody");
     Ok(Rules {
-        max: Some(list.max.unwrap_or(MAX)),
+        max: Some(list.max.unwrap_or(DEFAULT_MAX_ENTRIES)),
         evict: if list.evict == Some(EvictArg::FirstSeen) { Evict::FirstSeen } else { Evict::LeastRecentlySeen },
         ttl: list.ttl.unwrap_or(Length(Span(Some(TTL)))).0.0,
         idle: list.idle.and_then(|l| l.0.0),

@@ -29,7 +29,7 @@ use crate::args::gate::{AlsoArgs, EvictArg, GatekeeperArgs, KeyArg, ScopeArg, Sp
 use crate::fail::Fail;
 
 /// Gatekeeper's own default.
-const MAX: usize = 10;
+const DEFAULT_MAX_ENTRIES: usize = 10;
 /// What the environment and flags mean together.
 ///
 /// # Errors
@@ -171,7 +171,7 @@ fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
         }
         (Some(new), _) => (new, "MAX_IP_LEN"),
         (None, Some(old)) => (old, "MAX_ALLOWED_IPS"),
-        (None, None) => return Ok(MAX),
+        (None, None) => return Ok(DEFAULT_MAX_ENTRIES),
     };
     if text.trim() == "0" {
         return Err(Fail::usage(
@@ -180,9 +180,9 @@ fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
         ));
     }
     let max = number(&text, name, "addresses", 1..=1_000_000)?;
-    if max < MAX {
+    if max < DEFAULT_MAX_ENTRIES {
         info!(
-            "{name}={max}: Gatekeeper never read it and kept {MAX}; here the {max} count, and who has no place is said"
+            "{name}={max}: Gatekeeper never read it and kept {DEFAULT_MAX_ENTRIES}; here the {max} count, and who has no place is said"
         );
     }
     Ok(max)
@@ -191,7 +191,7 @@ fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
 fn guests(a: &GatekeeperArgs) -> Result<usize, Fail> {
     match a.guests.as_deref().map(str::trim).filter(|g| !g.is_empty()) {
         Some(text) => number(text, "MAX_GUESTS", "guests", 1..=MAX_GUESTS),
-        None => Ok(Rules::default().guests.unwrap_or(MAX)),
+        None => Ok(Rules::default().guests.unwrap_or(DEFAULT_MAX_ENTRIES)),
     }
 }
 

@@ -30,7 +30,7 @@ const WRITE_INTERVAL: Duration = Duration::from_millis(250);
 /// times a second at most.
 const MAX_PENDING: usize = 64;
 /// A Traefik that watches the file shows it within two of its throttles.
-const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often its API is asked.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
@@ -182,13 +182,13 @@ impl Pending {
         loop {
             match self.newest_shown(api).await {
                 Ok(Some(at)) => return Ok(self.reached(at)),
-                Ok(None) if since.elapsed() < SHOWN_WITHIN => tokio::time::sleep(POLL_INTERVAL).await,
+                Ok(None) if since.elapsed() < SYNC_TIMEOUT => tokio::time::sleep(POLL_INTERVAL).await,
                 Ok(None) => {
                     self.writes.clear();
                     bail!("Traefik's API does not show the lists as written; does its file provider watch this file?");
                 }
                 // It may just be starting.
-                Err(_) if since.elapsed() < SHOWN_WITHIN => tokio::time::sleep(POLL_INTERVAL * 4).await,
+                Err(_) if since.elapsed() < SYNC_TIMEOUT => tokio::time::sleep(POLL_INTERVAL * 4).await,
                 Err(e) => {
                     self.writes.clear();
                     return Err(e);

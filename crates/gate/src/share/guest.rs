@@ -75,7 +75,7 @@ pub(crate) struct Asked<'a> {
 /// The longest that a new guest's first answer waits until what stands in front lets him in: Traefik reads a file within
 /// its throttle (2 s), measured 3.4 s for the second of two changes. Then the answer comes, and the guest may have to
 /// load again.
-const WAIT: Duration = Duration::from_secs(4);
+const FIRST_PAGE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Whoever was given his place within this time may still have to wait for it.
 const NEW: u64 = 6;
 /// Answers that wait at a time; the others come at once. One source needs one, a family behind one address a few.
@@ -150,7 +150,7 @@ pub(crate) async fn open(state: &GateState, asked: &Asked<'_>) -> StatusCode {
 /// Waits until every enforcer of the list has the guest, the process stops, or the time is over.
 async fn in_force(state: &GateState, list: &str, guest: Addr, generation: u64) {
     let Ok(_place) = state.shares.waiting.take(SourceKey::of(guest)) else { return };
-    let until = Instant::now() + WAIT;
+    let until = Instant::now() + FIRST_PAGE_TIMEOUT;
     let each = state.enforcers.iter().filter(|e| e.holds(list)).map(|e| async move {
         if !e.has(generation, until).await {
             let name = e.info.name.clone();

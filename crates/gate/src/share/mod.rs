@@ -101,16 +101,16 @@ struct Sung {
 }
 
 /// An upstream on the same machine answers in milliseconds; a guest waits no longer than this.
-const WAIT: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A dead link is not asked for again so soon: guessing the same one costs the upstream nothing.
 const DEAD_FOR: Duration = Duration::from_secs(60);
 /// A page and its pictures are one question; a link that is withdrawn opens nothing new after this.
 const ALIVE_FOR: Duration = Duration::from_secs(10);
 /// A link that was alive within this time is asked for without being counted: whoever floods the gate with others does
 /// not close it.
-const VOUCHED_FOR: Duration = Duration::from_secs(3_600);
+const CANARY_TTL: Duration = Duration::from_secs(3_600);
 /// An upstream that did not answer is left alone for so long: whoever queues behind a silent one is told at once.
-const SILENT_FOR: Duration = Duration::from_secs(5);
+const UPSTREAM_COOLDOWN: Duration = Duration::from_secs(5);
 /// An upgrade of the upstream may mend its answers: asked again this often.
 const BAD_CANARY_FOR: Duration = Duration::from_secs(600);
 /// … or break them. Nextcloud slows down who asks for links that do not exist, for half a day and twice as much each
@@ -227,7 +227,7 @@ impl Shares {
     }
 
     async fn ask(&self, at: usize, share: &Share, link: &Link, id: &Id, q: &Question<'_>) -> Result<(), No> {
-        let vouched = self.alive.lock().get(id).is_some_and(|when| when.elapsed() < VOUCHED_FOR);
+        let vouched = self.alive.lock().get(id).is_some_and(|when| when.elapsed() < CANARY_TTL);
         if !q.known && !vouched && !self.spend.lock().ask(q.guest, Instant::now()) {
             return Err(No::Budget);
         }
@@ -236,7 +236,7 @@ impl Shares {
             Ok(()) => {
                 let mut alive = self.alive.lock();
                 if alive.len() >= REMEMBERED {
-                    alive.retain(|_, when| when.elapsed() < VOUCHED_FOR);
+                    alive.retain(|_, when| when.elapsed() < CANARY_TTL);
                 }
                 if alive.len() >= REMEMBERED {
                     alive.clear();
@@ -354,7 +354,7 @@ impl Shares {
         if let Some(Ok(guest)) = guest.map(|g| HeaderValue::from_str(&g.to_string())) {
             headers.insert("x-forwarded-for", guest);
         }
-        let answer = match Ask::get(path, headers).start_of_body(BODY).send(&share.base, WAIT).await {
+        let answer = match Ask::get(path, headers).start_of_body(BODY).send(&share.base, CHECK_TIMEOUT).await {
             Ok(answer) => answer,
             Err(e) => {
                 self.once(Notice::Silent(share.name.clone()), || {
@@ -390,7 +390,7 @@ impl Shares {
         }
         let dead = self.dead.lock();
         let (no, when) = dead.get(id)?;
-        let lasts = if matches!(no, No::Silent | No::Busy(_)) { SILENT_FOR } else { DEAD_FOR };
+        let lasts = if matches!(no, No::Silent | No::Busy(_)) { UPSTREAM_COOLDOWN } else { DEAD_FOR };
         (when.elapsed() < lasts).then_some(Err(*no))
     }
 }

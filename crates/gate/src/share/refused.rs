@@ -61,15 +61,15 @@ pub enum Why {
 pub struct Refusals(Mutex<HashMap<SourceKey, Refusal>>);
 
 /// Sources that are remembered; the one that was refused longest ago leaves.
-const SOURCES: usize = 512;
+const MAX_SOURCES: usize = 512;
 /// Nobody asks about an older one.
-const KEPT: Duration = Duration::from_secs(24 * 3_600);
+const RETENTION: Duration = Duration::from_secs(24 * 3_600);
 
 impl Refusals {
     pub(super) fn note(&self, addr: Addr, share: &str, path: String, why: Why, now: Instant) {
         let mut all = self.0.lock();
         let key = SourceKey::of(addr);
-        if !all.contains_key(&key) && all.len() >= SOURCES {
+        if !all.contains_key(&key) && all.len() >= MAX_SOURCES {
             let oldest = all.iter().min_by_key(|(_, r)| r.at).map(|(k, _)| *k);
             oldest.map(|k| all.remove(&k));
         }
@@ -82,14 +82,14 @@ impl Refusals {
     /// The latest refusal of the source that this address belongs to.
     #[must_use]
     pub fn of(&self, addr: Addr, now: Instant) -> Option<Refusal> {
-        self.0.lock().get(&SourceKey::of(addr)).filter(|r| now.duration_since(r.at) < KEPT).cloned()
+        self.0.lock().get(&SourceKey::of(addr)).filter(|r| now.duration_since(r.at) < RETENTION).cloned()
     }
 
     /// The refusals of all sources, latest first.
     #[must_use]
     pub fn all(&self, now: Instant) -> Vec<Refusal> {
         let mut all: Vec<Refusal> =
-            self.0.lock().values().filter(|r| now.duration_since(r.at) < KEPT).cloned().collect();
+            self.0.lock().values().filter(|r| now.duration_since(r.at) < RETENTION).cloned().collect();
         all.sort_by_key(|r| std::cmp::Reverse(r.at));
         all
     }
@@ -129,12 +129,12 @@ mod tests {
     fn the_latest_of_each_source_is_kept_and_no_more_than_so_many() {
         let (all, now) = (Refusals::default(), Instant::now());
         let at = |n: usize| now + Duration::from_secs(n as u64);
-        for n in 0..2 * SOURCES {
+        for n in 0..2 * MAX_SOURCES {
             let addr = format!("10.0.{}.{}", n / 250, n % 250).parse().unwrap();
             all.note(addr, "immich\n", "/share/…".to_string(), Why::No(No::Dead(404)), at(n));
         }
-        let last = at(2 * SOURCES);
-        assert_eq!(all.all(last).len(), SOURCES);
+        let last = at(2 * MAX_SOURCES);
+        assert_eq!(all.all(last).len(), MAX_SOURCES);
         assert!(all.of("10.0.0.1".parse().unwrap(), last).is_none());
         let addr = "2001:db8::1".parse().unwrap();
         all.note(addr, "immich", "/share/…".to_string(), Why::No(No::Dead(404)), last);
@@ -143,6 +143,6 @@ mod tests {
         assert_eq!((one.times, one.why, all.all(last)[0].share.as_str()), (2, Why::No(No::Canary), "immich"));
         assert!(one.to_string().starts_with("the share link /s/… of immich is refused: "));
         assert!(all.all(last).iter().all(|r| !r.share.contains('\n')));
-        assert!(all.of(addr, last + KEPT).is_none());
+        assert!(all.of(addr, last + RETENTION).is_none());
     }
 }

@@ -62,11 +62,11 @@ const BUILT_IN: [&str; 13] = [
     "/{any}/s/{token}",
     "/{any}/index.php/s/{token}",
 ];
-/// A shorter token can be guessed; a person may say otherwise for a shape of his own, but not below [`SHORTEST`].
-const LEAST: usize = 8;
-const SHORTEST: usize = 4;
+/// A shorter token can be guessed; a person may say otherwise for a shape of his own, but not below [`MIN_TOKEN_LEN`].
+const DEFAULT_MIN_TOKEN_LEN: usize = 8;
+const MIN_TOKEN_LEN: usize = 4;
 /// No service makes longer ones.
-const MOST: usize = 200;
+const MAX_TOKEN_LEN: usize = 200;
 /// Parts of a path, the token included, by the rule for paths of no known shape.
 const PARTS: usize = 4;
 /// A token of no known shape must be this long, hold a digit, and change between digits, small and capital letters this
@@ -118,7 +118,7 @@ pub fn masked(uri: &str) -> String {
     let path = uri.split(['?', '#']).next().unwrap_or_default();
     let parts: Vec<&str> = path.split('/').collect();
     let last = parts.iter().rposition(|p| !p.is_empty()).filter(|at| *at > 1);
-    let hide = |(at, p): (usize, &&str)| Some(at) == last || (p.len() >= SHORTEST && !is_word(p));
+    let hide = |(at, p): (usize, &&str)| Some(at) == last || (p.len() >= MIN_TOKEN_LEN && !is_word(p));
     let shown: Vec<&str> = parts.iter().enumerate().map(|p| if hide((p.0, p.1)) { "…" } else { p.1 }).collect();
     let text: String = shown.join("/").chars().take(60).collect();
     text.escape_debug().to_string()
@@ -200,7 +200,8 @@ fn is_plain(part: &str) -> bool {
 }
 
 fn is_token(part: &str) -> bool {
-    (1..=MOST).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+    (1..=MAX_TOKEN_LEN).contains(&part.len())
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
 fn is_word(part: &str) -> bool {
@@ -228,10 +229,10 @@ impl FromStr for Shape {
         let token = parts.pop().unwrap_or_default();
         let inside = token.strip_prefix("{token").and_then(|t| t.strip_suffix('}'));
         let least = match inside.ok_or_else(|| wrong("its last part must be `{token}`"))? {
-            "" => LEAST,
+            "" => DEFAULT_MIN_TOKEN_LEN,
             n => {
                 let n: usize = n.strip_prefix(':').and_then(|n| n.parse().ok()).unwrap_or(0);
-                if !(SHORTEST..=MOST).contains(&n) {
+                if !(MIN_TOKEN_LEN..=MAX_TOKEN_LEN).contains(&n) {
                     return Err(wrong("`{token:N}` is a token of at least N characters, 4 to 200"));
                 }
                 n

@@ -20,13 +20,13 @@ pub(super) struct Spend {
 const WINDOW: Duration = Duration::from_secs(60);
 /// Questions of one source: Immich's keys have 67 characters and Nextcloud's 15, so guessing is hopeless at any rate; the
 /// limits protect the upstream and its own throttling.
-const EACH: u32 = 20;
+const MAX_PER_SOURCE: u32 = 20;
 /// Questions of all: ten a second, which a service on a small machine answers.
-const ALL: u32 = 600;
+const MAX_TOTAL: u32 = 600;
 /// Of these, what only the first questions of a source may take.
-const FOR_FIRST: u32 = 300;
+const RESERVED_FOR_FIRST: u32 = 300;
 /// So many questions of a source are its first: a link, and one that was mistyped.
-const FIRST: u32 = 2;
+const FIRST_ATTEMPTS: u32 = 2;
 
 impl Spend {
     /// True if this source may ask one question more.
@@ -36,15 +36,15 @@ impl Spend {
         }
         let count = |key: SourceKey| self.each.get(&key).copied().unwrap_or(0);
         // A site holds many households: twice as much for each wider network.
-        let mut limit = EACH;
+        let mut limit = MAX_PER_SOURCE;
         for key in SourceKey::levels(guest) {
             if count(key) >= limit {
                 return false;
             }
             limit *= 2;
         }
-        let first = SourceKey::levels(guest).all(|key| count(key) < FIRST);
-        if self.all >= if first { ALL } else { ALL - FOR_FIRST } {
+        let first = SourceKey::levels(guest).all(|key| count(key) < FIRST_ATTEMPTS);
+        if self.all >= if first { MAX_TOTAL } else { MAX_TOTAL - RESERVED_FOR_FIRST } {
             return false;
         }
         self.all += 1;
@@ -67,12 +67,15 @@ mod tests {
     #[test]
     fn a_network_of_addresses_is_one_source() {
         let (mut s, now) = (Spend::default(), Instant::now());
-        assert_eq!(asked(&mut s, now, (0..320).map(|n| format!("2001:db8:1:1::{n:x}"))), EACH as usize);
+        assert_eq!(asked(&mut s, now, (0..320).map(|n| format!("2001:db8:1:1::{n:x}"))), MAX_PER_SOURCE as usize);
         // Other /64s of its /56, other /56s of its /48: twice as much each.
-        assert_eq!(asked(&mut s, now, (2..320).map(|n| format!("2001:db8:1:{:x}::1", n % 0xff))), EACH as usize);
+        assert_eq!(
+            asked(&mut s, now, (2..320).map(|n| format!("2001:db8:1:{:x}::1", n % 0xff))),
+            MAX_PER_SOURCE as usize
+        );
         assert_eq!(
             asked(&mut s, now, (1..320).map(|n| format!("2001:db8:1:{:x}::1", n << 8 & 0xff00))),
-            2 * EACH as usize
+            2 * MAX_PER_SOURCE as usize
         );
         // Nobody else is the poorer, and a minute later they may ask again.
         assert!(s.ask("2001:db8:2::1".parse().unwrap(), now));
@@ -84,10 +87,14 @@ mod tests {
         let (mut s, now) = (Spend::default(), Instant::now());
         let crowd = (0..20 * 64).map(|n| format!("192.0.2.{}", n % 64));
         let had = asked(&mut s, now, crowd);
-        assert!((FOR_FIRST as usize..=(ALL - FOR_FIRST + 64 * FIRST) as usize).contains(&had), "{had}");
+        assert!(
+            (RESERVED_FOR_FIRST as usize..=(MAX_TOTAL - RESERVED_FOR_FIRST + 64 * FIRST_ATTEMPTS) as usize)
+                .contains(&had),
+            "{had}"
+        );
         assert!(s.ask("198.51.100.1".parse().unwrap(), now) && s.ask("2001:db8::1".parse().unwrap(), now));
         // In all there is an end.
-        assert!(asked(&mut s, now, (0..5_000).map(|n| format!("10.1.{}.{}", n / 250, n % 250))) < ALL as usize);
+        assert!(asked(&mut s, now, (0..5_000).map(|n| format!("10.1.{}.{}", n / 250, n % 250))) < MAX_TOTAL as usize);
         assert!(!s.ask("203.0.113.1".parse().unwrap(), now));
     }
 }

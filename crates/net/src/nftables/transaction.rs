@@ -39,7 +39,7 @@ impl Row {
                 m.number(3, self.flags);
             }
             if let Some(left) = self.left {
-                let ms = u64::try_from(left.clamp(Duration::from_millis(1), LONGEST).as_millis()).unwrap_or(1);
+                let ms = u64::try_from(left.clamp(Duration::from_millis(1), MAX_TIMEOUT).as_millis()).unwrap_or(1);
                 m.put(4, &ms.to_be_bytes());
             }
         });

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use crate::hint::Hinted;
 
 /// Longer than any verb needs; a reload of a million entries takes a second.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest answer: a topology of 100,000 nodes is 30 MB.
 const MAX_ANSWER: u64 = 256 << 20;
@@ -84,7 +84,7 @@ async fn exchange(socket: &Path, mut text: Vec<u8>) -> anyhow::Result<String> {
     write.write_all(&text).await.context("the running process does not take the request")?;
     let mut line = String::new();
     let mut read = BufReader::new(read.take(MAX_ANSWER));
-    tokio::time::timeout(PATIENCE, read.read_line(&mut line))
+    tokio::time::timeout(ANSWER_TIMEOUT, read.read_line(&mut line))
         .await
         .context("the running process does not answer")?
         .context("the running process does not answer")?;

@@ -129,7 +129,7 @@ fn lists_verb(doors: &Doors, files: &Lists) -> ListsInForce {
         name: l.name.clone(),
         source: l.source.clone(),
         entries: l.set.len(),
-        first: l.set.prefixes().iter().take(SHOWN).copied().collect(),
+        first: l.set.prefixes().iter().take(MAX_SHOWN).copied().collect(),
     };
     ListsInForce {
         generation: view.generation,
@@ -140,7 +140,7 @@ fn lists_verb(doors: &Doors, files: &Lists) -> ListsInForce {
 }
 
 /// Entries of each list that are shown; the files hold them all.
-const SHOWN: usize = 20;
+const MAX_SHOWN: usize = 20;
 
 async fn reload_verb(run: &Run) -> anyhow::Result<Reloaded> {
     let mut said = Vec::new();

@@ -98,9 +98,9 @@ pub const SOCKET: &str = "portcullis.sock";
 /// Longest request: a policy text fits later, a flood does not.
 const MAX_REQUEST: u64 = 4 << 20;
 /// A request is written by a program at once; who takes longer is stuck.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commands at a time.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_REQUESTS: usize = 16;
 
 /// Listens on a Unix socket at this path, mode 0600, in a folder that is made with mode 0700 if it is not there. A
 /// socket that nobody listens on any more is replaced.
@@ -184,7 +184,7 @@ fn serve_as(run: &Run, path: &Path, names: Names, verbs: Verbs) -> anyhow::Resul
     let listener = LocalListener::new("admin socket", listener);
     names.0.lock().0 = path.to_path_buf();
     let visits = run.clone();
-    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let room = Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS));
     run.spawn("admin socket", async move {
         let mut stopping = pin!(visits.stopping());
         loop {
@@ -218,13 +218,13 @@ async fn answer(stream: UnixStream, verbs: &Verbs) -> anyhow::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     let mut read = BufReader::new(read.take(MAX_REQUEST));
-    tokio::time::timeout(PATIENCE, read.read_until(b'\n', &mut line)).await.context("no request in time")??;
+    tokio::time::timeout(REQUEST_TIMEOUT, read.read_until(b'\n', &mut line)).await.context("no request in time")??;
     let mut text = match run_verb(&line, verbs).await {
         Ok(text) => text,
         Err(e) => ::api::write_reply::<::api::Nothing>(&Err(told(&e)))?,
     };
     text.push(b'\n');
-    tokio::time::timeout(PATIENCE, write.write_all(&text)).await.context("nobody reads the answer")??;
+    tokio::time::timeout(REQUEST_TIMEOUT, write.write_all(&text)).await.context("nobody reads the answer")??;
     Ok(())
 }
 

@@ -14,10 +14,10 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 /// Names that lists may hold in all: each costs questions for ever.
-pub(super) const MOST: usize = 1_000;
+pub(super) const MAX_NAMES: usize = 1_000;
 
 /// Questions at the same time.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_LOOKUPS: usize = 16;
 
 /// What is followed and known.
 #[derive(Debug)]
@@ -61,11 +61,11 @@ impl Followed {
     /// Asks when it is time to, and calls `changed`, which may block, when something did. Never ends by itself.
     pub(super) async fn keep(&self, changed: Arc<dyn Fn() + Send + Sync>) {
         /// Longest sleep: names are followed in between, and clocks are set.
-        const LOOK: u64 = 60;
+        const MAX_SLEEP: u64 = 60;
         let mut resolver: Option<Resolver> = None;
         loop {
             let due = self.names.lock().take_due(self.now());
-            for some in due.chunks(AT_ONCE) {
+            for some in due.chunks(MAX_CONCURRENT_LOOKUPS) {
                 let asked = some.iter().map(|host| ask(&mut resolver, host)).collect::<Vec<_>>();
                 let mut news = false;
                 for (host, (v4, v6)) in some.iter().zip(futures_util::future::join_all(asked).await) {
@@ -78,7 +78,11 @@ impl Followed {
                     }
                 }
             }
-            let next = self.names.lock().poll_timeout().map_or(LOOK, |at| at.saturating_sub(self.now()).clamp(1, LOOK));
+            let next = self
+                .names
+                .lock()
+                .poll_timeout()
+                .map_or(MAX_SLEEP, |at| at.saturating_sub(self.now()).clamp(1, MAX_SLEEP));
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep(Duration::from_secs(next)) => {}

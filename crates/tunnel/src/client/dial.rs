@@ -235,7 +235,7 @@ fn refused(status: u16, headers: &[(String, String)], body: &[u8], kind: Option<
 /// One line of a refusal's body for a person: the first one that says something, without the tags of a page.
 fn words_of(body: &[u8]) -> String {
     /// Enough for a sentence.
-    const LONGEST: usize = 300;
+    const MAX_REASON_LEN: usize = 300;
     let text = String::from_utf8_lossy(body);
     let text = match text.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")) {
         Some((title, _)) => title.to_string(),
@@ -243,7 +243,7 @@ fn words_of(body: &[u8]) -> String {
         None => text.into_owned(),
     };
     let line = text.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or_default();
-    line.chars().filter(|c| !c.is_control()).take(LONGEST).collect()
+    line.chars().filter(|c| !c.is_control()).take(MAX_REASON_LEN).collect()
 }
 
 #[cfg(test)]

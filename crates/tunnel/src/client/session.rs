@@ -252,14 +252,14 @@ async fn keep_up(
 /// Ends when the run stops and the session carries nothing any more.
 async fn drained(session: &ClientSession) {
     /// Often enough that nobody waits for a stop, seldom enough to cost nothing.
-    const LOOK: Duration = Duration::from_millis(50);
+    const POLL_INTERVAL: Duration = Duration::from_millis(50);
     session.run.stopping().await;
     if let Some(carrier) = session.carriers.lock().first() {
         // The edge lets go of idle streams and sends no new visitors.
         carrier.push(Kind::GoAway, &[]);
     }
     while session.carriers.lock().iter().map(|c| c.load()).sum::<usize>() > 0 {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -170,10 +170,10 @@ async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Optio
 /// Ends when the run stops and the session carries nothing any more.
 async fn drained(edge: &Edge, session: &EdgeSession) {
     /// Often enough that nobody waits for a stop, seldom enough to cost nothing.
-    const LOOK: Duration = Duration::from_millis(50);
+    const POLL_INTERVAL: Duration = Duration::from_millis(50);
     edge.run.stopping().await;
     while session.streams() > 0 {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -13,10 +13,10 @@ use super::pump::Side;
 use super::{Io, Target};
 
 /// Idle connections of one target. More would be opened again as fast as they are needed.
-const PER_TARGET: usize = 128;
+const MAX_IDLE_PER_TARGET: usize = 128;
 
 /// Idle connections of all targets.
-const IN_ALL: usize = 1024;
+const MAX_IDLE: usize = 1024;
 
 /// Age at which an idle connection is let go. Below the 5 s of Node.js, the shortest common keep-alive of an
 /// upstream, so that we are the first to hang up and no request meets a closing connection.
@@ -76,11 +76,11 @@ impl<T: Idle> Pool<T> {
         // A second less than the upstream said, for what is under way when it hangs up.
         let idle = idle.map_or(IDLE, |s| IDLE.min(Duration::from_secs(s.saturating_sub(1))));
         let mut shelves = self.shelves.lock();
-        if shelves.count >= IN_ALL || idle.is_zero() {
+        if shelves.count >= MAX_IDLE || idle.is_zero() {
             return;
         }
         let shelf = shelves.by_target.entry(key(target)).or_default();
-        if shelf.len() >= PER_TARGET {
+        if shelf.len() >= MAX_IDLE_PER_TARGET {
             return;
         }
         shelf.push(Waiting { what, until: Instant::now() + idle });
