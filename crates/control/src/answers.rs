@@ -2,7 +2,7 @@
 
 use addr::Prefix;
 use api::control::{Key, KeyState, Node, NodeChanged, NodeRoute, Record, RouteState, User};
-use tailnet::record::{self, JoinKey};
+use tailnet::record::{self, PreAuthKey};
 use tailnet::{RouteView, Snapshot};
 use tailnet_proto::tailcfg::map::DnsRecord;
 
@@ -13,7 +13,7 @@ pub(super) fn user(u: &record::User) -> User {
 }
 
 /// `now`: the time by which the server decides whether a key is still good.
-pub(super) fn key(s: &Snapshot, k: &JoinKey, now: u64) -> Key {
+pub(super) fn key(s: &Snapshot, k: &PreAuthKey, now: u64) -> Key {
     let state = if k.revoked {
         KeyState::Revoked
     } else if k.expires.is_some_and(|e| e <= now) {

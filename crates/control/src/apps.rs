@@ -1,5 +1,5 @@
 //! What app connectors have learnt. In: their own word, asked over their map streams, and what the names answer now.
-//! Out: learnt addresses in the book, which go when their name stops answering with them.
+//! Out: learnt addresses in the registry, which go when their name stops answering with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -110,7 +110,7 @@ async fn ask(desk: &Desk, id: u64, offered: &[Prefix]) -> anyhow::Result<()> {
     let request = "GET /appconnector/routes HTTP/1.1\r\nHost: connector\r\n\r\n";
     let answer = desk.ask(id, Some(request), REQUEST_TIMEOUT).await?;
     let (domains, offered) = (read(&answer)?, offered.to_vec());
-    desk.keeper.change(move |book, now| book.connector_told(id, &domains, &offered, now)).await
+    desk.keeper.change(move |registry, now| registry.connector_told(id, &domains, &offered, now)).await
 }
 
 /// The body of an HTTP answer, as a connector writes it.
@@ -200,9 +200,9 @@ async fn one(desk: &Desk, resolver: &Resolver, domain: &str, nodes: BTreeSet<u64
     let domain = domain.to_string();
     let done = desk
         .keeper
-        .change(move |book, now| {
+        .change(move |registry, now| {
             for id in nodes {
-                book.name_answered(id, &domain, &addrs, now, patience);
+                registry.name_answered(id, &domain, &addrs, now, patience);
             }
         })
         .await;

@@ -32,7 +32,7 @@ use runtime::run::Run;
 
 /// Shared by all connections.
 pub struct Desk {
-    /// The owner of the book.
+    /// The owner of the registry.
     pub keeper: Keeper,
     /// How clients reach it.
     pub url: ServerUrl,

@@ -21,7 +21,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(6);
 /// After a start of the server a router has this long to come back before another one of its routes, that has, takes
 /// over. Official clients come back within seconds.
 const RESTART_GRACE: Duration = Duration::from_secs(10);
-/// For so long after a start somebody may be missing; then the book itself counts who has not come back as away.
+/// For so long after a start somebody may be missing; then the registry itself counts who has not come back as away.
 const MISSING: u32 = 60;
 /// Routes that are counted by themselves: the addresses of apps are routes too.
 const COUNTED: usize = 1_024;
@@ -64,7 +64,7 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>) {
                         return;
                     }
                     let alive = desk.ask(id, None, PROBE_TIMEOUT).await.is_ok();
-                    desk.keeper.mention(move |book, now| book.answered(id, alive, now));
+                    desk.keeper.mention(move |registry, now| registry.answered(id, alive, now));
                 });
             }
             tokio::select! {
@@ -85,7 +85,7 @@ async fn wait_for_return(desk: &Desk) {
             let online = |id: &u64| now.nodes.get(id).is_some_and(|m| m.online);
             if here.iter().any(online) {
                 for id in missing.into_iter().filter(online) {
-                    desk.keeper.mention(move |book, now| book.absent(id, now));
+                    desk.keeper.mention(move |registry, now| registry.absent(id, now));
                 }
             }
         }

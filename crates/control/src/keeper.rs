@@ -1,4 +1,4 @@
-//! The book as a state that the owner owns. In: changes, as functions on it. Out: what they returned, once the owner has
+//! The registry as a state that the owner owns. In: changes, as functions on it. Out: what they returned, once the owner has
 //! saved them; and a picture that readers share without asking.
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::Store;
-use tailnet::{Audit, Book, Saved as Thing, Settings, Slot, Snapshot};
+use tailnet::{Audit, Registry, Saved as Thing, Settings, Slot, Snapshot};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
@@ -34,17 +34,17 @@ pub struct Ask {
     make: Change,
 }
 
-/// What is done to the book, at a time in seconds since the Unix epoch.
-type Change = Box<dyn FnOnce(&mut Book, u64) -> Reply + Send>;
+/// What is done to the registry, at a time in seconds since the Unix epoch.
+type Change = Box<dyn FnOnce(&mut Registry, u64) -> Reply + Send>;
 
 type Reply = Box<dyn FnOnce(Result<Saved, NotMade>) + Send>;
 
 /// Changes that may wait; a client that finds it full is told to come back.
 const QUEUE: usize = 4_096;
 
-/// The book and what it is shown as.
+/// The registry and what it is shown as.
 pub struct Mesh {
-    book: Book,
+    registry: Registry,
     out: watch::Sender<Arc<Snapshot>>,
 }
 
@@ -56,17 +56,17 @@ impl Keeper {
     pub fn start(run: &Run, settings: Settings, store: Arc<dyn Store>, audit: &Path) -> anyhow::Result<Keeper> {
         let opened = owner::open::<Mesh>(store.clone(), audit, Ahead::default())?;
         let now = opened.time.now();
-        let mut book = Book::new(settings);
-        read(&mut book, &*store, now)?;
-        book.set_back(now);
-        let first = Arc::new(book.snapshot(now));
+        let mut registry = Registry::new(settings);
+        read(&mut registry, &*store, now)?;
+        registry.set_back(now);
+        let first = Arc::new(registry.snapshot(now));
         info!(nodes = first.nodes.len(), users = first.users.len(), "network loaded");
         let (out, picture) = watch::channel(first);
         let (asks, queue) = mpsc::channel(QUEUE);
         let keeper = Keeper { asks, picture, time: opened.time.clone(), trouble: opened.trouble.clone() };
-        let owner = Owner::new(opened, Mesh { book, out });
+        let owner = Owner::new(opened, Mesh { registry, out });
         let stopping = run.stopping();
-        run.spawn("mesh book", async move {
+        run.spawn("mesh registry", async move {
             let runtime = tokio::runtime::Handle::current();
             // The store blocks: a thread of its own, with the runtime's timers.
             tokio::task::spawn_blocking(move || runtime.block_on(owner.run(queue, stopping))).await?;
@@ -81,7 +81,7 @@ impl Keeper {
     /// It could not be saved and was not made, too much is waiting, or the process stops.
     pub async fn change<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut Book, u64) -> T + Send + 'static,
+        change: impl FnOnce(&mut Registry, u64) -> T + Send + 'static,
     ) -> anyhow::Result<T> {
         self.make(Kind::Gives, change).await.map(|(value, _)| value)
     }
@@ -93,11 +93,11 @@ impl Keeper {
     pub async fn make<T: Send + 'static>(
         &self,
         kind: Kind,
-        change: impl FnOnce(&mut Book, u64) -> T + Send + 'static,
+        change: impl FnOnce(&mut Registry, u64) -> T + Send + 'static,
     ) -> anyhow::Result<(T, Saved)> {
         let (tell, told) = oneshot::channel();
-        let make = Box::new(move |book: &mut Book, now: u64| {
-            let value = change(book, now);
+        let make = Box::new(move |registry: &mut Registry, now: u64| {
+            let value = change(registry, now);
             let reply: Reply = Box::new(move |saved| drop(tell.send(saved.map(|s| (value, s)))));
             reply
         });
@@ -107,9 +107,9 @@ impl Keeper {
     }
 
     /// Notes a sign of life that nobody waits for.
-    pub fn mention(&self, change: impl FnOnce(&mut Book, u64) + Send + 'static) {
-        let make = Box::new(move |book: &mut Book, now: u64| {
-            change(book, now);
+    pub fn mention(&self, change: impl FnOnce(&mut Registry, u64) + Send + 'static) {
+        let make = Box::new(move |registry: &mut Registry, now: u64| {
+            change(registry, now);
             let reply: Reply = Box::new(drop);
             reply
         });
@@ -136,23 +136,23 @@ impl State for Mesh {
     }
 
     fn apply(&mut self, ask: Ask, now: u64, _: &Stored<'_, Mesh>) -> Reply {
-        (ask.make)(&mut self.book, now)
+        (ask.make)(&mut self.registry, now)
     }
 
     fn tick(&mut self, now: u64) {
-        self.book.tick(now);
+        self.registry.tick(now);
     }
 
     fn set_back(&mut self, now: u64) {
-        self.book.set_back(now);
+        self.registry.set_back(now);
     }
 
     fn touched(&mut self) -> Vec<Slot> {
-        self.book.take_saves().into_iter().collect()
+        self.registry.take_saves().into_iter().collect()
     }
 
     fn records(&mut self) -> Vec<Record> {
-        self.book.take_audits().into_iter().map(record).collect()
+        self.registry.take_audits().into_iter().map(record).collect()
     }
 
     fn key(slot: &Slot) -> String {
@@ -160,7 +160,7 @@ impl State for Mesh {
     }
 
     fn value(&self, slot: &Slot) -> Option<Value> {
-        let bytes = match self.book.saved(*slot)? {
+        let bytes = match self.registry.saved(*slot)? {
             Thing::User(u) => json(&u),
             Thing::Key(k) => json(&k),
             Thing::Node(n) => json(&*n),
@@ -175,7 +175,7 @@ impl State for Mesh {
         let before = value.map(|v| thing(&key(*slot), v)).transpose().map(Option::flatten);
         match before {
             Ok(before) => {
-                if let Err(e) = self.book.put_back(*slot, before, now) {
+                if let Err(e) = self.registry.put_back(*slot, before, now) {
                     warn!(key = key(*slot), err = %e, "cannot restore");
                 }
             }
@@ -186,20 +186,20 @@ impl State for Mesh {
     fn shut(&mut self, slot: &Slot, now: u64) {
         match slot {
             // Without one everybody would be let through.
-            Slot::Policy => self.book.shut_policy(),
+            Slot::Policy => self.registry.shut_policy(),
             _ => self.put_back(slot, None, now),
         }
     }
 
     fn show(&mut self, now: u64) {
-        if self.book.changed() {
-            let picture = Arc::new(self.book.snapshot(now));
+        if self.registry.changed() {
+            let picture = Arc::new(self.registry.snapshot(now));
             self.out.send_replace(picture);
         }
     }
 
     fn deadline(&self, now: u64) -> Option<u64> {
-        self.book.deadline(now)
+        self.registry.deadline(now)
     }
 
     fn reply(&mut self, reply: Reply, saved: Result<Saved, NotMade>) {
@@ -213,13 +213,13 @@ impl State for Mesh {
     }
 }
 
-fn read(book: &mut Book, store: &dyn Store, now: u64) -> anyhow::Result<()> {
+fn read(registry: &mut Registry, store: &dyn Store, now: u64) -> anyhow::Result<()> {
     let (entries, _) = store.list("mesh/").context("the store can not be read")?;
     for e in entries {
         let Some(saved) = thing(&e.key, &e.value).with_context(|| format!("the entry {} is damaged", e.key))? else {
             continue;
         };
-        book.load(saved, now).map_err(|e| anyhow!("{e}"))?;
+        registry.load(saved, now).map_err(|e| anyhow!("{e}"))?;
     }
     Ok(())
 }
@@ -245,7 +245,7 @@ fn json<T: Serialize>(record: &T) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_default()
 }
 
-/// The record of an entry; `None` for entries that are not the book's.
+/// The record of an entry; `None` for entries that are not the registry's.
 fn thing(key: &str, value: &[u8]) -> anyhow::Result<Option<Thing>> {
     fn read<T: DeserializeOwned>(value: &[u8]) -> anyhow::Result<T> {
         Ok(serde_json::from_slice(value)?)

@@ -2,7 +2,7 @@
 //! each node may know and reach; relayed packets.
 //!
 //! ```text
-//! listener -> http (key, ts2021, derp, pages) -> channel (Noise, HTTP/2) -> machine (register, map) -> keeper (book)
+//! listener -> http (key, ts2021, derp, pages) -> channel (Noise, HTTP/2) -> machine (register, map) -> keeper (registry)
 //!                                                                            stream <- pictures <-/
 //! ```
 
@@ -48,7 +48,7 @@ pub use verbs::{control_socket, verbs};
 /// Everything a coordination server is told.
 #[derive(Debug, Clone)]
 pub struct ControlSettings {
-    /// Where the book and the audit log live.
+    /// Where the registry and the audit log live.
     pub data_dir: PathBuf,
     /// How clients reach it: `http://HOST:PORT` or `https://HOST`, without a path.
     pub server_url: ServerUrl,
@@ -65,7 +65,7 @@ pub struct ControlSettings {
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted: AddrSet,
     /// Addresses, domain, expiry.
-    pub book: Settings,
+    pub registry: Settings,
     /// Who is asked for the names of apps; none: the system's nameservers.
     pub app_resolvers: Vec<SocketAddr>,
     /// Where metrics are, if anywhere.
@@ -112,7 +112,7 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
         .context("the stored key of the relay is damaged")?;
     let audit = settings.data_dir.join("control-audit.jsonl");
     let ssh_check = format!("https://{}/machine/ssh/check", settings.server_url.host);
-    let keeper = Keeper::start(run, Settings { ssh_check, ..settings.book.clone() }, store, &audit)?;
+    let keeper = Keeper::start(run, Settings { ssh_check, ..settings.registry.clone() }, store, &audit)?;
     policy::begin(&keeper, settings.policy.as_deref()).await?;
     if let Some(file) = settings.policy.clone() {
         let ours = keeper.clone();
@@ -122,7 +122,7 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
         });
     }
     let (app_expiry, resolvers, measured) =
-        (settings.book.app_expiry, settings.app_resolvers.clone(), settings.metrics);
+        (settings.registry.app_expiry, settings.app_resolvers.clone(), settings.metrics);
     let resolver = if resolvers.is_empty() {
         let none =
             |e: anyhow::Error| warn!("names of apps are not followed: {e:#}; name a nameserver with `--app-resolver`");

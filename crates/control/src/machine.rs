@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
-use tailnet::{Book, Registered, Snapshot};
+use tailnet::{Registered, Registry, Snapshot};
 use tailnet_proto::meshkey::MachineKey;
 use tailnet_proto::tailcfg::map::MapRequest;
 use tailnet_proto::tailcfg::register::{Login, RegisterRequest, RegisterResponse, User};
@@ -129,10 +129,10 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
     let kind = if ask.logs_out(desk.keeper.time.now()) { Kind::Takes } else { Kind::Gives };
     let done = {
         let (ask, ticket) = (ask.clone(), ticket);
-        let registered = move |book: &mut Book, now| {
-            let done = book.register(machine, &ask, proof.as_deref(), &ticket, now);
+        let registered = move |registry: &mut Registry, now| {
+            let done = registry.register(machine, &ask, proof.as_deref(), &ticket, now);
             if let Registered::Waits(ticket) = &done {
-                book.waits_from(ticket, from);
+                registry.waits_from(ticket, from);
             }
             done
         };
@@ -193,7 +193,7 @@ async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Ans
     let how = stream::How { zstd: ask.compress == "zstd", keep_alive: ask.keep_alive };
     let (streams, whole) = (ask.stream, !ask.omit_peers);
     // Where it is and what it offers is its own; nothing that was not approved opens by it.
-    let done = desk.keeper.make(Kind::Keeps, move |book, now| book.update(machine, &ask, now)).await;
+    let done = desk.keeper.make(Kind::Keeps, move |registry, now| registry.update(machine, &ask, now)).await;
     let done = done.map(|(done, _)| done);
     let id = match done {
         Ok(Ok(id)) => id,

@@ -26,14 +26,14 @@ const MAX_WARNED: usize = 20;
 /// that only earlier versions took, are warned about: without a server nobody could join and mend them.
 pub(super) async fn begin(keeper: &Keeper, file: Option<&Path>) -> anyhow::Result<()> {
     let (faults, of) = match file {
-        None => (keeper.change(|book, _| book.policy_faults()).await?, "the stored policy".to_string()),
+        None => (keeper.change(|registry, _| registry.policy_faults()).await?, "the stored policy".to_string()),
         Some(file) => {
             let text = read(file)?;
-            let done = keeper.change(move |book, now| {
-                if book.policy_text() == Some(text.as_str()) {
-                    return Ok(book.policy_faults());
+            let done = keeper.change(move |registry, now| {
+                if registry.policy_text() == Some(text.as_str()) {
+                    return Ok(registry.policy_faults());
                 }
-                book.begin_with_policy(&text, "file", now)
+                registry.begin_with_policy(&text, "file", now)
             });
             (done.await?.map_err(|e| refused(file, &e))?, file.display().to_string())
         }
@@ -51,11 +51,11 @@ pub(super) async fn begin(keeper: &Keeper, file: Option<&Path>) -> anyhow::Resul
 pub(super) async fn follow(keeper: &Keeper, file: &Path) -> anyhow::Result<String> {
     let text = read(file)?;
     let done = keeper
-        .change(move |book, now| {
-            if book.policy_text() == Some(text.as_str()) {
+        .change(move |registry, now| {
+            if registry.policy_text() == Some(text.as_str()) {
                 return Ok(false);
             }
-            book.set_policy(Some(&text), "file", now).map(|()| true)
+            registry.set_policy(Some(&text), "file", now).map(|()| true)
         })
         .await?;
     match done {
@@ -81,10 +81,10 @@ fn refused(file: &Path, why: &Refusal) -> anyhow::Error {
 pub(super) async fn network(desk: Arc<Desk>, call: PolicyTopology) -> anyhow::Result<Network> {
     let other = call.policy.map(|text| Policy::parse(&text).map_err(|p| not_taken(&p))).transpose()?;
     let primaries = desk.keeper.now().compiled.primaries();
-    let now = desk.keeper.change(move |book, _| {
-        let mut topology = book.topology_under(other.as_ref().unwrap_or(book.policy()));
+    let now = desk.keeper.change(move |registry, _| {
+        let mut topology = registry.topology_under(other.as_ref().unwrap_or(registry.policy()));
         topology.primaries = primaries;
-        (topology, book.policy_text().map(str::to_string))
+        (topology, registry.policy_text().map(str::to_string))
     });
     let (topology, text) = now.await?;
     let topology = blocking(move || topology.to_json()).await?;
@@ -97,9 +97,9 @@ pub(super) async fn set(desk: Arc<Desk>, call: PolicySet) -> anyhow::Result<Poli
     let PolicySet { policy: text, dry_run: dry, strict } = call;
     let policy = Arc::new(Policy::parse(&text).map_err(|p| not_taken(&p))?);
     let asked = policy.clone();
-    let now = desk.keeper.change(move |book, _| {
-        let before = book.policy().clone();
-        (book.topology_under(&before), before, book.topology_under(&asked))
+    let now = desk.keeper.change(move |registry, _| {
+        let before = registry.policy().clone();
+        (registry.topology_under(&before), before, registry.topology_under(&asked))
     });
     let (old_network, before, new_network) = now.await?;
     let (changes, outcomes, notes) = blocking(move || {
@@ -126,7 +126,7 @@ pub(super) async fn set(desk: Arc<Desk>, call: PolicySet) -> anyhow::Result<Poli
     });
     let unknown: Vec<String> = unknown.collect();
     if !dry {
-        let done = desk.keeper.change(move |book, now| book.set_policy(Some(&text), BY, now)).await?;
+        let done = desk.keeper.change(move |registry, now| registry.set_policy(Some(&text), BY, now)).await?;
         done.map_err(|e| Error::refused(e.to_string()))?;
     }
     let tests = outcomes.len();

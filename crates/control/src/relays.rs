@@ -79,7 +79,7 @@ pub(super) fn map(settings: &ControlSettings, pin: Option<[u8; 32]>) -> Value {
     map
 }
 
-/// Starts the relay, for nodes of the book and nobody else, and the STUN server.
+/// Starts the relay, for nodes of the registry and nobody else, and the STUN server.
 pub(super) fn start(
     run: &Run,
     settings: &ControlSettings,

@@ -59,10 +59,11 @@ pub(super) fn start(desk: &Arc<Desk>, id: u64, from: Addr, how: How) -> Body {
         let mut opened = desk.open(id);
         let stream = opened.stream;
         // Waited for, so that the first map has the node as online.
-        let _ = desk.keeper.make(Kind::Keeps, move |book, now| book.connected(id, stream, Some(from), now)).await;
+        let _ =
+            desk.keeper.make(Kind::Keeps, move |registry, now| registry.connected(id, stream, Some(from), now)).await;
         follow(&desk, id, how, &tell, &mut opened).await;
         desk.close(id, stream);
-        desk.keeper.mention(move |book, now| book.disconnected(id, stream, now));
+        desk.keeper.mention(move |registry, now| registry.disconnected(id, stream, now));
     });
     Frames(told).boxed_unsync()
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use addr::Prefix;
 use api::control::{self as wire, RouteState};
 use api::{Call, Error, Nothing, Written};
-use tailnet::record::{JoinKey, Names};
-use tailnet::{Book, Leaves, Member, Refusal, Snapshot};
+use tailnet::record::{Names, PreAuthKey};
+use tailnet::{Leaves, Member, Refusal, Registry, Snapshot};
 use tailnet_proto::tailcfg::map::DnsRecord;
 
 use super::Control;
@@ -56,8 +56,8 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
         .handle(write(desk, routes_approve))
         .handle(take(desk, routes_revoke))
         .handle(read(desk, routes_check))
-        .handle(write(desk, |book: &mut Book, wire::PolicyGet {}, _| {
-            Ok(wire::PolicyText { policy: book.policy_text().map(str::to_string) })
+        .handle(write(desk, |registry: &mut Registry, wire::PolicyGet {}, _| {
+            Ok(wire::PolicyText { policy: registry.policy_text().map(str::to_string) })
         }))
         .handle(move |call| policy::network(networks.clone(), call))
         .handle(move |call| policy::set(sets.clone(), call))
@@ -113,25 +113,25 @@ fn read<C: Call>(
 /// A handler of what may let somebody in: it is saved and in force, or it is refused.
 fn write<C: Call>(
     desk: &Arc<Desk>,
-    f: fn(&mut Book, C, u64) -> Done<C::Answer>,
+    f: fn(&mut Registry, C, u64) -> Done<C::Answer>,
 ) -> impl Fn(C) -> Answering<C::Answer> + Send + Sync + 'static {
     let desk = desk.clone();
     move |call| {
         let desk = desk.clone();
-        Box::pin(async move { Ok(desk.keeper.change(move |book, now| f(book, call, now)).await??) })
+        Box::pin(async move { Ok(desk.keeper.change(move |registry, now| f(registry, call, now)).await??) })
     }
 }
 
 /// A handler of what only takes something away: in force at once, whatever the disk does.
 fn take<C: Call<Answer = Written<T>>, T: Send + 'static>(
     desk: &Arc<Desk>,
-    f: fn(&mut Book, C, u64) -> Done<T>,
+    f: fn(&mut Registry, C, u64) -> Done<T>,
 ) -> impl Fn(C) -> Answering<Written<T>> + Send + Sync + 'static {
     let desk = desk.clone();
     move |call| {
         let desk = desk.clone();
         Box::pin(async move {
-            let (done, saved) = desk.keeper.make(Kind::Takes, move |book, now| f(book, call, now)).await?;
+            let (done, saved) = desk.keeper.make(Kind::Takes, move |registry, now| f(registry, call, now)).await?;
             let unsaved = match saved {
                 Saved::Yes => None,
                 Saved::NotYet(why) => Some(why),
@@ -152,29 +152,31 @@ fn role_of(role: String) -> Option<String> {
     Some(role).filter(|r| r != "member")
 }
 
-fn users_create(book: &mut Book, call: wire::UsersCreate, now: u64) -> Done<wire::User> {
+fn users_create(registry: &mut Registry, call: wire::UsersCreate, now: u64) -> Done<wire::User> {
     // Somebody has to own the network: the first one does, unless told otherwise.
-    let role = call.role.or_else(|| book.users().next().is_none().then(|| "owner".to_string()));
-    Ok(user(&book.create_user(&call.name, role.and_then(role_of), BY, now)?))
+    let role = call.role.or_else(|| registry.users().next().is_none().then(|| "owner".to_string()));
+    Ok(user(&registry.create_user(&call.name, role.and_then(role_of), BY, now)?))
 }
 
-fn users_rename(book: &mut Book, call: wire::UsersRename, now: u64) -> Done<wire::UserRenamed> {
-    let before = book.user_named(&call.name)?.login().to_string();
-    let user = user(&book.rename_user(&call.name, &call.new, BY, now)?);
-    Ok(wire::UserRenamed { user, before, policy: book.policy_text().is_some() })
+fn users_rename(registry: &mut Registry, call: wire::UsersRename, now: u64) -> Done<wire::UserRenamed> {
+    let before = registry.user_named(&call.name)?.login().to_string();
+    let user = user(&registry.rename_user(&call.name, &call.new, BY, now)?);
+    Ok(wire::UserRenamed { user, before, policy: registry.policy_text().is_some() })
 }
 
-fn users_role(book: &mut Book, call: wire::UsersRole, now: u64) -> Done<wire::UserRole> {
-    let owner = |book: &Book| book.users().find(|u| u.role.as_deref() == Some("owner")).map(|u| u.login().to_string());
-    let before = owner(book);
+fn users_role(registry: &mut Registry, call: wire::UsersRole, now: u64) -> Done<wire::UserRole> {
+    let owner = |registry: &Registry| {
+        registry.users().find(|u| u.role.as_deref() == Some("owner")).map(|u| u.login().to_string())
+    };
+    let before = owner(registry);
     let owns = call.role == "owner";
-    let user = user(&book.set_role(&call.name, role_of(call.role).as_deref(), BY, now)?);
+    let user = user(&registry.set_role(&call.name, role_of(call.role).as_deref(), BY, now)?);
     let owner_before = before.filter(|b| owns && b != user.login());
     Ok(wire::UserRole { user, owner_before })
 }
 
-fn users_delete(book: &mut Book, call: wire::UsersDelete, now: u64) -> Done<wire::User> {
-    Ok(user(&book.delete_user(&call.name, BY, now)?))
+fn users_delete(registry: &mut Registry, call: wire::UsersDelete, now: u64) -> Done<wire::User> {
+    Ok(user(&registry.delete_user(&call.name, BY, now)?))
 }
 
 fn keys_list(desk: &Desk, s: &Snapshot, _: wire::KeysList) -> Done<wire::Keys> {
@@ -186,9 +188,9 @@ async fn keys_create(desk: Arc<Desk>, call: wire::KeysCreate) -> anyhow::Result<
     // 192 bits: nobody guesses it, and nothing that was logged on the way gives it away.
     let secret = format!("pck-{}", hex(&rand::random::<[u8; 24]>()));
     let hash = sha256_hex(secret.as_bytes());
-    let made = desk.keeper.change(move |book, now| -> Done<(Vec<String>, JoinKey)> {
-        let user = call.user.map(|u| book.user_named(&u).map(|u| u.id)).transpose()?;
-        let new = JoinKey {
+    let made = desk.keeper.change(move |registry, now| -> Done<(Vec<String>, PreAuthKey)> {
+        let user = call.user.map(|u| registry.user_named(&u).map(|u| u.id)).transpose()?;
+        let new = PreAuthKey {
             id: 0,
             user,
             hash,
@@ -200,16 +202,16 @@ async fn keys_create(desk: Arc<Desk>, call: wire::KeysCreate) -> anyhow::Result<
             used: 0,
             revoked: false,
         };
-        let made = book.create_key(new, BY, now)?;
-        Ok((book.unknown_tags(&made.tags), made))
+        let made = registry.create_key(new, BY, now)?;
+        Ok((registry.unknown_tags(&made.tags), made))
     });
     let (unknown_tags, made) = made.await??;
     let about = answers::key(&desk.keeper.now(), &made, desk.keeper.time.now());
     Ok(wire::KeyCreated { about, unknown_tags, key: secret })
 }
 
-fn keys_revoke(book: &mut Book, call: wire::KeysRevoke, now: u64) -> Done<wire::KeyRevoked> {
-    let key = book.revoke_key(call.id, BY, now)?;
+fn keys_revoke(registry: &mut Registry, call: wire::KeysRevoke, now: u64) -> Done<wire::KeyRevoked> {
+    let key = registry.revoke_key(call.id, BY, now)?;
     Ok(wire::KeyRevoked { id: key.id, revoked: key.revoked })
 }
 
@@ -235,47 +237,47 @@ fn nodes_show(desk: &Desk, s: &Snapshot, call: wire::NodesShow) -> Done<wire::No
     Ok(wire::NodeDetails { node, map })
 }
 
-fn nodes_approve(book: &mut Book, call: wire::NodesApprove, now: u64) -> Done<wire::NodeChanged> {
+fn nodes_approve(registry: &mut Registry, call: wire::NodesApprove, now: u64) -> Done<wire::NodeChanged> {
     // With one user there is no question whose it is.
     let user = match call.user {
         Some(user) => user,
         None => {
-            let mut all = book.users().map(|u| u.login().to_string());
+            let mut all = registry.users().map(|u| u.login().to_string());
             match (all.next(), all.next()) {
                 (Some(only), None) => only,
                 _ => return Err(Refused::new("whose node is it? say so with `--user NAME`")),
             }
         }
     };
-    Ok(changed(&*book.approve(&call.node, &user, BY, now)?))
+    Ok(changed(&*registry.approve(&call.node, &user, BY, now)?))
 }
 
-fn nodes_refuse(book: &mut Book, call: wire::NodesRefuse, now: u64) -> Done<Nothing> {
-    book.refuse(&call.node, BY, now)?;
+fn nodes_refuse(registry: &mut Registry, call: wire::NodesRefuse, now: u64) -> Done<Nothing> {
+    registry.refuse(&call.node, BY, now)?;
     Ok(Nothing {})
 }
 
-fn nodes_expire(book: &mut Book, call: wire::NodesExpire, now: u64) -> Done<wire::NodeChanged> {
-    Ok(changed(&*book.expire(&call.node, BY, now)?))
+fn nodes_expire(registry: &mut Registry, call: wire::NodesExpire, now: u64) -> Done<wire::NodeChanged> {
+    Ok(changed(&*registry.expire(&call.node, BY, now)?))
 }
 
-fn nodes_rename(book: &mut Book, call: wire::NodesRename, now: u64) -> Done<wire::NodeChanged> {
-    Ok(changed(&*book.rename(&call.node, &call.name, BY, now)?))
+fn nodes_rename(registry: &mut Registry, call: wire::NodesRename, now: u64) -> Done<wire::NodeChanged> {
+    Ok(changed(&*registry.rename(&call.node, &call.name, BY, now)?))
 }
 
-fn nodes_move(book: &mut Book, call: wire::NodesMove, now: u64) -> Done<wire::NodeMoved> {
-    let node = book.move_to(&call.node, &call.user, BY, now)?;
-    let user = book.users().find(|u| Some(u.id) == node.user).map(|u| u.login().to_string());
+fn nodes_move(registry: &mut Registry, call: wire::NodesMove, now: u64) -> Done<wire::NodeMoved> {
+    let node = registry.move_to(&call.node, &call.user, BY, now)?;
+    let user = registry.users().find(|u| Some(u.id) == node.user).map(|u| u.login().to_string());
     Ok(wire::NodeMoved { node: changed(&node), user })
 }
 
-fn nodes_tag(book: &mut Book, call: wire::NodesTag, now: u64) -> Done<wire::NodeTagged> {
-    let node = changed(&*book.tag(&call.node, &call.tags, BY, now)?);
-    Ok(wire::NodeTagged { node, unknown_tags: book.unknown_tags(&call.tags) })
+fn nodes_tag(registry: &mut Registry, call: wire::NodesTag, now: u64) -> Done<wire::NodeTagged> {
+    let node = changed(&*registry.tag(&call.node, &call.tags, BY, now)?);
+    Ok(wire::NodeTagged { node, unknown_tags: registry.unknown_tags(&call.tags) })
 }
 
-fn nodes_delete(book: &mut Book, call: wire::NodesDelete, now: u64) -> Done<wire::NodeChanged> {
-    Ok(changed(&*book.delete(&call.node, BY, now)?))
+fn nodes_delete(registry: &mut Registry, call: wire::NodesDelete, now: u64) -> Done<wire::NodeChanged> {
+    Ok(changed(&*registry.delete(&call.node, BY, now)?))
 }
 
 fn routes_list(_: &Desk, s: &Snapshot, _: wire::RoutesList) -> Done<wire::Routes> {
@@ -310,13 +312,13 @@ fn prefixes(texts: &[String]) -> Done<Vec<Prefix>> {
     Ok(out)
 }
 
-fn routes_approve(book: &mut Book, call: wire::RoutesApprove, now: u64) -> Done<wire::RoutesApproved> {
-    let (node, not_offered) = book.approve_routes(&call.node, &prefixes(&call.routes)?, BY, now)?;
+fn routes_approve(registry: &mut Registry, call: wire::RoutesApprove, now: u64) -> Done<wire::RoutesApproved> {
+    let (node, not_offered) = registry.approve_routes(&call.node, &prefixes(&call.routes)?, BY, now)?;
     Ok(wire::RoutesApproved { node: node.name.clone(), not_offered })
 }
 
-fn routes_revoke(book: &mut Book, call: wire::RoutesRevoke, now: u64) -> Done<wire::RoutesRevoked> {
-    let node = book.revoke_routes(&call.node, &prefixes(&call.routes)?, BY, now)?;
+fn routes_revoke(registry: &mut Registry, call: wire::RoutesRevoke, now: u64) -> Done<wire::RoutesRevoked> {
+    let node = registry.revoke_routes(&call.node, &prefixes(&call.routes)?, BY, now)?;
     Ok(wire::RoutesRevoked { node: node.name.clone() })
 }
 
@@ -386,8 +388,8 @@ fn dns_get(_: &Desk, s: &Snapshot, _: wire::DnsGet) -> Done<wire::Dns> {
     })
 }
 
-fn dns_set(book: &mut Book, call: wire::DnsSet, now: u64) -> Done<Nothing> {
-    let mut names: Names = book.names().clone();
+fn dns_set(registry: &mut Registry, call: wire::DnsSet, now: u64) -> Done<Nothing> {
+    let mut names: Names = registry.names().clone();
     if let Some(servers) = call.nameservers {
         names.nameservers = servers;
     }
@@ -403,7 +405,7 @@ fn dns_set(book: &mut Book, call: wire::DnsSet, now: u64) -> Done<Nothing> {
         }
     }
     if let Some(add) = call.record {
-        let name = book.free_name(&domain(&add.name)?)?;
+        let name = registry.free_name(&domain(&add.name)?)?;
         let addr: addr::Addr = add.value.parse().map_err(|e: addr::AddrError| Refused::new(e.to_string()))?;
         let kind = if addr.is_v4() { "A" } else { "AAAA" };
         let record = DnsRecord { name, r#type: kind.into(), value: addr.to_string() };
@@ -429,7 +431,7 @@ fn dns_set(book: &mut Book, call: wire::DnsSet, now: u64) -> Done<Nothing> {
             )));
         }
     }
-    book.set_names(names, BY, now);
+    registry.set_names(names, BY, now);
     Ok(Nothing {})
 }
 

@@ -39,14 +39,14 @@ pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: watch::Rec
     run.spawn("node teacher", async move {
         tokio::pin!(stopping);
         let mut taught: BTreeMap<(String, u64), Taught> = BTreeMap::new();
-        let mut nobodys: Vec<String> = Vec::new();
+        let mut unmatched: Vec<String> = Vec::new();
         loop {
             let (now, teach) = (picture.borrow_and_update().clone(), wanted.borrow_and_update().clone());
             let nobody: Vec<String> = teach.iter().filter_map(|t| nobody(&now, t)).collect();
-            for words in nobody.iter().filter(|w| !nobodys.contains(w)) {
+            for words in nobody.iter().filter(|w| !unmatched.contains(w)) {
                 warn!("{words}");
             }
-            nobodys = nobody;
+            unmatched = nobody;
             let lists: BTreeSet<&str> = teach.iter().map(|t| t.list.as_str()).collect();
             for list in lists {
                 take_back(&gate, &now, &teach, list, &mut taught).await;
@@ -67,7 +67,7 @@ pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: watch::Rec
 
 /// What has to be said about names that stand for nobody.
 fn nobody(s: &Snapshot, t: &Teach) -> Option<String> {
-    let names = s.nobodys(&t.nodes);
+    let names = s.unmatched(&t.nodes);
     let first = || format!("[[control.teach]] of the list `{}`: {} stands for no node now", t.list, names.join(", "));
     (!names.is_empty()).then(first)
 }

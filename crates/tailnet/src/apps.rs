@@ -1,12 +1,12 @@
 //! App connectors: what each app stands for, who learns for it, what was learnt and what of it has a route. In: a
-//! snapshot for people; for the book what connectors tell and what names answer. Out: tables, changed members.
+//! snapshot for people; for the registry what connectors tell and what names answer. Out: tables, changed members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::record::{Learnt, Node};
 use addr::{Addr, Prefix};
 
-use super::book::Book;
+use super::registry::Registry;
 use super::snapshot::{Member, Snapshot};
 use policy::language::Connector;
 
@@ -95,7 +95,7 @@ impl Snapshot {
     }
 }
 
-impl Book {
+impl Registry {
     /// A connector has told what it has learnt: names and their addresses, of the names that the policy gives it. What
     /// it has forgotten is kept for as long as its name answers with it, or it still offers the address. `offered`: the
     /// routes that it offered when it was asked.
@@ -258,42 +258,42 @@ mod tests {
         Addr::new(std::net::Ipv4Addr::from(0xC633_6400 + n).into())
     }
 
-    /// A book with one connector that offers the first `routes` addresses, and one app.
-    fn book(domains: &str, app_routes: Option<u32>, routes: u32) -> Book {
+    /// A registry with one connector that offers the first `routes` addresses, and one app.
+    fn registry(domains: &str, app_routes: Option<u32>, routes: u32) -> Registry {
         let offered: Vec<String> = (0..routes).map(|n| format!("{}/32", addr(n))).collect();
         let node = serde_json::from_value(serde_json::json!({
             "id": 1, "machine": format!("mkey:{:064x}", 1), "key": format!("nodekey:{:064x}", 2), "name": "router",
             "tags": ["tag:c"], "ipv4": "100.64.0.1", "ipv6": "fd7a:115c:a1e0::1", "created": 1,
             "host": { "RoutableIPs": offered } }));
-        let mut book = Book::new(Settings { app_routes, ..Settings::default() });
-        book.load(Saved::Node(std::sync::Arc::new(node.unwrap())), 1).unwrap();
+        let mut registry = Registry::new(Settings { app_routes, ..Settings::default() });
+        registry.load(Saved::Node(std::sync::Arc::new(node.unwrap())), 1).unwrap();
         let policy = format!(
             r#"{{"tagOwners": {{"tag:c": []}}, "autoApprovers": {{"routes": {{"0.0.0.0/0": ["tag:c"]}}}},
                 "nodeAttrs": [{{"target": ["*"], "app": {{"tailscale.com/app-connectors": [
                     {{"name": "x", "connectors": ["tag:c"], "domains": [{domains}]}}]}}}}]}}"#
         );
-        book.set_policy(Some(&policy), "test", 1).unwrap();
-        book
+        registry.set_policy(Some(&policy), "test", 1).unwrap();
+        registry
     }
 
-    fn told(book: &mut Book, names: &[(&str, &[u32])], now: u64) {
+    fn told(registry: &mut Registry, names: &[(&str, &[u32])], now: u64) {
         let addrs = |list: &[u32]| list.iter().map(|n| addr(*n)).collect();
         let names = names.iter().map(|(name, list)| ((*name).to_string(), addrs(list))).collect();
-        let offered = book.node_named("router").unwrap().host.routable_ips.clone();
-        book.connector_told(1, &names, &offered, now);
+        let offered = registry.node_named("router").unwrap().host.routable_ips.clone();
+        registry.connector_told(1, &names, &offered, now);
     }
 
-    fn gone(book: &Book) -> Vec<bool> {
-        book.node_named("router").unwrap().learnt.iter().map(|l| l.gone).collect()
+    fn gone(registry: &Registry) -> Vec<bool> {
+        registry.node_named("router").unwrap().learnt.iter().map(|l| l.gone).collect()
     }
 
-    fn states(book: &mut Book, now: u64) -> Vec<&'static str> {
-        book.snapshot(now).routes().iter().map(|r| r.state.word()).collect()
+    fn states(registry: &mut Registry, now: u64) -> Vec<&'static str> {
+        registry.snapshot(now).routes().iter().map(|r| r.state.word()).collect()
     }
 
     #[test]
     fn an_address_goes_when_its_name_stops_answering_with_it_and_comes_back() {
-        let mut b = book(r#""x.example""#, None, 3);
+        let mut b = registry(r#""x.example""#, None, 3);
         told(&mut b, &[("x.example", &[1, 2])], 100);
         b.name_answered(1, "x.example", &[addr(2)], 130, Some(60));
         assert_eq!(gone(&b), [false, false], "not yet");
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn an_app_has_so_many_routes_and_no_more() {
-        let mut b = book(r#""*.x.example""#, Some(2), 5);
+        let mut b = registry(r#""*.x.example""#, Some(2), 5);
         told(&mut b, &[("a.x.example", &[0, 1])], 100);
         told(&mut b, &[("a.x.example", &[0, 1]), ("b.x.example", &[3])], 200);
         assert_eq!(gone(&b), [false, true, false], "the one just learnt has a route");
@@ -324,14 +324,14 @@ mod tests {
         assert!(b.node_named("router").unwrap().learnt[1].over);
         assert_eq!(states(&mut b, 300)[..2], ["approved", "over the limit"]);
         let many: Vec<u32> = (0..3_000).collect();
-        let mut b = book(r#""*.x.example""#, None, 1);
+        let mut b = registry(r#""*.x.example""#, None, 1);
         told(&mut b, &[("a.x.example", &many)], 100);
         assert_eq!(gone(&b).iter().filter(|g| !**g).count(), APP_ROUTES as usize);
     }
 
     #[test]
     fn what_is_left_out_is_never_a_route() {
-        let mut b = book(r#""*.x.example", "!old.x.example""#, None, 4);
+        let mut b = registry(r#""*.x.example", "!old.x.example""#, None, 4);
         // Until the connector has said what for, nobody is told of an address.
         assert_eq!(states(&mut b, 90), ["pending"; 4]);
         told(&mut b, &[("a.x.example", &[0, 1]), ("old.x.example", &[1, 2]), ("else.example", &[3])], 100);
@@ -342,11 +342,11 @@ mod tests {
         assert_eq!(app.learnt.iter().map(|(_, l)| l.addr).collect::<Vec<_>>(), [addr(0), addr(1)]);
         assert_eq!(s.app_names().into_keys().collect::<Vec<_>>(), ["a.x.example"], "nobody asks for what is left out");
         // Left out no more.
-        let mut b2 = book(r#""*.x.example""#, None, 4);
+        let mut b2 = registry(r#""*.x.example""#, None, 4);
         told(&mut b2, &[("a.x.example", &[0, 1]), ("old.x.example", &[1, 2])], 100);
         assert_eq!(states(&mut b2, 100), ["approved"; 4]);
         // A person's word goes before waiting, not before what is known.
-        let mut b3 = book(r#""*.x.example", "!old.x.example""#, None, 1);
+        let mut b3 = registry(r#""*.x.example", "!old.x.example""#, None, 1);
         b3.approve_routes("router", &[Prefix::host(addr(0))], "test", 90).unwrap();
         assert_eq!(states(&mut b3, 90), ["approved"]);
         told(&mut b3, &[("old.x.example", &[0])], 100);

@@ -1,13 +1,12 @@
-//! The book of the mesh: users, join keys, nodes, routes, names, and what each node is told of it. In: what clients and
+//! The registry of the mesh: users, pre-auth keys, nodes, routes, names, and what each node is told of it. In: what clients and
 //! administrators want, and the time. Out: what must be saved, audit lines, and a [`Snapshot`] that maps are made of.
 //!
 //! ```text
-//! request -> Book (one owner) -> saves, audits
+//! request -> Registry (one owner) -> saves, audits
 //!                 \-> Snapshot (shared, never changed) -> Sent::advance -> map message
 //! ```
 
 mod apps;
-mod book;
 mod names;
 mod near;
 mod nodes;
@@ -15,16 +14,17 @@ mod pool;
 pub mod record;
 mod refusal;
 mod register;
+mod registry;
 mod routes;
 mod sent;
 mod snapshot;
 
 pub use apps::{APP_ROUTES, App};
-pub use book::{Audit, Book, OPEN, Saved, Settings, Slot};
 pub use names::domain_name;
 pub use pool::Pools;
 pub use refusal::Refusal;
 pub use register::{Pending, Registered};
+pub use registry::{Audit, OPEN, Registry, Saved, Settings, Slot};
 pub use routes::{Carrier, Leaves, Moved, RouteState, RouteView, Source};
 pub use sent::Sent;
 pub use snapshot::{Member, Snapshot};

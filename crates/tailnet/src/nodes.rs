@@ -10,9 +10,9 @@ use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::host::{Hostinfo, Service};
 use tailnet_proto::tailcfg::map::MapRequest;
 
-use super::book::{Book, EPHEMERAL_AWAY, NAMES_SHOWN, OFFLINE_GRACE, Slot, is_tag};
 use super::names;
 use super::refusal::Refusal;
+use super::registry::{EPHEMERAL_AWAY, NAMES_SHOWN, OFFLINE_GRACE, Registry, Slot, is_tag};
 use super::snapshot::Member;
 
 /// A client that names more places than this is not believed about the rest: official ones name a dozen.
@@ -29,7 +29,7 @@ const MAX_SSH_KEY: usize = 4_096;
 /// Tags that are remembered as asked for.
 const MAX_TAGS: usize = 64;
 
-impl Book {
+impl Registry {
     /// A node says where and what it is. Returns its number.
     ///
     /// # Errors

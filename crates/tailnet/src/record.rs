@@ -38,7 +38,7 @@ impl User {
 
 /// A key with which nodes join unasked. The secret itself is not here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JoinKey {
+pub struct PreAuthKey {
     /// Number, counting up from 1.
     pub id: u64,
     /// Whose nodes these will be; `None` with tags alone.

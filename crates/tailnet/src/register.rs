@@ -4,16 +4,16 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::record::{JoinKey, Node};
+use crate::record::{Node, PreAuthKey};
 use addr::{Addr, SourceKey};
 use api::AuditEvent;
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::host::Hostinfo;
 use tailnet_proto::tailcfg::register::RegisterRequest;
 
-use super::book::{Book, NODE, Slot, V4, V6, is_tag};
 use super::nodes::bounded;
 use super::refusal::Refusal;
+use super::registry::{NODE, Registry, Slot, V4, V6, is_tag};
 use super::snapshot::Member;
 use super::{names, pool};
 
@@ -96,12 +96,12 @@ struct Place {
     by_key: Option<u64>,
     /// The node that it is again.
     again: Option<u64>,
-    /// True if it is that only because its join key was good for that one, and for no other.
+    /// True if it is that only because its pre-auth key was good for that one, and for no other.
     used_up: bool,
 }
 
-impl Book {
-    /// A machine registers a node. `proof` is the SHA-256, in hex, of the join key it brought; `ticket` names a new
+impl Registry {
+    /// A machine registers a node. `proof` is the SHA-256, in hex, of the pre-auth key it brought; `ticket` names a new
     /// page, should it need one.
     pub fn register(
         &mut self,
@@ -433,7 +433,7 @@ fn of_stranger(host: &Hostinfo) -> Hostinfo {
     host
 }
 
-fn usable(key: &JoinKey, again: bool, now: u64) -> Result<(), Refusal> {
+fn usable(key: &PreAuthKey, again: bool, now: u64) -> Result<(), Refusal> {
     if key.revoked {
         return Err(Refusal::AuthKeyRevoked);
     }

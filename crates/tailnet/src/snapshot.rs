@@ -1,17 +1,17 @@
-//! The picture that readers share. In: the book at a moment. Out: what there is, the compiled policy for it, and the
+//! The picture that readers share. In: the registry at a moment. Out: what there is, the compiled policy for it, and the
 //! way from a node's number to its place in the policy's network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::record::{JoinKey, Learnt, Names, Node, User};
+use crate::record::{Learnt, Names, Node, PreAuthKey, User};
 use addr::{Addr, Prefix};
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 
 use super::apps::learns;
-use super::book::{Book, Settings};
 use super::refusal::Refusal;
 use super::register::Pending;
+use super::registry::{Registry, Settings};
 use policy::language::Connector;
 use policy::{Compiled, Role, Topology, Who, read_who};
 
@@ -45,8 +45,8 @@ pub struct Snapshot {
     pub at: u64,
     /// Users by number.
     pub users: Arc<BTreeMap<u64, User>>,
-    /// Join keys by number.
-    pub keys: BTreeMap<u64, JoinKey>,
+    /// Pre-auth keys by number.
+    pub keys: BTreeMap<u64, PreAuthKey>,
     /// Nodes by number.
     pub nodes: BTreeMap<u64, Member>,
     /// Numbers of nodes by their keys; the same map as long as nobody came, left or changed keys.
@@ -72,25 +72,25 @@ impl Member {
 }
 
 impl Snapshot {
-    pub(crate) fn new(book: &mut Book, compiled: Arc<Compiled>, generation: u64, at: u64) -> Snapshot {
-        let by_key = book.keys_now();
+    pub(crate) fn new(registry: &mut Registry, compiled: Arc<Compiled>, generation: u64, at: u64) -> Snapshot {
+        let by_key = registry.keys_now();
         let topology = compiled.topology();
-        let by_name: BTreeMap<&str, u64> = book.nodes.values().map(|m| (m.node.name.as_str(), m.node.id)).collect();
+        let by_name: BTreeMap<&str, u64> = registry.nodes.values().map(|m| (m.node.name.as_str(), m.node.id)).collect();
         let place = |(i, n): (usize, &Arc<policy::Node>)| by_name.get(n.name.as_str()).map(|id| (*id, i));
         Snapshot {
             generation,
-            revision: book.revision,
+            revision: registry.revision,
             at,
-            users: Arc::new(book.users.clone()),
-            keys: book.keys.clone(),
-            nodes: book.nodes.clone(),
+            users: Arc::new(registry.users.clone()),
+            keys: registry.keys.clone(),
+            nodes: registry.nodes.clone(),
             by_key,
-            pending: book.pending.clone(),
-            names: book.names.clone(),
+            pending: registry.pending.clone(),
+            names: registry.names.clone(),
             places: Arc::new(topology.nodes.iter().enumerate().filter_map(place).collect()),
             compiled,
-            has_policy: book.policy_text().is_some(),
-            settings: book.settings.clone(),
+            has_policy: registry.policy_text().is_some(),
+            settings: registry.settings.clone(),
         }
     }
 
@@ -152,7 +152,7 @@ impl Snapshot {
 
     /// Those of these names that stand for no node now; a name may be one that nobody has yet.
     #[must_use]
-    pub fn nobodys<'t>(&self, texts: &'t [String]) -> Vec<&'t str> {
+    pub fn unmatched<'t>(&self, texts: &'t [String]) -> Vec<&'t str> {
         let nobody = |t: &&String| !self.named(std::slice::from_ref(t)).is_ok_and(|found| !found.is_empty());
         texts.iter().filter(nobody).map(String::as_str).collect()
     }
@@ -176,7 +176,7 @@ impl Snapshot {
     }
 }
 
-impl Book {
+impl Registry {
     /// Users and nodes as the policy sees them. A node whose key has ended is no part of it: nothing comes from it and
     /// nothing goes to it.
     pub(crate) fn topology(&self) -> Topology {
@@ -244,9 +244,9 @@ fn offered(
     let mut about: BTreeMap<Addr, bool> = BTreeMap::new();
     for l in &node.learnt {
         // A name that is no app's any more says nothing against a route that a person wants.
-        let nobodys =
+        let unmatched =
             || !mine.iter().any(|c| c.could_learn(&l.domain)) && node.approved.contains(&Prefix::host(l.addr));
-        *about.entry(l.addr).or_default() |= !l.gone && mine.iter().any(|c| c.covers(&l.domain)) || nobodys();
+        *about.entry(l.addr).or_default() |= !l.gone && mine.iter().any(|c| c.covers(&l.domain)) || unmatched();
     }
     let good = |p: &Prefix| {
         let known = p.is_host().then(|| about.get(&p.first())).flatten();

@@ -1,5 +1,5 @@
 //! What nodes claim and may not have: keys, names, routes and addresses of others, a second life for a key that was
-//! good once. In: requests of machines that lie. Out: the book refuses, or believes only what is the node's own to say.
+//! good once. In: requests of machines that lie. Out: the registry refuses, or believes only what is the node's own to say.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 use addr::Timestamp;
 use serde_json::{Value, json};
-use tailnet::record::{JoinKey, Names};
-use tailnet::{Book, Registered, Sent, Settings, Snapshot};
+use tailnet::record::{Names, PreAuthKey};
+use tailnet::{Registered, Registry, Sent, Settings, Snapshot};
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::host::{Hostinfo, Service};
 use tailnet_proto::tailcfg::map::{DnsRecord, MapRequest};
@@ -38,19 +38,19 @@ fn ask(key: NodeKey, host: Hostinfo) -> RegisterRequest {
 }
 
 /// A network of Ada, who owns it, and Mallory, with a key of each that is good for many.
-fn book(policy: &str) -> Book {
-    let mut book = Book::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
-    book.create_user("ada@example.com", Some("owner".into()), "test", NOW).unwrap();
-    book.create_user("mallory@example.com", None, "test", NOW).unwrap();
-    book.set_policy(Some(policy), "test", NOW).unwrap();
+fn registry(policy: &str) -> Registry {
+    let mut registry = Registry::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
+    registry.create_user("ada@example.com", Some("owner".into()), "test", NOW).unwrap();
+    registry.create_user("mallory@example.com", None, "test", NOW).unwrap();
+    registry.set_policy(Some(policy), "test", NOW).unwrap();
     for (user, hash) in [(1, "ada"), (2, "mallory")] {
-        give(&mut book, user, hash, true, &[]);
+        give(&mut registry, user, hash, true, &[]);
     }
-    book
+    registry
 }
 
-fn give(book: &mut Book, user: u64, hash: &str, reusable: bool, tags: &[&str]) {
-    let key = JoinKey {
+fn give(registry: &mut Registry, user: u64, hash: &str, reusable: bool, tags: &[&str]) {
+    let key = PreAuthKey {
         id: 0,
         user: Some(user),
         hash: hash.into(),
@@ -62,19 +62,19 @@ fn give(book: &mut Book, user: u64, hash: &str, reusable: bool, tags: &[&str]) {
         used: 0,
         revoked: false,
     };
-    book.create_key(key, "test", NOW).unwrap();
+    registry.create_key(key, "test", NOW).unwrap();
 }
 
-fn join(book: &mut Book, n: u8, host: Hostinfo, hash: &str) -> u64 {
-    match book.register(machine(n), &ask(key(n), host), Some(hash), "-", NOW) {
+fn join(registry: &mut Registry, n: u8, host: Hostinfo, hash: &str) -> u64 {
+    match registry.register(machine(n), &ask(key(n), host), Some(hash), "-", NOW) {
         Registered::Node(id) => id,
         other => panic!("{other:?}"),
     }
 }
 
-fn says(book: &mut Book, n: u8, host: Hostinfo) {
+fn says(registry: &mut Registry, n: u8, host: Hostinfo) {
     let ask = MapRequest { version: 130, node_key: Some(key(n)), hostinfo: Some(host), ..MapRequest::default() };
-    book.update(machine(n), &ask, NOW).unwrap();
+    registry.update(machine(n), &ask, NOW).unwrap();
 }
 
 fn map(s: &Snapshot, id: u64) -> Value {
@@ -86,7 +86,7 @@ const OPEN: &str =
 
 #[test]
 fn who_waits_with_the_key_of_another_does_not_become_that_other() {
-    let mut b = book(OPEN);
+    let mut b = registry(OPEN);
     // Mallory knows the key of a device of Ada's from before, and is first.
     let stolen = key(1);
     b.register(machine(9), &ask(stolen, host("m", &[])), None, "mallory", NOW);
@@ -100,7 +100,7 @@ fn who_waits_with_the_key_of_another_does_not_become_that_other() {
 
 #[test]
 fn a_name_is_no_number_and_no_name_of_the_administrator() {
-    let mut b = book(OPEN);
+    let mut b = registry(OPEN);
     let ada = join(&mut b, 1, host("laptop", &[]), "ada");
     let record = DnsRecord { name: "printer.mesh.internal".into(), r#type: "A".into(), value: "10.0.0.9".into() };
     b.set_names(Names { records: vec![record], ..Names::default() }, "test", NOW);
@@ -113,7 +113,7 @@ fn a_name_is_no_number_and_no_name_of_the_administrator() {
 
 #[test]
 fn a_key_good_once_makes_one_node_and_does_not_bring_back_one_that_was_expired() {
-    let mut b = book(OPEN);
+    let mut b = registry(OPEN);
     give(&mut b, 2, "once", false, &[]);
     let id = join(&mut b, 3, host("m", &[]), "once");
     let with_tag = |n| {
@@ -142,7 +142,7 @@ const APPS: &str = r#"{
 
 #[test]
 fn a_connector_opens_itself_and_nobody_else() {
-    let mut b = book(APPS);
+    let mut b = registry(APPS);
     give(&mut b, 2, "conn", true, &["tag:conn"]);
     give(&mut b, 1, "router", true, &["tag:router"]);
     let victim = join(&mut b, 1, host("laptop", &[]), "ada");
@@ -169,7 +169,7 @@ fn a_connector_opens_itself_and_nobody_else() {
 
 #[test]
 fn routes_into_the_network_itself_are_nobodys_to_offer() {
-    let mut b = book(OPEN);
+    let mut b = registry(OPEN);
     let victim = join(&mut b, 1, host("laptop", &[]), "ada");
     let address = b.node_named("laptop").unwrap().ipv4;
     let claims = [format!("{address}/32"), "100.64.0.0/24".into(), "fd7a:115c:a1e0:b1a:0:7:a00:0/120".into()];
@@ -185,7 +185,7 @@ fn routes_into_the_network_itself_are_nobodys_to_offer() {
 
 #[test]
 fn what_a_node_says_of_itself_has_an_end() {
-    let mut b = book(OPEN);
+    let mut b = registry(OPEN);
     let viewer = join(&mut b, 1, host("laptop", &[]), "ada");
     let long = "x".repeat(100_000);
     let service = Service { proto: "tcp".into(), port: 1, description: long.clone() };
@@ -200,7 +200,7 @@ fn what_a_node_says_of_itself_has_an_end() {
         ..host(&long, &[])
     };
     let loud = join(&mut b, 2, huge.clone(), "mallory");
-    let size = |b: &mut Book| {
+    let size = |b: &mut Registry| {
         let node = b.node_named(&loud.to_string()).unwrap();
         (map(&b.snapshot(NOW), viewer).to_string().len(), serde_json::to_vec(&*node).unwrap().len())
     };
@@ -213,7 +213,7 @@ fn what_a_node_says_of_itself_has_an_end() {
 
 #[test]
 fn who_has_left_hears_nothing_of_the_network_and_fills_no_log() {
-    let mut b = book(OPEN);
+    let mut b = registry(OPEN);
     let record = DnsRecord { name: "secret.corp.example".into(), r#type: "A".into(), value: "10.0.0.9".into() };
     let split = BTreeMap::from([("corp.example".to_string(), vec!["10.0.0.53".to_string()])]);
     b.set_names(Names { records: vec![record], split, ..Names::default() }, "test", NOW);
@@ -232,7 +232,7 @@ fn who_has_left_hears_nothing_of_the_network_and_fills_no_log() {
 
 #[test]
 fn strangers_do_not_weigh_on_every_picture() {
-    let mut b = book(OPEN);
+    let mut b = registry(OPEN);
     join(&mut b, 1, host("laptop", &[]), "ada");
     let before = b.snapshot(NOW);
     let service = Service { proto: "tcp".into(), port: 1, description: String::new() };

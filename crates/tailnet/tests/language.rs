@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use policy::{Compiled, Policy, Question, Topology, Verdict};
-use tailnet::{Book, Saved, Settings};
+use tailnet::{Registry, Saved, Settings};
 
 /// The problems of a document, each with its hint.
 fn problems(text: &str) -> Vec<String> {
@@ -213,16 +213,16 @@ fn explain_says_which_protocols_pass() {
 fn a_stored_policy_stays_in_force_whatever_is_refused_today() {
     let text = r#"{"tagOwners": {"tag:p": []}, "grants": [{"src": ["*"], "dst": ["tag:p"], "ip": ["22"]}], "tests": [{"src": "*", "accept": ["tag:p:22"]}]}"#;
     refused(text, "`*` in a test");
-    let new = || Book::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
-    let mut book = new();
-    book.load(Saved::Policy(text.to_string()), 1).unwrap();
-    assert_eq!(book.policy_text(), Some(text));
-    assert!(book.policy_faults()[0].contains("`*` in a test"), "{:?}", book.policy_faults());
-    let mut book = new();
-    assert!(book.set_policy(Some(text), "test", 1).is_err(), "where a person sets it, it is refused");
-    assert!(book.begin_with_policy(text, "file", 1).unwrap()[0].contains("`*` in a test"));
+    let new = || Registry::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
+    let mut registry = new();
+    registry.load(Saved::Policy(text.to_string()), 1).unwrap();
+    assert_eq!(registry.policy_text(), Some(text));
+    assert!(registry.policy_faults()[0].contains("`*` in a test"), "{:?}", registry.policy_faults());
+    let mut registry = new();
+    assert!(registry.set_policy(Some(text), "test", 1).is_err(), "where a person sets it, it is refused");
+    assert!(registry.begin_with_policy(text, "file", 1).unwrap()[0].contains("`*` in a test"));
     let fails = r#"{"grants": [], "tests": [{"src": "100.64.0.1", "accept": ["100.64.0.2:22"]}]}"#;
-    assert!(book.set_policy(Some(fails), "test", 1).is_err() && book.policy_text() == Some(text));
-    assert!(book.begin_with_policy(fails, "file", 1).unwrap()[0].contains("it is refused"));
-    assert!(book.begin_with_policy("{", "file", 1).is_err(), "what nobody can read is no policy");
+    assert!(registry.set_policy(Some(fails), "test", 1).is_err() && registry.policy_text() == Some(text));
+    assert!(registry.begin_with_policy(fails, "file", 1).unwrap()[0].contains("it is refused"));
+    assert!(registry.begin_with_policy("{", "file", 1).is_err(), "what nobody can read is no policy");
 }

@@ -13,28 +13,28 @@ use std::sync::Arc;
 use addr::{Addr, Prefix};
 use serde_json::{Value, json};
 use tailnet::record::Names;
-use tailnet::{Book, Leaves, Saved, Sent, Settings, Snapshot};
+use tailnet::{Leaves, Registry, Saved, Sent, Settings, Snapshot};
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::host::Hostinfo;
 use tailnet_proto::tailcfg::map::{DnsRecord, MapRequest};
 
 const DAY: u64 = 86_400;
 
-fn node(book: &mut Book, id: u64, more: Value) {
+fn node(registry: &mut Registry, id: u64, more: Value) {
     let mut all = json!({
         "id": id, "machine": format!("mkey:{id:064x}"), "key": format!("nodekey:{id:064x}"), "name": format!("n{id}"),
         "ipv4": format!("100.64.0.{id}"), "ipv6": format!("fd7a:115c:a1e0::{id}"), "created": 1 });
     for (k, v) in more.as_object().unwrap() {
         all[k] = v.clone();
     }
-    book.load(Saved::Node(Arc::new(serde_json::from_value(all).unwrap())), 1).unwrap();
+    registry.load(Saved::Node(Arc::new(serde_json::from_value(all).unwrap())), 1).unwrap();
 }
 
-fn book() -> Book {
+fn registry() -> Registry {
     let settings = Settings { domain: "mesh.internal".into(), app_expiry: Some(DAY), ..Settings::default() };
-    let mut book = Book::new(settings);
-    book.create_user("ada@example.com", None, "test", 1).unwrap();
-    book
+    let mut registry = Registry::new(settings);
+    registry.create_user("ada@example.com", None, "test", 1).unwrap();
+    registry
 }
 
 fn addr(text: &str) -> Addr {
@@ -61,7 +61,7 @@ fn router(routes: &[&str]) -> Value {
 
 #[test]
 fn a_name_outside_the_domain_is_a_domain_that_the_client_is_asked_for() {
-    let mut b = book();
+    let mut b = registry();
     node(&mut b, 1, json!({ "user": 1 }));
     let record = |name: &str| DnsRecord { name: name.into(), r#type: "A".into(), value: "10.0.0.11".into() };
     let mut names = Names {
@@ -85,8 +85,8 @@ const SHOP: &str = r#"{"tagOwners": {"tag:c": []}, "autoApprovers": {"routes": {
         {"name": "shop", "connectors": ["tag:c"], "domains": ["shop.test", "*.shop.test"], "routes": ["192.0.2.80/32"]}]}}]}"#;
 
 /// Ann is node 1, the connector node 2; it offers what is given.
-fn shop(offers: &[&str]) -> Book {
-    let mut b = book();
+fn shop(offers: &[&str]) -> Registry {
+    let mut b = registry();
     node(&mut b, 1, json!({ "user": 1 }));
     node(
         &mut b,
@@ -99,7 +99,7 @@ fn shop(offers: &[&str]) -> Book {
 }
 
 /// A node says what it offers.
-fn offers(b: &mut Book, id: u64, routes: &[&str], now: u64) {
+fn offers(b: &mut Registry, id: u64, routes: &[&str], now: u64) {
     let routable_ips = routes.iter().map(|r| r.parse().unwrap()).collect();
     let ask = MapRequest {
         version: 130,
@@ -110,7 +110,7 @@ fn offers(b: &mut Book, id: u64, routes: &[&str], now: u64) {
     b.update(format!("mkey:{id:064x}").parse::<MachineKey>().unwrap(), &ask, now).unwrap();
 }
 
-fn told(b: &mut Book, id: u64, names: &[(&str, &str)], now: u64) {
+fn told(b: &mut Registry, id: u64, names: &[(&str, &str)], now: u64) {
     let mut all: BTreeMap<String, Vec<Addr>> = BTreeMap::new();
     for (name, a) in names {
         all.entry((*name).into()).or_default().push(addr(a));
@@ -183,7 +183,7 @@ fn what_the_server_has_seen_is_offered_before_anybody_asks() {
 }
 
 /// Says where a node is seen, and what it says itself.
-fn seen(b: &mut Book, id: u64, from: &str, endpoints: &[&str], now: u64) {
+fn seen(b: &mut Registry, id: u64, from: &str, endpoints: &[&str], now: u64) {
     b.connected(id, id, Some(addr(from)), now);
     let ask = MapRequest {
         version: 130,
@@ -222,7 +222,7 @@ fn who_leaves_from_the_connectors_address_takes_no_detour() {
 
 #[test]
 fn every_address_that_traffic_may_come_from_is_named() {
-    let mut b = book();
+    let mut b = registry();
     node(&mut b, 1, json!({ "user": 1 }));
     node(&mut b, 2, router(&["198.51.100.7/32"]));
     node(&mut b, 3, router(&["198.51.100.7/32"]));
@@ -260,7 +260,7 @@ fn every_address_that_traffic_may_come_from_is_named() {
 
 #[test]
 fn a_router_that_a_rule_names_is_a_carrier_too_and_nobody_has_a_reason() {
-    let mut b = book();
+    let mut b = registry();
     b.create_user("ben@example.com", None, "test", 1).unwrap();
     node(&mut b, 1, json!({ "user": 1 }));
     node(&mut b, 2, json!({ "user": 2 }));
@@ -293,14 +293,14 @@ fn a_router_that_a_rule_names_is_a_carrier_too_and_nobody_has_a_reason() {
 
 #[test]
 fn a_route_that_goes_to_another_router_is_told_with_its_reason() {
-    let mut b = book();
+    let mut b = registry();
     node(&mut b, 1, router(&["198.51.100.7/32", "192.0.2.0/24"]));
     node(&mut b, 2, router(&["198.51.100.7/32"]));
     for id in [1, 2] {
         b.connected(id, id, None, 2);
     }
     let mut before = b.snapshot(2);
-    let mut moves = |b: &mut Book, now: u64| -> Vec<String> {
+    let mut moves = |b: &mut Registry, now: u64| -> Vec<String> {
         let s = b.snapshot(now);
         let all = s.moves(&before).iter().map(|m| format!("{} {} {} {}", m.route, m.from, m.why, m.to)).collect();
         before = s;
@@ -321,11 +321,11 @@ fn a_route_that_goes_to_another_router_is_told_with_its_reason() {
 
 #[test]
 fn who_is_missing_after_a_start_is_not_waited_for_when_told_so() {
-    let mut b = book();
+    let mut b = registry();
     node(&mut b, 1, router(&["198.51.100.7/32"]));
     node(&mut b, 2, router(&["198.51.100.7/32"]));
     b.connected(2, 2, None, 3);
-    let carrier = |b: &mut Book, now| b.snapshot(now).carriers(addr("198.51.100.7"))[0].member.node.id;
+    let carrier = |b: &mut Registry, now| b.snapshot(now).carriers(addr("198.51.100.7"))[0].member.node.id;
     assert_eq!(carrier(&mut b, 10), 1, "it counts as being there for a minute");
     b.absent(2, 12);
     b.absent(1, 12);
@@ -335,7 +335,7 @@ fn who_is_missing_after_a_start_is_not_waited_for_when_told_so() {
 
 #[test]
 fn users_are_renamed_and_have_roles_and_nodes_change_hands() {
-    let mut b = book();
+    let mut b = registry();
     b.set_role("ada", Some("owner"), "test", 1).unwrap();
     b.create_user("ben@example.com", None, "test", 1).unwrap();
     node(&mut b, 1, json!({ "user": 1 }));

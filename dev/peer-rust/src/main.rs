@@ -1,5 +1,5 @@
 //! A node by the Rust crate `tailscale`, for the mesh tests. In: `peer-rust CONTROL_URL NAME KEY_FILE [TARGET…]`, the
-//! join key in `PEER_KEY`. Out: its addresses, and once a second whom each target says it sees; on its port 80 it says
+//! pre-auth key in `PEER_KEY`. Out: its addresses, and once a second whom each target says it sees; on its port 80 it says
 //! whom it sees itself.
 
 use std::error::Error;

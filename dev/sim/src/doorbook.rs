@@ -33,8 +33,8 @@ pub enum Shown {
 pub struct Note {
     /// When.
     pub at: u64,
-    /// Which book.
-    pub book: String,
+    /// Which registry.
+    pub registry: String,
     /// What.
     pub event: Happened,
 }
@@ -88,7 +88,7 @@ pub enum Happened {
     },
 }
 
-/// How a book is kept.
+/// How a registry is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Habit {
     /// At most so many names.
@@ -133,7 +133,7 @@ struct Line {
 }
 
 #[derive(Debug, Default)]
-struct Book {
+struct Registry {
     lines: Vec<Line>,
     order: u64,
     clock: u64,
@@ -143,14 +143,14 @@ struct Book {
     forbidden: Vec<(Option<String>, Option<String>, u64)>,
 }
 
-/// Who may come in at `now` by this book, in the order in which they came.
+/// Who may come in at `now` by this registry, in the order in which they came.
 #[must_use]
-pub fn inside(notes: &[Note], book: &str, habit: Habit, now: u64) -> Vec<String> {
-    let mut b = Book::default();
+pub fn inside(notes: &[Note], registry: &str, habit: Habit, now: u64) -> Vec<String> {
+    let mut b = Registry::default();
     for note in notes {
         b.clock = b.clock.max(note.at);
         b.tidy(habit);
-        if note.book != book {
+        if note.registry != registry {
             continue;
         }
         match &note.event {
@@ -212,7 +212,7 @@ fn over(r: &Reason, seen: u64, habit: Habit) -> u64 {
     silent.min(r.good_until.unwrap_or(u64::MAX))
 }
 
-impl Book {
+impl Registry {
     fn orders(&self) -> Vec<u64> {
         let mut all: Vec<u64> = self.lines.iter().map(|l| l.order).collect();
         all.sort_unstable();

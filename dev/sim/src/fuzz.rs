@@ -8,7 +8,7 @@ use access::certificate::{by_info, by_name};
 use access::visitor::{AddressHeader, reported};
 use addr::{Addr, AddrSet, Host, Prefix, parse_list};
 use tailnet::record::{Names, Node};
-use tailnet::{Book, Settings};
+use tailnet::{Registry, Settings};
 use tailnet_proto::derp::{self, ClientInfo, Frame, ServerInfo};
 use tailnet_proto::meshkey::{DiscoKey, MachineKey, MachinePrivate, NodeKey, NodePrivate};
 use tailnet_proto::noise::{HEAD_LEN, Initiation, Initiator, RECORD_MAX, Session, record_len, respond};
@@ -398,25 +398,27 @@ pub fn stun(bytes: &[u8]) {
     }
 }
 
-/// What machines ask and what the store holds: never a panic, and a book that takes any of it stays whole.
+/// What machines ask and what the store holds: never a panic, and a registry that takes any of it stays whole.
 pub fn mesh_requests(bytes: &[u8]) {
     let machine = MachineKey::from_bytes([7; 32]);
-    let mut book = Book::new(Settings::default());
+    let mut registry = Registry::new(Settings::default());
     let now = 1_000_000;
     if let Ok(ask) = serde_json::from_slice::<RegisterRequest>(bytes) {
-        let _ = book.register(machine, &ask, None, "ticket", now);
-        if book.create_user("ada", None, "fuzz", now).is_ok() && book.approve("ticket", "ada", "fuzz", now).is_ok() {
-            let node = book.nodes_of(machine).first().cloned();
+        let _ = registry.register(machine, &ask, None, "ticket", now);
+        if registry.create_user("ada", None, "fuzz", now).is_ok()
+            && registry.approve("ticket", "ada", "fuzz", now).is_ok()
+        {
+            let node = registry.nodes_of(machine).first().cloned();
             let node = node.expect("who was approved is there");
             assert!(node.name.len() <= 63 && !node.name.is_empty(), "a name is a label");
             let text = serde_json::to_vec(&*node).expect("a record is plain data");
             let again: Node = serde_json::from_slice(&text).expect("what was saved can be read");
             assert_eq!(again, *node, "saved and read");
         }
-        let _ = book.snapshot(now);
+        let _ = registry.snapshot(now);
     }
     if let Ok(ask) = serde_json::from_slice::<MapRequest>(bytes) {
-        let _ = book.update(machine, &ask, now);
+        let _ = registry.update(machine, &ask, now);
     }
     let _ = serde_json::from_slice::<Node>(bytes);
     let _ = serde_json::from_slice::<Names>(bytes);

@@ -103,7 +103,7 @@ pub(crate) fn plan(a: &ControlArgs, file: Section, data_dir: PathBuf, notes: &No
         derp_map,
         relay: a.relay.or(file.relay).unwrap_or(true),
         trusted,
-        book: Settings {
+        registry: Settings {
             pools,
             domain,
             node_expiry,

@@ -51,7 +51,7 @@ async fn a_policy_that_is_neither_saved_nor_read_back_opens_nothing() {
     let (path, run) = (log(), Run::new(Duration::from_secs(1)));
     let store = Arc::new(Dying(Memory::new(), AtomicBool::new(false)));
     let keeper = Keeper::start(&run, tailnet::Settings::default(), store.clone(), &path).unwrap();
-    let set = |text: &'static str| keeper.change(move |book, now| book.set_policy(Some(text), "test", now));
+    let set = |text: &'static str| keeper.change(move |registry, now| registry.set_policy(Some(text), "test", now));
     set(r#"{"acls": []}"#).await.unwrap().unwrap();
     // Neither section would let everybody through.
     let lets_nobody = || {
@@ -75,8 +75,8 @@ async fn what_was_taken_and_is_owed_is_not_called_saved_by_asking_again() {
     let (path, run) = (log(), Run::new(Duration::from_secs(1)));
     let store = Arc::new(Dying(Memory::new(), AtomicBool::new(false)));
     let keeper = Keeper::start(&run, tailnet::Settings::default(), store.clone(), &path).unwrap();
-    keeper.change(|book, now| book.create_user("ada", None, "test", now)).await.unwrap().unwrap();
-    let key = tailnet::record::JoinKey {
+    keeper.change(|registry, now| registry.create_user("ada", None, "test", now)).await.unwrap().unwrap();
+    let key = tailnet::record::PreAuthKey {
         id: 0,
         user: Some(1),
         hash: "h".into(),
@@ -88,10 +88,10 @@ async fn what_was_taken_and_is_owed_is_not_called_saved_by_asking_again() {
         used: 0,
         revoked: false,
     };
-    keeper.change(|book, now| book.create_key(key, "test", now)).await.unwrap().unwrap();
+    keeper.change(|registry, now| registry.create_key(key, "test", now)).await.unwrap().unwrap();
     store.1.store(true, Ordering::SeqCst);
     for n in ["first", "again", "once more"] {
-        let (key, saved) = keeper.make(Kind::Takes, |book, now| book.revoke_key(1, "test", now)).await.unwrap();
+        let (key, saved) = keeper.make(Kind::Takes, |registry, now| registry.revoke_key(1, "test", now)).await.unwrap();
         assert!(key.unwrap().revoked);
         assert!(matches!(saved, Saved::NotYet(_)), "{n}: {saved:?}");
     }
@@ -109,7 +109,7 @@ async fn a_clock_that_was_wrong_is_left_behind_by_a_reset_and_a_restart() {
     let keeper = Keeper::start(&run, tailnet::Settings::default(), store.clone(), &path).unwrap();
     assert!(keeper.time.behind() > DAYS - 60);
     // What is stored meanwhile does not make it right.
-    keeper.change(|book, now| book.create_user("ada", None, "test", now)).await.unwrap().unwrap();
+    keeper.change(|registry, now| registry.create_user("ada", None, "test", now)).await.unwrap().unwrap();
     let saved =
         || -> u64 { String::from_utf8(store.get("mesh/clock").unwrap().unwrap().value).unwrap().parse().unwrap() };
     assert!(saved() > wall() + DAYS - 60);

@@ -1,4 +1,4 @@
-//! What administrators do with the book and what they are told: keys, users, routes, names, keys that end.
+//! What administrators do with the registry and what they are told: keys, users, routes, names, keys that end.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,31 +9,31 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tailnet::record::JoinKey;
-use tailnet::{Book, Registered, Saved, Settings};
+use tailnet::record::PreAuthKey;
+use tailnet::{Registered, Registry, Saved, Settings};
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::register::RegisterRequest;
 
-fn node(book: &mut Book, id: u64, more: serde_json::Value) {
+fn node(registry: &mut Registry, id: u64, more: serde_json::Value) {
     let mut all = json!({
         "id": id, "machine": format!("mkey:{id:064x}"), "key": format!("nodekey:{id:064x}"), "name": format!("n{id}"),
         "ipv4": format!("100.64.0.{id}"), "ipv6": format!("fd7a:115c:a1e0::{id}"), "created": 1 });
     for (k, v) in more.as_object().unwrap() {
         all[k] = v.clone();
     }
-    book.load(Saved::Node(Arc::new(serde_json::from_value(all).unwrap())), 1).unwrap();
+    registry.load(Saved::Node(Arc::new(serde_json::from_value(all).unwrap())), 1).unwrap();
 }
 
-fn book() -> Book {
-    let mut book = Book::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
+fn registry() -> Registry {
+    let mut registry = Registry::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
     for name in ["ada@example.com", "ben@example.com", "ben@other.example"] {
-        book.create_user(name, None, "test", 1).unwrap();
+        registry.create_user(name, None, "test", 1).unwrap();
     }
-    book
+    registry
 }
 
-fn key() -> JoinKey {
-    JoinKey {
+fn key() -> PreAuthKey {
+    PreAuthKey {
         id: 0,
         user: Some(1),
         hash: "x".into(),
@@ -49,7 +49,7 @@ fn key() -> JoinKey {
 
 #[test]
 fn a_key_is_in_the_next_picture_and_on_record_with_whose_it_is() {
-    let mut b = book();
+    let mut b = registry();
     let _ = b.snapshot(1);
     let id = b.create_key(key(), "test", 2).unwrap().id;
     assert!(b.changed());
@@ -64,7 +64,7 @@ fn a_key_is_in_the_next_picture_and_on_record_with_whose_it_is() {
 
 #[test]
 fn a_short_name_that_is_two_users_is_neither() {
-    let mut b = book();
+    let mut b = registry();
     let why = b.delete_user("ben", "test", 2).unwrap_err().to_string();
     assert!(why.contains("ben@example.com or ben@other.example"), "{why}");
     assert_eq!(b.user_named("ben@other.example").unwrap().id, 3);
@@ -75,7 +75,7 @@ fn a_short_name_that_is_two_users_is_neither() {
 
 #[test]
 fn who_goes_leaves_the_machines_of_tags_behind() {
-    let mut b = book();
+    let mut b = registry();
     node(&mut b, 1, json!({ "user": 2, "tags": ["tag:router"] }));
     node(&mut b, 2, json!({ "user": 2 }));
     let why = b.delete_user("ben@example.com", "test", 2).unwrap_err().to_string();
@@ -87,7 +87,7 @@ fn who_goes_leaves_the_machines_of_tags_behind() {
 
 #[test]
 fn a_key_that_ends_by_itself_is_seen_to_have_ended() {
-    let mut b = book();
+    let mut b = registry();
     node(&mut b, 1, json!({ "user": 1, "expires": 100 }));
     let s = b.snapshot(50);
     assert!(!s.nodes[&1].expired && !b.changed());
@@ -102,7 +102,7 @@ fn a_key_that_ends_by_itself_is_seen_to_have_ended() {
 
 #[test]
 fn records_are_full_names_that_no_node_has() {
-    let mut b = book();
+    let mut b = registry();
     node(&mut b, 1, json!({ "user": 1 }));
     assert!(b.free_name("printer.mesh.internal").is_ok() && b.free_name("n1.corp.example").is_ok());
     assert!(b.free_name("printer").unwrap_err().to_string().contains("printer.mesh.internal"));
@@ -111,7 +111,7 @@ fn records_are_full_names_that_no_node_has() {
 
 #[test]
 fn carriers_are_those_whose_packets_pass() {
-    let mut b = book();
+    let mut b = registry();
     let offers = |routes: &[&str]| json!({ "user": 1, "tags": ["tag:r"], "host": { "RoutableIPs": routes }, "approved": routes });
     node(&mut b, 1, json!({ "user": 1 }));
     node(&mut b, 2, json!({ "user": 2 }));
@@ -139,14 +139,14 @@ fn carriers_are_those_whose_packets_pass() {
 
 #[test]
 fn routes_that_nobody_offers_are_seen() {
-    let mut b = book();
+    let mut b = registry();
     node(&mut b, 1, json!({ "user": 1, "host": { "RoutableIPs": ["10.0.0.0/8"] } }));
     b.approve_routes("n1", &["192.0.2.0/24".parse().unwrap()], "test", 2).unwrap();
     let s = b.snapshot(2);
     let all: Vec<String> = s.routes().iter().map(|r| format!("{} {}", r.prefix.long(), r.state.word())).collect();
     assert_eq!(all, ["10.0.0.0/8 pending", "192.0.2.0/24 approved, not offered"]);
     assert_eq!(
-        s.nobodys(&["n1".into(), "group:none".into(), "ada@example.com".into(), "x".into()]),
+        s.unmatched(&["n1".into(), "group:none".into(), "ada@example.com".into(), "x".into()]),
         ["group:none", "x"]
     );
 }
@@ -161,7 +161,7 @@ fn node_key(n: u8) -> NodeKey {
 
 /// A machine logs in with a key, perhaps instead of another one, perhaps asking for tags.
 fn login(
-    book: &mut Book,
+    registry: &mut Registry,
     m: u8,
     key: u8,
     before: Option<u8>,
@@ -173,15 +173,15 @@ fn login(
     ask.old_node_key = before.map(node_key);
     ask.hostinfo.hostname = format!("m{m}");
     ask.hostinfo.request_tags = tags.iter().map(ToString::to_string).collect();
-    book.register(machine(m), &ask, proof, &format!("ticket-{m}-{key}"), now)
+    registry.register(machine(m), &ask, proof, &format!("ticket-{m}-{key}"), now)
 }
 
 #[test]
 fn a_machine_that_logs_in_anew_with_or_without_tags_is_the_same_node() {
-    let mut b = book();
-    let plain = JoinKey { tags: vec![], hash: "plain".into(), ..key() };
-    let tagged = JoinKey { hash: "tagged".into(), ..key() };
-    let bens = JoinKey { user: Some(2), hash: "bens".into(), tags: vec![], ..key() };
+    let mut b = registry();
+    let plain = PreAuthKey { tags: vec![], hash: "plain".into(), ..key() };
+    let tagged = PreAuthKey { hash: "tagged".into(), ..key() };
+    let bens = PreAuthKey { user: Some(2), hash: "bens".into(), tags: vec![], ..key() };
     for k in [plain, tagged, bens] {
         b.create_key(k, "test", 1).unwrap();
     }
@@ -201,8 +201,8 @@ fn a_machine_that_logs_in_anew_with_or_without_tags_is_the_same_node() {
 
 #[test]
 fn who_is_turned_away_is_told_so_and_who_has_joined_waits_no_more() {
-    let mut b = book();
-    b.create_key(JoinKey { hash: "plain".into(), tags: vec![], ..key() }, "test", 1).unwrap();
+    let mut b = registry();
+    b.create_key(PreAuthKey { hash: "plain".into(), tags: vec![], ..key() }, "test", 1).unwrap();
     assert_eq!(login(&mut b, 1, 10, None, &[], None, 2), Registered::Waits("ticket-1-10".into()));
     b.refuse("ticket-1-10", "test", 3).unwrap();
     assert!(b.refuse("ticket-1-10", "test", 3).is_err() && b.approve("ticket-1-10", "ada", "test", 3).is_err());
@@ -219,7 +219,7 @@ fn who_is_turned_away_is_told_so_and_who_has_joined_waits_no_more() {
 
 #[test]
 fn any_route_of_a_connector_is_any_single_address() {
-    let mut b = book();
+    let mut b = registry();
     let offers = |tag: &str| json!({ "tags": [tag], "host": { "RoutableIPs": ["198.51.100.7/32", "128.0.0.0/1", "192.0.2.0/24"] } });
     node(&mut b, 1, offers("tag:c"));
     node(&mut b, 2, offers("tag:r"));
@@ -241,8 +241,8 @@ fn any_route_of_a_connector_is_any_single_address() {
 
 #[test]
 fn a_member_that_comes_and_goes_does_not_fill_the_disk() {
-    let mut b = book();
-    b.create_key(JoinKey { tags: vec![], ..key() }, "test", 1).unwrap();
+    let mut b = registry();
+    b.create_key(PreAuthKey { tags: vec![], ..key() }, "test", 1).unwrap();
     for _ in 0..5_000 {
         login(&mut b, 1, 10, None, &[], Some("x"), 600);
     }
@@ -257,7 +257,7 @@ fn a_member_that_comes_and_goes_does_not_fill_the_disk() {
 
 #[test]
 fn a_large_network_pushes_out_its_own_pages_and_nobody_elses() {
-    let mut b = book();
+    let mut b = registry();
     let mut asks = |n: u64, from: &str, now: u64| {
         let ask: RegisterRequest = serde_json::from_value(json!({ "NodeKey": format!("nodekey:{n:064x}") })).unwrap();
         let machine: MachineKey = format!("mkey:{n:064x}").parse().unwrap();
@@ -277,21 +277,21 @@ fn a_clock_that_is_set_back_gives_nobody_longer_and_brings_nobody_back_who_was_p
     const DAY: u64 = 86_400;
     let (right, wrong) = (100 * DAY, 500 * DAY);
     let settings = Settings { node_expiry: Some(30 * DAY), domain: "mesh.internal".into(), ..Settings::default() };
-    let mut b = Book::new(settings);
+    let mut b = Registry::new(settings);
     b.create_user("ada@example.com", None, "test", 1).unwrap();
     // By the right clock: a key of a day, a node that is logged in for twenty more, and one that a person puts out later.
-    let before = b.create_key(JoinKey { expires: Some(right + DAY), ..key() }, "test", right).unwrap().id;
+    let before = b.create_key(PreAuthKey { expires: Some(right + DAY), ..key() }, "test", right).unwrap().id;
     node(&mut b, 1, json!({ "user": 1, "expires": right + 20 * DAY }));
     node(&mut b, 2, json!({ "user": 1, "expires": right + 20 * DAY }));
     // By the wrong one: a key of an hour, two nodes that log in, one of which is put out.
-    let meanwhile = b.create_key(JoinKey { expires: Some(wrong + 3_600), ..key() }, "test", wrong).unwrap().id;
+    let meanwhile = b.create_key(PreAuthKey { expires: Some(wrong + 3_600), ..key() }, "test", wrong).unwrap().id;
     node(&mut b, 3, json!({ "user": 1, "created": wrong, "seen": wrong, "expires": wrong + 30 * DAY }));
     node(&mut b, 4, json!({ "user": 1, "created": wrong, "seen": wrong, "expires": wrong + 30 * DAY }));
     b.connected(3, 1, None, wrong);
     b.disconnected(3, 1, wrong + 10);
     b.expire("n2", "test", wrong).unwrap();
     b.expire("n4", "test", wrong + 5).unwrap();
-    let expired = |b: &mut Book, now: u64| -> Vec<u64> {
+    let expired = |b: &mut Registry, now: u64| -> Vec<u64> {
         b.snapshot(now).nodes.values().filter(|m| m.expired).map(|m| m.node.id).collect()
     };
     assert_eq!(expired(&mut b, wrong + 10), [1, 2, 4]);

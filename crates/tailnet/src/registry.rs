@@ -1,10 +1,10 @@
-//! The book itself: what there is, what has changed since it was last saved, and its clock. In: records of the store,
+//! The registry itself: what there is, what has changed since it was last saved, and its clock. In: records of the store,
 //! and whoever writes. Out: what to save, audit lines, snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::record::{JoinKey, Names, Node, User};
+use crate::record::{Names, Node, PreAuthKey, User};
 use addr::{Addr, Prefix};
 use api::AuditEvent;
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
@@ -37,7 +37,7 @@ pub struct Settings {
 pub enum Slot {
     /// A user.
     User(u64),
-    /// A join key.
+    /// A pre-auth key.
     Key(u64),
     /// A node.
     Node(u64),
@@ -54,8 +54,8 @@ pub enum Slot {
 pub enum Saved {
     /// A user.
     User(User),
-    /// A join key.
-    Key(JoinKey),
+    /// A pre-auth key.
+    Key(PreAuthKey),
     /// A node.
     Node(Arc<Node>),
     /// The policy's text.
@@ -113,12 +113,12 @@ pub(crate) struct Presence {
     pub(crate) heard: BTreeSet<Prefix>,
 }
 
-/// The book. One owner writes; what it hands out is never changed.
+/// The registry. One owner writes; what it hands out is never changed.
 #[derive(Debug)]
-pub struct Book {
+pub struct Registry {
     pub(crate) settings: Settings,
     pub(crate) users: BTreeMap<u64, User>,
-    pub(crate) keys: BTreeMap<u64, JoinKey>,
+    pub(crate) keys: BTreeMap<u64, PreAuthKey>,
     pub(crate) nodes: BTreeMap<u64, Member>,
     pub(crate) by_key: BTreeMap<NodeKey, u64>,
     pub(crate) pending: BTreeMap<String, Arc<Pending>>,
@@ -160,11 +160,11 @@ pub(crate) const NODE: usize = 2;
 pub(crate) const V4: usize = 3;
 pub(crate) const V6: usize = 4;
 
-impl Book {
-    /// An empty book.
+impl Registry {
+    /// An empty registry.
     #[must_use]
-    pub fn new(settings: Settings) -> Book {
-        Book {
+    pub fn new(settings: Settings) -> Registry {
+        Registry {
             settings,
             users: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -548,11 +548,11 @@ impl Book {
         Refusal::NoUser { name: name.to_string(), there }
     }
 
-    /// Gives out a join key, of whose secret only the hash is known here.
+    /// Gives out a pre-auth key, of whose secret only the hash is known here.
     ///
     /// # Errors
     /// The user is not there, a tag is none, or there is neither user nor tag.
-    pub fn create_key(&mut self, new: JoinKey, by: &str, now: u64) -> Result<JoinKey, Refusal> {
+    pub fn create_key(&mut self, new: PreAuthKey, by: &str, now: u64) -> Result<PreAuthKey, Refusal> {
         if let Some(bad) = new.tags.iter().find(|t| !is_tag(t)) {
             return Err(Refusal::NoTag(bad.clone()));
         }
@@ -560,7 +560,7 @@ impl Book {
             return Err(Refusal::KeyOfNobody);
         }
         let id = self.count(KEY);
-        let key = JoinKey { id, created: now, ..new };
+        let key = PreAuthKey { id, created: now, ..new };
         self.keys.insert(id, key.clone());
         self.saves.insert(Slot::Key(id));
         self.changed = true;
@@ -579,11 +579,11 @@ impl Book {
         tags.iter().filter(unknown).cloned().collect()
     }
 
-    /// Takes a join key back.
+    /// Takes a pre-auth key back.
     ///
     /// # Errors
     /// It is not there.
-    pub fn revoke_key(&mut self, id: u64, by: &str, now: u64) -> Result<JoinKey, Refusal> {
+    pub fn revoke_key(&mut self, id: u64, by: &str, now: u64) -> Result<PreAuthKey, Refusal> {
         let key = self.keys.get_mut(&id).ok_or(Refusal::NoKey(id))?;
         if key.revoked {
             return Ok(key.clone());
@@ -596,12 +596,12 @@ impl Book {
         Ok(key)
     }
 
-    /// All join keys.
-    pub fn keys(&self) -> impl Iterator<Item = &JoinKey> {
+    /// All pre-auth keys.
+    pub fn keys(&self) -> impl Iterator<Item = &PreAuthKey> {
         self.keys.values()
     }
 
-    /// When [`Book::tick`] has something to do next, seconds since the Unix epoch.
+    /// When [`Registry::tick`] has something to do next, seconds since the Unix epoch.
     #[must_use]
     pub fn deadline(&self, now: u64) -> Option<u64> {
         let pending = self.pending.values().map(|p| p.ends());

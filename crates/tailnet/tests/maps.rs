@@ -1,6 +1,6 @@
-//! The book of the mesh against a client that believes what it is told. Whatever happens, in whatever order: a client
+//! The registry of the mesh against a client that believes what it is told. Whatever happens, in whatever order: a client
 //! that followed the differences knows exactly what one that comes new is told. And what was saved, read again, is the
-//! same book.
+//! same registry.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tailnet::record::JoinKey;
-use tailnet::{Book, Registered, Saved, Sent, Settings, Slot, Snapshot};
+use tailnet::record::PreAuthKey;
+use tailnet::{Registered, Registry, Saved, Sent, Settings, Slot, Snapshot};
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::host::Hostinfo;
 use tailnet_proto::tailcfg::map::{MapRequest, MapResponse};
@@ -169,7 +169,7 @@ fn key(n: u8, turn: u8) -> NodeKey {
 }
 
 struct World {
-    book: Book,
+    registry: Registry,
     now: u64,
     turns: [u8; 5],
     hosts: [Hostinfo; 5],
@@ -177,11 +177,11 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let mut book = Book::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
+        let mut registry = Registry::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
         let now = 1_000_000;
         for (i, name) in ["ada@example.com", "ben@example.com"].into_iter().enumerate() {
-            let user = book.create_user(name, None, "test", now).unwrap();
-            let key = JoinKey {
+            let user = registry.create_user(name, None, "test", now).unwrap();
+            let key = PreAuthKey {
                 id: 0,
                 user: Some(user.id),
                 hash: format!("hash-{i}"),
@@ -193,9 +193,9 @@ impl World {
                 used: 0,
                 revoked: false,
             };
-            book.create_key(key, "test", now).unwrap();
+            registry.create_key(key, "test", now).unwrap();
         }
-        World { book, now, turns: [0; 5], hosts: std::array::from_fn(|_| Hostinfo::default()) }
+        World { registry, now, turns: [0; 5], hosts: std::array::from_fn(|_| Hostinfo::default()) }
     }
 
     fn request(&self, n: u8) -> RegisterRequest {
@@ -209,7 +209,7 @@ impl World {
 
     fn id(&self, n: u8) -> Option<u64> {
         let key = key(n, self.turns[usize::from(n)]).to_string();
-        self.book.node_named(&key).ok().map(|n| n.id)
+        self.registry.node_named(&key).ok().map(|n| n.id)
     }
 
     fn update(&mut self, n: u8, endpoints: Vec<std::net::SocketAddr>) {
@@ -220,7 +220,7 @@ impl World {
             endpoints,
             ..MapRequest::default()
         };
-        let _ = self.book.update(machine(n), &ask, self.now);
+        let _ = self.registry.update(machine(n), &ask, self.now);
     }
 
     fn go(&mut self, step: &Step) {
@@ -231,17 +231,17 @@ impl World {
                 host.hostname = format!("host-{}", n % 2);
                 host.routable_ips = if router { vec![ROUTES[0].parse().unwrap()] } else { Vec::new() };
                 let ask = self.request(n);
-                let done = self.book.register(machine(n), &ask, Some(&format!("hash-{user}")), "t", now);
+                let done = self.registry.register(machine(n), &ask, Some(&format!("hash-{user}")), "t", now);
                 assert!(matches!(done, Registered::Node(_)), "{done:?}");
             }
             Step::Rejoin { machine: n } => {
                 self.turns[usize::from(n)] = self.turns[usize::from(n)].wrapping_add(1);
                 let ask = self.request(n);
-                let _ = self.book.register(machine(n), &ask, Some("hash-0"), "t", now);
+                let _ = self.registry.register(machine(n), &ask, Some("hash-0"), "t", now);
             }
             Step::Logout { machine: n } => {
                 let ask = RegisterRequest { expiry: Some(addr::Timestamp(123)), ..self.request(n) };
-                assert_eq!(self.book.register(machine(n), &ask, None, "t", now), Registered::Left);
+                assert_eq!(self.registry.register(machine(n), &ask, None, "t", now), Registered::Left);
             }
             Step::Endpoints { machine: n, port, relay } => {
                 let net =
@@ -256,48 +256,48 @@ impl World {
                 self.update(n, vec!["192.0.2.9:9".parse().unwrap()]);
             }
             Step::Connect { machine: n } => {
-                self.id(n).into_iter().for_each(|id| self.book.connected(id, u64::from(n), None, now))
+                self.id(n).into_iter().for_each(|id| self.registry.connected(id, u64::from(n), None, now))
             }
             Step::Disconnect { machine: n } => {
-                self.id(n).into_iter().for_each(|id| self.book.disconnected(id, u64::from(n), now))
+                self.id(n).into_iter().for_each(|id| self.registry.disconnected(id, u64::from(n), now))
             }
             Step::Approve { machine: n, route } => {
                 if let Some(id) = self.id(n) {
                     let route = ROUTES[usize::from(route)].parse().unwrap();
-                    self.book.approve_routes(&id.to_string(), &[route], by, now).unwrap();
+                    self.registry.approve_routes(&id.to_string(), &[route], by, now).unwrap();
                 }
             }
             Step::Revoke { machine: n, route } => {
                 if let Some(id) = self.id(n) {
                     let route = ROUTES[usize::from(route)].parse().unwrap();
-                    let _ = self.book.revoke_routes(&id.to_string(), &[route], by, now);
+                    let _ = self.registry.revoke_routes(&id.to_string(), &[route], by, now);
                 }
             }
             Step::Rename { machine: n, name } => {
                 if let Some(id) = self.id(n) {
-                    let _ = self.book.rename(&id.to_string(), &format!("name-{name}"), by, now);
+                    let _ = self.registry.rename(&id.to_string(), &format!("name-{name}"), by, now);
                 }
             }
             Step::Tag { machine: n, tagged } => {
                 if let Some(id) = self.id(n) {
                     let tags = if tagged { vec!["tag:r".to_string()] } else { Vec::new() };
-                    let _ = self.book.tag(&id.to_string(), &tags, by, now);
+                    let _ = self.registry.tag(&id.to_string(), &tags, by, now);
                 }
             }
             Step::Expire { machine: n } => {
                 if let Some(id) = self.id(n) {
-                    self.book.expire(&id.to_string(), by, now).unwrap();
+                    self.registry.expire(&id.to_string(), by, now).unwrap();
                 }
             }
             Step::Delete { machine: n } => {
                 if let Some(id) = self.id(n) {
-                    self.book.delete(&id.to_string(), by, now).unwrap();
+                    self.registry.delete(&id.to_string(), by, now).unwrap();
                 }
             }
-            Step::Policy(i) => self.book.set_policy(Some(POLICIES[i]), by, now).unwrap(),
+            Step::Policy(i) => self.registry.set_policy(Some(POLICIES[i]), by, now).unwrap(),
             Step::Time(t) => self.now += t,
             Step::Silent { machine: n, alive } => {
-                self.id(n).into_iter().for_each(|id| self.book.answered(id, alive, now))
+                self.id(n).into_iter().for_each(|id| self.registry.answered(id, alive, now))
             }
         }
     }
@@ -324,7 +324,7 @@ proptest! {
         let mut clients: BTreeMap<u64, Client> = BTreeMap::new();
         for step in &steps {
             world.go(step);
-            let s = world.book.snapshot(world.now);
+            let s = world.registry.snapshot(world.now);
             sane(&s);
             clients.retain(|id, _| s.nodes.contains_key(id));
             for id in s.nodes.keys() {
@@ -353,27 +353,27 @@ proptest! {
         let mut disk: BTreeMap<Slot, Saved> = BTreeMap::new();
         for step in &steps {
             world.go(step);
-            world.book.tick(world.now);
-            for slot in world.book.take_saves() {
-                match world.book.saved(slot) {
+            world.registry.tick(world.now);
+            for slot in world.registry.take_saves() {
+                match world.registry.saved(slot) {
                     Some(saved) => drop(disk.insert(slot, saved)),
                     None => drop(disk.remove(&slot)),
                 }
             }
         }
-        let mut again = Book::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
+        let mut again = Registry::new(Settings { domain: "mesh.internal".into(), ..Settings::default() });
         for saved in disk.into_values() {
             again.load(saved, world.now).unwrap();
         }
-        let (a, b) = (world.book.snapshot(world.now), again.snapshot(world.now));
+        let (a, b) = (world.registry.snapshot(world.now), again.snapshot(world.now));
         let records = |s: &Snapshot| s.nodes.values().map(|m| m.node.clone()).collect::<Vec<_>>();
         prop_assert_eq!(records(&a), records(&b));
         prop_assert_eq!(&a.users, &b.users);
         prop_assert_eq!(&a.keys, &b.keys);
-        prop_assert_eq!(world.book.policy_text(), again.policy_text());
+        prop_assert_eq!(world.registry.policy_text(), again.policy_text());
         // Numbers are not given out twice.
-        let next = |book: &mut Book| book.create_user("zoe", None, "test", 0).unwrap().id;
-        prop_assert_eq!(next(&mut world.book), next(&mut again));
+        let next = |registry: &mut Registry| registry.create_user("zoe", None, "test", 0).unwrap().id;
+        prop_assert_eq!(next(&mut world.registry), next(&mut again));
     }
 }
 
@@ -382,32 +382,32 @@ fn a_key_of_another_machine_and_keys_that_are_used_up_let_nobody_in() {
     let mut w = World::new();
     w.go(&Step::Join { machine: 0, user: 0, router: false });
     let theirs = RegisterRequest { node_key: Some(key(0, 0)), ..w.request(1) };
-    assert!(matches!(w.book.register(machine(1), &theirs, Some("hash-0"), "t", w.now), Registered::Refused(_)));
+    assert!(matches!(w.registry.register(machine(1), &theirs, Some("hash-0"), "t", w.now), Registered::Refused(_)));
     let ask = MapRequest { version: 130, node_key: Some(key(0, 0)), ..MapRequest::default() };
-    assert_eq!(w.book.update(machine(1), &ask, w.now), Err(tailnet::Refusal::NodeKeyOfAnother));
-    assert!(w.book.update(machine(0), &ask, w.now).is_ok());
+    assert_eq!(w.registry.update(machine(1), &ask, w.now), Err(tailnet::Refusal::NodeKeyOfAnother));
+    assert!(w.registry.update(machine(0), &ask, w.now).is_ok());
 
-    let once = JoinKey {
+    let once = PreAuthKey {
         hash: "once".into(),
         reusable: false,
         used: 0,
         expires: Some(w.now + 10),
-        ..w.book.keys().next().unwrap().clone()
+        ..w.registry.keys().next().unwrap().clone()
     };
-    let once = w.book.create_key(once, "test", w.now).unwrap();
+    let once = w.registry.create_key(once, "test", w.now).unwrap();
     let ask = w.request(2);
     let join = |w: &mut World, n: u8| {
         let ask = w.request(n);
-        w.book.register(machine(n), &ask, Some("once"), "t", w.now)
+        w.registry.register(machine(n), &ask, Some("once"), "t", w.now)
     };
-    assert!(matches!(w.book.register(machine(2), &ask, Some("nonsense"), "t", w.now), Registered::Refused(_)));
+    assert!(matches!(w.registry.register(machine(2), &ask, Some("nonsense"), "t", w.now), Registered::Refused(_)));
     assert!(matches!(join(&mut w, 2), Registered::Node(_)));
     assert!(matches!(join(&mut w, 2), Registered::Node(_)), "the same machine starts again with it");
     assert!(matches!(join(&mut w, 3), Registered::Refused(_)), "one node only");
     w.now += 11;
     assert!(matches!(join(&mut w, 2), Registered::Refused(_)), "it has ended");
     w.now -= 11;
-    w.book.revoke_key(once.id, "test", w.now).unwrap();
+    w.registry.revoke_key(once.id, "test", w.now).unwrap();
     assert!(matches!(join(&mut w, 2), Registered::Refused(_)), "it was taken back");
 }
 
@@ -415,21 +415,25 @@ fn a_key_of_another_machine_and_keys_that_are_used_up_let_nobody_in() {
 fn who_waits_is_let_in_by_a_person_and_only_then() {
     let mut w = World::new();
     let ask = w.request(0);
-    assert_eq!(w.book.register(machine(0), &ask, None, "ticket", w.now), Registered::Waits("ticket".into()));
-    assert_eq!(w.book.register(machine(0), &ask, None, "other", w.now), Registered::Waits("ticket".into()), "one page");
+    assert_eq!(w.registry.register(machine(0), &ask, None, "ticket", w.now), Registered::Waits("ticket".into()));
+    assert_eq!(
+        w.registry.register(machine(0), &ask, None, "other", w.now),
+        Registered::Waits("ticket".into()),
+        "one page"
+    );
     let map = MapRequest { version: 130, node_key: ask.node_key, ..MapRequest::default() };
-    assert!(w.book.update(machine(0), &map, w.now).is_err(), "no map before");
-    assert!(w.book.approve("ticket", "nobody", "test", w.now).is_err());
-    assert!(w.book.approve("nothing", "ada", "test", w.now).is_err());
-    let node = w.book.approve("ticket", "ada", "test", w.now).unwrap();
-    assert!(w.book.approve("ticket", "ada", "test", w.now).is_err(), "once");
-    assert_eq!(w.book.register(machine(0), &ask, None, "x", w.now), Registered::Node(node.id));
+    assert!(w.registry.update(machine(0), &map, w.now).is_err(), "no map before");
+    assert!(w.registry.approve("ticket", "nobody", "test", w.now).is_err());
+    assert!(w.registry.approve("nothing", "ada", "test", w.now).is_err());
+    let node = w.registry.approve("ticket", "ada", "test", w.now).unwrap();
+    assert!(w.registry.approve("ticket", "ada", "test", w.now).is_err(), "once");
+    assert_eq!(w.registry.register(machine(0), &ask, None, "x", w.now), Registered::Node(node.id));
     // A page nobody looked at goes.
     let ask = w.request(1);
-    w.book.register(machine(1), &ask, None, "late", w.now);
+    w.registry.register(machine(1), &ask, None, "late", w.now);
     w.now += 3_600;
-    w.book.tick(w.now);
-    assert!(w.book.approve("late", "ada", "test", w.now).is_err());
+    w.registry.tick(w.now);
+    assert!(w.registry.approve("late", "ada", "test", w.now).is_err());
 }
 
 #[test]
@@ -439,8 +443,8 @@ fn tags_are_asked_for_only_by_those_who_may_give_them() {
     w.hosts[0].request_tags = vec!["tag:r".into()];
     w.hosts[1].request_tags = vec!["tag:r".into()];
     let (ada, ben) = (w.request(0), w.request(1));
-    assert!(matches!(w.book.register(machine(0), &ada, Some("hash-0"), "t", w.now), Registered::Node(_)));
-    let Registered::Refused(why) = w.book.register(machine(1), &ben, Some("hash-1"), "t", w.now) else { panic!() };
+    assert!(matches!(w.registry.register(machine(0), &ada, Some("hash-0"), "t", w.now), Registered::Node(_)));
+    let Registered::Refused(why) = w.registry.register(machine(1), &ben, Some("hash-1"), "t", w.now) else { panic!() };
     assert!(why.contains("tag:r"), "{why}");
 }
 
@@ -453,7 +457,7 @@ fn a_second_router_takes_over_and_the_first_does_not_take_it_back() {
         w.go(&Step::Approve { machine: n, route: 0 });
     }
     let carrier = |w: &mut World| {
-        let s = w.book.snapshot(w.now);
+        let s = w.registry.snapshot(w.now);
         s.carriers("198.51.100.7".parse().unwrap()).first().map(|c| c.member.node.id)
     };
     let (first, second) = (w.id(0), w.id(1));
@@ -479,12 +483,12 @@ fn only_clients_that_can_are_told_of_peers_in_a_small_message() {
         let mut w = World::new();
         w.go(&Step::Join { machine: 0, user: 0, router: false });
         let ask = MapRequest { version, node_key: Some(key(0, 0)), ..MapRequest::default() };
-        let id = w.book.update(machine(0), &ask, w.now).unwrap();
+        let id = w.registry.update(machine(0), &ask, w.now).unwrap();
         w.go(&Step::Join { machine: 1, user: 0, router: false });
         w.go(&Step::Endpoints { machine: 1, port: 3, relay: 9 });
         let mut sent = Sent::default();
         let derp = json!({ "Regions": {} });
-        let mut next = |w: &mut World| sent.advance(&w.book.snapshot(w.now), id, (1, &derp)).unwrap();
+        let mut next = |w: &mut World| sent.advance(&w.registry.snapshot(w.now), id, (1, &derp)).unwrap();
         next(&mut w);
         w.go(&Step::Join { machine: 2, user: 0, router: false });
         let came = next(&mut w);
@@ -508,7 +512,7 @@ fn a_node_that_logs_in_again_stays_at_its_relay() {
     let (viewer, id) = (w.id(0).unwrap(), w.id(1).unwrap());
     let relay = |w: &mut World| {
         let mut peer = Client::default();
-        peer.hear(&w.book.snapshot(w.now), viewer);
+        peer.hear(&w.registry.snapshot(w.now), viewer);
         peer.peers[&id]["HomeDERP"].clone()
     };
     assert_eq!(relay(&mut w), json!(9));
@@ -540,25 +544,25 @@ fn an_ephemeral_node_is_forgotten_five_minutes_after_it_has_left() {
     let stays = w.id(0).unwrap();
     let mut peer = Client::default();
     w.now += 7_200;
-    peer.hear(&w.book.snapshot(w.now), stays);
+    peer.hear(&w.registry.snapshot(w.now), stays);
     assert!(peer.peers.contains_key(&id), "who is connected stays, however long");
     w.go(&Step::Disconnect { machine: 1 });
     w.now += 299;
-    peer.hear(&w.book.snapshot(w.now), stays);
+    peer.hear(&w.registry.snapshot(w.now), stays);
     assert!(peer.peers.contains_key(&id));
-    assert_eq!(w.book.deadline(w.now), Some(w.now + 1), "whoever turns the clock is told when to come");
-    w.book.take_saves();
+    assert_eq!(w.registry.deadline(w.now), Some(w.now + 1), "whoever turns the clock is told when to come");
+    w.registry.take_saves();
     w.now += 1;
-    let s = w.book.snapshot(w.now);
+    let s = w.registry.snapshot(w.now);
     peer.hear(&s, stays);
     assert!(!s.nodes.contains_key(&id) && !peer.peers.contains_key(&id));
-    assert!(w.book.take_saves().contains(&Slot::Node(id)) && w.book.saved(Slot::Node(id)).is_none());
-    assert!(w.book.take_audits().iter().any(|a| a.what == api::AuditEvent::NodeForgotten));
+    assert!(w.registry.take_saves().contains(&Slot::Node(id)) && w.registry.saved(Slot::Node(id)).is_none());
+    assert!(w.registry.take_audits().iter().any(|a| a.what == api::AuditEvent::NodeForgotten));
     assert!(s.nodes.contains_key(&stays));
     // Others only become absent.
     w.go(&Step::Disconnect { machine: 0 });
     w.now += 1_000_000;
-    assert!(w.book.snapshot(w.now).nodes.contains_key(&stays));
+    assert!(w.registry.snapshot(w.now).nodes.contains_key(&stays));
 }
 
 #[test]
@@ -567,19 +571,19 @@ fn an_ephemeral_node_that_comes_back_in_time_is_kept_and_one_that_never_came_is_
     for _ in 0..3 {
         w.go(&Step::Disconnect { machine: 1 });
         w.now += 299;
-        w.book.tick(w.now);
+        w.registry.tick(w.now);
         w.go(&Step::Connect { machine: 1 });
         w.now += 299;
-        w.book.tick(w.now);
+        w.registry.tick(w.now);
     }
     assert_eq!(w.id(1), Some(id), "each absence is counted for itself");
     // It registered and never asked for its map.
     w.go(&Step::Join { machine: 3, user: 1, router: false });
     w.now += 299;
-    w.book.tick(w.now);
+    w.registry.tick(w.now);
     assert!(w.id(3).is_some());
     w.now += 1;
-    w.book.tick(w.now);
+    w.registry.tick(w.now);
     assert!(w.id(3).is_none() && w.id(1) == Some(id));
 }
 
@@ -588,11 +592,11 @@ fn an_ephemeral_router_that_does_not_answer_is_kept_while_its_stream_stands() {
     let (mut w, id) = with_ephemeral(true);
     w.now += 7_200;
     w.go(&Step::Silent { machine: 1, alive: false });
-    w.book.tick(w.now);
+    w.registry.tick(w.now);
     assert_eq!(w.id(1), Some(id), "it has not left");
     w.go(&Step::Disconnect { machine: 1 });
     w.now += 300;
-    w.book.tick(w.now);
+    w.registry.tick(w.now);
     assert_eq!(w.id(1), None);
 }
 
@@ -601,13 +605,13 @@ fn after_a_restart_an_ephemeral_node_has_its_time_to_come_back() {
     let (mut w, id) = with_ephemeral(false);
     // It was connected for hours when the server was killed: when it was seen last is from long ago.
     w.now += 7_200;
-    let saved: Vec<Saved> = w.book.take_saves().into_iter().filter_map(|slot| w.book.saved(slot)).collect();
+    let saved: Vec<Saved> = w.registry.take_saves().into_iter().filter_map(|slot| w.registry.saved(slot)).collect();
     let start = w.now + 60;
-    let mut again = Book::new(Settings::default());
+    let mut again = Registry::new(Settings::default());
     for record in saved {
         again.load(record, start).unwrap();
     }
-    let there = |book: &mut Book, now: u64| book.snapshot(now).nodes.contains_key(&id);
+    let there = |registry: &mut Registry, now: u64| registry.snapshot(now).nodes.contains_key(&id);
     assert!(there(&mut again, start + 299), "five minutes, also after a restart");
     assert!(!there(&mut again, start + 300));
 }
