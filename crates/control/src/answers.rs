@@ -6,7 +6,7 @@ use tailnet::record::{self, PreAuthKey};
 use tailnet::{RouteView, Snapshot};
 use tailnet_proto::tailcfg::map::DnsRecord;
 
-use super::desk::Desk;
+use super::state::ControlState;
 
 pub(super) fn user(u: &record::User) -> User {
     User { id: u.id, name: u.name.clone(), email: u.email.clone(), role: u.role.clone(), created: u.created }
@@ -37,7 +37,7 @@ pub(super) fn key(s: &Snapshot, k: &PreAuthKey, now: u64) -> Key {
     }
 }
 
-pub(super) fn node(desk: &Desk, s: &Snapshot, id: u64) -> Option<Node> {
+pub(super) fn node(state: &ControlState, s: &Snapshot, id: u64) -> Option<Node> {
     let m = s.nodes.get(&id)?;
     let n = &m.node;
     Some(Node {
@@ -49,7 +49,7 @@ pub(super) fn node(desk: &Desk, s: &Snapshot, id: u64) -> Option<Node> {
         belongs_to: s.principal(n),
         ipv4: n.ipv4,
         ipv6: n.ipv6,
-        online: m.online && desk.has_stream(id),
+        online: m.online && state.has_stream(id),
         expected: m.online,
         expired: m.expired,
         expires: n.expires,

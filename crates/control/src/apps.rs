@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::desk::Desk;
+use super::state::ControlState;
 use runtime::run::Run;
 
 /// A connector that says nothing new of itself is asked this often.
@@ -39,8 +39,8 @@ struct Routes {
 
 /// Follows connectors and names until the run stops. `names`: who is asked, and the seconds after which an address goes
 /// (`None`: it never goes).
-pub(super) fn watch(run: &Run, desk: Arc<Desk>, names: Option<(Resolver, Option<u64>)>) {
-    let (stopping, ours) = (run.stopping(), desk.clone());
+pub(super) fn watch(run: &Run, state: Arc<ControlState>, names: Option<(Resolver, Option<u64>)>) {
+    let (stopping, ours) = (run.stopping(), state.clone());
     run.spawn("app connectors", async move {
         tokio::select! {
             () = follow(&ours) => {}
@@ -52,7 +52,7 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>, names: Option<(Resolver, Option<
     let stopping = run.stopping();
     run.spawn("app names", async move {
         tokio::select! {
-            () = follow_names(&desk, &resolver, patience) => {}
+            () = follow_names(&state, &resolver, patience) => {}
             () = stopping => {}
         }
         Ok(())
@@ -60,15 +60,15 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>, names: Option<(Resolver, Option<
 }
 
 /// Asks each connector when it offers other routes, and now and then.
-async fn follow(desk: &Arc<Desk>) {
-    let mut picture = desk.keeper.picture.clone();
+async fn follow(state: &Arc<ControlState>) {
+    let mut snapshot = state.registry.snapshot.clone();
     // What each offered when it was asked last, and when it is asked again.
     let mut asked: BTreeMap<u64, (Vec<Prefix>, Instant)> = BTreeMap::new();
     let mut under_way: BTreeSet<u64> = BTreeSet::new();
     let mut asking: JoinSet<(u64, Vec<Prefix>, Duration)> = JoinSet::new();
     loop {
-        let now = picture.borrow_and_update().clone();
-        let there = now.connectors().filter(|m| desk.has_stream(m.node.id));
+        let now = snapshot.borrow_and_update().clone();
+        let there = now.connectors().filter(|m| state.has_stream(m.node.id));
         let connectors: BTreeMap<u64, Vec<Prefix>> =
             there.map(|m| (m.node.id, m.node.host.routable_ips.clone())).collect();
         drop(now);
@@ -77,9 +77,9 @@ async fn follow(desk: &Arc<Desk>) {
             let due = asked.get(&id).is_none_or(|(then, again)| *then != offered || *again <= Instant::now());
             // One that hangs holds back itself alone.
             if due && under_way.insert(id) {
-                let desk = desk.clone();
+                let state = state.clone();
                 asking.spawn(async move {
-                    let again = match ask(&desk, id, &offered).await {
+                    let again = match ask(&state, id, &offered).await {
                         Ok(()) => REFRESH_INTERVAL,
                         Err(e) => {
                             debug!(node = id, err = format!("{e:#}"), "cannot read what the connector learned");
@@ -93,7 +93,7 @@ async fn follow(desk: &Arc<Desk>) {
         let waiting = asked.iter().filter(|(id, _)| !under_way.contains(id)).map(|(_, (_, again))| *again);
         let next = waiting.min().unwrap_or_else(|| Instant::now() + REFRESH_INTERVAL);
         tokio::select! {
-            changed = picture.changed() => if changed.is_err() { return },
+            changed = snapshot.changed() => if changed.is_err() { return },
             Some(done) = asking.join_next() => {
                 if let Ok((id, offered, again)) = done {
                     under_way.remove(&id);
@@ -106,11 +106,11 @@ async fn follow(desk: &Arc<Desk>) {
     }
 }
 
-async fn ask(desk: &Desk, id: u64, offered: &[Prefix]) -> anyhow::Result<()> {
+async fn ask(state: &ControlState, id: u64, offered: &[Prefix]) -> anyhow::Result<()> {
     let request = "GET /appconnector/routes HTTP/1.1\r\nHost: connector\r\n\r\n";
-    let answer = desk.ask(id, Some(request), REQUEST_TIMEOUT).await?;
+    let answer = state.ask(id, Some(request), REQUEST_TIMEOUT).await?;
     let (domains, offered) = (read(&answer)?, offered.to_vec());
-    desk.keeper.change(move |registry, now| registry.connector_told(id, &domains, &offered, now)).await
+    state.registry.change(move |registry, now| registry.connector_told(id, &domains, &offered, now)).await
 }
 
 /// The body of an HTTP answer, as a connector writes it.
@@ -154,19 +154,19 @@ fn unchunked(mut rest: &[u8]) -> anyhow::Result<Vec<u8>> {
 
 /// Asks the names themselves by their time to live: those that apps spell out before anybody else does, so that their
 /// routes are there for the first connection.
-async fn follow_names(desk: &Arc<Desk>, resolver: &Resolver, patience: Option<u64>) {
+async fn follow_names(state: &Arc<ControlState>, resolver: &Resolver, patience: Option<u64>) {
     let mut due: BTreeMap<String, Instant> = BTreeMap::new();
     let most = patience.map_or(LATEST, |p| LATEST.min(Duration::from_secs((p / 3).max(1))));
-    let mut picture = desk.keeper.picture.clone();
+    let mut snapshot = state.registry.snapshot.clone();
     loop {
-        let of = picture.borrow_and_update().app_names();
+        let of = snapshot.borrow_and_update().app_names();
         due.retain(|d, _| of.contains_key(d));
         let now = Instant::now();
         let mut asking = JoinSet::new();
         for (domain, nodes) in of.into_iter().filter(|(d, _)| due.get(d).is_none_or(|at| *at <= now)).take(NAMES) {
-            let (desk, resolver) = (desk.clone(), resolver.clone());
+            let (state, resolver) = (state.clone(), resolver.clone());
             asking.spawn(async move {
-                let wait = one(&desk, &resolver, &domain, nodes, patience).await;
+                let wait = one(&state, &resolver, &domain, nodes, patience).await;
                 (domain, wait)
             });
         }
@@ -180,7 +180,13 @@ async fn follow_names(desk: &Arc<Desk>, resolver: &Resolver, patience: Option<u6
 }
 
 /// Asks one name. Without an answer everything stays as it is.
-async fn one(desk: &Desk, resolver: &Resolver, domain: &str, nodes: BTreeSet<u64>, patience: Option<u64>) -> Duration {
+async fn one(
+    state: &ControlState,
+    resolver: &Resolver,
+    domain: &str,
+    nodes: BTreeSet<u64>,
+    patience: Option<u64>,
+) -> Duration {
     let (v4, v6) = tokio::join!(resolver.v4(domain), resolver.v6(domain));
     let mut addrs: Vec<Addr> = Vec::new();
     let mut ttl = u32::MAX;
@@ -198,8 +204,8 @@ async fn one(desk: &Desk, resolver: &Resolver, domain: &str, nodes: BTreeSet<u64
         }
     }
     let domain = domain.to_string();
-    let done = desk
-        .keeper
+    let done = state
+        .registry
         .change(move |registry, now| {
             for id in nodes {
                 registry.name_answered(id, &domain, &addrs, now, patience);

@@ -21,9 +21,9 @@ use tailnet_proto::noise::{Accepted, Initiation, respond};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::{debug, warn};
 
-use super::desk::{Desk, Place};
 use super::machine;
 use super::noise_stream::NoiseStream;
+use super::state::{ControlState, Place};
 
 /// The protocol that clients ask to switch to.
 const PROTOCOL: &str = "tailscale-control-protocol";
@@ -63,7 +63,12 @@ const STRANGER_HEADERS: u32 = 4 * 1024;
 const STRANGER_STAY: Duration = Duration::from_secs(60);
 
 /// Answers `POST /ts2021`. `peer` is who the connection comes from, `from` the client behind it.
-pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, from: Addr) -> Response<Full<Bytes>> {
+pub(super) fn upgrade(
+    state: &Arc<ControlState>,
+    request: Request<Incoming>,
+    peer: Addr,
+    from: Addr,
+) -> Response<Full<Bytes>> {
     let has = |name: HeaderName, word: &str| {
         let all = request.headers().get_all(name);
         let mut words = all.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
@@ -72,7 +77,7 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, 
     let asks = has(UPGRADE, PROTOCOL) && has(CONNECTION, "upgrade");
     if !asks && request.headers().contains_key(HANDSHAKE) {
         // Only a client of ours says that, so something in between took the rest away.
-        if let Some(held_back) = desk.no_upgrade.spend(Instant::now()) {
+        if let Some(held_back) = state.no_upgrade.spend(Instant::now()) {
             warn!(
                 held_back,
                 %peer,
@@ -98,24 +103,24 @@ pub(super) fn upgrade(desk: &Arc<Desk>, request: Request<Incoming>, peer: Addr, 
         return answer::text(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
     }
     // The connection's own place ends with the upgrade. Who sent this has proved nothing: it may be a replay.
-    let place = match desk.place(Some(from), STRANGER_BYTES) {
+    let place = match state.place(Some(from), STRANGER_BYTES) {
         Ok(place) => place,
         Err(why) => {
             debug!(%from, %why, "channel refused");
             return answer::text(StatusCode::SERVICE_UNAVAILABLE, "too many clients are connected\n");
         }
     };
-    let accepted = match respond(&desk.machine, &initiation, rand::random()) {
+    let accepted = match respond(&state.machine, &initiation, rand::random()) {
         Ok(a) => a,
         Err(e) => {
             debug!(%from, err = %e, "handshake refused");
             return answer::text(StatusCode::BAD_REQUEST, "the handshake was not made for this server's key\n");
         }
     };
-    let (desk, run) = (desk.clone(), desk.run.clone());
+    let (state, run) = (state.clone(), state.run.clone());
     run.connection("control channel", from, async move {
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, hyper::upgrade::on(request)).await {
-            Ok(Ok(io)) => serve(desk, TokioIo::new(io), accepted, from, place).await,
+            Ok(Ok(io)) => serve(state, TokioIo::new(io), accepted, from, place).await,
             Ok(Err(e)) => debug!(err = %e, "upgrade failed"),
             Err(_) => debug!("no upgrade in time"),
         }
@@ -152,7 +157,7 @@ async fn greet(mut io: TokioIo<hyper::upgrade::Upgraded>, accepted: Accepted) ->
 }
 
 async fn serve(
-    desk: Arc<Desk>,
+    state: Arc<ControlState>,
     io: TokioIo<hyper::upgrade::Upgraded>,
     accepted: Accepted,
     from: Addr,
@@ -161,21 +166,21 @@ async fn serve(
     let machine = accepted.peer;
     // Boxed, like the connection below: a channel lasts for weeks and holds no more than it needs then.
     let Some((io, preface)) = Box::pin(greet(io, accepted)).await else { return };
-    let entered = desk.enter(machine);
+    let entered = state.enter(machine);
     let (read, write) = tokio::io::split(io);
     let io = tokio::io::join(Cursor::new(preface).chain(read), write);
-    let ending = desk.run.stopping();
-    let known = desk.keeper.now().knows(&machine);
+    let ending = state.run.stopping();
+    let known = state.registry.now().knows(&machine);
     if known {
         place.proved();
     }
     let asker = Arc::new(machine::Asker::new(machine, from, place));
     let service = {
-        let (desk, asker) = (desk.clone(), asker.clone());
+        let (state, asker) = (state.clone(), asker.clone());
         service_fn(move |request| {
-            let (desk, asker) = (desk.clone(), asker.clone());
+            let (state, asker) = (state.clone(), asker.clone());
             // Boxed: a map stream's request stays for as long as the stream, and needs no room for how it was answered.
-            Box::pin(async move { Ok::<_, Infallible>(machine::answer(&desk, &asker, request).await) })
+            Box::pin(async move { Ok::<_, Infallible>(machine::answer(&state, &asker, request).await) })
         })
     };
     let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -197,7 +202,7 @@ async fn serve(
     let done = tokio::select! {
         done = connection.as_mut() => done,
         () = entered.cut.cancelled() => return debug!(machine = %machine.short(), why = "newer channels", "channel closed"),
-        () = without_business(&desk, &asker), if !known => {
+        () = without_business(&state, &asker), if !known => {
             return debug!(machine = %machine.short(), why = "no node, and asks for none", "channel closed");
         }
         () = ending => {
@@ -212,13 +217,13 @@ async fn serve(
 }
 
 /// Ends when a machine neither has a node nor waits for one.
-async fn without_business(desk: &Desk, asker: &machine::Asker) {
+async fn without_business(state: &ControlState, asker: &machine::Asker) {
     loop {
         tokio::time::sleep(STRANGER_STAY).await;
         if asker.is_known() {
             return std::future::pending().await;
         }
-        let now = desk.keeper.now();
+        let now = state.registry.now();
         if !now.pending.values().any(|p| p.machine == asker.machine()) && !now.knows(&asker.machine()) {
             return;
         }

@@ -10,7 +10,7 @@ use addr::Prefix;
 use tailnet::{Moved, RouteState, Snapshot};
 use tracing::warn;
 
-use super::desk::Desk;
+use super::state::ControlState;
 use runtime::run::Run;
 
 /// Routers are asked this often.
@@ -29,8 +29,8 @@ const COUNTED: usize = 1_024;
 const NAMED: usize = 8;
 
 /// Asks routers until the run stops.
-pub(super) fn watch(run: &Run, desk: Arc<Desk>) {
-    let (stopping, ours) = (run.stopping(), desk.clone());
+pub(super) fn watch(run: &Run, state: Arc<ControlState>) {
+    let (stopping, ours) = (run.stopping(), state.clone());
     run.spawn("router moves", async move {
         tokio::select! {
             () = follow_moves(&ours) => {}
@@ -38,7 +38,7 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>) {
         }
         Ok(())
     });
-    let (stopping, ours) = (run.stopping(), desk.clone());
+    let (stopping, ours) = (run.stopping(), state.clone());
     run.spawn("router return", async move {
         tokio::select! {
             () = wait_for_return(&ours) => {}
@@ -54,17 +54,17 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>) {
                 () = tokio::time::sleep(PROBE_INTERVAL) => {}
                 () = &mut stopping => return Ok(()),
             }
-            let routers = in_pairs(&desk.keeper.now());
+            let routers = in_pairs(&state.registry.now());
             let mut asks = tokio::task::JoinSet::new();
             for id in routers.into_iter().flatten().collect::<BTreeSet<u64>>() {
-                let desk = desk.clone();
+                let state = state.clone();
                 asks.spawn(async move {
                     // Without a stream its end has been noticed already.
-                    if !desk.has_stream(id) {
+                    if !state.has_stream(id) {
                         return;
                     }
-                    let alive = desk.ask(id, None, PROBE_TIMEOUT).await.is_ok();
-                    desk.keeper.mention(move |registry, now| registry.answered(id, alive, now));
+                    let alive = state.ask(id, None, PROBE_TIMEOUT).await.is_ok();
+                    state.registry.mention(move |registry, now| registry.answered(id, alive, now));
                 });
             }
             tokio::select! {
@@ -76,16 +76,16 @@ pub(super) fn watch(run: &Run, desk: Arc<Desk>) {
 }
 
 /// After a start: who could stand in for a router that has not come back does, once it is there itself.
-async fn wait_for_return(desk: &Desk) {
+async fn wait_for_return(state: &ControlState) {
     tokio::time::sleep(RESTART_GRACE).await;
     for _ in 0..MISSING {
-        let now = desk.keeper.now();
+        let now = state.registry.now();
         for routers in in_pairs(&now) {
-            let (here, missing): (Vec<u64>, Vec<u64>) = routers.into_iter().partition(|id| desk.has_stream(*id));
+            let (here, missing): (Vec<u64>, Vec<u64>) = routers.into_iter().partition(|id| state.has_stream(*id));
             let online = |id: &u64| now.nodes.get(id).is_some_and(|m| m.online);
             if here.iter().any(online) {
                 for id in missing.into_iter().filter(online) {
-                    desk.keeper.mention(move |registry, now| registry.absent(id, now));
+                    state.registry.mention(move |registry, now| registry.absent(id, now));
                 }
             }
         }
@@ -94,15 +94,15 @@ async fn wait_for_return(desk: &Desk) {
 }
 
 /// Says and counts each route that another router carries now.
-async fn follow_moves(desk: &Desk) {
-    let mut picture = desk.keeper.picture.clone();
-    let mut before = picture.borrow_and_update().clone();
-    while picture.changed().await.is_ok() {
-        let now = picture.borrow_and_update().clone();
+async fn follow_moves(state: &ControlState) {
+    let mut snapshot = state.registry.snapshot.clone();
+    let mut before = snapshot.borrow_and_update().clone();
+    while snapshot.changed().await.is_ok() {
+        let now = snapshot.borrow_and_update().clone();
         let moves = now.moves(&before);
         for (line, routes) in lines(&moves) {
             warn!("{line}");
-            let mut counts = desk.moved.lock();
+            let mut counts = state.moved.lock();
             for route in routes {
                 if counts.len() < COUNTED || counts.contains_key(&route) {
                     *counts.entry(route).or_default() += 1;

@@ -22,8 +22,8 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::channel;
-use super::desk::Desk;
-use super::keeper::Keeper;
+use super::registry::RegistryHandle;
+use super::state::ControlState;
 use super::{ControlSettings, page, relays};
 use runtime::answer;
 use runtime::hint::Hinted;
@@ -50,15 +50,15 @@ const TLS: u8 = 0x16;
 pub(super) fn listen(
     run: &Run,
     settings: ControlSettings,
-    keeper: Keeper,
+    registry: RegistryHandle,
     machine: MachinePrivate,
     relay: NodePrivate,
-) -> anyhow::Result<(Arc<Desk>, Vec<SocketAddr>)> {
+) -> anyhow::Result<(Arc<ControlState>, Vec<SocketAddr>)> {
     let tls = relays::tls(&settings)?;
     let map = relays::map(&settings, tls.pin);
-    let relay = relays::start(run, &settings, relay, &keeper)?;
-    let desk = Arc::new(Desk::new(keeper, &settings, machine, run.clone(), map, relay));
-    let (ours, stopping) = (desk.clone(), run.stopping());
+    let relay = relays::start(run, &settings, relay, &registry)?;
+    let state = Arc::new(ControlState::new(registry, &settings, machine, run.clone(), map, relay));
+    let (ours, stopping) = (state.clone(), run.stopping());
     run.spawn("control memory", async move {
         tokio::select! {
             () = give_memory_back(&ours) => {}
@@ -69,8 +69,8 @@ pub(super) fn listen(
     let mut addrs = Vec::new();
     let mut serve = |listener: Listener| -> anyhow::Result<()> {
         addrs.push(listener.local_addr().context("a listener without an address")?);
-        let (run2, desk, acceptor) = (run.clone(), desk.clone(), tls.acceptor.clone());
-        run.spawn("control listener", async move { accept(run2, listener, desk, acceptor).await });
+        let (run2, state, acceptor) = (run.clone(), state.clone(), tls.acceptor.clone());
+        run.spawn("control listener", async move { accept(run2, listener, state, acceptor).await });
         Ok(())
     };
     for at in &settings.listen {
@@ -91,14 +91,14 @@ pub(super) fn listen(
             ),
         }
     }
-    Ok((desk, addrs))
+    Ok((state, addrs))
 }
 
 /// After a crowd has left, its memory goes back to the system.
-async fn give_memory_back(desk: &Desk) {
+async fn give_memory_back(state: &ControlState) {
     loop {
         tokio::time::sleep(TRIM_INTERVAL).await;
-        if desk.crowd_has_left(TRIM_THRESHOLD) {
+        if state.crowd_has_left(TRIM_THRESHOLD) {
             // It may take some milliseconds.
             let _ = tokio::task::spawn_blocking(net::memory::give_back).await;
         }
@@ -118,20 +118,20 @@ fn also_443(settings: &ControlSettings) -> Vec<SocketAddr> {
     all
 }
 
-async fn accept(run: Run, listener: Listener, desk: Arc<Desk>, acceptor: TlsAcceptor) -> anyhow::Result<()> {
+async fn accept(run: Run, listener: Listener, state: Arc<ControlState>, acceptor: TlsAcceptor) -> anyhow::Result<()> {
     let mut stopping = pin!(run.stopping());
     while let Some((socket, peer)) = listener.accept_until(stopping.as_mut()).await {
         let from = Addr::of(peer);
         // Proxies bring everybody's connections.
-        let stranger = (!desk.trusted.contains(from)).then_some(from);
-        let mut place = match desk.place(stranger, PLAIN_BYTES) {
+        let stranger = (!state.trusted.contains(from)).then_some(from);
+        let mut place = match state.place(stranger, PLAIN_BYTES) {
             Ok(place) => place,
             Err(why) => {
                 debug!(%peer, %why, "connection closed");
                 continue;
             }
         };
-        let (desk, acceptor) = (desk.clone(), acceptor.clone());
+        let (state, acceptor) = (state.clone(), acceptor.clone());
         run.connection("control connection", peer, async move {
             sockets::tune(&socket);
             match tokio::time::timeout(HEAD_TIMEOUT, first(&socket)).await {
@@ -139,11 +139,11 @@ async fn accept(run: Run, listener: Listener, desk: Arc<Desk>, acceptor: TlsAcce
                     debug!(why = "no memory is left for its TLS", "connection closed")
                 }
                 Ok(Some(TLS)) => match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(socket)).await {
-                    Ok(Ok(io)) => serve(&desk, io, from).await,
+                    Ok(Ok(io)) => serve(&state, io, from).await,
                     Ok(Err(e)) => debug!(err = %e, "TLS handshake failed"),
                     Err(_) => debug!("no TLS handshake in time"),
                 },
-                Ok(Some(_)) => serve(&desk, socket, from).await,
+                Ok(Some(_)) => serve(&state, socket, from).await,
                 Ok(None) | Err(_) => debug!("nothing was sent"),
             }
             drop(place);
@@ -158,44 +158,44 @@ async fn first(socket: &TcpStream) -> Option<u8> {
     matches!(socket.peek(&mut byte).await, Ok(1)).then_some(byte[0])
 }
 
-async fn serve(desk: &Arc<Desk>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Addr) {
-    if let Err(e) = http1::serve(io, HTTP, desk.run.stopping(), |request| respond(desk, peer, request)).await {
+async fn serve(state: &Arc<ControlState>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Addr) {
+    if let Err(e) = http1::serve(io, HTTP, state.run.stopping(), |request| respond(state, peer, request)).await {
         debug!(err = %e, "connection failed");
     }
 }
 
-async fn respond(desk: &Arc<Desk>, peer: Addr, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let Some(from) = visitor(desk, peer, request.headers()) else {
+async fn respond(state: &Arc<ControlState>, peer: Addr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let Some(from) = visitor(state, peer, request.headers()) else {
         return answer::text(StatusCode::BAD_REQUEST, "the proxy's headers about the client contradict each other\n");
     };
     let path = request.uri().path().to_string();
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
     let (what, response) = match path.as_str() {
-        "/ts2021" => ("channel", channel::upgrade(desk, request, peer, from)),
+        "/ts2021" => ("channel", channel::upgrade(state, request, peer, from)),
         "/derp" | "/derp/probe" | "/derp/latency-check" | "/generate_204" => {
-            ("relay", relays::answer(desk, request, from))
+            ("relay", relays::answer(state, request, from))
         }
-        "/key" if get => ("key", key(desk, request.uri().query())),
+        "/key" if get => ("key", key(state, request.uri().query())),
         "/health" | "/healthz" if get => ("health", answer::json(&b"{\"status\":\"pass\"}\n"[..])),
         "/bootstrap-dns" if get => ("bootstrap-dns", answer::json(&b"{}\n"[..])),
-        "/" if get => ("page", page_of(StatusCode::OK, page::front(&desk.url.to_string()))),
+        "/" if get => ("page", page_of(StatusCode::OK, page::front(&state.url.to_string()))),
         p if get && p.starts_with("/register/") => {
-            let (status, text) = page::waiting(&desk.keeper.now(), &p["/register/".len()..]);
+            let (status, text) = page::waiting(&state.registry.now(), &p["/register/".len()..]);
             ("page", page_of(status, text))
         }
         _ => ("unknown", answer::text(StatusCode::NOT_FOUND, "there is nothing here\n")),
     };
-    desk.count(what, response.status().as_u16());
+    state.count(what, response.status().as_u16());
     response
 }
 
 /// The client's address, behind proxies that are trusted; `None` if their headers can not be believed.
-fn visitor(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Option<Addr> {
+fn visitor(state: &ControlState, peer: Addr, headers: &HeaderMap) -> Option<Addr> {
     let all = |name: &str| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
-    match access::visitor::trace(peer, &all("x-forwarded-for"), &all("forwarded"), &desk.trusted) {
+    match access::visitor::trace(peer, &all("x-forwarded-for"), &all("forwarded"), &state.trusted) {
         Ok(traced) => Some(traced.addr),
         Err(e) => {
-            if let Some(held_back) = desk.unbelieved.spend(Instant::now()) {
+            if let Some(held_back) = state.unbelieved.spend(Instant::now()) {
                 info!(%peer, held_back, err = %e, "request of a proxy refused");
             }
             None
@@ -204,7 +204,7 @@ fn visitor(desk: &Desk, peer: Addr, headers: &HeaderMap) -> Option<Addr> {
 }
 
 /// The server's public key, for clients that know capability versions.
-fn key(desk: &Desk, query: Option<&str>) -> Response<Full<Bytes>> {
+fn key(state: &ControlState, query: Option<&str>) -> Response<Full<Bytes>> {
     let known = query.unwrap_or_default().split('&').find_map(|p| p.strip_prefix("v="));
     match known.map(str::parse::<u32>) {
         Some(Ok(v)) if v >= channel::MIN_CAPABILITY_VERSION => {}
@@ -213,7 +213,7 @@ fn key(desk: &Desk, query: Option<&str>) -> Response<Full<Bytes>> {
         }
         _ => return answer::text(StatusCode::BAD_REQUEST, "the capability version is missing: /key?v=NUMBER\n"),
     }
-    let public = desk.machine.public();
+    let public = state.machine.public();
     let none = tailnet_proto::meshkey::MachineKey::default();
     answer::json(format!("{{\"legacyPublicKey\":\"{none}\",\"publicKey\":\"{public}\"}}\n"))
 }

@@ -2,26 +2,26 @@
 //! each node may know and reach; relayed packets.
 //!
 //! ```text
-//! listener -> http (key, ts2021, derp, pages) -> channel (Noise, HTTP/2) -> machine (register, map) -> keeper (registry)
+//! listener -> http (key, ts2021, derp, pages) -> channel (Noise, HTTP/2) -> machine (register, map) -> registry (registry)
 //!                                                                            stream <- pictures <-/
 //! ```
 
 mod answers;
 mod apps;
 mod channel;
-mod desk;
 mod health;
 mod http;
-pub mod keeper;
 mod machine;
 mod metrics;
 pub mod noise_stream;
 mod outbox;
 mod page;
 mod policy;
+pub mod registry;
 pub mod relay;
 pub mod relay_http;
 mod relays;
+mod state;
 mod stream;
 pub mod stun;
 mod verbs;
@@ -39,10 +39,10 @@ use tailnet::Settings;
 use tailnet_proto::meshkey::{MachinePrivate, NodePrivate};
 use tracing::warn;
 
-pub use desk::Desk;
-use keeper::Keeper;
+use registry::RegistryHandle;
 use runtime::hint::Hinted;
 use runtime::run::Run;
+pub use state::ControlState;
 pub use verbs::{control_socket, verbs};
 
 /// Everything a coordination server is told.
@@ -89,7 +89,7 @@ pub struct ServerUrl {
 #[derive(Debug, Clone)]
 pub struct Control {
     /// What rooms of it share.
-    pub desk: Arc<Desk>,
+    pub state: Arc<ControlState>,
     /// Where it listens.
     pub addrs: Vec<SocketAddr>,
     /// The audit log.
@@ -112,13 +112,13 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
         .context("the stored key of the relay is damaged")?;
     let audit = settings.data_dir.join("control-audit.jsonl");
     let ssh_check = format!("https://{}/machine/ssh/check", settings.server_url.host);
-    let keeper = Keeper::start(run, Settings { ssh_check, ..settings.registry.clone() }, store, &audit)?;
-    policy::begin(&keeper, settings.policy.as_deref()).await?;
+    let registry = RegistryHandle::start(run, Settings { ssh_check, ..settings.registry.clone() }, store, &audit)?;
+    policy::begin(&registry, settings.policy.as_deref()).await?;
     if let Some(file) = settings.policy.clone() {
-        let ours = keeper.clone();
+        let ours = registry.clone();
         run.on_reload("policy", move || {
-            let (keeper, file) = (ours.clone(), file.clone());
-            Box::pin(async move { policy::follow(&keeper, &file).await })
+            let (registry, file) = (ours.clone(), file.clone());
+            Box::pin(async move { policy::follow(&registry, &file).await })
         });
     }
     let (app_expiry, resolvers, measured) =
@@ -130,14 +130,14 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
     } else {
         Some(Resolver::at(&resolvers)?)
     };
-    let (desk, addrs) = http::listen(run, settings, keeper, machine, relay)?;
-    health::watch(run, desk.clone());
-    apps::watch(run, desk.clone(), resolver.map(|r| (r, app_expiry)));
+    let (state, addrs) = http::listen(run, settings, registry, machine, relay)?;
+    health::watch(run, state.clone());
+    apps::watch(run, state.clone(), resolver.map(|r| (r, app_expiry)));
     if let Some(at) = measured {
-        metrics::listen(run, desk.clone(), at)?;
+        metrics::listen(run, state.clone(), at)?;
     }
     not_ready.ready();
-    Ok(Control { desk, addrs, audit })
+    Ok(Control { state, addrs, audit })
 }
 
 /// Opens the server's store in a data directory.

@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use tracing::debug;
 
 use super::channel::MIN_CAPABILITY_VERSION;
-use super::desk::{Desk, Place};
+use super::state::{ControlState, Place};
 use super::stream;
 use runtime::answer::{self, Media};
 use runtime::owner::Kind;
@@ -79,13 +79,13 @@ impl Asker {
 }
 
 /// Answers one request.
-pub(super) async fn answer(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(state: &Arc<ControlState>, asker: &Asker, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_string();
     let (what, done) = match (request.method(), path.as_str()) {
-        (&Method::POST, "/machine/register") => ("register", register(desk, asker, request).await),
-        (&Method::POST, "/machine/map") => ("map", map(desk, asker, request).await),
+        (&Method::POST, "/machine/register") => ("register", register(state, asker, request).await),
+        (&Method::POST, "/machine/map") => ("map", map(state, asker, request).await),
         (_, p) if p.starts_with("/machine/answer/") => {
-            ("answer", answered(desk, asker, &p["/machine/answer/".len()..], request).await)
+            ("answer", answered(state, asker, &p["/machine/answer/".len()..], request).await)
         }
         (&Method::GET, "/machine/ssh/check") => ("ssh-check", json(&SshAction::reject(NO_CHECK))),
         (m, p) => {
@@ -101,7 +101,7 @@ pub(super) async fn answer(desk: &Arc<Desk>, asker: &Asker, request: Request<Inc
     };
     let answer =
         done.unwrap_or_else(|Problem(status, text)| answer::with(status, Media::Text, full(format!("{text}\n"))));
-    desk.count(what, answer.status().as_u16());
+    state.count(what, answer.status().as_u16());
     answer
 }
 
@@ -110,8 +110,8 @@ struct Problem(StatusCode, String);
 
 type Answered = Result<Response<Body>, Problem>;
 
-async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Answered {
-    let ask: RegisterRequest = read(desk, asker, request).await?;
+async fn register(state: &Arc<ControlState>, asker: &Asker, request: Request<Incoming>) -> Answered {
+    let ask: RegisterRequest = read(state, asker, request).await?;
     let (machine, from) = (asker.machine, asker.from);
     if ask.version < MIN_CAPABILITY_VERSION {
         return json(&RegisterResponse {
@@ -122,11 +122,11 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
     let proof = ask.auth_key().map(|key| sha256_hex(key.as_bytes()));
     let wait = ask.followup.rsplit('/').next().filter(|t| !t.is_empty()).map(str::to_string);
     if let Some(ticket) = wait {
-        followed(desk, &ticket).await;
+        followed(state, &ticket).await;
     }
     let ticket = ticket();
     // A disk that is full keeps nobody who logs out.
-    let kind = if ask.logs_out(desk.keeper.time.now()) { Kind::Takes } else { Kind::Gives };
+    let kind = if ask.logs_out(state.registry.time.now()) { Kind::Takes } else { Kind::Gives };
     let done = {
         let (ask, ticket) = (ask.clone(), ticket);
         let registered = move |registry: &mut Registry, now| {
@@ -136,7 +136,7 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
             }
             done
         };
-        desk.keeper.make(kind, registered).await.map(|(done, _)| done)
+        state.registry.make(kind, registered).await.map(|(done, _)| done)
     };
     let done = done.map_err(|e| Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}")))?;
     debug!(%from, machine = %machine.short(), ?done, "register");
@@ -144,13 +144,13 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
     match done {
         Registered::Node(id) => {
             asker.proved();
-            let s = desk.keeper.now();
+            let s = state.registry.now();
             (out.user, out.login) = owner(&s, id);
             out.machine_authorized = true;
         }
         Registered::Waits(ticket) => {
             debug!(%from, "a node waits: portcullis nodes approve {ticket} --user NAME");
-            out.auth_url = format!("{}/register/{ticket}", desk.url);
+            out.auth_url = format!("{}/register/{ticket}", state.url);
         }
         Registered::Ended | Registered::Left => out.node_key_expired = true,
         Registered::Refused(why) => {
@@ -162,13 +162,13 @@ async fn register(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -
 }
 
 /// Waits until a person has decided about a ticket, or long enough.
-async fn followed(desk: &Desk, ticket: &str) {
-    let mut picture = desk.keeper.picture.clone();
-    let decided = picture.wait_for(|s| s.pending.get(ticket).is_none_or(|p| !p.waits()));
+async fn followed(state: &ControlState, ticket: &str) {
+    let mut snapshot = state.registry.snapshot.clone();
+    let decided = snapshot.wait_for(|s| s.pending.get(ticket).is_none_or(|p| !p.waits()));
     tokio::select! {
         _ = decided => {}
         () = tokio::time::sleep(FOLLOWUP) => {}
-        () = desk.run.stopping() => {}
+        () = state.run.stopping() => {}
     }
 }
 
@@ -184,8 +184,8 @@ fn owner(s: &Snapshot, id: u64) -> (User, Login) {
     (user, login)
 }
 
-async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Answered {
-    let ask: MapRequest = read(desk, asker, request).await?;
+async fn map(state: &Arc<ControlState>, asker: &Asker, request: Request<Incoming>) -> Answered {
+    let ask: MapRequest = read(state, asker, request).await?;
     let (machine, from) = (asker.machine, asker.from);
     if ask.version < MIN_CAPABILITY_VERSION {
         return Err(Problem(StatusCode::BAD_REQUEST, "this client is too old for this server; update it".into()));
@@ -193,7 +193,7 @@ async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Ans
     let how = stream::How { zstd: ask.compress == "zstd", keep_alive: ask.keep_alive };
     let (streams, whole) = (ask.stream, !ask.omit_peers);
     // Where it is and what it offers is its own; nothing that was not approved opens by it.
-    let done = desk.keeper.make(Kind::Keeps, move |registry, now| registry.update(machine, &ask, now)).await;
+    let done = state.registry.make(Kind::Keeps, move |registry, now| registry.update(machine, &ask, now)).await;
     let done = done.map(|(done, _)| done);
     let id = match done {
         Ok(Ok(id)) => id,
@@ -205,22 +205,22 @@ async fn map(desk: &Arc<Desk>, asker: &Asker, request: Request<Incoming>) -> Ans
     };
     asker.proved();
     let body = if streams {
-        stream::start(desk, id, from, how)
+        stream::start(state, id, from, how)
     } else if whole {
-        full(stream::once(desk, id, how).unwrap_or_default())
+        full(stream::once(state, id, how).unwrap_or_default())
     } else {
         full(Bytes::new())
     };
     Ok(answer::with(StatusCode::OK, Media::Json, body))
 }
 
-async fn answered(desk: &Desk, asker: &Asker, id: &str, request: Request<Incoming>) -> Answered {
-    if !desk.awaits(id) {
+async fn answered(state: &ControlState, asker: &Asker, id: &str, request: Request<Incoming>) -> Answered {
+    if !state.awaits(id) {
         return Err(Problem(StatusCode::NOT_FOUND, "nobody waits for this answer".into()));
     }
     let body =
         if request.method() == Method::HEAD { Bytes::new() } else { bytes(asker, request, MAX_ANSWER_LEN).await? };
-    if desk.answered(id, body) {
+    if state.answered(id, body) {
         Ok(Response::new(full(Bytes::new())))
     } else {
         Err(Problem(StatusCode::NOT_FOUND, "nobody waits for this answer".into()))
@@ -244,8 +244,12 @@ async fn bytes(asker: &Asker, request: Request<Incoming>, most: usize) -> Result
     Ok(whole.to_bytes())
 }
 
-async fn read<T: DeserializeOwned>(desk: &Desk, asker: &Asker, request: Request<Incoming>) -> Result<T, Problem> {
-    let known = desk.keeper.now().knows(&asker.machine);
+async fn read<T: DeserializeOwned>(
+    state: &ControlState,
+    asker: &Asker,
+    request: Request<Incoming>,
+) -> Result<T, Problem> {
+    let known = state.registry.now().knows(&asker.machine);
     let body = bytes(asker, request, if known { BODY } else { BODY_OF_STRANGER }).await?;
     serde_json::from_slice(&body)
         .map_err(|e| Problem(StatusCode::BAD_REQUEST, format!("the request is not understood: {e}")))

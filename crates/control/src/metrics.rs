@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use net::serve::{self, Limits, Listener, Slots};
 use tracing::debug;
 
-use super::desk::Desk;
+use super::state::ControlState;
 use runtime::answer;
 use runtime::hint::Hinted;
 use runtime::http1;
@@ -41,7 +41,7 @@ runtime::declare_metrics! {
 }
 
 /// Serves `/metrics` on an address of its own.
-pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Result<()> {
+pub(super) fn listen(run: &Run, state: Arc<ControlState>, at: SocketAddr) -> anyhow::Result<()> {
     let listener = Listener::bind("metrics", at).map_err(|e| {
         Hinted::error(format!("cannot serve metrics on {at}: {e}"), "choose another address with `--metrics ADDR:PORT`")
     })?;
@@ -56,11 +56,11 @@ pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Resu
                     continue;
                 }
             };
-            let (desk, stopping) = (desk.clone(), ours.stopping());
+            let (state, stopping) = (state.clone(), ours.stopping());
             ours.connection("metrics", peer, async move {
                 let _place = place;
                 let served = http1::serve(socket, HTTP, stopping, async |request| match request.uri().path() {
-                    "/metrics" => answer::metrics(text(&desk)),
+                    "/metrics" => answer::metrics(text(&state)),
                     _ => answer::text(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
                 });
                 if let Ok(Err(e)) = tokio::time::timeout(HTTP.head * 2, served).await {
@@ -73,16 +73,16 @@ pub(super) fn listen(run: &Run, desk: Arc<Desk>, at: SocketAddr) -> anyhow::Resu
     Ok(())
 }
 
-fn text(desk: &Desk) -> String {
-    let s = desk.keeper.now();
+fn text(state: &ControlState) -> String {
+    let s = state.registry.now();
     let mut out = Exposition::new();
     out.one(&NODES, s.nodes.len());
     out.one(&NODES_ONLINE, s.nodes.values().filter(|m| m.online).count());
-    out.one(&MAP_STREAMS, desk.streams());
+    out.one(&MAP_STREAMS, state.streams());
     out.one(&WAITING, s.pending.values().filter(|p| p.waits()).count());
     out.one(&GENERATION, s.generation);
     out.one(&POLICY, s.has_policy);
-    if let Some(relay) = &desk.relay {
+    if let Some(relay) = &state.relay {
         let c = relay.counts();
         out.one(&RELAY_CONNECTIONS, relay.connections());
         out.one(&RELAY_PACKETS, c.packets_in);
@@ -91,12 +91,12 @@ fn text(desk: &Desk) -> String {
         out.one(&RELAY_DROPPED_NOT_HERE, c.dropped_not_here);
     }
     out.family(&REQUESTS, |samples| {
-        for ((kind, status), n) in desk.counts.lock().iter() {
+        for ((kind, status), n) in state.counts.lock().iter() {
             samples.add(&[("kind", kind), ("status", &status.to_string())], *n);
         }
     });
     out.family(&FAILOVERS, |samples| {
-        for (route, n) in desk.moved.lock().iter() {
+        for (route, n) in state.moved.lock().iter() {
             samples.add(&[("route", &route.long())], *n);
         }
     });

@@ -11,8 +11,8 @@ use policy::{Compiled, Diff, Policy, Problem, Verdict, diff};
 use tailnet::{OPEN, Refusal};
 use tracing::warn;
 
-use super::desk::Desk;
-use super::keeper::Keeper;
+use super::registry::RegistryHandle;
+use super::state::ControlState;
 use super::verbs::BY;
 use runtime::hint::Hinted;
 
@@ -24,12 +24,12 @@ const MAX_WARNED: usize = 20;
 
 /// Puts what a server starts with in force: the file if there is one, else what is stored. Tests that fail, and words
 /// that only earlier versions took, are warned about: without a server nobody could join and mend them.
-pub(super) async fn begin(keeper: &Keeper, file: Option<&Path>) -> anyhow::Result<()> {
+pub(super) async fn begin(registry: &RegistryHandle, file: Option<&Path>) -> anyhow::Result<()> {
     let (faults, of) = match file {
-        None => (keeper.change(|registry, _| registry.policy_faults()).await?, "the stored policy".to_string()),
+        None => (registry.change(|registry, _| registry.policy_faults()).await?, "the stored policy".to_string()),
         Some(file) => {
             let text = read(file)?;
-            let done = keeper.change(move |registry, now| {
+            let done = registry.change(move |registry, now| {
                 if registry.policy_text() == Some(text.as_str()) {
                     return Ok(registry.policy_faults());
                 }
@@ -48,9 +48,9 @@ pub(super) async fn begin(keeper: &Keeper, file: Option<&Path>) -> anyhow::Resul
 }
 
 /// Puts a policy file in force while the server runs, unless it is already; a bad one changes nothing.
-pub(super) async fn follow(keeper: &Keeper, file: &Path) -> anyhow::Result<String> {
+pub(super) async fn follow(registry: &RegistryHandle, file: &Path) -> anyhow::Result<String> {
     let text = read(file)?;
-    let done = keeper
+    let done = registry
         .change(move |registry, now| {
             if registry.policy_text() == Some(text.as_str()) {
                 return Ok(false);
@@ -78,10 +78,10 @@ fn refused(file: &Path, why: &Refusal) -> anyhow::Error {
 
 /// Who exists, under the policy in force or another one, in the form of a topology file; and the policy in force, which
 /// is one that lets everybody through where there is none.
-pub(super) async fn network(desk: Arc<Desk>, call: PolicyTopology) -> anyhow::Result<Network> {
+pub(super) async fn network(state: Arc<ControlState>, call: PolicyTopology) -> anyhow::Result<Network> {
     let other = call.policy.map(|text| Policy::parse(&text).map_err(|p| not_taken(&p))).transpose()?;
-    let primaries = desk.keeper.now().compiled.primaries();
-    let now = desk.keeper.change(move |registry, _| {
+    let primaries = state.registry.now().compiled.primaries();
+    let now = state.registry.change(move |registry, _| {
         let mut topology = registry.topology_under(other.as_ref().unwrap_or(registry.policy()));
         topology.primaries = primaries;
         (topology, registry.policy_text().map(str::to_string))
@@ -93,11 +93,11 @@ pub(super) async fn network(desk: Arc<Desk>, call: PolicyTopology) -> anyhow::Re
 }
 
 /// Checks a policy against the network, says what it changes and, unless it is a dry run, puts it in force.
-pub(super) async fn set(desk: Arc<Desk>, call: PolicySet) -> anyhow::Result<PolicyChange> {
+pub(super) async fn set(state: Arc<ControlState>, call: PolicySet) -> anyhow::Result<PolicyChange> {
     let PolicySet { policy: text, dry_run: dry, strict } = call;
     let policy = Arc::new(Policy::parse(&text).map_err(|p| not_taken(&p))?);
     let asked = policy.clone();
-    let now = desk.keeper.change(move |registry, _| {
+    let now = state.registry.change(move |registry, _| {
         let before = registry.policy().clone();
         (registry.topology_under(&before), before, registry.topology_under(&asked))
     });
@@ -126,7 +126,7 @@ pub(super) async fn set(desk: Arc<Desk>, call: PolicySet) -> anyhow::Result<Poli
     });
     let unknown: Vec<String> = unknown.collect();
     if !dry {
-        let done = desk.keeper.change(move |registry, now| registry.set_policy(Some(&text), BY, now)).await?;
+        let done = state.registry.change(move |registry, now| registry.set_policy(Some(&text), BY, now)).await?;
         done.map_err(|e| Error::refused(e.to_string()))?;
     }
     let tests = outcomes.len();
@@ -140,7 +140,7 @@ pub(super) async fn set(desk: Arc<Desk>, call: PolicySet) -> anyhow::Result<Poli
         tests,
         unknown: unknown.into_iter().take(MAX_LINES).collect(),
         // What is read at every start goes before what was set.
-        until_start_from: desk.policy_file.as_ref().map(|f| f.display().to_string()),
+        until_start_from: state.policy_file.as_ref().map(|f| f.display().to_string()),
         notes: notes.iter().take(MAX_LINES).map(ToString::to_string).collect(),
     })
 }

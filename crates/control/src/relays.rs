@@ -16,10 +16,10 @@ use tailnet_proto::meshkey::NodePrivate;
 use tokio_rustls::TlsAcceptor;
 
 use super::ControlSettings;
-use super::desk::Desk;
-use super::keeper::Keeper;
+use super::registry::RegistryHandle;
 use super::relay::Relay;
 use super::relay_http;
+use super::state::ControlState;
 use super::stun::Stun;
 use runtime::answer;
 use runtime::hex;
@@ -84,7 +84,7 @@ pub(super) fn start(
     run: &Run,
     settings: &ControlSettings,
     key: NodePrivate,
-    keeper: &Keeper,
+    registry: &RegistryHandle,
 ) -> anyhow::Result<Option<Relay>> {
     if let Some(at) = settings.stun {
         let stun = Stun::bind(at).map_err(|e| {
@@ -105,22 +105,22 @@ pub(super) fn start(
     if !settings.relay {
         return Ok(None);
     }
-    let picture = keeper.picture.clone();
-    let relay = Relay::new(key, move |key| picture.borrow().member(key).is_some_and(|m| !m.expired));
-    let (mut picture, stopping, ours) = (keeper.picture.clone(), run.stopping(), relay.clone());
+    let snapshot = registry.snapshot.clone();
+    let relay = Relay::new(key, move |key| snapshot.borrow().member(key).is_some_and(|m| !m.expired));
+    let (mut snapshot, stopping, ours) = (registry.snapshot.clone(), run.stopping(), relay.clone());
     run.spawn("relay admission", async move {
         tokio::pin!(stopping);
-        let mut known = picture.borrow_and_update().by_key.clone();
+        let mut known = snapshot.borrow_and_update().by_key.clone();
         loop {
             tokio::select! {
-                changed = picture.changed() => if changed.is_err() { return Ok(()) },
+                changed = snapshot.changed() => if changed.is_err() { return Ok(()) },
                 () = &mut stopping => {
                     // Clients come back by themselves; not all in the same moment.
                     ours.close(RESTART, RESTART);
                     return Ok(());
                 }
             }
-            let now = picture.borrow_and_update().by_key.clone();
+            let now = snapshot.borrow_and_update().by_key.clone();
             if !Arc::ptr_eq(&now, &known) {
                 known = now;
                 ours.recheck();
@@ -131,12 +131,12 @@ pub(super) fn start(
 }
 
 /// Answers a relay client, or one that finds out how far away the relay is.
-pub(super) fn answer(desk: &Desk, mut request: Request<Incoming>, from: Addr) -> Response<Full<Bytes>> {
+pub(super) fn answer(state: &ControlState, mut request: Request<Incoming>, from: Addr) -> Response<Full<Bytes>> {
     let remote = SocketAddr::new(from.ip(), 0);
-    let answered = desk.relay.as_ref().and_then(|relay| relay_http::answer(relay, &mut request, remote));
+    let answered = state.relay.as_ref().and_then(|relay| relay_http::answer(relay, &mut request, remote));
     let Some(answered) = answered else { return answer::text(StatusCode::NOT_FOUND, "no relay runs here\n") };
     if let Some(serve) = answered.serve {
-        desk.run.connection("relay client", from, serve);
+        state.run.connection("relay client", from, serve);
     }
     answered.response
 }

@@ -17,8 +17,8 @@ use tailnet_proto::tailcfg::map::MapResponse;
 use tokio::sync::mpsc;
 use tracing::{debug, error};
 
-use super::desk::Desk;
 use super::machine::Body;
+use super::state::ControlState;
 use runtime::owner::Kind;
 
 /// How a client wants its messages.
@@ -51,41 +51,49 @@ impl hyper::body::Body for Frames {
 }
 
 /// Starts a stream for a node.
-pub(super) fn start(desk: &Arc<Desk>, id: u64, from: Addr, how: How) -> Body {
+pub(super) fn start(state: &Arc<ControlState>, id: u64, from: Addr, how: How) -> Body {
     let (tell, told) = mpsc::channel(1);
-    let desk = desk.clone();
-    let run = desk.run.clone();
+    let state = state.clone();
+    let run = state.run.clone();
     run.visit("map stream", async move {
-        let mut opened = desk.open(id);
+        let mut opened = state.open(id);
         let stream = opened.stream;
         // Waited for, so that the first map has the node as online.
-        let _ =
-            desk.keeper.make(Kind::Keeps, move |registry, now| registry.connected(id, stream, Some(from), now)).await;
-        follow(&desk, id, how, &tell, &mut opened).await;
-        desk.close(id, stream);
-        desk.keeper.mention(move |registry, now| registry.disconnected(id, stream, now));
+        let _ = state
+            .registry
+            .make(Kind::Keeps, move |registry, now| registry.connected(id, stream, Some(from), now))
+            .await;
+        follow(&state, id, how, &tell, &mut opened).await;
+        state.close(id, stream);
+        state.registry.mention(move |registry, now| registry.disconnected(id, stream, now));
     });
     Frames(told).boxed_unsync()
 }
 
 /// The whole map, once.
-pub(super) fn once(desk: &Desk, id: u64, how: How) -> Option<Bytes> {
-    let picture = desk.keeper.now();
-    let derp = desk.derp(&picture);
-    let message = Sent::default().advance(&picture, id, (derp.0, &derp.1))?;
+pub(super) fn once(state: &ControlState, id: u64, how: How) -> Option<Bytes> {
+    let snapshot = state.registry.now();
+    let derp = state.derp(&snapshot);
+    let message = Sent::default().advance(&snapshot, id, (derp.0, &derp.1))?;
     frame(&message, how)
 }
 
-async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, opened: &mut super::desk::Opened) {
-    let mut picture = desk.keeper.picture.clone();
+async fn follow(
+    state: &ControlState,
+    id: u64,
+    how: How,
+    tell: &mpsc::Sender<Bytes>,
+    opened: &mut super::state::Opened,
+) {
+    let mut snapshot = state.registry.snapshot.clone();
     let mut sent = Sent::default();
     let mut heard = None;
-    let mut known = picture.borrow().nodes.get(&id).map(|m| m.node.clone());
-    let stopping = desk.run.stopping();
+    let mut known = snapshot.borrow().nodes.get(&id).map(|m| m.node.clone());
+    let stopping = state.run.stopping();
     tokio::pin!(stopping);
     let mut quiet = tokio::time::interval_at(tokio::time::Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
     loop {
-        let now = picture.borrow_and_update().clone();
+        let now = snapshot.borrow_and_update().clone();
         let Some(node) = now.nodes.get(&id).map(|m| m.node.clone()) else {
             if let Some(node) = known {
                 let bytes = frame(&sent.farewell(&now, &node), how);
@@ -100,7 +108,7 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
         known = Some(node);
         // Strangers who wait at the door make pictures too; nodes have nothing to hear of them.
         let mut news = || {
-            let derp = desk.derp(&now);
+            let derp = state.derp(&now);
             // Only its bytes stay while the client takes them.
             sent.advance(&now, id, (derp.0, &derp.1)).map(|message| frame(&message, how))
         };
@@ -118,7 +126,7 @@ async fn follow(desk: &Desk, id: u64, how: How, tell: &mpsc::Sender<Bytes>, open
             quiet.reset();
         }
         let bytes = tokio::select! {
-            changed = picture.changed() => {
+            changed = snapshot.changed() => {
                 if changed.is_err() {
                     return;
                 }

@@ -15,8 +15,8 @@ use tailnet_proto::tailcfg::map::DnsRecord;
 
 use super::Control;
 use super::answers::{self, changed, is_exit, node, user};
-use super::desk::Desk;
 use super::policy;
+use super::state::ControlState;
 use runtime::api::Verbs;
 use runtime::owner::{Kind, Saved};
 use runtime::{hex, sha256_hex};
@@ -30,42 +30,42 @@ pub fn control_socket(data_dir: &Path) -> PathBuf {
 /// Adds the server's verbs to a process's.
 #[must_use]
 pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
-    let desk = &control.desk;
-    let (keys, sets, networks) = (desk.clone(), desk.clone(), desk.clone());
-    let woken = desk.keeper.clone();
+    let state = &control.state;
+    let (keys, sets, networks) = (state.clone(), state.clone(), state.clone());
+    let woken = state.registry.clone();
     let (time, trouble) = (woken.time.clone(), woken.trouble.clone());
     runtime::clock::verbs(verbs, api::clock::Owner::Control, time, trouble, move || woken.mention(|_, _| {}))
-        .handle(read(desk, users_list))
-        .handle(write(desk, users_create))
-        .handle(write(desk, users_rename))
-        .handle(write(desk, users_role))
-        .handle(take(desk, users_delete))
-        .handle(read(desk, keys_list))
+        .handle(read(state, users_list))
+        .handle(write(state, users_create))
+        .handle(write(state, users_rename))
+        .handle(write(state, users_role))
+        .handle(take(state, users_delete))
+        .handle(read(state, keys_list))
         .handle(move |call| keys_create(keys.clone(), call))
-        .handle(take(desk, keys_revoke))
-        .handle(read(desk, nodes_list))
-        .handle(read(desk, nodes_show))
-        .handle(write(desk, nodes_approve))
-        .handle(take(desk, nodes_refuse))
-        .handle(take(desk, nodes_expire))
-        .handle(write(desk, nodes_rename))
-        .handle(write(desk, nodes_move))
-        .handle(write(desk, nodes_tag))
-        .handle(take(desk, nodes_delete))
-        .handle(read(desk, routes_list))
-        .handle(write(desk, routes_approve))
-        .handle(take(desk, routes_revoke))
-        .handle(read(desk, routes_check))
-        .handle(write(desk, |registry: &mut Registry, wire::PolicyGet {}, _| {
+        .handle(take(state, keys_revoke))
+        .handle(read(state, nodes_list))
+        .handle(read(state, nodes_show))
+        .handle(write(state, nodes_approve))
+        .handle(take(state, nodes_refuse))
+        .handle(take(state, nodes_expire))
+        .handle(write(state, nodes_rename))
+        .handle(write(state, nodes_move))
+        .handle(write(state, nodes_tag))
+        .handle(take(state, nodes_delete))
+        .handle(read(state, routes_list))
+        .handle(write(state, routes_approve))
+        .handle(take(state, routes_revoke))
+        .handle(read(state, routes_check))
+        .handle(write(state, |registry: &mut Registry, wire::PolicyGet {}, _| {
             Ok(wire::PolicyText { policy: registry.policy_text().map(str::to_string) })
         }))
         .handle(move |call| policy::network(networks.clone(), call))
         .handle(move |call| policy::set(sets.clone(), call))
-        .handle(read(desk, dns_get))
-        .handle(write(desk, dns_set))
-        .handle(read(desk, apps_list))
-        .handle(read(desk, apps_show))
-        .handle(read(desk, status))
+        .handle(read(state, dns_get))
+        .handle(write(state, dns_set))
+        .handle(read(state, apps_list))
+        .handle(read(state, apps_show))
+        .handle(read(state, status))
 }
 
 /// Who changes something through the socket, in the audit log.
@@ -100,38 +100,38 @@ type Answering<A> = Pin<Box<dyn Future<Output = anyhow::Result<A>> + Send>>;
 
 /// A handler that only looks.
 fn read<C: Call>(
-    desk: &Arc<Desk>,
-    f: fn(&Desk, &Snapshot, C) -> Done<C::Answer>,
+    state: &Arc<ControlState>,
+    f: fn(&ControlState, &Snapshot, C) -> Done<C::Answer>,
 ) -> impl Fn(C) -> Answering<C::Answer> + Send + Sync + 'static {
-    let desk = desk.clone();
+    let state = state.clone();
     move |call| {
-        let answer = f(&desk, &desk.keeper.now(), call);
+        let answer = f(&state, &state.registry.now(), call);
         Box::pin(async move { Ok(answer?) })
     }
 }
 
 /// A handler of what may let somebody in: it is saved and in force, or it is refused.
 fn write<C: Call>(
-    desk: &Arc<Desk>,
+    state: &Arc<ControlState>,
     f: fn(&mut Registry, C, u64) -> Done<C::Answer>,
 ) -> impl Fn(C) -> Answering<C::Answer> + Send + Sync + 'static {
-    let desk = desk.clone();
+    let state = state.clone();
     move |call| {
-        let desk = desk.clone();
-        Box::pin(async move { Ok(desk.keeper.change(move |registry, now| f(registry, call, now)).await??) })
+        let state = state.clone();
+        Box::pin(async move { Ok(state.registry.change(move |registry, now| f(registry, call, now)).await??) })
     }
 }
 
 /// A handler of what only takes something away: in force at once, whatever the disk does.
 fn take<C: Call<Answer = Written<T>>, T: Send + 'static>(
-    desk: &Arc<Desk>,
+    state: &Arc<ControlState>,
     f: fn(&mut Registry, C, u64) -> Done<T>,
 ) -> impl Fn(C) -> Answering<Written<T>> + Send + Sync + 'static {
-    let desk = desk.clone();
+    let state = state.clone();
     move |call| {
-        let desk = desk.clone();
+        let state = state.clone();
         Box::pin(async move {
-            let (done, saved) = desk.keeper.make(Kind::Takes, move |registry, now| f(registry, call, now)).await?;
+            let (done, saved) = state.registry.make(Kind::Takes, move |registry, now| f(registry, call, now)).await?;
             let unsaved = match saved {
                 Saved::Yes => None,
                 Saved::NotYet(why) => Some(why),
@@ -141,7 +141,7 @@ fn take<C: Call<Answer = Written<T>>, T: Send + 'static>(
     }
 }
 
-fn users_list(_: &Desk, s: &Snapshot, _: wire::UsersList) -> Done<wire::Users> {
+fn users_list(_: &ControlState, s: &Snapshot, _: wire::UsersList) -> Done<wire::Users> {
     let nodes = |id: u64| s.nodes.values().filter(|m| m.node.user == Some(id) && !m.node.is_tagged()).count();
     let users = s.users.values().map(|u| wire::UserNodes { user: user(u), nodes: nodes(u.id) });
     Ok(wire::Users { users: users.collect() })
@@ -179,16 +179,16 @@ fn users_delete(registry: &mut Registry, call: wire::UsersDelete, now: u64) -> D
     Ok(user(&registry.delete_user(&call.name, BY, now)?))
 }
 
-fn keys_list(desk: &Desk, s: &Snapshot, _: wire::KeysList) -> Done<wire::Keys> {
-    let now = desk.keeper.time.now();
+fn keys_list(state: &ControlState, s: &Snapshot, _: wire::KeysList) -> Done<wire::Keys> {
+    let now = state.registry.time.now();
     Ok(wire::Keys { keys: s.keys.values().map(|k| answers::key(s, k, now)).collect() })
 }
 
-async fn keys_create(desk: Arc<Desk>, call: wire::KeysCreate) -> anyhow::Result<wire::KeyCreated> {
+async fn keys_create(state: Arc<ControlState>, call: wire::KeysCreate) -> anyhow::Result<wire::KeyCreated> {
     // 192 bits: nobody guesses it, and nothing that was logged on the way gives it away.
     let secret = format!("pck-{}", hex(&rand::random::<[u8; 24]>()));
     let hash = sha256_hex(secret.as_bytes());
-    let made = desk.keeper.change(move |registry, now| -> Done<(Vec<String>, PreAuthKey)> {
+    let made = state.registry.change(move |registry, now| -> Done<(Vec<String>, PreAuthKey)> {
         let user = call.user.map(|u| registry.user_named(&u).map(|u| u.id)).transpose()?;
         let new = PreAuthKey {
             id: 0,
@@ -206,7 +206,7 @@ async fn keys_create(desk: Arc<Desk>, call: wire::KeysCreate) -> anyhow::Result<
         Ok((registry.unknown_tags(&made.tags), made))
     });
     let (unknown_tags, made) = made.await??;
-    let about = answers::key(&desk.keeper.now(), &made, desk.keeper.time.now());
+    let about = answers::key(&state.registry.now(), &made, state.registry.time.now());
     Ok(wire::KeyCreated { about, unknown_tags, key: secret })
 }
 
@@ -215,8 +215,8 @@ fn keys_revoke(registry: &mut Registry, call: wire::KeysRevoke, now: u64) -> Don
     Ok(wire::KeyRevoked { id: key.id, revoked: key.revoked })
 }
 
-fn nodes_list(desk: &Desk, s: &Snapshot, _: wire::NodesList) -> Done<wire::Nodes> {
-    let nodes = s.nodes.keys().filter_map(|id| node(desk, s, *id)).collect();
+fn nodes_list(state: &ControlState, s: &Snapshot, _: wire::NodesList) -> Done<wire::Nodes> {
+    let nodes = s.nodes.keys().filter_map(|id| node(state, s, *id)).collect();
     let waiting = s.pending.values().filter(|p| p.waits()).map(|p| wire::Waiting {
         ticket: p.ticket.clone(),
         hostname: p.host.hostname.clone(),
@@ -229,9 +229,9 @@ fn nodes_list(desk: &Desk, s: &Snapshot, _: wire::NodesList) -> Done<wire::Nodes
     Ok(wire::Nodes { nodes, waiting: waiting.collect() })
 }
 
-fn nodes_show(desk: &Desk, s: &Snapshot, call: wire::NodesShow) -> Done<wire::NodeDetails> {
+fn nodes_show(state: &ControlState, s: &Snapshot, call: wire::NodesShow) -> Done<wire::NodeDetails> {
     let id = s.find(&call.node)?;
-    let node = node(desk, s, id).ok_or_else(|| Refused::new("the node is gone"))?;
+    let node = node(state, s, id).ok_or_else(|| Refused::new("the node is gone"))?;
     let view = s.place(id).and_then(|p| s.compiled.for_node(p));
     let map = view.and_then(|view| serde_json::from_value(s.compiled.node_json(&view)).ok());
     Ok(wire::NodeDetails { node, map })
@@ -280,7 +280,7 @@ fn nodes_delete(registry: &mut Registry, call: wire::NodesDelete, now: u64) -> D
     Ok(changed(&*registry.delete(&call.node, BY, now)?))
 }
 
-fn routes_list(_: &Desk, s: &Snapshot, _: wire::RoutesList) -> Done<wire::Routes> {
+fn routes_list(_: &ControlState, s: &Snapshot, _: wire::RoutesList) -> Done<wire::Routes> {
     let route = |r: &tailnet::RouteView<'_>| wire::Route {
         node: r.member.node.name.clone(),
         id: r.member.node.id,
@@ -322,7 +322,7 @@ fn routes_revoke(registry: &mut Registry, call: wire::RoutesRevoke, now: u64) ->
     Ok(wire::RoutesRevoked { node: node.name.clone() })
 }
 
-fn routes_check(_: &Desk, s: &Snapshot, call: wire::RoutesCheck) -> Done<wire::Reachability> {
+fn routes_check(_: &ControlState, s: &Snapshot, call: wire::RoutesCheck) -> Done<wire::Reachability> {
     let addr = call.address;
     let found = s.carriers(addr);
     let from = |m: &Member| match m.leaves_from(addr) {
@@ -377,7 +377,7 @@ fn not_approved(s: &Snapshot, call: &wire::RoutesCheck, carriers: &[wire::Carrie
     waiting.iter().map(one).collect()
 }
 
-fn dns_get(_: &Desk, s: &Snapshot, _: wire::DnsGet) -> Done<wire::Dns> {
+fn dns_get(_: &ControlState, s: &Snapshot, _: wire::DnsGet) -> Done<wire::Dns> {
     let names = &*s.names;
     Ok(wire::Dns {
         domain: s.settings.domain.clone(),
@@ -439,7 +439,7 @@ fn domain(text: &str) -> Done<String> {
     tailnet::domain_name(text).map_err(|why| Refused::new(format!("`{}` {why}", text.escape_debug())))
 }
 
-fn apps_list(_: &Desk, s: &Snapshot, _: wire::AppsList) -> Done<wire::Apps> {
+fn apps_list(_: &ControlState, s: &Snapshot, _: wire::AppsList) -> Done<wire::Apps> {
     let app = |a: &tailnet::App<'_>| wire::App {
         name: a.name.clone(),
         domains: a.domains.clone(),
@@ -450,7 +450,7 @@ fn apps_list(_: &Desk, s: &Snapshot, _: wire::AppsList) -> Done<wire::Apps> {
     Ok(wire::Apps { apps: s.apps().iter().map(app).collect() })
 }
 
-fn apps_show(_: &Desk, s: &Snapshot, call: wire::AppsShow) -> Done<wire::AppDetails> {
+fn apps_show(_: &ControlState, s: &Snapshot, call: wire::AppsShow) -> Done<wire::AppDetails> {
     let apps = s.apps();
     let Some(app) = apps.iter().find(|a| a.name == call.name) else {
         let all: Vec<&str> = apps.iter().map(|a| a.name.as_str()).collect();
@@ -480,12 +480,12 @@ fn apps_show(_: &Desk, s: &Snapshot, call: wire::AppsShow) -> Done<wire::AppDeta
     })
 }
 
-fn status(desk: &Desk, s: &Snapshot, _: wire::Status) -> Done<wire::ServerStatus> {
+fn status(state: &ControlState, s: &Snapshot, _: wire::Status) -> Done<wire::ServerStatus> {
     Ok(wire::ServerStatus {
-        url: desk.url.to_string(),
+        url: state.url.to_string(),
         nodes: s.nodes.len(),
         online: s.nodes.values().filter(|m| m.online).count(),
-        streams: desk.streams(),
+        streams: state.streams(),
         users: s.users.len(),
         policy: s.has_policy,
         generation: s.generation,

@@ -34,7 +34,7 @@ struct Taught {
 
 /// Follows the mesh, and what is to be taught, until the run stops.
 pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: watch::Receiver<Arc<[Teach]>>) {
-    let (mut picture, gate, stopping) = (control.desk.keeper.picture.clone(), gate.clone(), run.stopping());
+    let (mut picture, gate, stopping) = (control.state.registry.snapshot.clone(), gate.clone(), run.stopping());
     let mut wanted = teach;
     run.spawn("node teacher", async move {
         tokio::pin!(stopping);

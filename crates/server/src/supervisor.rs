@@ -302,7 +302,7 @@ async fn start_control(config: &ControlConfig, run: &Run) -> anyhow::Result<Cont
     if listens_plain {
         info!("clients reach this server by plain HTTP; what they say inside is encrypted all the same");
     }
-    if !control.desk.keeper.now().has_policy {
+    if !control.state.registry.now().has_policy {
         warn!("there is no policy: every node reaches every other one; `portcullis policy set FILE` puts one in force");
     }
     Ok(control)

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use ::control::keeper::Mesh;
+use ::control::registry::Mesh;
 use ::gate::ledger::LedgerState;
 use api::Written;
 use api::clock::{Clock, Owner, Reset, Show, WasReset};

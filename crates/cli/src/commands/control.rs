@@ -64,8 +64,8 @@ fn config(a: &ControlArgs, global: &GlobalArgs) -> Result<Config, Fail> {
 
 /// What the person at the terminal types next.
 pub(crate) fn say_how_to_join(control: &Control) {
-    say::aside(format_args!("join with:  tailscale up --login-server {}", control.desk.url));
-    if control.desk.keeper.now().users.is_empty() {
+    say::aside(format_args!("join with:  tailscale up --login-server {}", control.state.url));
+    if control.state.registry.now().users.is_empty() {
         say::aside("first:      portcullis users create NAME");
         say::aside("            portcullis keys create --user NAME      (for tailscale up --authkey KEY)");
     }

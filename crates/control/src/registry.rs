@@ -1,5 +1,5 @@
 //! The registry as a state that the owner owns. In: changes, as functions on it. Out: what they returned, once the owner has
-//! saved them; and a picture that readers share without asking.
+//! saved them; and a snapshot that readers share without asking.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use runtime::audit::{About, Record};
 use runtime::owner::{self, Ahead, Kind, NotMade, Owner, Saved, State, Stored, Time, Trouble, Value};
 use runtime::run::Run;
 
-/// How others reach the keeper. Clones reach the same one.
+/// How others reach the handle. Clones reach the same one.
 #[derive(Debug, Clone)]
-pub struct Keeper {
+pub struct RegistryHandle {
     asks: mpsc::Sender<Ask>,
     /// The network now.
-    pub picture: watch::Receiver<Arc<Snapshot>>,
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// The time that deadlines are measured by.
     pub time: Arc<Time>,
     /// What is wrong with the store or the audit log; empty when nothing is.
@@ -48,12 +48,12 @@ pub struct Mesh {
     out: watch::Sender<Arc<Snapshot>>,
 }
 
-impl Keeper {
+impl RegistryHandle {
     /// Reads the store and starts the loop on a thread of its own.
     ///
     /// # Errors
     /// The store or the audit log can not be read, or hold what this version does not accept.
-    pub fn start(run: &Run, settings: Settings, store: Arc<dyn Store>, audit: &Path) -> anyhow::Result<Keeper> {
+    pub fn start(run: &Run, settings: Settings, store: Arc<dyn Store>, audit: &Path) -> anyhow::Result<RegistryHandle> {
         let opened = owner::open::<Mesh>(store.clone(), audit, Ahead::default())?;
         let now = opened.time.now();
         let mut registry = Registry::new(settings);
@@ -61,9 +61,9 @@ impl Keeper {
         registry.set_back(now);
         let first = Arc::new(registry.snapshot(now));
         info!(nodes = first.nodes.len(), users = first.users.len(), "network loaded");
-        let (out, picture) = watch::channel(first);
+        let (out, snapshot) = watch::channel(first);
         let (asks, queue) = mpsc::channel(QUEUE);
-        let keeper = Keeper { asks, picture, time: opened.time.clone(), trouble: opened.trouble.clone() };
+        let handle = RegistryHandle { asks, snapshot, time: opened.time.clone(), trouble: opened.trouble.clone() };
         let owner = Owner::new(opened, Mesh { registry, out });
         let stopping = run.stopping();
         run.spawn("mesh registry", async move {
@@ -72,7 +72,7 @@ impl Keeper {
             tokio::task::spawn_blocking(move || runtime.block_on(owner.run(queue, stopping))).await?;
             Ok(())
         });
-        Ok(keeper)
+        Ok(handle)
     }
 
     /// Makes a change that may let somebody in, and waits until it is saved and seen by readers.
@@ -89,7 +89,7 @@ impl Keeper {
     /// Makes a change of some kind, and waits until it is in force; says how it is kept.
     ///
     /// # Errors
-    /// As for [`Keeper::change`]; what gives nothing is made even if it can not be saved.
+    /// As for [`RegistryHandle::change`]; what gives nothing is made even if it can not be saved.
     pub async fn make<T: Send + 'static>(
         &self,
         kind: Kind,
@@ -120,7 +120,7 @@ impl Keeper {
     /// The network now.
     #[must_use]
     pub fn now(&self) -> Arc<Snapshot> {
-        self.picture.borrow().clone()
+        self.snapshot.borrow().clone()
     }
 }
 
@@ -193,8 +193,8 @@ impl State for Mesh {
 
     fn show(&mut self, now: u64) {
         if self.registry.changed() {
-            let picture = Arc::new(self.registry.snapshot(now));
-            self.out.send_replace(picture);
+            let snapshot = Arc::new(self.registry.snapshot(now));
+            self.out.send_replace(snapshot);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the parts of a coordination server share. In: requests that run. Out: the keeper, the relays, who has a map
+//! What the parts of a coordination server share. In: requests that run. Out: the registry, the relays, who has a map
 //! stream open, and questions that wait for an answer.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,16 +24,16 @@ use tailnet_proto::tailcfg::map::PingRequest;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::keeper::Keeper;
+use super::registry::RegistryHandle;
 use super::relay::Relay;
 use super::{ControlSettings, ServerUrl};
 use net::log_budget::LogBudget;
 use runtime::run::Run;
 
 /// Shared by all connections.
-pub struct Desk {
+pub struct ControlState {
     /// The owner of the registry.
-    pub keeper: Keeper,
+    pub registry: RegistryHandle,
     /// How clients reach it.
     pub url: ServerUrl,
     pub(super) machine: MachinePrivate,
@@ -66,9 +66,9 @@ pub struct Desk {
     pub(super) counts: Mutex<BTreeMap<(&'static str, u16), u64>>,
 }
 
-impl std::fmt::Debug for Desk {
+impl std::fmt::Debug for ControlState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Desk({})", self.url)
+        write!(f, "ControlState({})", self.url)
     }
 }
 
@@ -159,7 +159,7 @@ impl Place {
 
 /// A channel as one of its machine's, until it is dropped.
 pub(super) struct Entered {
-    desk: Arc<Desk>,
+    state: Arc<ControlState>,
     machine: MachineKey,
     id: u64,
     /// Newer ones took its place.
@@ -168,7 +168,7 @@ pub(super) struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let mut machines = self.desk.machines.lock();
+        let mut machines = self.state.machines.lock();
         let Some(open) = machines.get_mut(&self.machine) else { return };
         open.retain(|(id, _)| *id != self.id);
         if open.is_empty() {
@@ -183,17 +183,17 @@ const CHANNELS_EACH: usize = 8;
 /// Questions to one node that may wait.
 const ASKS: usize = 8;
 
-impl Desk {
+impl ControlState {
     pub(super) fn new(
-        keeper: Keeper,
+        registry: RegistryHandle,
         settings: &ControlSettings,
         machine: MachinePrivate,
         run: Run,
         derp: Value,
         relay: Option<Relay>,
-    ) -> Desk {
-        Desk {
-            keeper,
+    ) -> ControlState {
+        ControlState {
+            registry,
             url: settings.server_url.clone(),
             machine,
             run,
@@ -279,7 +279,7 @@ impl Desk {
     }
 
     /// A machine opens a channel, and loses its oldest one if it has too many.
-    pub(super) fn enter(self: &Arc<Desk>, machine: MachineKey) -> Entered {
+    pub(super) fn enter(self: &Arc<ControlState>, machine: MachineKey) -> Entered {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = CancellationToken::new();
         let mut machines = self.machines.lock();
@@ -290,7 +290,7 @@ impl Desk {
             oldest.cancel();
         }
         open.push_back((id, cut.clone()));
-        Entered { desk: self.clone(), machine, id, cut }
+        Entered { state: self.clone(), machine, id, cut }
     }
 
     /// A map stream has ended.

@@ -1,4 +1,4 @@
-//! The keeper against a disk that fails: what was not saved is not in force, and what was taken and is owed is said.
+//! The handle against a disk that fails: what was not saved is not in force, and what was taken and is owed is said.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::*;
 fn log() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    std::env::temp_dir().join(format!("portcullis-keeper-{}-{n}", std::process::id()))
+    std::env::temp_dir().join(format!("portcullis-handle-{}-{n}", std::process::id()))
 }
 
 /// A disk that takes nothing, and from some moment on gives nothing either.
@@ -50,12 +50,12 @@ impl Store for Dying {
 async fn a_policy_that_is_neither_saved_nor_read_back_opens_nothing() {
     let (path, run) = (log(), Run::new(Duration::from_secs(1)));
     let store = Arc::new(Dying(Memory::new(), AtomicBool::new(false)));
-    let keeper = Keeper::start(&run, tailnet::Settings::default(), store.clone(), &path).unwrap();
-    let set = |text: &'static str| keeper.change(move |registry, now| registry.set_policy(Some(text), "test", now));
+    let handle = RegistryHandle::start(&run, tailnet::Settings::default(), store.clone(), &path).unwrap();
+    let set = |text: &'static str| handle.change(move |registry, now| registry.set_policy(Some(text), "test", now));
     set(r#"{"acls": []}"#).await.unwrap().unwrap();
     // Neither section would let everybody through.
     let lets_nobody = || {
-        let now = keeper.now();
+        let now = handle.now();
         let p = now.compiled.policy();
         (p.acls.is_some() || p.grants.is_some())
             && p.acls.as_ref().is_none_or(Vec::is_empty)
@@ -74,8 +74,8 @@ async fn a_policy_that_is_neither_saved_nor_read_back_opens_nothing() {
 async fn what_was_taken_and_is_owed_is_not_called_saved_by_asking_again() {
     let (path, run) = (log(), Run::new(Duration::from_secs(1)));
     let store = Arc::new(Dying(Memory::new(), AtomicBool::new(false)));
-    let keeper = Keeper::start(&run, tailnet::Settings::default(), store.clone(), &path).unwrap();
-    keeper.change(|registry, now| registry.create_user("ada", None, "test", now)).await.unwrap().unwrap();
+    let handle = RegistryHandle::start(&run, tailnet::Settings::default(), store.clone(), &path).unwrap();
+    handle.change(|registry, now| registry.create_user("ada", None, "test", now)).await.unwrap().unwrap();
     let key = tailnet::record::PreAuthKey {
         id: 0,
         user: Some(1),
@@ -88,10 +88,10 @@ async fn what_was_taken_and_is_owed_is_not_called_saved_by_asking_again() {
         used: 0,
         revoked: false,
     };
-    keeper.change(|registry, now| registry.create_key(key, "test", now)).await.unwrap().unwrap();
+    handle.change(|registry, now| registry.create_key(key, "test", now)).await.unwrap().unwrap();
     store.1.store(true, Ordering::SeqCst);
     for n in ["first", "again", "once more"] {
-        let (key, saved) = keeper.make(Kind::Takes, |registry, now| registry.revoke_key(1, "test", now)).await.unwrap();
+        let (key, saved) = handle.make(Kind::Takes, |registry, now| registry.revoke_key(1, "test", now)).await.unwrap();
         assert!(key.unwrap().revoked);
         assert!(matches!(saved, Saved::NotYet(_)), "{n}: {saved:?}");
     }
@@ -106,21 +106,21 @@ async fn a_clock_that_was_wrong_is_left_behind_by_a_reset_and_a_restart() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let wrong = (wall() + DAYS).to_string();
     store.put_if("mesh/clock", wrong.as_bytes(), None, If::Anyway).unwrap();
-    let keeper = Keeper::start(&run, tailnet::Settings::default(), store.clone(), &path).unwrap();
-    assert!(keeper.time.behind() > DAYS - 60);
+    let handle = RegistryHandle::start(&run, tailnet::Settings::default(), store.clone(), &path).unwrap();
+    assert!(handle.time.behind() > DAYS - 60);
     // What is stored meanwhile does not make it right.
-    keeper.change(|registry, now| registry.create_user("ada", None, "test", now)).await.unwrap().unwrap();
+    handle.change(|registry, now| registry.create_user("ada", None, "test", now)).await.unwrap().unwrap();
     let saved =
         || -> u64 { String::from_utf8(store.get("mesh/clock").unwrap().unwrap().value).unwrap().parse().unwrap() };
     assert!(saved() > wall() + DAYS - 60);
-    let told = keeper.time.ask_reset();
-    keeper.mention(|_, _| {});
-    assert!(told.await.unwrap().from > wall() + DAYS - 60 && keeper.time.behind() < 60);
+    let told = handle.time.ask_reset();
+    handle.mention(|_, _| {});
+    assert!(told.await.unwrap().from > wall() + DAYS - 60 && handle.time.behind() < 60);
     assert!(saved() < wall() + 60);
     run.stop();
     let again = Run::new(Duration::from_secs(1));
-    let keeper = Keeper::start(&again, tailnet::Settings::default(), store.clone(), &path).unwrap();
-    assert!(keeper.time.behind() < 60 && keeper.now().users.len() == 1);
+    let handle = RegistryHandle::start(&again, tailnet::Settings::default(), store.clone(), &path).unwrap();
+    assert!(handle.time.behind() < 60 && handle.now().users.len() == 1);
     assert!(std::fs::read_to_string(&path).unwrap().contains("clock-reset"));
     again.stop();
     let _ = std::fs::remove_file(&path);
