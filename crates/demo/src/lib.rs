@@ -17,7 +17,7 @@ use addr::{Addr, AddrSet};
 use anyhow::{Context as _, Result, bail};
 use fileserver::{self, FilesSettings};
 use net::secret::{Secret, TokenHash};
-use runtime::door::Doors;
+use runtime::admission::Admission;
 use runtime::lists::{self, ListPart, ListSource, Lists};
 use runtime::run::Run;
 use tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, EdgeToken, TcpPlane, Trust, UpstreamTls};
@@ -150,7 +150,7 @@ async fn tour(run: &Run, folder: &Folder, once: bool) -> Result<()> {
 
 /// What the tour runs on.
 struct World {
-    doors: Arc<Doors>,
+    admission: Arc<Admission>,
     private: SocketAddr,
     http: SocketAddr,
     control: SocketAddr,
@@ -165,7 +165,7 @@ struct World {
 
 impl World {
     async fn start(run: &Run, folder: &Folder) -> Result<World> {
-        let doors = Doors::new();
+        let admission = Admission::new();
         let list = folder.0.join("allow.txt");
         std::fs::write(&list, format!("{FRIEND}\n{COLLEAGUE}\n"))?;
         let token = folder.0.join("token");
@@ -200,8 +200,8 @@ impl World {
             ListSource { name: Service::Host(gate::HOME.to_string()).list(), parts: named(&gate::HOME_LISTS) },
             ListSource { name: Service::Host(gate::ALBUM.to_string()).list(), parts: named(&gate::ALBUM_LISTS) },
         ];
-        let lists = lists::keep(run, &doors, sources, Some(chapter.gate.ledger.views.clone()))?;
-        let handle = edge::start(settings, doors.clone(), run).await?;
+        let lists = lists::keep(run, &admission, sources, Some(chapter.gate.ledger.views.clone()))?;
+        let handle = edge::start(settings, admission.clone(), run).await?;
         let pin = handle.fingerprint.context("the edge made no certificate")?;
         let to = UpstreamTo::tcp(private.ip().to_string(), private.port());
         let any_host = UpstreamAsk::Http { host: None, path: String::new() };
@@ -223,7 +223,7 @@ impl World {
             .await
             .context("the client did not connect in 10 s")?;
         Ok(World {
-            doors,
+            admission,
             private,
             http: handle.http_addr.context("the edge has no HTTP plane")?,
             control: handle.control_addr,
@@ -238,7 +238,7 @@ impl World {
     }
 
     fn explain(&self, who: &str) -> Result<String> {
-        let (view, addr) = (self.doors.view(), who.parse::<Addr>()?);
+        let (view, addr) = (self.admission.view(), who.parse::<Addr>()?);
         let words = view.judge(&Service::Data, addr).in_words(&view, addr).to_string();
         // The file's full path is said once, above.
         Ok(words.replace(&self.list.display().to_string(), "allow.txt"))
@@ -246,7 +246,7 @@ impl World {
 
     /// The verdict on a host, and who stands behind the address.
     fn explain_host(&self, who: &str, host: &str) -> Result<String> {
-        let (service, view, addr) = (Service::Host(host.to_string()), self.doors.view(), who.parse::<Addr>()?);
+        let (service, view, addr) = (Service::Host(host.to_string()), self.admission.view(), who.parse::<Addr>()?);
         let mut words = view.judge(&service, addr).in_words(&view, addr).to_string();
         for list in self.lists.takes_in(&service.list()) {
             for g in self.chapter.gate.ledger.holding(&list, addr) {
@@ -323,18 +323,18 @@ async fn start_files(run: &Run, www: &Path) -> Result<SocketAddr> {
     std::fs::write(www.join("index.html"), page)?;
     std::fs::File::create(www.join("big"))?.set_len(BIG)?;
     // The private service has a list of its own: the client's address, on this machine.
-    let doors = Doors::new();
+    let admission = Admission::new();
     let mut view = access::ViewBuilder::default();
     let set = AddrSet::new(["127.0.0.0/8".parse()?]);
     view.add(access::List { name: "data".to_string(), set, source: "demo".to_string() });
-    doors.publish(view.build(1));
+    admission.publish(view.build(1));
     let settings = FilesSettings {
         webroot: www.to_path_buf(),
         allow_browsing: true,
         token: None,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
     };
-    Ok(fileserver::start(settings, doors, run).await?.addr)
+    Ok(fileserver::start(settings, admission, run).await?.addr)
 }
 
 /// Counts steps and remembers whether all came out.

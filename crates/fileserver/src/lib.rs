@@ -32,7 +32,7 @@ use tokio::net::TcpStream;
 use self::answer::{Site, Visitor};
 use self::root::Root;
 use net::secret::TokenHash;
-use runtime::door::{Door, Doors, Pass};
+use runtime::admission::{AccessGuard, Admission, ConnectionGuard};
 use runtime::hint::Hinted;
 use runtime::http1;
 use runtime::run::Run;
@@ -92,7 +92,7 @@ const HTTP: http1::Limits = http1::Limits { head: Duration::from_secs(60), buffe
 ///
 /// # Errors
 /// The folder cannot be opened, or the address cannot be bound.
-pub async fn start(settings: FilesSettings, doors: Arc<Doors>, run: &Run) -> Result<FilesHandle> {
+pub async fn start(settings: FilesSettings, admission: Arc<Admission>, run: &Run) -> Result<FilesHandle> {
     let root = Root::open(&settings.webroot).map_err(|e| {
         let what = format!("cannot serve the folder {}: {e}", settings.webroot.display());
         Hinted::error(what, "give a folder that this user may read with --webroot DIR")
@@ -108,11 +108,11 @@ pub async fn start(settings: FilesSettings, doors: Arc<Doors>, run: &Run) -> Res
         memory: Budget::new(MEMORY, MEMORY_EACH),
         pages: Slots::new(Limits { total: PAGES, per_source: MAX_PAGES_PER_SOURCE, reserve: 0 }),
     });
-    run.spawn("file server", accept(listener, site, doors.guard(SERVICE), run.clone()));
+    run.spawn("file server", accept(listener, site, admission.guard(SERVICE), run.clone()));
     Ok(FilesHandle { addr })
 }
 
-async fn accept(listener: Listener, site: Arc<Site>, door: Door, run: Run) -> Result<()> {
+async fn accept(listener: Listener, site: Arc<Site>, door: AccessGuard, run: Run) -> Result<()> {
     let total = VISITORS_MAX.min(net::sockets::file_limit() / FILES_EACH);
     let slots = Slots::new(Limits { total, per_source: total.div_ceil(SHARE), reserve: 0 });
     let (refused, full) = (LogBudget::of(1), LogBudget::of(1));
@@ -153,7 +153,13 @@ async fn accept(listener: Listener, site: Arc<Site>, door: Door, run: Run) -> Re
 }
 
 /// Serves one visitor.
-async fn serve(stream: TcpStream, visitor: Visitor, site: Arc<Site>, pass: &Pass, stopping: impl Future<Output = ()>) {
+async fn serve(
+    stream: TcpStream,
+    visitor: Visitor,
+    site: Arc<Site>,
+    pass: &ConnectionGuard,
+    stopping: impl Future<Output = ()>,
+) {
     let peer = visitor.addr;
     net::sockets::tune(&stream);
     let service = service_fn(move |request| site.clone().answer(request, visitor));

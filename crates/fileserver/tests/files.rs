@@ -17,14 +17,14 @@ use access::{List, ViewBuilder};
 use addr::AddrSet;
 use fileserver::{FilesSettings, start};
 use net::secret::TokenHash;
-use runtime::door::Doors;
+use runtime::admission::Admission;
 use runtime::run::Run;
 use stage::Dir;
 
 struct Server {
     addr: SocketAddr,
     dir: Dir,
-    doors: Arc<Doors>,
+    admission: Arc<Admission>,
     run: Run,
     runtime: tokio::runtime::Runtime,
 }
@@ -50,9 +50,9 @@ impl Server {
             listen: "127.0.0.1:0".parse().unwrap(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let (doors, run) = (Doors::new(), Run::new(Duration::from_secs(5)));
-        let addr = runtime.block_on(start(settings, doors.clone(), &run)).unwrap().addr;
-        let server = Server { addr, dir, doors, run, runtime };
+        let (admission, run) = (Admission::new(), Run::new(Duration::from_secs(5)));
+        let addr = runtime.block_on(start(settings, admission.clone(), &run)).unwrap().addr;
+        let server = Server { addr, dir, admission, run, runtime };
         server.allow("127.0.0.0/8");
         server
     }
@@ -61,7 +61,7 @@ impl Server {
         let mut view = ViewBuilder::default();
         let set = AddrSet::new(addr::parse_list(text).unwrap().prefixes);
         view.add(List { name: "data".into(), set, source: "test".into() });
-        self.doors.publish(view.build(self.doors.view().generation + 1));
+        self.admission.publish(view.build(self.admission.view().generation + 1));
     }
 
     fn root(&self, name: &str) -> PathBuf {
@@ -439,6 +439,6 @@ fn a_folder_that_is_not_there_says_so() {
         listen: "127.0.0.1:0".parse().unwrap(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let e = runtime.block_on(start(settings, Doors::new(), &Run::new(Duration::ZERO))).unwrap_err();
+    let e = runtime.block_on(start(settings, Admission::new(), &Run::new(Duration::ZERO))).unwrap_err();
     assert!(format!("{e:#}").contains("/nonexistent/folder"), "{e:#}");
 }

@@ -87,7 +87,7 @@ pub struct LedgerHandle {
     requests: mpsc::Sender<Request>,
     /// What is published.
     pub published: watch::Receiver<Arc<Published>>,
-    /// The same lists as a view, for doors that take them.
+    /// The same lists as a view, for admission that take them.
     pub views: watch::Receiver<Arc<View>>,
     /// What it knows.
     pub model: Arc<ReadModel>,

@@ -87,7 +87,7 @@ impl Policy {
         ipset::resolve(self).into_iter().map(|(name, set)| (name, set.ranges)).collect()
     }
 
-    /// The static part of every named allow list, as the set that doors and enforcers look addresses up in. A list
+    /// The static part of every named allow list, as the set that admission and enforcers look addresses up in. A list
     /// without entries is an empty set, which lets nobody in.
     #[must_use]
     pub fn list_sets(&self) -> std::collections::BTreeMap<String, addr::AddrSet> {

@@ -1,13 +1,13 @@
 //! What every product runs on. In: settings, requests over the admin socket, events. Out: tasks with an owner and an end, state
 //! that is saved before it is shown, admission of connections, lists, audit. It names no product.
 
+pub mod admission;
 pub mod answer;
 pub mod api;
 pub mod audit;
 pub mod backup;
 pub mod clock;
 mod digest;
-pub mod door;
 pub mod hint;
 pub mod html;
 pub mod http1;

@@ -1,5 +1,5 @@
 //! Lists live. In: where each list is written (flags, files, configuration), and the lists of a gate that they take in.
-//! Out: views published to the doors, when lists are put into force, and at once when the gate's lists or the addresses of
+//! Out: views published to the admission, when lists are put into force, and at once when the gate's lists or the addresses of
 //! names change. Reading is apart from putting into force, so that a reload can check everything before it changes
 //! anything; it holds up nothing that the gate takes back.
 
@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::door::Doors;
+use crate::admission::Admission;
 use crate::hint::Hinted;
 use crate::reload::{self, Fresh, Reloaded, Stamps, Unreadable};
 use crate::run::Run;
@@ -80,12 +80,12 @@ const MAX_FILE: u64 = 64 << 20;
 ///
 /// # Errors
 /// A list is bad now; later bad lists are only reported.
-pub fn keep(run: &Run, doors: &Arc<Doors>, sources: Vec<ListSource>, named: Named) -> anyhow::Result<Lists> {
+pub fn keep(run: &Run, admission: &Arc<Admission>, sources: Vec<ListSource>, named: Named) -> anyhow::Result<Lists> {
     let stamps = Stamps::of(files(&sources));
     let in_gate = |named: &Named| named.as_ref().map(|n| names_in(&n.borrow()));
     let loaded = load(&sources, in_gate(&named).as_ref())?;
     let fresh = Fresh::now();
-    let lists = start(run, doors, loaded, named.clone(), fresh.clone());
+    let lists = start(run, admission, loaded, named.clone(), fresh.clone());
     let (live, sources) = (lists.clone(), Arc::new(sources));
     let read = move || {
         let files = Stamps::of(files(&sources));
@@ -112,9 +112,9 @@ fn names_in(view: &View) -> BTreeSet<String> {
 
 /// Publishes the lists, and publishes them again when what they take in from the gate changes, or where their names are.
 /// `fresh`: what is known of the files that they came from.
-pub fn start(run: &Run, doors: &Arc<Doors>, loaded: Loaded, named: Named, fresh: Fresh) -> Lists {
+pub fn start(run: &Run, admission: &Arc<Admission>, loaded: Loaded, named: Named, fresh: Fresh) -> Lists {
     let live = Arc::new(Live {
-        doors: doors.clone(),
+        admission: admission.clone(),
         named,
         kept: parking_lot::Mutex::default(),
         fresh,
@@ -122,12 +122,12 @@ pub fn start(run: &Run, doors: &Arc<Doors>, loaded: Loaded, named: Named, fresh:
         taken: parking_lot::RwLock::new((BTreeMap::new(), Arc::new([]))),
     });
     let lists = Lists(live.clone());
-    if let Some(said) = lists.put(loaded).filter(|_| !doors.view().lists().is_empty()) {
+    if let Some(said) = lists.put(loaded).filter(|_| !admission.view().lists().is_empty()) {
         info!("lists: {said}");
     }
     if let Some(mut named) = live.named.clone() {
         let (live, stopping) = (live.clone(), run.stopping());
-        run.spawn("gate's lists at the doors", async move {
+        run.spawn("gate's lists at the admission", async move {
             tokio::pin!(stopping);
             loop {
                 tokio::select! {
@@ -153,7 +153,7 @@ pub fn start(run: &Run, doors: &Arc<Doors>, loaded: Loaded, named: Named, fresh:
     lists
 }
 
-/// The lists at the doors of this process.
+/// The lists at the admission of this process.
 #[derive(Clone)]
 pub struct Lists(Arc<Live>);
 
@@ -290,7 +290,7 @@ pub fn load(lists: &[ListSource], gate: Option<&BTreeSet<String>>) -> anyhow::Re
 }
 
 struct Live {
-    doors: Arc<Doors>,
+    admission: Arc<Admission>,
     named: Named,
     /// What was last read and good. Held while publishing: what is read and a change of the gate must not be published
     /// in the wrong order.
@@ -303,7 +303,7 @@ struct Live {
     taken: parking_lot::RwLock<Taken>,
 }
 
-/// For each list at the doors, what it takes in; and all of that together.
+/// For each list at the admission, what it takes in; and all of that together.
 type Taken = (BTreeMap<String, Vec<String>>, Arc<[String]>);
 
 impl Live {
@@ -320,7 +320,7 @@ impl Live {
         let gate = self.named.as_ref().map(|n| n.borrow().clone());
         let named = kept.lists.iter().zip(&kept.named).map(|(list, named)| with_named(list, named, gate.as_deref()));
         let lists: Vec<List> = named.zip(&kept.hosts).map(|(list, hosts)| self.with_hosts(list, hosts)).collect();
-        let old = self.doors.view();
+        let old = self.admission.view();
         let same = old.generation > 0
             && old.lists().len() == lists.len()
             && old
@@ -337,7 +337,7 @@ impl Live {
         for list in lists {
             next.add(list);
         }
-        let cut = self.doors.publish(next.build(generation));
+        let cut = self.admission.publish(next.build(generation));
         let mut said = format!("generation {generation}: {}", words.join("; "));
         if cut > 0 {
             said.push_str(&format!("; {cut} connections cut"));
@@ -549,10 +549,10 @@ mod tests {
         let dir = dir("live");
         let file = dir.join("office");
         fs::write(&file, "127.0.0.0/8\n").unwrap();
-        let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
-        let door = doors.guard(access::Service::Data);
+        let (run, admission) = (Run::new(Duration::from_millis(50)), Admission::new());
+        let door = admission.guard(access::Service::Data);
         assert!(door.admit(addr("127.0.0.1")).is_err(), "before the first view nobody passes");
-        keep(&run, &doors, from_file(&file), None).unwrap();
+        keep(&run, &admission, from_file(&file), None).unwrap();
         let (stays, goes) = (door.admit(addr("127.0.0.1")).unwrap(), door.admit(addr("127.0.0.2")).unwrap());
 
         // Replaced whole, as editors and configuration tools do.
@@ -562,16 +562,16 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), goes.cut()).await.unwrap();
         assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
         assert!(!stays.is_cut());
-        assert_eq!(doors.view().generation, 2);
+        assert_eq!(admission.view().generation, 2);
 
         // Bad: nothing changes. Then good again, written in place.
         fs::write(&file, "127.0.0.1\noffice\n").unwrap();
         tokio::time::sleep(Duration::from_millis(700)).await;
-        assert_eq!(doors.view().generation, 2);
+        assert_eq!(admission.view().generation, 2);
         assert!(run.reload().await[0].1.as_ref().unwrap_err().to_string().contains("line 2, column 1"));
         assert!(!stays.is_cut());
         fs::write(&file, "127.0.0.1\n127.0.0.3\n").unwrap();
-        until("the good list is back", || doors.view().generation == 3).await;
+        until("the good list is back", || admission.view().generation == 3).await;
         assert!(door.admit(addr("127.0.0.3")).is_ok());
         assert!(!stays.is_cut());
 
@@ -593,13 +593,14 @@ mod tests {
         }
         std::os::unix::fs::symlink("v1", dir.join("..data")).unwrap();
         std::os::unix::fs::symlink("..data/office", dir.join("office")).unwrap();
-        let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
-        keep(&run, &doors, from_file(&dir.join("office")), None).unwrap();
-        assert!(doors.guard(access::Service::Data).admit(addr("127.0.0.1")).is_ok());
+        let (run, admission) = (Run::new(Duration::from_millis(50)), Admission::new());
+        keep(&run, &admission, from_file(&dir.join("office")), None).unwrap();
+        assert!(admission.guard(access::Service::Data).admit(addr("127.0.0.1")).is_ok());
         std::os::unix::fs::symlink("v2", dir.join("next")).unwrap();
         fs::rename(dir.join("next"), dir.join("..data")).unwrap();
-        until("the other file counts", || doors.guard(access::Service::Data).admit(addr("127.0.0.2")).is_ok()).await;
-        assert!(doors.guard(access::Service::Data).admit(addr("127.0.0.1")).is_err());
+        until("the other file counts", || admission.guard(access::Service::Data).admit(addr("127.0.0.2")).is_ok())
+            .await;
+        assert!(admission.guard(access::Service::Data).admit(addr("127.0.0.1")).is_err());
         run.stop();
         run.finish().await.unwrap();
         fs::remove_dir_all(dir).unwrap();
@@ -609,7 +610,7 @@ mod tests {
     struct Room {
         dir: PathBuf,
         run: Run,
-        doors: Arc<Doors>,
+        admission: Arc<Admission>,
         lists: Lists,
     }
 
@@ -618,13 +619,13 @@ mod tests {
         fn new(name: &str, path: &str, make: impl FnOnce(&Path)) -> Room {
             let dir = dir(name);
             make(&dir);
-            let (run, doors) = (Run::new(Duration::from_millis(50)), Doors::new());
-            let lists = keep(&run, &doors, from_file(&dir.join(path)), None).unwrap();
-            Room { dir, run, doors, lists }
+            let (run, admission) = (Run::new(Duration::from_millis(50)), Admission::new());
+            let lists = keep(&run, &admission, from_file(&dir.join(path)), None).unwrap();
+            Room { dir, run, admission, lists }
         }
 
         fn lets_in(&self, who: &str) -> bool {
-            self.doors.guard(access::Service::Data).admit(addr(who)).is_ok()
+            self.admission.guard(access::Service::Data).admit(addr(who)).is_ok()
         }
 
         async fn becomes(&self, who: &str) {

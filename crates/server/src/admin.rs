@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use control::Control;
 use gate::Gate;
+use runtime::admission::Admission;
 use runtime::api::{self, Names, Verbs};
-use runtime::door::Doors;
 use runtime::lists::Lists;
 use runtime::run::Run;
 use tracing::warn;
@@ -14,7 +14,7 @@ use tunnel::edge::EdgeHandle;
 
 /// The components whose operations are served.
 pub(crate) struct Components<'a> {
-    pub(crate) doors: &'a Arc<Doors>,
+    pub(crate) admission: &'a Arc<Admission>,
     pub(crate) lists: &'a Lists,
     pub(crate) edge: Option<&'a EdgeHandle>,
     pub(crate) gate: Option<&'a Gate>,
@@ -26,7 +26,7 @@ pub(crate) struct Components<'a> {
 /// # Errors
 /// The socket cannot be opened: nobody could administer the coordination server.
 pub(crate) fn serve(run: &Run, data_dir: &Path, parts: &Components<'_>) -> anyhow::Result<Option<Names>> {
-    let Components { doors, lists, edge, gate, control } = parts;
+    let Components { admission, lists, edge, gate, control } = parts;
     let (mut verbs, mut names) = (api::reload_verbs(Verbs::default(), run), Vec::new());
     if let Some(control) = control {
         verbs = control::verbs(verbs, control);
@@ -43,7 +43,7 @@ pub(crate) fn serve(run: &Run, data_dir: &Path, parts: &Components<'_>) -> anyho
             Arc::new(move |list, addr| gate::behind(&gate, &lists.takes_in(list), addr))
         });
         let status = (*edge).clone();
-        verbs = verbs.and(api::edge_verbs(run, doors, lists, behind, move || status.status()));
+        verbs = verbs.and(api::edge_verbs(run, admission, lists, behind, move || status.status()));
         names.push(api::edge_socket(data_dir, edge.control_addr.port()));
     }
     match api::serve_process(run, data_dir, &names, verbs) {

@@ -20,7 +20,7 @@ pub struct Config {
     pub drain: Duration,
     /// The edge; `None`: no tunnel.
     pub tunnel: Option<EdgeSettings>,
-    /// The lists at the edge's doors, in the order they are shown.
+    /// The lists at the edge's admission, in the order they are shown.
     pub lists: Vec<ListSource>,
     /// The gate; `None`: none runs here.
     pub gate: Option<GateSettings>,

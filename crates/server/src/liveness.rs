@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gate::Gate;
-use runtime::door::Doors;
+use runtime::admission::Admission;
 use runtime::lists::Lists;
 use runtime::run::Run;
 
@@ -13,10 +13,10 @@ use runtime::run::Run;
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Tells the gate until the run stops.
-pub(crate) fn start(run: &Run, doors: &Arc<Doors>, lists: &Lists, gate: &Gate) {
+pub(crate) fn start(run: &Run, admission: &Arc<Admission>, lists: &Lists, gate: &Gate) {
     let (at_doors, to_gate) = (lists.clone(), gate.clone());
-    doors.on_pass(move |addr| to_gate.admitted(&at_doors.all_taken_in(), addr));
-    let (doors, lists, gate, stopping) = (doors.clone(), lists.clone(), gate.clone(), run.stopping());
+    admission.on_pass(move |addr| to_gate.admitted(&at_doors.all_taken_in(), addr));
+    let (admission, lists, gate, stopping) = (admission.clone(), lists.clone(), gate.clone(), run.stopping());
     run.spawn("gate's guests inside", async move {
         tokio::pin!(stopping);
         loop {
@@ -25,7 +25,7 @@ pub(crate) fn start(run: &Run, doors: &Arc<Doors>, lists: &Lists, gate: &Gate) {
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
             let taken = lists.all_taken_in();
-            for addr in doors.addrs() {
+            for addr in admission.addrs() {
                 gate.admitted(&taken, addr);
             }
         }

@@ -12,8 +12,8 @@ use control::Control;
 use futures_util::FutureExt;
 use gate::Gate;
 use parking_lot::Mutex;
+use runtime::admission::Admission;
 use runtime::api::{self, Names};
-use runtime::door::Doors;
 use runtime::lists::{self, Lists, Loaded};
 use runtime::reload::{self, Failed, Fresh, Reloaded, Stamps};
 use runtime::run::Run;
@@ -57,11 +57,11 @@ impl Supervisor {
         let stamps = Stamps::of(config.watched());
         config.notes.iter().for_each(Note::say);
         let loaded = lists::load(&config.lists, config.gate_lists().as_ref())?;
-        let doors = Doors::new();
-        // The gate first: the doors may name its lists.
+        let admission = Admission::new();
+        // The gate first: the admission may name its lists.
         let gate = config.gate.clone().map(|settings| gate::start(settings, run)).transpose()?;
         let fresh = Fresh::now();
-        let lists = lists::start(run, &doors, loaded, gate.as_ref().map(|g| g.ledger.views.clone()), fresh.clone());
+        let lists = lists::start(run, &admission, loaded, gate.as_ref().map(|g| g.ledger.views.clone()), fresh.clone());
         let control = match &config.control {
             Some(control) => Some(start_control(control, run).await?),
             None => None,
@@ -71,14 +71,14 @@ impl Supervisor {
             if let Some(control) = &control {
                 node_lists::start(run, control, gate, teach.subscribe());
             }
-            liveness::start(run, &doors, &lists, gate);
+            liveness::start(run, &admission, &lists, gate);
         }
         let edge = match config.tunnel.clone() {
-            Some(settings) => Some(start_edge(settings, &doors, run).await?),
+            Some(settings) => Some(start_edge(settings, &admission, run).await?),
             None => None,
         };
         let parts = admin::Components {
-            doors: &doors,
+            admission: &admission,
             lists: &lists,
             edge: edge.as_ref(),
             gate: gate.as_ref(),
@@ -265,14 +265,14 @@ async fn relist(gate: &Gate, next: &gate::GateSettings, old: &gate::GateSettings
     Ok(Some(format!("gate: {said}")))
 }
 
-async fn start_edge(settings: EdgeSettings, doors: &Arc<Doors>, run: &Run) -> anyhow::Result<EdgeHandle> {
+async fn start_edge(settings: EdgeSettings, admission: &Arc<Admission>, run: &Run) -> anyhow::Result<EdgeHandle> {
     // A proxy or a balancer in front names its visitors.
     let fronted = !settings.trusted_proxies.is_empty() || settings.lb_proxy_protocol.is_some();
     if let Some(at) = settings.http.map(|h| h.ip()).or(settings.tcp.as_ref().map(|t| t.addr)).filter(|_| !fronted) {
         let instead = "--data-addr 0.0.0.0, or --trusted-proxies with the proxy in front";
-        say_unreachable(&doors.view(), &Service::Data, at, instead);
+        say_unreachable(&admission.view(), &Service::Data, at, instead);
     }
-    edge::start(settings, doors.clone(), run).await
+    edge::start(settings, admission.clone(), run).await
 }
 
 /// Starts a coordination server, opens its admin socket, and says what looks wrong with where it is.

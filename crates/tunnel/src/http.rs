@@ -40,7 +40,7 @@ use self::stats::Counted;
 pub use self::stats::HttpStats;
 #[cfg(test)]
 pub(crate) use self::stats::METRICS as HTTP_METRICS;
-use runtime::door::{Doors, Pass};
+use runtime::admission::{Admission, ConnectionGuard};
 
 /// A byte stream to an upstream, whatever carries it.
 ///
@@ -132,7 +132,7 @@ pub struct HttpSettings {
 /// The HTTP plane: one for each edge, shared by all connections.
 pub struct HttpPlane<R> {
     router: Arc<R>,
-    doors: Arc<Doors>,
+    admission: Arc<Admission>,
     trust: RwLock<Arc<Trust>>,
     stall: RwLock<Duration>,
     heads: Arc<Budget>,
@@ -150,10 +150,10 @@ pub struct HttpPlane<R> {
 impl<R: Router> HttpPlane<R> {
     /// A plane that serves nobody yet.
     #[must_use]
-    pub fn new(router: Arc<R>, doors: Arc<Doors>, settings: HttpSettings) -> Arc<HttpPlane<R>> {
+    pub fn new(router: Arc<R>, admission: Arc<Admission>, settings: HttpSettings) -> Arc<HttpPlane<R>> {
         Arc::new(HttpPlane {
             router,
-            doors,
+            admission,
             trust: RwLock::new(Arc::new(settings.trust)),
             stall: RwLock::new(settings.stall),
             heads: Budget::new(HEADS_IN_ALL, HEADS_PER_SOURCE),
@@ -215,20 +215,20 @@ impl<R: Router> HttpPlane<R> {
     }
 
     /// Lets a visitor in to a host: the host's own list decides if there is one, else the list `data`.
-    fn admit(&self, host: &str, addr: Addr) -> Result<Pass, Refusal> {
-        self.doors.guard(Service::Host(host.to_string())).admit(addr)
+    fn admit(&self, host: &str, addr: Addr) -> Result<ConnectionGuard, Refusal> {
+        self.admission.guard(Service::Host(host.to_string())).admit(addr)
     }
 
     /// Lets a visitor in whom at least one list of this plane knows: before its request is read nobody can say which
     /// host it wants.
-    fn admit_anywhere(&self, addr: Addr) -> Result<Pass, Refusal> {
-        let refusal = match self.doors.guard(Service::Data).admit(addr) {
+    fn admit_anywhere(&self, addr: Addr) -> Result<ConnectionGuard, Refusal> {
+        let refusal = match self.admission.guard(Service::Data).admit(addr) {
             Ok(pass) => return Ok(pass),
             Err(refusal) => refusal,
         };
-        let view = self.doors.view();
+        let view = self.admission.view();
         let hosts = view.guarded().filter(|(s, l)| matches!(s, Service::Host(_)) && l.set.contains(addr));
-        let pass = hosts.into_iter().find_map(|(host, _)| self.doors.guard(host.clone()).admit(addr).ok());
+        let pass = hosts.into_iter().find_map(|(host, _)| self.admission.guard(host.clone()).admit(addr).ok());
         pass.ok_or(refusal)
     }
 
@@ -271,7 +271,7 @@ impl<R: Router> HttpPlane<R> {
     }
 
     /// Ends when no list of this plane knows the visitor any more.
-    async fn refused(&self, mut pass: Pass) {
+    async fn refused(&self, mut pass: ConnectionGuard) {
         loop {
             pass.cut().await;
             match self.admit_anywhere(pass.addr()) {

@@ -4,7 +4,7 @@
 
 /// From where somebody comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Door {
+pub struct AccessGuard {
     /// The address.
     pub name: String,
     /// The house it stands in, and the street of that.
@@ -47,7 +47,7 @@ pub enum Happened {
     /// Somebody showed a proof.
     Showed {
         /// From where.
-        door: Door,
+        door: AccessGuard,
         /// What.
         shown: Shown,
         /// The person, if known.
@@ -58,14 +58,14 @@ pub enum Happened {
     /// The owner let somebody in, until then.
     Welcomed {
         /// From where.
-        door: Door,
+        door: AccessGuard,
         /// Until when, if not for ever.
         until: Option<u64>,
     },
     /// The owner sent somebody away; with a time, not to be let in again before it.
     SentAway {
         /// From where.
-        door: Door,
+        door: AccessGuard,
         /// Not before.
         not_before: Option<u64>,
     },
@@ -79,12 +79,12 @@ pub enum Happened {
     /// The owner forgave a door.
     Forgave {
         /// Which.
-        door: Door,
+        door: AccessGuard,
     },
     /// Somebody was seen going in.
     Passed {
         /// From where.
-        door: Door,
+        door: AccessGuard,
     },
 }
 
@@ -126,7 +126,7 @@ struct Reason {
 #[derive(Debug, Clone)]
 struct Line {
     order: u64,
-    door: Door,
+    door: AccessGuard,
     came: u64,
     seen: u64,
     reasons: Vec<Reason>,
@@ -139,7 +139,7 @@ struct Registry {
     clock: u64,
     /// Who moved on from where, and when.
     moved: Vec<(u64, String, Reason)>,
-    /// Forbidden doors and persons.
+    /// Forbidden admission and persons.
     forbidden: Vec<(Option<String>, Option<String>, u64)>,
 }
 
@@ -237,7 +237,14 @@ impl Registry {
         }
     }
 
-    fn showed(&mut self, door: &Door, shown: Shown, person: &Option<String>, thing: &Option<String>, habit: Habit) {
+    fn showed(
+        &mut self,
+        door: &AccessGuard,
+        shown: Shown,
+        person: &Option<String>,
+        thing: &Option<String>,
+        habit: Habit,
+    ) {
         let clock = self.clock;
         let forbids = |f: &(Option<String>, Option<String>, u64)| {
             f.0.as_ref() == Some(&door.name) || (f.1.is_some() && f.1 == *person)
@@ -282,7 +289,7 @@ impl Registry {
         self.crowd_out(habit);
     }
 
-    fn welcomed(&mut self, door: &Door, until: Option<u64>, habit: Habit) {
+    fn welcomed(&mut self, door: &AccessGuard, until: Option<u64>, habit: Habit) {
         let there = self.lines.iter().find(|l| l.door == *door).cloned();
         let mut line = there.clone().unwrap_or_else(|| self.new_line(door));
         line.seen = self.clock;
@@ -306,7 +313,7 @@ impl Registry {
         self.crowd_out(habit);
     }
 
-    fn new_line(&self, door: &Door) -> Line {
+    fn new_line(&self, door: &AccessGuard) -> Line {
         Line { order: self.order + 1, door: door.clone(), came: self.clock, seen: self.clock, reasons: Vec::new() }
     }
 
@@ -348,7 +355,7 @@ impl Registry {
         }
     }
 
-    /// A thing in somebody's hand showed up at a door: what becomes of the other doors.
+    /// A thing in somebody's hand showed up at a door: what becomes of the other admission.
     fn wander(
         &mut self,
         here: u64,

@@ -13,7 +13,7 @@ use access::ledger::{Close, Effect, Entry, Event, Evict, Ledger, OTHER_PLACE, Ou
 use access::{Ban, BanId, Evidence, Grant, GrantId, Whom};
 use addr::AddrSet;
 use proptest::prelude::*;
-use sim::doorbook::{Door, Habit, Happened, Note, Shown, inside};
+use sim::doorbook::{AccessGuard, Habit, Happened, Note, Shown, inside};
 
 const BOOKS: [&str; 2] = ["photos", "files"];
 
@@ -24,7 +24,7 @@ enum Step {
     Away { registry: usize, who: u8, ban: Option<u64> },
     Dismiss { registry: usize, person: u8, ban: Option<u64> },
     Forgive { registry: usize, who: u8 },
-    Pass { registry: usize, who: u8 },
+    ConnectionGuard { registry: usize, who: u8 },
     Wait(u64),
     Back(u64),
 }
@@ -44,7 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..2usize, 1..17u8, ban()).prop_map(|(registry, who, ban)| Step::Away { registry, who, ban }),
         1 => (0..2usize, 0..2u8, ban()).prop_map(|(registry, person, ban)| Step::Dismiss { registry, person, ban }),
         1 => (0..2usize, 1..17u8).prop_map(|(registry, who)| Step::Forgive { registry, who }),
-        3 => (0..2usize, 1..17u8).prop_map(|(registry, who)| Step::Pass { registry, who }),
+        3 => (0..2usize, 1..17u8).prop_map(|(registry, who)| Step::ConnectionGuard { registry, who }),
         5 => (0..400u64).prop_map(Step::Wait),
         1 => (0..100_000u64).prop_map(Step::Wait),
         1 => (0..4000u64).prop_map(Step::Back),
@@ -63,13 +63,13 @@ fn any_of(who: u8) -> String {
     address(who).replace("::/64", "::7")
 }
 
-fn door(who: u8) -> Door {
+fn door(who: u8) -> AccessGuard {
     let name = address(who);
     let (house, street) = match who {
         0..9 => (name.clone(), name.clone()),
         _ => (format!("house {} of {}", who / 2 % 2, who % 2), format!("street {}", who % 2)),
     };
-    Door { name, house, street, modern: who >= 9 }
+    AccessGuard { name, house, street, modern: who >= 9 }
 }
 
 fn rules(h: Habit) -> Rules {
@@ -116,7 +116,7 @@ fn event(step: &Step, ledger: &Ledger, now: u64) -> Option<Event> {
             until: lasts.map(|l| now + l),
             pinned: false,
         }),
-        Step::Pass { registry, who } => Event::Seen(list(registry), any_of(*who).parse().unwrap()),
+        Step::ConnectionGuard { registry, who } => Event::Seen(list(registry), any_of(*who).parse().unwrap()),
         Step::Away { registry, who, ban } => {
             let at = ledger.grants(BOOKS[*registry]).find(|g| g.prefix.to_string() == address(*who));
             let whom = Whom::From(address(*who).parse().unwrap());
@@ -156,7 +156,7 @@ fn note(step: &Step, at: u64, clock: u64) -> Option<Note> {
             (registry, Happened::Dismissed { person: person(p), not_before: ban.map(|b| clock + b) })
         }
         Step::Forgive { registry, who } => (registry, Happened::Forgave { door: door(who) }),
-        Step::Pass { registry, who } => (registry, Happened::Passed { door: door(who) }),
+        Step::ConnectionGuard { registry, who } => (registry, Happened::Passed { door: door(who) }),
         Step::Wait(_) | Step::Back(_) => return None,
     };
     Some(Note { at, registry: BOOKS[registry].into(), event })

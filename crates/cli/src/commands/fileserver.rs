@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use fileserver::{self, FilesSettings};
 use net::secret::TokenHash;
-use runtime::door::Doors;
+use runtime::admission::Admission;
 use runtime::lists::{self, ListPart, ListSource};
 use runtime::run::Run;
 
@@ -39,11 +39,11 @@ pub(crate) fn run(args: &FilesArgs, given: &Given) -> Done {
     crate::block_on(async move {
         let run = Run::new(drain);
         run.follow_signals()?;
-        let doors = Doors::new();
-        lists::keep(&run, &doors, sources, None)?;
-        server::say_unreachable(&doors.view(), &fileserver::SERVICE, listen.ip(), "--addr 0.0.0.0");
+        let admission = Admission::new();
+        lists::keep(&run, &admission, sources, None)?;
+        server::say_unreachable(&admission.view(), &fileserver::SERVICE, listen.ip(), "--addr 0.0.0.0");
         let ready = run.not_ready("file server");
-        let handle = fileserver::start(settings, doors, &run).await?;
+        let handle = fileserver::start(settings, admission, &run).await?;
         let host = if handle.addr.ip().is_unspecified() {
             net::sockets::own_address().unwrap_or(IpAddr::from([127, 0, 0, 1]))
         } else {

@@ -62,7 +62,7 @@ pub(crate) fn say_wide(trusted: &AddrSet, switch: &str, notes: &Notes) {
     }
 }
 
-/// The lists at the doors of an edge, by flags, variables and file.
+/// The lists at the admission of an edge, by flags, variables and file.
 ///
 /// # Errors
 /// A bad entry, or a list of the gate that the file does not have, with flag and column or file and line.
@@ -140,7 +140,7 @@ fn none_stands_alone(parts: &[ListPart], place: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every `list:NAME` at the doors names a list that the file has.
+/// Every `list:NAME` at the admission names a list that the file has.
 ///
 /// # Errors
 /// The first that does not, with its line.

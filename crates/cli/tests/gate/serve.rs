@@ -1,4 +1,4 @@
-//! The gate inside `serve --config`: its lists at the tunnel's doors, its teachers and enforcers, its commands, and a
+//! The gate inside `serve --config`: its lists at the tunnel's admission, its teachers and enforcers, its commands, and a
 //! configuration that is read again.
 
 use std::io::{Read, Write};
@@ -41,7 +41,7 @@ fn mirror(at: SocketAddr, xff: &str) {
     assert_eq!(request(at, "GET", "/any/path", &[("X-Forwarded-For", xff)]), (200, "OK".to_string()));
 }
 
-/// An edge for HTTP and one TCP port whose doors take the gate's list, and a client that serves both from a site that
+/// An edge for HTTP and one TCP port whose admission take the gate's list, and a client that serves both from a site that
 /// never stops sending at `/slow`.
 struct Edge {
     serve: Serve,
@@ -112,7 +112,7 @@ fn a_proof_given_to_the_gate_opens_the_tunnel_and_its_end_cuts_it() {
     if peers::need("curl").is_none() {
         return;
     }
-    let dir = Dir::new("doors");
+    let dir = Dir::new("admission");
     let e = edge(&dir, LISTS);
     let at = e.serve.at("mirrored requests for `family`");
     // Before the proof nobody gets in, beside the static entries on the port.

@@ -13,7 +13,7 @@ use addr::Addr;
 use anyhow::anyhow;
 
 use super::Verbs;
-use crate::door::Doors;
+use crate::admission::Admission;
 use crate::hint::{self, Hinted};
 use crate::lists::Lists;
 use crate::run::Run;
@@ -24,19 +24,19 @@ pub fn edge_socket(data_dir: &Path, control_port: u16) -> PathBuf {
     data_dir.join(format!("edge-{control_port}.sock"))
 }
 
-/// Who stands behind an address on a list at the doors: the grants of the gate. Nobody where there is no gate.
+/// Who stands behind an address on a list at the admission: the grants of the gate. Nobody where there is no gate.
 pub type Behind = Arc<dyn Fn(&str, Addr) -> gate::Behind + Send + Sync>;
 
 /// The verbs every edge has; `status` is what the edge says of itself.
 #[must_use]
 pub fn edge_verbs(
     run: &Run,
-    doors: &Arc<Doors>,
+    admission: &Arc<Admission>,
     lists: &Lists,
     behind: Option<Behind>,
     status: impl Fn() -> EdgeStatus + Send + Sync + 'static,
 ) -> Verbs {
-    let (for_explain, for_lists) = (doors.clone(), doors.clone());
+    let (for_explain, for_lists) = (admission.clone(), admission.clone());
     let (explained, listed, doctored) = (lists.clone(), lists.clone(), lists.clone());
     reload_verbs(Verbs::default(), run)
         .handle(move |call: Explain| {
@@ -123,8 +123,8 @@ fn judged(view: &View, behind: Option<&Behind>, list: Option<ListId>, addr: Addr
     }
 }
 
-fn lists_verb(doors: &Doors, files: &Lists) -> ListsInForce {
-    let view = doors.view();
+fn lists_verb(admission: &Admission, files: &Lists) -> ListsInForce {
+    let view = admission.view();
     let contents = |l: &access::List| ListContents {
         name: l.name.clone(),
         source: l.source.clone(),
@@ -133,7 +133,7 @@ fn lists_verb(doors: &Doors, files: &Lists) -> ListsInForce {
     };
     ListsInForce {
         generation: view.generation,
-        inside: doors.inside(),
+        inside: admission.inside(),
         lists: view.lists().iter().map(contents).collect(),
         files: files.freshness(),
     }

@@ -1,4 +1,4 @@
-//! Host names on lists of the doors: `dns:home.example.net`. In: the names that the lists in force hold, the system's
+//! Host names on lists of the admission: `dns:home.example.net`. In: the names that the lists in force hold, the system's
 //! name servers. Out: their addresses, and a word when they change. When to ask is `access::names`'s rule; what a name
 //! server says of private addresses does not count, since the one who owns the name would let in whom he cannot know.
 

@@ -28,8 +28,8 @@ use super::super::settings::EdgeToken;
 use super::super::upgrade::{self, Answer, H_CLIENT, H_LINK, H_SESSION, LinkKind, RequestHead};
 use super::sessions::EdgeSession;
 use super::{Edge, owners, say};
+use runtime::admission::ConnectionGuard;
 use runtime::answer::Media;
-use runtime::door::Pass;
 
 /// TLS, the request and the hello must be there by then.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -96,8 +96,8 @@ enum Became {
 
 /// What lets a client in: the plane's list, and its token's if that has one.
 struct Passes {
-    plane: Pass,
-    token: Option<Pass>,
+    plane: ConnectionGuard,
+    token: Option<ConnectionGuard>,
 }
 
 impl Passes {
@@ -115,12 +115,12 @@ impl Passes {
         };
         tokio::select! {
             () = self.plane.cut() => self.plane.why(),
-            () = token => self.token.as_ref().map_or_else(String::new, Pass::why),
+            () = token => self.token.as_ref().map_or_else(String::new, ConnectionGuard::why),
         }
     }
 }
 
-async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Option<Pass>, place: Slot) {
+async fn serve(edge: Arc<Edge>, socket: TcpStream, peer: SocketAddr, pass: Option<ConnectionGuard>, place: Slot) {
     net::sockets::tune_link(&socket);
     let became = match tokio::time::timeout(HANDSHAKE, begin(&edge, socket, peer, pass, place)).await {
         Err(_) => {
@@ -189,7 +189,7 @@ async fn begin(
     edge: &Arc<Edge>,
     socket: TcpStream,
     peer: SocketAddr,
-    pass: Option<Pass>,
+    pass: Option<ConnectionGuard>,
     mut place: Slot,
 ) -> Result<Became> {
     let mut link = match edge.tls() {
@@ -288,7 +288,7 @@ fn judge_behind_proxy(
     edge: &Edge,
     head: &RequestHead,
     peer: SocketAddr,
-) -> Result<Pass, (StatusCode, RejectCode, String)> {
+) -> Result<ConnectionGuard, (StatusCode, RejectCode, String)> {
     let xff: Vec<&[u8]> = head.values("x-forwarded-for").collect();
     let forwarded: Vec<&[u8]> = head.values("forwarded").collect();
     let settings = edge.settings();

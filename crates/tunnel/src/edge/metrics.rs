@@ -39,7 +39,7 @@ impl Edge {
         out.one(&TOKENS_REFUSED, get(&self.stats.tokens_refused));
         out.one(&TCP_CONNECTIONS, get(&self.stats.tcp_visitors));
         out.one(&TCP_REFUSED, get(&self.stats.tcp_refused));
-        out.one(&ADMITTED, self.doors.inside());
+        out.one(&ADMITTED, self.admission.inside());
         out.one(&STREAMS, sessions.iter().map(|s| s.streams() as u64).sum::<u64>());
         if let Some(plane) = self.plane.get() {
             plane.stats().expose(&mut out);

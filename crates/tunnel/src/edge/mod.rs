@@ -39,7 +39,7 @@ use self::routes::Table;
 use self::tokens::Tokens;
 use super::http::{HttpPlane, HttpSettings};
 use super::settings::{EdgeSettings, EdgeTls};
-use runtime::door::{Door, Doors};
+use runtime::admission::{AccessGuard, Admission};
 use runtime::hint::Hinted;
 use runtime::run::Run;
 
@@ -63,8 +63,8 @@ pub struct EdgeHandle {
 pub(super) struct Edge {
     /// The settings in force.
     settings: watch::Sender<Arc<EdgeSettings>>,
-    doors: Arc<Doors>,
-    control_door: Door,
+    admission: Arc<Admission>,
+    control_door: AccessGuard,
     planes: Mutex<Planes>,
     run: Run,
     tls: RwLock<Option<Arc<ServerConfig>>>,
@@ -171,7 +171,7 @@ fn handshakes(files: usize) -> Limits {
 ///
 /// # Errors
 /// A certificate cannot be made or read, an address cannot be bound.
-pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Result<EdgeHandle> {
+pub async fn start(settings: EdgeSettings, admission: Arc<Admission>, run: &Run) -> Result<EdgeHandle> {
     let Loaded { tls, fingerprint, name, needs_root, digest } = load_tls(&settings.tls)?;
     let control = listen("control plane", settings.control, "clients (--control-addr, --control-port)")?;
     let control_addr = control.local_addr()?;
@@ -180,10 +180,10 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
         Some(addr) => Some(listen("http plane", addr, "visitors (--data-addr, --port)")?),
     };
     let http_addr = http.as_ref().map(Listener::local_addr).transpose()?;
-    let (tokens, _) = Tokens::none().next(&settings.tokens, &doors);
+    let (tokens, _) = Tokens::none().next(&settings.tokens, &admission);
     let settings = Arc::new(settings);
     let edge = Arc::new(Edge {
-        control_door: doors.guard(Service::Control),
+        control_door: admission.guard(Service::Control),
         planes: Mutex::default(),
         table: Table::new(settings.grace),
         ports: ports::Ports::default(),
@@ -200,12 +200,12 @@ pub async fn start(settings: EdgeSettings, doors: Arc<Doors>, run: &Run) -> Resu
         since: Timestamp(runtime::wall()),
         stats: Stats::default(),
         settings: watch::channel(settings.clone()).0,
-        doors,
+        admission,
     });
     let web = Arc::new(web::Web::new(edge.clone()));
     let plane = HttpPlane::new(
         web,
-        edge.doors.clone(),
+        edge.admission.clone(),
         HttpSettings {
             trust: Trust {
                 proxies: settings.trusted_proxies.clone(),
@@ -266,7 +266,7 @@ impl Edge {
         EdgeStatus {
             info,
             clients: self.table.sessions().iter().map(|s| s.status()).collect(),
-            list_generation: self.doors.view().generation,
+            list_generation: self.admission.view().generation,
             visitors: self.visitors.taken(),
         }
     }

@@ -25,7 +25,7 @@ use super::super::relay::relay;
 use super::super::settings::TcpPlane;
 use super::super::stream::Stream;
 use super::{Edge, PRIVILEGED, say};
-use runtime::door::{Door, Pass};
+use runtime::admission::{AccessGuard, ConnectionGuard};
 
 /// A port stays bound this long before it is looked at as unused: a session is joined right after its ports are open.
 const OPEN_GRACE: Duration = Duration::from_secs(5);
@@ -73,7 +73,7 @@ pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
     open.insert(port, Opened { close: close.clone(), at: std::time::Instant::now() });
     drop(open);
     info!(plane = "tcp", addr = %at, "listening");
-    let door = edge.doors.guard(Service::Port(port));
+    let door = edge.admission.guard(Service::Port(port));
     let edge = edge.clone();
     let run = edge.run.clone();
     run.spawn("tcp port", async move {
@@ -108,7 +108,7 @@ pub(super) fn close_if(edge: &Edge, closed: impl Fn(u16) -> bool) {
     });
 }
 
-async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &Door, close: &CancellationToken) {
+async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &AccessGuard, close: &CancellationToken) {
     let mut over = pin!(async {
         close.run_until_cancelled(edge.run.stopping()).await;
     });
@@ -148,13 +148,13 @@ struct Visit {
     port: u16,
     /// The visitor, or its balancer until the PROXY line is read.
     peer: SocketAddr,
-    door: Door,
+    door: AccessGuard,
     /// Its place, counted for whoever it is.
     slot: Slot,
 }
 
 impl Visit {
-    async fn serve(mut self, socket: TcpStream, pass: Option<Pass>) {
+    async fn serve(mut self, socket: TcpStream, pass: Option<ConnectionGuard>) {
         sockets::tune(&socket);
         let pass = match pass {
             Some(pass) => pass,
@@ -211,7 +211,7 @@ impl Visit {
     }
 
     /// Reads the balancer's PROXY line and judges the visitor that it names.
-    async fn behind_balancer(&mut self, socket: &TcpStream) -> Option<Pass> {
+    async fn behind_balancer(&mut self, socket: &TcpStream) -> Option<ConnectionGuard> {
         let version = self.edge.settings().lb_proxy_protocol?;
         match balancer::take_line(socket, version).await {
             Ok(source) => self.peer = source.unwrap_or(self.peer),

@@ -85,7 +85,7 @@ impl EdgeHandle {
         let before = edge.settings();
         let next = Arc::new(settings);
         let mut changed = Vec::new();
-        let (tokens, difference) = edge.tokens.read().next(&next.tokens, &edge.doors);
+        let (tokens, difference) = edge.tokens.read().next(&next.tokens, &edge.admission);
         // In force before anybody inside is looked at: who comes in from here on is judged by them.
         *edge.tokens.write() = Arc::new(tokens);
         edge.settings.send_replace(next.clone());

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use access::Service;
-use runtime::door::{Door, Doors};
+use runtime::admission::{AccessGuard, Admission};
 
 use super::super::settings::{EdgeToken, Rights};
 
@@ -16,7 +16,7 @@ pub(super) struct Known {
     pub(super) id: usize,
     pub(super) token: EdgeToken,
     /// Its own door, if it has a list of its own.
-    pub(super) door: Option<Door>,
+    pub(super) door: Option<AccessGuard>,
 }
 
 /// All of them.
@@ -41,10 +41,10 @@ impl Tokens {
     }
 
     /// These, where the ones that were there before keep their numbers.
-    pub(super) fn next(&self, tokens: &[EdgeToken], doors: &Arc<Doors>) -> (Tokens, Difference) {
+    pub(super) fn next(&self, tokens: &[EdgeToken], admission: &Arc<Admission>) -> (Tokens, Difference) {
         let (mut all, mut next, mut difference) = (Vec::new(), self.next, Difference::default());
         for token in tokens {
-            let door = token.guarded.then(|| doors.guard(Service::Token(token.name.clone())));
+            let door = token.guarded.then(|| admission.guard(Service::Token(token.name.clone())));
             let before = self.all.iter().find(|k| k.token.name == token.name && k.token.hash == token.hash);
             let id = match before {
                 Some(known) => {
@@ -114,24 +114,24 @@ mod tests {
 
     #[test]
     fn a_token_keeps_its_number_as_long_as_its_name_and_secret_stay() {
-        let doors = Doors::new();
+        let admission = Admission::new();
         let token = |name: &str, secret: &str| EdgeToken::all(name, TokenHash::of(secret));
-        let (first, said) = Tokens::none().next(&[token("a", "1"), token("b", "2")], &doors);
+        let (first, said) = Tokens::none().next(&[token("a", "1"), token("b", "2")], &admission);
         assert_eq!(said.added, ["a", "b"]);
         let id = |tokens: &Tokens, secret: &str| tokens.proved(secret).map(|k| k.id);
         let (a, b) = (id(&first, "1").unwrap(), id(&first, "2").unwrap());
         let narrow =
             EdgeToken { rights: Rights { ports: Some("22".parse().unwrap()), hosts: None }, ..token("b", "2") };
-        let (next, said) = first.next(&[token("c", "3"), narrow, token("a", "new")], &doors);
+        let (next, said) = first.next(&[token("c", "3"), narrow, token("a", "new")], &admission);
         assert_eq!(said.words().unwrap(), "tokens: `c` added, `b`, `a` changed");
         assert_eq!(id(&next, "2"), Some(b), "other rights, the same token");
         assert_eq!((id(&next, "1"), next.get(a).is_none()), (None, true), "the old secret proves nothing");
         let fresh = [id(&next, "3").unwrap(), id(&next, "new").unwrap()];
         assert!(!fresh.contains(&a) && !fresh.contains(&b) && fresh[0] != fresh[1]);
         assert_eq!(next.rights(a).hosts, Some(Vec::new()), "who is gone may publish nothing");
-        let (last, said) = next.next(&[token("b", "2")], &doors);
+        let (last, said) = next.next(&[token("b", "2")], &admission);
         assert_eq!(said.words().unwrap(), "tokens: `c`, `a` removed, `b` changed");
         assert!(last.proved("").is_none() && last.proved("3").is_none());
-        assert_eq!(last.next(&[token("b", "2")], &doors).1.words(), None);
+        assert_eq!(last.next(&[token("b", "2")], &admission).1.words(), None);
     }
 }

@@ -34,8 +34,8 @@ use super::page::Page;
 use super::pool::{Idle, Pool};
 use super::serve::{KEEP_ALIVE, find, misunderstood, open, too_much};
 use super::{HttpPlane, Router, Speaks, Target, Visitor, VisitorIo};
+use runtime::admission::ConnectionGuard;
 use runtime::answer;
-use runtime::door::Pass;
 
 /// Streams that a visitor may have open at once, each with a connection to an upstream: the least that RFC 9113,
 /// section 6.5.2, recommends. nginx allows 128.
@@ -704,7 +704,12 @@ impl<R> Drop for Owed<R> {
 }
 
 impl<R: Router> Guarded<R> {
-    fn new(body: Incoming, pass: Arc<Pass>, counter: Counter<R>, answer_on: Option<Arc<Link<R>>>) -> Guarded<R> {
+    fn new(
+        body: Incoming,
+        pass: Arc<ConnectionGuard>,
+        counter: Counter<R>,
+        answer_on: Option<Arc<Link<R>>>,
+    ) -> Guarded<R> {
         let cut = Box::pin(async move { pass.cut().await });
         Guarded { body, cut, counter, keep: None, ticket: None, owed: answer_on.map(Owed::new) }
     }

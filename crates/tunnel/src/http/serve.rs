@@ -23,7 +23,7 @@ use super::pool::{Upstream, was_gone};
 use super::pump::Side;
 use super::stats::{Counted, HostStats};
 use super::{End, HttpPlane, Router, Speaks, Target, Visitor, VisitorIo};
-use runtime::door::Pass;
+use runtime::admission::ConnectionGuard;
 
 /// How long a head may take from its first byte, and the first head from accept.
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
@@ -70,7 +70,7 @@ pub(super) struct Conn<'p, R, S> {
 struct Held {
     host: String,
     addr: Addr,
-    pass: Pass,
+    pass: ConnectionGuard,
 }
 
 /// What is left of a connection after a request.
@@ -239,7 +239,7 @@ impl<'p, R: Router, S: VisitorIo> Conn<'p, R, S> {
     }
 
     /// Lets the visitor in to the host, or says why not.
-    fn pass(&mut self, request: &Request) -> Result<Pass, Refusal> {
+    fn pass(&mut self, request: &Request) -> Result<ConnectionGuard, Refusal> {
         match self.held.take() {
             Some(held) if held.addr == request.visitor && held.host == request.host && !held.pass.is_cut() => {
                 Ok(held.pass)

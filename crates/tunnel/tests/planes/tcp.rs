@@ -8,7 +8,7 @@ use std::time::Duration;
 use access::{List, ViewBuilder};
 use addr::{AddrSet, parse_list};
 use net::secret::{Secret, TokenHash};
-use runtime::door::Doors;
+use runtime::admission::Admission;
 use runtime::run::Run;
 use stage::{Dir, ports};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,7 +20,7 @@ use tunnel_proto::upstream::{PortRanges, Upstream, UpstreamAsk, UpstreamTo};
 
 struct World {
     run: Run,
-    doors: Arc<Doors>,
+    admission: Arc<Admission>,
     edge: EdgeHandle,
     port: u16,
 }
@@ -54,8 +54,8 @@ fn client_settings(edge: &EdgeHandle, port: u16, upstream: SocketAddr) -> Client
 }
 
 async fn world(tls: bool, upstream: SocketAddr) -> World {
-    let doors = Doors::new();
-    doors.publish(view(1, "127.0.0.0/8"));
+    let admission = Admission::new();
+    admission.publish(view(1, "127.0.0.0/8"));
     let run = Run::new(Duration::from_secs(1));
     let dir = Dir::new("tunnel");
     let settings = EdgeSettings {
@@ -74,11 +74,11 @@ async fn world(tls: bool, upstream: SocketAddr) -> World {
         max_visitors: 10_000,
         max_visitors_per_source: 10_000,
     };
-    let edge = edge::start(settings, doors.clone(), &run).await.unwrap();
+    let edge = edge::start(settings, admission.clone(), &run).await.unwrap();
     let port = ports::free();
     client::start(client_settings(&edge, port, upstream), &run).await.unwrap();
     edge.published().await;
-    World { run, doors, edge, port }
+    World { run, admission, edge, port }
 }
 
 /// Echoes until end of stream, then says how many bytes it saw and ends.
@@ -188,7 +188,7 @@ async fn who_is_no_longer_on_the_list_is_cut_and_the_others_notice_nothing() {
     assert!(ok);
     let (mut goes, ok) = dial("127.0.0.3").await;
     assert!(ok);
-    assert_eq!(w.doors.publish(view(2, "127.0.0.2")), 1);
+    assert_eq!(w.admission.publish(view(2, "127.0.0.2")), 1);
     let mut buf = [0; 16];
     let cut = tokio::time::timeout(Duration::from_secs(1), goes.read(&mut buf)).await.expect("cut within a second");
     assert!(cut.is_err(), "cut is a reset, not an end: {cut:?}");

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use access::{List, ViewBuilder};
-use runtime::door::Doors;
+use runtime::admission::Admission;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::time::Instant;
 use tunnel::http::{HttpPlane, Io, Opening, Router, Speaks, Target, Visitor, VisitorIo, serve_connection};
@@ -78,11 +78,11 @@ impl Router for Odd {
 }
 
 fn visit() -> DuplexStream {
-    let doors = Doors::new();
+    let admission = Admission::new();
     let mut view = ViewBuilder::default();
     view.add(List { name: "data".into(), set: set("127.0.0.1"), source: "test".into() });
-    doors.publish(view.build(1));
-    let plane = HttpPlane::new(Arc::new(Odd), doors, settings(set("")));
+    admission.publish(view.build(1));
+    let plane = HttpPlane::new(Arc::new(Odd), admission, settings(set("")));
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     tokio::spawn(async move { serve_connection(&plane, Memory(theirs), "127.0.0.1:1".parse().unwrap()).await });
     ours
@@ -170,8 +170,8 @@ async fn an_answer_may_take_long_but_not_for_a_visitor_that_left() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_takes_little_memory() {
-    let doors = Doors::new();
-    let plane = HttpPlane::new(Arc::new(Odd), doors, settings(set("")));
+    let admission = Admission::new();
+    let plane = HttpPlane::new(Arc::new(Odd), admission, settings(set("")));
     let (_, theirs) = tokio::io::duplex(1024);
     let serving = serve_connection(&plane, Memory(theirs), "127.0.0.1:1".parse().unwrap());
     let size = size_of_val(&serving);

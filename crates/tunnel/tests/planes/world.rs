@@ -19,7 +19,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use runtime::door::Doors;
+use runtime::admission::Admission;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tunnel::http::{HttpPlane, HttpSettings, Io, Router, Speaks, Target, Visitor, serve_connection};
@@ -89,7 +89,7 @@ impl Router for Fixed {
 /// A running plane.
 pub struct World {
     pub addr: SocketAddr,
-    pub doors: Arc<Doors>,
+    pub admission: Arc<Admission>,
     pub router: Arc<Fixed>,
     pub plane: Arc<HttpPlane<Fixed>>,
 }
@@ -115,8 +115,8 @@ impl World {
         let mut router = Fixed { routes, ..Fixed::default() };
         change(&mut router);
         let router = Arc::new(router);
-        let doors = Doors::new();
-        let plane = HttpPlane::new(router.clone(), doors.clone(), settings);
+        let admission = Admission::new();
+        let plane = HttpPlane::new(router.clone(), admission.clone(), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let serving = plane.clone();
@@ -128,7 +128,7 @@ impl World {
                 tokio::spawn(async move { serve_connection(&plane, stream, peer).await });
             }
         });
-        let world = World { addr, doors, router, plane };
+        let world = World { addr, admission, router, plane };
         world.publish(lists);
         world
     }
@@ -138,7 +138,7 @@ impl World {
         for (name, text) in lists {
             view.add(List { name: name.to_string(), set: set(text), source: "test".into() });
         }
-        self.doors.publish(view.build(self.doors.view().generation + 1))
+        self.admission.publish(view.build(self.admission.view().generation + 1))
     }
 
     pub fn opened(&self) -> usize {

@@ -140,7 +140,7 @@ fn a_client_without_a_pin_refuses_and_shows_how_to_pin() {
     assert_eq!(client.process.wait(Duration::from_secs(20)).unwrap().code(), Some(1), "{}", client.process.output());
 }
 
-/// Bytes of every kind at every door; the doors stay open for the others.
+/// Bytes of every kind at every door; the admission stay open for the others.
 #[test]
 fn garbage_before_the_upgrade() {
     let site = Upstream::site("private");

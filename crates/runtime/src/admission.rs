@@ -1,5 +1,5 @@
-//! Doors: every connection that is judged by address passes one. In: the current view (a `watch`) and visitors.
-//! Out: a `Pass` for as long as the visitor may stay; when the view changes every pass is asked again, and who is no
+//! Admission: every connection that is judged by address passes one. In: the current view (a `watch`) and visitors.
+//! Out: a `ConnectionGuard` for as long as the visitor may stay; when the view changes every pass is asked again, and who is no
 //! longer allowed is cut.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +10,8 @@ use addr::Addr;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-/// All doors of one process: the view they judge by and everyone who is inside.
-pub struct Doors {
+/// All admission of one process: the view they judge by and everyone who is inside.
+pub struct Admission {
     view: watch::Sender<Arc<View>>,
     /// Told of everyone who passes; nobody is, unless asked for.
     passed: OnceLock<Passed>,
@@ -21,23 +21,23 @@ pub struct Doors {
 
 type Passed = Box<dyn Fn(Addr) + Send + Sync>;
 
-impl std::fmt::Debug for Doors {
+impl std::fmt::Debug for Admission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Doors").field("generation", &self.view().generation).finish_non_exhaustive()
+        f.debug_struct("Admission").field("generation", &self.view().generation).finish_non_exhaustive()
     }
 }
 
-/// One door: the doors and the service behind it.
+/// One door: the admission and the service behind it.
 #[derive(Debug, Clone)]
-pub struct Door {
-    doors: Arc<Doors>,
+pub struct AccessGuard {
+    admission: Arc<Admission>,
     service: Arc<Service>,
 }
 
 /// A visitor who was let in. Dropping it says that the visitor left.
 #[derive(Debug)]
-pub struct Pass {
-    doors: Arc<Doors>,
+pub struct ConnectionGuard {
+    admission: Arc<Admission>,
     entry: Arc<Entry>,
     shard: usize,
     slot: usize,
@@ -62,18 +62,18 @@ struct Entry {
     wake: Notify,
 }
 
-impl Doors {
-    /// Doors without a view: everybody is refused until [`Doors::publish`].
+impl Admission {
+    /// Admission without a view: everybody is refused until [`Admission::publish`].
     #[must_use]
-    pub fn new() -> Arc<Doors> {
+    pub fn new() -> Arc<Admission> {
         let (view, _) = watch::channel(Arc::new(View::default()));
-        Arc::new(Doors { view, passed: OnceLock::new(), inside: std::array::from_fn(|_| Mutex::default()) })
+        Arc::new(Admission { view, passed: OnceLock::new(), inside: std::array::from_fn(|_| Mutex::default()) })
     }
 
     /// The door of a service, guarded by its list. Where there is none, nobody passes.
     #[must_use]
-    pub fn guard(self: &Arc<Doors>, service: Service) -> Door {
-        Door { doors: self.clone(), service: Arc::new(service) }
+    pub fn guard(self: &Arc<Admission>, service: Service) -> AccessGuard {
+        AccessGuard { admission: self.clone(), service: Arc::new(service) }
     }
 
     /// The current view.
@@ -133,12 +133,12 @@ impl Doors {
     }
 }
 
-impl Door {
+impl AccessGuard {
     /// Judges a visitor and notes that it is inside.
     ///
     /// # Errors
     /// Why it must not pass.
-    pub fn admit(&self, addr: Addr) -> Result<Pass, Refusal> {
+    pub fn admit(&self, addr: Addr) -> Result<ConnectionGuard, Refusal> {
         let entry = Arc::new(Entry {
             addr,
             service: self.service.clone(),
@@ -147,23 +147,23 @@ impl Door {
             wake: Notify::new(),
         });
         let shard = Arc::as_ptr(&entry) as usize / size_of::<Entry>() % SHARDS;
-        let slot = self.doors.inside[shard].lock().insert(entry.clone());
-        let pass = Pass { doors: self.doors.clone(), entry, shard, slot };
+        let slot = self.admission.inside[shard].lock().insert(entry.clone());
+        let pass = ConnectionGuard { admission: self.admission.clone(), entry, shard, slot };
         // Judged after it is noted: a view published in between is seen either here or by `publish`.
         {
-            let view = self.doors.view.borrow();
+            let view = self.admission.view.borrow();
             if let Verdict::Refuse(why) = view.judge(&self.service, addr) {
                 return Err(Refusal { addr, service: self.service.clone(), why, view: view.clone() });
             }
         }
-        if let Some(tell) = self.doors.passed.get() {
+        if let Some(tell) = self.admission.passed.get() {
             tell(addr);
         }
         Ok(pass)
     }
 }
 
-impl Pass {
+impl ConnectionGuard {
     /// Who passed.
     #[must_use]
     pub fn addr(&self) -> Addr {
@@ -196,9 +196,9 @@ impl Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.doors.inside[self.shard].lock().remove(self.slot);
+        self.admission.inside[self.shard].lock().remove(self.slot);
     }
 }
 
