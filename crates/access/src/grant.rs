@@ -25,7 +25,7 @@ pub enum Evidence {
     Node,
     /// A host name that resolves to it.
     Dns,
-    /// An earlier gate's file, taken over: what it learnt is known, on what proof is not.
+    /// An earlier gate's file, taken over: what it learned is known, on what proof is not.
     Earlier,
     /// A person with the command line.
     Manual,

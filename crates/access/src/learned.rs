@@ -69,7 +69,7 @@ impl LearnedEntries {
         self.len
     }
 
-    /// True if nothing is learnt.
+    /// True if nothing is learned.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -55,7 +55,7 @@ pub fn seen_step(idle: Option<u64>) -> u64 {
 }
 
 impl Ledger {
-    /// A ledger with these lists and no grants. `own`: addresses of this machine, which are never learnt.
+    /// A ledger with these lists and no grants. `own`: addresses of this machine, which are never learned.
     #[must_use]
     pub fn new(lists: impl IntoIterator<Item = (String, Rules)>, own: AddrSet) -> Ledger {
         let lists = lists.into_iter().map(|(name, rules)| (name, Page::new(rules))).collect();
@@ -262,7 +262,7 @@ impl Ledger {
         self.now
     }
 
-    /// The addresses that are never learnt because they are this machine's own.
+    /// The addresses that are never learned because they are this machine's own.
     #[must_use]
     pub fn own(&self) -> &AddrSet {
         &self.own

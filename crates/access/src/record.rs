@@ -242,7 +242,7 @@ mod tests {
             r#"{"id":8,"list":"family","prefix":"2001:db8::/64","evidence":"manual","given_at":1,"seen_at":1,"pinned":true}"#,
         );
         assert_eq!((g.strength(), g.ends_at()), (Strength::Pinned, None));
-        // What an earlier gate had learnt outranks no proof.
+        // What an earlier gate had learned outranks no proof.
         let g = read(
             r#"{"id":9,"list":"family","prefix":"203.0.113.9","principal":"taken over from the earlier file","evidence":"manual","given_at":1,"seen_at":1,"until":99}"#,
         );

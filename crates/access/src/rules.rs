@@ -17,7 +17,7 @@ pub enum Evict {
 /// What holds for one list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// At most so many learnt grants; guests, names' addresses, static and pinned entries do not count. `None`: no limit.
+    /// At most so many learned grants; guests, names' addresses, static and pinned entries do not count. `None`: no limit.
     pub max: Option<usize>,
     /// At most so many guests of share links. `None`: no limit.
     pub guests: Option<usize>,
@@ -27,10 +27,10 @@ pub struct Rules {
     pub ttl: Option<u64>,
     /// Seconds from the latest sign of life (proof or admitted request) to the end. `None`: silence ends nothing.
     pub idle: Option<u64>,
-    /// Width of a learnt IPv4 prefix in bits, 1 to 32: less than 32 for carriers whose customers change their address
+    /// Width of a learned IPv4 prefix in bits, 1 to 32: less than 32 for carriers whose customers change their address
     /// within a pool from one connection to the next.
     pub v4_width: u8,
-    /// Width of a learnt IPv6 prefix in bits, 1 to 128.
+    /// Width of a learned IPv6 prefix in bits, 1 to 128.
     pub v6_width: u8,
     /// Learn from private, loopback, link-local, CGN and unique local addresses too.
     pub learn_private: bool,

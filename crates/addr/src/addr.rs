@@ -91,7 +91,7 @@ impl Addr {
     }
 
     /// True for an address of one's own surroundings: private, loopback, link-local, CGN, unique local, unspecified.
-    /// Nothing is learnt from these unless asked to.
+    /// Nothing is learned from these unless asked to.
     #[must_use]
     pub fn is_private(self) -> bool {
         match self.0 {

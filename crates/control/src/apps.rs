@@ -1,5 +1,5 @@
-//! What app connectors have learnt. In: their own word, asked over their map streams, and what the names answer now.
-//! Out: learnt addresses in the registry, which go when their name stops answering with them.
+//! What app connectors have learned. In: their own word, asked over their map streams, and what the names answer now.
+//! Out: learned addresses in the registry, which go when their name stops answering with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -53,7 +53,7 @@ const UNSENT: usize = 256 * 1024;
 /// What a channel of a machine without a node may hold, requests of several streams and buffers included, in bytes
 /// (75 KiB were seen with all windows full).
 const STRANGER_BYTES: usize = 128 * 1024;
-/// Its bounds in HTTP/2: it registers, and waits. The connection's window can not be smaller than that (RFC 9113,
+/// Its bounds in HTTP/2: it registers, and waits. The connection's window cannot be smaller than that (RFC 9113,
 /// section 6.9.2).
 const STRANGER_AT_ONCE: u32 = 6;
 const STRANGER_WINDOW: u32 = 32 * 1024;
@@ -81,7 +81,7 @@ pub(super) fn upgrade(
             warn!(
                 held_back,
                 %peer,
-                "a client can not connect: its request came by {peer} without `Upgrade: {PROTOCOL}` and `Connection: upgrade`; \
+                "a client cannot connect: its request came by {peer} without `Upgrade: {PROTOCOL}` and `Connection: upgrade`; \
                  if that is your proxy, let it pass both on, as for WebSockets (nginx: `proxy_http_version 1.1`, \
                  `proxy_set_header Upgrade $http_upgrade`, `proxy_set_header Connection upgrade`)"
             );

@@ -189,7 +189,7 @@ async fn respond(state: &Arc<ControlState>, peer: Addr, request: Request<Incomin
     response
 }
 
-/// The client's address, behind proxies that are trusted; `None` if their headers can not be believed.
+/// The client's address, behind proxies that are trusted; `None` if their headers cannot be believed.
 fn visitor(state: &ControlState, peer: Addr, headers: &HeaderMap) -> Option<Addr> {
     let all = |name: &str| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     match access::visitor::trace(peer, &all("x-forwarded-for"), &all("forwarded"), &state.trusted) {

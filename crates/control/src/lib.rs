@@ -99,7 +99,7 @@ pub struct Control {
 /// Opens the store and starts everything.
 ///
 /// # Errors
-/// The data directory can not be used, an address can not be had, or the policy is refused; nothing was left running
+/// The data directory cannot be used, an address cannot be had, or the policy is refused; nothing was left running
 /// that matters.
 pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Control> {
     let not_ready = run.not_ready("control");
@@ -143,7 +143,7 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
 /// Opens the server's store in a data directory.
 ///
 /// # Errors
-/// It can not be used; says why and what to do.
+/// It cannot be used; says why and what to do.
 pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
     let store = Sqlite::open(&data_dir.join("control.db")).map_err(|e| {
         let hint = match &e {
@@ -156,7 +156,7 @@ pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
             StoreError::Damaged(_) => "put a backup in its place; a new file would forget every node",
             _ => "see the message above",
         };
-        Hinted::error(format!("the coordination server's store can not be opened: {e}"), hint)
+        Hinted::error(format!("the coordination server's store cannot be opened: {e}"), hint)
     })?;
     store.warnings().iter().for_each(|w| warn!("{w}"));
     Ok(store)

@@ -34,12 +34,12 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 const BODY: usize = 512 * 1024;
 /// The same of a machine that nobody knows yet: its host and its key fit.
 const BODY_OF_STRANGER: usize = 32 * 1024;
-/// Longest answer to a question of ours: thousands of learnt names fit.
+/// Longest answer to a question of ours: thousands of learned names fit.
 const MAX_ANSWER_LEN: usize = 1 << 20;
 /// A request comes at once; who trickles it holds one of few places.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Nobody vouches for a person at this server but its administrator, who is not asked for each login.
-const NO_CHECK: &str = "this server can not confirm logins; ask for a rule with the action `accept`\r\n";
+const NO_CHECK: &str = "this server cannot confirm logins; ask for a rule with the action `accept`\r\n";
 /// How long a client waits for a person before it is told to ask again, shorter than proxies' patience.
 const FOLLOWUP: Duration = Duration::from_secs(50);
 

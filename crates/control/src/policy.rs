@@ -66,7 +66,7 @@ pub(super) async fn follow(registry: &RegistryHandle, file: &Path) -> anyhow::Re
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(file).with_context(|| format!("the policy {} can not be read", file.display()))
+    std::fs::read_to_string(file).with_context(|| format!("the policy {} cannot be read", file.display()))
 }
 
 fn refused(file: &Path, why: &Refusal) -> anyhow::Error {

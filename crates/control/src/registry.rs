@@ -52,7 +52,7 @@ impl RegistryHandle {
     /// Reads the store and starts the loop on a thread of its own.
     ///
     /// # Errors
-    /// The store or the audit log can not be read, or hold what this version does not accept.
+    /// The store or the audit log cannot be read, or hold what this version does not accept.
     pub fn start(run: &Run, settings: Settings, store: Arc<dyn Store>, audit: &Path) -> anyhow::Result<RegistryHandle> {
         let opened = owner::open::<Mesh>(store.clone(), audit, Ahead::default())?;
         let now = opened.time.now();
@@ -89,7 +89,7 @@ impl RegistryHandle {
     /// Makes a change of some kind, and waits until it is in force; says how it is kept.
     ///
     /// # Errors
-    /// As for [`RegistryHandle::change`]; what gives nothing is made even if it can not be saved.
+    /// As for [`RegistryHandle::change`]; what gives nothing is made even if it cannot be saved.
     pub async fn make<T: Send + 'static>(
         &self,
         kind: Kind,
@@ -214,7 +214,7 @@ impl State for Mesh {
 }
 
 fn read(registry: &mut Registry, store: &dyn Store, now: u64) -> anyhow::Result<()> {
-    let (entries, _) = store.list("mesh/").context("the store can not be read")?;
+    let (entries, _) = store.list("mesh/").context("the store cannot be read")?;
     for e in entries {
         let Some(saved) = thing(&e.key, &e.value).with_context(|| format!("the entry {} is damaged", e.key))? else {
             continue;

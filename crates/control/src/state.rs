@@ -56,7 +56,7 @@ pub struct ControlState {
     most_held: AtomicUsize,
     /// Channels of each machine, the newest last.
     machines: Mutex<BTreeMap<MachineKey, VecDeque<(u64, CancellationToken)>>>,
-    /// Lines about requests whose headers can not be believed: strangers send them through proxies that pass them on.
+    /// Lines about requests whose headers cannot be believed: strangers send them through proxies that pass them on.
     pub(super) unbelieved: LogBudget,
     /// Lines about proxies that take `Upgrade` out of requests.
     pub(super) no_upgrade: LogBudget,

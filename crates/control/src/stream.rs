@@ -172,7 +172,7 @@ thread_local! {
 /// A message with its length, 32 bits little-endian, before it.
 fn frame(message: &MapResponse, how: How) -> Option<Bytes> {
     HERE.with_borrow_mut(|s| {
-        let framed = s.frame(message, how).map_err(|e| error!("a map can not be written: {e:#}")).ok();
+        let framed = s.frame(message, how).map_err(|e| error!("a map cannot be written: {e:#}")).ok();
         if s.json.capacity() > SCRATCH {
             (s.json, s.packed) = (Vec::new(), Vec::new());
         }

@@ -58,7 +58,7 @@ pub enum Unknown {
     Untrusted(Addr),
     /// A trusted proxy says no address.
     NoAddress(Peer, AddressHeader),
-    /// What it says can not be read.
+    /// What it says cannot be read.
     Unreadable(Peer, TraceError),
 }
 

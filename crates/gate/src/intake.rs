@@ -45,7 +45,7 @@ pub enum Serves {
         /// Where the proxy writes whose certificate it was; `None`: nowhere, and the client's own headers say nothing.
         cert: Option<Cert>,
     },
-    /// Any request on any path is a question: whoever shows a certificate may pass and is learnt.
+    /// Any request on any path is a question: whoever shows a certificate may pass and is learned.
     Learn {
         /// The list.
         list: String,
@@ -300,7 +300,7 @@ async fn learn(state: &GateState, list: &str, cert: Cert, peer: Peer, headers: &
             return state.refuse(&why.to_string());
         }
     };
-    // The certificate opens this site, unless a person said that it does not count; whether its address is learnt beside
+    // The certificate opens this site, unless a person said that it does not count; whether its address is learned beside
     // is another matter.
     let answer = match state.ledger.banned(list, visitor.addr, &who.subject) {
         Some(whom) => state.refuse(&format!("no proof of {whom} counts")),
@@ -343,7 +343,7 @@ impl GateState {
         self.proxies.visitor(peer, headers).inspect_err(|why| self.note((*why).into()))
     }
 
-    /// The address of a visitor whose proof Traefik brings, if it may be learnt.
+    /// The address of a visitor whose proof Traefik brings, if it may be learned.
     fn brought(&self, peer: Peer, headers: &HeaderMap) -> Option<Addr> {
         let visitor = self.visitor(peer, headers).ok()?;
         if let (true, Some(hop)) = (self.traefik_by_peer(), visitor.hop) {
@@ -352,7 +352,7 @@ impl GateState {
         self.learnable(&visitor)
     }
 
-    /// Its address if that may be learnt. If not, that is said.
+    /// Its address if that may be learned. If not, that is said.
     fn learnable(&self, visitor: &Visitor) -> Option<Addr> {
         self.look_at(visitor);
         if let Some(sign) = &visitor.second {
@@ -379,7 +379,7 @@ impl GateState {
         }
     }
 
-    /// True if somebody is banned from this list by name: then whoever shows a certificate whose name can not be read may
+    /// True if somebody is banned from this list by name: then whoever shows a certificate whose name cannot be read may
     /// be that one, since a client chooses itself whether it sends its CA's along. `explain` says it.
     fn hides_its_name(&self, list: &str, addr: Addr, why: NoProof) -> bool {
         let model = &self.ledger.model;

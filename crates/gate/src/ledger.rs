@@ -134,7 +134,7 @@ impl LedgerHandle {
     /// first, as (list, prefix, ttl); given only if the store has never held this gate.
     ///
     /// # Errors
-    /// The store or the audit log can not be read.
+    /// The store or the audit log cannot be read.
     pub fn start(
         run: &Run,
         lists: Vec<(String, Rules)>,
@@ -155,7 +155,7 @@ impl LedgerHandle {
         let mut owner = Owner::new(opened, me);
         owner.begin().map_err(|e| {
             Hinted::error(
-                format!("the gate can not save its grants: {e}"),
+                format!("the gate cannot save its grants: {e}"),
                 "choose a directory that can be written with `--data-dir DIR`",
             )
         })?;
@@ -197,7 +197,7 @@ impl LedgerHandle {
     /// written in the configuration.
     ///
     /// # Errors
-    /// The store can not be read; everything is as it was.
+    /// The store cannot be read; everything is as it was.
     pub async fn relist(&self, lists: Vec<(String, Rules)>) -> Result<String, NotMade> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Lists(lists, reply)).await.map_err(|_| NotMade::Stopping)?;

@@ -59,7 +59,7 @@ pub struct GateSettings {
     pub follows: Vec<Follow>,
     /// How names are asked for.
     pub dns: Dns,
-    /// Addresses of this machine, never learnt.
+    /// Addresses of this machine, never learned.
     pub own: AddrSet,
     /// Which proxies are believed.
     pub proxies: Proxies,
@@ -104,7 +104,7 @@ pub struct Gate {
 /// Opens the store, starts the ledger, the enforcers and the listeners.
 ///
 /// # Errors
-/// The data directory can not be used, or an address can not be had; nothing was left running that matters.
+/// The data directory cannot be used, or an address cannot be had; nothing was left running that matters.
 pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
     let first = settings.clone();
     let not_ready = run.not_ready("gate");
@@ -205,7 +205,7 @@ pub fn own_addresses() -> AddrSet {
 /// Opens the gate's store in a data directory.
 ///
 /// # Errors
-/// It can not be used; says why and what to do.
+/// It cannot be used; says why and what to do.
 pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
     let path = data_dir.join("gate.db");
     let store = Sqlite::open(&path).map_err(|e| {
@@ -219,7 +219,7 @@ pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
             StoreError::Damaged(_) => "move the file away to begin anew, or put a backup in its place",
             _ => "see the message above",
         };
-        Hinted::error(format!("the gate's store can not be opened: {e}"), hint)
+        Hinted::error(format!("the gate's store cannot be opened: {e}"), hint)
     })?;
     store.warnings().iter().for_each(|w| tracing::warn!("{w}"));
     Ok(store)

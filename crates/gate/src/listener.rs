@@ -81,7 +81,7 @@ impl Bound {
 /// Listens. `place`: the switch that says where.
 ///
 /// # Errors
-/// The address can not be had.
+/// The address cannot be had.
 pub(super) fn bind(at: &Listen, place: &str) -> anyhow::Result<Bound> {
     match at {
         Listen::Tcp(addr) => {

@@ -116,7 +116,7 @@ impl Follower {
     /// Reads the names that people added and starts the loop.
     ///
     /// # Errors
-    /// The store can not be read.
+    /// The store cannot be read.
     pub fn start(
         run: &Run,
         ledger: &LedgerHandle,

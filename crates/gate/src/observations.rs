@@ -20,7 +20,7 @@ pub enum Observation {
     UntrustedPeer(Addr),
     /// A trusted proxy says no address.
     NoAddress(Peer, AddressHeader),
-    /// A trusted proxy says an address that can not be read.
+    /// A trusted proxy says an address that cannot be read.
     Unreadable(Peer, TraceError),
     /// The address is a proxy's, through which others come too.
     SecondProxy(Addr, Sign),
@@ -162,7 +162,7 @@ impl fmt::Display for Observation {
                 write!(f, "{p} sends no {}, so it is not known who asks: its requests are refused", header.name())
             }
             Observation::Unreadable(p, why) => {
-                write!(f, "{p} sends an address that can not be read ({why}): its requests are refused")
+                write!(f, "{p} sends an address that cannot be read ({why}): its requests are refused")
             }
             Observation::SecondProxy(a, sign) => {
                 write!(

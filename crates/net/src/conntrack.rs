@@ -39,7 +39,7 @@ struct Flow {
 /// Cuts the TCP and UDP flows to these ports of this machine whose source may not stay. Says how many there were.
 ///
 /// # Errors
-/// The table can not be read or changed; `Unsupported` if this kernel tracks no flows.
+/// The table cannot be read or changed; `Unsupported` if this kernel tracks no flows.
 pub fn cut(ports: &BTreeSet<Port>, may_stay: impl Fn(Addr) -> bool) -> io::Result<usize> {
     let mut nl = Netlink::open(Some(NETFILTER), 0)?;
     let flows = nl

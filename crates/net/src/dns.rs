@@ -33,7 +33,7 @@ impl Resolver {
     /// Asks the name servers of `/etc/resolv.conf`.
     ///
     /// # Errors
-    /// It can not be read.
+    /// It cannot be read.
     pub fn system() -> anyhow::Result<Resolver> {
         let builder =
             TokioResolver::builder_tokio().context("the system's name servers (/etc/resolv.conf) are not known")?;

@@ -47,11 +47,11 @@ pub struct Element {
     pub last: u128,
 }
 
-/// Why the kernel's table can not be kept.
+/// Why the kernel's table cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// No right to change packet filters.
-    #[error("the packet filter can not be changed: the right CAP_NET_ADMIN is missing")]
+    #[error("the packet filter cannot be changed: the right CAP_NET_ADMIN is missing")]
     NotPermitted,
     /// A kernel without nf_tables.
     #[error("this kernel has no nf_tables")]
@@ -59,7 +59,7 @@ pub enum NftError {
     /// Another process keeps a table of this name.
     #[error("another gate on this machine keeps the table `inet {0}`")]
     Taken(String),
-    /// What was sent does not fit what is there, or the kernel can not do it.
+    /// What was sent does not fit what is there, or the kernel cannot do it.
     #[error("the kernel refuses {what}: {why}")]
     Refused {
         /// What was asked.
@@ -295,7 +295,7 @@ impl Table {
     /// The kernel's count of changes to any table, anybody's.
     ///
     /// # Errors
-    /// It can not be read.
+    /// It cannot be read.
     pub fn generation(&mut self) -> Result<u32, NftError> {
         let mut m = self.nl.messages();
         m.message(SUBSYSTEM << 8 | kind::GET_GEN, ACK, &head(0, 0));
@@ -308,7 +308,7 @@ impl Table {
     /// Reads what is there. `None`: there is no such table.
     ///
     /// # Errors
-    /// It can not be read.
+    /// It cannot be read.
     pub fn read(&mut self) -> Result<Option<There>, NftError> {
         let mut m = self.nl.messages();
         m.message(SUBSYSTEM << 8 | kind::GET_TABLE, ACK, &head(INET, 0)).text(1, &self.name);

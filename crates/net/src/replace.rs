@@ -13,14 +13,14 @@ pub enum How {
     Same,
     /// A new file took its place at one moment.
     Renamed,
-    /// Written over, because the file can not be replaced; the text says why.
+    /// Written over, because the file cannot be replaced; the text says why.
     InPlace(String),
 }
 
 /// Gives the file these bytes. A new file gets mode 0644, since another user's proxy reads it; an existing one keeps
 /// its mode.
 ///
-/// A file that is itself a mount (a single file bound into a container) can not be renamed over: it is written in
+/// A file that is itself a mount (a single file bound into a container) cannot be renamed over: it is written in
 /// place, in one write that is filled up with line ends to the old length and then cut, so that a reader meets a
 /// whole document at every moment.
 ///

@@ -225,11 +225,11 @@ pub struct ListRule {
     pub teachers: Vec<At<String>>,
     /// Most entries it may hold.
     pub max: Option<u64>,
-    /// Seconds a learnt entry lasts.
+    /// Seconds a learned entry lasts.
     pub ttl: Option<u64>,
-    /// Seconds without being seen after which a learnt entry goes.
+    /// Seconds without being seen after which a learned entry goes.
     pub idle: Option<u64>,
-    /// Bits of an IPv6 address that are learnt.
+    /// Bits of an IPv6 address that are learned.
     pub ipv6: Option<u8>,
 }
 

@@ -172,7 +172,7 @@ impl Resolver {
             _ => self.complete(ranges, Vec::new(), internet, None),
         };
         if let Who::App(name) = who {
-            // Those who may reach the app see its connectors, before anything is learnt too: they are asked for its
+            // Those who may reach the app see its connectors, before anything is learned too: they are asked for its
             // names. What they learn opens themselves and no other node or router, whatever they say.
             let connectors = self.connectors(name.trim_start_matches("app:"));
             let theirs = |route: &usize| self.net.routers[*route].iter().any(|n| connectors.has(*n));
@@ -262,7 +262,7 @@ impl Resolver {
         Bits::of(self.net.len, nodes.filter(|(_, n)| all().any(|c| c.is_at(&n.tags))).map(|(i, _)| i))
     }
 
-    /// Exactly what an app connector has learnt, and its pinned routes.
+    /// Exactly what an app connector has learned, and its pinned routes.
     fn learned(&self, app: &str) -> Ranges {
         let mut out: Vec<Prefix> = Vec::new();
         for c in self.policy.connectors().filter(|c| c.name == app) {

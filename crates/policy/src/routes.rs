@@ -1,7 +1,7 @@
 //! Who sees whom, and who may use which route through whom. In: resolved rules and approved routes. Out: the primary
 //! router of each route, the peers of a node, the routes of a peer as one node may use them.
 //!
-//! The rules were learnt from the public source of the control protocol's servers and from captures of the hosted
+//! The rules were learned from the public source of the control protocol's servers and from captures of the hosted
 //! one: a node sees a peer if either may reach the other; a route is seen by those who may reach part of it, by those
 //! it may reach (they must answer), and by the other routers of the same route.
 

@@ -63,7 +63,7 @@ pub struct Node {
     pub online: bool,
     /// Posture attributes.
     pub posture: BTreeMap<String, Value>,
-    /// What it has learnt as an app connector: name of the app to prefixes.
+    /// What it has learned as an app connector: name of the app to prefixes.
     pub learned: BTreeMap<String, Vec<Prefix>>,
 }
 

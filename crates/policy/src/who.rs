@@ -42,7 +42,7 @@ pub enum Who {
     Range(AddrRange),
     /// `ipset:…`, with its prefix.
     IpSet(String),
-    /// `app:…`, with its prefix: what that app connector has learnt.
+    /// `app:…`, with its prefix: what that app connector has learned.
     App(String),
     /// `svc:…`, with its prefix: a service of section `services`.
     Service(String),

@@ -113,7 +113,7 @@ impl Log {
     /// is no record is set aside in a file of its own, and said.
     ///
     /// # Errors
-    /// The file can not be read or written.
+    /// The file cannot be read or written.
     pub fn open(path: &Path) -> anyhow::Result<Log> {
         let open = || -> anyhow::Result<Log> {
             let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
@@ -126,7 +126,7 @@ impl Log {
             let (seq, prev) = line.map_or((0, GENESIS.to_string()), |line| (line.seq, line.hash));
             Ok(Log { file, path: path.to_path_buf(), seq, prev, waiting: Vec::new() })
         };
-        open().with_context(|| format!("the audit log {} can not be opened", path.display()))
+        open().with_context(|| format!("the audit log {} cannot be opened", path.display()))
     }
 
     /// Compares the file with what the store knows, and writes what a crash kept out of it. If lines are missing or
@@ -165,7 +165,7 @@ impl Log {
         Queue { seq: self.seq, hash: self.prev.clone(), records }
     }
 
-    /// Appends records that the store has, and waits until they are on the disk. What can not be written now is kept
+    /// Appends records that the store has, and waits until they are on the disk. What cannot be written now is kept
     /// for the next call.
     ///
     /// # Errors
@@ -192,7 +192,7 @@ impl Log {
                 self.waiting.drain(..over);
                 tracing::error!("{over} audit records were dropped: the disk takes none for too long");
             }
-            return Err(e).with_context(|| format!("the audit log {} can not be written", self.path.display()));
+            return Err(e).with_context(|| format!("the audit log {} cannot be written", self.path.display()));
         }
         self.waiting.clear();
         (self.seq, self.prev) = (seq, prev);
@@ -250,7 +250,7 @@ pub type Known = (u64, String);
 /// none.
 ///
 /// # Errors
-/// The store can not be read.
+/// The store cannot be read.
 pub fn known(store: &Path, room: &str) -> anyhow::Result<Option<Known>> {
     let noted = store::peek(store, &format!("{room}/audit"))?;
     let queue = noted.and_then(|bytes| serde_json::from_slice::<Queue>(&bytes).ok());
@@ -267,7 +267,7 @@ pub fn verify(path: &Path, known: Option<&Known>) -> anyhow::Result<(u64, String
     let (mut count, mut prev) = (0u64, GENESIS.to_string());
     for (n, text) in BufReader::new(file).lines().enumerate() {
         let n = n + 1;
-        let text = text.with_context(|| format!("line {n} can not be read"))?;
+        let text = text.with_context(|| format!("line {n} cannot be read"))?;
         let line: Line = serde_json::from_str(&text).with_context(|| format!("line {n} is no audit record"))?;
         if line.seq != count + 1 {
             bail!("line {n} has number {} where {} is due: lines are missing or were moved", line.seq, count + 1);

@@ -51,7 +51,7 @@ pub fn store(data_dir: &Path, named: Option<&str>, must_be_there: bool) -> anyho
 /// Copies a store into a new file, running or not. An older copy there is replaced when the new one is whole.
 ///
 /// # Errors
-/// It can not be read or written, or another file is there; that stays.
+/// It cannot be read or written, or another file is there; that stays.
 pub fn backup(store: &Path, to: &Path) -> anyhow::Result<()> {
     let failed = || format!("{} was not backed up", store.display());
     let folder = |p: &Path| match p.parent() {
@@ -61,7 +61,7 @@ pub fn backup(store: &Path, to: &Path) -> anyhow::Result<()> {
     let Some(into) = folder(to) else {
         return Err(Hinted::error(
             format!("{}: there is no folder for {}", failed(), to.display()),
-            "make it first, where others can not write",
+            "make it first, where others cannot write",
         ));
     };
     let place = STORES.iter().any(|(_, file, _)| to.file_name().is_some_and(|n| n == *file));
@@ -93,7 +93,7 @@ pub fn place(from: &Path, data_dir: &Path, named: Option<&str>) -> anyhow::Resul
 /// Everything is as it was.
 pub fn restore(from: &Path, store: &Path) -> anyhow::Result<Option<PathBuf>> {
     let room = room(store);
-    store::check(from, room).with_context(|| format!("{} can not be put in place", from.display()))?;
+    store::check(from, room).with_context(|| format!("{} cannot be put in place", from.display()))?;
     // The file itself, where a link leads to it: its log lies beside it.
     let there = store.canonicalize().ok();
     let store = there.as_deref().unwrap_or(store);
@@ -134,13 +134,13 @@ fn swap(
     let ours = std::fs::metadata(new)?;
     if (owner.uid(), owner.gid()) != (ours.uid(), ours.gid()) {
         std::os::unix::fs::chown(new, Some(owner.uid()), Some(owner.gid()))
-            .with_context(|| format!("{} can not be given to the owner of {}", new.display(), dir.display()))?;
+            .with_context(|| format!("{} cannot be given to the owner of {}", new.display(), dir.display()))?;
     }
     let kept = free_name(store);
     if !there {
         logs_aside(store, &kept, between)?;
         // A process that was started meanwhile has made one of its own: that stays.
-        std::fs::hard_link(new, store).with_context(|| format!("{} can not be put in place", store.display()))?;
+        std::fs::hard_link(new, store).with_context(|| format!("{} cannot be put in place", store.display()))?;
         sync(dir)?;
         return Ok(None);
     }
@@ -157,7 +157,7 @@ fn swap(
             for part in ["", "-wal"] {
                 let (from, to) = (beside(store, part), beside(&kept, part));
                 if from.exists() {
-                    copy_bytes(&from, &to).with_context(|| format!("{} can not be kept", from.display()))?;
+                    copy_bytes(&from, &to).with_context(|| format!("{} cannot be kept", from.display()))?;
                 }
             }
         }

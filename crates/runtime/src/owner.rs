@@ -1,8 +1,8 @@
 //! The one loop that owns a kind of state: grants, the mesh. In: changes. Out: what came of them, in an order that holds
 //! whatever the disk does.
 //!
-//! - What gives is saved first and shown then; if it can not be saved it is put back and its asker is told.
-//! - What takes is in force at once and saved beside; if it can not be saved it stays in force, its asker is told, and
+//! - What gives is saved first and shown then; if it cannot be saved it is put back and its asker is told.
+//! - What takes is in force at once and saved beside; if it cannot be saved it stays in force, its asker is told, and
 //!   it is tried again until it can be.
 //! - Signs of life are kept, saved or not.
 //!
@@ -103,7 +103,7 @@ pub trait State: Send + Sized + 'static {
     fn value(&self, id: &Self::Id) -> Option<Value>;
     /// Makes a thing what these bytes say, without a word on record: a change that could not be saved.
     fn put_back(&mut self, id: &Self::Id, value: Option<&[u8]>, now: u64);
-    /// The same where what was saved can not be read either: until the next start it lets nobody in.
+    /// The same where what was saved cannot be read either: until the next start it lets nobody in.
     fn shut(&mut self, id: &Self::Id, now: u64) {
         self.put_back(id, None, now);
     }
@@ -127,7 +127,7 @@ impl<S: State> Stored<'_, S> {
     /// Every entry whose key starts with `prefix`, by key.
     ///
     /// # Errors
-    /// The store can not be read.
+    /// The store cannot be read.
     pub fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
         let (entries, _) = self.store.list(prefix)?;
         let mut all: BTreeMap<String, Entry> = entries.into_iter().map(|e| (e.key.clone(), e)).collect();
@@ -306,10 +306,10 @@ pub struct Opened {
 /// Opens the audit log, and brings it and the clock to what the store knows.
 ///
 /// # Errors
-/// The store or the audit log can not be read.
+/// The store or the audit log cannot be read.
 pub fn open<S: State>(store: Arc<dyn Store>, audit: &Path, ahead: Ahead) -> anyhow::Result<Opened> {
     let mut log = Log::open(audit)?;
-    let entry = |what: &str| store.get(&format!("{}/{what}", S::NAME)).context("the store can not be read");
+    let entry = |what: &str| store.get(&format!("{}/{what}", S::NAME)).context("the store cannot be read");
     let saved = entry("clock")?;
     let first_start = saved.is_none();
     let saved = saved.and_then(|e| String::from_utf8(e.value).ok()?.parse().ok()).unwrap_or(0);
@@ -447,7 +447,7 @@ impl<S: State> Owner<S> {
             let stored = Stored { store: &*self.store, unsaved: &self.unsaved };
             let answer = self.state.apply(change, now, &stored);
             let touches = self.collect(kind);
-            // An answer may rest on what was given before it and is put back if it can not be saved.
+            // An answer may rest on what was given before it and is put back if it cannot be saved.
             let rests = touches || (kind == Kind::Gives && self.batch.gives);
             self.batch.replies.push((answer, kind, rests));
         }
@@ -597,7 +597,7 @@ impl<S: State> Owner<S> {
             match before {
                 Ok(before) => back.push((id, before)),
                 Err(e) => {
-                    error!("{} can not be read either; it lets nobody in until the next start: {e}", S::key(&id));
+                    error!("{} cannot be read either; it lets nobody in until the next start: {e}", S::key(&id));
                     unreadable.push(id);
                 }
             }
@@ -658,9 +658,9 @@ impl Reset {
 /// What a process that starts from this store would go by.
 ///
 /// # Errors
-/// The store can not be read.
+/// The store cannot be read.
 pub fn stopped<S: State>(store: &dyn Store) -> anyhow::Result<Time> {
-    let saved = store.get(&format!("{}/clock", S::NAME)).context("the store can not be read")?;
+    let saved = store.get(&format!("{}/clock", S::NAME)).context("the store cannot be read")?;
     let saved = saved.and_then(|e| String::from_utf8(e.value).ok()?.parse().ok()).unwrap_or(0);
     Ok(Time::new(saved, Ahead::default()))
 }
@@ -669,7 +669,7 @@ pub fn stopped<S: State>(store: &dyn Store) -> anyhow::Result<Time> {
 /// put right by the next start.
 ///
 /// # Errors
-/// The store or the audit log can not be read or written; nothing was changed.
+/// The store or the audit log cannot be read or written; nothing was changed.
 pub fn reset_stopped<S: State>(store: &dyn Store, audit: &Path) -> anyhow::Result<Reset> {
     let mut log = Log::open(audit)?;
     let reset = stopped::<S>(store)?.reset();
@@ -681,7 +681,7 @@ pub fn reset_stopped<S: State>(store: &dyn Store, audit: &Path) -> anyhow::Resul
     let record = reset.record::<S>();
     let queue = serde_json::to_vec(&log.queue(std::slice::from_ref(&record)))?;
     store.write(&[put(format!("{}/clock", S::NAME), reset.to.to_string().into_bytes()), put(key, queue)])?;
-    // From here on the store has the record, and the next start writes it if this can not.
+    // From here on the store has the record, and the next start writes it if this cannot.
     log.append([record])?;
     Ok(reset)
 }

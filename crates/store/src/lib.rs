@@ -92,8 +92,8 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk is full: {0}")]
     Full(String),
-    /// The directory or the file can not be written.
-    #[error("can not be written: {0}")]
+    /// The directory or the file cannot be written.
+    #[error("cannot be written: {0}")]
     ReadOnly(String),
     /// Another process has it open.
     #[error("another process uses it: {0}")]
@@ -117,32 +117,32 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The entry of a key.
     ///
     /// # Errors
-    /// The store can not be read.
+    /// The store cannot be read.
     fn get(&self, key: &str) -> Result<Option<Entry>>;
 
     /// Every entry whose key starts with `prefix`, by key, and the revision of this picture.
     ///
     /// # Errors
-    /// The store can not be read.
+    /// The store cannot be read.
     fn list(&self, prefix: &str) -> Result<(Vec<Entry>, u64)>;
 
     /// Does all steps or none. Returns the revision of the last one.
     ///
     /// # Errors
-    /// A belief did not hold, or the store can not be written; nothing was changed.
+    /// A belief did not hold, or the store cannot be written; nothing was changed.
     fn write(&self, steps: &[Step]) -> Result<u64>;
 
     /// Changes of keys that start with `prefix`, after `revision`, at most `limit`; waits for the first one up to
     /// `wait`. Empty: none came.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`], or the store can not be read.
+    /// [`StoreError::Compacted`], or the store cannot be read.
     fn changes(&self, prefix: &str, revision: u64, limit: usize, wait: Duration) -> Result<Vec<Change>>;
 
     /// Deletes entries whose deadline is `now` (seconds since the Unix epoch) or earlier; returns how many.
     ///
     /// # Errors
-    /// The store can not be written.
+    /// The store cannot be written.
     fn expire(&self, now: u64) -> Result<usize>;
 
     /// Sets a key if the belief holds; returns its new revision.

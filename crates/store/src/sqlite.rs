@@ -36,7 +36,7 @@ impl Sqlite {
     /// Opens the file, making it (mode 0600) and its directory (mode 0700) if they are not there.
     ///
     /// # Errors
-    /// The directory can not be written, the disk is full, the file is damaged, newer, or in use by another process.
+    /// The directory cannot be written, the disk is full, the file is damaged, newer, or in use by another process.
     pub fn open(path: &Path) -> Result<Sqlite> {
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
             make_dir(dir)?;
@@ -69,7 +69,7 @@ impl Sqlite {
     /// at `to` is replaced when the new one is whole and on the disk; anything else there is left alone.
     ///
     /// # Errors
-    /// There is another file at `to`, it can not be written, or the disk is full; what was there stays.
+    /// There is another file at `to`, it cannot be written, or the disk is full; what was there stays.
     pub fn backup(&self, to: &Path, room: &str) -> Result<()> {
         copy(&self.path, to, room)
     }
@@ -210,7 +210,7 @@ pub fn check(path: &Path, room: &str) -> Result<()> {
 /// The bytes at a key of a store that another process may have open.
 ///
 /// # Errors
-/// The file can not be read.
+/// The file cannot be read.
 pub fn peek(path: &Path, key: &str) -> Result<Option<Vec<u8>>> {
     let db = read_only(path)?;
     let found = db.query_row("SELECT value FROM entries WHERE key = ?1", [key], |r| r.get(0)).optional();
@@ -224,7 +224,7 @@ pub struct Held(#[expect(dead_code, reason = "its lock ends with it")] File);
 /// Keeps every other process out of a store that is not in use.
 ///
 /// # Errors
-/// [`StoreError::Busy`]: a process has it open. Or it can not be opened.
+/// [`StoreError::Busy`]: a process has it open. Or it cannot be opened.
 pub fn hold(path: &Path) -> Result<Held> {
     let file = File::open(path).map_err(|e| io(path, &e))?;
     match file.try_lock() {
@@ -277,7 +277,7 @@ fn copy_whole(from: &Path, part: &Path, room: &str) -> Result<()> {
     let name = name.to_str().ok_or_else(|| StoreError::Other(format!("{} is no UTF-8 path", part.display())))?;
     db.execute("VACUUM INTO ?1", [name]).map_err(|e| match e.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full(part.display().to_string()),
-        _ => StoreError::Other(format!("{} can not be copied to {}: {e}", from.display(), part.display())),
+        _ => StoreError::Other(format!("{} cannot be copied to {}: {e}", from.display(), part.display())),
     })?;
     check(part, room)?;
     file.sync_all().map_err(|e| io(part, &e))
@@ -286,7 +286,7 @@ fn copy_whole(from: &Path, part: &Path, room: &str) -> Result<()> {
 /// Brings what the log of a store holds into its file, whose log is gone then. For one that is held.
 ///
 /// # Errors
-/// [`StoreError::Damaged`]: that can not be done any more. [`StoreError::Busy`]: somebody has it open. Or the disk.
+/// [`StoreError::Damaged`]: that cannot be done any more. [`StoreError::Busy`]: somebody has it open. Or the disk.
 pub fn settle(path: &Path) -> Result<()> {
     let run = || -> rusqlite::Result<i64> {
         let db =
@@ -315,7 +315,7 @@ fn read_only(path: &Path) -> Result<Connection> {
         Ok(db)
     };
     match open(path, OpenFlags::empty()) {
-        // In a folder that can not be written SQLite has no place for its log's index. Without a log nobody writes.
+        // In a folder that cannot be written SQLite has no place for its log's index. Without a log nobody writes.
         Err(StoreError::ReadOnly(_)) if !beside_of(path, "-wal").exists() => {
             open(&unchanging(path)?, OpenFlags::SQLITE_OPEN_URI)
         }

@@ -1,9 +1,9 @@
-//! App connectors: what each app stands for, who learns for it, what was learnt and what of it has a route. In: a
+//! App connectors: what each app stands for, who learns for it, what was learned and what of it has a route. In: a
 //! snapshot for people; for the registry what connectors tell and what names answer. Out: tables, changed members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::record::{Learnt, Node};
+use crate::record::{LearnedRoute, Node};
 use addr::{Addr, Prefix};
 
 use super::registry::Registry;
@@ -21,8 +21,8 @@ pub struct App<'s> {
     pub pinned: Vec<Prefix>,
     /// The nodes that learn for it.
     pub connectors: Vec<&'s Member>,
-    /// What they have learnt.
-    pub learnt: Vec<(&'s Member, &'s Learnt)>,
+    /// What they have learned.
+    pub learnt: Vec<(&'s Member, &'s LearnedRoute)>,
 }
 
 /// Addresses of one node that are remembered at all, routed or not.
@@ -73,7 +73,7 @@ impl Snapshot {
     }
 
     /// The names that somebody has to be asked about, and the connectors that want to know: the names that apps spell
-    /// out, and those that some connector has learnt. Every connector of an app hears of what one has learnt, so that
+    /// out, and those that some connector has learned. Every connector of an app hears of what one has learned, so that
     /// another one can stand in for it.
     #[must_use]
     pub fn app_names(&self) -> BTreeMap<String, BTreeSet<u64>> {
@@ -96,16 +96,16 @@ impl Snapshot {
 }
 
 impl Registry {
-    /// A connector has told what it has learnt: names and their addresses, of the names that the policy gives it. What
+    /// A connector has told what it has learned: names and their addresses, of the names that the policy gives it. What
     /// it has forgotten is kept for as long as its name answers with it, or it still offers the address. `offered`: the
     /// routes that it offered when it was asked.
     pub fn connector_told(&mut self, id: u64, told: &BTreeMap<String, Vec<Addr>>, offered: &[Prefix], now: u64) {
         let Some(node) = self.nodes.get(&id).map(|m| m.node.clone()) else { return };
         let policy = self.policy().clone();
         let mine: Vec<&Connector> = policy.connectors().filter(|c| c.is_at(&node.tags)).collect();
-        let known: BTreeMap<(&str, Addr), &Learnt> =
+        let known: BTreeMap<(&str, Addr), &LearnedRoute> =
             node.learnt.iter().map(|l| ((l.domain.as_str(), l.addr), l)).collect();
-        let mut list: Vec<Learnt> = Vec::new();
+        let mut list: Vec<LearnedRoute> = Vec::new();
         for (domain, addrs) in told.iter().filter(|(d, _)| mine.iter().any(|c| c.could_learn(d))) {
             for addr in addrs {
                 list.push(match known.get(&(domain.as_str(), *addr)) {
@@ -116,15 +116,15 @@ impl Registry {
         }
         let told: BTreeSet<(&str, Addr)> = list.iter().map(|l| (l.domain.as_str(), l.addr)).collect();
         let expiry = self.settings.app_expiry;
-        let over = |l: &Learnt| l.gone || expiry.is_some_and(|e| now >= l.seen.saturating_add(e));
-        let offers = |l: &Learnt| node.host.routable_ips.contains(&Prefix::host(l.addr));
-        let kept = |l: &&Learnt| {
+        let over = |l: &LearnedRoute| l.gone || expiry.is_some_and(|e| now >= l.seen.saturating_add(e));
+        let offers = |l: &LearnedRoute| node.host.routable_ips.contains(&Prefix::host(l.addr));
+        let kept = |l: &&LearnedRoute| {
             !told.contains(&(l.domain.as_str(), l.addr))
                 && mine.iter().any(|c| c.could_learn(&l.domain))
                 && ((learns(&node) && !over(l)) || offers(l))
         };
-        let kept: Vec<Learnt> =
-            node.learnt.iter().filter(kept).map(|l| Learnt { gone: over(l), ..l.clone() }).collect();
+        let kept: Vec<LearnedRoute> =
+            node.learnt.iter().filter(kept).map(|l| LearnedRoute { gone: over(l), ..l.clone() }).collect();
         drop(told);
         list.sort();
         list.dedup_by(|a, b| a.domain == b.domain && a.addr == b.addr);
@@ -154,23 +154,23 @@ impl Registry {
             let good = |a: &&Addr| !known.contains(a) && !a.is_private() && !nowhere(**a);
             let fresh: BTreeSet<Addr> = answer.iter().filter(good).copied().collect();
             let room = REMEMBERED.saturating_sub(list.len()).min(ANSWERS);
-            list.extend(fresh.into_iter().take(room).map(|a| Learnt { held: true, ..new(domain, a, now) }));
+            list.extend(fresh.into_iter().take(room).map(|a| LearnedRoute { held: true, ..new(domain, a, now) }));
             list.sort();
         }
         self.learnt(id, capped(list, &mine, self.settings.app_routes));
     }
 
-    /// A connector offers other routes than `before`. Official clients forget all that they learnt when their own routes
+    /// A connector offers other routes than `before`. Official clients forget all that they learned when their own routes
     /// are set (`tailscale set --advertise-routes`). What is still good keeps its route, and the connector is told to
     /// offer it again.
     pub(crate) fn offers_changed(&mut self, id: u64, before: &[Prefix]) {
         let Some(node) = self.nodes.get(&id).map(|m| m.node.clone()) else { return };
         let now = &node.host.routable_ips;
         let covered = |p: Prefix| now.iter().any(|r| r.bits() > 0 && r.covers(p));
-        let look = |l: &Learnt| {
+        let look = |l: &LearnedRoute| {
             let p = Prefix::host(l.addr);
             let lost = !l.gone && learns(&node) && !covered(p) && (l.lost || before.contains(&p));
-            Learnt { lost, held: l.held || lost, ..l.clone() }
+            LearnedRoute { lost, held: l.held || lost, ..l.clone() }
         };
         self.learnt(id, node.learnt.iter().map(look).collect());
     }
@@ -198,8 +198,8 @@ fn nowhere(addr: Addr) -> bool {
     addr.ip().is_multicast() || addr.ip() == std::net::IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
 }
 
-fn new(domain: &str, addr: Addr, now: u64) -> Learnt {
-    Learnt {
+fn new(domain: &str, addr: Addr, now: u64) -> LearnedRoute {
+    LearnedRoute {
         domain: domain.to_string(),
         addr,
         since: now,
@@ -211,13 +211,13 @@ fn new(domain: &str, addr: Addr, now: u64) -> Learnt {
     }
 }
 
-/// The same with no more routes of one app than it may have: the addresses learnt last keep theirs, because somebody has
+/// The same with no more routes of one app than it may have: the addresses learned last keep theirs, because somebody has
 /// just been told of them.
-fn capped(mut list: Vec<Learnt>, apps: &[&Connector], most: Option<u32>) -> Vec<Learnt> {
+fn capped(mut list: Vec<LearnedRoute>, apps: &[&Connector], most: Option<u32>) -> Vec<LearnedRoute> {
     let most = most.unwrap_or(APP_ROUTES) as usize;
     let names: BTreeSet<&str> = apps.iter().map(|c| c.name.as_str()).collect();
     for name in names {
-        let of = |l: &Learnt| apps.iter().any(|c| c.name == name && c.covers(&l.domain));
+        let of = |l: &LearnedRoute| apps.iter().any(|c| c.name == name && c.covers(&l.domain));
         let mut live: Vec<usize> = (0..list.len()).filter(|i| !list[*i].gone && of(&list[*i])).collect();
         if live.len() > most {
             live.sort_by_key(|i| (std::cmp::Reverse(list[*i].since), *i));
@@ -229,9 +229,9 @@ fn capped(mut list: Vec<Learnt>, apps: &[&Connector], most: Option<u32>) -> Vec<
     list
 }
 
-fn answered(old: &[Learnt], domain: &str, answer: &[Addr], now: u64, patience: Option<u64>) -> Vec<Learnt> {
+fn answered(old: &[LearnedRoute], domain: &str, answer: &[Addr], now: u64, patience: Option<u64>) -> Vec<LearnedRoute> {
     let write = patience.map_or(WRITE, |p| WRITE.min(p / 2));
-    let fresh = |l: &Learnt| {
+    let fresh = |l: &LearnedRoute| {
         if l.domain != domain {
             return l.clone();
         }
@@ -300,7 +300,7 @@ mod tests {
         b.name_answered(1, "x.example", &[addr(2)], 161, Some(60));
         assert_eq!(gone(&b), [true, false]);
         assert_eq!(states(&mut b, 161), ["approved", "gone", "approved"]);
-        // The connector keeps what it has learnt for ever; that does not bring the route back.
+        // The connector keeps what it has learned for ever; that does not bring the route back.
         told(&mut b, &[("x.example", &[1, 2])], 170);
         assert_eq!(gone(&b), [true, false]);
         b.name_answered(1, "y.example", &[], 999, Some(60));

@@ -69,7 +69,7 @@ pub(crate) fn given(name: &str) -> Result<&str, String> {
         Ok(name)
     } else {
         Err(format!(
-            "`{}` can not name a node; use small letters, digits and `-`, at most 63, no `-` at an end, no number",
+            "`{}` cannot name a node; use small letters, digits and `-`, at most 63, no `-` at an end, no number",
             name.escape_debug()
         ))
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::record::{Learnt, Node};
+use crate::record::{LearnedRoute, Node};
 use addr::{Addr, Prefix};
 use api::AuditEvent;
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
@@ -308,8 +308,8 @@ impl Registry {
         Ok(node)
     }
 
-    /// What a connector has learnt, in place of what was known.
-    pub(crate) fn learnt(&mut self, id: u64, learnt: Vec<Learnt>) {
+    /// What a connector has learned, in place of what was known.
+    pub(crate) fn learnt(&mut self, id: u64, learnt: Vec<LearnedRoute>) {
         if self.nodes.get(&id).is_some_and(|m| m.node.learnt != learnt) {
             self.edit(id, |n| n.learnt = learnt);
             self.recompile = true;

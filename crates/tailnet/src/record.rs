@@ -126,9 +126,9 @@ pub struct Node {
     /// Routes that an administrator took back; nothing approves them but a person.
     #[serde(default, serialize_with = "texts", deserialize_with = "parsed", skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<Prefix>,
-    /// What it has learnt as an app connector.
+    /// What it has learned as an app connector.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub learnt: Vec<Learnt>,
+    pub learnt: Vec<LearnedRoute>,
 }
 
 impl Node {
@@ -153,7 +153,7 @@ impl Node {
 
 /// An address that a connector has seen behind a name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Learnt {
+pub struct LearnedRoute {
     /// The name asked for.
     pub domain: String,
     /// The address.

@@ -24,7 +24,7 @@ pub struct Settings {
     pub domain: String,
     /// Seconds after which a person's node has to log in again; `None` for never.
     pub node_expiry: Option<u64>,
-    /// Seconds after which a learnt address goes that its name does not answer with; `None` for never.
+    /// Seconds after which a learned address goes that its name does not answer with; `None` for never.
     pub app_expiry: Option<u64>,
     /// Routes of one app at one connector, at most; `None` for [`super::APP_ROUTES`].
     pub app_routes: Option<u32>,
@@ -109,7 +109,7 @@ pub(crate) struct Presence {
     pub(crate) until: u64,
     /// True if it has not answered when asked.
     pub(crate) silent: bool,
-    /// The routes it offered when it last told what it has learnt.
+    /// The routes it offered when it last told what it has learned.
     pub(crate) heard: BTreeSet<Prefix>,
 }
 

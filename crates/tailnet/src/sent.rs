@@ -123,7 +123,7 @@ impl Sent {
             now.push((m.node.id, told));
             match known(m.node.id) {
                 Some(t) if t == told => {}
-                // A patch can not say that there is no endpoint or no relay any more.
+                // A patch cannot say that there is no endpoint or no relay any more.
                 Some(t) if t.whole == told.whole && t.allowed == told.allowed && patchable(m) => {
                     out.peers_changed_patch.push(patch(m));
                 }
@@ -186,7 +186,7 @@ fn own_node(s: &Snapshot, m: &Member, view: Option<&NodeView>) -> Node {
 /// What a connector is told of its apps (tailcfg, `NodeCapability`).
 const APPS: &str = "tailscale.com/app-connectors";
 
-/// Adds to a connector's apps the addresses that it shall offer though it has not learnt them, or has forgotten them:
+/// Adds to a connector's apps the addresses that it shall offer though it has not learned them, or has forgotten them:
 /// official clients offer an app's `routes` as they are.
 fn remind(s: &Snapshot, n: &crate::record::Node, caps: &mut BTreeMap<String, Value>) {
     let connectors: Vec<&Connector> = s.compiled.policy().connectors().collect();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::record::{Learnt, Names, Node, PreAuthKey, User};
+use crate::record::{LearnedRoute, Names, Node, PreAuthKey, User};
 use addr::{Addr, Prefix};
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 
@@ -183,7 +183,7 @@ impl Registry {
         self.topology_under(self.policy())
     }
 
-    /// The same under another policy: which addresses count as learnt, depends on its apps.
+    /// The same under another policy: which addresses count as learned, depends on its apps.
     #[must_use]
     pub fn topology_under(&self, policy: &policy::Policy) -> Topology {
         let places: BTreeMap<u64, usize> = self.users.keys().enumerate().map(|(i, id)| (*id, i)).collect();
@@ -230,7 +230,7 @@ impl Registry {
     }
 }
 
-/// The routes a node offers that nobody has taken back. An address that was learnt is one of them as long as a name of
+/// The routes a node offers that nobody has taken back. An address that was learned is one of them as long as a name of
 /// the node's apps answers with it. Where an app leaves names out, an address waits until the connector has said for
 /// which name it is (`heard`), unless a person approved it. None of them leads into the network's `own` addresses.
 fn offered(
@@ -261,13 +261,13 @@ fn offered(
 /// The addresses of its apps that a connector has stopped to offer because it has forgotten them. It is told to offer
 /// them again.
 pub(crate) fn lost(node: &Node, connectors: &[&Connector]) -> Vec<Prefix> {
-    let mine = |l: &&Learnt| connectors.iter().any(|c| c.is_at(&node.tags) && c.covers(&l.domain));
-    let lost = |l: &&Learnt| l.lost && !l.gone && learns(node);
+    let mine = |l: &&LearnedRoute| connectors.iter().any(|c| c.is_at(&node.tags) && c.covers(&l.domain));
+    let lost = |l: &&LearnedRoute| l.lost && !l.gone && learns(node);
     let lost: BTreeSet<Prefix> = node.learnt.iter().filter(lost).filter(mine).map(|l| Prefix::host(l.addr)).collect();
     lost.into_iter().filter(|p| !node.host.routable_ips.contains(p)).collect()
 }
 
-/// What a node has learnt for which app.
+/// What a node has learned for which app.
 fn learnt(node: &Node, connectors: &[&Connector], own: &dyn Fn(&Prefix) -> bool) -> BTreeMap<String, Vec<Prefix>> {
     let mut out: BTreeMap<String, BTreeSet<Prefix>> = BTreeMap::new();
     for l in node.learnt.iter().filter(|l| !l.gone && !own(&Prefix::host(l.addr))) {

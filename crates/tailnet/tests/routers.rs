@@ -246,7 +246,7 @@ fn every_address_that_traffic_may_come_from_is_named() {
     assert_eq!(s.nodes[&1].leaves_from(to), Leaves::Unknown);
     seen(&mut b, 2, "192.168.1.9", &[], 3);
     assert_eq!(b.snapshot(3).nodes[&2].leaves_from(to), Leaves::Private(addr("192.168.1.9")));
-    // All connectors of an app, though only one has learnt the address so far.
+    // All connectors of an app, though only one has learned the address so far.
     let mut b = shop(&["198.51.100.7/32"]);
     node(&mut b, 3, json!({ "tags": ["tag:c"], "host": { "AppConnector": true } }));
     b.set_policy(Some(SHOP), "test", 2).unwrap();

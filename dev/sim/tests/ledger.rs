@@ -448,7 +448,7 @@ fn weaker_evidence_never_takes_the_place_of_stronger() {
     assert_eq!(l.handle(shows("198.51.100.4", Evidence::Login, None, None), 4), Outcome::Refused(Refusal::Full));
     assert_eq!(on(&l), ["198.51.100.1", "198.51.100.3"]);
     assert_eq!(noted(&mut l)[0].0, What::Full);
-    // What an earlier gate learnt leaves for whoever has a certificate.
+    // What an earlier gate learned leaves for whoever has a certificate.
     let mut l = one(Rules { max: Some(1), ..Rules::default() });
     let earlier = Entry {
         list: "photos".into(),

@@ -75,7 +75,7 @@ pub(crate) fn suites() -> Result<()> {
 /// Every release of the mesh's official client that a test knows: a quarter of an hour on two idle cores.
 ///
 /// # Errors
-/// One can not be built, and the words of `go`.
+/// One cannot be built, and the words of `go`.
 pub(crate) fn all_releases() -> Result<()> {
     releases(&RELEASES)
 }

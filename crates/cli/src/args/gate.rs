@@ -97,7 +97,7 @@ pub(crate) struct GatekeeperArgs {
     /// Name of the list and of its middleware [default: dynamic-whitelist]
     #[arg(long, value_name = "NAME", env = "PORTCULLIS_LIST")]
     pub(crate) list: Option<String>,
-    /// Most learnt addresses, guests of share links apart [default: 10]; MAX_ALLOWED_IPS is read too
+    /// Most learned addresses, guests of share links apart [default: 10]; MAX_ALLOWED_IPS is read too
     #[arg(long, value_name = "N", env = "MAX_IP_LEN")]
     pub(crate) max: Option<String>,
     /// Addresses, prefixes and names (`dns:home.example.net`) that are always on the list, with commas between them; they do not count [default: none]
@@ -172,10 +172,10 @@ pub(crate) struct GatekeeperArgs {
     /// Who leaves a full list [default: first-seen]
     #[arg(long, value_name = "WHO", env = "PORTCULLIS_EVICT")]
     pub(crate) evict: Option<EvictArg>,
-    /// Bits of a learnt IPv6 prefix: 64 is a household, 128 one address [default: 64]
+    /// Bits of a learned IPv6 prefix: 64 is a household, 128 one address [default: 64]
     #[arg(long, value_name = "BITS", env = "IPV6_PREFIX", value_parser = clap::value_parser!(u8).range(1..=128))]
     pub(crate) ipv6_prefix: Option<u8>,
-    /// Bits of a learnt IPv4 prefix: 32 is one address, 24 a part of a carrier's pool and everybody in it [default: 32]
+    /// Bits of a learned IPv4 prefix: 32 is one address, 24 a part of a carrier's pool and everybody in it [default: 32]
     #[arg(long, value_name = "BITS", env = "IPV4_PREFIX", value_parser = clap::value_parser!(u8).range(16..=32))]
     pub(crate) ipv4_prefix: Option<u8>,
     /// Learn private, loopback and CGN addresses too [default: false]

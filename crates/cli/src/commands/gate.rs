@@ -488,7 +488,7 @@ fn known(log: &Path) -> Result<Option<runtime::audit::Known>, Fail> {
         return Ok(None);
     }
     let known = runtime::audit::known(&store, room);
-    Ok(known.with_context(|| format!("{} can not be asked what it knows of the log", store.display()))?)
+    Ok(known.with_context(|| format!("{} cannot be asked what it knows of the log", store.display()))?)
 }
 
 fn enforced(all: &[Enforcer]) -> String {

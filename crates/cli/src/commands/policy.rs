@@ -505,7 +505,7 @@ fn keeps_promises(name: &str, compiled: &Compiled, strict: bool) -> bool {
             (None, Verdict::Unknown(why)) => {
                 unknown += 1;
                 if unknown <= MAX_SHOWN {
-                    eprintln!("note: {}", plain(&line(&format!("can not be said yet: {}: {why}", o.asserted))));
+                    eprintln!("note: {}", plain(&line(&format!("cannot be said yet: {}: {why}", o.asserted))));
                 }
             }
             _ => {}

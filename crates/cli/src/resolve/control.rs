@@ -130,7 +130,7 @@ fn read_config(path: &Path) -> Result<Section, Fail> {
 
 fn derp_map(path: &Path) -> Result<serde_json::Value, Fail> {
     let text =
-        std::fs::read_to_string(path).with_context(|| format!("the relay map {} can not be read", path.display()))?;
+        std::fs::read_to_string(path).with_context(|| format!("the relay map {} cannot be read", path.display()))?;
     let map: serde_json::Value =
         serde_json::from_str(&text).with_context(|| format!("the relay map {} is no JSON", path.display()))?;
     if !map.get("Regions").is_some_and(serde_json::Value::is_object) {

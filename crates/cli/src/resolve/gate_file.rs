@@ -102,7 +102,7 @@ pub(crate) fn lists(read: &Read, notes: &Notes) -> anyhow::Result<(Lists, Vec<Pa
             match part {
                 ListPart::File(path) => files.push(path.clone()),
                 ListPart::Named { name: other, from } => {
-                    bail!("{from}: a list of the gate can not hold another (`list:{other}`)")
+                    bail!("{from}: a list of the gate cannot hold another (`list:{other}`)")
                 }
                 ListPart::Default | ListPart::Name(_) | ListPart::Text { .. } => {}
             }
@@ -264,7 +264,7 @@ impl File<'_> {
             ensure!(base.path == "/", "{at}: name only scheme, host and port, such as http://immich_server:2283");
             let ttl = share.ttl.unwrap_or(Length(Span(Some(SHARE_TTL)))).0.0;
             let Some(ttl) = ttl else {
-                bail!("{at}: a guest can not stay for ever; give `ttl` a length such as \"24h\"")
+                bail!("{at}: a guest cannot stay for ever; give `ttl` a length such as \"24h\"")
             };
             guests.push(Guests { list: self.list(&share.list)?, ttl });
             shares.push(Share { name: name.clone(), base });
@@ -368,7 +368,7 @@ impl File<'_> {
             let mut middlewares = Vec::new();
             for (name, lists) in &t.middlewares {
                 let at = self.line(name);
-                ensure!(is_plain_name(name.get_ref()), "{at}: `{}` can not name a middleware", name.get_ref());
+                ensure!(is_plain_name(name.get_ref()), "{at}: `{}` cannot name a middleware", name.get_ref());
                 ensure!(!lists.is_empty(), "{at}: the middleware `{}` has no list", name.get_ref());
                 let lists = lists.iter().map(|l| self.list(l)).collect::<anyhow::Result<Vec<_>>>()?;
                 middlewares.push((name.get_ref().clone(), lists));
@@ -416,7 +416,7 @@ impl File<'_> {
             let text = n.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
             let ports = Port::parse_list(&text).map_err(|e| anyhow!("{}: `ports`: {e}", self.line(&n.list)))?;
             let table = n.table.as_ref().map_or("portcullis", |t| t.get_ref().as_str()).to_string();
-            ensure!(is_plain_name(&table), "{}: `{table}` can not name a table", self.line(&n.list));
+            ensure!(is_plain_name(&table), "{}: `{table}` cannot name a table", self.line(&n.list));
             ensure!(
                 tables.insert(table.clone()),
                 "{}: two lists want the table `{table}`; give one a `table` of its own",

@@ -37,10 +37,7 @@ const DEFAULT_MAX_ENTRIES: usize = 10;
 pub(crate) fn plan(a: &GatekeeperArgs, global: &GlobalArgs, notes: &Notes) -> Result<GateSettings, Fail> {
     let list = a.list.clone().unwrap_or_else(|| "dynamic-whitelist".to_string());
     if !is_plain_name(&list) {
-        return Err(Fail::usage(
-            format!("`{list}` can not name a middleware"),
-            "use letters, digits, `-`, `_` and `.`",
-        ));
+        return Err(Fail::usage(format!("`{list}` cannot name a middleware"), "use letters, digits, `-`, `_` and `.`"));
     }
     let (statics, hosts) = source_range(a.default_source_range.as_deref().unwrap_or_default())?;
     let trusted = trusted(a.trusted_proxies.as_deref(), notes)?;
@@ -67,7 +64,7 @@ pub(crate) fn plan(a: &GatekeeperArgs, global: &GlobalArgs, notes: &Notes) -> Re
     let mut middlewares = vec![(list.clone(), vec![list.clone()])];
     let mut named = Vec::new();
     let share_ttl = a.share_ttl.unwrap_or(Span(Some(SHARE_TTL))).0.ok_or_else(|| {
-        Fail::usage("a share link's guest can not stay for ever", "give SHARE_TTL a length such as 24h or 30d")
+        Fail::usage("a share link's guest cannot stay for ever", "give SHARE_TTL a length such as 24h or 30d")
     })?;
     for share in shares {
         let own = format!("{list}-{}", share.name);
@@ -279,7 +276,7 @@ fn shares(text: &str) -> Result<Vec<Share>, Fail> {
         let name = name.unwrap_or_else(|| if taken(&host) { format!("{host}-{}", base.port) } else { host });
         if !is_plain_name(&name) {
             return Err(Fail::usage(
-                format!("{NAME}: `{name}` can not name a middleware"),
+                format!("{NAME}: `{name}` cannot name a middleware"),
                 "put a name in front: photos=http://…",
             ));
         }
@@ -414,7 +411,7 @@ fn url(name: &str, text: &str, such_as: &str) -> Result<Base, Fail> {
     text.trim().parse().map_err(|e| Fail::usage(format!("{name}: {e}"), format!("such as {such_as}")))
 }
 
-/// What an earlier gate left in the file: addresses that this list could have learnt itself.
+/// What an earlier gate left in the file: addresses that this list could have learned itself.
 fn earlier(file: &std::path::Path, list: &str, rules: &Rules) -> Result<Vec<Event>, Fail> {
     let statics = AddrSet::new(rules.statics.iter().copied());
     let now = runtime::wall();

@@ -357,7 +357,7 @@ async fn a_proxy_that_takes_the_upgrade_out_is_named_once() {
     }
     let output = control.process.output();
     let lines: Vec<&str> =
-        output.lines().filter(|l| l.contains("WARN") && l.contains("a client can not connect")).collect();
+        output.lines().filter(|l| l.contains("WARN") && l.contains("a client cannot connect")).collect();
     assert_eq!(lines.len(), 1, "{output}");
     assert!(lines[0].contains(PROXY) && lines[0].contains("proxy_set_header Upgrade"), "{}", lines[0]);
     // A browser that strays there is no sign of anything.

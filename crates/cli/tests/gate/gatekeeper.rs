@@ -107,7 +107,7 @@ fn several_hops_work_and_nobody_can_say_who_he_is() {
     let g = Gate::start(dir.path(), &[], &[]);
     // Behind a second proxy that is trusted.
     g.mirror("198.51.100.1, 172.18.0.5");
-    // Something further left: the address is a proxy that nobody named, or its client made it up. Neither is learnt.
+    // Something further left: the address is a proxy that nobody named, or its client made it up. Neither is learned.
     g.mirror("8.8.8.8, 198.51.100.9, 172.18.0.5");
     wait("it is logged with the line that mends it", || {
         g.process
@@ -115,7 +115,7 @@ fn several_hops_work_and_nobody_can_say_who_he_is() {
             .is_some_and(|l| l.contains("TRUSTED_PROXIES=") && l.contains("172.16.0.0/12"))
     });
     g.expect(&["198.51.100.1"]);
-    // Twice, an underscore, none: nothing is learnt.
+    // Twice, an underscore, none: nothing is learned.
     request(g.addrs[0], "GET", "/", &[("X-Forwarded-For", "198.51.100.2"), ("X-Forwarded-For", "198.51.100.3")]);
     request(g.addrs[0], "GET", "/", &[("X_Forwarded_For", "198.51.100.4")]);
     request(g.addrs[0], "GET", "/", &[("X-Real-Ip", "198.51.100.5")]);
@@ -204,7 +204,7 @@ fn share_links_are_checked_at_named_upstreams_only_and_fast() {
     assert_eq!(ask(&g, immich, &link, "198.51.100.1"), 200);
     // The answer came when the file had it.
     assert_eq!(g.entries(), ["198.51.100.1"]);
-    // Behind a second proxy a live link is learnt too.
+    // Behind a second proxy a live link is learned too.
     assert_eq!(ask(&g, immich, &link, "198.51.100.2, 172.18.0.5"), 200);
     g.expect(&["198.51.100.1", "198.51.100.2"]);
     let before = asked.load(Ordering::SeqCst);

@@ -116,7 +116,7 @@ fn a_ban_keeps_proofs_out_and_is_shown_and_ended() {
     learn(&g, "198.51.100.6", "CN=anna-phone", "a");
     let said = g.ok(&["grant", "revoke", "CN=anna-phone", "--for", "ever"]);
     assert!(said.contains("198.51.100.5 stays") && said.contains("CN=bert (mtls) is there too"), "{said}");
-    // Nor does the site that learns from the certificate open, from wherever it comes: a private address is not learnt.
+    // Nor does the site that learns from the certificate open, from wherever it comes: a private address is not learned.
     for from in ["198.51.100.8", "192.168.7.7"] {
         assert_eq!(learn(&g, from, "CN=anna-phone", "a"), 403, "{from}");
         assert_eq!(learn(&g, from, "CN=bert", "b"), 200, "{from}");

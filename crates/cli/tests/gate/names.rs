@@ -88,7 +88,7 @@ fn people_add_names_and_take_them_back() {
     g.expect(&["198.51.100.1"]);
     say(&dns, "home.example.net", &["198.51.100.2"]);
     g.expect(&["198.51.100.2"]);
-    // Its address alone can not be revoked: it would be back at once.
+    // Its address alone cannot be revoked: it would be back at once.
     let (code, said) = g.command(&["grant", "revoke", "198.51.100.2"]);
     assert!(code == 1 && said.contains("grant revoke dns:home.example.net"), "{said}");
     g.ok(&["grant", "revoke", "dns:home.example.net"]);

@@ -167,7 +167,7 @@ fn the_doctor_sees_a_gateway_that_hides_clients_and_proxies_that_are_everybody()
     let dir = Dir::new("docgw");
     let env = [("DEFAULT_SOURCE_RANGE", "172.16.0.0/12"), ("TRUSTED_PROXIES", "0.0.0.0/0")];
     let g = Gate::start(dir.path(), &env, &["--check-listen", "127.0.0.1:0"]);
-    // Let in by the range, and never learnt: still everybody behind it.
+    // Let in by the range, and never learned: still everybody behind it.
     let head = [("X-Forwarded-For", "172.18.0.1")];
     assert_eq!(request(g.addrs[1], "GET", "/v1/check/dynamic-whitelist", &head).0, 200);
     doctor(&g, "172.18.0.1, a gateway that hides", "userland-proxy");

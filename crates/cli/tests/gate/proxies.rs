@@ -20,7 +20,7 @@ fn from(source: &str, port: u16) -> u16 {
 
 const ENV: [(&str, &str); 1] = [("LEARN_PRIVATE", "true")];
 
-/// Learnt, refused, revoked.
+/// LearnedRoute, refused, revoked.
 fn round(g: &Gate, port: u16) {
     assert_eq!(from("127.0.1.1", port), 403);
     g.mirror("127.0.1.1");

@@ -212,7 +212,7 @@ fn the_file_is_read_again_and_a_bad_one_changes_nothing() {
     s.rewrite(&config("", "").replace("list = \"photos\"\nttl", "list = \"nowhere\"\nttl"));
     let (code, said) = s.command(&["reload"]);
     assert!(code == 1 && said.contains("no list `nowhere`") && said.contains("hint:"), "{said}");
-    // Good: fewer may stay, static entries go and come, learnt ones are kept.
+    // Good: fewer may stay, static entries go and come, learned ones are kept.
     s.rewrite(&config("max = 2\nstatic = [\"192.0.2.99\"]", ""));
     s.ok(&["reload"]);
     assert!(on("family", "192.0.2.99") && !on("family", "192.0.2.5") && !on("family", "203.0.113.7"));

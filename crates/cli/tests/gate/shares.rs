@@ -261,7 +261,7 @@ fn every_refusal_says_why_and_what_would_mend_it() {
     assert!(said.contains("SHARE_PATHS=/gallery/{token}") && said.contains("answered 429"), "{said}");
     // A page without anything that may be a token is no finding, and no line is offered that would be refused.
     assert!(!said.contains("/photos") && !g.process.output().contains("SHARE_PATHS=/photos"), "{said}");
-    // A live link whose guest can not be let in is said as well.
+    // A live link whose guest cannot be let in is said as well.
     assert_eq!(ask(&g, up, &format!("/share/{KEY}"), "192.168.7.7"), 200);
     let (_, said) = g.command(&["explain", "192.168.7.7"]);
     assert!(said.contains("is alive, but its guest is not let in"), "{said}");

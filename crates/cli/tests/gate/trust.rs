@@ -277,7 +277,7 @@ impl TwoDeep {
 fn behind_a_second_proxy_nobody_is_let_in_for_it_and_the_manuals_lines_mend_it() {
     let Some(two) = TwoDeep::start() else { return };
     let (phone, stranger) = ("127.0.1.1", "127.0.1.2");
-    // The front is not named: its address is not learnt, and the line that names it keeps the others.
+    // The front is not named: its address is not learned, and the line that names it keeps the others.
     let g = two.gate(&[("TRUSTED_PROXIES", "127.0.0.1")]);
     wait_or(
         || two.get("ha.example.com", phone, &[]) == 200,
@@ -297,7 +297,7 @@ fn behind_a_second_proxy_nobody_is_let_in_for_it_and_the_manuals_lines_mend_it()
     let said = g.command(&["explain", FRONT]).1;
     assert!(said.contains("is no visitor but a proxy"), "{said}");
     drop(g);
-    // It is named, but Traefik's list looks at who connects: the phone is learnt, and stays out; that is said.
+    // It is named, but Traefik's list looks at who connects: the phone is learned, and stays out; that is said.
     let trusted = ("TRUSTED_PROXIES", "127.0.0.1,127.0.0.3");
     let g = two.gate(&[trusted]);
     wait_or(
@@ -632,7 +632,7 @@ fn readmes_nginx_recipe_as_printed() {
         assert!(low.contains(want), "{want} in {head}");
     }
     assert_eq!(low.matches("x-gate-user:").count(), 1, "{head}");
-    // Learnt by it: the other site opens, and says who came.
+    // LearnedRoute by it: the other site opens, and says who came.
     assert_eq!(photos.get("/", &forged), 200);
     let head = heads.lock().unwrap().last().cloned().unwrap().to_ascii_lowercase();
     assert!(head.contains("x-gate-user: cn=phone") && head.matches("x-gate-user:").count() == 1, "{head}");

@@ -28,7 +28,7 @@ impl ConfiguredBy {
         }
     }
 
-    /// The switches for the most learnt entries and the most guests.
+    /// The switches for the most learned entries and the most guests.
     pub(super) fn limits(self) -> (&'static str, &'static str) {
         match self {
             ConfiguredBy::Environment => ("MAX_IP_LEN", "MAX_GUESTS"),

@@ -177,7 +177,7 @@ impl LedgerState {
     /// Fills a new ledger from the store and the audit log, and takes these entries of an earlier gate over.
     ///
     /// # Errors
-    /// The store can not be read.
+    /// The store cannot be read.
     pub(super) fn restore(
         ledger: Ledger,
         (out, views): (watch::Sender<Arc<Published>>, watch::Sender<Arc<View>>),
@@ -197,7 +197,7 @@ impl LedgerState {
             full_lines: LogBudget::of(FULL_LINES),
         };
         let now = me.model.time.now();
-        let read = |prefix| store.list(prefix).map(|(entries, _)| entries).context("the store can not be read");
+        let read = |prefix| store.list(prefix).map(|(entries, _)| entries).context("the store cannot be read");
         info!(grants = me.read(read(GRANTS)?, read(BANS)?, now, |_| None), "grants read");
         *me.model.ended.write() = remembered(audit);
         let entries = take_over.len();

@@ -105,7 +105,7 @@ impl<'w, 'c> Speaker<'w, 'c> {
             let mut said = to_atoms.clone();
             for app in &apps {
                 at.push((*app).clone());
-                // Its name stands for what it has learnt.
+                // Its name stands for what it has learned.
                 let learnt = w.to.written.iter().find(|(name, _)| name == *app).map(|(_, learnt)| learnt);
                 if let Some(learnt) = learnt.filter(|l| to_atoms.covers(l)) {
                     said.remove(learnt);

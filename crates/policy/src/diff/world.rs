@@ -33,7 +33,7 @@ pub(super) struct Dst {
     public: bool,
     /// It stands for the internet, so that rules with `via` may send it through exit nodes.
     internet: bool,
-    /// An app connector's name, and the nodes that learn for it: what it learnt opens nobody else.
+    /// An app connector's name, and the nodes that learn for it: what it learned opens nobody else.
     app: Option<(String, Vec<usize>)>,
     /// Only nodes are meant: logins.
     nodes: bool,
@@ -343,7 +343,7 @@ impl<'c> World<'c> {
             dsts.sort_unstable();
             columns.entry(Column { dsts, node, carriers, app: None }).or_default().push(i);
         }
-        // An app is something that one may reach before anything is learnt.
+        // An app is something that one may reach before anything is learned.
         for app in apps {
             self.to.atoms.push((Ranges::new(), Vec::new()));
             let is = |d: &Dst| d.app.as_ref().is_some_and(|(name, _)| name == app);

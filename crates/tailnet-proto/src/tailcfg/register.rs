@@ -74,7 +74,7 @@ pub struct RegisterResponse {
     pub user: User,
     /// The same as a login.
     pub login: Login,
-    /// True if the key it sent can not be used any more.
+    /// True if the key it sent cannot be used any more.
     pub node_key_expired: bool,
     /// True if it may ask for its map.
     pub machine_authorized: bool,

@@ -68,7 +68,7 @@ impl Drop for Service {
     }
 }
 
-/// What a visitor of a [`Service`] learnt: the source address that the service saw.
+/// What a visitor of a [`Service`] learned: the source address that the service saw.
 ///
 /// # Errors
 /// Why there was no answer within `limit`.

@@ -116,7 +116,7 @@ fn events(o: &Options, notes: &mut Vec<String>) -> Result<String> {
                     g.event(a, Some(&here), passes)
                 })
             }
-            None => Err(anyhow::anyhow!("network namespaces can not be made here")),
+            None => Err(anyhow::anyhow!("network namespaces cannot be made here")),
         };
         let file = {
             let g = Gate::start(&o.bin, n, &[], None)?;

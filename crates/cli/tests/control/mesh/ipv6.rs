@@ -55,7 +55,7 @@ fn members_join_and_talk_where_there_is_no_ipv4() {
     let by_relay = || laptop.ping(&server.v4().to_string(), &["--c=1", "--timeout=2s", "--until-direct=false"]);
     eventually(SETTLED, || by_relay().and_then(|p| if p.contains("via DERP") { Ok(()) } else { Err(p) })).unwrap();
     talk();
-    // One that has no UDP at all, and so can not ask how far away the relay is, takes it all the same.
+    // One that has no UDP at all, and so cannot ask how far away the relay is, takes it all the same.
     let host = mesh.world.host("guest", "203.0.113.22");
     ipv6_alone(&host);
     host.nft(

@@ -8,7 +8,7 @@ use stage::netns::service::{Service, visit};
 use stage::process::Process;
 use stage::{becomes, eventually, peers};
 
-/// A policy in which the server's own relay says not to look at its certificate: the crate can not pin one yet.
+/// A policy in which the server's own relay says not to look at its certificate: the crate cannot pin one yet.
 fn policy(acls: &serde_json::Value) -> String {
     let node = json!({ "Name": "900a", "RegionID": 900, "HostName": CONTROL, "IPv4": CONTROL, "IPv6": "none",
                        "DERPPort": 8080, "STUNPort": 3478, "InsecureForTests": true });
