@@ -1,4 +1,4 @@
-//! Who may come in, all pure. In: lists, proofs of strangers, the time. Out: verdicts, grants and what the ledger does with
+//! Who may come in, all pure. In: lists, proofs of untrusted peers, the time. Out: verdicts, grants and what the ledger does with
 //! them, lists as enforcers want them. No IO, no clock.
 
 mod ban;

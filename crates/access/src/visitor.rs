@@ -51,7 +51,7 @@ pub enum TraceError {
 /// time the header came (RFC 7239; `X-Forwarded-For` as nginx, HAProxy, Caddy and Traefik write it).
 ///
 /// # Errors
-/// [`TraceError`], only when the peer is trusted: what strangers send is not read.
+/// [`TraceError`], only when the peer is trusted: what untrusted peers send is not read.
 pub fn trace(
     peer: Addr,
     x_forwarded_for: &[&[u8]],
@@ -247,7 +247,7 @@ mod tests {
         let ok = |s: &str| Ok(s.to_string());
         type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], Result<String, TraceError>);
         let rows: &[Row<'_>] = &[
-            // Strangers are themselves, whatever they say.
+            // Untrusted peers are themselves, whatever they say.
             ("198.51.100.7", &["10.0.0.1"], &[], ok("198.51.100.7")),
             ("198.51.100.7", &["a", "b"], &["for=_x", "\""], ok("198.51.100.7")),
             // Without a header a trusted proxy is itself.
@@ -336,7 +336,7 @@ mod tests {
             prop_assert_eq!(t.addr, visitor);
         }
 
-        /// No input makes it panic, and a stranger is always itself.
+        /// No input makes it panic, and an untrusted peer is always itself.
         #[test]
         fn strangers_are_themselves(xff in prop::collection::vec(any::<Vec<u8>>(), 0..3), fwd in prop::collection::vec(any::<Vec<u8>>(), 0..3)) {
             let x: Vec<&[u8]> = xff.iter().map(Vec::as_slice).collect();

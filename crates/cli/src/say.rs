@@ -46,7 +46,7 @@ pub(crate) fn when(at: u64) -> String {
     Timestamp(at).to_string().replacen('T', " ", 1)
 }
 
-/// A word or a line as a person may see it: names come from policies under review, from hosts, from strangers, and what
+/// A word or a line as a person may see it: names come from policies under review, from hosts, from untrusted peers, and what
 /// moves the cursor, ends the line or turns its direction could show another answer. In the form of JSON's strings.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains(hides) {

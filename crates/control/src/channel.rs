@@ -52,15 +52,15 @@ const UNSENT: usize = 256 * 1024;
 
 /// What a channel of a machine without a node may hold, requests of several streams and buffers included, in bytes
 /// (75 KiB were seen with all windows full).
-const STRANGER_BYTES: usize = 128 * 1024;
+const UNTRUSTED_BYTES: usize = 128 * 1024;
 /// Its bounds in HTTP/2: it registers, and waits. The connection's window cannot be smaller than that (RFC 9113,
 /// section 6.9.2).
-const STRANGER_AT_ONCE: u32 = 6;
-const STRANGER_WINDOW: u32 = 32 * 1024;
-const STRANGER_WINDOWS: u32 = 65_535;
-const STRANGER_HEADERS: u32 = 4 * 1024;
+const UNTRUSTED_AT_ONCE: u32 = 6;
+const UNTRUSTED_WINDOW: u32 = 32 * 1024;
+const UNTRUSTED_WINDOWS: u32 = 65_535;
+const UNTRUSTED_HEADERS: u32 = 4 * 1024;
 /// A machine that has no node after this long, and for which no page waits, has no business here.
-const STRANGER_STAY: Duration = Duration::from_secs(60);
+const UNTRUSTED_STAY: Duration = Duration::from_secs(60);
 
 /// Answers `POST /ts2021`. `peer` is who the connection comes from, `from` the client behind it.
 pub(super) fn upgrade(
@@ -103,7 +103,7 @@ pub(super) fn upgrade(
         return answer::text(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
     }
     // The connection's own place ends with the upgrade. Who sent this has proved nothing: it may be a replay.
-    let place = match state.place(Some(from), STRANGER_BYTES) {
+    let place = match state.place(Some(from), UNTRUSTED_BYTES) {
         Ok(place) => place,
         Err(why) => {
             debug!(%from, %why, "channel refused");
@@ -187,7 +187,7 @@ async fn serve(
     let (streams, window, windows, headers) = if known {
         (MAX_CONCURRENT_REQUESTS, WINDOW, WINDOW * 2, HEADERS)
     } else {
-        (STRANGER_AT_ONCE, STRANGER_WINDOW, STRANGER_WINDOWS, STRANGER_HEADERS)
+        (UNTRUSTED_AT_ONCE, UNTRUSTED_WINDOW, UNTRUSTED_WINDOWS, UNTRUSTED_HEADERS)
     };
     http.timer(TokioTimer::new())
         .max_concurrent_streams(streams)
@@ -219,7 +219,7 @@ async fn serve(
 /// Ends when a machine neither has a node nor waits for one.
 async fn without_business(state: &ControlState, asker: &machine::Asker) {
     loop {
-        tokio::time::sleep(STRANGER_STAY).await;
+        tokio::time::sleep(UNTRUSTED_STAY).await;
         if asker.is_known() {
             return std::future::pending().await;
         }

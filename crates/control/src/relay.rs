@@ -31,7 +31,7 @@ use net::serve::{self, Slots};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections that may be introducing themselves at once; each holds less than 20 KB. One source has a share, so that
-/// a stranger does not keep the others out; an office behind one address comes back in a few seconds. A quarter is for
+/// an untrusted peer does not keep the others out; an office behind one address comes back in a few seconds. A quarter is for
 /// sources where nodes were before.
 const HANDSHAKE_LIMITS: serve::Limits = serve::Limits { total: 1024, per_source: 128, reserve: 256 };
 
@@ -331,7 +331,7 @@ impl Inner {
         io.write_all(&hello).await?;
         io.flush().await?;
         loop {
-            // A stranger is heard for one frame of one kind only.
+            // An untrusted peer is heard for one frame of one kind only.
             let head = inbox.head()?;
             if head.is_some_and(|head| head.kind != Some(Kind::ClientInfo)) {
                 return Err(Cut::Introduction);

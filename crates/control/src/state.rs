@@ -50,13 +50,13 @@ pub struct ControlState {
     /// Places of connections and channels.
     pub(super) slots: Arc<Slots>,
     /// Memory for those who have proved nothing yet, and the same for sources where a node was before.
-    strangers: Strangers,
+    untrusted: UntrustedBudget,
     returning: Arc<Budget>,
     /// The most bytes that they held since their memory was given back to the system last.
     most_held: AtomicUsize,
     /// Channels of each machine, the newest last.
     machines: Mutex<BTreeMap<MachineKey, VecDeque<(u64, CancellationToken)>>>,
-    /// Lines about requests whose headers cannot be believed: strangers send them through proxies that pass them on.
+    /// Lines about requests whose headers cannot be believed: untrusted peers send them through proxies that pass them on.
     pub(super) unbelieved: LogBudget,
     /// Lines about proxies that take `Upgrade` out of requests.
     pub(super) no_upgrade: LogBudget,
@@ -95,10 +95,10 @@ const FILES: usize = 64;
 /// Bytes that all who have proved nothing may make the server hold, and those of one source: half of a gigabyte is
 /// never reached, also when sources where nodes were before, which have as much again, do the same. A source has room
 /// for 190 devices that join in the same moment.
-const STRANGERS: usize = 192 << 20;
-const STRANGERS_EACH: usize = 24 << 20;
+const UNTRUSTED_BYTES_MAX: usize = 192 << 20;
+const UNTRUSTED_BYTES_PER_SOURCE: usize = 24 << 20;
 /// The same of an IPv6 /48, whose 65,536 sources may be one party's: the other half stays for everybody else.
-const STRANGERS_NETWORK: usize = STRANGERS / 2;
+const UNTRUSTED_BYTES_PER_NETWORK: usize = UNTRUSTED_BYTES_MAX / 2;
 
 /// The places there are: not more than this process may have files open, and a fifth for sources where nodes were
 /// before.
@@ -120,15 +120,18 @@ pub(super) struct Place {
 }
 
 /// Memory for those who have proved nothing: in all, for a source, and for the network around it.
-struct Strangers {
+struct UntrustedBudget {
     sources: Arc<Budget>,
     networks: Arc<Budget>,
 }
 
-impl Strangers {
-    fn new() -> Strangers {
-        let (sources, networks) = (Budget::new(STRANGERS, STRANGERS_EACH), Budget::new(STRANGERS, STRANGERS_NETWORK));
-        Strangers { sources, networks }
+impl UntrustedBudget {
+    fn new() -> UntrustedBudget {
+        let (sources, networks) = (
+            Budget::new(UNTRUSTED_BYTES_MAX, UNTRUSTED_BYTES_PER_SOURCE),
+            Budget::new(UNTRUSTED_BYTES_MAX, UNTRUSTED_BYTES_PER_NETWORK),
+        );
+        UntrustedBudget { sources, networks }
     }
 
     /// Empty charges of a source and of its network.
@@ -146,7 +149,7 @@ impl Place {
         network.grow(bytes).inspect_err(|_| self.memory.shrink(bytes))
     }
 
-    /// It has proved that it is a node's: it is nobody's stranger any more.
+    /// It has proved that it is a node's: it is nobody's untrusted peer any more.
     pub(super) fn proved(&mut self) {
         self.slot.trusted();
         self.memory.shrink(usize::MAX);
@@ -205,8 +208,8 @@ impl ControlState {
             waiting: Mutex::default(),
             next: AtomicU64::new(1),
             slots: Slots::new(places()),
-            strangers: Strangers::new(),
-            returning: Budget::new(STRANGERS, STRANGERS_EACH),
+            untrusted: UntrustedBudget::new(),
+            returning: Budget::new(UNTRUSTED_BYTES_MAX, UNTRUSTED_BYTES_PER_SOURCE),
             most_held: AtomicUsize::new(0),
             machines: Mutex::default(),
             unbelieved: LogBudget::default(),
@@ -226,7 +229,7 @@ impl ControlState {
         let (memory, network) = match known {
             true => (self.returning.charge(source), None),
             false => {
-                let (memory, network) = self.strangers.charge(source);
+                let (memory, network) = self.untrusted.charge(source);
                 (memory, Some(network))
             }
         };
@@ -236,7 +239,7 @@ impl ControlState {
         Ok(place)
     }
 
-    /// True once after a crowd of strangers has left: so many bytes, of which less than half are held now.
+    /// True once after a crowd of untrusted peers has left: so many bytes, of which less than half are held now.
     pub(super) fn crowd_has_left(&self, crowd: usize) -> bool {
         let (now, most) = (self.held_by_strangers(), self.most_held.load(Ordering::Relaxed));
         let left = most >= crowd && now <= most / 2;
@@ -247,7 +250,7 @@ impl ControlState {
     }
 
     fn held_by_strangers(&self) -> usize {
-        self.strangers.sources.used() + self.returning.used()
+        self.untrusted.sources.used() + self.returning.used()
     }
 
     /// The relays as clients are told them: ours, and those that the policy names. With a number that changes with them.
@@ -358,22 +361,22 @@ mod tests {
 
     #[test]
     fn a_large_network_leaves_half_of_the_memory_to_everybody_else() {
-        let strangers = Strangers::new();
+        let untrusted = UntrustedBudget::new();
         let slots = Slots::new(Limits { total: 10_000, per_source: 1_000, reserve: 0 });
         let place = |from: String| {
             let source = SourceKey::of(from.parse().unwrap());
-            let (memory, network) = strangers.charge(Some(source));
+            let (memory, network) = untrusted.charge(Some(source));
             let slot = slots.take(source).unwrap();
             let mut p = Place { slots: slots.clone(), slot, source: Some(source), memory, network: Some(network) };
             p.grow(128 * 1024).map(|()| p)
         };
         // One channel of each of a /48's sources.
         let held: Vec<Place> = (0..3_000).map_while(|n| place(format!("2001:db8:1:{n:x}::1")).ok()).collect();
-        assert_eq!(held.len(), STRANGERS_NETWORK / (128 * 1024));
+        assert_eq!(held.len(), UNTRUSTED_BYTES_PER_NETWORK / (128 * 1024));
         assert!(place("2001:db8:1:ffff::1".into()).is_err());
-        assert_eq!(strangers.sources.used(), STRANGERS_NETWORK, "who is refused holds nothing");
+        assert_eq!(untrusted.sources.used(), UNTRUSTED_BYTES_PER_NETWORK, "who is refused holds nothing");
         let honest: Vec<Place> = (1..200).map(|n| place(format!("192.0.2.{n}")).unwrap()).collect();
         drop((held, honest));
-        assert_eq!((strangers.sources.used(), strangers.networks.used()), (0, 0));
+        assert_eq!((untrusted.sources.used(), untrusted.networks.used()), (0, 0));
     }
 }

@@ -225,7 +225,7 @@ mod tests {
         let good = headers(&[("x-forwarded-for", "203.0.113.7"), ("forwarded", "for=203.0.113.66")]);
         assert_eq!(p.visitor(traefik, &good).map(at), Ok(("203.0.113.7".to_string(), None)));
         assert_eq!(p.visitor(Peer::Socket, &good).map(at), Ok(("203.0.113.7".to_string(), None)));
-        // A stranger is itself only where that is configured, and never proves anything.
+        // An untrusted peer is itself only where that is configured, and never proves anything.
         let stranger = peer("198.51.100.9");
         let untrusted = Err(Unknown::Untrusted("198.51.100.9".parse().unwrap()));
         assert_eq!(p.visitor(stranger, &good), untrusted);

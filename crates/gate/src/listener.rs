@@ -1,5 +1,5 @@
 //! Where the gate listens. In: addresses and Unix sockets. Out: requests for the intake. Connections have places: trusted
-//! proxies and strangers apart, a share for each source, a reserve for proxies that asked something before.
+//! proxies and untrusted peers apart, a share for each source, a reserve for proxies that asked something before.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ use runtime::run::Run;
 /// that asked something before: half requests of a whole trusted network lock out none of them.
 const PROXIES: Limits = Limits { total: 4_096, per_source: 2_048, reserve: 1_024 };
 /// Connections of peers that are no trusted proxies.
-const STRANGERS: Limits = Limits { total: 64, per_source: 8, reserve: 0 };
+const UNTRUSTED: Limits = Limits { total: 64, per_source: 8, reserve: 0 };
 /// A proxy sends its head at once.
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 /// The same while half of the places are taken: who is slow then makes room.
@@ -41,19 +41,19 @@ const HEAD_WAIT_BUSY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Places {
     proxies: Arc<Slots>,
-    strangers: Arc<Slots>,
+    untrusted: Arc<Slots>,
 }
 
 impl Places {
     fn new() -> Arc<Places> {
-        Arc::new(Places { proxies: Slots::new(PROXIES), strangers: Slots::new(STRANGERS) })
+        Arc::new(Places { proxies: Slots::new(PROXIES), untrusted: Slots::new(UNTRUSTED) })
     }
 
     fn take(&self, peer: Peer, believed: bool) -> Result<Slot, Full> {
         match peer {
             Peer::Socket => self.proxies.take_trusted(),
             Peer::Tcp(addr) if believed => self.proxies.take(SourceKey::of(addr)),
-            Peer::Tcp(addr) => self.strangers.take(SourceKey::of(addr)),
+            Peer::Tcp(addr) => self.untrusted.take(SourceKey::of(addr)),
         }
     }
 

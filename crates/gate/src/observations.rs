@@ -1,5 +1,5 @@
 //! What requests said of the surroundings. In: observations. Out: the recent ones, each once for a source, for `doctor`,
-//! `explain` and the log. Bounded, whatever strangers send.
+//! `explain` and the log. Bounded, whatever untrusted peers send.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Memory that strangers can make the process hold: one budget, with a share for each source. In: sizes about to be
+//! Memory that untrusted peers can make the process hold: one budget, with a share for each source. In: sizes about to be
 //! held. Out: charges that give back what they took when they are dropped, or no.
 
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! How many lines strangers may cause in the log. In: something worth a line. Out: whether to write it, and how many were
+//! How many lines untrusted peers may cause in the log. In: something worth a line. Out: whether to write it, and how many were
 //! held back since the last one that was written.
 
 use std::time::{Duration, Instant};

@@ -30,7 +30,7 @@ pub struct Limits {
     pub total: usize,
     /// At the same time from one source ([`SourceKey`]).
     pub per_source: usize,
-    /// Of `total`, those that only known sources ([`Slots::know`]) may take, so that strangers lock out nobody who was
+    /// Of `total`, those that only known sources ([`Slots::know`]) may take, so that untrusted peers lock out nobody who was
     /// here before.
     pub reserve: usize,
 }

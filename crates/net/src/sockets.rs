@@ -30,7 +30,7 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Lets this process open as many files as the system allows it, each connection being one. Shells and services start
-/// with 1,024, which a single stranger can use up.
+/// with 1,024, which a single untrusted peer can use up.
 pub fn more_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -91,7 +91,7 @@ impl Notes {
         self.say(pos, format!("this {what} has {lacks}: it lets nobody in"));
     }
 
-    /// A tag whose name ends as a destination with ports does, is a slip of the pen that no node can have.
+    /// A tag whose name ends as a destination with ports does, is a typo that no node can have.
     fn tags(&mut self, owners: &Named<Vec<At<Who>>>) {
         for (tag, it) in owners {
             let name = tag.trim_start_matches("tag:");

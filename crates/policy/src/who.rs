@@ -195,7 +195,7 @@ pub fn read_who(text: &str) -> Result<Who, String> {
             false => Ok(Who::User(text.to_string())),
         };
     }
-    // An address with a slip of the pen must not be taken for a host's name.
+    // An address with a typo must not be taken for a host's name.
     if text.contains('/') || text.is_empty() || text.contains(':') {
         return Err(format!("`{text}` is no user, group, tag, host, address, autogroup or IP set"));
     }

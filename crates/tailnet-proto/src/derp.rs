@@ -42,7 +42,7 @@ pub const PACKET_MAX: usize = 64 * 1024;
 /// Longest body of a `SendPacket` frame.
 pub const SEND_MAX: usize = KEY_LEN + PACKET_MAX;
 
-/// Longest `ClientInfo` that a stranger may send: real ones have less than 300 bytes.
+/// Longest `ClientInfo` that an untrusted peer may send: real ones have less than 300 bytes.
 pub const INFO_MAX: usize = 16 * 1024;
 
 /// Longest body of any frame, known or not, as official clients have it.

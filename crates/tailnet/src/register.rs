@@ -51,7 +51,7 @@ const PENDING_LIFE: u64 = 3_600;
 const REFUSED_LIFE: u64 = 600;
 /// Anybody who reaches the server can ask for a page: of the network that has most of them the oldest makes room.
 const PENDING_MAX: usize = 1_000;
-/// Of them from one address (IPv6: one /64): a school's laptops behind one address fit, and one stranger does not push
+/// Of them from one address (IPv6: one /64): a school's laptops behind one address fit, and one untrusted peer does not push
 /// out everybody else.
 const PENDING_FROM_ONE: usize = 50;
 /// Routes that a page remembers; the node tells all of them once it is in.

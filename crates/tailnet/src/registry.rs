@@ -90,7 +90,7 @@ pub(crate) const GRACE_AT_START: u64 = 60;
 /// An ephemeral node is forgotten when it has been away this long.
 pub(crate) const EPHEMERAL_AWAY: u64 = 300;
 
-/// Audit lines a minute about strangers: a person who sets up a school's laptops does not reach it, a flood does not
+/// Audit lines a minute about untrusted peers: a person who sets up a school's laptops does not reach it, a flood does not
 /// fill the disk.
 const STRANGERS: u32 = 60;
 /// The same for what members do by themselves, such as logging in again: a thousand that come back together are seen.
@@ -139,7 +139,7 @@ pub struct Registry {
     primaries: BTreeMap<Prefix, String>,
     /// What snapshots share of `by_key`.
     shared_keys: Option<Arc<BTreeMap<NodeKey, u64>>>,
-    /// What strangers did in a minute, and what members did again and again.
+    /// What untrusted peers did in a minute, and what members did again and again.
     strangers: (u64, u32),
     members: (u64, u32),
 }
@@ -714,7 +714,7 @@ impl Registry {
         self.counters[what]
     }
 
-    /// The same for what strangers can bring about as often as they like: so much of it goes on record, no more.
+    /// The same for what untrusted peers can bring about as often as they like: so much of it goes on record, no more.
     pub(crate) fn audit_stranger(
         &mut self,
         at: u64,

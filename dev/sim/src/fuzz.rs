@@ -1,4 +1,4 @@
-//! What fuzzing calls, as plain functions: one for each reader of bytes or text that strangers send. In: any bytes.
+//! What fuzzing calls, as plain functions: one for each reader of bytes or text that untrusted peers send. In: any bytes.
 //! Out: nothing, or a panic if the reader breaks a promise. `fuzz/` drives them; `tests/corpus.rs` replays the corpora.
 #![allow(clippy::expect_used, clippy::panic, reason = "a reader that breaks a promise has to stop the fuzzer")]
 

@@ -70,7 +70,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: u64 =
         number.parse().map_err(|_| "wanted a length of time such as `10s`, `500ms` or `2m`".to_string())?;
-    // A year: longer is a slip of the pen, and far below what the timers can hold.
+    // A year: longer is a typo, and far below what the timers can hold.
     let ms = number.checked_mul(scale_ms).filter(|ms| *ms <= 31_536_000_000);
     ms.map(Duration::from_millis).ok_or_else(|| "wanted at most a year".to_string())
 }

@@ -53,7 +53,7 @@ pub(crate) fn set_of(
     Ok(loaded.lists.pop().map(|l| l.set).unwrap_or_default())
 }
 
-/// Says if strangers are among the proxies that are believed.
+/// Says if untrusted peers are among the proxies that are believed.
 pub(crate) fn say_wide(trusted: &AddrSet, switch: &str, notes: &Notes) {
     if let Some(wide) = trusted.prefixes().iter().find(|p| gate::doctor::holds_strangers(**p)) {
         notes.warning(format!(

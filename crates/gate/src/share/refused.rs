@@ -74,7 +74,7 @@ impl Refusals {
             oldest.map(|k| all.remove(&k));
         }
         let times = all.get(&key).map_or(0, |r| r.times).saturating_add(1);
-        // Of the middleware's address, which a stranger may have written: shown as data and not at any length.
+        // Of the middleware's address, which an untrusted peer may have written: shown as data and not at any length.
         let share = share.chars().take(80).collect::<String>().escape_debug().to_string();
         all.insert(key, Refusal { addr, share, path, why, times, at: now });
     }

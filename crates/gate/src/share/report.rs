@@ -51,7 +51,7 @@ impl Shares {
                 }
             }
         }
-        // Dead links are everyday; these are not. Any stranger can make them: the latest say enough. Without a line that
+        // Dead links are everyday; these are not. Any untrusted peer can make them: the latest say enough. Without a line that
         // mends it, it is a page like any other.
         let all: Vec<(Refusal, String)> = self
             .refusals

@@ -1,5 +1,5 @@
 //! What is said about a visitor, pure. In: what the peer claims, and which peers are believed. Out: who the visitor is,
-//! and the fields that tell the upstream. What strangers claim is neither believed nor passed on.
+//! and the fields that tell the upstream. What untrusted peers claim is neither believed nor passed on.
 
 use std::fmt::Write as _;
 
@@ -227,7 +227,7 @@ mod tests {
         let other = || Claims { forwarded: vec![b"for=203.0.113.9"], ..Claims::default() };
         let why = came("10.0.0.1", &other(), AddressHeader::XForwardedFor).unwrap_err();
         assert!(why.contains("X-Forwarded-For") && why.contains("--trusted-header"), "{why}");
-        // A stranger is itself, whatever it says.
+        // An untrusted peer is itself, whatever it says.
         assert_eq!(came("192.0.2.1", &both(), AddressHeader::XForwardedFor).unwrap().0, "192.0.2.1");
     }
 

@@ -49,7 +49,7 @@ pub(super) async fn accept(edge: Arc<Edge>, listener: Listener, close: Cancellat
         edge.stats.control_requests.fetch_add(1, Ordering::Relaxed);
         // One proxy speaks for many clients: only the limit for all counts for it.
         let (pass, slot) = if edge.trusts(peer) {
-            (None, edge.strangers.take_trusted())
+            (None, edge.handshakes.take_trusted())
         } else {
             let addr = Addr::of(peer);
             // A proxy of this machine that nobody named speaks for others; it is heard first.
@@ -59,7 +59,7 @@ pub(super) async fn accept(edge: Arc<Edge>, listener: Listener, close: Cancellat
                 continue;
             }
             match edge.control_door.admit(addr) {
-                Ok(pass) => (Some(pass), edge.strangers.take(addr.into())),
+                Ok(pass) => (Some(pass), edge.handshakes.take(addr.into())),
                 Err(why) => {
                     edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
                     say(&edge.lines.control_refused, "control", peer, REFUSED, why);
@@ -239,8 +239,8 @@ async fn begin(
         return Ok(Became::Nothing);
     };
     edge.guesses.right(addr);
-    edge.strangers.know(addr.into());
-    // Who knows a token is no stranger of its address.
+    edge.handshakes.know(addr.into());
+    // Who knows a token is not counted as an untrusted peer of its address.
     place.trusted();
     let token_pass = match known.door.as_ref().map(|door| door.admit(addr)).transpose() {
         Ok(pass) => pass,

@@ -75,7 +75,7 @@ pub(super) struct Edge {
     /// Visitors of all planes.
     visitors: Arc<Slots>,
     /// Clients and people that have not proved a token yet.
-    strangers: Arc<Slots>,
+    handshakes: Arc<Slots>,
     guesses: Guesses,
     lines: Lines,
     /// The tokens in force.
@@ -127,7 +127,7 @@ struct Stats {
     sessions: AtomicU64,
 }
 
-/// What strangers can make an edge say, each kind within a budget; the rest is told at DEBUG, and counted.
+/// What untrusted peers can make an edge say, each kind within a budget; the rest is told at DEBUG, and counted.
 #[derive(Default)]
 struct Lines {
     control_refused: LogBudget,
@@ -160,7 +160,7 @@ fn visitors_max(wanted: usize, files: usize) -> usize {
 
 /// Handshakes of clients at the same time. Each may hold some 100 KiB; more than 512 is a flood, and more than half of
 /// the files that are kept would take those of lists and of clients that are in. One source has an eighth: a client dials
-/// up to 16 carriers and some bulk links at once. A quarter is for sources that proved a token before: strangers of
+/// up to 16 carriers and some bulk links at once. A quarter is for sources that proved a token before: untrusted peers of
 /// however many sources lock out no client that was here.
 fn handshakes(files: usize) -> Limits {
     let total = (files_kept(files) / 2).clamp(8, 512);
@@ -188,7 +188,7 @@ pub async fn start(settings: EdgeSettings, admission: Arc<Admission>, run: &Run)
         table: Table::new(settings.grace),
         ports: ports::Ports::default(),
         visitors: Slots::new(reload::visitor_limits(&settings)),
-        strangers: Slots::new(handshakes(sockets::files_max())),
+        handshakes: Slots::new(handshakes(sockets::files_max())),
         guesses: Guesses::default(),
         lines: Lines::default(),
         said_unnamed: AtomicBool::new(false),
@@ -368,7 +368,7 @@ fn hostname() -> String {
     String::from_utf8_lossy(rustix::system::uname().nodename().to_bytes()).into_owned()
 }
 
-/// Says something that strangers cause: at INFO as long as its budget lasts, with how much was held back since the last
+/// Says something that untrusted peers cause: at INFO as long as its budget lasts, with how much was held back since the last
 /// such line; then at DEBUG.
 fn say(budget: &LogBudget, plane: impl Display, peer: impl Display, what: &'static str, why: impl Display) {
     match budget.spend(Instant::now()) {

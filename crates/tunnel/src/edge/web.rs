@@ -115,7 +115,7 @@ pub(super) async fn accept(
 enum Came {
     /// From this visitor, or this proxy that speaks for visitors.
     Straight(SocketAddr),
-    /// From a balancer that named nobody. It passes on what strangers send: no header of theirs is believed.
+    /// From a balancer that named nobody. It passes on what untrusted peers send: no header of theirs is believed.
     OfBalancer,
 }
 

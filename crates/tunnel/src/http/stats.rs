@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use runtime::metrics::Exposition;
 use tunnel_proto::http1::head::Method;
 
-/// Hosts counted by name. A catch-all answers for any name, so strangers choose them.
+/// Hosts counted by name. A catch-all answers for any name, so untrusted peers choose them.
 const HOSTS_MAX: usize = 256;
 
 /// Pairs of method and status counted for one host; an upstream may answer with any number.
