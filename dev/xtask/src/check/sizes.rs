@@ -12,7 +12,7 @@ const PARTS: usize = 5;
 const LONGEST: usize = 600;
 
 /// Files that are longer, with the lines that they may have. The list only shrinks.
-const LONGER: [(&str, usize); 1] = [("crates/tunnel/src/http/h2.rs", 693)];
+const LONGER: [(&str, usize); 0] = [];
 
 /// A file on the list may lose so many lines before its number has to follow.
 const SLACK: usize = 25;
