@@ -52,3 +52,28 @@ fn running(socket: &Path, who: &str, dir: &Path, start: &str) -> Result<(), Fail
         _ => Ok(()),
     }
 }
+
+/// True if a gate runs from this data directory.
+pub(crate) fn gate_runs(global: &GlobalArgs) -> bool {
+    resolve::data_dir(global.data_dir.clone())
+        .is_ok_and(|d| std::os::unix::net::UnixStream::connect(::gate::gate_socket(&d)).is_ok())
+}
+
+/// The names of the gate's lists.
+pub(crate) fn gate_lists(global: &GlobalArgs) -> Result<Vec<String>, Fail> {
+    Ok(gate(global, api::gate::Lists {})?.lists.into_iter().map(|l| l.name).collect())
+}
+
+/// Prints an answer as JSON, if that is wanted; true if it was.
+pub(crate) fn printed(json: &crate::args::gate::JsonArgs, answer: &impl serde::Serialize) -> Result<bool, Fail> {
+    let wanted = json.json.unwrap_or(false);
+    if wanted {
+        crate::say::json(answer)?;
+    }
+    Ok(wanted)
+}
+
+/// True if one edge runs from this data directory.
+pub(crate) fn edge_runs(global: &GlobalArgs) -> bool {
+    resolve::data_dir(global.data_dir.clone()).is_ok_and(|dir| runtime::api::find(&dir, None).is_ok())
+}

@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod commands;
 mod fail;
+mod grants;
 mod logs;
 mod resolve;
 mod run;
@@ -66,6 +67,10 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
             Some(kind) => no_k8s(kind).and_then(|()| commands::gatekeeper::generate(a, global)),
             None => block_on(commands::gatekeeper::run(a, global)),
         },
+        // Where only an edge runs, its lists are meant.
+        Command::List(a) if a.what.is_none() && !ask::gate_runs(global) && ask::edge_runs(global) => {
+            return commands::admin::lists(&args::AdminArgs { control_port: None, json: a.json.json }, global);
+        }
         Command::List(a) => return commands::gate::list(a, global),
         Command::Grant(a) => return commands::gate::grant(a, global),
         Command::Audit(a) => return commands::gate::audit(a, global),

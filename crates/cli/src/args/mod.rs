@@ -11,6 +11,7 @@ pub(crate) mod control;
 mod edge;
 pub(crate) mod gate;
 mod inlets;
+pub(crate) mod policy;
 #[cfg(test)]
 mod printed;
 pub(crate) mod values;
@@ -163,7 +164,7 @@ pub(crate) enum Command {
     /// Make a running edge read its lists and certificate again
     Reload(AdminArgs),
     /// Check, compile, test, explain, compare and lay out policies
-    Policy(crate::commands::policy::PolicyArgs),
+    Policy(policy::PolicyArgs),
     /// Print the completions of a shell
     Completions {
         /// Which shell

@@ -5,20 +5,18 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use access::record::GrantRecord;
 use addr::{Addr, Prefix};
 use anyhow::Context;
-use api::AuditEvent;
 use api::gate::{
-    Add, Added, Ban, BanTime, Behind, ChangeGrants, Claim, Doctor, Enforcer, Explain, Extend, Extended, Followed,
-    Grant, GrantsChanged, ListState, Lists, Revoke, Revoked, Show, Unban, Unbanned, Unfollowed,
+    Add, Added, BanTime, ChangeGrants, Claim, Doctor, Enforcer, Extend, Extended, Followed, GrantsChanged, ListState,
+    Lists, Revoke, Revoked, Show, Unban, Unbanned, Unfollowed,
 };
 use runtime::audit::{About, Line};
-use serde::Serialize;
 
+use crate::args::GlobalArgs;
 use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, ListArgs, ListCommand, Since, Span};
-use crate::args::{AdminArgs, GlobalArgs};
 use crate::fail::{Exit, Fail};
+use crate::grants::{banned, end, evidence, recorded_evidence, recorded_who, who};
 use crate::say::{when, word, words};
 use crate::{ask, resolve, say};
 
@@ -26,13 +24,9 @@ use crate::{ask, resolve, say};
 pub(crate) fn list(a: &ListArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     match &a.what {
         Some(ListCommand::Show { name, json }) => show(name.as_deref(), json, global),
-        // Where only an edge runs, its lists are meant.
-        None if !runs(global) && runtime::api::find(&resolve::data_dir(global.data_dir.clone())?, None).is_ok() => {
-            crate::commands::admin::lists(&AdminArgs { control_port: None, json: a.json.json }, global)
-        }
         None => {
             let answer = ask::gate(global, Lists {})?;
-            if printed(&a.json, &answer)? {
+            if ask::printed(&a.json, &answer)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let of = |n: usize, max: Option<usize>| max.map_or_else(|| n.to_string(), |max| format!("{n} of {max}"));
@@ -62,7 +56,7 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
     let (json, call) = match c {
         GrantCommand::List { name: Some(name), json } => return show(Some(name), json, global),
         GrantCommand::List { name: None, json } => {
-            for name in lists(global)? {
+            for name in ask::gate_lists(global)? {
                 show(Some(&name), json, global)?;
             }
             return Ok(ExitCode::SUCCESS);
@@ -97,7 +91,7 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
     };
     let follows = matches!(call, ChangeGrants::Add(_));
     let answer = ask::gate(global, call)?;
-    if printed(json, &answer)? {
+    if ask::printed(json, &answer)? {
         return Ok(ExitCode::SUCCESS);
     }
     let notes = match answer {
@@ -204,11 +198,11 @@ pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, F
     let dir = resolve::data_dir(global.data_dir.clone())?;
     let answer = match runtime::api::find(&dir, None) {
         // Where only an edge runs, its list files can be wrong.
-        Ok(edge) if !runs(global) => ask::socket(&edge, api::Doctor {})?,
+        Ok(edge) if !ask::gate_runs(global) => ask::socket(&edge, api::Doctor {})?,
         _ => ask::gate(global, Doctor {})?,
     };
     let wrong = answer.open().next().is_some();
-    if !printed(json, &answer)? {
+    if !ask::printed(json, &answer)? {
         for f in answer.open() {
             say::line(format!("{} [{}]\n  fix: {}", word(&f.what), word(&f.id), word(&f.fix)));
         }
@@ -223,121 +217,6 @@ pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, F
         }
     }
     Ok(if wrong { Exit::Failure.into() } else { ExitCode::SUCCESS })
-}
-
-/// True if a gate runs from this data directory.
-pub(crate) fn runs(global: &GlobalArgs) -> bool {
-    resolve::data_dir(global.data_dir.clone())
-        .is_ok_and(|d| std::os::unix::net::UnixStream::connect(gate::gate_socket(&d)).is_ok())
-}
-
-/// What the gate says of an address; true if it is let in everywhere.
-pub(crate) fn explain(address: Addr, service: Option<&str>, json: bool, global: &GlobalArgs) -> Result<bool, Fail> {
-    let answer = ask::gate(global, Explain { address, service: service.map(str::to_string) })?;
-    if json {
-        say::json(&answer)?;
-    } else {
-        for a in &answer.answers {
-            say::line(word(&a.text));
-            say_grants(&a.behind);
-            say_past(&a.behind);
-        }
-        for seen in &answer.heard {
-            say::line(format!("  seen: {}", word(seen)));
-        }
-    }
-    Ok(!answer.answers.is_empty() && answer.answers.iter().all(|a| a.verdict.is_allow()))
-}
-
-/// The grants behind an answer: who, on what evidence, until when.
-pub(crate) fn say_grants(behind: &Behind) {
-    for g in &behind.grants {
-        let names = who(g);
-        let who = if names.is_empty() { "somebody".to_string() } else { names };
-        say::line(format!(
-            "  g{} on `{}`: {} given to {who} on {} evidence, since {}, last seen {}, until {}",
-            g.id,
-            word(&g.list),
-            g.prefix,
-            evidence(g),
-            when(g.given_at),
-            when(g.seen_at),
-            end(g.claim.ends_at)
-        ));
-    }
-}
-
-/// What ended for an address, and the bans it runs into: why it is no longer in.
-pub(crate) fn say_past(behind: &Behind) {
-    for b in &behind.bans {
-        let whom = banned(b);
-        say::line(format!(
-            "  no proof of {whom} counts on `{}` until {}: `portcullis grant unban {whom}` ends that",
-            word(&b.list),
-            end(b.until),
-        ));
-    }
-    for e in &behind.ended {
-        let who = e.principal.as_deref().map_or_else(|| "somebody".to_string(), word);
-        let whose = format!("{} ({who}, {})", e.prefix, word(&e.evidence));
-        let what = match &e.what {
-            AuditEvent::Revoked => format!("{whose} was revoked"),
-            AuditEvent::Expired => format!("{whose} expired"),
-            AuditEvent::Evicted => format!("{whose} was evicted"),
-            AuditEvent::Refused => format!("a proof of {whose} was refused"),
-            AuditEvent::Full => format!("a proof of {whose} found no place"),
-            other => format!("{whose}: {}", word(other.word())),
-        };
-        let by = if e.by.is_empty() { String::new() } else { format!(": {}", word(&e.by)) };
-        let near = if e.neighbour { "nearby, " } else { "" };
-        say::line(format!("  {near}{what} at {} on `{}`{by}", when(e.at), word(&e.list)));
-    }
-}
-
-/// Whose proofs a ban keeps out.
-fn banned(b: &Ban) -> String {
-    b.prefix.map_or_else(|| word(b.name.as_deref().unwrap_or_default()), |p| p.to_string())
-}
-
-/// All claims of a grant, strongest first.
-fn claims(g: &Grant) -> impl Iterator<Item = &Claim> {
-    std::iter::once(&g.claim).chain(&g.beside)
-}
-
-/// The kinds of evidence of a grant, strongest first.
-fn evidence(g: &Grant) -> String {
-    kinds(claims(g).map(|c| c.evidence.as_str()))
-}
-
-/// Everybody behind a grant.
-fn who(g: &Grant) -> String {
-    names(claims(g).filter_map(|c| c.principal.as_deref()))
-}
-
-/// The same of one on record.
-fn recorded_evidence(g: &GrantRecord) -> String {
-    kinds(std::iter::once(g.evidence.as_str()).chain(g.beside.iter().map(|c| c.evidence.as_str())))
-}
-
-/// The same of one on record.
-fn recorded_who(g: &GrantRecord) -> String {
-    names(g.principal.as_deref().into_iter().chain(g.beside.iter().filter_map(|c| c.principal.as_deref())))
-}
-
-fn kinds<'g>(all: impl Iterator<Item = &'g str>) -> String {
-    let mut all: Vec<&str> = all.collect();
-    all.dedup();
-    words(&all, ", ")
-}
-
-fn names<'g>(all: impl Iterator<Item = &'g str>) -> String {
-    let mut seen: Vec<&str> = Vec::new();
-    for name in all.filter(|n| !n.is_empty()) {
-        if !seen.contains(&name) {
-            seen.push(name);
-        }
-    }
-    words(&seen, ", ")
 }
 
 /// Which lines of the audit log are meant.
@@ -378,14 +257,9 @@ impl Filter<'_> {
     }
 }
 
-/// The names of the gate's lists.
-pub(crate) fn lists(global: &GlobalArgs) -> Result<Vec<String>, Fail> {
-    Ok(ask::gate(global, Lists {})?.lists.into_iter().map(|l| l.name).collect())
-}
-
 fn show(name: Option<&str>, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let answer = ask::gate(global, Show { list: name.map(str::to_string) })?;
-    if !printed(json, &answer)? {
+    if !ask::printed(json, &answer)? {
         say_list(&answer);
     }
     Ok(ExitCode::SUCCESS)
@@ -439,7 +313,7 @@ fn say_list(list: &ListState) {
 }
 
 fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
-    let names = lists(global)?;
+    let names = ask::gate_lists(global)?;
     match names.as_slice() {
         [one] => Ok(one.clone()),
         _ => Err(Fail::usage(
@@ -450,14 +324,6 @@ fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
 }
 
 /// Prints an answer as JSON if that is what was asked for.
-pub(crate) fn printed(json: &JsonArgs, answer: &impl Serialize) -> Result<bool, Fail> {
-    let wanted = json.json.unwrap_or(false);
-    if wanted {
-        say::json(answer)?;
-    }
-    Ok(wanted)
-}
-
 fn texts(all: &[Addr]) -> String {
     all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -496,8 +362,4 @@ fn enforced(all: &[Enforcer]) -> String {
         .map(|e| format!("{}{}", word(&e.name), if e.error.is_some() { " (failing)" } else { "" }))
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-fn end(at: Option<u64>) -> String {
-    at.map_or_else(|| "ended by hand".to_string(), when)
 }

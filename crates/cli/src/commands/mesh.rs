@@ -6,15 +6,14 @@ use std::process::ExitCode;
 use addr::Addr;
 use api::control::{
     AppsList, AppsShow, DnsGet, DnsSet, KeysCreate, KeysList, KeysRevoke, NewRecord, Node, NodesApprove, NodesDelete,
-    NodesExpire, NodesList, NodesMove, NodesRefuse, NodesRename, NodesShow, NodesTag, PolicyGet, Reachability,
-    RouteState, RoutesApprove, RoutesCheck, RoutesList, RoutesRevoke, Source, Split, User, UsersCreate, UsersDelete,
-    UsersList, UsersRename, UsersRole,
+    NodesExpire, NodesList, NodesMove, NodesRefuse, NodesRename, NodesShow, NodesTag, Reachability, RouteState,
+    RoutesApprove, RoutesCheck, RoutesList, RoutesRevoke, Source, Split, User, UsersCreate, UsersDelete, UsersList,
+    UsersRename, UsersRole,
 };
 
 use crate::args::GlobalArgs;
 use crate::args::control::{AppsCommand, DnsCommand, KeysCommand, NodesCommand, RoutesCommand, UsersCommand};
 use crate::args::gate::JsonArgs;
-use crate::commands::gate::printed;
 use crate::fail::{Exit, Fail};
 use crate::say::{when, word, words};
 use crate::{ask, say};
@@ -56,7 +55,7 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
         }
         UsersCommand::List(json) => {
             let all = ask::control(global, UsersList {})?;
-            if printed(json, &all)? {
+            if ask::printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let rows: Vec<Vec<String>> = all
@@ -118,7 +117,7 @@ pub(crate) fn keys(c: &KeysCommand, global: &GlobalArgs) -> Answer {
         }
         KeysCommand::List(json) => {
             let all = ask::control(global, KeysList {})?;
-            if printed(json, &all)? {
+            if ask::printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let yes = |is: bool, text: &str| if is { text.to_string() } else { String::new() };
@@ -202,7 +201,7 @@ fn state(n: &Node) -> String {
 
 fn nodes_list(json: &JsonArgs, global: &GlobalArgs) -> Answer {
     let all = ask::control(global, NodesList {})?;
-    if printed(json, &all)? {
+    if ask::printed(json, &all)? {
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = all
@@ -239,7 +238,7 @@ fn nodes_list(json: &JsonArgs, global: &GlobalArgs) -> Answer {
 
 fn node_show(node: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
     let details = ask::control(global, NodesShow { node: node.to_string() })?;
-    if printed(json, &details)? {
+    if ask::printed(json, &details)? {
         return Ok(ExitCode::SUCCESS);
     }
     let n = &details.node;
@@ -273,7 +272,7 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
     match c {
         RoutesCommand::List(json) => {
             let all = ask::control(global, RoutesList {})?;
-            if printed(json, &all)? {
+            if ask::printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let rows: Vec<Vec<String>> = all
@@ -324,7 +323,7 @@ fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
     let address = address.parse().map_err(|e: addr::AddrError| anyhow::anyhow!("{e}"))?;
     let found = ask::control(global, RoutesCheck { address })?;
     let code = Exit::of(found.nobody.is_none() || found.node.is_some());
-    if !printed(json, &found)? {
+    if !ask::printed(json, &found)? {
         say_way(&found);
     }
     Ok(code)
@@ -400,7 +399,7 @@ pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
     match c {
         AppsCommand::List(json) => {
             let all = ask::control(global, AppsList {})?;
-            if printed(json, &all)? {
+            if ask::printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let rows: Vec<Vec<String>> = all
@@ -422,7 +421,7 @@ pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
         }
         AppsCommand::Show { name, json } => {
             let app = ask::control(global, AppsShow { name: name.clone() })?;
-            if printed(json, &app)? {
+            if ask::printed(json, &app)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let by = words(&app.connectors, " ");
@@ -473,7 +472,7 @@ pub(crate) fn dns(c: &DnsCommand, global: &GlobalArgs) -> Answer {
 
 fn dns_show(json: &JsonArgs, global: &GlobalArgs) -> Answer {
     let names = ask::control(global, DnsGet {})?;
-    if printed(json, &names)? {
+    if ask::printed(json, &names)? {
         return Ok(ExitCode::SUCCESS);
     }
     say::line(format!("domain       {}", word(&names.domain)));
@@ -489,23 +488,6 @@ fn dns_show(json: &JsonArgs, global: &GlobalArgs) -> Answer {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `policy get`.
-pub(crate) fn policy_get(json: bool, global: &GlobalArgs) -> Answer {
-    let got = ask::control(global, PolicyGet {})?;
-    if json {
-        say::json(&got)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let Some(text) = &got.policy else {
-        return Err(Fail::hinted(
-            "there is no policy: every node reaches every other one",
-            "`portcullis policy set FILE` puts one in force",
-        ));
-    };
-    say::raw(text);
-    Ok(ExitCode::SUCCESS)
-}
-
 /// Says on standard error which tags give nothing yet.
 fn say_unknown(tags: &[String]) {
     if !tags.is_empty() {
@@ -514,7 +496,7 @@ fn say_unknown(tags: &[String]) {
 }
 
 fn told(json: &JsonArgs, answer: &impl api::Answer, words: impl FnOnce() -> String) -> Answer {
-    if !printed(json, answer)? {
+    if !ask::printed(json, answer)? {
         say::line(words());
     }
     Ok(ExitCode::SUCCESS)
