@@ -70,7 +70,7 @@ impl Asker {
         self.known.load(Ordering::Relaxed)
     }
 
-    /// It has a node: it is not counted as an untrusted peer of its address any more.
+    /// It has a node: it no longer counts as an untrusted peer of its address.
     fn proved(&self) {
         if !self.known.swap(true, Ordering::Relaxed) {
             self.place.lock().proved();

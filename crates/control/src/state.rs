@@ -149,7 +149,7 @@ impl Place {
         network.grow(bytes).inspect_err(|_| self.memory.shrink(bytes))
     }
 
-    /// It has proved that it is a node's: it is nobody's untrusted peer any more.
+    /// It has proved that it is a node's: it no longer counts as an untrusted peer.
     pub(super) fn proved(&mut self) {
         self.slot.trusted();
         self.memory.shrink(usize::MAX);

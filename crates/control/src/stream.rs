@@ -106,7 +106,7 @@ async fn follow(
             return;
         }
         known = Some(node);
-        // Untrusted peers who wait at the door make pictures too; nodes have nothing to hear of them.
+        // Untrusted peers that wait for approval make snapshots too; nodes have nothing to hear of them.
         let mut news = || {
             let derp = state.derp(&now);
             // Only its bytes stay while the client takes them.

@@ -232,7 +232,7 @@ impl Reject {
         Reject { code, reason: reason.into(), is_final: true }
     }
 
-    /// A refusal for now.
+    /// A refusal that the next attempt may not meet.
     #[must_use]
     pub fn for_now(code: RejectCode, reason: impl Into<String>) -> Reject {
         Reject { code, reason: reason.into(), is_final: false }

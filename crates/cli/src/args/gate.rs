@@ -489,7 +489,7 @@ pub(crate) fn span(text: &str) -> Result<Span, String> {
         _ => return Err(wrong()),
     };
     let number: u64 = number.parse().map_err(|_| wrong())?;
-    // A century: longer is a slip of the pen.
+    // A century: longer is a typo.
     let secs = number.checked_mul(scale).filter(|s| (1..=3_155_760_000).contains(s));
     secs.map(|s| Span(Some(s))).ok_or_else(wrong)
 }

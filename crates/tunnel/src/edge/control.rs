@@ -240,7 +240,7 @@ async fn begin(
     };
     edge.guesses.right(addr);
     edge.handshakes.know(addr.into());
-    // Who knows a token is not counted as an untrusted peer of its address.
+    // Who knows a token no longer counts as an untrusted peer of its address.
     place.trusted();
     let token_pass = match known.door.as_ref().map(|door| door.admit(addr)).transpose() {
         Ok(pass) => pass,
