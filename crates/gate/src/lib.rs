@@ -37,12 +37,13 @@ use fetch::Base;
 use intake::{Guests, Listen, RefusalPage, Serves};
 use ledger::{Ahead, LedgerHandle};
 use names::{Dns, Follower};
-use reload::{Current, Parts};
+use reload::Parts;
 use runtime::hint::Hinted;
 use runtime::run::Run;
 use share::guest::ShareState;
 use share::shape::Shape;
 use share::{Share, Shares};
+use state::Current;
 pub use state::GateState;
 
 pub use reload::{Applied, Prepared};

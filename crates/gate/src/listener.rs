@@ -21,7 +21,7 @@ use super::asked::Peer;
 use super::doctor::ConfiguredBy;
 use super::intake::{Listen, Serves, answer};
 use super::observations::Observation;
-use super::reload::Current;
+use super::state::Current;
 use runtime::hint::Hinted;
 use runtime::http1;
 use runtime::run::Run;

@@ -14,22 +14,8 @@ use super::enforce::{self, Enforcer};
 use super::intake::{Guests, Listen, Serves};
 use super::listener::{self, Bound};
 use super::share::{Share, Shares};
-use super::state::GateState;
+use super::state::{Current, GateState};
 use super::{Gate, GateSettings, close_ports};
-
-/// What all listeners share, as it is now; clones are the same.
-#[derive(Debug, Clone)]
-pub(super) struct Current(Arc<RwLock<Arc<GateState>>>);
-
-impl Current {
-    pub(super) fn new(state: GateState) -> Current {
-        Current(Arc::new(RwLock::new(Arc::new(state))))
-    }
-
-    pub(super) fn now(&self) -> Arc<GateState> {
-        self.0.read().clone()
-    }
-}
 
 /// A listener at work.
 #[derive(Debug)]
@@ -146,7 +132,7 @@ impl Gate {
         let handles = self.replace_enforcers(&settings, enforcers, &mut applied.changed).await;
         let state = self.next_state(&before, &settings, handles);
         applied.changed.extend(different(&before, &settings));
-        *self.current.0.write() = Arc::new(state);
+        self.current.replace(state);
         self.replace_listeners(&settings, sockets, &mut applied.changed);
         *self.parts.settings.lock() = Some(Arc::new(settings));
         applied

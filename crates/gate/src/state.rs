@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use access::ledger::Event;
 use addr::Addr;
 use http::StatusCode;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tracing::info;
 
 use super::answer::RefusalPage;
@@ -39,6 +39,24 @@ pub struct GateState {
     pub(super) signs: Arc<SignsOfLife>,
     /// Answers by status, for metrics.
     pub(super) answers: Arc<Answers>,
+}
+
+/// What all listeners share, as it is now; clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Current(Arc<RwLock<Arc<GateState>>>);
+
+impl Current {
+    pub(super) fn new(state: GateState) -> Current {
+        Current(Arc::new(RwLock::new(Arc::new(state))))
+    }
+
+    pub(super) fn now(&self) -> Arc<GateState> {
+        self.0.read().clone()
+    }
+
+    pub(super) fn replace(&self, state: GateState) {
+        *self.0.write() = Arc::new(state);
+    }
 }
 
 /// Signs of life submitted of late, so that a busy client costs one event a minute.
