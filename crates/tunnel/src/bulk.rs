@@ -1,21 +1,16 @@
-//! Bulk links: connections that carry one stream at a time, for streams that turned bulk. In: idle links that clients
-//! dialled ahead of need. Out: streams that no longer share anything, and links that come back when a stream is over. The
-//! rules are [`tunnel_proto::mux::dedicated`] and [`tunnel_proto::mux::Pool`].
+//! Bulk links: connections that carry one stream at a time, for streams that turned bulk. In: a link that was dialled
+//! ahead of need. Out: its frames, and the link itself when a stream is done with it. The rules are
+//! [`tunnel_proto::mux::dedicated`].
 
 use std::io;
-use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use net::buffers::Lease;
-use net::link::{Closer, Link, LinkRead, LinkWrite};
-use parking_lot::Mutex;
+use net::link::{Link, LinkRead, LinkWrite};
 use tunnel_proto::frame::{Head, Kind};
+use tunnel_proto::mux::HEADS;
 use tunnel_proto::mux::dedicated::{self, Frame, WhileIdle};
-use tunnel_proto::mux::{self, HEADS};
 use tunnel_proto::ws::Role;
-
-use super::mux::{Carrier, Home};
 
 /// A bulk link with its readers' state.
 #[derive(Debug)]
@@ -43,14 +38,28 @@ pub(super) struct BulkWrite {
     role: Role,
 }
 
-/// Idle bulk links of a session (edge).
-#[derive(Debug)]
-pub(super) struct Pool {
-    state: Mutex<mux::Pool<BulkLink>>,
-    /// Every link that lives, to end them with the session.
-    all: Mutex<Vec<Closer>>,
-    /// Carrier that requests for more go to.
-    main: Mutex<Option<Weak<Carrier>>>,
+/// Takes a bulk link back; one that is dropped unused says that the link was lost.
+pub(super) struct Home(Option<Box<dyn FnOnce(Option<BulkLink>) + Send>>);
+
+impl Home {
+    pub(super) fn new(take: impl FnOnce(Option<BulkLink>) + Send + 'static) -> Home {
+        Home(Some(Box::new(take)))
+    }
+
+    /// The link comes back, or is lost.
+    pub(super) fn give(mut self, link: Option<BulkLink>) {
+        if let Some(take) = self.0.take() {
+            take(link);
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(take) = self.0.take() {
+            take(None);
+        }
+    }
 }
 
 impl BulkLink {
@@ -67,7 +76,7 @@ impl BulkLink {
     }
 
     /// Reads what arrived while idle: pings. False if the link is of no more use.
-    fn is_alive(&mut self) -> bool {
+    pub(super) fn is_alive(&mut self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         loop {
             match self.read.poll_next(&mut cx) {
@@ -160,81 +169,6 @@ impl BulkWrite {
         self.link.flush().await?;
         self.send(kind, 0, &[])?;
         self.link.flush().await
-    }
-}
-
-impl Pool {
-    pub(super) fn new() -> Arc<Pool> {
-        let state = Mutex::new(mux::Pool::new(Instant::now()));
-        Arc::new(Pool { state, all: Mutex::default(), main: Mutex::default() })
-    }
-
-    /// Requests for more links go to this carrier.
-    pub(super) fn set_main(&self, carrier: &Arc<Carrier>) {
-        *self.main.lock() = Some(Arc::downgrade(carrier));
-    }
-
-    /// A link that the client dialled. False if there are too many, or the session is over.
-    pub(super) fn arrived(&self, link: BulkLink, closer: Closer) -> bool {
-        // Before the link is anybody's: the session may end at any time, and with it every link.
-        let mut all = self.all.lock();
-        all.retain(|c| !c.is_gone());
-        all.push(closer);
-        drop(all);
-        self.state.lock().arrived(link).is_none()
-    }
-
-    /// Ends every link, whoever uses it: the session is over.
-    pub(super) fn end(&self) {
-        self.state.lock().end();
-        self.all.lock().drain(..).for_each(|c| c.close());
-    }
-
-    /// Gives a link to a stream, or asks the client for more.
-    pub(super) fn assign(self: &Arc<Pool>, carrier: &Arc<Carrier>, stream: u32) {
-        loop {
-            let taken = self.state.lock().take();
-            let Some(mut link) = taken else { return self.ask_for_more() };
-            if !carrier.assign(stream) {
-                return self.give_back(link);
-            }
-            if !link.is_alive() || link.write.send(Kind::Bind, stream, &[carrier.no]).is_err() {
-                self.state.lock().lost();
-                carrier.unassign(stream);
-                continue;
-            }
-            let pool = Arc::downgrade(self);
-            let home = Home::new(move |link| {
-                let Some(pool) = pool.upgrade() else { return };
-                match link {
-                    Some(link) => pool.give_back(link),
-                    None => pool.state.lock().lost(),
-                }
-            });
-            return carrier.bind(stream, link, home);
-        }
-    }
-
-    fn give_back(&self, link: BulkLink) {
-        let superfluous = self.state.lock().give_back(link);
-        drop(superfluous);
-    }
-
-    /// Drops links that died or that nobody needs any more. Call it every half minute.
-    pub(super) fn sweep(&self) {
-        self.state.lock().handle_timeout(Instant::now(), BulkLink::is_alive);
-    }
-
-    /// Idle links now.
-    pub(super) fn idle(&self) -> usize {
-        self.state.lock().idle()
-    }
-
-    fn ask_for_more(&self) {
-        let Some(main) = self.main.lock().as_ref().and_then(Weak::upgrade) else { return };
-        if self.state.lock().asks(Instant::now()) {
-            main.push(Kind::Dial, &1u32.to_be_bytes());
-        }
     }
 }
 

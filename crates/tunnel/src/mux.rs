@@ -23,8 +23,7 @@ use tunnel_proto::mux::{
 };
 use tunnel_proto::ws::{Role, WsItem, WsReader};
 
-use super::bulk::{BulkLink, BulkRead, BulkWrite, Pool};
-use super::stream::Stream;
+use super::bulk::{BulkLink, BulkRead, BulkWrite, Home};
 
 /// Bytes waiting for slow sockets, all streams of the process together.
 static BUFFERED: LazyLock<Arc<Buffered>> = LazyLock::new(|| Arc::new(Buffered::new(BUFFERED_MAX)));
@@ -45,10 +44,8 @@ pub(super) trait Session: Send + Sync + 'static {
     /// The peer ended a stream of ours before its time, and says why.
     fn was_reset(&self, _reset: &Reset) {}
 
-    /// The pool of bulk links; `None` on the client, which waits to be told.
-    fn pool(&self) -> Option<&Arc<Pool>> {
-        None
-    }
+    /// A stream turned bulk. The client waits to be told.
+    fn wants_bulk(&self, _carrier: &Arc<Carrier>, _stream: u32) {}
 
     /// Numbers of its streams (edge only).
     fn numbers(&self) -> Arc<StreamNumbers> {
@@ -85,30 +82,6 @@ struct Bound {
     read: Option<BulkRead>,
     write: Option<BulkWrite>,
     home: Home,
-}
-
-/// Takes a bulk link back; one that is dropped unused says that the link was lost.
-pub(super) struct Home(Option<Box<dyn FnOnce(Option<BulkLink>) + Send>>);
-
-impl Home {
-    pub(super) fn new(take: impl FnOnce(Option<BulkLink>) + Send + 'static) -> Home {
-        Home(Some(Box::new(take)))
-    }
-
-    /// The link comes back, or is lost.
-    fn give(mut self, link: Option<BulkLink>) {
-        if let Some(take) = self.0.take() {
-            take(link);
-        }
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        if let Some(take) = self.0.take() {
-            take(None);
-        }
-    }
 }
 
 impl Carrier {
@@ -170,16 +143,15 @@ impl Carrier {
     }
 
     /// Opens a stream to the peer (edge only). `None` if the carrier is dead or full.
-    pub(super) fn open(self: &Arc<Carrier>, payload: &[u8], want_bulk: bool) -> Option<Stream> {
-        let id = self.with(|conn| conn.open(payload, want_bulk, Local::default()))?;
-        Some(Stream::new(self.clone(), id))
+    pub(super) fn open(self: &Arc<Carrier>, payload: &[u8], want_bulk: bool) -> Option<u32> {
+        self.with(|conn| conn.open(payload, want_bulk, Local::default()))
     }
 
-    /// Accepts a stream of the peer (client only). `None` if it is refused; the peer was told.
-    pub(super) fn accept(self: &Arc<Carrier>, id: u32) -> Option<Stream> {
+    /// Accepts a stream of the peer (client only). False if it is refused; the peer was told.
+    pub(super) fn accept(self: &Arc<Carrier>, id: u32) -> bool {
         let accepted = self.with(|conn| conn.accept(id, Local::default()));
         self.opened.notify_waiters();
-        accepted.then(|| Stream::new(self.clone(), id))
+        accepted
     }
 
     /// Refuses a stream of the peer (client only).
@@ -372,9 +344,7 @@ impl Carrier {
                 Ok(())
             }
             Event::WantsDedicated(id) => {
-                if let Some(pool) = self.session.pool() {
-                    pool.assign(self, id);
-                }
+                self.session.wants_bulk(self, id);
                 Ok(())
             }
             Event::Dead(why) => {

@@ -45,7 +45,18 @@ pub(super) struct StreamTx {
 }
 
 impl Stream {
-    pub(super) fn new(carrier: Arc<Carrier>, id: u32) -> Stream {
+    /// Opens one to the peer (edge only). `None` if the carrier is dead or full.
+    pub(super) fn open(carrier: &Arc<Carrier>, payload: &[u8], want_bulk: bool) -> Option<Stream> {
+        let id = carrier.open(payload, want_bulk)?;
+        Some(Stream::new(carrier.clone(), id))
+    }
+
+    /// Accepts one of the peer (client only). `None` if it is refused; the peer was told.
+    pub(super) fn accept(carrier: &Arc<Carrier>, id: u32) -> Option<Stream> {
+        carrier.accept(id).then(|| Stream::new(carrier.clone(), id))
+    }
+
+    fn new(carrier: Arc<Carrier>, id: u32) -> Stream {
         Stream {
             rx: StreamRx { carrier: carrier.clone(), id, piece: Vec::new(), at: 0, bulk: None, done: false },
             tx: StreamTx { carrier, id, bulk: None, done: false, tick: None },

@@ -16,9 +16,10 @@ use tunnel_proto::mux::pool;
 use tunnel_proto::upstream::UpstreamAsk;
 use tunnel_proto::ws::{Role, WsItem, WsReader};
 
-use super::super::bulk::{BulkLink, whole_message};
-use super::super::mux::{Carrier, Home, Session};
+use super::super::bulk::{BulkLink, Home, whole_message};
+use super::super::mux::{Carrier, Session};
 use super::super::printable;
+use super::super::stream::Stream;
 use super::super::upgrade::LinkKind;
 use super::Backoff;
 use super::dial::{DialError, Dialler, random_name};
@@ -46,7 +47,7 @@ impl Session for ClientSession {
             carrier.refuse(stream, &Reset { code: ResetCode::Unknown, words });
             return Ok(());
         };
-        if let Some(stream) = carrier.accept(stream) {
+        if let Some(stream) = Stream::accept(carrier, stream) {
             let upstreams = self.upstreams.clone();
             self.run.connection("visitor", open.visitor, async move { upstreams.serve(upstream, stream).await });
         }

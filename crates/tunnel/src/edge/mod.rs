@@ -4,6 +4,7 @@
 mod control;
 mod metrics;
 mod owners;
+mod pool;
 mod ports;
 mod reload;
 mod routes;

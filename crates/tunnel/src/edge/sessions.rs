@@ -15,10 +15,10 @@ use tunnel_proto::frame::{Kind, Open, Reset, ResetCode};
 use tunnel_proto::hello::{AskFor, Hello};
 use tunnel_proto::mux::{StreamNumbers, WINDOW_FIRST};
 
-use super::super::bulk::Pool;
 use super::super::mux::{Carrier, Session};
 use super::super::printable;
 use super::super::stream::Stream;
+use super::pool::Pool;
 
 /// A session; lives as long as one of its carriers.
 pub(super) struct EdgeSession {
@@ -163,7 +163,7 @@ impl EdgeSession {
             (0..n).map(|i| &carriers[(turn + i) % n]).min_by_key(|c| c.load())?.clone()
         };
         let open = Open { upstream, window: WINDOW_FIRST, visitor };
-        carrier.open(&open.bytes(), self.hello.demux)
+        Stream::open(&carrier, &open.bytes(), self.hello.demux)
     }
 
     /// Streams open now.
@@ -230,8 +230,8 @@ impl Session for EdgeSession {
         }
     }
 
-    fn pool(&self) -> Option<&Arc<Pool>> {
-        Some(&self.pool)
+    fn wants_bulk(&self, carrier: &Arc<Carrier>, stream: u32) {
+        self.pool.assign(carrier, stream);
     }
 
     fn numbers(&self) -> Arc<StreamNumbers> {
