@@ -1,11 +1,12 @@
-//! `cargo xtask test|check|fuzz|bench`: the project's own commands. In: arguments. Out: suites run, figures measured, house
-//! rules checked; exit 0 only if all is well.
+//! `cargo xtask test|check|fuzz|bench|release`: the project's own commands. In: arguments. Out: suites run, figures
+//! measured, house rules checked, a release page made; exit 0 only if all is well.
 
 use std::process::ExitCode;
 
 mod bench;
 mod check;
 mod fuzz;
+mod release;
 mod setup;
 mod step;
 mod test;
@@ -25,7 +26,10 @@ usage: cargo xtask test [--setup [--releases]]
        cargo xtask fuzz [TARGET…] [--seconds N]
                                          every target of fuzz/, or these, N seconds each (60), two at a time
        cargo xtask bench NAME [--quick] [--rounds N] …
-                                         measure: `cargo xtask bench` lists the names";
+                                         measure: `cargo xtask bench` lists the names
+       cargo xtask release [--target T] [--out DIR] …
+                                         everything that a release page needs, into target/release-page;
+                                         `cargo xtask release --help` lists flags and steps";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         Some("check") => check::run(rest),
         Some("fuzz") => fuzz::run(rest),
         Some("bench") => bench::run(rest),
+        Some("release") => release::run(rest),
         Some("--help" | "-h" | "help") => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;

