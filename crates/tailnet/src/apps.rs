@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::record::{LearnedRoute, Node};
 use addr::{Addr, Prefix};
 
+use super::member::Member;
 use super::registry::Registry;
-use super::snapshot::{Member, Snapshot};
+use super::snapshot::Snapshot;
 use policy::language::Connector;
 
 /// An app of the policy.
@@ -80,7 +81,7 @@ impl Snapshot {
         let mut out: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
         for c in self.compiled.policy().connectors() {
             let there: Vec<&Member> = self.nodes.values().filter(|m| c.is_at(&m.node.tags)).collect();
-            let ids: BTreeSet<u64> = there.iter().filter(|m| learns(&m.node)).map(|m| m.node.id).collect();
+            let ids: BTreeSet<u64> = there.iter().filter(|m| m.node.learns()).map(|m| m.node.id).collect();
             let spelt = c.domains.iter().map(|d| d.it.as_str()).filter(|d| !d.starts_with("*."));
             let learnt = there.iter().flat_map(|m| m.node.learnt.iter().map(|l| (m.node.id, l.domain.as_str())));
             for (own, name) in spelt.map(|d| (None, d)).chain(learnt.map(|(id, d)| (Some(id), d))) {
@@ -121,7 +122,7 @@ impl Registry {
         let kept = |l: &&LearnedRoute| {
             !told.contains(&(l.domain.as_str(), l.addr))
                 && mine.iter().any(|c| c.could_learn(&l.domain))
-                && ((learns(&node) && !over(l)) || offers(l))
+                && ((node.learns() && !over(l)) || offers(l))
         };
         let kept: Vec<LearnedRoute> =
             node.learnt.iter().filter(kept).map(|l| LearnedRoute { gone: over(l), ..l.clone() }).collect();
@@ -148,7 +149,7 @@ impl Registry {
         let policy = self.policy().clone();
         let mine: Vec<&Connector> = policy.connectors().filter(|c| c.is_at(&node.tags)).collect();
         let mut list = answered(&node.learnt, domain, answer, now, patience);
-        if learns(&node) && mine.iter().any(|c| c.covers(domain)) {
+        if node.learns() && mine.iter().any(|c| c.covers(domain)) {
             let known: BTreeSet<Addr> = list.iter().filter(|l| l.domain == domain).map(|l| l.addr).collect();
             // What is private here is somebody else there, and what is nowhere is how resolvers say no.
             let good = |a: &&Addr| !known.contains(a) && !a.is_private() && !nowhere(**a);
@@ -169,22 +170,17 @@ impl Registry {
         let covered = |p: Prefix| now.iter().any(|r| r.bits() > 0 && r.covers(p));
         let look = |l: &LearnedRoute| {
             let p = Prefix::host(l.addr);
-            let lost = !l.gone && learns(&node) && !covered(p) && (l.lost || before.contains(&p));
+            let lost = !l.gone && node.learns() && !covered(p) && (l.lost || before.contains(&p));
             LearnedRoute { lost, held: l.held || lost, ..l.clone() }
         };
         self.learnt(id, node.learnt.iter().map(look).collect());
     }
 }
 
-/// True if a node's client learns for apps: what it is told to offer it offers.
-pub(crate) fn learns(node: &Node) -> bool {
-    node.host.app_connector == Some(true)
-}
-
 /// The addresses of a node's apps that it is told to offer, by app.
 pub(crate) fn reminded(node: &Node, connectors: &[&Connector]) -> BTreeMap<String, BTreeSet<Prefix>> {
     let mut out: BTreeMap<String, BTreeSet<Prefix>> = BTreeMap::new();
-    if learns(node) {
+    if node.learns() {
         for c in connectors.iter().filter(|c| c.is_at(&node.tags)) {
             let of = node.learnt.iter().filter(|l| l.held && !l.gone && c.covers(&l.domain));
             out.entry(c.name.clone()).or_default().extend(of.map(|l| Prefix::host(l.addr)));

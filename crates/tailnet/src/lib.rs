@@ -7,6 +7,7 @@
 //! ```
 
 mod apps;
+mod member;
 mod names;
 mod near;
 mod nodes;
@@ -20,11 +21,12 @@ mod sent;
 mod snapshot;
 
 pub use apps::{APP_ROUTES, App};
+pub use member::{Member, Pending};
 pub use names::domain_name;
 pub use pool::Pools;
 pub use refusal::Refusal;
-pub use register::{Pending, Registered};
+pub use register::Registered;
 pub use registry::{Audit, OPEN, Registry, Saved, Settings, Slot};
 pub use routes::{Carrier, Leaves, Moved, RouteState, RouteView, Source};
 pub use sent::Sent;
-pub use snapshot::{Member, Snapshot};
+pub use snapshot::Snapshot;

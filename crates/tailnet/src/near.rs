@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use addr::{Addr, Prefix};
 
-use super::snapshot::{Member, Snapshot};
+use super::member::Member;
+use super::snapshot::Snapshot;
 use policy::language::Connector;
 
 /// What a node reaches by its own way although an app stands for it.

@@ -10,10 +10,10 @@ use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::host::{Hostinfo, Service};
 use tailnet_proto::tailcfg::map::MapRequest;
 
+use super::member::Member;
 use super::names;
 use super::refusal::Refusal;
 use super::registry::{EPHEMERAL_AWAY, NAMES_SHOWN, OFFLINE_GRACE, Registry, Slot, is_tag};
-use super::snapshot::Member;
 
 /// A client that names more places than this is not believed about the rest: official ones name a dozen.
 const MAX_ENDPOINTS: usize = 64;

@@ -149,6 +149,12 @@ impl Node {
     pub fn is_tagged(&self) -> bool {
         !self.tags.is_empty()
     }
+
+    /// True if its client learns for apps: what it is told to offer it offers.
+    #[must_use]
+    pub fn learns(&self) -> bool {
+        self.host.app_connector == Some(true)
+    }
 }
 
 /// An address that a connector has seen behind a name.

@@ -11,44 +11,12 @@ use tailnet_proto::meshkey::{MachineKey, NodeKey};
 use tailnet_proto::tailcfg::host::Hostinfo;
 use tailnet_proto::tailcfg::register::RegisterRequest;
 
+use super::member::{Member, Pending};
 use super::nodes::bounded;
 use super::refusal::Refusal;
 use super::registry::{NODE, Registry, Slot, V4, V6, is_tag};
-use super::snapshot::Member;
 use super::{names, pool};
 
-/// A node that waits until a person approves it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pending {
-    /// What its page and `nodes approve` call it.
-    pub ticket: String,
-    /// Its machine.
-    pub machine: MachineKey,
-    /// The key it will use.
-    pub key: NodeKey,
-    /// Its host.
-    pub host: Hostinfo,
-    /// True if it wants to be forgotten when it goes.
-    pub ephemeral: bool,
-    /// Capability version.
-    pub version: u32,
-    /// Where it asked from, if that is known.
-    pub from: Option<Addr>,
-    /// Since when, seconds since the Unix epoch.
-    pub since: u64,
-    /// The node key that its machine says it had before.
-    pub before: Option<NodeKey>,
-    /// When a person turned it away, seconds since the Unix epoch.
-    pub refused: Option<u64>,
-    /// The node it has become.
-    pub node: Option<u64>,
-}
-
-/// A page is good for an hour: long enough to find the administrator.
-const PENDING_LIFE: u64 = 3_600;
-/// A machine that was turned away gets no new page for so long: its client asks for one every few seconds. A person who
-/// turned away the wrong one does not wait for an hour.
-const REFUSED_LIFE: u64 = 600;
 /// Anybody who reaches the server can ask for a page: of the network that has most of them the oldest makes room.
 const PENDING_MAX: usize = 1_000;
 /// Of them from one address (IPv6: one /64): a school's laptops behind one address fit, and one untrusted peer does not push
@@ -58,20 +26,6 @@ const PENDING_FROM_ONE: usize = 50;
 const PENDING_ROUTES: usize = 256;
 /// Tags that a node may ask for.
 const ASKED_TAGS: usize = 64;
-
-impl Pending {
-    /// When it is forgotten, seconds since the Unix epoch.
-    #[must_use]
-    pub fn ends(&self) -> u64 {
-        self.refused.map_or(self.since + PENDING_LIFE, |at| at + REFUSED_LIFE)
-    }
-
-    /// True while a person has still to decide.
-    #[must_use]
-    pub fn waits(&self) -> bool {
-        self.node.is_none() && self.refused.is_none()
-    }
-}
 
 /// What came of a registration.
 #[derive(Debug, Clone, PartialEq, Eq)]

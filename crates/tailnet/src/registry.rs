@@ -9,10 +9,9 @@ use addr::{Addr, Prefix};
 use api::AuditEvent;
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 
+use super::member::{Member, Pending};
 use super::pool::Pools;
 use super::refusal::Refusal;
-use super::register::Pending;
-use super::snapshot::{Member, Snapshot};
 use policy::{Compiled, Outcome, Policy, Problem};
 
 /// What does not change while the process runs.
@@ -125,7 +124,7 @@ pub struct Registry {
     pub(crate) presence: BTreeMap<u64, Presence>,
     pub(crate) names: Arc<Names>,
     policy_text: Option<String>,
-    policy: Arc<Policy>,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) counters: [u64; 5],
     pub(crate) saves: BTreeSet<Slot>,
     pub(crate) audits: Vec<Audit>,
@@ -134,11 +133,11 @@ pub struct Registry {
     /// Nodes, users or the policy are no longer what was compiled.
     pub(crate) recompile: bool,
     pub(crate) changed: bool,
-    generation: u64,
+    pub(crate) generation: u64,
     pub(crate) compiled: Option<Arc<Compiled>>,
-    primaries: BTreeMap<Prefix, String>,
+    pub(crate) primaries: BTreeMap<Prefix, String>,
     /// What snapshots share of `by_key`.
-    shared_keys: Option<Arc<BTreeMap<NodeKey, u64>>>,
+    pub(crate) shared_keys: Option<Arc<BTreeMap<NodeKey, u64>>>,
     /// What untrusted peers did in a minute, and what members did again and again.
     strangers: (u64, u32),
     members: (u64, u32),
@@ -649,41 +648,6 @@ impl Registry {
         self.changed |= self.nodes.values().any(|m| m.expired != m.node.expired(now));
         self.refresh_presence(now);
         self.forget_ephemeral(now);
-    }
-
-    /// The picture of now. The same one as long as nothing has changed.
-    pub fn snapshot(&mut self, now: u64) -> Snapshot {
-        self.tick(now);
-        let fresh = |m: &Member| m.expired != m.node.expired(now);
-        let turned: Vec<u64> = self.nodes.values().filter(|m| fresh(m)).map(|m| m.node.id).collect();
-        for id in turned {
-            let expired = self.nodes.get(&id).is_some_and(|m| m.node.expired(now));
-            self.touch(id, |m| m.expired = expired);
-            self.recompile = true;
-        }
-        let compiled = match &self.compiled {
-            Some(c) if !self.recompile => c.clone(),
-            _ => {
-                let topology = Arc::new(self.topology());
-                let compiled = Arc::new(match &self.compiled {
-                    Some(before) if Arc::ptr_eq(before.policy(), &self.policy) => before.with_topology(topology),
-                    _ => Compiled::after(self.policy.clone(), topology, &self.primaries),
-                });
-                self.primaries = compiled.primaries();
-                self.compiled = Some(compiled.clone());
-                self.revision += 1;
-                self.recompile = false;
-                self.shared_keys = None;
-                compiled
-            }
-        };
-        self.generation += 1;
-        self.changed = false;
-        Snapshot::new(self, compiled, self.generation, now)
-    }
-
-    pub(crate) fn keys_now(&mut self) -> Arc<BTreeMap<NodeKey, u64>> {
-        self.shared_keys.get_or_insert_with(|| Arc::new(self.by_key.clone())).clone()
     }
 
     /// True if a snapshot of now would be another one.

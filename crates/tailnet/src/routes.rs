@@ -3,8 +3,9 @@
 
 use addr::{Addr, Prefix};
 
+use super::member::Member;
 use super::near::OwnWay;
-use super::snapshot::{Member, Snapshot, lost};
+use super::snapshot::{Snapshot, lost};
 use policy::NodeView;
 
 /// What became of an offered route.

@@ -11,8 +11,9 @@ use serde_json::Value;
 use tailnet_proto::tailcfg::map::{Debug, DnsConfig, MapResponse, Node, PeerChange, Resolver, UserProfile};
 
 use super::apps::reminded;
+use super::member::Member;
 use super::near::OwnWay;
-use super::snapshot::{Member, Snapshot};
+use super::snapshot::Snapshot;
 use policy::NodeView;
 use policy::language::Connector;
 

@@ -8,31 +8,11 @@ use crate::record::{LearnedRoute, Names, Node, PreAuthKey, User};
 use addr::{Addr, Prefix};
 use tailnet_proto::meshkey::{MachineKey, NodeKey};
 
-use super::apps::learns;
+use super::member::{Member, Pending};
 use super::refusal::Refusal;
-use super::register::Pending;
 use super::registry::{Registry, Settings};
 use policy::language::Connector;
 use policy::{Compiled, Role, Topology, Who, read_who};
-
-/// A node and what is known of it now.
-#[derive(Debug, Clone)]
-pub struct Member {
-    /// Its record.
-    pub node: Arc<Node>,
-    /// True if it is connected and answers.
-    pub online: bool,
-    /// True if it is connected and does not answer.
-    pub silent: bool,
-    /// True if its key has ended.
-    pub expired: bool,
-    /// Where its control connection comes from.
-    pub from: Option<Addr>,
-    /// The revision at which others have to be told everything of it.
-    pub told: u64,
-    /// The revision at which a small change is enough.
-    pub patched: u64,
-}
 
 /// The network at a moment.
 #[derive(Debug, Clone)]
@@ -63,12 +43,6 @@ pub struct Snapshot {
     pub settings: Settings,
     /// Places in the policy's network by number of the node.
     places: Arc<BTreeMap<u64, usize>>,
-}
-
-impl Member {
-    pub(crate) fn new(node: Arc<Node>, revision: u64) -> Member {
-        Member { node, online: false, silent: false, expired: false, from: None, told: revision, patched: revision }
-    }
 }
 
 impl Snapshot {
@@ -177,6 +151,41 @@ impl Snapshot {
 }
 
 impl Registry {
+    /// The picture of now. The same one as long as nothing has changed.
+    pub fn snapshot(&mut self, now: u64) -> Snapshot {
+        self.tick(now);
+        let fresh = |m: &Member| m.expired != m.node.expired(now);
+        let turned: Vec<u64> = self.nodes.values().filter(|m| fresh(m)).map(|m| m.node.id).collect();
+        for id in turned {
+            let expired = self.nodes.get(&id).is_some_and(|m| m.node.expired(now));
+            self.touch(id, |m| m.expired = expired);
+            self.recompile = true;
+        }
+        let compiled = match &self.compiled {
+            Some(c) if !self.recompile => c.clone(),
+            _ => {
+                let topology = Arc::new(self.topology());
+                let compiled = Arc::new(match &self.compiled {
+                    Some(before) if Arc::ptr_eq(before.policy(), &self.policy) => before.with_topology(topology),
+                    _ => Compiled::after(self.policy.clone(), topology, &self.primaries),
+                });
+                self.primaries = compiled.primaries();
+                self.compiled = Some(compiled.clone());
+                self.revision += 1;
+                self.recompile = false;
+                self.shared_keys = None;
+                compiled
+            }
+        };
+        self.generation += 1;
+        self.changed = false;
+        Snapshot::new(self, compiled, self.generation, now)
+    }
+
+    pub(crate) fn keys_now(&mut self) -> Arc<BTreeMap<NodeKey, u64>> {
+        self.shared_keys.get_or_insert_with(|| Arc::new(self.by_key.clone())).clone()
+    }
+
     /// Users and nodes as the policy sees them. A node whose key has ended is no part of it: nothing comes from it and
     /// nothing goes to it.
     pub(crate) fn topology(&self) -> Topology {
@@ -262,7 +271,7 @@ fn offered(
 /// them again.
 pub(crate) fn lost(node: &Node, connectors: &[&Connector]) -> Vec<Prefix> {
     let mine = |l: &&LearnedRoute| connectors.iter().any(|c| c.is_at(&node.tags) && c.covers(&l.domain));
-    let lost = |l: &&LearnedRoute| l.lost && !l.gone && learns(node);
+    let lost = |l: &&LearnedRoute| l.lost && !l.gone && node.learns();
     let lost: BTreeSet<Prefix> = node.learnt.iter().filter(lost).filter(mine).map(|l| Prefix::host(l.addr)).collect();
     lost.into_iter().filter(|p| !node.host.routable_ips.contains(p)).collect()
 }
