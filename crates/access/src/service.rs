@@ -4,7 +4,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::View;
 use addr::{Authority, Host};
 
 /// Something behind a door of an edge.
@@ -63,20 +62,6 @@ impl Service {
             Service::Data | Service::Port(_) | Service::Host(_) => Service::Data,
         }
     }
-
-    /// Which list guards it in this view and why that one, as a sentence without a final line end.
-    #[must_use]
-    pub fn explain_guard(&self, view: &View) -> String {
-        let Some(list) = view.guard(self).and_then(|id| view.list(id)) else {
-            return format!("{self} has no list, so nobody passes");
-        };
-        let own = self.list();
-        match (self.plane() == *self, own == list.name) {
-            (true, _) => format!("list `{own}` guards {self}"),
-            (false, true) => format!("list `{own}` guards {self} in the place of the plane's"),
-            (false, false) => format!("list `{}` guards {self}, which has no list `{own}` of its own", list.name),
-        }
-    }
 }
 
 impl FromStr for Service {
@@ -126,7 +111,7 @@ fn host(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{List, ViewBuilder};
+    use crate::{List, View, ViewBuilder};
     use addr::AddrSet;
 
     fn view(lists: &[(&str, &str)]) -> View {
@@ -175,7 +160,7 @@ mod tests {
         let v = view(&[("data", "all"), ("port:22", "none")]);
         let say = |s: &str| {
             let s: Service = s.parse().unwrap();
-            s.explain_guard(&v)
+            v.explain_guard(&s)
         };
         assert_eq!(say("data"), "list `data` guards the data plane");
         assert_eq!(say("22"), "list `port:22` guards port 22 in the place of the plane's");

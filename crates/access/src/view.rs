@@ -66,6 +66,20 @@ impl View {
         self.guards.get(service).or_else(|| self.guards.get(&service.plane())).copied()
     }
 
+    /// Which list guards a service and why that one, as a sentence without a final line end.
+    #[must_use]
+    pub fn explain_guard(&self, service: &Service) -> String {
+        let Some(list) = self.guard(service).and_then(|id| self.list(id)) else {
+            return format!("{service} has no list, so nobody passes");
+        };
+        let own = service.list();
+        match (service.plane() == *service, own == list.name) {
+            (true, _) => format!("list `{own}` guards {service}"),
+            (false, true) => format!("list `{own}` guards {service} in the place of the plane's"),
+            (false, false) => format!("list `{}` guards {service}, which has no list `{own}` of its own", list.name),
+        }
+    }
+
     /// The services that have a list of their own, with it.
     pub fn guarded(&self) -> impl Iterator<Item = (&Service, &List)> {
         self.guards.iter().filter_map(|(service, id)| Some((service, self.list(*id)?)))

@@ -86,7 +86,7 @@ fn explain_verb(view: &View, behind: Option<&Behind>, call: &Explain, lists: &Li
             let service: Service = name.parse().map_err(|e: String| anyhow!(e))?;
             vec![ListAnswer {
                 service: Some(service.to_string()),
-                guard: Some(service.explain_guard(view)),
+                guard: Some(view.explain_guard(&service)),
                 ..judged(view, behind, view.guard(&service), addr)
             }]
         }
