@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gate::Behind;
 use crate::text;
+use crate::verdict::Verdict;
 
 /// Reads what can be read again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,24 +43,6 @@ pub struct Explained {
     pub answers: Vec<ListAnswer>,
     /// How the lists in force stand to their files.
     pub files: Freshness,
-}
-
-/// A list's yes or no.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// It is let in.
-    Allow,
-    /// It is not.
-    Refuse,
-}
-
-impl Verdict {
-    /// True if it is let in.
-    #[must_use]
-    pub fn is_allow(self) -> bool {
-        self == Verdict::Allow
-    }
 }
 
 /// What one list says of an address.

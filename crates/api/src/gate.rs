@@ -3,7 +3,7 @@
 use addr::{Addr, Prefix};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::edge::Verdict;
+use crate::verdict::Verdict;
 use crate::{Answer, AuditEvent, text};
 
 /// Asks for all lists.

@@ -16,6 +16,7 @@ mod edge;
 mod error;
 pub mod gate;
 mod text;
+mod verdict;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -24,9 +25,10 @@ use serde_json::Value;
 pub use audit::AuditEvent;
 pub use edge::{
     ClientStatus, Doctor, EdgeInfo, EdgeStatus, Explain, Explained, Finding, Findings, Freshness, ListAnswer,
-    ListContents, Lists, ListsInForce, Reload, Reloaded, Status, Trouble, Verdict,
+    ListContents, Lists, ListsInForce, Reload, Reloaded, Status, Trouble,
 };
 pub use error::{Code, Error};
+pub use verdict::Verdict;
 
 /// One operation: its request is the type that implements this.
 pub trait Call: Serialize + DeserializeOwned + Into<Request> + Send + 'static {
