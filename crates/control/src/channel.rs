@@ -29,8 +29,6 @@ use super::state::{ControlState, Place};
 const PROTOCOL: &str = "tailscale-control-protocol";
 /// Where the first message of the handshake stands.
 const HANDSHAKE: &str = "x-tailscale-handshake";
-/// The oldest capability version served: release 1.80 (January 2025), well before the last ten.
-pub(super) const MIN_CAPABILITY_VERSION: u32 = 113;
 /// Requests of one client under way: official ones have a map stream, an update, an answer.
 const MAX_CONCURRENT_REQUESTS: u32 = 16;
 /// A client that does not even finish the handshake is let go.
@@ -98,7 +96,7 @@ pub(super) fn upgrade(
     let Some(initiation) = first.ok().and_then(|b| Initiation::try_from(b.as_slice()).ok()) else {
         return answer::text(StatusCode::BAD_REQUEST, "the first message of the handshake is missing or damaged\n");
     };
-    if u32::from(initiation.version()) < MIN_CAPABILITY_VERSION {
+    if u32::from(initiation.version()) < machine::MIN_CAPABILITY_VERSION {
         debug!(%from, version = initiation.version(), "client too old");
         return answer::text(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
     }

@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::channel;
+use super::machine::MIN_CAPABILITY_VERSION;
 use super::registry::RegistryHandle;
 use super::state::ControlState;
 use super::{ControlSettings, page, relays};
@@ -207,7 +208,7 @@ fn visitor(state: &ControlState, peer: Addr, headers: &HeaderMap) -> Option<Addr
 fn key(state: &ControlState, query: Option<&str>) -> Response<Full<Bytes>> {
     let known = query.unwrap_or_default().split('&').find_map(|p| p.strip_prefix("v="));
     match known.map(str::parse::<u32>) {
-        Some(Ok(v)) if v >= channel::MIN_CAPABILITY_VERSION => {}
+        Some(Ok(v)) if v >= MIN_CAPABILITY_VERSION => {}
         Some(Ok(_)) => {
             return answer::text(StatusCode::BAD_REQUEST, "this client is too old for this server; update it\n");
         }

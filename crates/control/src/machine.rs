@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use addr::Addr;
 use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
@@ -20,16 +19,14 @@ use tailnet_proto::tailcfg::ssh::SshAction;
 use tokio::sync::Mutex;
 use tracing::debug;
 
-use super::channel::MIN_CAPABILITY_VERSION;
 use super::state::{ControlState, Place};
-use super::stream;
+use super::stream::{self, Body};
 use runtime::answer::{self, Media};
 use runtime::owner::Kind;
 use runtime::sha256_hex;
 
-/// The body of an answer.
-pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
-
+/// The oldest capability version served: release 1.80 (January 2025), well before the last ten.
+pub(super) const MIN_CAPABILITY_VERSION: u32 = 113;
 /// Longest request: a host with thousands of routes fits.
 const BODY: usize = 512 * 1024;
 /// The same of a machine that nobody knows yet: its host and its key fit.

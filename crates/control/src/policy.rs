@@ -11,9 +11,8 @@ use policy::{Compiled, Diff, Policy, Problem, Verdict, diff};
 use tailnet::{OPEN, Refusal};
 use tracing::warn;
 
-use super::registry::RegistryHandle;
+use super::registry::{BY, RegistryHandle};
 use super::state::ControlState;
-use super::verbs::BY;
 use runtime::hint::Hinted;
 
 /// Lines of one kind in an answer; of more, the number is said.

@@ -39,6 +39,9 @@ type Change = Box<dyn FnOnce(&mut Registry, u64) -> Reply + Send>;
 
 type Reply = Box<dyn FnOnce(Result<Saved, NotMade>) + Send>;
 
+/// Who changes something through the socket, in the audit log.
+pub(super) const BY: &str = "command line";
+
 /// Changes that may wait; a client that finds it full is told to come back.
 const QUEUE: usize = 4_096;
 

@@ -11,15 +11,18 @@ use std::time::Duration;
 use addr::Addr;
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Frame;
 use tailnet::Sent;
 use tailnet_proto::tailcfg::map::MapResponse;
 use tokio::sync::mpsc;
 use tracing::{debug, error};
 
-use super::machine::Body;
 use super::state::ControlState;
 use runtime::owner::Kind;
+
+/// The body of an answer.
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// How a client wants its messages.
 #[derive(Debug, Clone, Copy)]

@@ -16,6 +16,7 @@ use tailnet_proto::tailcfg::map::DnsRecord;
 use super::Control;
 use super::answers::{self, changed, is_exit, node, user};
 use super::policy;
+use super::registry::BY;
 use super::state::ControlState;
 use runtime::api::Verbs;
 use runtime::owner::{Kind, Saved};
@@ -67,9 +68,6 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
         .handle(read(state, apps_show))
         .handle(read(state, status))
 }
-
-/// Who changes something through the socket, in the audit log.
-pub(super) const BY: &str = "command line";
 
 /// Why an operation was refused; nothing was changed.
 #[derive(Debug)]
