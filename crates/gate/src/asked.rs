@@ -8,6 +8,11 @@ use access::visitor::{AddressHeader, TraceError, reported};
 use addr::{Addr, AddrSet};
 use http::{HeaderMap, HeaderValue};
 
+/// Where proxies ask about a list.
+pub(super) const CHECK: &str = "/v1/check/";
+/// Where proxies show certificates for a list.
+pub(super) const LEARN: &str = "/v1/learn/";
+
 /// Who connected to a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Peer {

@@ -17,7 +17,6 @@ use api::gate::{
 
 use super::Gate;
 use super::ledger::{Done, said};
-use super::verbs::{no_list, refused};
 
 /// More addresses than a provider's pool has: IPv4 as a /16, IPv6 as a /32. Adding that many at once asks for `--yes`.
 const WIDE_PREFIX_LEN: (u8, u8) = (16, 32);
@@ -35,6 +34,17 @@ pub(super) async fn act(gate: &Gate, call: ChangeGrants) -> anyhow::Result<Grant
         ChangeGrants::Unban(u) => unban(gate, &u).await,
         ChangeGrants::Extend(e) => extend(gate, &e).await,
     }
+}
+
+/// A refusal with advice; nothing was changed.
+pub(super) fn refused(what: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    api::Error::refused(what).hinted(hint).into()
+}
+
+/// There is no such list; which there are.
+pub(super) fn no_list(gate: &Gate, name: &str) -> anyhow::Error {
+    let known: Vec<String> = gate.ledger.published.borrow().lists.keys().cloned().collect();
+    refused(format!("there is no list `{name}`"), format!("the lists are {}", known.join(", ")))
 }
 
 /// That the list is there, if one was named.

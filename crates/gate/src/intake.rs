@@ -20,10 +20,10 @@ use tracing::{debug, info, warn};
 pub use super::answer::RefusalPage;
 use super::answer::{header, text};
 pub use super::asked::Cert;
-use super::asked::{Peer, Sign, Unknown, Visitor, holder};
+use super::asked::{CHECK, LEARN, Peer, Sign, Unknown, Visitor, holder};
 use super::observations::{Observation, is_gateway};
-pub use super::share::guest::Guests;
 use super::share::guest::{self, Asked};
+pub use super::share::guests::Guests;
 use super::state::GateState;
 
 /// Where a listener listens.
@@ -135,11 +135,6 @@ pub(super) async fn answer(
 
 const SHARE_PATH: &str = "/verify_share_request";
 const FORWARDED_URI: &str = "x-forwarded-uri";
-/// Where proxies ask about a list.
-pub(super) const CHECK: &str = "/v1/check/";
-/// Where proxies show certificates for a list.
-pub(super) const LEARN: &str = "/v1/learn/";
-
 /// A mirrored request: its answer goes nowhere, so it says `OK` unless the proof could not be saved.
 async fn mirror(
     state: &GateState,

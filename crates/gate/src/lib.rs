@@ -40,7 +40,7 @@ use names::{Dns, Follower};
 use reload::Parts;
 use runtime::hint::Hinted;
 use runtime::run::Run;
-use share::guest::ShareState;
+use share::guests::ShareState;
 use share::shape::Shape;
 use share::{Share, Shares};
 use state::Current;

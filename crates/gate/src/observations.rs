@@ -11,7 +11,7 @@ use addr::{Addr, SourceKey};
 use net::log_budget::LogBudget;
 use parking_lot::Mutex;
 
-use super::asked::{Peer, Sign, Unknown};
+use super::asked::{LEARN, Peer, Sign, Unknown};
 
 /// Something that a request showed and that a person may have to mend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,11 +187,8 @@ impl fmt::Display for Observation {
                 write!(f, "{p} appends the visitor's path to {endpoint}LIST, as Envoy does: its requests are refused")
             }
             Observation::NoList(p, endpoint, list, _) => {
-                let does = if *endpoint == super::intake::LEARN {
-                    "no list of that name learns there"
-                } else {
-                    "there is no such list"
-                };
+                let does =
+                    if *endpoint == LEARN { "no list of that name learns there" } else { "there is no such list" };
                 write!(f, "{p} asks at {endpoint}{}, and {does}: its requests are refused", list.escape_debug())
             }
             Observation::Certificate(p, why) => write!(f, "what {p} says of a certificate is no proof: {why}"),

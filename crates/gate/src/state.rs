@@ -12,11 +12,11 @@ use tracing::info;
 
 use super::answer::RefusalPage;
 use super::asked::Proxies;
-use super::doctor::{self, Diagnosis};
+use super::doctor::Diagnosis;
 use super::enforce;
 use super::ledger::LedgerHandle;
 use super::observations::Observation;
-use super::share::guest::ShareState;
+use super::share::guests::ShareState;
 
 /// What all listeners share.
 #[derive(Debug)]
@@ -112,13 +112,18 @@ impl GateState {
     /// Keeps an observation, and logs it if it is new.
     pub(super) fn note(&self, what: Observation) {
         self.diagnosis.observations.note(what, Instant::now(), |what, held_back| {
-            let fix = doctor::mend(self, what);
+            let fix = self.mend(what);
             if held_back > 0 {
                 info!("{what}; {fix} ({held_back} lines alike were held back)");
             } else {
                 info!("{what}; {fix}");
             }
         });
+    }
+
+    /// What to do about an observation.
+    pub(super) fn mend(&self, what: &Observation) -> String {
+        self.diagnosis.configured_by.mend(&self.proxies, what)
     }
 
     /// True if a Traefik in front judges who connects to it, whatever proxies say.

@@ -10,6 +10,7 @@ use api::gate::{self as answer, ChangeGrants, Explained, ListAnswer, ListState, 
 use api::{AuditEvent, Finding, Verdict};
 
 use super::Gate;
+use super::grants::{no_list, refused};
 use runtime::api::Verbs;
 use runtime::audit;
 
@@ -241,16 +242,6 @@ fn followed(gate: &Gate, list: &str) -> Vec<answer::FollowedName> {
     .collect()
 }
 
-/// A refusal with advice; nothing was changed.
-pub(super) fn refused(what: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-    api::Error::refused(what).hinted(hint).into()
-}
-
-pub(super) fn no_list(gate: &Gate, name: &str) -> anyhow::Error {
-    let known: Vec<String> = gate.ledger.published.borrow().lists.keys().cloned().collect();
-    refused(format!("there is no list `{name}`"), format!("the lists are {}", known.join(", ")))
-}
-
 /// Why an address is on a list or not, with the grant behind it.
 fn explain_verb(gate: &Gate, call: &answer::Explain) -> anyhow::Result<Explained> {
     let addr = call.address;
@@ -277,8 +268,7 @@ fn explain_verb(gate: &Gate, call: &answer::Explain) -> anyhow::Result<Explained
     }
     let now = std::time::Instant::now();
     let observations = gate.state().diagnosis.observations.recent(now).into_iter().filter(|o| o.concerns(addr));
-    let mut heard: Vec<String> =
-        observations.map(|o| format!("{o}; {}", super::doctor::mend(&gate.state(), &o))).collect();
+    let mut heard: Vec<String> = observations.map(|o| format!("{o}; {}", gate.state().mend(&o))).collect();
     let refused = gate.state().shares.checker.refusals.of(addr, now);
     heard.extend(refused.iter().map(|r| gate.state().shares.checker.in_words(r)));
     let (generation, now) = (published.generation, gate.ledger.model.time.now());

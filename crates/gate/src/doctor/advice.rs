@@ -1,6 +1,10 @@
-//! The switches that mend something, by how a gate is configured. In: what is to be changed. Out: the line to write.
+//! What mends something, by how a gate is configured. In: an observation, or what is to be changed. Out: the line to
+//! write.
 
 use addr::{Addr, AddrSet, Prefix};
+
+use crate::asked::Proxies;
+use crate::observations::Observation;
 
 /// How a gate is configured, for the lines that mend something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,6 +20,69 @@ pub enum ConfiguredBy {
 const LINE: usize = 12;
 
 impl ConfiguredBy {
+    /// What to do about an observation. No line opens a door to more than it names, and every line that lets somebody in says
+    /// first what must be true.
+    pub(crate) fn mend(self, proxies: &Proxies, what: &Observation) -> String {
+        let trusting = |a: &Addr| self.trusting(&proxies.trusted, *a);
+        match what {
+            Observation::UntrustedPeer(a) if a.is_private() => format!("if it is a proxy of yours: {}", trusting(a)),
+            Observation::UntrustedPeer(a) => format!(
+                "if it is not a proxy of yours, strangers reach this port: listen on an address that only your proxies reach; if it is: {}",
+                trusting(a)
+            ),
+            Observation::NoAddress(_, header) => {
+                format!("let the proxy write it (nginx: proxy_set_header {} $remote_addr)", header.name())
+            }
+            Observation::Unreadable(..) => "let the proxy in front write the header anew instead of passing the visitor's own on (nginx: proxy_set_header X-Forwarded-For $remote_addr)".to_string(),
+            Observation::SecondProxy(a, _) if proxies.trusted.contains(*a) => format!(
+                "let it write its visitors' addresses into {0}, and the proxy behind it keep them (Traefik: forwardedHeaders.trustedIPs: [\"{a}\"]); keep it out of {1}",
+                proxies.header.name(),
+                self.range()
+            ),
+            Observation::SecondProxy(a, _) => format!(
+                "if it is a proxy of yours or of your provider, name it, and let the proxy behind it trust it too (Traefik: forwardedHeaders.trustedIPs): {}; if it is not, its visitor wrote the header: let your proxy write it anew",
+                trusting(a)
+            ),
+            Observation::Gateway(_) => format!(
+                "Docker: publish the proxy's ports with `network_mode: host`, or set \"userland-proxy\": false and turn IPv6 on for its network; take its network out of {} until then",
+                self.range()
+            ),
+            Observation::Loopback(_) => format!(
+                "let the tunnel pass the visitor's address on and the proxy trust it for that; keep loopback out of {}",
+                self.range()
+            ),
+            Observation::PrivateProof(a) => self.private(*a),
+            Observation::HopBeforeTraefik(a) => {
+                format!("{}, or ask the check endpoint with trustForwardHeader: true", self.excluding(*a))
+            }
+            Observation::PathBelow(..) => format!("if it is Envoy or does the same: {}", self.below()),
+            Observation::NoList(_, endpoint, _, there) if there.is_empty() => {
+                format!("no list learns at {endpoint}: `[[gate.learn]]` with its name makes one do so")
+            }
+            Observation::NoList(_, endpoint, _, there) => format!("ask for one of these: {endpoint}{}", there.replace(", ", &format!(", {endpoint}"))),
+            Observation::Certificate(..) => {
+                format!("let the proxy write it as the manual shows; which header counts: {}", self.certificate())
+            }
+            Observation::Crowded(_) => {
+                "if it is a proxy of yours, let it keep connections open instead of making new ones".to_string()
+            }
+        }
+    }
+
+    /// A private address without a sign of others behind it: a device, or a proxy that hides them.
+    fn private(self, addr: Addr) -> String {
+        let range = self.range();
+        let docker = addr.is_v4() && addr.bits() >> 20 == (172 << 24 | 16 << 16) >> 20;
+        if docker {
+            return format!(
+                "this is an address of containers: if a proxy or a tunnel has it, everybody comes from there, so keep it out of {range} and let it pass visitors' addresses on; only if it is one device of yours add {addr} there"
+            );
+        }
+        format!(
+            "only if one device of yours has this address, and no proxy, tunnel or router through which others come: add {addr} to {range}"
+        )
+    }
+
     /// The whole line that trusts these and one more.
     pub(super) fn trusting(self, now: &AddrSet, more: Addr) -> String {
         let prefixes = now.prefixes();

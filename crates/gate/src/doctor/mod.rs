@@ -4,53 +4,21 @@
 //! are known by their user agent and only noted.
 
 mod advice;
+mod diagnosis;
 mod finding;
 mod stranger;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Instant;
 
-use addr::{Addr, Prefix};
-use parking_lot::Mutex;
+use addr::Prefix;
 
 use super::Gate;
-use super::fetch::Base;
-use super::observations::{Observation, Observations};
 use super::state::GateState;
 
 pub use advice::ConfiguredBy;
+pub use diagnosis::Diagnosis;
 use finding::Finding;
 pub use finding::FindingId;
-use stranger::Stranger;
-
-/// What `doctor` goes by, beside what the gate does.
-#[derive(Debug, Default)]
-pub struct Diagnosis {
-    /// How this gate was configured, for the lines that mend something.
-    pub(super) configured_by: ConfiguredBy,
-    /// Findings that are not counted.
-    pub(super) accept: BTreeSet<FindingId>,
-    /// Sites that are asked as an unauthenticated visitor would.
-    pub(super) probes: Vec<Base>,
-    /// The false visitor of a doctor at work, and what became of it.
-    stranger: Arc<Mutex<Option<Stranger>>>,
-    /// What requests showed of the surroundings.
-    pub(super) observations: Arc<Observations>,
-}
-
-impl Diagnosis {
-    /// A doctor that has seen nothing yet.
-    pub(super) fn new(configured_by: ConfiguredBy, accept: BTreeSet<FindingId>, probes: Vec<Base>) -> Diagnosis {
-        Diagnosis { configured_by, accept, probes, ..Diagnosis::default() }
-    }
-
-    /// The same doctor under other settings.
-    pub(super) fn under(&self, by: ConfiguredBy, accept: BTreeSet<FindingId>, probes: Vec<Base>) -> Diagnosis {
-        let (stranger, observations) = (self.stranger.clone(), self.observations.clone());
-        Diagnosis { configured_by: by, accept, probes, stranger, observations }
-    }
-}
 
 /// What followed names answer and no list takes.
 fn uncounted(gate: &Gate, found: &mut Vec<Finding>) {
@@ -112,7 +80,7 @@ pub(super) async fn doctor(gate: &Gate) -> api::Findings {
     let shares = state.shares.checker.probe().await.into_iter().chain(state.shares.checker.trouble());
     found.extend(shares.map(|(what, fix)| Finding::new(FindingId::Share, what, fix)));
     for o in state.diagnosis.observations.recent(Instant::now()) {
-        found.push(Finding::new(FindingId::from(&o), o.to_string(), mend(state, &o)));
+        found.push(Finding::new(FindingId::from(&o), o.to_string(), state.mend(&o)));
     }
     wide(state, &mut found);
     for site in &state.diagnosis.probes {
@@ -125,70 +93,6 @@ pub(super) async fn doctor(gate: &Gate) -> api::Findings {
         accepted: state.diagnosis.accept.contains(&f.id),
     });
     api::Findings { found: each.collect(), accept: Some(state.diagnosis.configured_by.accept().to_string()) }
-}
-
-/// What to do about an observation. No line opens a door to more than it names, and every line that lets somebody in says
-/// first what must be true.
-pub(super) fn mend(state: &GateState, what: &Observation) -> String {
-    let how = state.diagnosis.configured_by;
-    let trusting = |a: &Addr| how.trusting(&state.proxies.trusted, *a);
-    match what {
-        Observation::UntrustedPeer(a) if a.is_private() => format!("if it is a proxy of yours: {}", trusting(a)),
-        Observation::UntrustedPeer(a) => format!(
-            "if it is not a proxy of yours, strangers reach this port: listen on an address that only your proxies reach; if it is: {}",
-            trusting(a)
-        ),
-        Observation::NoAddress(_, header) => {
-            format!("let the proxy write it (nginx: proxy_set_header {} $remote_addr)", header.name())
-        }
-        Observation::Unreadable(..) => "let the proxy in front write the header anew instead of passing the visitor's own on (nginx: proxy_set_header X-Forwarded-For $remote_addr)".to_string(),
-        Observation::SecondProxy(a, _) if state.proxies.trusted.contains(*a) => format!(
-            "let it write its visitors' addresses into {0}, and the proxy behind it keep them (Traefik: forwardedHeaders.trustedIPs: [\"{a}\"]); keep it out of {1}",
-            state.proxies.header.name(),
-            how.range()
-        ),
-        Observation::SecondProxy(a, _) => format!(
-            "if it is a proxy of yours or of your provider, name it, and let the proxy behind it trust it too (Traefik: forwardedHeaders.trustedIPs): {}; if it is not, its visitor wrote the header: let your proxy write it anew",
-            trusting(a)
-        ),
-        Observation::Gateway(_) => format!(
-            "Docker: publish the proxy's ports with `network_mode: host`, or set \"userland-proxy\": false and turn IPv6 on for its network; take its network out of {} until then",
-            how.range()
-        ),
-        Observation::Loopback(_) => format!(
-            "let the tunnel pass the visitor's address on and the proxy trust it for that; keep loopback out of {}",
-            how.range()
-        ),
-        Observation::PrivateProof(a) => private(state, *a),
-        Observation::HopBeforeTraefik(a) => {
-            format!("{}, or ask the check endpoint with trustForwardHeader: true", how.excluding(*a))
-        }
-        Observation::PathBelow(..) => format!("if it is Envoy or does the same: {}", how.below()),
-        Observation::NoList(_, endpoint, _, there) if there.is_empty() => {
-            format!("no list learns at {endpoint}: `[[gate.learn]]` with its name makes one do so")
-        }
-        Observation::NoList(_, endpoint, _, there) => format!("ask for one of these: {endpoint}{}", there.replace(", ", &format!(", {endpoint}"))),
-        Observation::Certificate(..) => {
-            format!("let the proxy write it as the manual shows; which header counts: {}", how.certificate())
-        }
-        Observation::Crowded(_) => {
-            "if it is a proxy of yours, let it keep connections open instead of making new ones".to_string()
-        }
-    }
-}
-
-/// A private address without a sign of others behind it: a device, or a proxy that hides them.
-fn private(state: &GateState, addr: Addr) -> String {
-    let range = state.diagnosis.configured_by.range();
-    let docker = addr.is_v4() && addr.bits() >> 20 == (172 << 24 | 16 << 16) >> 20;
-    if docker {
-        return format!(
-            "this is an address of containers: if a proxy or a tunnel has it, everybody comes from there, so keep it out of {range} and let it pass visitors' addresses on; only if it is one device of yours add {addr} there"
-        );
-    }
-    format!(
-        "only if one device of yours has this address, and no proxy, tunnel or router through which others come: add {addr} to {range}"
-    )
 }
 
 /// The store, the clock, the enforcers.

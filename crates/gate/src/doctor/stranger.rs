@@ -9,28 +9,14 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use super::diagnosis::Stranger;
 use super::finding::{Finding, FindingId};
 use crate::answer::text;
-use crate::asked::{Cert, Peer, holder};
+use crate::asked::{Cert, LEARN, Peer, holder};
 use crate::fetch::Base;
-use crate::intake::{LEARN, Serves, named};
+use crate::intake::{Serves, named};
 use crate::probe::{self, Answer};
 use crate::state::GateState;
-
-/// A request of the doctor, and what the gate saw of it.
-#[derive(Debug, Clone)]
-pub(super) struct Stranger {
-    /// Its user agent; nobody else has it.
-    agent: String,
-    /// The address it pretends to come from: one of documentation (RFC 5737), where nobody lives.
-    forged: Addr,
-    /// Taken for a proof by this teacher, though it showed no certificate.
-    believed: Option<String>,
-    /// A certificate was believed, though it has none.
-    named: Option<String>,
-    /// Its own address header was believed.
-    placed: bool,
-}
 
 /// How long a mirrored request may take to arrive after the site's answer.
 const ARRIVES: Duration = Duration::from_millis(1_500);

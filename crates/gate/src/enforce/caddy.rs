@@ -9,11 +9,20 @@ use futures_util::future::{BoxFuture, FutureExt};
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
-use super::{CaddyConfig, Enforcer, Info, MAX_LIST_BODY, REQUEST_TIMEOUT, Reconciled, Remark, Snapshot, note_length};
-use crate::fetch::{Answer, Ask};
+use super::{Enforcer, Info, MAX_LIST_BODY, REQUEST_TIMEOUT, Reconciled, Remark, Snapshot, note_length};
+use crate::fetch::{Answer, Ask, Base};
 
 /// Caddy closes its streams at each change: not more often than this.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How Caddy is kept in sync.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaddyConfig {
+    /// The list.
+    pub list: String,
+    /// The admin API with the path of the ranges: `http://127.0.0.1:2019/id/gate/remote_ip/ranges`.
+    pub api: Base,
+}
 
 /// A Caddy with an admin API.
 pub(super) struct Caddy {

@@ -11,13 +11,22 @@ use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use super::{CommandConfig, Enforcer, Info, REQUEST_TIMEOUT, Reconciled, Snapshot};
+use super::{Enforcer, Info, REQUEST_TIMEOUT, Reconciled, Snapshot};
 
 /// Changes that are told one by one: more come with a burst, whose list says it all.
 const MAX_CHANGES: usize = 100;
 /// Bytes of changes that a program is told. The system starts none with a variable of 128 KiB (execve(2)), and names in
 /// certificates may be long: such a name must not keep the program from hearing who left.
 const MAX_CHANGES_BYTES: usize = 64 * 1024;
+
+/// How a program is told of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandConfig {
+    /// The list.
+    pub list: String,
+    /// The program and its arguments; no shell.
+    pub argv: Vec<String>,
+}
 
 /// A program that is told of a list.
 pub(super) struct Command {

@@ -1,22 +1,15 @@
 //! What a gate is told of its enforcers. In: flags and the configuration's tables. Out: the enforcer of each.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::time::Duration;
-
-use access::publish::TraefikStyle;
-use addr::Port;
-
-use super::caddy::Caddy;
-use super::command::Command;
-use super::file::TextFile;
-use super::haproxy::Haproxy;
+use super::caddy::{Caddy, CaddyConfig};
+use super::command::{Command, CommandConfig};
+use super::file::{FileConfig, TextFile};
+use super::haproxy::{Haproxy, HaproxyConfig};
 use super::nftables::Nftables;
-use super::nginx::Nginx;
-use super::traefik::Traefik;
-use super::webhook::Webhook;
+use super::nginx::{Nginx, NginxConfig};
+use super::ports::NftablesConfig;
+use super::traefik::{Traefik, TraefikConfig};
+use super::webhook::{Webhook, WebhookConfig};
 use super::{Enforcer, Info};
-use crate::fetch::Base;
 
 /// What stands in front, and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,94 +30,6 @@ pub enum Config {
     Command(CommandConfig),
     /// Any HTTP service: the entries by POST, as JSON.
     Webhook(WebhookConfig),
-}
-
-/// How Traefik is kept in sync.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TraefikConfig {
-    /// The file that Traefik watches.
-    pub file: PathBuf,
-    /// Each middleware's name and the lists it lets in.
-    pub middlewares: Vec<(String, Vec<String>)>,
-    /// How this Traefik reads a list.
-    pub style: TraefikStyle,
-    /// TCP middlewares too.
-    pub tcp: bool,
-    /// Traefik's API, to see when it has the list; `None`: it must have read the file after two throttles.
-    pub api: Option<Base>,
-    /// Its `providersThrottleDuration`.
-    pub throttle: Duration,
-}
-
-/// How nginx is kept in sync.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NginxConfig {
-    /// The list.
-    pub list: String,
-    /// The file.
-    pub file: PathBuf,
-    /// Tests the configuration: a program and its arguments.
-    pub test: Vec<String>,
-    /// Makes nginx read it: a program and its arguments.
-    pub reload: Vec<String>,
-}
-
-/// How HAProxy is kept in sync.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HaproxyConfig {
-    /// The list.
-    pub list: String,
-    /// The `stats socket` with level admin.
-    pub socket: PathBuf,
-    /// The map file as HAProxy's configuration names it.
-    pub map: PathBuf,
-}
-
-/// How Caddy is kept in sync.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CaddyConfig {
-    /// The list.
-    pub list: String,
-    /// The admin API with the path of the ranges: `http://127.0.0.1:2019/id/gate/remote_ip/ranges`.
-    pub api: Base,
-}
-
-/// How ports are guarded in the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NftablesConfig {
-    /// The list.
-    pub list: String,
-    /// TCP and UDP ports that only the list may reach.
-    pub ports: BTreeSet<Port>,
-    /// The table's name.
-    pub table: String,
-}
-
-/// How a plain file is kept in sync.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileConfig {
-    /// The list.
-    pub list: String,
-    /// The file.
-    pub file: PathBuf,
-}
-
-/// How a program is told of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandConfig {
-    /// The list.
-    pub list: String,
-    /// The program and its arguments; no shell.
-    pub argv: Vec<String>,
-}
-
-/// How an HTTP service is told of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WebhookConfig {
-    /// The list.
-    pub list: String,
-    /// Where to.
-    pub to: Base,
 }
 
 impl Config {

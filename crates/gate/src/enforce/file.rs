@@ -1,11 +1,22 @@
 //! A plain file, one prefix a line. In: the list. Out: the file.
 
+use std::path::PathBuf;
+
 use access::ours::Format;
 use access::publish::lines;
 use futures_util::future::{BoxFuture, FutureExt};
 use net::replace::How;
 
-use super::{Enforcer, FileConfig, Info, OWN_FILE, Reconciled, Snapshot, check_ours, write};
+use super::{Enforcer, Info, OWN_FILE, Reconciled, Snapshot, check_ours, write};
+
+/// How a plain file is kept in sync.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileConfig {
+    /// The list.
+    pub list: String,
+    /// The file.
+    pub file: PathBuf,
+}
 
 /// A file that an edge or a program of one's own reads.
 pub(super) struct TextFile {

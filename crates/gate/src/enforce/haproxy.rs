@@ -5,7 +5,7 @@
 //! changes is written once.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::{Enforcer, HaproxyConfig, Info, OWN_FILE, REQUEST_TIMEOUT, Reconciled, Snapshot, Wake, check_ours, write};
+use super::{Enforcer, Info, OWN_FILE, REQUEST_TIMEOUT, Reconciled, Snapshot, Wake, check_ours, write};
 
 /// HAProxy drops a command longer than its buffer (`tune.bufsize`, 16 KiB by default) without a word.
 const MAX_COMMAND: usize = 8 * 1024;
@@ -29,6 +29,17 @@ const SHORT_LIST: usize = 2_000;
 const FILE_DEBOUNCE: Duration = Duration::from_millis(50);
 /// The file of a list that never rests is written at least this often.
 const MAX_FILE_DELAY: Duration = Duration::from_millis(200);
+
+/// How HAProxy is kept in sync.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HaproxyConfig {
+    /// The list.
+    pub list: String,
+    /// The `stats socket` with level admin.
+    pub socket: PathBuf,
+    /// The map file as HAProxy's configuration names it.
+    pub map: PathBuf,
+}
 
 /// An HAProxy with a runtime API.
 pub(super) struct Haproxy {

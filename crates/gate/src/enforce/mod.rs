@@ -16,6 +16,7 @@ mod nftables;
 #[path = "nftables_elsewhere.rs"]
 mod nftables;
 mod nginx;
+mod ports;
 mod sync;
 #[cfg(test)]
 mod testing;
@@ -39,12 +40,16 @@ use tracing::warn;
 use super::ledger::{Published, ReadModel};
 use runtime::hint::Hinted;
 
-pub use config::{
-    CaddyConfig, CommandConfig, Config, FileConfig, HaproxyConfig, NftablesConfig, NginxConfig, TraefikConfig,
-    WebhookConfig,
-};
+pub use caddy::CaddyConfig;
+pub use command::CommandConfig;
+pub use config::Config;
+pub use file::FileConfig;
+pub use haproxy::HaproxyConfig;
+pub use nginx::NginxConfig;
+pub use ports::NftablesConfig;
 pub use sync::{Handle, Progress, guard, start};
-pub use traefik::TRAEFIK_THROTTLE;
+pub use traefik::{TRAEFIK_THROTTLE, TraefikConfig};
+pub use webhook::WebhookConfig;
 
 /// A program or an API that takes longer has failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);

@@ -18,7 +18,8 @@ use net::nftables::{Changes, Ground, NftError, Table, There, Watch};
 use runtime::hint::Hinted;
 use tracing::{info, warn};
 
-use super::{Closed, Enforcer, Info, NftablesConfig, Reconciled, Snapshot, Wake};
+use super::ports::NftablesConfig;
+use super::{Closed, Enforcer, Info, Reconciled, Snapshot, Wake};
 use crate::ledger::Published;
 use elements::{Differences, Elements, differences, elements, quick};
 

@@ -5,7 +5,8 @@ use anyhow::bail;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use runtime::hint::Hinted;
 
-use super::{Closed, Enforcer, Info, NftablesConfig, Reconciled, Snapshot};
+use super::ports::NftablesConfig;
+use super::{Closed, Enforcer, Info, Reconciled, Snapshot};
 
 /// Ports that nothing guards.
 pub(super) struct Nftables(Info);

@@ -1,5 +1,6 @@
 //! nginx: a file for a `geo` block. In: the list. Out: the file, tested, and a reload.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use access::ours::Format;
@@ -9,10 +10,23 @@ use futures_util::future::{BoxFuture, FutureExt};
 use net::replace::replace;
 
 use super::command::program;
-use super::{Enforcer, Info, NginxConfig, OWN_FILE, Reconciled, Snapshot, check_ours};
+use super::{Enforcer, Info, OWN_FILE, Reconciled, Snapshot, check_ours};
 
 /// nginx starts new workers at each reload, and old ones live as long as their connections: not more often than this.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How nginx is kept in sync.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NginxConfig {
+    /// The list.
+    pub list: String,
+    /// The file.
+    pub file: PathBuf,
+    /// Tests the configuration: a program and its arguments.
+    pub test: Vec<String>,
+    /// Makes nginx read it: a program and its arguments.
+    pub reload: Vec<String>,
+}
 
 /// An nginx that reads a file at each reload.
 pub(super) struct Nginx {

@@ -2,10 +2,11 @@
 //! word, or by the time after which it must have read the file.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use access::ours::Format;
-use access::publish::{Middleware, NOBODY, merge, traefik_yaml};
+use access::publish::{Middleware, NOBODY, TraefikStyle, merge, traefik_yaml};
 use addr::Prefix;
 use anyhow::{Context, bail};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -14,8 +15,8 @@ use net::replace::How;
 use serde_json::Value;
 
 use super::{
-    Enforcer, InForce, Info, LONG_LIST, MAX_LIST_BODY, REQUEST_TIMEOUT, Reconciled, Remark, Snapshot, TraefikConfig,
-    Wake, check_ours, note, note_length, write,
+    Enforcer, InForce, Info, LONG_LIST, MAX_LIST_BODY, REQUEST_TIMEOUT, Reconciled, Remark, Snapshot, Wake, check_ours,
+    note, note_length, write,
 };
 use crate::fetch::{Ask, Base};
 
@@ -33,6 +34,23 @@ const MAX_PENDING: usize = 64;
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often its API is asked.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
+
+/// How Traefik is kept in sync.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraefikConfig {
+    /// The file that Traefik watches.
+    pub file: PathBuf,
+    /// Each middleware's name and the lists it lets in.
+    pub middlewares: Vec<(String, Vec<String>)>,
+    /// How this Traefik reads a list.
+    pub style: TraefikStyle,
+    /// TCP middlewares too.
+    pub tcp: bool,
+    /// Traefik's API, to see when it has the list; `None`: it must have read the file after two throttles.
+    pub api: Option<Base>,
+    /// Its `providersThrottleDuration`.
+    pub throttle: Duration,
+}
 
 /// A Traefik that watches a file.
 pub(super) struct Traefik {

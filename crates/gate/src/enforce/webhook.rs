@@ -9,8 +9,17 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::command::{LastSent, is_empty};
-use super::{Enforcer, Info, REQUEST_TIMEOUT, Reconciled, Snapshot, WebhookConfig};
-use crate::fetch::Ask;
+use super::{Enforcer, Info, REQUEST_TIMEOUT, Reconciled, Snapshot};
+use crate::fetch::{Ask, Base};
+
+/// How an HTTP service is told of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookConfig {
+    /// The list.
+    pub list: String,
+    /// Where to.
+    pub to: Base,
+}
 
 /// A service that is told of a list.
 pub(super) struct Webhook {

@@ -2,60 +2,18 @@
 //! of his request. Out: the status that lets him pass or not, and a guest on the list who finds every part of the page
 //! open when the answer comes.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use access::ledger::{Event, Outcome, Proof, Refusal};
 use access::{Evidence, GrantId};
 use addr::{Addr, SourceKey};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use net::serve::{Limits, Slots};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Shares;
+use super::guests::Guests;
 use super::refused::Why;
 use super::{No, Question, shape};
 use crate::state::GateState;
-
-/// Where the guests of a share go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guests {
-    /// The list they enter.
-    pub list: String,
-    /// Seconds they stay.
-    pub ttl: u64,
-}
-
-/// Share links, and what it takes to let their guests in.
-#[derive(Debug)]
-pub(crate) struct ShareState {
-    /// Whether a link is alive.
-    pub(crate) checker: Arc<Shares>,
-    /// For each share, where its guests go, in the order of the shares.
-    guests: Vec<Guests>,
-    /// Answers to new guests that wait for enforcers.
-    waiting: Arc<Slots>,
-    /// The process stops: nothing is waited for any more.
-    stopping: CancellationToken,
-}
-
-impl ShareState {
-    pub(crate) fn new(checker: Shares, guests: Vec<Guests>, stopping: CancellationToken) -> ShareState {
-        ShareState { checker: Arc::new(checker), guests, waiting: Slots::new(WAITING), stopping }
-    }
-
-    /// The same under other settings.
-    pub(crate) fn under(&self, checker: Arc<Shares>, guests: Vec<Guests>) -> ShareState {
-        ShareState { checker, guests, waiting: self.waiting.clone(), stopping: self.stopping.clone() }
-    }
-
-    /// Where the guests of a share go.
-    fn guests(&self, share: &str) -> Option<&Guests> {
-        let at = self.checker.all().iter().position(|s| s.name == share);
-        at.and_then(|i| self.guests.get(i))
-    }
-}
 
 /// What the proxy asks.
 #[derive(Debug)]
@@ -78,9 +36,6 @@ pub(crate) struct Asked<'a> {
 const FIRST_PAGE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Whoever was given his place within this time may still have to wait for it.
 const NEW: u64 = 6;
-/// Answers that wait at a time; the others come at once. One source needs one, a family behind one address a few.
-const WAITING: Limits = Limits { total: 256, per_source: 4, reserve: 0 };
-
 /// Answers the question.
 pub(crate) async fn open(state: &GateState, asked: &Asked<'_>) -> StatusCode {
     let to = |name: &str| state.shares.guests(name);

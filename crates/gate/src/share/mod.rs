@@ -5,6 +5,7 @@
 //! counts for nothing, loudly, until it answers otherwise.
 
 pub(crate) mod guest;
+pub(crate) mod guests;
 pub mod refused;
 mod report;
 pub mod shape;
