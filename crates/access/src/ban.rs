@@ -42,3 +42,15 @@ impl fmt::Display for Whom {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_is_said_as_it_was_written() {
+        assert_eq!(Whom::From("2001:DB8::/32".parse().unwrap()).to_string(), "2001:db8::/32");
+        assert_eq!(Whom::From("192.0.2.1/32".parse().unwrap()).to_string(), "192.0.2.1");
+        assert_eq!(Whom::Named("CN=mallory,O=x".into()).to_string(), "CN=mallory,O=x");
+    }
+}

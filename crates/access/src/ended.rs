@@ -217,4 +217,39 @@ mod tests {
         }
         assert_eq!(found(&m, "192.0.2.1"), [("192.0.2.1".into(), 9)], "nor do guests");
     }
+
+    #[test]
+    fn so_many_are_remembered_and_the_next_takes_the_place_of_the_oldest() {
+        let mut m = Memory::default();
+        assert!(m.is_empty());
+        let at = |n: usize| format!("10.0.{}.{}", n / 256, n % 256);
+        (0..REMEMBERED).for_each(|n| m.note(ended(n as u64, &at(n), What::Expired)));
+        assert_eq!(found(&m, &at(0)), [(at(0), 0)]);
+        m.note(ended(5_000, &at(REMEMBERED), What::Expired));
+        assert_eq!((m.len(), m.is_empty()), (REMEMBERED, false));
+        assert!(found(&m, &at(0)).iter().all(|(prefix, _)| *prefix != at(0)), "the first is gone");
+        assert_eq!(found(&m, &at(1)), [(at(1), 1)]);
+        // Guests have places of their own, on each list.
+        m.note(Ended { evidence: Evidence::Share, ..ended(6_000, "192.0.2.1", What::Full) });
+        m.note(Ended { list: "photos".into(), ..ended(6_001, "192.0.2.1", What::Refused) });
+        assert_eq!(m.len(), REMEMBERED + 2);
+    }
+
+    #[test]
+    fn of_neighbours_the_latest_three() {
+        let mut m = Memory::default();
+        for (n, at) in [5, 1, 9, 7].into_iter().enumerate() {
+            m.note(ended(at, &format!("203.0.113.{n}"), What::Expired));
+        }
+        let at: Vec<u64> = found(&m, "203.0.113.99").iter().map(|f| f.1).collect();
+        assert_eq!(at, [9, 7, 5]);
+    }
+
+    #[test]
+    fn words_of_the_audit_log_are_read_back() {
+        for (what, word) in What::WORDS {
+            assert_eq!((what.to_string().as_str(), word.parse()), (word, Ok(what)));
+        }
+        assert_eq!("Given".parse::<What>(), Err(()));
+    }
 }

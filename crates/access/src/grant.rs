@@ -226,11 +226,7 @@ impl fmt::Display for Evidence {
 
 impl fmt::Display for EvidenceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` is no evidence; the words are mtls, share, login, knock, tunnel, node, dns, earlier, manual, static",
-            self.0
-        )
+        write!(f, "`{}` is no evidence; the words are {}", self.0, Evidence::WORDS.map(|(_, word)| word).join(", "))
     }
 }
 
@@ -239,5 +235,101 @@ impl std::error::Error for EvidenceError {}
 impl fmt::Display for GrantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "g{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn claim() -> impl Strategy<Value = Claim> {
+        let evidence = prop::sample::select(Evidence::WORDS.map(|(e, _)| e).to_vec());
+        let secs = || prop::option::of(0u64..1_000);
+        let who = prop::option::of(prop::sample::select(vec!["anna".to_string(), "bert".to_string()]));
+        (evidence, who, secs(), secs(), any::<bool>()).prop_map(|(evidence, principal, idle, until, pinned)| Claim {
+            principal,
+            idle,
+            until,
+            pinned,
+            ..Claim::new(evidence, 0)
+        })
+    }
+
+    fn grant(claims: Vec<Claim>, seen_at: u64) -> Option<Grant> {
+        let prefix = "192.0.2.1".parse().unwrap();
+        let claim = Claim::new(Evidence::Share, 0);
+        let bare = Grant { id: GrantId(1), list: "l".into(), prefix, given_at: 0, seen_at, claim, beside: Vec::new() };
+        bare.with_claims(claims)
+    }
+
+    proptest! {
+        /// A grant lasts as long as its longest reason, and has something to do when the shortest ends.
+        #[test]
+        fn a_grant_lasts_as_long_as_one_of_its_reasons(claims in prop::collection::vec(claim(), 1..6), seen in 0u64..1_000, at in 0u64..3_000) {
+            let holds = |c: &Claim| c.idle.is_none_or(|i| at < seen + i) && c.until.is_none_or(|u| at < u);
+            let g = grant(claims.clone(), seen).unwrap();
+            prop_assert_eq!(g.ends_at().is_none_or(|end| at < end), claims.iter().any(holds));
+            prop_assert_eq!(g.changes_at().is_none_or(|end| at < end), claims.iter().all(holds));
+        }
+
+        /// The first reason is the strongest, and nothing is lost or made up by sorting.
+        #[test]
+        fn the_strongest_reason_stands_first(claims in prop::collection::vec(claim(), 0..6)) {
+            prop_assert_eq!(grant(claims.clone(), 0).is_none(), claims.is_empty());
+            let Some(g) = grant(claims.clone(), 0) else { return Ok(()) };
+            let sorted: Vec<Claim> = g.claims().cloned().collect();
+            prop_assert!(sorted.windows(2).all(|w| w[0].strength() >= w[1].strength()));
+            prop_assert_eq!(Some(g.strength()), claims.iter().map(Claim::strength).max());
+            let named = |c: &&Claim| c.strength() == g.strength() && c.principal.is_some();
+            prop_assert_eq!(sorted[0].principal.is_some(), claims.iter().any(|c| named(&c)));
+            let count = |all: &[Claim], c: &Claim| all.iter().filter(|o| *o == c).count();
+            prop_assert!(sorted.len() == claims.len() && claims.iter().all(|c| count(&claims, c) == count(&sorted, c)));
+        }
+    }
+
+    #[test]
+    fn words_of_evidence_are_read_back() {
+        for (evidence, word) in Evidence::WORDS {
+            assert_eq!((evidence.to_string().as_str(), word.parse()), (word, Ok(evidence)));
+        }
+        for bad in ["", "MTLS", "mtls ", "knock", "certificate"] {
+            assert_eq!(bad.parse::<Evidence>(), Err(EvidenceError(bad.to_string())));
+        }
+        // Whoever is told what there is can write any of it.
+        let said = EvidenceError("x".into()).to_string();
+        let (_, words) = said.rsplit_once("the words are ").unwrap();
+        assert_eq!(words.split(", ").collect::<Vec<_>>(), Evidence::WORDS.map(|(_, word)| word));
+    }
+
+    #[test]
+    fn a_key_weighs_more_than_a_password_and_a_person_more_than_both() {
+        use Evidence::{Dns, Earlier, Login, Manual, Mtls, Node, Share, Static, Tunnel};
+        let order = [Share, Dns, Earlier, Login, Mtls, Manual, Static].map(Evidence::strength);
+        assert!(order.windows(2).all(|w| w[0] < w[1]), "{order:?}");
+        assert!([Mtls, Tunnel, Node].iter().all(|e| e.strength() == Strength::Key));
+        let pinned = Claim { pinned: true, ..Claim::new(Share, 0) };
+        assert_eq!(pinned.strength(), Strength::Pinned);
+    }
+
+    #[test]
+    fn the_same_reason_is_the_same_person_device_and_kind() {
+        let anna =
+            Claim { principal: Some("anna".into()), device: Some("phone".into()), ..Claim::new(Evidence::Mtls, 1) };
+        assert!(anna.is_same(&Claim { proved_at: 9, until: Some(1), pinned: true, ..anna.clone() }));
+        for other in [
+            Claim { evidence: Evidence::Login, ..anna.clone() },
+            Claim { principal: Some("bert".into()), ..anna.clone() },
+            Claim { device: None, ..anna.clone() },
+        ] {
+            assert!(!anna.is_same(&other), "{other:?}");
+        }
+        assert_eq!(GrantId(17).to_string(), "g17");
+    }
+
+    #[test]
+    fn an_end_beyond_all_time_is_no_overflow() {
+        let c = Claim { idle: Some(u64::MAX), until: None, ..Claim::new(Evidence::Mtls, 5) };
+        assert_eq!(c.ends_at(1_000), Some(u64::MAX));
     }
 }

@@ -8,7 +8,7 @@ use addr::Prefix;
 
 use crate::GrantId;
 
-/// LearnedEntries entries in the order in which they were given. A copy costs little and shares what does not change, and two
+/// Learned entries in the order in which they were given. A copy costs little and shares what does not change, and two
 /// copies are compared where they differ only: so a change costs the same on a list of ten and of 100,000.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LearnedEntries {

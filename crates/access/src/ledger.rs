@@ -7,6 +7,8 @@
 mod bans;
 mod event;
 mod roam;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;

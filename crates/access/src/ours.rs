@@ -12,7 +12,7 @@ pub const MARKER: &str = "# Written by portcullis";
 /// The keys of a middleware that a gate writes, in lower case.
 const MIDDLEWARES: [&str; 2] = ["ipallowlist", "ipwhitelist"];
 
-/// A formats of files, each with what tells its lines from others'.
+/// The formats of files, each with what tells its lines from others'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format<'a> {
     /// Traefik's dynamic configuration with these middlewares.
@@ -171,6 +171,11 @@ fn word(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::publish::{
+        IpStrategy, Middleware, TraefikKey, TraefikStyle, haproxy_map, lines, merge, nginx_geo, traefik_yaml,
+    };
+    use addr::Addr;
+    use proptest::prelude::*;
 
     fn names(text: &[&str]) -> Vec<String> {
         text.iter().map(|t| (*t).to_string()).collect()
@@ -240,5 +245,50 @@ mod tests {
         assert_eq!(foreign("192.0.2.1 1\nexample.com backend\n", Format::Map).as_deref(), Some("line 2"));
         assert_eq!(foreign("192.0.2.1\n# note\n10.0.0.0/8\n", Format::Lines), None);
         assert_eq!(foreign("#!/bin/sh\nrm -r x\n", Format::Lines).as_deref(), Some("line 2"));
+    }
+
+    fn prefixes() -> impl Strategy<Value = Vec<Prefix>> {
+        let v4 =
+            (any::<u32>(), 0u8..=32).prop_map(|(a, w)| Prefix::new(Addr::new(std::net::Ipv4Addr::from(a).into()), w));
+        let v6 =
+            (any::<u128>(), 0u8..=128).prop_map(|(a, w)| Prefix::new(Addr::new(std::net::Ipv6Addr::from(a).into()), w));
+        prop::collection::vec(prop_oneof![v4, v6].prop_map(Option::unwrap), 0..12)
+    }
+
+    proptest! {
+        /// Whatever a gate writes it takes for its own at the next start, also where a person removed the first line, and
+        /// reads the same entries from it.
+        #[test]
+        fn what_a_gate_writes_is_its_own(entries in prefixes(), tcp in any::<bool>(), old in any::<bool>(), status in prop::option::of(400u16..600), excluded in prefixes()) {
+            let bare = |text: &str| text.lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect::<String>();
+            let merged = merge(entries.clone());
+            for (text, format) in
+                [(nginx_geo(&merged), Format::Geo), (haproxy_map(&merged), Format::Map), (lines(&merged), Format::Lines)]
+            {
+                prop_assert_eq!(foreign(&text, format), None, "{}", text);
+                prop_assert_eq!(foreign(&bare(&text), format), None, "{}", text);
+            }
+            let list = Middleware { name: "dynamic-whitelist".into(), entries, tcp };
+            let key = if old { TraefikKey::IpWhiteList } else { TraefikKey::IpAllowList };
+            let style = TraefikStyle { key, strategy: Some(IpStrategy::Excluded(excluded)), reject: status };
+            let text = traefik_yaml(&[list.clone()], &style);
+            prop_assert_eq!(traefik(&text), None);
+            let mut want: Vec<Prefix> = Vec::new();
+            for p in list.entries.iter().filter(|p| p.to_string() != NOBODY) {
+                if !want.contains(p) { want.push(*p) }
+            }
+            prop_assert_eq!(traefik_entries(&bare(&text), &names(&["dynamic-whitelist"])), want);
+        }
+
+        /// Any text is read without a panic, and what is somebody else's is named by a line that is there.
+        #[test]
+        fn any_text_is_read(text in "[ a-z0-9:./#\\-\\[\\]{}\"';\n&*]{0,200}") {
+            for format in [Format::Geo, Format::Map, Format::Lines, Format::Traefik(&names(&["a", "b"]))] {
+                if let Some(line) = foreign(&text, format).and_then(|w| w.strip_prefix("line ").map(str::to_string)) {
+                    prop_assert!((1..=text.lines().count()).contains(&line.parse().unwrap()));
+                }
+            }
+            prop_assert!(traefik_entries(&text, &names(&["a"])).len() <= text.len());
+        }
     }
 }

@@ -18,7 +18,7 @@ pub struct Desired {
     pub list: String,
     /// Entries that are always there.
     pub statics: Vec<Prefix>,
-    /// LearnedEntries entries in the order in which they were given, each with its end (seconds since the Unix epoch).
+    /// Learned entries in the order in which they were given, each with its end (seconds since the Unix epoch).
     pub learnt: LearnedEntries,
 }
 
@@ -110,7 +110,7 @@ impl Desired {
         AddrSet::new(self.statics.iter().copied().chain(self.learnt.iter().map(|(p, _)| p)))
     }
 
-    /// LearnedEntries entries, then static ones, each once, without those that another one covers. At least one: [`NOBODY`]
+    /// Learned entries, then static ones, each once, without those that another one covers. At least one: [`NOBODY`]
     /// stands for nobody.
     #[must_use]
     pub fn entries(&self) -> Vec<Prefix> {
