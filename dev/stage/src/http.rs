@@ -2,7 +2,7 @@
 //! Out: the whole answer.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use base64::Engine;
@@ -55,10 +55,12 @@ pub fn tcp(addr: SocketAddr) -> io::Result<TcpStream> {
 ///
 /// # Errors
 /// As the system's.
-pub fn tcp_from(source: Ipv4Addr, addr: SocketAddr) -> io::Result<TcpStream> {
+pub fn tcp_from(source: impl Into<IpAddr>, addr: SocketAddr) -> io::Result<TcpStream> {
     use rustix::net;
-    let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None)?;
-    net::bind(&socket, &SocketAddr::from((source, 0)))?;
+    let source = SocketAddr::from((source.into(), 0));
+    let family = if source.is_ipv4() { net::AddressFamily::INET } else { net::AddressFamily::INET6 };
+    let socket = net::socket(family, net::SocketType::STREAM, None)?;
+    net::bind(&socket, &source)?;
     net::connect(&socket, &addr)?;
     let s = TcpStream::from(socket);
     s.set_nodelay(true)?;

@@ -58,12 +58,7 @@ impl Upstream {
     /// Sends back what it gets; ends its side when the visitor has ended theirs.
     #[must_use]
     pub fn echo() -> Upstream {
-        Upstream::serve(|mut s| {
-            if let Ok(mut reader) = s.try_clone() {
-                let _ = io::copy(&mut reader, &mut s);
-            }
-            let _ = s.shutdown(Shutdown::Write);
-        })
+        Upstream::serve(echo)
     }
 
     /// Reads to the end, then answers `LENGTH SHA-256\n` and closes: works only where half-close is kept.
@@ -125,6 +120,14 @@ impl Drop for Upstream {
         self.shared.stop.store(true, Ordering::Relaxed);
         let _ = TcpStream::connect(self.addr);
     }
+}
+
+/// Sends back what comes, then ends its side.
+pub fn echo(mut s: TcpStream) {
+    if let Ok(mut reader) = s.try_clone() {
+        let _ = io::copy(&mut reader, &mut s);
+    }
+    let _ = s.shutdown(Shutdown::Write);
 }
 
 /// A service on a free port for as long as the test run lasts: the answer's status and body are a function of the

@@ -1,12 +1,14 @@
 //! More of everything than anybody needs: half-open handshakes, silent connections, slow readers.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use stage::command::{Outcome, binary, command};
 use stage::edge::{Edge, Mode, wait_echo, wait_site};
+use stage::netns::World;
+use stage::process::Process;
 use stage::upstream::Upstream;
 use stage::{http, ports};
 
@@ -199,4 +201,57 @@ fn slow_readers() {
         drop(slow);
         edge.process.must_run();
     }
+}
+
+/// Whoever holds an IPv6 /64 has as many addresses as he likes, and one source's places: a client of another /64, which
+/// nobody has seen before, finds one of its own.
+#[test]
+fn many_addresses_of_one_64_lock_out_no_other() {
+    let _turn = stage::shared();
+    let Some(world) = World::new() else { return };
+    let host = world.lone("edge");
+    // Everything happens on one machine that has both networks: each address of the /64 may be bound.
+    host.ip(&["-6", "addr", "add", "2001:db8:1::1/64", "dev", "lo"]);
+    host.ip(&["-6", "route", "add", "local", "2001:db8:66::/64", "dev", "lo"]);
+    host.sysctl("net/ipv6/ip_nonlocal_bind", "1");
+    let token = world.dir().secret("token", stage::edge::TOKEN);
+    let portcullis = |args: &[&str]| {
+        let mut command = host.command(binary());
+        stage::command::plain(&mut command);
+        command.args(args).arg("--token-file").arg(&token);
+        command
+    };
+    let data = host.dir().join("data");
+    let mut server = portcullis(&["tcp", "server", "--auto-tls=false", "--control-addr", "2001:db8:1::1"]);
+    server.args(["--control-port", "8123", "--data-addr", "127.0.0.1", "--data-dir"]).arg(data);
+    let edge = Process::start("edge", server);
+    let control: SocketAddr = "[2001:db8:1::1]:8123".parse().unwrap();
+    stage::eventually(stage::START, || host.connect(control, stage::START))
+        .unwrap_or_else(|e| panic!("{e}\n{}", edge.output()));
+
+    let held: Vec<TcpStream> = host.within(|| {
+        let each = (1..=512u128).map(|n| Ipv6Addr::from(0x2001_0db8_0066_0000_0000_0000_0000_0000 | n << 40 | n));
+        each.filter_map(|from| {
+            let mut s = http::tcp_from(from, control).ok()?;
+            s.write_all(b"GET /tunnel HTTP/1.1\r\nHost: e\r\nUpgr").ok()?;
+            Some(s)
+        })
+        .collect()
+    });
+    // An eighth of the places, if those that only known clients may take are left out a sixth.
+    let open = || held.iter().filter(|s| is_open(s)).count();
+    stage::eventually(Duration::from_secs(5), || if open() <= 64 { Ok(()) } else { Err(open()) })
+        .unwrap_or_else(|open| panic!("{open} of {} connections of one /64 are held", held.len()));
+
+    let _echo = host.within(|| Upstream::serve_at(([127, 0, 0, 1], 7).into(), stage::upstream::echo));
+    let map = ["tcp", "client", "--url", "ws://[2001:db8:1::1]:8123", "--insecure", "--upstream", "2222=127.0.0.1:7"];
+    let client = Process::start("client", portcullis(&map));
+    let there = host.within(|| wait_echo(ports::local(2222)));
+    there.unwrap_or_else(|e| panic!("{e}\nthe client:\n{}\nthe edge:\n{}", client.output(), edge.output()));
+}
+
+/// True if the other side has not ended this connection.
+fn is_open(mut s: &TcpStream) -> bool {
+    s.set_nonblocking(true).unwrap();
+    matches!(s.read(&mut [0; 64]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
 }
