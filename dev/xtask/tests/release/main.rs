@@ -1,6 +1,6 @@
 //! What `cargo xtask release` makes, tested by using it. A module for each artefact; what they share is here: a page made
 //! of a program that is built already.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +8,8 @@ use std::process::Command;
 use stage::command::Outcome;
 
 mod binary;
+mod charts;
+mod container;
 
 /// A program to put on a page where nothing is built: `cargo xtask` itself is an ELF file like any other, but knows no
 /// `man`; so it is the program that the workspace's tests build, if it is there.
