@@ -111,6 +111,9 @@ fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
         Ok(file) => file,
         Err(fail) => {
             log(global, None);
+            if a.edge.limits.generate.is_none() {
+                run::give_up(global);
+            }
             return Err(fail.or_hint(
                 "docs/manual/edge.toml explains every key, gate.toml those of [lists] and [gate], control.toml those of [control]",
             ));

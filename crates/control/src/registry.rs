@@ -68,11 +68,11 @@ impl RegistryHandle {
         let (asks, queue) = mpsc::channel(QUEUE);
         let handle = RegistryHandle { asks, snapshot, time: opened.time.clone(), trouble: opened.trouble.clone() };
         let owner = Owner::new(opened, Mesh { registry, out });
-        let stopping = run.stopping();
+        let (pulse, stopping) = (run.pulse("mesh registry"), run.stopping());
         run.spawn("mesh registry", async move {
             let runtime = tokio::runtime::Handle::current();
             // The store blocks: a thread of its own, with the runtime's timers.
-            tokio::task::spawn_blocking(move || runtime.block_on(owner.run(queue, stopping))).await?;
+            tokio::task::spawn_blocking(move || runtime.block_on(owner.run(queue, pulse, stopping))).await?;
             Ok(())
         });
         Ok(handle)

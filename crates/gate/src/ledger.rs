@@ -21,7 +21,7 @@ pub use runtime::owner::Ahead;
 use runtime::owner::{self, NotMade, Owner, Time, Trouble};
 use runtime::run::Run;
 
-pub use actor::LedgerState;
+pub use actor::{LedgerState, saved};
 
 /// Everything published, at a generation.
 #[derive(Debug, Clone, Default)]
@@ -161,11 +161,11 @@ impl LedgerHandle {
         })?;
         let (requests, queue) = mpsc::channel(QUEUE);
         let ledger = LedgerHandle { requests, published, views: seen, model };
-        let stopping = run.stopping();
+        let (pulse, stopping) = (run.pulse("gate ledger"), run.stopping());
         run.spawn("gate ledger", async move {
             let runtime = tokio::runtime::Handle::current();
             // The store blocks: a thread of its own, with the runtime's timers.
-            tokio::task::spawn_blocking(move || runtime.block_on(owner.run(queue, stopping))).await?;
+            tokio::task::spawn_blocking(move || runtime.block_on(owner.run(queue, pulse, stopping))).await?;
             Ok(())
         });
         Ok(ledger)

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod enforce;
 pub mod fetch;
 mod grants;
+pub mod guards;
 pub mod intake;
 pub mod ledger;
 mod listener;
@@ -110,9 +111,10 @@ pub fn start(settings: GateSettings, run: &Run) -> anyhow::Result<Gate> {
     let first = settings.clone();
     let not_ready = run.not_ready("gate");
     let mut enforcers: Vec<Box<dyn Enforcer>> = settings.enforcers.iter().map(enforce::Config::build).collect();
-    close_ports(&mut enforcers, &settings.lists)?;
+    guards::close_to_statics(settings.enforcers.iter().zip(&mut enforcers), &settings.lists)?;
     enforcers.iter().try_for_each(|e| e.check_file())?;
     let store: Arc<dyn Store> = Arc::new(open(&settings.data_dir)?);
+    guards::remember(&settings.data_dir, &guards::of(&settings))?;
     let audit = settings.data_dir.join("audit.jsonl");
     let ledger = LedgerHandle::start(
         run,
@@ -180,21 +182,6 @@ impl Gate {
             }
         }
     }
-}
-
-/// Closes the ports that are to be guarded, to everybody but the entries that the configuration puts on their lists, if
-/// their table is not there yet; nothing that fails later leaves them open then.
-///
-/// # Errors
-/// The kernel does not let us; says what is missing.
-fn close_ports(enforcers: &mut [Box<dyn Enforcer>], lists: &[(String, Rules)]) -> anyhow::Result<()> {
-    for enforcer in enforcers {
-        let held = &enforcer.info().lists;
-        let rules = lists.iter().filter(|(name, _)| held.contains(name)).map(|(_, rules)| rules);
-        let statics: Vec<addr::Prefix> = rules.flat_map(|r| r.statics.iter().copied()).collect();
-        enforcer.close(&statics)?;
-    }
-    Ok(())
 }
 
 /// The public addresses of this machine: nobody else comes from them, and a proxy's own requests are no visitor's.

@@ -15,7 +15,7 @@ use super::intake::{Guests, Listen, Serves};
 use super::listener::{self, Bound};
 use super::share::{Share, Shares};
 use super::state::{Current, GateState};
-use super::{Gate, GateSettings, close_ports};
+use super::{Gate, GateSettings, guards};
 
 /// A listener at work.
 #[derive(Debug)]
@@ -118,9 +118,11 @@ impl Gate {
             });
         }
         // Last: closed ports are seen outside, and stay closed if what follows has to be tried again.
-        for enforcer in enforcers.iter_mut().flatten() {
-            close_ports(std::slice::from_mut(enforcer), &next.lists)?;
-        }
+        // A table of this gate's own stands: it is made equal when its enforcer is replaced.
+        let ours: Vec<String> = self.parts.enforcers.lock().iter().filter_map(|k| k.config.table()).collect();
+        let new = next.enforcers.iter().zip(&mut enforcers).filter_map(|(config, e)| Some((config, e.as_mut()?)));
+        let new = new.filter(|(config, _)| config.table().is_none_or(|table| !ours.contains(&table)));
+        guards::close_to_statics(new, &next.lists)?;
         Ok(Prepared { settings: next, sockets, enforcers })
     }
 
@@ -129,6 +131,9 @@ impl Gate {
         let Prepared { settings, sockets, enforcers } = prepared;
         let Some(before) = self.parts.settings.lock().clone() else { return Applied::default() };
         let mut applied = Applied { changed: Vec::new(), restart: beyond_reload(&before, &settings) };
+        if let Err(e) = guards::remember(&settings.data_dir, &guards::of(&settings)) {
+            warn!(err = format!("{e:#}"), "what is guarded now is not noted for the next boot");
+        }
         let handles = self.replace_enforcers(&settings, enforcers, &mut applied.changed).await;
         let state = self.next_state(&before, &settings, handles);
         applied.changed.extend(different(&before, &settings));

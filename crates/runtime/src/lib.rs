@@ -18,6 +18,7 @@ mod private;
 pub mod reload;
 pub mod run;
 mod wall;
+pub mod watchdog;
 
 pub use digest::{hex, sha256_hex};
 pub use private::private;

@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::audit::{About, Log, Queue, Record};
 use crate::wall;
+use crate::watchdog::Pulse;
 
 /// What a change does for those who want in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -181,6 +182,12 @@ impl Time {
     pub(crate) fn new(saved: u64, ahead: Ahead) -> Time {
         let clock = Mutex::new(Clock::new(wall(), saved, 0));
         Time { clock, ahead, started: since_boot(), asked: Mutex::default() }
+    }
+
+    /// The clock of a process that starts from what a store has at `NAME/clock`.
+    #[must_use]
+    pub fn after(saved: Option<Vec<u8>>) -> Time {
+        Time::new(saved.and_then(|s| String::from_utf8(s).ok()?.parse().ok()).unwrap_or(0), Ahead::default())
     }
 
     /// The time now, seconds since the Unix epoch.
@@ -374,7 +381,12 @@ impl<S: State> Owner<S> {
     }
 
     /// Takes changes until the queue is closed.
-    pub async fn run(mut self, mut queue: mpsc::Receiver<S::Change>, stopping: impl Future<Output = ()>) {
+    pub async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<S::Change>,
+        mut pulse: Pulse,
+        stopping: impl Future<Output = ()>,
+    ) {
         tokio::pin!(stopping);
         let mut group = Vec::new();
         loop {
@@ -382,6 +394,7 @@ impl<S: State> Owner<S> {
             tokio::select! {
                 n = queue.recv_many(&mut group, GROUP) => if n == 0 { break },
                 () = tokio::time::sleep(wake) => {}
+                () = pulse.asked() => {}
                 // What is in the queue was asked for before the stop.
                 () = &mut stopping, if !queue.is_closed() => queue.close(),
             }
@@ -661,8 +674,7 @@ impl Reset {
 /// The store cannot be read.
 pub fn stopped<S: State>(store: &dyn Store) -> anyhow::Result<Time> {
     let saved = store.get(&format!("{}/clock", S::NAME)).context("the store cannot be read")?;
-    let saved = saved.and_then(|e| String::from_utf8(e.value).ok()?.parse().ok()).unwrap_or(0);
-    Ok(Time::new(saved, Ahead::default()))
+    Ok(Time::after(saved.map(|e| e.value)))
 }
 
 /// Resets the clock of a state whose process does not run, with a line in its audit log. What began later than now is

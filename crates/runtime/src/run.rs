@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, debug_span, error, info, warn};
 
+use crate::watchdog::{Pulse, Watchdog};
+
 /// The default of `--drain`: long enough for a page and a short download, short enough for a restart by hand.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
@@ -55,6 +57,7 @@ struct Inner {
     hooks: Mutex<Vec<Hook>>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
+    watchdog: Watchdog,
 }
 
 #[derive(Clone)]
@@ -79,6 +82,7 @@ impl Run {
                 ready: watch::channel(false).0,
                 hooks: Mutex::default(),
                 reloading: tokio::sync::Mutex::default(),
+                watchdog: Watchdog::default(),
             }),
         }
     }
@@ -162,6 +166,13 @@ impl Run {
         NotReady { run: self.clone(), what }
     }
 
+    /// A loop that the process cannot do without, from now until what is returned is dropped: once it no longer answers,
+    /// the service manager's watchdog ends the process.
+    #[must_use]
+    pub fn pulse(&self, name: &'static str) -> Pulse {
+        self.inner.watchdog.pulse(name)
+    }
+
     /// Ends when every part is ready and [`Run::finish`] waits; never, if the run stops before.
     pub async fn ready(&self) {
         let mut seen = self.inner.ready.subscribe();
@@ -239,6 +250,8 @@ impl Run {
     /// The first error of a task that the process cannot do without.
     pub async fn finish(&self) -> anyhow::Result<()> {
         self.one_ready();
+        // Not a task of the run: the drain is watched as well, and this ends with the runtime.
+        tokio::spawn(self.inner.watchdog.clone().run());
         self.inner.stop.cancelled().await;
         tell(&[sd_notify::NotifyState::Stopping]);
         self.inner.tasks.close();
@@ -342,7 +355,7 @@ fn tell_reloading() {
 }
 
 /// Without a service manager (`NOTIFY_SOCKET` unset) this does nothing.
-fn tell(states: &[sd_notify::NotifyState<'_>]) {
+pub(crate) fn tell(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
         debug!(err = %e, "cannot notify the service manager");
     }

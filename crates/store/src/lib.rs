@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use memory::Memory;
-pub use sqlite::{Held, Sqlite, check, copy, hold, peek, settle};
+pub use sqlite::{Held, Sqlite, check, copy, hold, peek, peek_all, settle};
 
 /// One stored entry.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -92,13 +92,7 @@ impl Store for Sqlite {
 
     fn list(&self, prefix: &str) -> Result<(Vec<Entry>, u64)> {
         let db = self.db.lock();
-        let read = || -> rusqlite::Result<(Vec<Entry>, u64)> {
-            let mut q = db.prepare_cached(
-                "SELECT key, value, revision, deadline FROM entries WHERE key >= ?1 AND substr(key, 1, ?2) = ?1 ORDER BY key",
-            )?;
-            let rows = q.query_map(params![prefix, prefix.chars().count() as i64], entry)?;
-            Ok((rows.collect::<rusqlite::Result<_>>()?, revision(&db)?))
-        };
+        let read = || -> rusqlite::Result<(Vec<Entry>, u64)> { Ok((list(&db, prefix)?, revision(&db)?)) };
         read().map_err(|e| error(&self.path, e))
     }
 
@@ -215,6 +209,20 @@ pub fn peek(path: &Path, key: &str) -> Result<Option<Vec<u8>>> {
     let db = read_only(path)?;
     let found = db.query_row("SELECT value FROM entries WHERE key = ?1", [key], |r| r.get(0)).optional();
     found.map_err(|e| error(path, e))
+}
+
+/// Every entry whose key starts with `prefix`, by key, of a store that another process may have open; nothing is changed.
+///
+/// # Errors
+/// The file cannot be read, is damaged, or was written by a newer version.
+pub fn peek_all(path: &Path, prefix: &str) -> Result<Vec<Entry>> {
+    let db = read_only(path)?;
+    let read = |e| error(path, e);
+    let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(read)?;
+    if layout > LAYOUT {
+        return Err(newer(path, layout));
+    }
+    list(&db, prefix).map_err(read)
 }
 
 /// A store's file that no other process opens until this is dropped.
@@ -418,6 +426,13 @@ fn make_tables(db: &mut Connection) -> rusqlite::Result<()> {
          PRAGMA user_version = {LAYOUT};
          COMMIT;"
     ))
+}
+
+fn list(db: &Connection, prefix: &str) -> rusqlite::Result<Vec<Entry>> {
+    let mut q = db.prepare_cached(
+        "SELECT key, value, revision, deadline FROM entries WHERE key >= ?1 AND substr(key, 1, ?2) = ?1 ORDER BY key",
+    )?;
+    q.query_map(params![prefix, prefix.chars().count() as i64], entry)?.collect()
 }
 
 fn entry(r: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {

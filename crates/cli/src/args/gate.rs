@@ -263,9 +263,12 @@ pub(crate) enum NftCommand {
     Boot(NftBootArgs),
     /// Open the guarded ports to everybody: take the table away, until the gate runs again
     Open {
-        /// The table
-        #[arg(long = "nft-table", value_name = "NAME", env = "PORTCULLIS_NFT_TABLE", default_value = "portcullis", value_parser = table_name)]
-        table: String,
+        /// The table [default: portcullis]
+        #[arg(long = "nft-table", value_name = "NAME", env = "PORTCULLIS_NFT_TABLE", value_parser = table_name)]
+        table: Option<String>,
+        /// Every table that the gate of the data directory had when it last started, instead of one [default: false]
+        #[arg(long, conflicts_with = "table")]
+        all: bool,
     },
 }
 

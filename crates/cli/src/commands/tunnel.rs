@@ -26,7 +26,11 @@ pub(crate) async fn edge(
     given: Given,
     greet_mesh: fn(&control::Control),
 ) -> Done {
-    let first = resolve::edge(kind, &args, &global, file.as_ref(), &given)?;
+    let first = resolve::edge(kind, &args, &global, file.as_ref(), &given).inspect_err(|_| {
+        if kind == Kind::Serve {
+            run::give_up(&global);
+        }
+    })?;
     let (path, token_place) = (file.map(|r| r.path), first.token_place);
     let tls = first.config.tunnel.as_ref().map(|t| t.tls.clone());
     let again = move || {

@@ -422,7 +422,8 @@ impl File<'_> {
                 "{}: two lists want the table `{table}`; give one a `table` of its own",
                 self.line(&n.list)
             );
-            out.push(enforce::Config::Nftables(enforce::NftablesConfig { list: self.list(&n.list)?, ports, table }));
+            let (list, on_failure) = (self.list(&n.list)?, n.on_failure);
+            out.push(enforce::Config::Nftables(enforce::NftablesConfig { list, ports, table, on_failure }));
         }
         for f in &g.file {
             out.push(enforce::Config::File(enforce::FileConfig {

@@ -28,6 +28,9 @@ use crate::args::GlobalArgs;
 use crate::args::gate::{AlsoArgs, EvictArg, GatekeeperArgs, KeyArg, ScopeArg, Span};
 use crate::fail::Fail;
 
+/// The list, and the middleware, of a gate that is told no other name: Gatekeeper's.
+pub(crate) const LIST: &str = "dynamic-whitelist";
+
 /// Gatekeeper's own default.
 const DEFAULT_MAX_ENTRIES: usize = 10;
 /// What the environment and flags mean together.
@@ -35,7 +38,7 @@ const DEFAULT_MAX_ENTRIES: usize = 10;
 /// # Errors
 /// Contradictions and bad values, with the flag or variable they stand in.
 pub(crate) fn plan(a: &GatekeeperArgs, global: &GlobalArgs, notes: &Notes) -> Result<GateSettings, Fail> {
-    let list = a.list.clone().unwrap_or_else(|| "dynamic-whitelist".to_string());
+    let list = a.list.clone().unwrap_or_else(|| LIST.to_string());
     if !is_plain_name(&list) {
         return Err(Fail::usage(format!("`{list}` cannot name a middleware"), "use letters, digits, `-`, `_` and `.`"));
     }
@@ -393,7 +396,12 @@ fn also(a: &AlsoArgs, list: &str) -> Result<Vec<enforce::Config>, Fail> {
     }
     if let Some(ports) = &a.nft_ports {
         let table = a.nft_table.clone().unwrap_or_else(|| "portcullis".to_string());
-        out.push(enforce::Config::Nftables(enforce::NftablesConfig { list: list(), ports: ports.clone(), table }));
+        out.push(enforce::Config::Nftables(enforce::NftablesConfig {
+            list: list(),
+            ports: ports.clone(),
+            table,
+            on_failure: enforce::OnFailure::Closed,
+        }));
     }
     if let Some(exec) = &a.exec {
         out.push(enforce::Config::Command(enforce::CommandConfig { list: list(), argv: words(Some(exec), "") }));

@@ -2,6 +2,8 @@
 //! container whose port that machine publishes by rewriting destinations, as Docker does. A stranger reaches nothing,
 //! a proof opens the port, a revocation or an end cuts what is open, whatever happens to the gate and to its table.
 
+mod boot;
+
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};

@@ -48,6 +48,15 @@ impl Config {
         }
     }
 
+    /// The table in the kernel that it keeps, if it keeps one.
+    #[must_use]
+    pub fn table(&self) -> Option<String> {
+        match self {
+            Config::Nftables(c) => Some(c.table.clone()),
+            _ => None,
+        }
+    }
+
     /// What the enforcer of this configuration is.
     #[must_use]
     pub fn info(&self) -> Info {

@@ -46,7 +46,7 @@ pub use config::Config;
 pub use file::FileConfig;
 pub use haproxy::HaproxyConfig;
 pub use nginx::NginxConfig;
-pub use ports::NftablesConfig;
+pub use ports::{NftablesConfig, OnFailure};
 pub use sync::{Handle, Progress, guard, start};
 pub use traefik::{TRAEFIK_THROTTLE, TraefikConfig};
 pub use webhook::WebhookConfig;
@@ -77,13 +77,21 @@ pub trait Enforcer: Send {
         Ok(())
     }
 
-    /// Closes guarded ports to everybody but these before the store is read; those that are guarded already stay as they
-    /// are.
+    /// Closes guarded ports to everybody but these while no gate keeps them (`now`: seconds since the Unix epoch); those
+    /// that are guarded already stay as they are.
     ///
     /// # Errors
     /// What is missing, and how to give it.
-    fn close(&mut self, _statics: &[Prefix]) -> anyhow::Result<Closed> {
+    fn close(&mut self, _to_all_but: &Desired, _now: u64) -> anyhow::Result<Closed> {
         Ok(Closed::NoPorts)
+    }
+
+    /// Opens guarded ports to everybody, unless a gate keeps them.
+    ///
+    /// # Errors
+    /// What is missing, and how to give it.
+    fn open(&mut self) -> anyhow::Result<Opened> {
+        Ok(Opened::Before)
     }
 
     /// Makes guarded ports equal to what is published before anything else runs, so that nothing that fails later leaves
@@ -138,6 +146,17 @@ pub enum Closed {
     Stood,
     /// They were open, and are guarded now.
     Made,
+}
+
+/// What came of opening ports that are guarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// They are open now.
+    Now,
+    /// They were open before.
+    Before,
+    /// A gate that runs keeps them.
+    Kept,
 }
 
 /// What came of a change.

@@ -10,16 +10,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use access::publish::Desired;
-use addr::{Addr, Port, Prefix};
+use addr::{Addr, Port};
 use anyhow::Context;
 use futures_util::future::{BoxFuture, FutureExt};
 use net::conntrack;
-use net::nftables::{Changes, Ground, NftError, Table, There, Watch};
+use net::nftables::{Changes, Element, Ground, NftError, Table, There, Watch};
 use runtime::hint::Hinted;
 use tracing::{info, warn};
 
 use super::ports::NftablesConfig;
-use super::{Closed, Enforcer, Info, Reconciled, Snapshot, Wake};
+use super::{Closed, Enforcer, Info, Opened, Reconciled, Snapshot, Wake};
 use crate::ledger::Published;
 use elements::{Differences, Elements, differences, elements, quick};
 
@@ -82,10 +82,19 @@ impl Enforcer for Nftables {
 
     /// What an earlier run left there is better than anything known before the store has been read. The table is kept
     /// open, so that nobody else has it meanwhile.
-    fn close(&mut self, statics: &[Prefix]) -> anyhow::Result<Closed> {
-        let (table, made) = close(&self.config.table, &self.config.ports, statics).map_err(|e| hinted(&e))?;
+    fn close(&mut self, to_all_but: &Desired, now: u64) -> anyhow::Result<Closed> {
+        let Nftables { config: NftablesConfig { table, ports, .. }, .. } = self;
+        let (table, made) = close(table, ports, to_all_but, now).map_err(|e| hinted(&e))?;
         self.state.table = Some(table);
         Ok(if made { Closed::Made } else { Closed::Stood })
+    }
+
+    fn open(&mut self) -> anyhow::Result<Opened> {
+        match Table::open(&self.config.table).and_then(|mut table| table.delete()) {
+            Ok(was) => Ok(if was { Opened::Now } else { Opened::Before }),
+            Err(NftError::Taken(_)) => Ok(Opened::Kept),
+            Err(e) => Err(hinted(&e)),
+        }
     }
 
     fn guard(&mut self, desired: &Snapshot) -> anyhow::Result<()> {
@@ -107,10 +116,9 @@ impl Enforcer for Nftables {
 }
 
 /// Closes the ports to everybody but these, unless the table stands already. Returns the table, and whether it was made.
-fn close(table: &str, ports: &BTreeSet<Port>, statics: &[Prefix]) -> Result<(Table, bool), NftError> {
+fn close(table: &str, ports: &BTreeSet<Port>, d: &Desired, now: u64) -> Result<(Table, bool), NftError> {
     let anew = |table: &mut Table| {
-        let desired = Desired { statics: statics.to_vec(), ..Desired::default() };
-        let add = elements(&desired).into_keys().map(|e| (e, None)).collect();
+        let add = elements(d).into_iter().filter_map(|(e, end)| lasting(e, end, now)).collect();
         table.apply(Ground::Anew, &Changes { open: ports.iter().copied().collect(), add, ..Changes::default() })
     };
     let mut table = match Table::open(table) {
@@ -129,6 +137,12 @@ fn close(table: &str, ports: &BTreeSet<Port>, statics: &[Prefix]) -> Result<(Tab
     }
     anew(&mut table)?;
     Ok((table, true))
+}
+
+/// An element with the time that it has left. What is over by now is not put in, however short.
+fn lasting(e: Element, end: Option<u64>, now: u64) -> Option<(Element, Option<Duration>)> {
+    let left = end.map(|end| end.saturating_sub(now));
+    (left != Some(0)).then_some((e, left.map(Duration::from_secs)))
 }
 
 fn hinted(e: &NftError) -> anyhow::Error {
@@ -179,7 +193,7 @@ impl State {
         now: u64,
         force: bool,
     ) -> anyhow::Result<bool> {
-        let NftablesConfig { list, ports, table } = config;
+        let NftablesConfig { list, ports, table, .. } = config;
         let mut tried = 0;
         let left = loop {
             tried += 1;
@@ -260,11 +274,7 @@ impl State {
         let nothing = d.remove.is_empty() && d.add.is_empty() && d.ports.0.is_empty() && d.ports.1.is_empty();
         let left = if d.left { Left::Some } else { Left::Others };
         if !nothing || ground != Ground::Stands {
-            let add = d.add.into_iter().filter_map(|(e, end)| {
-                // What is over by now is not put in, however short.
-                let left = end.map(|end| end.saturating_sub(now));
-                (left != Some(0)).then_some((e, left.map(Duration::from_secs)))
-            });
+            let add = d.add.into_iter().filter_map(|(e, end)| lasting(e, end, now));
             let changes = Changes { close: d.ports.0, open: d.ports.1, remove: d.remove, add: add.collect() };
             table.apply(ground, &changes)?;
         }

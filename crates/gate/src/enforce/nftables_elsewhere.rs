@@ -1,6 +1,6 @@
 //! nftables where there is none. In: a configuration that asks for it. Out: an error that says so.
 
-use addr::Prefix;
+use access::publish::Desired;
 use anyhow::bail;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use runtime::hint::Hinted;
@@ -22,7 +22,7 @@ impl Enforcer for Nftables {
         &self.0
     }
 
-    fn close(&mut self, _: &[Prefix]) -> anyhow::Result<Closed> {
+    fn close(&mut self, _: &Desired, _: u64) -> anyhow::Result<Closed> {
         Err(Hinted::error("nftables is a part of Linux".to_string(), "leave out --nft-ports"))
     }
 

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use access::ended::{Ended, Memory, What};
 use access::ledger::{About as Subject, Audit, Effect, Event, Ledger, Outcome, Rules};
-use access::publish::{desired, follow};
+use access::publish::{Desired, desired, follow};
 use access::record::{BanRecord, GrantRecord};
 use access::{Ban, Evidence, Grant, GrantId, List, View, ViewBuilder};
-use addr::Prefix;
+use addr::{AddrSet, Prefix};
 use anyhow::Context;
 use net::log_budget::LogBudget;
 use store::{Entry, Store};
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use runtime::audit::{About, Record};
-use runtime::owner::{Kind, NotMade, Saved, State, Stored, Value};
+use runtime::owner::{Kind, NotMade, Saved, State, Stored, Time, Value};
 
 use super::{Answer, Done, Id, Published, ReadModel, Request};
 
@@ -376,6 +376,28 @@ impl LedgerState {
         };
         *self.model.counts.lock().entry(name).or_default() += 1;
     }
+}
+
+/// What these lists hold by a store that no gate has open, and the time now by it; nothing is changed.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn saved(
+    store: &Path,
+    lists: &BTreeMap<String, Rules>,
+) -> Result<(BTreeMap<String, Desired>, u64), store::StoreError> {
+    let there = store.exists();
+    let read = |prefix| if there { store::peek_all(store, prefix) } else { Ok(Vec::new()) };
+    let clock = if there { store::peek(store, &format!("{}/clock", LedgerState::NAME))? } else { None };
+    let now = Time::after(clock).now();
+    let (grants, bans) = (read(GRANTS)?, read(BANS)?);
+    let mut ledger = Ledger::new(lists.clone(), AddrSet::default());
+    ledger.restore(
+        grants.iter().filter_map(|e| understood(&e.key, &e.value)),
+        bans.iter().filter_map(|e| understood_ban(&e.key, &e.value)),
+        now,
+    );
+    Ok((lists.keys().map(|name| (name.clone(), desired(&ledger, name, 0))).collect(), now))
 }
 
 /// A stored grant. One that is not understood is left in the store as it is: a newer version may read it.

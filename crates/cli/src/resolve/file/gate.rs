@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use gate::enforce::OnFailure;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
@@ -129,6 +130,8 @@ pub(crate) struct NftablesFile {
     pub(crate) list: Spanned<String>,
     pub(crate) ports: Vec<PortsValue>,
     pub(crate) table: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) on_failure: OnFailure,
 }
 
 /// `25565` or `"27015-27030/udp"`.
