@@ -55,8 +55,10 @@ pub(crate) const MAX_VISITORS: u32 = 65_536;
 pub(crate) fn load_config(told: Option<&Path>) -> Result<Option<Read>, Fail> {
     let path = match told {
         Some(path) => path,
-        None if Path::new(file::DEFAULT_FILE).exists() => Path::new(file::DEFAULT_FILE),
-        None => return Ok(None),
+        None => match file::DEFAULT_FILES.iter().map(Path::new).find(|p| p.exists()) {
+            Some(path) => path,
+            None => return Ok(None),
+        },
     };
     Ok(Some(file::read(path)?))
 }

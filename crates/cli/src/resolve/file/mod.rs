@@ -23,8 +23,8 @@ pub(crate) use self::value::ListValue;
 use self::value::{bind_addr, duration, ports, proxy_version, sites, trusted_header};
 use crate::args::{LogFormat, ProxyLine};
 
-/// Read when `serve` is given no other file and this one exists.
-pub(crate) const DEFAULT_FILE: &str = "/etc/portcullis/edge.toml";
+/// The first of these that exists is read when `serve` is given no other file.
+pub(crate) const DEFAULT_FILES: [&str; 2] = ["/etc/portcullis/portcullis.toml", "/etc/portcullis/edge.toml"];
 
 /// Every key of the file. `docs/manual/edge.toml` explains them, and a test keeps the two equal.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -206,6 +206,19 @@ mod tests {
     use super::*;
 
     const MANUAL: &str = include_str!("../../../../../docs/manual/edge.toml");
+    const PACKAGED: &str = include_str!("../../../../../deploy/etc/portcullis.toml");
+
+    #[test]
+    fn every_section_of_the_packages_file_is_valid_once_it_is_no_comment() {
+        assert!(toml::from_str::<toml::Table>(PACKAGED).unwrap().is_empty(), "a new installation runs nothing");
+        let sections = PACKAGED.split("\n# --- ").skip(1).map(|section| {
+            let lines = section.lines().skip(1).filter_map(|l| l.strip_prefix('#'));
+            lines.filter(|l| !l.starts_with(' ')).map(|l| format!("{l}\n")).collect::<String>()
+        });
+        let files: Vec<EdgeFile> =
+            sections.map(|s| toml::from_str(&s).map_err(|e| format!("{s}: {e}")).unwrap()).collect();
+        assert!(files[0].token_file.is_some() && files[1].gate.is_some() && files[2].control.is_some());
+    }
 
     #[test]
     fn the_manual_is_a_valid_file_and_knows_every_key() {
