@@ -154,3 +154,87 @@ impl fmt::Display for AddrError {
 }
 
 impl std::error::Error for AddrError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn addr(text: &str) -> Addr {
+        text.parse().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn an_address_is_the_same_however_it_is_written() {
+        for (one, other) in [
+            ("192.0.2.1", " ::ffff:192.0.2.1 "),
+            ("192.0.2.1", "[::ffff:c000:201]"),
+            ("2001:db8::1", "2001:0DB8:0:0:0:0:0:1"),
+            ("::1", "[::1]"),
+        ] {
+            assert_eq!(addr(one), addr(other));
+        }
+        // An address with IPv4 in it that is not mapped is IPv6 (RFC 4291, sections 2.5.5.1 and 2.5.5.2).
+        assert!(!addr("::192.0.2.1").is_v4() && !addr("64:ff9b::192.0.2.1").is_v4());
+        let zoned = SocketAddr::V6(std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 80, 0, 7));
+        assert_eq!(Addr::of(zoned), addr("fe80::1"));
+    }
+
+    #[test]
+    fn what_is_no_address_says_why() {
+        for (text, why) in [
+            ("", "is empty"),
+            ("[]", "is empty"),
+            ("[::1", "has `[` without `]`"),
+            ("fe80::1%eth0", "has a zone, which means nothing on another machine"),
+            ("192.0.2.1:80", "is not an IPv4 or IPv6 address"),
+            ("192.0.2.01", "is not an IPv4 or IPv6 address"),
+            ("192.0.2", "is not an IPv4 or IPv6 address"),
+            ("0x7f.0.0.1", "is not an IPv4 or IPv6 address"),
+            ("::1]", "is not an IPv4 or IPv6 address"),
+        ] {
+            let e = text.parse::<Addr>().unwrap_err();
+            assert_eq!((e.reason, e.to_string()), (why, format!("`{text}` {why}")));
+        }
+    }
+
+    /// The first and the last address of each range of one's own, and their neighbours outside.
+    #[test]
+    fn ones_own_surroundings_end_where_the_standards_say() {
+        for (first, last) in [
+            ("10.0.0.0", "10.255.255.255"),
+            ("100.64.0.0", "100.127.255.255"),
+            ("127.0.0.0", "127.255.255.255"),
+            ("169.254.0.0", "169.254.255.255"),
+            ("172.16.0.0", "172.31.255.255"),
+            ("192.168.0.0", "192.168.255.255"),
+            ("fc00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+            ("fe80::", "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ] {
+            let (first, last) = (addr(first), addr(last));
+            assert!(first.is_private() && last.is_private(), "{first} {last}");
+            let (before, after) = (first.with_bits(first.bits() - 1), last.with_bits(last.bits() + 1));
+            assert!(!before.is_private() && !after.is_private(), "{before} {after}");
+        }
+        for own in ["0.0.0.0", "::", "::1", "::ffff:10.0.0.1"] {
+            assert!(addr(own).is_private(), "{own}");
+        }
+        for public in ["0.0.0.1", "::2", "2001:db8::1", "ff02::1", "255.255.255.255"] {
+            assert!(!addr(public).is_private(), "{public}");
+        }
+        assert!(addr("127.9.9.9").is_loopback() && addr("::ffff:127.0.0.1").is_loopback() && addr("::1").is_loopback());
+        assert!(!addr("128.0.0.1").is_loopback() && !addr("::").is_loopback());
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_and_text_lead_back(bits in any::<u128>(), v4 in any::<bool>()) {
+            let a = if v4 { Addr::v4(bits as u32) } else { Addr::new(Ipv6Addr::from(bits).into()) };
+            prop_assert_eq!(addr(&a.to_string()), a);
+            prop_assert_eq!(a.with_bits(a.bits()), a);
+            prop_assert_eq!(Addr::from(a.ip()), a);
+            prop_assert_eq!(a.width() == 32, a.is_v4());
+            prop_assert_eq!(format!("[{a:?}]").parse::<Addr>().unwrap(), a);
+        }
+    }
+}

@@ -158,6 +158,7 @@ fn read_item(item: &str, out: &mut ListText, line: usize, column: usize) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn read(text: &str) -> Vec<String> {
         parse_list(text).unwrap().prefixes.iter().map(|p| format!("{p:?}")).collect()
@@ -224,5 +225,53 @@ mod tests {
             assert_eq!((l, c), (line, column), "{text}");
             assert!(reason.contains(word), "{text}: {reason}");
         }
+    }
+
+    fn item() -> impl Strategy<Value = (String, Vec<Prefix>)> {
+        let addr = || any::<u32>().prop_map(|n| Addr::new(std::net::Ipv4Addr::from(n).into()));
+        let v6 = (any::<u128>(), 0u8..=128)
+            .prop_map(|(n, len)| Prefix::new(Addr::new(std::net::Ipv6Addr::from(n).into()), len));
+        prop_oneof![
+            addr().prop_map(|a| (a.to_string(), vec![Prefix::host(a)])),
+            v6.prop_filter_map("as wide as the family", |p| p.map(|p| (p.to_string(), vec![p]))),
+            (addr(), addr(), prop::sample::select(vec!["-", " - ", "- ", " -"])).prop_map(|(a, b, dash)| {
+                let range = AddrRange::new(a.min(b), a.max(b)).unwrap();
+                (format!("{}{dash}{}", range.first(), range.last()), range.prefixes())
+            }),
+            Just(("ALL".to_string(), vec![Prefix::ALL_V4, Prefix::ALL_V6])),
+        ]
+    }
+
+    proptest! {
+        /// Whatever stands between items, they are read in order and none is lost.
+        #[test]
+        fn items_are_read_in_order(
+            items in prop::collection::vec((item(), prop::sample::select(vec![",", ";", ", ", ";;", "\n", "\r\n", " # office\n", ",\n\n\t"])), 0..12),
+        ) {
+            let text: String = items.iter().map(|((text, _), end)| format!("{text}{end}")).collect();
+            let want: Vec<Prefix> = items.into_iter().flat_map(|((_, prefixes), _)| prefixes).collect();
+            prop_assert_eq!(parse_list(&text).map(|l| (l.prefixes, l.warnings.len())), Ok((want, 0)), "{}", text);
+        }
+
+        /// Of any text either everything is read, or what is wrong stands where the error says.
+        #[test]
+        fn an_error_points_at_what_is_wrong(text in "[0-9a-fg.:/, ;#\\-\u{fc}\n]{0,60}") {
+            let Err(e) = parse_list(&text) else { return Ok(()) };
+            let line: Vec<char> = text.lines().nth(e.line - 1).unwrap().chars().collect();
+            let there: String = line[e.column - 1..].iter().collect();
+            prop_assert!(there.starts_with(&e.text), "{:?} at {} of {:?}", e.text, e.column, line);
+            prop_assert!(!line[..e.column - 1].contains(&'#'), "a comment is not read");
+        }
+    }
+
+    #[test]
+    fn nobody_stands_alone() {
+        assert_eq!(refused("none, none").0, 1);
+        assert_eq!(
+            refused("10.0.0.1\nNONE"),
+            (2, 1, "`none` means nobody and stands alone; remove it or the other entries".into())
+        );
+        assert_eq!(read("none # , 10.0.0.1"), Vec::<String>::new());
+        assert_eq!(refused("nobody").2, "it is not an IPv4 or IPv6 address");
     }
 }

@@ -20,6 +20,7 @@ pub fn percent_decoded(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn two_digits_make_a_byte() {
@@ -33,6 +34,15 @@ mod tests {
         }
         for bad in ["%", "%4", "a%4x", "%é0", "%+1"] {
             assert_eq!(percent_decoded(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_comes_back(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let upper: String = bytes.iter().map(|b| format!("%{b:02X}")).collect();
+            prop_assert_eq!(percent_decoded(&upper), Some(bytes.clone()));
+            prop_assert_eq!(percent_decoded(&upper.to_lowercase()), Some(bytes));
         }
     }
 }

@@ -21,7 +21,7 @@ pub struct Port {
     pub number: u16,
 }
 
-/// Most ports that one text may name: a range of a game server has a few hundred; 65,535 of both would guard the way to
+/// Most ports of one transport that one text may name: a range of a game server has a few hundred; 65,535 of both would guard the way to
 /// the machine itself, which is a slip in nearly every case.
 const PORTS_MAX: usize = 4_096;
 
@@ -66,11 +66,10 @@ impl Port {
             if first > last {
                 return Err(format!("`{item}` runs backwards; write {last}-{first}"));
             }
-            for number in first..=last {
-                out.extend(transports.iter().map(|t| Port { transport: *t, number }));
-                if out.len() > PORTS_MAX * transports.len() {
-                    return Err(format!("`{item}` makes more than {PORTS_MAX} ports"));
-                }
+            out.extend(transports.iter().flat_map(|t| (first..=last).map(|number| Port { transport: *t, number })));
+            let many = |t: &Transport| out.iter().filter(|p| p.transport == *t).count() > PORTS_MAX;
+            if transports.iter().any(many) {
+                return Err(format!("`{item}` makes more than {PORTS_MAX} ports"));
             }
         }
         if out.is_empty() { Err(format!("`{text}` names no port")) } else { Ok(out) }

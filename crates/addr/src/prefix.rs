@@ -242,3 +242,132 @@ fn mask(width: u8, len: u8) -> u128 {
     let host = width - len;
     if host == 128 { 0 } else { full(width) & !((1u128 << host) - 1) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Addresses near each other, at both ends of a family, and anywhere.
+    fn addr() -> impl Strategy<Value = Addr> {
+        let v4 = prop_oneof![0u32..300, any::<u32>(), (0u32..300).prop_map(|n| u32::MAX - n)];
+        let v6 = prop_oneof![0u128..300, any::<u128>(), (0u128..300).prop_map(|n| u128::MAX - n)];
+        prop_oneof![
+            v4.prop_map(|n| Addr::new(Ipv4Addr::from(n).into())),
+            v6.prop_map(|n| Addr::new(Ipv6Addr::from(n).into())),
+        ]
+    }
+
+    /// The family of an address and its number.
+    fn at(a: Addr) -> (bool, u128) {
+        (a.is_v4(), a.bits())
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_holds_its_range_and_nothing_else(a in addr(), len in 0u8..=129, other in addr()) {
+            let Some(p) = Prefix::new(a, len) else { return prop_assert_matches(len > a.width()) };
+            prop_assert_eq!((p.bits(), p.is_v4(), p.is_host()), (len, a.is_v4(), len == a.width()));
+            prop_assert!(p.contains(a) && p.contains(p.first()) && p.contains(p.last()));
+            let within = at(p.first()) <= at(other) && at(other) <= at(p.last());
+            prop_assert_eq!(p.contains(other), within && other.is_v4() == p.is_v4());
+            // As many addresses as the length says.
+            let host = a.width() - len;
+            let size = p.last().bits() - p.first().bits();
+            prop_assert_eq!(size, if host == 128 { u128::MAX } else { (1 << host) - 1 });
+            // The short ways are the long one.
+            let short = if a.is_v4() { Prefix::cut_v4(a.bits() as u32, len) } else { Prefix::cut_v6(a.bits(), len) };
+            prop_assert_eq!(short, Some(p));
+        }
+
+        #[test]
+        fn one_covers_another_if_it_holds_both_its_ends(a in addr(), b in addr(), wide in 0u8..=32, narrow in 0u8..=32) {
+            let (Some(p), Some(q)) = (Prefix::new(a, wide), Prefix::new(b, narrow)) else { return Ok(()) };
+            prop_assert_eq!(p.covers(q), p.contains(q.first()) && p.contains(q.last()));
+            prop_assert!(p.covers(p));
+            prop_assert_eq!(p.covers(q) && q.covers(p), p == q);
+        }
+
+        #[test]
+        fn a_prefix_is_read_as_it_is_written(a in addr(), len in 0u8..=128) {
+            let Some(p) = Prefix::new(a, len) else { return Ok(()) };
+            for text in [p.to_string(), p.long(), format!(" {p} "), format!("{p:?}")] {
+                prop_assert_eq!(Prefix::parse_lenient(&text), Ok((p, false)), "{}", text);
+            }
+            // Host bits are cleared, and it is said.
+            let read = Prefix::parse_lenient(&format!("{a}/{len}"));
+            prop_assert_eq!(read, Ok((p, p.first() != a)));
+        }
+
+        /// The fewest prefixes: they join, hold both ends, and no two of them are halves of one.
+        #[test]
+        fn a_range_is_the_fewest_prefixes(a in addr(), b in addr()) {
+            let Some(range) = AddrRange::new(a, b) else {
+                return prop_assert_matches(a.is_v4() != b.is_v4() || a > b);
+            };
+            let all = range.prefixes();
+            prop_assert_eq!((all.first().map(|p| p.first()), all.last().map(|p| p.last())), (Some(a), Some(b)));
+            prop_assert!(all.len() <= (2 * usize::from(a.width()) - 2).max(1));
+            for w in all.windows(2) {
+                prop_assert_eq!(w[0].last().bits() + 1, w[1].first().bits());
+                let parent = Prefix::new(w[0].first(), w[0].bits().saturating_sub(1)).unwrap();
+                prop_assert!(w[0].bits() != w[1].bits() || !parent.covers(w[1]), "{:?} are halves of {}", w, parent);
+            }
+        }
+    }
+
+    fn prop_assert_matches(holds: bool) -> Result<(), TestCaseError> {
+        if holds { Ok(()) } else { Err(TestCaseError::fail("refused without a reason")) }
+    }
+
+    #[test]
+    fn whole_families_are_one_prefix() {
+        for all in [Prefix::ALL_V4, Prefix::ALL_V6] {
+            assert_eq!(all.range().prefixes(), [all]);
+            assert!(all.contains(all.last()) && !all.is_host());
+        }
+        assert_eq!(Prefix::ALL_V6.last().bits(), u128::MAX);
+        assert!(!Prefix::ALL_V6.covers(Prefix::ALL_V4) && !Prefix::ALL_V4.contains("::".parse().unwrap()));
+        // All but the first and the last address: the most prefixes that a range can be.
+        let (first, last) = ("0.0.0.1".parse().unwrap(), "255.255.255.254".parse().unwrap());
+        assert_eq!(AddrRange::new(first, last).unwrap().prefixes().len(), 62);
+    }
+
+    #[test]
+    fn mapped_prefixes_are_ipv4() {
+        assert_eq!(prefix("::ffff:192.0.2.0/120"), prefix("192.0.2.0/24"));
+        assert_eq!(prefix("::ffff:192.0.2.1"), prefix("192.0.2.1/32"));
+        assert_eq!(prefix("::ffff:0:0/96"), Prefix::ALL_V4);
+        assert_eq!(prefix("::/0"), Prefix::ALL_V6);
+    }
+
+    #[test]
+    fn what_is_no_prefix_says_why() {
+        for (text, why) in [
+            ("", "it is empty"),
+            ("office", "it is not an IPv4 or IPv6 address"),
+            ("office/24", "`office` is not an IPv4 or IPv6 address"),
+            ("10.0.0.0/33", "the length after `/` must be a number from 0 to 32, not `33`"),
+            ("10.0.0.0/-1", "the length after `/` must be a number from 0 to 32, not `-1`"),
+            ("10.0.0.0/+8", "the length after `/` must be a number from 0 to 32, not `+8`"),
+            ("10.0.0.0/0008", "the length after `/` must be a number from 0 to 32, not `0008`"),
+            ("2001:db8::/129", "the length after `/` must be a number from 0 to 128, not `129`"),
+            ("2001:db8::/256", "the length after `/` must be a number from 0 to 128, not `256`"),
+            ("10.0.0.0/", "the length after `/` must be a number from 0 to 32, not ``"),
+            ("10.0.0.0/255.255.240.0", "a netmask is written as its length: write `/20`"),
+            ("10.0.0.0/0.0.0.0", "a netmask is written as its length: write `/0`"),
+            ("10.0.0.0/255.0.255.0", "the length after `/` must be a number from 0 to 32, not `255.0.255.0`"),
+            ("::ffff:10.0.0.0/95", "an IPv4-mapped prefix needs a length of 96 or more"),
+            ("fe80::1%eth0/64", "`fe80::1%eth0` has a zone, which means nothing on another machine"),
+        ] {
+            let e = text.parse::<Prefix>().unwrap_err();
+            assert_eq!(e.reason, why, "{text}");
+            assert_eq!(e.to_string(), format!("`{text}` is not a prefix: {why}"));
+        }
+    }
+}

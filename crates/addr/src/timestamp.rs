@@ -58,6 +58,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn minutes_of_tables() {
@@ -81,5 +82,32 @@ mod tests {
         assert_eq!(Timestamp(1_790_000_000).to_string(), "2026-09-21T14:13:20Z");
         assert!("tomorrow".parse::<Timestamp>().is_err());
         assert!(Timestamp(u64::MAX).to_string().starts_with("9999"));
+    }
+
+    proptest! {
+        /// Every second up to the end of the year 9999 is read as it is written, and text sorts as time does.
+        #[test]
+        fn a_time_is_read_as_it_is_written(a in 0u64..253_402_300_800, b in 0u64..253_402_300_800) {
+            let (a, b) = (Timestamp(a), Timestamp(b));
+            prop_assert_eq!(a.to_string().parse::<Timestamp>().unwrap(), a);
+            prop_assert_eq!(a.to_string().cmp(&b.to_string()), a.cmp(&b));
+            let minute = to_the_minute(a.0 as i64);
+            prop_assert_eq!(minute.replace(' ', "T"), a.to_string()[..16].to_string());
+        }
+    }
+
+    #[test]
+    fn times_that_no_calendar_has() {
+        for bad in
+            ["", "2026-02-30T00:00:00Z", "2026-01-01", "2026-01-01T00:00:00", "2026-13-01T00:00:00Z", "1790000000"]
+        {
+            let e = bad.parse::<Timestamp>().unwrap_err();
+            assert_eq!(e.to_string(), format!("`{bad}` is no time such as 2026-01-31T12:00:00Z"));
+        }
+        // What a peer sends is shown in part, and cut between characters.
+        let long = "\u{e9}".repeat(500);
+        assert!(long.parse::<Timestamp>().unwrap_err().to_string().chars().count() < 120);
+        assert_eq!("2026-01-31T12:00:00.999Z".parse(), Ok(Timestamp(1_769_860_800)), "parts of a second do not count");
+        assert_eq!(Timestamp(253_402_300_800).to_string(), "9999-12-31T23:59:59Z");
     }
 }
