@@ -87,12 +87,13 @@ impl Ledger {
             }
             self.put(grant, true);
         }
+        self.set_back(now);
+        // Who is over takes nobody's place.
+        self.handle_timeout(now);
         let lists: Vec<String> = self.lists.keys().cloned().collect();
         for list in lists {
             self.evict(&list, None);
         }
-        self.set_back(now);
-        self.handle_timeout(now);
         self.grants.len()
     }
 

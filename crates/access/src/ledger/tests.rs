@@ -253,6 +253,32 @@ fn two_grants_of_one_prefix_are_one_after_a_start() {
     assert!(effects(&mut again).contains(&Effect::Forget(first.id)), "the other one leaves the store too");
 }
 
+/// A list that was made smaller while the process stood still: places are for those who are still in.
+#[test]
+fn who_is_over_takes_nobodys_place_at_a_start() {
+    let mut l = one(Rules::default());
+    l.handle(proof("198.51.100.1"), 50);
+    let for_a_while = Proof {
+        list: "home".into(),
+        addr: "198.51.100.2".parse().unwrap(),
+        evidence: Evidence::Mtls,
+        principal: None,
+        device: None,
+        ttl: Some(10),
+    };
+    l.handle(Event::Proof(for_a_while), 100);
+    let stored: Vec<Grant> = l.grants("home").cloned().collect();
+    let mut again = one(Rules { max: Some(1), ..Rules::default() });
+    assert_eq!(again.restore(stored.clone(), [], 200), 1);
+    assert_eq!(only(&again).prefix, prefix("198.51.100.1"));
+    assert!(audited(&mut again).iter().all(|(what, _)| *what == What::Expired));
+    // Of two who are in, the one who was seen longest ago leaves.
+    let mut again = one(Rules { max: Some(1), ..Rules::default() });
+    assert_eq!(again.restore(stored, [], 105), 1);
+    assert_eq!(only(&again).prefix, prefix("198.51.100.2"));
+    assert_eq!(audited(&mut again), [(What::Evicted, "the list holds 1 entries".to_string())]);
+}
+
 #[test]
 fn a_sign_of_life_is_saved_once_a_minute_and_sooner_where_silence_ends_sooner() {
     for (idle, step) in [(None, 60), (Some(30), 10), (Some(180), 60), (Some(179), 59), (Some(86_400), 60), (Some(2), 0)]
