@@ -94,6 +94,7 @@ pub fn domain_name(text: &str) -> Result<String, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn labels_of_what_hosts_call_themselves() {
@@ -125,5 +126,37 @@ mod tests {
             assert!(domain_name(bad).is_err(), "{bad}");
         }
         assert!(given("web-1").is_ok() && given("Web").is_err() && given("a.b").is_err() && given("").is_err());
+    }
+
+    proptest! {
+        /// Whatever a host calls itself, it gets a name that a person might have given and that nobody else has.
+        #[test]
+        fn every_host_gets_a_name(hosts in prop::collection::vec("(?s).{0,12}|[a-c]{1,2}|[0-9]{1,4}|[-a9]{60,70}|wpad|isatap-?|localhost", 1..40)) {
+            let mut taken: Vec<String> = Vec::new();
+            for host in hosts {
+                let name = unique(&label(&host), |n| taken.iter().any(|t| t == n));
+                prop_assert_eq!(given(&name), Ok(name.as_str()), "of {:?}", host);
+                prop_assert!(!BELIEVED.contains(&name.as_str()) && name != "localhost");
+                prop_assert!(!taken.contains(&name));
+                taken.push(name);
+            }
+        }
+
+        #[test]
+        fn a_domain_name_is_in_its_one_form(text in "[ -~]{0,20}|([A-Za-z0-9_-]{0,70}\\.){0,6}") {
+            let Ok(name) = domain_name(&text) else { return Ok(()) };
+            prop_assert_eq!(domain_name(&name), Ok(name.clone()));
+            prop_assert!(name.len() <= 253 && !name.contains("..") && !name.ends_with('.'));
+            prop_assert!(name.split('.').all(|l| (1..=63).contains(&l.len())), "{}", name);
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_named_without_its_control_characters() {
+        assert!(given("a\nb").unwrap_err().starts_with("`a\\nb` cannot name a node"));
+        assert!(given("1234").is_err(), "a number means the node of that number");
+        assert!(given(&"a".repeat(63)).is_ok() && given(&"a".repeat(64)).is_err());
+        assert_eq!(domain_name(&format!("{}.example", "a.".repeat(122) + "b")).map(|n| n.len()), Ok(253));
+        assert!(domain_name(&format!("{}.example", "a.".repeat(123) + "b")).is_err(), "255 bytes");
     }
 }

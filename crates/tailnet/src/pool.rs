@@ -67,6 +67,8 @@ pub(crate) fn next(pool: Prefix, from: u64, taken: impl Fn(Addr) -> bool) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn addresses_are_given_in_order_and_not_again_at_once() {
@@ -90,5 +92,63 @@ mod tests {
         }
         let texts: Vec<String> = got.iter().map(|a| a.to_string().rsplit('.').next().unwrap().to_string()).collect();
         assert_eq!(texts, ["97", "98", "99", "101", "102", "103"]);
+    }
+
+    proptest! {
+        /// A small pool is given out whole, each address once, none that is kept and none outside, wherever it is begun.
+        #[test]
+        fn a_pool_is_given_out_whole(width in 0u8..6, block in 0u32..64, from in 0u64..200) {
+            let base: Addr = "100.100.100.0".parse().unwrap();
+            let pool = Prefix::new(base.with_bits(base.bits() + u128::from(block)), 32 - width).unwrap();
+            let (mut got, mut at) = (BTreeSet::new(), from);
+            while let Some((a, n)) = next(pool, at, |a| got.contains(&a)) {
+                prop_assert!(pool.contains(a) && got.insert(a), "{a} of {pool}");
+                at = n;
+            }
+            let kept = usize::from(pool.contains("100.100.100.100".parse().unwrap()));
+            let size = 1usize << width;
+            let want = if size == 1 { 1 - kept } else { size - 1 };
+            // The address of the names is kept, unless it is the network's own name, which nobody has anyway.
+            let own_name = usize::from(size > 1 && pool.first().to_string() == "100.100.100.100");
+            prop_assert_eq!(got.len(), if size == 1 { want } else { want - kept + own_name });
+        }
+    }
+
+    #[test]
+    fn what_is_held_is_no_route() {
+        let held = |text: &str| Pools::default().hold(text.parse().unwrap());
+        for own in [
+            "100.64.0.0/10",
+            "100.64.0.0/11",
+            "100.100.100.100",
+            "fd7a:115c:a1e0::/48",
+            "fd7a:115c:a1e0:1::/64",
+            "fd7a:115c:a1e0::53",
+        ] {
+            assert!(held(own), "{own}");
+        }
+        // Wider ones lead elsewhere too; IPv4 subnets behind routers are written in a part of the network's own range.
+        for other in
+            ["100.0.0.0/8", "0.0.0.0/0", "::/0", "fd7a:115c::/32", "192.0.2.0/24", "fd7a:115c:a1e0:b1a:0:7:a00::/104"]
+        {
+            assert!(!held(other), "{other}");
+        }
+        let others = Pools { v4: "10.9.0.0/24".parse().unwrap(), v6: "fd00:9::/64".parse().unwrap() };
+        let held = |text: &str| others.hold(text.parse().unwrap());
+        assert!(held("100.100.100.100") && held("fd7a:115c:a1e0::53"), "every node answers names there");
+        assert!(!held("100.64.0.1") && !held("fd7a:115c:a1e0::1"));
+    }
+
+    #[test]
+    fn addresses_that_clients_use_inside_are_nobodys() {
+        let pool: Prefix = "100.115.92.0/22".parse().unwrap();
+        let (first, _) = next(pool, 0, |_| false).unwrap();
+        assert_eq!(first.to_string(), "100.115.94.0", "ChromeOS has the /23 before it");
+        let (a, n) = next("fd7a:115c:a1e0::/64".parse().unwrap(), 0x53, |_| false).unwrap();
+        assert_eq!((a.to_string(), n), ("fd7a:115c:a1e0::54".to_string(), 0x55));
+        let via: Prefix = "fd7a:115c:a1e0:b1a::/96".parse().unwrap();
+        // A pool of nothing but such is never offered by a file that was checked; whoever asks is not kept waiting.
+        let small = Prefix::new(via.first(), 120).unwrap();
+        assert_eq!(next(small, 0, |_| false), None);
     }
 }
