@@ -1,9 +1,13 @@
-//! Grants and bans in words. In: what a gate knows of them. Out: lines for a person, and cells of a table.
+//! Grants, bans and the lists that they are on, in words. In: what a gate knows of them. Out: lines for a person, and cells of a table.
 
 use access::record::GrantRecord;
+use addr::Addr;
 use api::AuditEvent;
-use api::gate::{Ban, Behind, Claim, Grant};
+use api::gate::{Ban, Behind, Claim, Grant, ListState, Show};
 
+use crate::admin_client;
+use crate::args::GlobalArgs;
+use crate::fail::Fail;
 use crate::say::{self, when, word, words};
 
 /// The grants behind an answer: who, on what evidence, until when.
@@ -99,4 +103,62 @@ pub(crate) fn names<'g>(all: impl Iterator<Item = &'g str>) -> String {
 
 pub(crate) fn end(at: Option<u64>) -> String {
     at.map_or_else(|| "ended by hand".to_string(), when)
+}
+
+/// A list of the gate: the one of this name, or the only one.
+pub(crate) fn shown(name: Option<&str>, global: &GlobalArgs) -> Result<ListState, Fail> {
+    admin_client::gate(global, Show { list: name.map(str::to_string) })
+}
+
+/// Who is on a list of a gate, and which enforcers have it.
+pub(crate) fn say_list(list: &ListState) {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for g in &list.grants {
+        let remark = match &g.claim {
+            c if c.pinned => "pinned".to_string(),
+            Claim { superseded: Some(place), .. } => format!("its device came from {place}"),
+            _ => String::new(),
+        };
+        rows.push(vec![
+            format!("g{}", g.id),
+            g.prefix.to_string(),
+            who(g),
+            evidence(g),
+            when(g.given_at),
+            when(g.seen_at),
+            end(g.claim.ends_at),
+            remark,
+        ]);
+    }
+    for p in &list.statics {
+        let none = String::new;
+        let (from, evidence, until, remark) = (p.to_string(), "static".into(), "never".into(), "pinned".into());
+        rows.push(vec![none(), from, none(), evidence, none(), none(), until, remark]);
+    }
+    for n in &list.names {
+        let is = if n.addresses.is_empty() { "no address yet".to_string() } else { addresses_text(&n.addresses) };
+        let failed = n.failed.as_ref().map_or_else(String::new, |why| format!("; no good answer now: {}", word(why)));
+        let again = n.ask_at.map_or_else(String::new, when);
+        say::line(format!("{} is {is}{failed}; looked up again {again}", word(&n.name)));
+        for why in &n.not_counting {
+            say::line(format!("  {}", word(why)));
+        }
+    }
+    for b in &list.bans {
+        say::line(format!("no proof of {} counts until {}", banned(b), end(b.until)));
+    }
+    say::raw(&say::table(&["GRANT", "FROM", "WHO", "EVIDENCE", "SINCE", "LAST SEEN", "UNTIL", ""], &rows));
+    for e in &list.enforcers {
+        let state = match &e.error {
+            Some(why) => word(why),
+            None if e.current => "has it".to_string(),
+            None => "is behind".to_string(),
+        };
+        say::line(format!("{}: {state}", word(&e.name)));
+    }
+}
+
+/// Addresses with commas between them.
+pub(crate) fn addresses_text(all: &[Addr]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

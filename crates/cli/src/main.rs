@@ -1,7 +1,7 @@
 //! The one binary. In: arguments, environment, files. Out: a room that runs, or an answer of one that does.
 
+mod admin_client;
 mod args;
-mod ask;
 mod commands;
 mod fail;
 mod grants;
@@ -67,11 +67,6 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
             Some(kind) => no_k8s(kind).and_then(|()| commands::gatekeeper::generate(a, global)),
             None => block_on(commands::gatekeeper::run(a, global)),
         },
-        // Where only an edge runs, its lists are meant.
-        Command::List(a) if a.what.is_none() && !ask::gate_runs(global) && ask::edge_runs(global) => {
-            return commands::admin::lists(&args::AdminArgs { control_port: None, json: a.json.json }, global);
-        }
-        Command::List(a) => return commands::gate::list(a, global),
         Command::Grant(a) => return commands::gate::grant(a, global),
         Command::Audit(a) => return commands::gate::audit(a, global),
         Command::Nft(c) => commands::nft::run(c, global),
@@ -82,7 +77,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Demo(a) if a.mesh == Some(true) => block_on(async { Ok(demo::mesh::run().await?) }),
         Command::Demo(a) => block_on(async { Ok(demo::run(a.once.unwrap_or(false)).await?) }),
         Command::Explain(a) => return commands::admin::explain(a, global),
-        Command::Lists(a) => return commands::admin::lists(a, global),
+        Command::Lists(a) => return commands::lists::run(a, global),
         Command::Reload(a) => return commands::admin::reload(a, global),
         Command::Control(a) => match a.generate {
             Some(kind) => no_k8s(kind).and_then(|()| commands::control::unit(a, global)),

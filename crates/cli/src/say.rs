@@ -23,6 +23,13 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     raw(&(shown.join("\n") + "\n"));
 }
 
+/// Says that what is in force may not be what the files say.
+pub(crate) fn stale(files: &api::Freshness) {
+    if let Some(stale) = &files.stale {
+        line(stale);
+    }
+}
+
 /// Writes a value as JSON, over several lines. Keys are in the alphabet's order.
 pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_value(value).and_then(|v| serde_json::to_string_pretty(&v));

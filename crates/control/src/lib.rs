@@ -43,7 +43,7 @@ use registry::RegistryHandle;
 use runtime::hint::Hinted;
 use runtime::run::Run;
 pub use state::ControlState;
-pub use verbs::{control_socket, verbs};
+pub use verbs::verbs;
 
 /// Everything a coordination server is told.
 #[derive(Debug, Clone)]

@@ -2,7 +2,6 @@
 //! command line. Out: answers for it.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -21,12 +20,6 @@ use super::state::ControlState;
 use runtime::api::Verbs;
 use runtime::owner::{Kind, Saved};
 use runtime::{hex, sha256_hex};
-
-/// Where a coordination server listens for commands.
-#[must_use]
-pub fn control_socket(data_dir: &Path) -> PathBuf {
-    data_dir.join("control.sock")
-}
 
 /// Adds the server's verbs to a process's.
 #[must_use]

@@ -185,7 +185,7 @@ fn meant(gate: &Gate, what: &str, only: Option<&str>, reach: Reach) -> anyhow::R
         let Some(g) = all().find(|g| g.id == GrantId(n)) else {
             return Err(refused(
                 format!("there is no live grant {what}"),
-                format!("`portcullis list show` shows them; `portcullis audit` what became of {what}"),
+                format!("`portcullis lists show` shows them; `portcullis audit` what became of {what}"),
             ));
         };
         out.whom = vec![(g.list.clone(), Whom::From(g.prefix))];
@@ -362,7 +362,7 @@ fn nothing_to_extend(what: &str, m: &Meant) -> anyhow::Error {
     }
     refused(
         format!("no live grant is meant by `{what}`"),
-        "`portcullis list show` shows them; `portcullis grant add` lets somebody in who is on no list",
+        "`portcullis lists show` shows them; `portcullis grant add` lets somebody in who is on no list",
     )
 }
 
@@ -385,7 +385,7 @@ fn nothing_to_end(what: &str, m: &Meant, named: &[&Grant]) -> anyhow::Error {
     }
     refused(
         format!("no live grant is meant by `{what}`"),
-        "`portcullis list show NAME` shows them; static entries are changed in the configuration; with `--for ever` no proof of it counts from now on",
+        "`portcullis lists show NAME` shows them; static entries are changed in the configuration; with `--for ever` no proof of it counts from now on",
     )
 }
 
@@ -483,7 +483,7 @@ async fn unfollow(gate: &Gate, host: HostName, r: &Revoke) -> anyhow::Result<Gra
     let ended = gate.names.remove(host.clone(), r.list.clone()).await;
     if ended.context("nothing was changed")? == 0 {
         let hint = if r.list.is_none() && following(gate, &host).is_empty() {
-            "`portcullis list show NAME` shows what is followed"
+            "`portcullis lists show NAME` shows what is followed"
         } else {
             "it stands in the configuration: take it out there, then `portcullis reload`"
         };

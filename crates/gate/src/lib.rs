@@ -48,7 +48,7 @@ use state::Current;
 pub use state::GateState;
 
 pub use reload::{Applied, Prepared};
-pub use verbs::{behind, gate_socket, verbs};
+pub use verbs::{behind, verbs};
 
 /// Everything a gate is told.
 #[derive(Debug, Clone)]

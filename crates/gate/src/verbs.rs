@@ -1,8 +1,6 @@
 //! The gate's verbs on the admin socket: lists, grants, audit, doctor, explain. In: requests of the command line. Out:
 //! answers for it.
 
-use std::path::{Path, PathBuf};
-
 use access::ended::{Ended, What};
 use access::{Ban, Claim, Grant, Whom};
 use addr::Addr;
@@ -13,12 +11,6 @@ use super::Gate;
 use super::grants::{no_list, refused};
 use runtime::api::Verbs;
 use runtime::audit;
-
-/// Where a gate listens for commands.
-#[must_use]
-pub fn gate_socket(data_dir: &Path) -> PathBuf {
-    data_dir.join("gate.sock")
-}
 
 /// Adds the gate's verbs to a process's. `others`: what the doctor finds elsewhere in the process.
 #[must_use]
@@ -112,7 +104,7 @@ fn show(gate: &Gate, list: Option<&str>) -> anyhow::Result<ListState> {
                 let names: Vec<&str> = all.iter().map(|n| n.as_str()).collect();
                 return Err(refused(
                     format!("there are {} lists: {}", all.len(), names.join(", ")),
-                    "say which: `portcullis list show NAME`",
+                    "say which: `portcullis lists show NAME`",
                 ));
             }
         },

@@ -30,12 +30,12 @@ pub(crate) fn serve(run: &Run, data_dir: &Path, parts: &Components<'_>) -> anyho
     let (mut verbs, mut names) = (api::reload_verbs(Verbs::default(), run), Vec::new());
     if let Some(control) = control {
         verbs = control::verbs(verbs, control);
-        names.push(control::control_socket(data_dir));
+        names.push(api::control_socket(data_dir));
     }
     if let Some(gate) = gate {
         let at_doors = (*lists).clone();
         verbs = gate::verbs(verbs, gate, move || api::stale(&at_doors));
-        names.push(gate::gate_socket(data_dir));
+        names.push(api::gate_socket(data_dir));
     }
     if let Some(edge) = edge {
         let behind = (*gate).cloned().map(|gate| -> api::Behind {

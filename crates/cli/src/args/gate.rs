@@ -293,16 +293,16 @@ pub(crate) struct NftBootArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct ListArgs {
+pub(crate) struct ListsArgs {
     #[command(subcommand)]
-    pub(crate) what: Option<ListCommand>,
+    pub(crate) what: Option<ListsCommand>,
     #[command(flatten)]
-    pub(crate) json: JsonArgs,
+    pub(crate) admin: super::AdminArgs,
 }
 
 #[derive(Debug, Clone, Subcommand)]
-pub(crate) enum ListCommand {
-    /// Who is on a list: from where, since when, until when, by what evidence, and which enforcers have it
+pub(crate) enum ListsCommand {
+    /// What is on a list; of a gate's: who, from where, since when, until when, by what evidence, and which enforcers have it
     Show {
         /// The list [default: the only one]
         name: Option<String>,

@@ -116,8 +116,6 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Run a gate as Gatekeeper does: learn addresses from mirrored requests and share links, write Traefik's list
     Gatekeeper(Box<gate::GatekeeperArgs>),
-    /// Show a gate's lists: who is on them, by what, until when
-    List(gate::ListArgs),
     /// Let somebody in by hand, or end what was given
     #[command(subcommand)]
     Grant(gate::GrantCommand),
@@ -139,8 +137,9 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Say whether a running edge or gate lets an address in, and why
     Explain(ExplainArgs),
-    /// Show the lists of a running edge
-    Lists(AdminArgs),
+    /// Show the lists of a running edge and gate: what is on them, how full they are, and what keeps them
+    #[command(alias = "list")]
+    Lists(gate::ListsArgs),
     /// Run the coordination server that official Tailscale clients join
     Control(Box<control::ControlArgs>),
     /// People whose nodes join a coordination server

@@ -1,13 +1,13 @@
 //! `clock show` and `clock reset`. In: what was typed. Out: the time that a gate and a coordination server go by, running
 //! or stopped, or that time set to the machine's clock.
 
-use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ::control::registry::Mesh;
 use ::gate::ledger::LedgerState;
 use api::Written;
 use api::clock::{Clock, Owner, Reset, Show, WasReset};
+use runtime::api::{Component, look};
 use runtime::clock;
 use runtime::owner::length;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::args::{ClockCommand, GlobalArgs};
 use crate::fail::{Done, Fail};
 use crate::say::when;
-use crate::{ask, resolve, say};
+use crate::{admin_client, resolve, say};
 
 /// A second or two pass between two looks.
 const CLOCK_TOLERANCE: u64 = 5;
@@ -29,23 +29,24 @@ pub(crate) fn run(c: &ClockCommand, global: &GlobalArgs) -> Done {
     }
 }
 
-/// The rooms of a data directory, and whether they run.
-fn found(dir: &Path) -> Result<Vec<(Room, bool)>, Fail> {
-    let not_permitted = |what: &Path, e: &std::io::Error| {
-        Fail::hinted(format!("{}: {e}", what.display()), "run it as the user whose it is, or as root")
-    };
+/// A component of the data directory, and the socket of the process that runs it.
+type Place = (Part, Option<PathBuf>);
+
+/// What a data directory holds.
+fn found(dir: &Path) -> Result<Vec<Place>, Fail> {
+    let not_permitted = |what: &str| Fail::hinted(what, "run it as the user whose it is, or as root");
     let mut found = Vec::new();
-    for room in Room::ALL {
-        let (socket, store) = (room.socket(dir), dir.join(room.store()));
-        match std::os::unix::net::UnixStream::connect(&socket) {
-            Ok(_) => found.push((room, true)),
-            // A socket that nobody listens at was left by a process that was killed.
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                if store.try_exists().map_err(|e| not_permitted(&store, &e))? {
-                    found.push((room, false));
-                }
+    for part in Part::ALL {
+        let (running, store) = (look(dir, part.component()), dir.join(part.store()));
+        match running.sockets.into_iter().next() {
+            Some(socket) => found.push((part, Some(socket))),
+            None if running.forbidden => {
+                return Err(not_permitted(&format!("{}: {}", dir.display(), running.tried.join("; "))));
             }
-            Err(e) => return Err(not_permitted(&socket, &e)),
+            None => {
+                let stored = store.try_exists().map_err(|e| not_permitted(&format!("{}: {e}", store.display())))?;
+                found.extend(stored.then_some((part, None)));
+            }
         }
     }
     if found.is_empty() {
@@ -60,8 +61,11 @@ fn found(dir: &Path) -> Result<Vec<(Room, bool)>, Fail> {
     Ok(found)
 }
 
-fn clock(dir: &Path, room: Room, runs: bool) -> Result<Clock, Fail> {
-    if runs { ask::socket(&room.socket(dir), Show { of: Some(room.owner()) }) } else { Ok(room.stopped(dir)?) }
+fn clock(dir: &Path, (part, socket): &Place) -> Result<Clock, Fail> {
+    match socket {
+        Some(socket) => admin_client::at(socket, Show { of: Some(part.owner()) }),
+        None => Ok(part.stopped(dir)?),
+    }
 }
 
 /// What is said of one component, in the answer for all.
@@ -85,14 +89,15 @@ struct Resets {
     reset: Vec<Of<Written<WasReset>>>,
 }
 
-fn show(dir: &Path, found: &[(Room, bool)], json: bool) -> Done {
+fn show(dir: &Path, found: &[Place], json: bool) -> Done {
     let mut clocks = Vec::new();
-    for (room, runs) in found {
-        let what = clock(dir, *room, *runs)?;
+    for one in found {
+        let (part, runs) = (one.0, one.1.is_some());
+        let what = clock(dir, one)?;
         if json {
-            clocks.push(Of { of: room.word(), runs: *runs, what });
+            clocks.push(Of { of: part.word(), runs, what });
         } else {
-            say_clock(*room, *runs, &what);
+            say_clock(part, runs, &what);
         }
     }
     if json {
@@ -101,7 +106,7 @@ fn show(dir: &Path, found: &[(Room, bool)], json: bool) -> Done {
     Ok(())
 }
 
-fn say_clock(room: Room, runs: bool, c: &Clock) {
+fn say_clock(part: Part, runs: bool, c: &Clock) {
     let wall = c.wall;
     let off = |t: u64| match (t.abs_diff(wall) > CLOCK_TOLERANCE, t > wall) {
         (false, _) => String::new(),
@@ -109,7 +114,7 @@ fn say_clock(room: Room, runs: bool, c: &Clock) {
         (_, false) => format!(", {} behind the clock", length(wall - t)),
     };
     let line = |what: &str, t: u64| say::line(format!("  {what:<20} {}{}", when(t), off(t)));
-    say::line(format!("{}{}", room.word(), if runs { "" } else { " (does not run)" }));
+    say::line(format!("{}{}", part.word(), if runs { "" } else { " (does not run)" }));
     line("the machine's clock", wall);
     line("deadlines go by", c.time);
     line("a restart goes on from", c.floor);
@@ -126,12 +131,12 @@ fn say_clock(room: Room, runs: bool, c: &Clock) {
     }
 }
 
-fn reset(dir: &Path, found: &[(Room, bool)], yes: bool, json: bool) -> Done {
+fn reset(dir: &Path, found: &[Place], yes: bool, json: bool) -> Done {
     if !yes {
         let mut wall = 0;
-        for (room, runs) in found {
-            let c = clock(dir, *room, *runs)?;
-            say_clock(*room, *runs, &c);
+        for one in found {
+            let c = clock(dir, one)?;
+            say_clock(one.0, one.1.is_some(), &c);
             wall = c.wall;
         }
         return Err(Fail::hinted(
@@ -143,17 +148,16 @@ fn reset(dir: &Path, found: &[(Room, bool)], yes: bool, json: bool) -> Done {
         ));
     }
     let mut reset = Vec::new();
-    for (room, runs) in found {
-        let what = if *runs {
-            ask::socket(&room.socket(dir), Reset { of: Some(room.owner()) })?
-        } else {
-            Written { done: room.reset_stopped(dir)?, unsaved: None }
+    for (part, socket) in found {
+        let what = match socket {
+            Some(socket) => admin_client::at(socket, Reset { of: Some(part.owner()) })?,
+            None => Written { done: part.reset_stopped(dir)?, unsaved: None },
         };
         if !json {
             let words = &what.done.words;
-            say::line(format!("{}: deadlines go by the machine's clock again, {words}", room.word()));
+            say::line(format!("{}: deadlines go by the machine's clock again, {words}", part.word()));
         }
-        reset.push(Of { of: room.word(), runs: *runs, what });
+        reset.push(Of { of: part.word(), runs: socket.is_some(), what });
     }
     if json {
         say::json(&Resets { reset })?;
@@ -163,49 +167,46 @@ fn reset(dir: &Path, found: &[(Room, bool)], yes: bool, json: bool) -> Done {
 
 /// Whose clock it is: each has its own, with its store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Room {
+enum Part {
     /// A gate.
     Gate,
     /// A coordination server.
     Control,
 }
 
-impl Room {
+impl Part {
     /// As a request names it.
     fn owner(self) -> Owner {
         match self {
-            Room::Gate => Owner::Gate,
-            Room::Control => Owner::Control,
+            Part::Gate => Owner::Gate,
+            Part::Control => Owner::Control,
         }
     }
 
     /// All there are.
-    pub(crate) const ALL: [Room; 2] = [Room::Gate, Room::Control];
+    const ALL: [Part; 2] = [Part::Gate, Part::Control];
 
     /// What people call it.
-    #[must_use]
-    pub(crate) fn word(self) -> &'static str {
+    fn word(self) -> &'static str {
         match self {
-            Room::Gate => "gate",
-            Room::Control => "coordination server",
+            Part::Gate => "gate",
+            Part::Control => "coordination server",
         }
     }
 
-    /// Where a running one is asked.
-    #[must_use]
-    pub(crate) fn socket(self, data_dir: &Path) -> std::path::PathBuf {
+    /// As commands find it.
+    fn component(self) -> Component {
         match self {
-            Room::Gate => ::gate::gate_socket(data_dir),
-            Room::Control => ::control::control_socket(data_dir),
+            Part::Gate => Component::Gate,
+            Part::Control => Component::Control,
         }
     }
 
     /// Its store's file.
-    #[must_use]
-    pub(crate) fn store(self) -> &'static str {
+    fn store(self) -> &'static str {
         match self {
-            Room::Gate => "gate.db",
-            Room::Control => "control.db",
+            Part::Gate => "gate.db",
+            Part::Control => "control.db",
         }
     }
 
@@ -213,21 +214,21 @@ impl Room {
     ///
     /// # Errors
     /// The store cannot be opened: it is another user's, or in use.
-    pub(crate) fn stopped(self, data_dir: &Path) -> anyhow::Result<Clock> {
+    fn stopped(self, data_dir: &Path) -> anyhow::Result<Clock> {
         match self {
-            Room::Gate => clock::stopped::<LedgerState>(&::gate::open(data_dir)?),
-            Room::Control => clock::stopped::<Mesh>(&::control::open(data_dir)?),
+            Part::Gate => clock::stopped::<LedgerState>(&::gate::open(data_dir)?),
+            Part::Control => clock::stopped::<Mesh>(&::control::open(data_dir)?),
         }
     }
 
     /// Resets the clock of one that does not run.
     ///
     /// # Errors
-    /// As for [`Room::stopped`], and the disk; nothing was changed.
-    pub(crate) fn reset_stopped(self, data_dir: &Path) -> anyhow::Result<WasReset> {
+    /// As for [`Part::stopped`], and the disk; nothing was changed.
+    fn reset_stopped(self, data_dir: &Path) -> anyhow::Result<WasReset> {
         match self {
-            Room::Gate => clock::reset_stopped::<LedgerState>(&::gate::open(data_dir)?, &data_dir.join("audit.jsonl")),
-            Room::Control => {
+            Part::Gate => clock::reset_stopped::<LedgerState>(&::gate::open(data_dir)?, &data_dir.join("audit.jsonl")),
+            Part::Control => {
                 clock::reset_stopped::<Mesh>(&::control::open(data_dir)?, &data_dir.join("control-audit.jsonl"))
             }
         }

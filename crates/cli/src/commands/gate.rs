@@ -1,63 +1,36 @@
-//! Commands to a running gate: `list`, `grant`, `audit`, `doctor`, and `explain` where no edge runs. In: what was
-//! typed. Out: the gate's answer, as words, a table or JSON.
+//! Commands to a running gate: `grant`, `audit`, `doctor`. In: what was typed. Out: the gate's answer, as words, a table
+//! or JSON.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use addr::{Addr, Prefix};
+use addr::Prefix;
 use anyhow::Context;
 use api::gate::{
-    Add, Added, BanTime, ChangeGrants, Claim, Doctor, Enforcer, Extend, Extended, Followed, GrantsChanged, ListState,
-    Lists, Revoke, Revoked, Show, Unban, Unbanned, Unfollowed,
+    Add, Added, BanTime, ChangeGrants, Doctor, Extend, Extended, Followed, GrantsChanged, Revoke, Revoked, Unban,
+    Unbanned, Unfollowed,
 };
 use runtime::audit::{About, Line};
 
+use crate::admin_client::{self, Running};
 use crate::args::GlobalArgs;
-use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, ListArgs, ListCommand, Since, Span};
+use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, Since, Span};
 use crate::fail::{Exit, Fail};
-use crate::grants::{banned, end, evidence, recorded_evidence, recorded_who, who};
+use crate::grants::{addresses_text, end, recorded_evidence, recorded_who, say_list, shown};
 use crate::say::{when, word, words};
-use crate::{ask, resolve, say};
-
-/// `list` and `list show NAME`.
-pub(crate) fn list(a: &ListArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    match &a.what {
-        Some(ListCommand::Show { name, json }) => show(name.as_deref(), json, global),
-        None => {
-            let answer = ask::gate(global, Lists {})?;
-            if ask::printed(&a.json, &answer)? {
-                return Ok(ExitCode::SUCCESS);
-            }
-            let of = |n: usize, max: Option<usize>| max.map_or_else(|| n.to_string(), |max| format!("{n} of {max}"));
-            let rows: Vec<Vec<String>> = answer
-                .lists
-                .iter()
-                .map(|l| {
-                    vec![
-                        word(&l.name),
-                        l.statics.to_string(),
-                        l.learnt.to_string(),
-                        of(l.counted, l.max),
-                        of(l.guests, l.max_guests),
-                        l.bans.to_string(),
-                        enforced(&l.enforcers),
-                    ]
-                })
-                .collect();
-            say::raw(&say::table(&["LIST", "STATIC", "LEARNT", "PROVEN", "GUESTS", "BANS", "ENFORCERS"], &rows));
-            Ok(ExitCode::SUCCESS)
-        }
-    }
-}
+use crate::{resolve, say};
 
 /// `grant …`.
 pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let (json, call) = match c {
-        GrantCommand::List { name: Some(name), json } => return show(Some(name), json, global),
+        GrantCommand::List { name: Some(name), json } => {
+            show(name, json, global)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         GrantCommand::List { name: None, json } => {
-            for name in ask::gate_lists(global)? {
-                show(Some(&name), json, global)?;
+            for name in admin_client::gate_lists(global)? {
+                show(&name, json, global)?;
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -90,8 +63,8 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
         }
     };
     let follows = matches!(call, ChangeGrants::Add(_));
-    let answer = ask::gate(global, call)?;
-    if ask::printed(json, &answer)? {
+    let answer = admin_client::gate(global, call)?;
+    if admin_client::printed(json, &answer)? {
         return Ok(ExitCode::SUCCESS);
     }
     let notes = match answer {
@@ -115,7 +88,7 @@ pub(crate) fn grant(c: &GrantCommand, global: &GlobalArgs) -> Result<ExitCode, F
             Vec::new()
         }
         GrantsChanged::Followed(Followed { grant, addresses, failed, until, notes, .. }) if follows => {
-            let is = if addresses.is_empty() { "no address yet".to_string() } else { texts(&addresses) };
+            let is = if addresses.is_empty() { "no address yet".to_string() } else { addresses_text(&addresses) };
             let failed = failed.map_or_else(String::new, |why| format!(" ({})", word(&why)));
             say::line(format!("{} is followed until {}: {is}{failed}", word(&grant), end(until)));
             notes
@@ -195,14 +168,15 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
 
 /// `doctor`: exit 0 if nothing is wrong, 1 otherwise.
 pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let dir = resolve::data_dir(global.data_dir.clone())?;
-    let answer = match runtime::api::find(&dir, None) {
-        // Where only an edge runs, its list files can be wrong.
-        Ok(edge) if !ask::gate_runs(global) => ask::socket(&edge, api::Doctor {})?,
-        _ => ask::gate(global, Doctor {})?,
+    let running = Running::find(global)?;
+    // Where only an edge runs, its list files can be wrong.
+    let answer = if running.edge() && !running.gate() {
+        admin_client::edge(global, None, api::Doctor {})?
+    } else {
+        admin_client::gate(global, Doctor {})?
     };
     let wrong = answer.open().next().is_some();
-    if !ask::printed(json, &answer)? {
+    if !admin_client::printed(json, &answer)? {
         for f in answer.open() {
             say::line(format!("{} [{}]\n  fix: {}", word(&f.what), word(&f.id), word(&f.fix)));
         }
@@ -257,63 +231,16 @@ impl Filter<'_> {
     }
 }
 
-fn show(name: Option<&str>, json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let answer = ask::gate(global, Show { list: name.map(str::to_string) })?;
-    if !ask::printed(json, &answer)? {
+fn show(list: &str, json: &JsonArgs, global: &GlobalArgs) -> Result<(), Fail> {
+    let answer = shown(Some(list), global)?;
+    if !admin_client::printed(json, &answer)? {
         say_list(&answer);
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn say_list(list: &ListState) {
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    for g in &list.grants {
-        let remark = match &g.claim {
-            c if c.pinned => "pinned".to_string(),
-            Claim { superseded: Some(place), .. } => format!("its device came from {place}"),
-            _ => String::new(),
-        };
-        rows.push(vec![
-            format!("g{}", g.id),
-            g.prefix.to_string(),
-            who(g),
-            evidence(g),
-            when(g.given_at),
-            when(g.seen_at),
-            end(g.claim.ends_at),
-            remark,
-        ]);
-    }
-    for p in &list.statics {
-        let none = String::new;
-        let (from, evidence, until, remark) = (p.to_string(), "static".into(), "never".into(), "pinned".into());
-        rows.push(vec![none(), from, none(), evidence, none(), none(), until, remark]);
-    }
-    for n in &list.names {
-        let is = if n.addresses.is_empty() { "no address yet".to_string() } else { texts(&n.addresses) };
-        let failed = n.failed.as_ref().map_or_else(String::new, |why| format!("; no good answer now: {}", word(why)));
-        let again = n.ask_at.map_or_else(String::new, when);
-        say::line(format!("{} is {is}{failed}; asked again {again}", word(&n.name)));
-        for why in &n.not_counting {
-            say::line(format!("  {}", word(why)));
-        }
-    }
-    for b in &list.bans {
-        say::line(format!("no proof of {} counts until {}", banned(b), end(b.until)));
-    }
-    say::raw(&say::table(&["GRANT", "FROM", "WHO", "EVIDENCE", "SINCE", "LAST SEEN", "UNTIL", ""], &rows));
-    for e in &list.enforcers {
-        let state = match &e.error {
-            Some(why) => word(why),
-            None if e.current => "has it".to_string(),
-            None => "is behind".to_string(),
-        };
-        say::line(format!("{}: {state}", word(&e.name)));
-    }
+    Ok(())
 }
 
 fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
-    let names = ask::gate_lists(global)?;
+    let names = admin_client::gate_lists(global)?;
     match names.as_slice() {
         [one] => Ok(one.clone()),
         _ => Err(Fail::usage(
@@ -321,11 +248,6 @@ fn only_list(global: &GlobalArgs) -> Result<String, Fail> {
             "say which with --list NAME",
         )),
     }
-}
-
-/// Prints an answer as JSON if that is what was asked for.
-fn texts(all: &[Addr]) -> String {
-    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The audit logs of a data directory, each with the store that knows it and the first word of its keys there.
@@ -355,11 +277,4 @@ fn known(log: &Path) -> Result<Option<runtime::audit::Known>, Fail> {
     }
     let known = runtime::audit::known(&store, room);
     Ok(known.with_context(|| format!("{} cannot be asked what it knows of the log", store.display()))?)
-}
-
-fn enforced(all: &[Enforcer]) -> String {
-    all.iter()
-        .map(|e| format!("{}{}", word(&e.name), if e.error.is_some() { " (failing)" } else { "" }))
-        .collect::<Vec<_>>()
-        .join(", ")
 }

@@ -16,7 +16,7 @@ use crate::args::control::{AppsCommand, DnsCommand, KeysCommand, NodesCommand, R
 use crate::args::gate::JsonArgs;
 use crate::fail::{Exit, Fail};
 use crate::say::{when, word, words};
-use crate::{ask, say};
+use crate::{admin_client, say};
 
 type Answer = Result<ExitCode, Fail>;
 
@@ -28,11 +28,11 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
     match c {
         UsersCommand::Create { name, role, json } => {
             role.as_deref().map_or(Ok(()), is_role)?;
-            let user = ask::control(global, UsersCreate { name: name.clone(), role: role.clone() })?;
+            let user = admin_client::control(global, UsersCreate { name: name.clone(), role: role.clone() })?;
             told(json, &user, || format!("created user {}", login(&user)))
         }
         UsersCommand::Rename { name, new, json } => {
-            let done = ask::control(global, UsersRename { name: name.clone(), new: new.clone() })?;
+            let done = admin_client::control(global, UsersRename { name: name.clone(), new: new.clone() })?;
             let (before, login) = (word(&done.before), login(&done.user));
             if done.policy && !json.json.unwrap_or(false) {
                 eprintln!("note: a rule of the policy that says {before} does not mean {login} any more");
@@ -41,7 +41,7 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
         }
         UsersCommand::Role { name, role, json } => {
             is_role(role)?;
-            let done = ask::control(global, UsersRole { name: name.clone(), role: role.clone() })?;
+            let done = admin_client::control(global, UsersRole { name: name.clone(), role: role.clone() })?;
             told(json, &done, || match &done.owner_before {
                 Some(before) => {
                     format!("{} owns the network now, {} is an admin of it", login(&done.user), word(before))
@@ -50,12 +50,12 @@ pub(crate) fn users(c: &UsersCommand, global: &GlobalArgs) -> Answer {
             })
         }
         UsersCommand::Delete { name, json } => {
-            let user = ask::control(global, UsersDelete { name: name.clone() })?;
+            let user = admin_client::control(global, UsersDelete { name: name.clone() })?;
             told(json, &user, || format!("deleted user {}", login(&user.done)))
         }
         UsersCommand::List(json) => {
-            let all = ask::control(global, UsersList {})?;
-            if ask::printed(json, &all)? {
+            let all = admin_client::control(global, UsersList {})?;
+            if admin_client::printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let rows: Vec<Vec<String>> = all
@@ -98,7 +98,7 @@ fn address(addr: Option<Addr>) -> String {
 pub(crate) fn keys(c: &KeysCommand, global: &GlobalArgs) -> Answer {
     match c {
         KeysCommand::Create { user, reusable, ephemeral, tags, expiry, json } => {
-            let key = ask::control(
+            let key = admin_client::control(
                 global,
                 KeysCreate {
                     user: user.clone(),
@@ -112,12 +112,12 @@ pub(crate) fn keys(c: &KeysCommand, global: &GlobalArgs) -> Answer {
             told(json, &key, || word(&key.key))
         }
         KeysCommand::Revoke { id, json } => {
-            let key = ask::control(global, KeysRevoke { id: *id })?;
+            let key = admin_client::control(global, KeysRevoke { id: *id })?;
             told(json, &key, || format!("revoked key {id}"))
         }
         KeysCommand::List(json) => {
-            let all = ask::control(global, KeysList {})?;
-            if ask::printed(json, &all)? {
+            let all = admin_client::control(global, KeysList {})?;
+            if admin_client::printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let yes = |is: bool, text: &str| if is { text.to_string() } else { String::new() };
@@ -149,23 +149,23 @@ pub(crate) fn nodes(c: &NodesCommand, global: &GlobalArgs) -> Answer {
         NodesCommand::List(json) => nodes_list(json, global),
         NodesCommand::Show { node, json } => node_show(node, json, global),
         NodesCommand::Approve { node, user, json } => {
-            let n = ask::control(global, NodesApprove { node: node.clone(), user: user.clone() })?;
+            let n = admin_client::control(global, NodesApprove { node: node.clone(), user: user.clone() })?;
             told(json, &n, || format!("approved node {}, which is {} now", word(&n.name), n.ipv4))
         }
         NodesCommand::Refuse { node, json } => {
-            let n = ask::control(global, NodesRefuse { node: node.clone() })?;
+            let n = admin_client::control(global, NodesRefuse { node: node.clone() })?;
             told(json, &n, || format!("refused {node}"))
         }
         NodesCommand::Expire { node, json } => {
-            let n = ask::control(global, NodesExpire { node: node.clone() })?;
+            let n = admin_client::control(global, NodesExpire { node: node.clone() })?;
             told(json, &n, || format!("expired node {}: it has to log in again", word(&n.done.name)))
         }
         NodesCommand::Rename { node, name, json } => {
-            let n = ask::control(global, NodesRename { node: node.clone(), name: name.clone() })?;
+            let n = admin_client::control(global, NodesRename { node: node.clone(), name: name.clone() })?;
             told(json, &n, || format!("renamed node {} to {}", n.id, word(&n.name)))
         }
         NodesCommand::Move { node, user, json } => {
-            let n = ask::control(global, NodesMove { node: node.clone(), user: user.clone() })?;
+            let n = admin_client::control(global, NodesMove { node: node.clone(), user: user.clone() })?;
             let (name, user) = (word(&n.node.name), maybe(n.user.as_deref()));
             told(json, &n, || match n.node.tags.is_empty() {
                 true => format!("moved {name} to {user}"),
@@ -176,14 +176,14 @@ pub(crate) fn nodes(c: &NodesCommand, global: &GlobalArgs) -> Answer {
             })
         }
         NodesCommand::Tag { node, tags, json } => {
-            let n = ask::control(global, NodesTag { node: node.clone(), tags: tags.clone() })?;
+            let n = admin_client::control(global, NodesTag { node: node.clone(), tags: tags.clone() })?;
             say_unknown(&n.unknown_tags);
             let tags = &n.node.tags;
             let has = if tags.is_empty() { "no tag".to_string() } else { words(tags, " ") };
             told(json, &n, || format!("{} has {has}", word(&n.node.name)))
         }
         NodesCommand::Delete { node, json } => {
-            let n = ask::control(global, NodesDelete { node: node.clone() })?;
+            let n = admin_client::control(global, NodesDelete { node: node.clone() })?;
             told(json, &n, || format!("deleted node {}", word(&n.done.name)))
         }
     }
@@ -200,8 +200,8 @@ fn state(n: &Node) -> String {
 }
 
 fn nodes_list(json: &JsonArgs, global: &GlobalArgs) -> Answer {
-    let all = ask::control(global, NodesList {})?;
-    if ask::printed(json, &all)? {
+    let all = admin_client::control(global, NodesList {})?;
+    if admin_client::printed(json, &all)? {
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = all
@@ -237,8 +237,8 @@ fn nodes_list(json: &JsonArgs, global: &GlobalArgs) -> Answer {
 }
 
 fn node_show(node: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
-    let details = ask::control(global, NodesShow { node: node.to_string() })?;
-    if ask::printed(json, &details)? {
+    let details = admin_client::control(global, NodesShow { node: node.to_string() })?;
+    if admin_client::printed(json, &details)? {
         return Ok(ExitCode::SUCCESS);
     }
     let n = &details.node;
@@ -271,8 +271,8 @@ fn node_show(node: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
 pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
     match c {
         RoutesCommand::List(json) => {
-            let all = ask::control(global, RoutesList {})?;
-            if ask::printed(json, &all)? {
+            let all = admin_client::control(global, RoutesList {})?;
+            if admin_client::printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let rows: Vec<Vec<String>> = all
@@ -299,7 +299,7 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
             Ok(ExitCode::SUCCESS)
         }
         RoutesCommand::Approve { node, routes, json } => {
-            let done = ask::control(global, RoutesApprove { node: node.clone(), routes: routes.clone() })?;
+            let done = admin_client::control(global, RoutesApprove { node: node.clone(), routes: routes.clone() })?;
             if !done.not_offered.is_empty() && !json.json.unwrap_or(false) {
                 let missing: Vec<String> = done.not_offered.iter().map(|p| p.long()).collect();
                 say::line(format!(
@@ -311,7 +311,7 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
             told(json, &done, || format!("approved on {}: {}", word(&done.node), routes.join(" ")))
         }
         RoutesCommand::Revoke { node, routes, json } => {
-            let revoked = ask::control(global, RoutesRevoke { node: node.clone(), routes: routes.clone() })?;
+            let revoked = admin_client::control(global, RoutesRevoke { node: node.clone(), routes: routes.clone() })?;
             told(json, &revoked, || format!("revoked on {}: {}", word(&revoked.done.node), routes.join(" ")))
         }
         RoutesCommand::Check { address, json } => check(address, json, global),
@@ -321,9 +321,9 @@ pub(crate) fn routes(c: &RoutesCommand, global: &GlobalArgs) -> Answer {
 /// `routes check`: exit 3 where nobody may pass.
 fn check(address: &str, json: &JsonArgs, global: &GlobalArgs) -> Answer {
     let address = address.parse().map_err(|e: addr::AddrError| anyhow::anyhow!("{e}"))?;
-    let found = ask::control(global, RoutesCheck { address })?;
+    let found = admin_client::control(global, RoutesCheck { address })?;
     let code = Exit::of(found.nobody.is_none() || found.node.is_some());
-    if !ask::printed(json, &found)? {
+    if !admin_client::printed(json, &found)? {
         say_way(&found);
     }
     Ok(code)
@@ -398,8 +398,8 @@ fn leaves_from(sources: &[Source]) {
 pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
     match c {
         AppsCommand::List(json) => {
-            let all = ask::control(global, AppsList {})?;
-            if ask::printed(json, &all)? {
+            let all = admin_client::control(global, AppsList {})?;
+            if admin_client::printed(json, &all)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let rows: Vec<Vec<String>> = all
@@ -420,8 +420,8 @@ pub(crate) fn apps(c: &AppsCommand, global: &GlobalArgs) -> Answer {
             Ok(ExitCode::SUCCESS)
         }
         AppsCommand::Show { name, json } => {
-            let app = ask::control(global, AppsShow { name: name.clone() })?;
-            if ask::printed(json, &app)? {
+            let app = admin_client::control(global, AppsShow { name: name.clone() })?;
+            if admin_client::printed(json, &app)? {
                 return Ok(ExitCode::SUCCESS);
             }
             let by = words(&app.connectors, " ");
@@ -464,15 +464,15 @@ pub(crate) fn dns(c: &DnsCommand, global: &GlobalArgs) -> Answer {
         DnsCommand::Remove { name, json } => (json, DnsSet { remove_record: Some(name.clone()), ..nothing }),
     };
     let cleared = change.nameservers.as_ref().is_some_and(Vec::is_empty);
-    let done = ask::control(global, change)?;
+    let done = admin_client::control(global, change)?;
     told(json, &done, || {
         if cleared { "every node asks its own nameservers again".to_string() } else { "every node is told".to_string() }
     })
 }
 
 fn dns_show(json: &JsonArgs, global: &GlobalArgs) -> Answer {
-    let names = ask::control(global, DnsGet {})?;
-    if ask::printed(json, &names)? {
+    let names = admin_client::control(global, DnsGet {})?;
+    if admin_client::printed(json, &names)? {
         return Ok(ExitCode::SUCCESS);
     }
     say::line(format!("domain       {}", word(&names.domain)));
@@ -496,7 +496,7 @@ fn say_unknown(tags: &[String]) {
 }
 
 fn told(json: &JsonArgs, answer: &impl api::Answer, words: impl FnOnce() -> String) -> Answer {
-    if !ask::printed(json, answer)? {
+    if !admin_client::printed(json, answer)? {
         say::line(words());
     }
     Ok(ExitCode::SUCCESS)

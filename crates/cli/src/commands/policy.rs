@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::admin_client;
 use crate::args::GlobalArgs;
 use crate::args::policy::{Files, PolicyArgs, PolicyCommand};
-use crate::ask;
 use crate::fail::{Exit, Fail};
 use crate::say::{self, plain};
 use addr::Diagnostic;
@@ -245,7 +245,7 @@ fn in_words(lines: &[Line], more: usize, partial: bool) -> String {
 /// `policy set`: shows who gains and who loses what.
 fn set(file: &Path, dry_run: bool, strict: bool, json: bool, global: &GlobalArgs) -> Result<ExitCode, Fail> {
     let text = read(file)?;
-    let done = ask::control(global, PolicySet { policy: text, dry_run, strict })?;
+    let done = admin_client::control(global, PolicySet { policy: text, dry_run, strict })?;
     if json {
         crate::say::json(&done)?;
         return Ok(ExitCode::SUCCESS);
@@ -268,7 +268,7 @@ fn set(file: &Path, dry_run: bool, strict: bool, json: bool, global: &GlobalArgs
 }
 
 fn print_topology(global: &GlobalArgs) -> Told {
-    let answer = ask::control(global, PolicyTopology::default())?;
+    let answer = admin_client::control(global, PolicyTopology::default())?;
     let text = serde_json::to_string_pretty(&answer.topology).context("cannot print the answer")?;
     Ok(say(&(text + "\n"))?)
 }
@@ -350,7 +350,7 @@ fn in_force_unread(problems: &[Problem]) -> Fail {
 
 /// The policy in force at the running server, and who exists there, under another policy if one is given.
 fn network_under(policy: Option<&str>, global: &GlobalArgs) -> Result<(String, Arc<Topology>), Fail> {
-    let answer = ask::control(global, PolicyTopology { policy: policy.map(str::to_string) })
+    let answer = admin_client::control(global, PolicyTopology { policy: policy.map(str::to_string) })
         .map_err(|f| f.or_hint("name files with `--policy FILE --topology FILE` to need no server"))?;
     let topology = Topology::read(&answer.topology.to_string()).map_err(|p| in_force_unread(&p))?;
     Ok((answer.policy, Arc::new(topology)))
@@ -455,7 +455,7 @@ fn quiet_pipe(e: std::io::Error) -> std::io::Result<()> {
 
 /// `policy get`.
 fn get(json: bool, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let got = ask::control(global, PolicyGet {})?;
+    let got = admin_client::control(global, PolicyGet {})?;
     if json {
         say::json(&got)?;
         return Ok(ExitCode::SUCCESS);

@@ -184,7 +184,7 @@ fn a_gates_grants_of_a_wrong_clock_last_as_long_as_they_were_given_for() {
     };
     let Some(wrong) = with_clock(&file) else { return };
     let mut g = gate(wrong);
-    let list = json(&data, &["list"])["lists"][0]["name"].as_str().unwrap().to_string();
+    let list = json(&data, &["lists"])["lists"][0]["name"].as_str().unwrap().to_string();
     told(&data, &["grant", "add", "198.51.100.7", "--list", &list, "--for", "1h"]);
     // What a person took away stays taken, whatever the clock says.
     told(&data, &["grant", "add", "198.51.100.8", "--list", &list, "--for", "1h"]);
@@ -193,7 +193,7 @@ fn a_gates_grants_of_a_wrong_clock_last_as_long_as_they_were_given_for() {
     let mut g = gate(command(&[]));
     assert!(told(&data, &["clock", "reset", "--yes"]).contains("gate"));
     let ends = || {
-        let shown = json(&data, &["list", "show", &list]);
+        let shown = json(&data, &["lists", "show", &list]);
         assert_eq!(shown["grants"].as_array().unwrap().len(), 1, "{shown}");
         near(&shown["grants"][0]["ends_at"], wall() + 3_600);
     };

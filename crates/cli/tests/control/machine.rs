@@ -129,7 +129,7 @@ fn a_gate_on_a_full_disk_gives_nothing_that_is_not_saved_and_takes_back_at_once(
     let address = |n: u32| format!("198.51.{}.{}", 100 + n / 200, n % 200 + 1);
     let (n, why) = until_refused(&gate, |n| vec!["grant".into(), "add".into(), address(n)]);
     assert!(why.contains("nothing was changed") && why.contains("the disk is full"), "{why}");
-    let shown = |gate: &Gate| gate.ok(&["list", "show", "dynamic-whitelist"]);
+    let shown = |gate: &Gate| gate.ok(&["lists", "show", "dynamic-whitelist"]);
     assert!(!shown(&gate).contains(&format!("{} ", address(n))));
     let revoke = gate.ok(&["grant", "revoke", "203.0.113.7"]);
     assert!(revoke.contains("in force, not saved yet"), "{revoke}");
@@ -185,7 +185,7 @@ fn data_directories_of_the_version_before_open_with_everything_in_them() {
         assert!(parts.iter().all(|p| text.contains(p)), "{args:?} {parts:?}: {text}");
     };
     let grants = ["203.0.113.7", "198.51.100.0/28", "office", "pinned", "203.0.113.99", "dns:home.example.net"];
-    shown(&gate, &["list", "show", "dynamic-whitelist"], &grants);
+    shown(&gate, &["lists", "show", "dynamic-whitelist"], &grants);
     shown(&gate, &["audit"], &["revoked", "198.51.100.77"]);
     shown(&gate, &["audit", "verify"], &["5 lines, none changed"]);
     shown(&control, &["users", "list"], &["ada", "owner", "bob"]);

@@ -22,7 +22,7 @@ fn files_of_serve_start() {
     wait_or(|| s.process.output().contains("stands for no node now"), || s.process.output());
     let made = s.ok(&["users", "create", "ada@example.com"]);
     assert!(made.contains("ada@example.com"), "{made}");
-    assert!(s.ok(&["list"]).contains("photos"));
+    assert!(s.ok(&["lists"]).contains("photos"));
 }
 
 #[test]

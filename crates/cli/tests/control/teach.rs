@@ -55,7 +55,7 @@ impl Mesh {
     }
 
     fn list(&self) -> String {
-        self.serve.ok(&["list", "show", "photos"])
+        self.serve.ok(&["lists", "show", "photos"])
     }
 
     fn has(&self, addr: &str, want: bool) {

@@ -359,13 +359,13 @@ fn people_add_show_extend_and_revoke_and_the_audit_log_finds_changes() {
     g.mirror("198.51.100.1");
     // Pinned stays, the one place goes to the newcomer.
     g.expect(&["203.0.113.0/28", "198.51.100.1"]);
-    wait("the enforcer has it", || ok(&["list", "show", "dynamic-whitelist"]).contains("has it"));
-    let shown = ok(&["list", "show", "dynamic-whitelist"]);
+    wait("the enforcer has it", || ok(&["lists", "show", "dynamic-whitelist"]).contains("has it"));
+    let shown = ok(&["lists", "show", "dynamic-whitelist"]);
     assert!(
         shown.contains("office") && shown.contains("mtls") && shown.contains("pinned") && shown.contains("has it"),
         "{shown}"
     );
-    assert!(ok(&["list"]).contains("dynamic-whitelist"));
+    assert!(ok(&["lists"]).contains("dynamic-whitelist"));
     ok(&["grant", "extend", "198.51.100.1", "--for", "never"]);
     let (code, said) = g.command(&["explain", "203.0.113.3"]);
     assert!(code == 0 && said.contains("allowed") && said.contains("office"), "{said}");

@@ -89,7 +89,7 @@ fn nobody_says_who_he_is_by_a_forged_or_broken_request() {
     // What a name from a certificate holds steers no terminal and breaks no header.
     let evil = [("X-Forwarded-For", "198.51.100.98"), ("X-Gate-Cert-Subject", "CN=a\u{1b}[2J\"'{{x}},O=\u{fc}")];
     request(g.addrs[1], "GET", "/v1/learn/dynamic-whitelist", &evil);
-    let (_, said) = g.command(&["list", "show", "dynamic-whitelist"]);
+    let (_, said) = g.command(&["lists", "show", "dynamic-whitelist"]);
     assert!(!said.contains('\u{1b}') && !g.file().contains("{{"), "{said}");
 }
 

@@ -63,7 +63,7 @@ impl Learning {
         ];
         let socket = |from: &str| self.get("photos.example.com", photos, from, false, &upgrade);
         assert_eq!((socket("127.0.1.1"), socket("127.0.1.2")), (200, 403));
-        let said = self.serve.json(&["list", "show", "family"]);
+        let said = self.serve.json(&["lists", "show", "family"]);
         let g = &said["grants"][0];
         assert!(g["principal"].as_str().unwrap().contains("CN=phone"), "{said}");
         assert!(g["device"].as_str().is_some_and(|d| d.len() > 5), "{said}");

@@ -109,7 +109,7 @@ fn a_ban_keeps_proofs_out_and_is_shown_and_ended() {
     assert!(!on(&g, "198.51.100.1"), "a ban that proofs do not respect");
     let (_, said) = g.command(&["explain", "198.51.100.1"]);
     assert!(said.contains("no proof of 198.51.100.1 counts"), "{said}");
-    assert!(g.ok(&["list", "show"]).contains("no proof of 198.51.100.1 counts until 20"));
+    assert!(g.ok(&["lists", "show"]).contains("no proof of 198.51.100.1 counts until 20"));
     // By name: from everywhere, and nobody else behind the same address.
     learn(&g, "198.51.100.5", "CN=anna-phone", "a");
     learn(&g, "198.51.100.5", "CN=bert", "b");
@@ -231,7 +231,7 @@ fn one_command_is_one_transaction() {
             request(*a, "GET", "/", &[("X-Forwarded-For", &format!("203.0.113.{n}"))]);
         }
     }
-    let live = |g: &Gate| g.json(&["list", "show", LIST])["grants"].as_array().unwrap().len();
+    let live = |g: &Gate| g.json(&["lists", "show", LIST])["grants"].as_array().unwrap().len();
     let before = live(&g);
     for delay in [0, 2, 5, 9, 15, 25] {
         let mut revoke = command(&["grant", "revoke", "0.0.0.0/0", "--data-dir"]);
@@ -263,7 +263,7 @@ fn grace_never_means_never() {
             [("X-Forwarded-For", from.as_str()), ("X-Gate-Cert-Subject", "CN=anna"), ("X-Gate-Cert-Fp", "fp")];
         assert_eq!(request(at, "GET", "/v1/learn/family", &headers).0, 200);
     }
-    let shown = s.json(&["list", "show"]);
+    let shown = s.json(&["lists", "show"]);
     let left: Vec<u64> = shown["grants"]
         .as_array()
         .unwrap()
@@ -296,8 +296,8 @@ fn a_guest_with_a_link_costs_nobody_with_a_certificate_a_place() {
         let headers = [("X-Forwarded-For", guest.as_str()), ("X-Forwarded-Uri", uri.as_str())];
         assert_eq!(request(g.addrs[0], "GET", &question, &headers).0, 200);
     }
-    assert!((1..=3).all(|n| on(&g, &format!("198.51.100.{n}"))), "{}", g.ok(&["list", "show"]));
-    assert!(g.ok(&["list"]).contains("5 of 5"));
+    assert!((1..=3).all(|n| on(&g, &format!("198.51.100.{n}"))), "{}", g.ok(&["lists", "show"]));
+    assert!(g.ok(&["lists"]).contains("5 of 5"));
     let (_, said) = g.command(&["explain", "2001:db8:1::1"]);
     assert!(said.contains("was evicted") && said.contains("holds 5 guests"), "{said}");
 }
@@ -379,15 +379,15 @@ fn state_of_the_version_before_opens() {
     std::fs::write(dir.at("state/audit.jsonl"), include_bytes!("../fixtures/0.1.0-gate/audit.jsonl")).unwrap();
     let g = gate(dir.path(), &[("MAX_IP_LEN", "6")], &[]);
     for addr in ["203.0.113.50", "198.51.100.2", "2001:db8::1", "198.51.100.9", "198.51.100.77", "198.51.100.78"] {
-        assert!(on(&g, addr), "{addr}: {}\n{}", g.ok(&["list", "show"]), g.process.output());
+        assert!(on(&g, addr), "{addr}: {}\n{}", g.ok(&["lists", "show"]), g.process.output());
     }
-    let shown = g.ok(&["list", "show"]);
+    let shown = g.ok(&["lists", "show"]);
     assert!(shown.contains("CN=bert") && shown.contains("earlier") && shown.contains("pinned"), "{shown}");
     let (_, said) = g.command(&["explain", "198.51.100.79"]);
     assert!(said.contains("was revoked") && said.contains("by hand"), "{said}");
     // It goes on from there: the chain, the numbers, and who leaves first.
     learn(&g, "203.0.113.1", "CN=new", "n");
     learn(&g, "203.0.113.2", "CN=new", "o");
-    assert!(on(&g, "203.0.113.1") && on(&g, "203.0.113.2") && !on(&g, "203.0.113.50"), "{}", g.ok(&["list", "show"]));
+    assert!(on(&g, "203.0.113.1") && on(&g, "203.0.113.2") && !on(&g, "203.0.113.50"), "{}", g.ok(&["lists", "show"]));
     assert!(g.ok(&["audit", "verify"]).contains("none changed"));
 }

@@ -28,7 +28,7 @@ fn gatekeepers_source_range_follows_a_name_and_keeps_its_last_good_answer() {
         || g.entries() == ["198.51.100.1", "2001:db8::/64", "192.0.2.0/24"],
         || format!("{:?}\n{}", g.entries(), g.process.output()),
     );
-    let (_, said) = g.command(&["list", "show", "dynamic-whitelist"]);
+    let (_, said) = g.command(&["lists", "show", "dynamic-whitelist"]);
     assert!(said.contains("dns:home.example.net") && said.contains(" dns "), "{said}");
     // It moves: the new address comes, the old one goes, and the other family's with it.
     say(&dns, "home.example.net", &["198.51.100.2"]);
@@ -41,8 +41,8 @@ fn gatekeepers_source_range_follows_a_name_and_keeps_its_last_good_answer() {
             None => dns.remove("home.example.net"),
         }
         wait_or(
-            || g.command(&["list", "show", "dynamic-whitelist"]).1.to_lowercase().contains(why),
-            || format!("{why}: {}", g.command(&["list", "show", "dynamic-whitelist"]).1),
+            || g.command(&["lists", "show", "dynamic-whitelist"]).1.to_lowercase().contains(why),
+            || format!("{why}: {}", g.command(&["lists", "show", "dynamic-whitelist"]).1),
         );
         g.expect(&["198.51.100.2", "192.0.2.0/24"]);
     }
@@ -111,7 +111,7 @@ fn answers_that_do_not_count_are_said() {
     let (code, said) = g.command(&["grant", "add", "dns:priv.example.net"]);
     assert!(code == 0 && said.contains("192.168.1.9 does not count: it is a private address"), "{said}");
     assert!(said.contains("127.0.0.1 does not count"), "{said}");
-    let (_, said) = g.command(&["list", "show"]);
+    let (_, said) = g.command(&["lists", "show"]);
     assert!(said.contains("192.168.1.9 does not count"), "{said}");
     let (code, said) = g.command(&["doctor"]);
     assert!(code == 1 && said.contains("dns:priv.example.net") && said.contains("does not count"), "{said}");
@@ -140,7 +140,7 @@ fn a_file_follows_names_and_reads_them_again() {
     s.rewrite(&config("work.example.net", false));
     s.ok(&["reload"]);
     wait("the old name's address goes", || !on("198.51.100.1"));
-    wait("the new one is asked for", || s.ok(&["list", "show", "family"]).contains("10.1.2.3"));
+    wait("the new one is asked for", || s.ok(&["lists", "show", "family"]).contains("10.1.2.3"));
     assert!(!on("10.1.2.3"), "a private address is not learnt");
     s.rewrite(&config("work.example.net", true));
     s.ok(&["reload"]);

@@ -233,7 +233,7 @@ fn teachers_and_enforcers_of_the_gate_come_and_go() {
         assert!(code == 1 && said.contains(wanted), "{said}");
         assert_eq!(prove(second, "198.51.100.3"), 200);
     }
-    assert!(serve.ok(&["list"]).contains("other.yml"), "{}", serve.ok(&["list"]));
+    assert!(serve.ok(&["lists"]).contains("other.yml"), "{}", serve.ok(&["lists"]));
 }
 
 #[test]
@@ -277,12 +277,28 @@ fn one_process_has_one_socket_and_two_of_one_directory_do_not_hide_each_other() 
     let name = format!("edge-{control}.sock");
     wait_or(|| state.join(&name).exists(), || edge.output());
     assert_eq!(link(&name), None, "a socket of its own");
-    serve.ok(&["list"]);
-    serve.ok(&["explain", "127.0.0.1", "--control-port", &control.to_string()]);
+    let port = control.to_string();
+    let both = serve.json(&["lists"]);
+    assert!(both["lists"][0]["source"].is_string() && both["gate"]["lists"][0]["enforcers"].is_array(), "{both}");
+    assert!(serve.json(&["lists", "--control-port", &port])["gate"].is_null());
+    assert_eq!(serve.json(&["lists", "show", "office"])["name"], "office");
+    assert_eq!(serve.json(&["lists", "show", "control"])["name"], "control", "a list of the edge alone");
+    serve.ok(&["explain", "127.0.0.1", "--control-port", &port]);
     serve.ok(&["clock", "show"]);
     edge.stop();
     wait_or(|| !state.join(&name).exists(), || edge.output());
-    serve.ok(&["list"]);
+    // The gate alone, by its socket's one name; what another process left behind is nobody.
+    std::fs::remove_file(state.join("gate.sock")).unwrap();
+    std::os::unix::fs::symlink("portcullis.sock", state.join(&name)).unwrap();
+    let alone = serve.json(&["lists"]);
+    assert!(alone["lists"][0]["enforcers"].is_array() && alone["gate"].is_null(), "{alone}");
+    assert_eq!(serve.json(&["list"]), alone, "as it was spelled before");
+    serve.ok(&["doctor"]);
+    let (code, said) = serve.command(&["lists", "--control-port", &port]);
+    assert!(code == 1 && said.contains(&format!("{name}: a process without an edge")), "{said}");
+    let (code, said) = serve.command(&["users", "list"]);
+    let tried = "(portcullis.sock: a process without a coordination server; control.sock: not there)";
+    assert!(code == 1 && said.contains(tried) && said.contains("`portcullis control`"), "{said}");
     let process = serve.process.pid();
     drop(serve);
     assert!(!state.join("portcullis.sock").exists() && link("gate.sock").is_none(), "{process} left its sockets");

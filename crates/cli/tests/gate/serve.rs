@@ -33,7 +33,7 @@ fn the_manuals_file_starts() {
     let plain = || std::fs::read_to_string(dir.at("family.txt")).unwrap_or_default();
     wait_or(|| plain() == "192.168.0.0/16\n198.51.100.1\n", plain);
     assert!(request(check, "GET", "/metrics", &[]).1.contains("portcullis_gate_grants{list=\"family\"} 1"));
-    let said = s.ok(&["list"]);
+    let said = s.ok(&["lists"]);
     assert!(said.contains("family") && said.contains("photos"), "{said}");
 }
 
@@ -188,7 +188,7 @@ fn the_file_is_read_again_and_a_bad_one_changes_nothing() {
     wait("the plain file has the guest", || {
         std::fs::read_to_string(dir.at("photos.txt")).unwrap_or_default() == "198.51.100.9\n"
     });
-    let said = s.ok(&["list", "show", "photos"]);
+    let said = s.ok(&["lists", "show", "photos"]);
     assert!(said.contains("guest of immich") && said.contains("traefik") && said.contains("photos.txt"), "{said}");
     // The file of the list: within a second, by itself.
     std::fs::write(dir.at("office.txt"), "192.0.2.0/28\n203.0.113.0/24\n").unwrap();

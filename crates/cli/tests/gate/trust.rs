@@ -20,7 +20,7 @@ use stage::{Dir, certificates, peers, ports, wait, wait_or};
 const INFO: &str = "X-Forwarded-Tls-Client-Cert-Info: Subject%3D%22CN%3Downer-anna%22%3BSerialNumber%3D%2218%22";
 
 fn names(s: &Serve) -> Vec<String> {
-    let said = s.json(&["list", "show", "family"]);
+    let said = s.json(&["lists", "show", "family"]);
     said["grants"].as_array().unwrap().iter().map(|g| g["principal"].as_str().unwrap_or("-").to_string()).collect()
 }
 

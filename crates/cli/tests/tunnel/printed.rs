@@ -351,7 +351,7 @@ fn a_game_server() {
     assert!(plays(&m.stranger), "open before the gate runs");
     let [gate, grants @ ..] = &commands("game-server")[..] else { panic!("no commands") };
     let gate = m.start(&m.edge, &format!("exec {gate}"));
-    let answers = || m.shell(&m.edge, "portcullis list").output().is_ok_and(|o| o.status.success());
+    let answers = || m.shell(&m.edge, "portcullis lists").output().is_ok_and(|o| o.status.success());
     stage::eventually(START, || answers().then_some(()).ok_or("no gate"))
         .unwrap_or_else(|e| panic!("{e}\n{}", gate.output()));
     assert!(!plays(&m.stranger) && !plays(&m.visitor), "{}", gate.output());

@@ -54,7 +54,7 @@ fn full(gate: &Gate, found: &mut Vec<Finding>) {
             found.push(Finding::new(
                 FindingId::ListFull,
                 what,
-                format!("raise {max}, or end what nobody needs: `portcullis list show {list}`"),
+                format!("raise {max}, or end what nobody needs: `portcullis lists show {list}`"),
             ));
         }
         if room.guests_evicted > 0 {

@@ -1,7 +1,6 @@
 //! What every process answers, and every edge: `reload`, `explain`, `lists`, `doctor`, `status`. In: admission and the
 //! run. Out: answers for the command line.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::api::{
@@ -17,12 +16,6 @@ use crate::admission::Admission;
 use crate::hint::{self, Hinted};
 use crate::lists::Lists;
 use crate::run::Run;
-
-/// Where the edge with this control port listens for commands.
-#[must_use]
-pub fn edge_socket(data_dir: &Path, control_port: u16) -> PathBuf {
-    data_dir.join(format!("edge-{control_port}.sock"))
-}
 
 /// Who stands behind an address on a list at the admission: the grants of the gate. Nobody where there is no gate.
 pub type Behind = Arc<dyn Fn(&str, Addr) -> gate::Behind + Send + Sync>;

@@ -24,8 +24,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
-pub use ask::{ask, edges, find};
-pub use edge::{Behind, edge_socket, edge_verbs, reload_verbs, stale};
+pub use ask::{Component, Found, find, look, request};
+pub use edge::{Behind, edge_verbs, reload_verbs, stale};
 
 use crate::hint::{self, Hinted};
 use crate::run::Run;
@@ -94,6 +94,24 @@ impl Verbs {
 
 /// The socket of a process in its data directory.
 pub const SOCKET: &str = "portcullis.sock";
+
+/// The name of an edge's socket before a process had one for all, by its control port.
+#[must_use]
+pub fn edge_socket(data_dir: &Path, control_port: u16) -> PathBuf {
+    data_dir.join(format!("edge-{control_port}.sock"))
+}
+
+/// The name of a gate's socket before a process had one for all.
+#[must_use]
+pub fn gate_socket(data_dir: &Path) -> PathBuf {
+    data_dir.join("gate.sock")
+}
+
+/// The name of a coordination server's socket before a process had one for all.
+#[must_use]
+pub fn control_socket(data_dir: &Path) -> PathBuf {
+    data_dir.join("control.sock")
+}
 
 /// Longest request: a policy text fits later, a flood does not.
 const MAX_REQUEST: u64 = 4 << 20;
