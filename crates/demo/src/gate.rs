@@ -5,8 +5,10 @@
 //! through it to the gate, and an album whose share links are alive or dead. The clock that runs ahead is simulated.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,13 +22,14 @@ use gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
 use gate::ledger::Ahead;
 use gate::share::Share;
 use gate::{self, Gate, GateSettings};
+use net::serve::Listener;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use runtime::run::Run;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::Steps;
@@ -56,7 +59,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Chapter {
     pub(super) gate: Gate,
     ahead: Arc<AtomicU64>,
-    teacher: SocketAddr,
+    site: SocketAddr,
     album: SocketAddr,
     shares: SocketAddr,
     with_cert: Arc<ClientConfig>,
@@ -65,7 +68,7 @@ pub(super) struct Chapter {
 
 impl Chapter {
     pub(super) async fn start(run: &Run, folder: &Path) -> Result<Chapter> {
-        let album = serve_album(run).await?;
+        let album = serve_album(run)?;
         let ahead: Arc<AtomicU64> = Arc::default();
         // All visitors of the demo come from loopback, which a real list does not learn.
         let rules = Rules { ttl: Some(TTL), learn_private: true, ..Rules::default() };
@@ -96,8 +99,8 @@ impl Chapter {
         let gate = gate::start(settings, run)?;
         let (mirror, shares) = (*gate.addrs.first().context("no intake")?, *gate.addrs.get(1).context("no shares")?);
         let tls = Certificates::make()?;
-        let teacher = serve_teacher(run, tls.server, mirror).await?;
-        Ok(Chapter { gate, ahead, teacher, album, shares, with_cert: tls.with_cert, without: tls.without })
+        let site = serve_site(run, tls.server, mirror)?;
+        Ok(Chapter { gate, ahead, site, album, shares, with_cert: tls.with_cert, without: tls.without })
     }
 
     /// Tells the chapter. `edge`: where visitors connect; `explain`: why an address may reach a host.
@@ -114,9 +117,9 @@ impl Chapter {
         let shut = |a: &Answer| matches!(a, Answer::Closed | Answer::Page(403, _));
         let answer = visitor::get(PHONE, edge, "/", &home).await;
         steps.check(&format!("{PHONE}, a phone, asks for {HOME}"), &answer.to_string(), shut(&answer));
-        let said = self.visit_teacher(self.without.clone()).await;
+        let said = self.visit_site(self.without.clone()).await;
         steps.check("… and the other site without a certificate", &said.to_string(), said == Reached::Refused);
-        let said = self.visit_teacher(self.with_cert.clone()).await;
+        let said = self.visit_site(self.with_cert.clone()).await;
         steps.check("… and that one with its certificate", &said.to_string(), said == Reached::Status(200));
         let answer = until(PHONE, edge, &home, open).await;
         steps.check(&format!("… and {HOME} again: let in"), &answer.to_string(), open(&answer));
@@ -148,7 +151,7 @@ impl Chapter {
     pub(super) fn say_where(&self) {
         say::line(format_args!(
             "  gate              https://{}   a site that demands a client certificate, mirrored to the gate",
-            self.teacher
+            self.site
         ));
         say::line(format_args!("                    http://{}    an album with share links", self.album));
     }
@@ -160,13 +163,13 @@ impl Chapter {
     }
 
     /// The phone at the site with the certificate: the status, or that it was refused.
-    async fn visit_teacher(&self, config: Arc<ClientConfig>) -> Reached {
+    async fn visit_site(&self, config: Arc<ClientConfig>) -> Reached {
         let ask = async {
-            let tcp = dial(PHONE, self.teacher).await?;
-            let name = ServerName::try_from("teacher.example")?;
+            let tcp = dial(PHONE, self.site).await?;
+            let name = ServerName::try_from("site.example")?;
             let tls = TlsConnector::from(config).connect(name, tcp).await?;
             // With TLS 1.3 the site's refusal arrives with the first answer.
-            status(tls, "GET / HTTP/1.1\r\nHost: teacher.example\r\nConnection: close\r\n\r\n").await
+            status(tls, "GET / HTTP/1.1\r\nHost: site.example\r\nConnection: close\r\n\r\n").await
         };
         match tokio::time::timeout(REQUEST_TIMEOUT, ask).await {
             Ok(Ok(status)) => Reached::Status(status),
@@ -213,70 +216,59 @@ async fn until(from: &str, edge: SocketAddr, host: &str, wanted: impl Fn(&Answer
     }
 }
 
-/// A site that lets in whoever has a certificate of its CA, and mirrors each request to the gate.
-async fn serve_teacher(run: &Run, config: Arc<ServerConfig>, gate: SocketAddr) -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let at = listener.local_addr()?;
-    let acceptor = TlsAcceptor::from(config);
-    let (visits, stopping) = (run.clone(), run.stopping());
-    run.spawn("demo teacher", async move {
-        tokio::pin!(stopping);
-        loop {
-            let (tcp, peer) = tokio::select! {
-                () = &mut stopping => return Ok(()),
-                accepted = listener.accept() => accepted?,
-            };
-            let acceptor = acceptor.clone();
-            visits.visit("demo teacher", async move {
-                let work = async {
-                    let mut tls = acceptor.accept(tcp).await?;
-                    read_head(&mut tls).await?;
-                    // The mirror: the same request, with who came and by which certificate.
-                    let mirrored = format!(
-                        "GET / HTTP/1.1\r\nHost: gate\r\nX-Forwarded-For: {}\r\nX-Gate-Cert-Subject: CN=phone\r\nConnection: close\r\n\r\n",
-                        peer.ip()
-                    );
-                    status(TcpStream::connect(gate).await?, &mirrored).await?;
-                    tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await?;
-                    anyhow::Ok(tls.shutdown().await?)
-                };
-                // Whoever has no certificate ends here.
+/// Serves connections at a free port of this machine until the run stops.
+fn serve<F>(
+    run: &Run,
+    name: &'static str,
+    work: impl Fn(TcpStream, SocketAddr) -> F + Send + 'static,
+) -> Result<SocketAddr>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let listener = Listener::bind(name, SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let (at, visits) = (listener.local_addr()?, run.clone());
+    run.spawn(name, async move {
+        let mut stopping = pin!(visits.stopping());
+        while let Some((tcp, peer)) = listener.accept_until(stopping.as_mut()).await {
+            let work = work(tcp, peer);
+            visits.visit(name, async move {
                 let _ = tokio::time::timeout(REQUEST_TIMEOUT, work).await;
             });
         }
+        Ok(())
     });
     Ok(at)
 }
 
-/// An album: one live share link, 404 for every other.
-async fn serve_album(run: &Run) -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let at = listener.local_addr()?;
-    let (visits, stopping) = (run.clone(), run.stopping());
-    run.spawn("demo album", async move {
-        tokio::pin!(stopping);
-        loop {
-            let (mut tcp, _) = tokio::select! {
-                () = &mut stopping => return Ok(()),
-                accepted = listener.accept() => accepted?,
-            };
-            visits.visit("demo album", async move {
-                let work = async {
-                    let head = read_head(&mut tcp).await?;
-                    let alive = head.starts_with(&format!("GET {LIVE} "));
-                    let line = if alive { "200 OK" } else { "404 Not Found" };
-                    anyhow::Ok(
-                        tcp.write_all(
-                            format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes(),
-                        )
-                        .await?,
-                    )
-                };
-                let _ = tokio::time::timeout(REQUEST_TIMEOUT, work).await;
-            });
+/// A site that lets in whoever has a certificate of its CA, and mirrors each request to the gate.
+fn serve_site(run: &Run, config: Arc<ServerConfig>, gate: SocketAddr) -> Result<SocketAddr> {
+    let acceptor = TlsAcceptor::from(config);
+    serve(run, "demo site", move |tcp, peer| {
+        let acceptor = acceptor.clone();
+        async move {
+            // Whoever has no certificate ends here.
+            let mut tls = acceptor.accept(tcp).await?;
+            read_head(&mut tls).await?;
+            // The mirror: the same request, with who came and by which certificate.
+            let mirrored = format!(
+                "GET / HTTP/1.1\r\nHost: gate\r\nX-Forwarded-For: {}\r\nX-Gate-Cert-Subject: CN=phone\r\nConnection: close\r\n\r\n",
+                peer.ip()
+            );
+            status(TcpStream::connect(gate).await?, &mirrored).await?;
+            tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await?;
+            Ok(tls.shutdown().await?)
         }
-    });
-    Ok(at)
+    })
+}
+
+/// An album: one live share link, 404 for every other.
+fn serve_album(run: &Run) -> Result<SocketAddr> {
+    serve(run, "demo album", |mut tcp, _| async move {
+        let head = read_head(&mut tcp).await?;
+        let line = if head.starts_with(&format!("GET {LIVE} ")) { "200 OK" } else { "404 Not Found" };
+        let answer = format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        Ok(tcp.write_all(answer.as_bytes()).await?)
+    })
 }
 
 async fn read_head(io: &mut (impl AsyncRead + Unpin)) -> Result<String> {
@@ -328,7 +320,7 @@ impl Certificates {
         let mut roots = RootCertStore::empty();
         roots.add(ca_cert.der().clone())?;
         let roots = Arc::new(roots);
-        let (site, site_key) = leaf("teacher.example", ExtendedKeyUsagePurpose::ServerAuth)?;
+        let (site, site_key) = leaf("site.example", ExtendedKeyUsagePurpose::ServerAuth)?;
         let (phone, phone_key) = leaf("phone", ExtendedKeyUsagePurpose::ClientAuth)?;
         let verifier = WebPkiClientVerifier::builder(roots.clone()).build()?;
         let server =
