@@ -48,11 +48,11 @@ pub fn store(data_dir: &Path, named: Option<&str>, must_be_there: bool) -> anyho
     }
 }
 
-/// Copies a store into a new file, running or not. An older copy there is replaced when the new one is whole.
+/// Copies a store into a new file, running or not. With `force` an older copy there is replaced when the new one is whole.
 ///
 /// # Errors
-/// It cannot be read or written, or another file is there; that stays.
-pub fn backup(store: &Path, to: &Path) -> anyhow::Result<()> {
+/// It cannot be read or written, or a file is there; that stays.
+pub fn backup(store: &Path, to: &Path, force: bool) -> anyhow::Result<()> {
     let failed = || format!("{} was not backed up", store.display());
     let folder = |p: &Path| match p.parent() {
         Some(d) if d.as_os_str().is_empty() => Path::new(".").canonicalize().ok(),
@@ -69,6 +69,12 @@ pub fn backup(store: &Path, to: &Path) -> anyhow::Result<()> {
         return Err(Hinted::error(
             format!("{}: {} is where a process has its store", failed(), to.display()),
             "give the copy another name, best on another disk",
+        ));
+    }
+    if !force && to.symlink_metadata().is_ok() {
+        return Err(Hinted::error(
+            format!("{}: {} is there already", failed(), to.display()),
+            "give the copy another name, such as one with the date, or replace it with `--force`",
         ));
     }
     store::copy(store, to, room(store)).with_context(failed)

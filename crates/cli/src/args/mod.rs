@@ -85,9 +85,19 @@ pub(crate) enum ClockCommand {
     },
 }
 
-/// `backup`, `restore`.
+/// `backup`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    pub(crate) copy: CopyArgs,
+    /// Replace an older copy of that name [default: false]
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// A copy, and the store that it is of.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CopyArgs {
     /// The copy
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
@@ -132,7 +142,7 @@ pub(crate) enum Command {
     /// Copy what a gate or a coordination server stores, while it runs or not
     Backup(BackupArgs),
     /// Put a copy in the place of what is stored; the process must be stopped, and what was there is kept beside
-    Restore(BackupArgs),
+    Restore(CopyArgs),
     /// See it work: a service, an edge and a client on this machine, with real requests
     Demo(DemoArgs),
     /// Say whether a running edge or gate lets an address in, and why

@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use crate::args::{BackupArgs, GlobalArgs};
+use crate::args::{BackupArgs, CopyArgs, GlobalArgs};
 use crate::fail::{Done, Fail};
 use crate::{resolve, say};
 
 /// `backup`: works while the process runs.
-pub(crate) fn backup(a: &BackupArgs, global: &GlobalArgs) -> Done {
+pub(crate) fn backup(args: &BackupArgs, global: &GlobalArgs) -> Done {
+    let a = &args.copy;
     is_a_file(&a.file)?;
     let dir = resolve::data_dir(global.data_dir.clone())?;
     let store = runtime::backup::store(&dir, a.store.as_deref(), true)?;
-    runtime::backup::backup(&store, &a.file)?;
+    runtime::backup::backup(&store, &a.file, args.force)?;
     say::line(format!(
         "{} is copied to {}; it holds keys, keep it as safe as the original",
         store.display(),
@@ -21,7 +22,7 @@ pub(crate) fn backup(a: &BackupArgs, global: &GlobalArgs) -> Done {
 }
 
 /// `restore`: for a process that is stopped.
-pub(crate) fn restore(a: &BackupArgs, global: &GlobalArgs) -> Done {
+pub(crate) fn restore(a: &CopyArgs, global: &GlobalArgs) -> Done {
     is_a_file(&a.file)?;
     let dir = resolve::data_dir(global.data_dir.clone())?;
     let store = runtime::backup::place(&a.file, &dir, a.store.as_deref())?;

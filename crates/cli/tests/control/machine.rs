@@ -150,13 +150,16 @@ fn a_running_server_is_backed_up_and_a_stopped_one_is_put_back() {
     let copy = dir.at("copy.db").display().to_string();
     control.user("ada");
     control.ok(&["backup", &copy]);
+    let (code, there) = control.command(&["backup", &copy]);
+    assert!(code == 1 && there.contains("is there already") && there.contains("--force"), "{there}");
+    control.ok(&["backup", &copy, "--force"]);
     control.user("bob");
     let (code, refused) = control.command(&["restore", &copy]);
     assert!(code != 0 && refused.contains("a process uses"), "{refused}");
     control.process.stop();
     let letter = dir.write("letter.txt", "dear reader").display().to_string();
-    for words in [["restore", &letter], ["backup", &letter]] {
-        assert!(control.try_run(&words).is_err());
+    for words in [&["restore", &letter][..], &["backup", &letter], &["backup", &letter, "--force"]] {
+        assert!(control.try_run(words).is_err());
     }
     assert!(control.ok(&["restore", &copy]).contains("kept as"));
     control.again();
@@ -218,10 +221,8 @@ fn backup_lines(dir: &Dir, server: &mut impl Server, copy: &str) {
         let done = Outcome::of(command(&words).current_dir(dir.path()));
         (done.code, done.all())
     };
-    for _ in 0..2 {
-        let (code, text) = line("backup");
-        assert_eq!(code, 0, "{text}");
-    }
+    let (code, text) = line("backup");
+    assert_eq!(code, 0, "{text}");
     let (code, text) = line("restore");
     assert!(code == 1 && text.contains("a process uses") && text.contains("hint: stop it first"), "{text}");
     server.process_mut().stop();
