@@ -234,7 +234,7 @@ pub fn parts(value: &str, from: &str, dir: Option<&Path>) -> anyhow::Result<Vec<
     }
     let mut out = Vec::new();
     if !text.replace(',', " ").trim().is_empty() {
-        parse_list(&text).map_err(|e| anyhow::anyhow!("{}", in_text(from, &e)))?;
+        parse_list(&text).map_err(|e| BadEntry::new(from, &e))?;
         out.push(ListPart::Text { text, from: from.to_string() });
     }
     out.extend(files);
@@ -401,7 +401,7 @@ fn read_part(
             Ok("default 0.0.0.0/0,::/0".to_string())
         }
         ListPart::Text { text, from } => {
-            let list = parse_list(text).map_err(|e| anyhow::anyhow!("{}", in_text(from, &e)))?;
+            let list = parse_list(text).map_err(|e| BadEntry::new(from, &e))?;
             for w in &list.warnings {
                 warnings.push(format!("{from}: `{}` has host bits, read as `{}`", w.text, w.normal));
             }
@@ -461,13 +461,40 @@ fn read_file(path: &Path) -> anyhow::Result<String> {
     })
 }
 
-fn in_text(from: &str, e: &addr::ListError) -> String {
-    let name = e.text.strip_prefix("dns:").unwrap_or(&e.text);
-    let label = |l: &str| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    let is_name = name.split('.').all(label) && name.bytes().any(|b| b.is_ascii_alphabetic());
-    let hint = if is_name { format!("; a name is followed as `dns:{name}`") } else { String::new() };
-    format!("{from}, column {}: `{}`: {}{hint}", e.column, e.text, e.reason)
+/// An entry of a list that is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadEntry {
+    /// The flag, variable or file, and the column.
+    pub place: String,
+    /// What stands there.
+    pub text: String,
+    reason: String,
+    /// It is a host name, which a list follows if it is written as `dns:NAME`.
+    pub name: Option<String>,
 }
+
+impl BadEntry {
+    fn new(from: &str, e: &addr::ListError) -> BadEntry {
+        let name = e.text.strip_prefix("dns:").unwrap_or(&e.text);
+        let label = |l: &str| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        let is_name = name.split('.').all(label) && name.bytes().any(|b| b.is_ascii_alphabetic());
+        BadEntry {
+            place: format!("{from}, column {}", e.column),
+            text: e.text.clone(),
+            reason: e.reason.to_string(),
+            name: is_name.then(|| name.to_string()),
+        }
+    }
+}
+
+impl std::fmt::Display for BadEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: `{}`: {}", self.place, self.text, self.reason)?;
+        self.name.as_ref().map_or(Ok(()), |name| write!(f, "; a name is followed as `dns:{name}`"))
+    }
+}
+
+impl std::error::Error for BadEntry {}
 
 fn summary(list: &List) -> String {
     match &*list.set.prefixes() {

@@ -25,10 +25,10 @@ pub(crate) fn set_of(
     let parts = if flags.is_empty() {
         match file {
             None => return Ok(AddrSet::default()),
-            Some((value, read)) => from_file(value, read)?,
+            Some((value, read)) => from_file(value, read).map_err(|e| no_name(&e).unwrap_or_else(|| e.into()))?,
         }
     } else {
-        from_flags(flags, place).map_err(Fail::misused)?
+        from_flags(flags, place).map_err(|e| no_name(&e).unwrap_or_else(|| Fail::misused(e)))?
     };
     if let Some(ListPart::Named { name: list, from }) = parts.iter().find(|p| matches!(p, ListPart::Named { .. })) {
         return Err(Fail::usage(
@@ -38,19 +38,26 @@ pub(crate) fn set_of(
     }
     let mut loaded = lists::load(&[ListSource { name: name.to_string(), parts }], None)?;
     if let Some(host) = loaded.hosts.iter().flatten().next() {
-        return Err(Fail::usage(
-            format!(
-                "{place}: `{}` cannot say whom to believe: whoever answers for the name would choose",
-                host.entry()
-            ),
-            "name the proxies by their addresses",
-        ));
+        return Err(believed_by_name(place, &host.entry()));
     }
     // `none` is this set's default: that it is empty deserves no word.
     for w in &loaded.warnings {
         notes.warning(w.clone());
     }
     Ok(loaded.lists.pop().map(|l| l.set).unwrap_or_default())
+}
+
+/// The failure of a host name where whom to believe is said, `dns:` or not.
+fn no_name(e: &anyhow::Error) -> Option<Fail> {
+    let bad = e.downcast_ref::<lists::BadEntry>().filter(|bad| bad.name.is_some())?;
+    Some(believed_by_name(&bad.place, &bad.text))
+}
+
+fn believed_by_name(place: &str, name: &str) -> Fail {
+    Fail::usage(
+        format!("{place}: `{name}` cannot say whom to believe: whoever answers for the name would choose"),
+        "name the proxies by their addresses, or by their network, such as 172.20.0.0/16",
+    )
 }
 
 /// Says if untrusted peers are among the proxies that are believed.
