@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gate::GateSettings;
-use runtime::lists::ListSource;
 use server::{Config, ControlConfig, node_lists};
-use tunnel::settings::{EdgeSettings, EdgeTls, TcpPlane};
+use tunnel::settings::{EdgeSettings, EdgeTls, EdgeToken, TcpPlane};
 use tunnel_proto::connect::TokenPlace;
 use tunnel_proto::http1::forwarded::IdentityFields;
 use tunnel_proto::upstream::PortRanges;
@@ -63,6 +62,18 @@ pub(crate) fn load_config(told: Option<&Path>) -> Result<Option<Read>, Fail> {
     Ok(Some(file::read(path)?))
 }
 
+/// What an edge is told, and where remarks go.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    kind: Kind,
+    args: &'a EdgeArgs,
+    /// The file's keys; none were given if there is no file.
+    f: &'a EdgeFile,
+    file: Option<&'a Read>,
+    given: &'a Given,
+    notes: &'a Notes,
+}
+
 /// Resolves everything.
 ///
 /// # Errors
@@ -75,112 +86,157 @@ pub(crate) fn edge(
     given: &Given,
 ) -> Result<EdgePlan, Fail> {
     args.inlets.judge(given)?;
-    let notes = Notes::default();
-    let none = EdgeFile::default();
+    let (notes, none) = (Notes::default(), EdgeFile::default());
     let f = file.map_or(&none, |r| &r.edge);
-    let in_dir = |p: &PathBuf| file.map_or_else(|| p.clone(), |r| r.dir().join(p));
-    let data_dir = super::data_dir(global.data_dir.clone().or_else(|| f.data_dir.as_ref().map(in_dir)))?;
-
-    let default_control = if kind == Kind::Classic { CLASSIC_CONTROL_PORT } else { CONTROL_PORT };
-    let control_port = args.listen.control_port.or(f.control_port).unwrap_or(default_control);
-    let control =
-        SocketAddr::new(args.listen.control_addr.or(f.control_addr).unwrap_or_else(every_address), control_port);
-    let data_addr = args.listen.data_addr.or(f.data_addr).unwrap_or_else(every_address);
-    let http_port = args.listen.port.or(f.port).unwrap_or(HTTP_PORT);
-    // A file of a gate or a mesh alone need not say that there is no tunnel.
-    let alone = (f.gate.is_some() || f.control.is_some())
-        && [f.token_file.is_some(), f.token_files.is_some(), f.token_env.is_some(), f.tokens.is_some()] == [false; 4]
-        && [f.port.is_some(), f.control_port.is_some(), f.allow_ports.is_some()] == [false; 3]
-        && [args.listen.port.is_some(), args.listen.control_port.is_some(), args.listen.allow_ports.is_some()]
-            == [false; 3]
-        && token::find(&args.token, given, &notes)?.is_none();
-    let http = (kind != Kind::Tcp && f.http.unwrap_or(!alone)).then(|| SocketAddr::new(data_addr, http_port));
-    if http.is_some() && http_port == control_port && http_port != 0 {
-        return Err(Fail::usage(
-            format!("the HTTP plane and the control plane both want port {http_port}"),
-            "give another `--port` or `--control-port`",
-        ));
-    }
-    let default_ports = if kind == Kind::Tcp { PortRanges::all() } else { PortRanges::none() };
-    let allow_ports = args.listen.allow_ports.clone().or_else(|| f.allow_ports.clone()).unwrap_or(default_ports);
-    let tcp = (allow_ports.count() > 0).then_some(TcpPlane { addr: data_addr, allow_ports });
+    let told = Told { kind, args, f, file, given, notes: &notes };
+    let data_dir = super::data_dir(global.data_dir.clone().or_else(|| f.data_dir.as_ref().map(|p| told.beside(p))))?;
+    let planes = told.planes()?;
     let gate = file.map(|r| gate_file::plan(r, data_dir.clone(), &notes)).transpose()?.flatten();
     if gate.is_some() && f.gate.as_ref().is_none_or(|g| g.trusted_proxies.is_none()) {
         gate_shared::say_private_proxies("`trusted_proxies` under [gate]", &notes);
     }
-    let control_server = control_section(f, file, &data_dir, gate.as_ref(), &notes)?;
-    let drain = args.limits.drain.or(f.drain).unwrap_or(runtime::run::DRAIN);
-    let mut files: Vec<PathBuf> = file.map(|r| r.path.clone()).into_iter().collect();
-    if let Some(read) = file.filter(|_| gate.is_some()) {
-        files.extend(gate_file::files(read)?);
-    }
-    let config_has_more = gate.is_some() || control_server.is_some();
-    let config = |tunnel: Option<EdgeSettings>, lists: Vec<ListSource>, files: Vec<PathBuf>, notes: Notes| Config {
-        data_dir: data_dir.clone(),
-        drain,
-        tunnel,
-        lists,
+    let control = control_section(f, file, &data_dir, gate.as_ref(), &notes)?;
+    let mut config = Config {
+        drain: args.limits.drain.or(f.drain).unwrap_or(runtime::run::DRAIN),
+        tunnel: None,
+        lists: Vec::new(),
+        files: told.files(gate.is_some())?,
         gate,
-        control: control_server,
-        files,
-        notes: notes.into_vec(),
+        control,
+        notes: Vec::new(),
+        data_dir,
     };
-    if config_has_more && http.is_none() && tcp.is_none() {
-        return Ok(EdgePlan { config: config(None, Vec::new(), files, notes), token_place: None });
-    }
-    if http.is_none() && tcp.is_none() {
+    let mut token_place = None;
+    if planes.http.is_some() || planes.tcp.is_some() {
+        let tokens = tokens(&args.token, file, given, &notes)?;
+        config.files.extend(tokens.files);
+        token_place = tokens.place;
+        let tls = told.tls(&config.data_dir, planes.control)?;
+        if let EdgeTls::Own { cert, key } = &tls {
+            config.files.extend([cert.clone(), key.clone()]);
+        }
+        config.tunnel = Some(told.settings(planes, tokens.all, tls)?);
+        config.lists = at_doors(&args.lists, given, file)?;
+    } else if config.gate.is_none() && config.control.is_none() {
         return Err(Fail::usage(
             "this edge would serve nothing: HTTP is off and no TCP port is allowed",
             "give `--allow-ports`, or turn `http` on",
         ));
     }
+    config.notes = notes.into_vec();
+    Ok(EdgePlan { config, token_place })
+}
 
-    let tokens = tokens(&args.token, file, given, &notes)?;
-    files.extend(tokens.files);
-    let tls = tls(kind, args, f, &in_dir, &data_dir, control, &notes)?;
-    if let EdgeTls::Own { cert, key } = &tls {
-        files.extend([cert.clone(), key.clone()]);
+/// Where an edge listens.
+struct Planes {
+    control: SocketAddr,
+    http: Option<SocketAddr>,
+    tcp: Option<TcpPlane>,
+}
+
+impl Told<'_> {
+    /// A path of the file starts where the file lies.
+    fn beside(&self, path: &PathBuf) -> PathBuf {
+        self.file.map_or_else(|| path.clone(), |r| r.dir().join(path))
     }
-    let trusted_proxies = set_of(
-        "trusted-proxies",
-        &args.front.trusted_proxies,
-        f.trusted_proxies.as_ref().zip(file),
-        &given.place("trusted_proxies"),
-        &notes,
-    )?;
-    say_wide(&trusted_proxies, "--trusted-proxies", &notes);
-    let lb = args.front.lb_proxy_protocol.or(f.lb_proxy_protocol).and_then(|p| p.0);
-    if lb.is_some() && trusted_proxies.is_empty() {
-        notes.info(
-            "a PROXY line is believed from loopback and private addresses only; name the balancer with --trusted-proxies if it has another",
-        );
+
+    /// True if there is no tunnel: a file of a gate or a mesh alone need not say so.
+    fn no_tunnel(&self) -> Result<bool, Fail> {
+        let (f, listen) = (self.f, &self.args.listen);
+        let tokens = [f.token_file.is_some(), f.token_files.is_some(), f.token_env.is_some(), f.tokens.is_some()];
+        let ports = [f.port.is_some(), f.control_port.is_some(), f.allow_ports.is_some()];
+        let flags = [listen.port.is_some(), listen.control_port.is_some(), listen.allow_ports.is_some()];
+        Ok((f.gate.is_some() || f.control.is_some())
+            && !tokens.iter().chain(&ports).chain(&flags).any(|given| *given)
+            && token::find(&self.args.token, self.given, self.notes)?.is_none())
     }
-    let max_visitors = args.limits.max_visitors.or(f.max_visitors).unwrap_or(MAX_VISITORS);
-    let settings = EdgeSettings {
-        control,
-        http,
-        tcp,
-        tokens: tokens.all,
-        tls,
-        trusted_proxies,
-        trusted_header: args.front.trusted_header.or(f.trusted_header).unwrap_or_default(),
-        identity_fields: identity(args, f, given)?,
-        stall: stall(args, f)?,
-        proxy_protocol: args.front.proxy_protocol.or(f.proxy_protocol).and_then(|p| p.0),
-        lb_proxy_protocol: lb,
-        grace: args.limits.grace.or(f.grace).unwrap_or(DEFAULT_RECONNECT_GRACE),
-        max_visitors: max_visitors as usize,
-        max_visitors_per_source: args
-            .limits
-            .max_visitors_per_source
-            .or(f.max_visitors_per_source)
-            .unwrap_or_else(|| max_visitors.div_ceil(4)) as usize,
-    };
-    if args.limits.disable_transport_wrapping.is_some() {
-        notes.info("--disable-transport-wrapping is accepted for old scripts; nothing is wrapped here");
+
+    fn planes(&self) -> Result<Planes, Fail> {
+        let (f, listen, kind) = (self.f, &self.args.listen, self.kind);
+        let default_control = if kind == Kind::Classic { CLASSIC_CONTROL_PORT } else { CONTROL_PORT };
+        let control_port = listen.control_port.or(f.control_port).unwrap_or(default_control);
+        let control =
+            SocketAddr::new(listen.control_addr.or(f.control_addr).unwrap_or_else(every_address), control_port);
+        let data_addr = listen.data_addr.or(f.data_addr).unwrap_or_else(every_address);
+        let http_port = listen.port.or(f.port).unwrap_or(HTTP_PORT);
+        let no_tunnel = self.no_tunnel()?;
+        let http = (kind != Kind::Tcp && f.http.unwrap_or(!no_tunnel)).then(|| SocketAddr::new(data_addr, http_port));
+        if http.is_some() && http_port == control_port && http_port != 0 {
+            return Err(Fail::usage(
+                format!("the HTTP plane and the control plane both want port {http_port}"),
+                "give another `--port` or `--control-port`",
+            ));
+        }
+        let default_ports = if kind == Kind::Tcp { PortRanges::all() } else { PortRanges::none() };
+        let allow_ports = listen.allow_ports.clone().or_else(|| f.allow_ports.clone()).unwrap_or(default_ports);
+        let tcp = (allow_ports.count() > 0).then_some(TcpPlane { addr: data_addr, allow_ports });
+        Ok(Planes { control, http, tcp })
     }
-    let lists = at_doors(&args.lists, given, file)?;
-    Ok(EdgePlan { config: config(Some(settings), lists, files, notes), token_place: tokens.place })
+
+    /// The files that are read besides those of lists and tokens.
+    fn files(&self, gate: bool) -> Result<Vec<PathBuf>, Fail> {
+        let Some(read) = self.file else { return Ok(Vec::new()) };
+        let mut files = vec![read.path.clone()];
+        if gate {
+            files.extend(gate_file::files(read)?);
+        }
+        files.extend(self.f.control.iter().filter_map(|c| c.derp_map.as_ref()).map(|p| self.beside(p)));
+        Ok(files)
+    }
+
+    fn settings(&self, planes: Planes, tokens: Vec<EdgeToken>, tls: EdgeTls) -> Result<EdgeSettings, Fail> {
+        let Told { args, f, file, given, notes, .. } = *self;
+        let trusted_proxies = set_of(
+            "trusted-proxies",
+            &args.front.trusted_proxies,
+            f.trusted_proxies.as_ref().zip(file),
+            &given.place("trusted_proxies"),
+            notes,
+        )?;
+        say_wide(&trusted_proxies, "--trusted-proxies", notes);
+        let lb = args.front.lb_proxy_protocol.or(f.lb_proxy_protocol).and_then(|p| p.0);
+        if lb.is_some() && trusted_proxies.is_empty() {
+            notes.info(
+                "a PROXY line is believed from loopback and private addresses only; name the balancer with --trusted-proxies if it has another",
+            );
+        }
+        if args.limits.disable_transport_wrapping.is_some() {
+            notes.info("--disable-transport-wrapping is accepted for old scripts; nothing is wrapped here");
+        }
+        say_closed_ports(&tokens, planes.tcp.as_ref(), notes);
+        let max_visitors = args.limits.max_visitors.or(f.max_visitors).unwrap_or(MAX_VISITORS);
+        let of_one_source = args.limits.max_visitors_per_source.or(f.max_visitors_per_source);
+        Ok(EdgeSettings {
+            control: planes.control,
+            http: planes.http,
+            tcp: planes.tcp,
+            tokens,
+            tls,
+            trusted_proxies,
+            trusted_header: args.front.trusted_header.or(f.trusted_header).unwrap_or_default(),
+            identity_fields: identity(args, f, given)?,
+            stall: stall(args, f)?,
+            proxy_protocol: args.front.proxy_protocol.or(f.proxy_protocol).and_then(|p| p.0),
+            lb_proxy_protocol: lb,
+            grace: args.limits.grace.or(f.grace).unwrap_or(DEFAULT_RECONNECT_GRACE),
+            max_visitors: max_visitors as usize,
+            max_visitors_per_source: of_one_source.unwrap_or_else(|| max_visitors.div_ceil(4)) as usize,
+        })
+    }
+}
+
+/// Says which ports a token may publish that the edge opens for nobody.
+fn say_closed_ports(tokens: &[EdgeToken], tcp: Option<&TcpPlane>, notes: &Notes) {
+    for token in tokens {
+        let closed = |port: &u16| tcp.is_none_or(|t| !t.allow_ports.contains(*port));
+        let ports = token.rights.ports.as_ref().filter(|p| p.iter().any(|port| closed(&port)));
+        if let Some(ports) = ports {
+            notes.warning(format!(
+                "the token `{}` may publish ports {ports}, and this edge does not open all of them: name them in `allow_ports` too",
+                token.name
+            ));
+        }
+    }
 }
 
 /// Fields in which trusted proxies say who is logged in.
@@ -207,40 +263,38 @@ fn stall(args: &EdgeArgs, f: &EdgeFile) -> Result<Duration, Fail> {
     }
 }
 
-fn tls(
-    kind: Kind,
-    args: &EdgeArgs,
-    f: &EdgeFile,
-    in_dir: &dyn Fn(&PathBuf) -> PathBuf,
-    data_dir: &Path,
-    control: SocketAddr,
-    notes: &Notes,
-) -> Result<EdgeTls, Fail> {
-    let cert = args.tls.tls_cert.clone().or_else(|| f.tls_cert.as_ref().map(in_dir));
-    let key = args.tls.tls_key.clone().or_else(|| f.tls_key.as_ref().map(in_dir));
-    let told = args.tls.auto_tls.or(f.auto_tls);
-    match (cert, key) {
-        (Some(_), Some(_)) if told == Some(true) => Err(Fail::usage(
-            "--auto-tls and --tls-cert contradict each other",
-            "leave --auto-tls out to use your own certificate",
-        )),
-        (Some(cert), Some(key)) => Ok(EdgeTls::Own { cert, key }),
-        (Some(_), None) => Err(Fail::usage("--tls-cert needs --tls-key", "give the private key of the certificate")),
-        (None, Some(_)) => Err(Fail::usage("--tls-key needs --tls-cert", "give the certificate chain of the key")),
-        (None, None) if !told.unwrap_or(kind != Kind::Classic) => {
-            if !control.ip().is_loopback() {
-                notes
-                    .info("the control plane is not encrypted; put a proxy with TLS in front of it, or use --auto-tls");
+impl Told<'_> {
+    fn tls(&self, data_dir: &Path, control: SocketAddr) -> Result<EdgeTls, Fail> {
+        let Told { kind, args, f, notes, .. } = *self;
+        let in_dir = |p: &PathBuf| self.beside(p);
+        let cert = args.tls.tls_cert.clone().or_else(|| f.tls_cert.as_ref().map(&in_dir));
+        let key = args.tls.tls_key.clone().or_else(|| f.tls_key.as_ref().map(&in_dir));
+        let auto = args.tls.auto_tls.or(f.auto_tls);
+        match (cert, key) {
+            (Some(_), Some(_)) if auto == Some(true) => Err(Fail::usage(
+                "--auto-tls and --tls-cert contradict each other",
+                "leave --auto-tls out to use your own certificate",
+            )),
+            (Some(cert), Some(key)) => Ok(EdgeTls::Own { cert, key }),
+            (Some(_), None) => {
+                Err(Fail::usage("--tls-cert needs --tls-key", "give the private key of the certificate"))
             }
-            Ok(EdgeTls::Off)
-        }
-        (None, None) => {
-            let sans = if args.tls.auto_tls_san.is_empty() {
-                f.auto_tls_san.clone().unwrap_or_default()
-            } else {
-                args.tls.auto_tls_san.clone()
-            };
-            let sans = sans.iter().filter(|s| !s.trim().is_empty()).map(|s| {
+            (None, Some(_)) => Err(Fail::usage("--tls-key needs --tls-cert", "give the certificate chain of the key")),
+            (None, None) if !auto.unwrap_or(kind != Kind::Classic) => {
+                if !control.ip().is_loopback() {
+                    notes.info(
+                        "the control plane is not encrypted; put a proxy with TLS in front of it, or use --auto-tls",
+                    );
+                }
+                Ok(EdgeTls::Off)
+            }
+            (None, None) => {
+                let sans = if args.tls.auto_tls_san.is_empty() {
+                    f.auto_tls_san.clone().unwrap_or_default()
+                } else {
+                    args.tls.auto_tls_san.clone()
+                };
+                let sans = sans.iter().filter(|s| !s.trim().is_empty()).map(|s| {
                 values::certificate_name(s).map_err(|why| {
                     Fail::usage(
                         format!("`{}` is not a name or address for a certificate: {why}", s.trim()),
@@ -248,9 +302,10 @@ fn tls(
                     )
                 })
             });
-            let sans = sans.collect::<Result<Vec<_>, Fail>>()?;
-            let dir = args.tls.auto_tls_path.clone().or_else(|| f.auto_tls_path.as_ref().map(in_dir));
-            Ok(EdgeTls::Auto { sans, dir: dir.unwrap_or_else(|| data_dir.join(format!("tls-{}", control.port()))) })
+                let sans = sans.collect::<Result<Vec<_>, Fail>>()?;
+                let dir = args.tls.auto_tls_path.clone().or_else(|| f.auto_tls_path.as_ref().map(&in_dir));
+                Ok(EdgeTls::Auto { sans, dir: dir.unwrap_or_else(|| data_dir.join(format!("tls-{}", control.port()))) })
+            }
         }
     }
 }

@@ -135,6 +135,21 @@ fn a_short_token_is_said() {
 }
 
 #[test]
+fn ports_of_a_token_that_the_edge_does_not_open_are_said() {
+    let dir = Dir::new("token-ports");
+    secret(&dir, "a.token", "0123456789abcdef");
+    for (allowed, said) in [("", true), ("allow_ports = \"2222\"\n", true), ("allow_ports = \"2222-2230\"\n", false)] {
+        let text = format!(
+            "{allowed}tls_cert = \"none\"\ntls_key = \"none\"\n[[tokens]]\nname = \"a\"\nfile = \"a.token\"\nports = \"2222-2223\"\n"
+        );
+        let file = secret(&dir, "edge.toml", &text);
+        // What comes after it stops the start.
+        let (_, _, err) = run(&["serve", "--config", &file]);
+        assert_eq!(err.contains("the token `a` may publish ports 2222-2223"), said, "{allowed}: {err}");
+    }
+}
+
+#[test]
 fn bad_lists_are_refused_with_position() {
     let dir = Dir::new("lists");
     let data = dir.path().display().to_string();
@@ -146,7 +161,9 @@ fn bad_lists_are_refused_with_position() {
     bad("none,10.0.0.1", &["stands alone"]);
     bad("home.example.net", &["`dns:home.example.net`"]);
     bad("dns:home", &["--allow-ips", "home"]);
-    fails(&[&base[..], &["--trusted-proxies", "dns:proxy.example.net"]].concat(), 2, &["whom to believe"]);
+    for name in ["dns:proxy.example.net", "traefik"] {
+        fails(&[&base[..], &["--trusted-proxies", name]].concat(), 2, &["whom to believe", "by their addresses"]);
+    }
     bad("@/nonexistent/office", &["/nonexistent/office"]);
     let file = secret(&dir, "office", "# office\n10.0.0.1\n\nfe80::1%eth0\n");
     bad(&format!("10.0.0.1,@{file}"), &["office, line 4, column 1", "zone"]);
