@@ -112,6 +112,14 @@ impl Names {
         self.follows = follows;
     }
 
+    /// Another pace, and perhaps others who answer: every name is due now. What is known stays until there are answers.
+    pub fn renew(&mut self, pace: Pace, now: u64) {
+        self.pace = pace;
+        for known in self.known.values_mut() {
+            (known.ask_at, known.times) = (now, 0);
+        }
+    }
+
     /// What is followed.
     #[must_use]
     pub fn follows(&self) -> &[Follow] {

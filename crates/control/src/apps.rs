@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::ControlSettings;
 use super::state::ControlState;
 use runtime::run::Run;
 
@@ -37,9 +38,34 @@ struct Routes {
     domains: Option<BTreeMap<String, Option<Vec<String>>>>,
 }
 
-/// Follows connectors and names until the run stops. `names`: who is asked, and the seconds after which an address goes
-/// (`None`: it never goes).
-pub(super) fn watch(run: &Run, state: Arc<ControlState>, names: Option<(Resolver, Option<u64>)>) {
+/// How names of apps are looked up.
+#[derive(Debug, Clone)]
+pub(super) struct Lookups {
+    /// Who answers; `None`: nobody, names are not followed.
+    resolver: Option<Resolver>,
+    /// Seconds after which an address goes that its name does not answer with (`None`: it never goes).
+    expiry: Option<u64>,
+}
+
+impl Lookups {
+    /// As these settings say: by their nameservers, else by the system's.
+    ///
+    /// # Errors
+    /// The nameservers cannot be used.
+    pub(super) fn of(settings: &ControlSettings) -> anyhow::Result<Lookups> {
+        let none = |e: anyhow::Error| {
+            warn!(err = format!("{e:#}"), "names of apps are not followed; name a nameserver with `--app-resolver`")
+        };
+        let resolver = match settings.app_resolvers.as_slice() {
+            [] => Resolver::system().map_err(none).ok(),
+            all => Some(Resolver::at(all)?),
+        };
+        Ok(Lookups { resolver, expiry: settings.registry.app_expiry })
+    }
+}
+
+/// Follows connectors and names until the run stops.
+pub(super) fn watch(run: &Run, state: Arc<ControlState>) {
     let (stopping, ours) = (run.stopping(), state.clone());
     run.spawn("app connectors", async move {
         tokio::select! {
@@ -48,11 +74,20 @@ pub(super) fn watch(run: &Run, state: Arc<ControlState>, names: Option<(Resolver
         }
         Ok(())
     });
-    let Some((resolver, patience)) = names else { return };
     let stopping = run.stopping();
     run.spawn("app names", async move {
+        let mut lookups = state.lookups.subscribe();
+        let each = async {
+            loop {
+                let now = lookups.borrow_and_update().clone();
+                tokio::select! {
+                    () = follow_names(&state, &now) => {}
+                    changed = lookups.changed() => if changed.is_err() { return },
+                }
+            }
+        };
         tokio::select! {
-            () = follow_names(&state, &resolver, patience) => {}
+            () = each => {}
             () = stopping => {}
         }
         Ok(())
@@ -154,9 +189,11 @@ fn unchunked(mut rest: &[u8]) -> anyhow::Result<Vec<u8>> {
 
 /// Asks the names themselves by their time to live: those that apps spell out before anybody else does, so that their
 /// routes are there for the first connection.
-async fn follow_names(state: &Arc<ControlState>, resolver: &Resolver, patience: Option<u64>) {
+async fn follow_names(state: &Arc<ControlState>, lookups: &Lookups) {
+    let Lookups { resolver: Some(resolver), expiry } = lookups else { return std::future::pending().await };
+    let expiry = *expiry;
     let mut due: BTreeMap<String, Instant> = BTreeMap::new();
-    let most = patience.map_or(LATEST, |p| LATEST.min(Duration::from_secs((p / 3).max(1))));
+    let most = expiry.map_or(LATEST, |p| LATEST.min(Duration::from_secs((p / 3).max(1))));
     let mut snapshot = state.registry.snapshot.clone();
     loop {
         let of = snapshot.borrow_and_update().app_names();
@@ -166,7 +203,7 @@ async fn follow_names(state: &Arc<ControlState>, resolver: &Resolver, patience: 
         for (domain, nodes) in of.into_iter().filter(|(d, _)| due.get(d).is_none_or(|at| *at <= now)).take(NAMES) {
             let (state, resolver) = (state.clone(), resolver.clone());
             asking.spawn(async move {
-                let wait = one(&state, &resolver, &domain, nodes, patience).await;
+                let wait = one(&state, &resolver, &domain, nodes, expiry).await;
                 (domain, wait)
             });
         }
@@ -185,7 +222,7 @@ async fn one(
     resolver: &Resolver,
     domain: &str,
     nodes: BTreeSet<u64>,
-    patience: Option<u64>,
+    expiry: Option<u64>,
 ) -> Duration {
     let (v4, v6) = tokio::join!(resolver.v4(domain), resolver.v6(domain));
     let mut addrs: Vec<Addr> = Vec::new();
@@ -208,7 +245,7 @@ async fn one(
         .registry
         .change(move |registry, now| {
             for id in nodes {
-                registry.name_answered(id, &domain, &addrs, now, patience);
+                registry.name_answered(id, &domain, &addrs, now, expiry);
             }
         })
         .await;

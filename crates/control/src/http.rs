@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
+use super::apps::Lookups;
 use super::channel;
 use super::machine::MIN_CAPABILITY_VERSION;
 use super::registry::RegistryHandle;
@@ -47,18 +48,27 @@ const HTTPS: u16 = 443;
 /// The first byte of a TLS connection (RFC 8446, section 5.1: handshake).
 const TLS: u8 = 0x16;
 
+/// A server that listens.
+pub(super) struct Listening {
+    pub(super) state: Arc<ControlState>,
+    pub(super) addrs: Vec<SocketAddr>,
+    /// The fingerprint of its certificate that clients must pin, if they must.
+    pub(super) pin: Option<[u8; 32]>,
+}
+
 /// Binds and serves.
 pub(super) fn listen(
     run: &Run,
-    settings: ControlSettings,
+    settings: &ControlSettings,
     registry: RegistryHandle,
     machine: MachinePrivate,
     relay: NodePrivate,
-) -> anyhow::Result<(Arc<ControlState>, Vec<SocketAddr>)> {
-    let tls = relays::tls(&settings)?;
-    let map = relays::map(&settings, tls.pin);
-    let relay = relays::start(run, &settings, relay, &registry)?;
-    let state = Arc::new(ControlState::new(registry, &settings, machine, run.clone(), map, relay));
+    lookups: Lookups,
+) -> anyhow::Result<Listening> {
+    let tls = relays::tls(settings)?;
+    let map = relays::map(settings, tls.pin);
+    let relay = relays::start(run, settings, relay, &registry)?;
+    let state = Arc::new(ControlState::new(registry, settings, machine, run.clone(), (map, relay), lookups));
     let (ours, stopping) = (state.clone(), run.stopping());
     run.spawn("control memory", async move {
         tokio::select! {
@@ -80,7 +90,7 @@ pub(super) fn listen(
         })?;
         serve(listener)?;
     }
-    for at in also_443(&settings) {
+    for at in also_443(settings) {
         match Listener::bind("control", at) {
             Ok(listener) => serve(listener)?,
             Err(e) => warn!(
@@ -92,7 +102,7 @@ pub(super) fn listen(
             ),
         }
     }
-    Ok((state, addrs))
+    Ok(Listening { state, addrs, pin: tls.pin })
 }
 
 /// After a crowd has left, its memory goes back to the system.
@@ -124,7 +134,7 @@ async fn accept(run: Run, listener: Listener, state: Arc<ControlState>, acceptor
     while let Some((socket, peer)) = listener.accept_until(stopping.as_mut()).await {
         let from = Addr::of(peer);
         // Proxies bring everybody's connections.
-        let stranger = (!state.trusted.contains(from)).then_some(from);
+        let stranger = (!state.trusted.read().contains(from)).then_some(from);
         let mut place = match state.place(stranger, PLAIN_BYTES) {
             Ok(place) => place,
             Err(why) => {
@@ -193,7 +203,7 @@ async fn respond(state: &Arc<ControlState>, peer: Addr, request: Request<Incomin
 /// The client's address, behind proxies that are trusted; `None` if their headers cannot be believed.
 fn visitor(state: &ControlState, peer: Addr, headers: &HeaderMap) -> Option<Addr> {
     let all = |name: &str| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
-    match access::visitor::trace(peer, &all("x-forwarded-for"), &all("forwarded"), &state.trusted) {
+    match access::visitor::trace(peer, &all("x-forwarded-for"), &all("forwarded"), &state.trusted.read()) {
         Ok(traced) => Some(traced.addr),
         Err(e) => {
             if let Some(held_back) = state.unbelieved.spend(Instant::now()) {

@@ -21,6 +21,7 @@ pub mod registry;
 pub mod relay;
 pub mod relay_http;
 mod relays;
+mod reload;
 mod state;
 mod stream;
 pub mod stun;
@@ -32,14 +33,17 @@ use std::sync::Arc;
 
 use addr::AddrSet;
 use anyhow::Context;
-use net::dns::Resolver;
+use parking_lot::Mutex;
 use serde_json::Value;
 use store::{If, Sqlite, Store, StoreError};
 use tailnet::Settings;
 use tailnet_proto::meshkey::{MachinePrivate, NodePrivate};
 use tracing::warn;
 
+use apps::Lookups;
+use http::Listening;
 use registry::RegistryHandle;
+pub use reload::Prepared;
 use runtime::hint::Hinted;
 use runtime::run::Run;
 pub use state::ControlState;
@@ -88,12 +92,16 @@ pub struct ServerUrl {
 /// A running coordination server.
 #[derive(Debug, Clone)]
 pub struct Control {
-    /// What rooms of it share.
+    /// What its parts share.
     pub state: Arc<ControlState>,
     /// Where it listens.
     pub addrs: Vec<SocketAddr>,
     /// The audit log.
     pub audit: PathBuf,
+    /// The fingerprint of its certificate that clients must pin, if they must.
+    pin: Option<[u8; 32]>,
+    /// What is in force.
+    settings: Arc<Mutex<ControlSettings>>,
 }
 
 /// Opens the store and starts everything.
@@ -121,23 +129,15 @@ pub async fn start(settings: ControlSettings, run: &Run) -> anyhow::Result<Contr
             Box::pin(async move { policy::follow(&registry, &file).await })
         });
     }
-    let (app_expiry, resolvers, measured) =
-        (settings.registry.app_expiry, settings.app_resolvers.clone(), settings.metrics);
-    let resolver = if resolvers.is_empty() {
-        let none =
-            |e: anyhow::Error| warn!("names of apps are not followed: {e:#}; name a nameserver with `--app-resolver`");
-        Resolver::system().map_err(none).ok()
-    } else {
-        Some(Resolver::at(&resolvers)?)
-    };
-    let (state, addrs) = http::listen(run, settings, registry, machine, relay)?;
+    let lookups = Lookups::of(&settings)?;
+    let Listening { state, addrs, pin } = http::listen(run, &settings, registry, machine, relay, lookups)?;
     health::watch(run, state.clone());
-    apps::watch(run, state.clone(), resolver.map(|r| (r, app_expiry)));
-    if let Some(at) = measured {
+    apps::watch(run, state.clone());
+    if let Some(at) = settings.metrics {
         metrics::listen(run, state.clone(), at)?;
     }
     not_ready.ready();
-    Ok(Control { state, addrs, audit })
+    Ok(Control { state, addrs, audit, pin, settings: Arc::new(Mutex::new(settings)) })
 }
 
 /// Opens the server's store in a data directory.

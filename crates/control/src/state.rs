@@ -16,14 +16,15 @@ use bytes::Bytes;
 use net::budget::{Budget, Charge, Exhausted};
 use net::serve::{Limits, Slot, Slots};
 use net::sockets;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use tailnet::Snapshot;
 use tailnet_proto::meshkey::{MachineKey, MachinePrivate};
 use tailnet_proto::tailcfg::map::PingRequest;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::apps::Lookups;
 use super::registry::RegistryHandle;
 use super::relay::Relay;
 use super::{ControlSettings, ServerUrl};
@@ -38,9 +39,12 @@ pub struct ControlState {
     pub url: ServerUrl,
     pub(super) machine: MachinePrivate,
     pub(super) run: Run,
-    pub(super) trusted: addr::AddrSet,
+    /// Proxies whose word about clients is believed.
+    pub(super) trusted: RwLock<addr::AddrSet>,
     /// The relays as clients are told them, with a number that changes when they do.
-    pub(super) derp: (u64, Value),
+    pub(super) derp: watch::Sender<(u64, Value)>,
+    /// How names of apps are looked up.
+    pub(super) lookups: watch::Sender<Lookups>,
     pub(super) relay: Option<Relay>,
     /// The file that the policy is read from at every start.
     pub(super) policy_file: Option<PathBuf>,
@@ -192,16 +196,17 @@ impl ControlState {
         settings: &ControlSettings,
         machine: MachinePrivate,
         run: Run,
-        derp: Value,
-        relay: Option<Relay>,
+        (derp, relay): (Value, Option<Relay>),
+        lookups: Lookups,
     ) -> ControlState {
         ControlState {
             registry,
             url: settings.server_url.clone(),
             machine,
             run,
-            trusted: settings.trusted.clone(),
-            derp: (1, derp),
+            trusted: RwLock::new(settings.trusted.clone()),
+            derp: watch::channel((1, derp)).0,
+            lookups: watch::channel(lookups).0,
             relay,
             policy_file: settings.policy.clone(),
             streams: Mutex::default(),
@@ -255,8 +260,8 @@ impl ControlState {
 
     /// The relays as clients are told them: ours, and those that the policy names. With a number that changes with them.
     pub(super) fn derp(&self, s: &Snapshot) -> (u64, Value) {
-        let mut map = self.derp.1.clone();
-        let Some(theirs) = &s.compiled.policy().derp_map else { return (self.derp.0, map) };
+        let (number, mut map) = self.derp.borrow().clone();
+        let Some(theirs) = &s.compiled.policy().derp_map else { return (number, map) };
         for (id, region) in theirs.get("Regions").and_then(Value::as_object).into_iter().flatten() {
             match map["Regions"].as_object_mut() {
                 // A region without one under its number crashes clients; `null` takes ours or another out of the map.

@@ -90,6 +90,7 @@ async fn follow(
 ) {
     let mut snapshot = state.registry.snapshot.clone();
     let mut sent = Sent::default();
+    let mut relays = state.derp.subscribe();
     let mut heard = None;
     let mut known = snapshot.borrow().nodes.get(&id).map(|m| m.node.clone());
     let stopping = state.run.stopping();
@@ -115,7 +116,8 @@ async fn follow(
             // Only its bytes stay while the client takes them.
             sent.advance(&now, id, (derp.0, &derp.1)).map(|message| frame(&message, how))
         };
-        let bytes = if heard.replace(now.revision) == Some(now.revision) { None } else { news() };
+        let revision = Some((now.revision, relays.borrow_and_update().0));
+        let bytes = if std::mem::replace(&mut heard, revision) == revision { None } else { news() };
         drop(now);
         if let Some(bytes) = bytes {
             let taken = tokio::select! {
@@ -134,6 +136,12 @@ async fn follow(
                     return;
                 }
                 tokio::time::sleep(DEBOUNCE).await;
+                continue;
+            }
+            changed = relays.changed() => {
+                if changed.is_err() {
+                    return;
+                }
                 continue;
             }
             Some(ask) = opened.asks.recv() => {

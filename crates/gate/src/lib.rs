@@ -47,7 +47,7 @@ use share::{Share, Shares};
 use state::Current;
 pub use state::GateState;
 
-pub use reload::{Applied, Prepared};
+pub use reload::Prepared;
 pub use verbs::{behind, verbs};
 
 /// Everything a gate is told.

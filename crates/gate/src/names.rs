@@ -22,8 +22,8 @@ use super::ledger::LedgerHandle;
 use runtime::owner::NotMade;
 use runtime::run::Run;
 
-/// How names are asked for.
-#[derive(Debug, Clone, Default)]
+/// How names are looked up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dns {
     /// Name servers; none: those of the system.
     pub servers: Vec<SocketAddr>,
@@ -72,6 +72,8 @@ fn not_saved(why: String) -> NotFollowed {
 enum Ask {
     /// The configuration names these.
     Configured(Vec<Follow>),
+    /// Others answer from now on, or at another pace.
+    By(Dns),
     /// A person names one; answered when it was asked for once.
     Add(Follow, Reply<()>),
     /// A person takes one back, from one list or all. The answer: from how many.
@@ -162,6 +164,11 @@ impl Follower {
     /// The configuration names these from now on.
     pub async fn configured(&self, follows: Vec<Follow>) {
         let _ = self.asks.send(Ask::Configured(follows)).await;
+    }
+
+    /// Names are looked up by these name servers from now on, at this pace, and all of them at once.
+    pub async fn resolve_by(&self, dns: Dns) {
+        let _ = self.asks.send(Ask::By(dns)).await;
     }
 
     /// Adds a name; one that was there gets the new end. Waits for its first answer, good or bad.
@@ -297,6 +304,11 @@ impl Loop {
 
     async fn take(&mut self, ask: Ask) {
         match ask {
+            Ask::By(dns) => {
+                let now = self.now();
+                self.names.lock().renew(dns.pace, now);
+                (self.dns, self.resolver) = (dns, None);
+            }
             Ask::Configured(follows) => {
                 self.configured = follows;
                 self.follow();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use addr::AddrSet;
 use parking_lot::{Mutex, RwLock};
+use runtime::reload::Applied;
 use runtime::run::Run;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -47,15 +48,6 @@ pub struct Prepared {
     sockets: Vec<Option<Bound>>,
     /// For each enforcer of the settings: itself, if it is a new one.
     enforcers: Vec<Option<Box<dyn Enforcer>>>,
-}
-
-/// What a reload did.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// What is different now, in words.
-    pub changed: Vec<String>,
-    /// Settings that differ and need a restart.
-    pub restart: Vec<&'static str>,
 }
 
 impl Parts {
@@ -130,13 +122,17 @@ impl Gate {
     pub async fn apply(&self, prepared: Prepared) -> Applied {
         let Prepared { settings, sockets, enforcers } = prepared;
         let Some(before) = self.parts.settings.lock().clone() else { return Applied::default() };
-        let mut applied = Applied { changed: Vec::new(), restart: beyond_reload(&before, &settings) };
+        let mut applied = Applied::default();
         if let Err(e) = guards::remember(&settings.data_dir, &guards::of(&settings)) {
             warn!(err = format!("{e:#}"), "what is guarded now is not noted for the next boot");
         }
         let handles = self.replace_enforcers(&settings, enforcers, &mut applied.changed).await;
         let state = self.next_state(&before, &settings, handles);
         applied.changed.extend(different(&before, &settings));
+        if before.dns != settings.dns {
+            self.names.resolve_by(settings.dns.clone()).await;
+            applied.changed.push("name servers".to_string());
+        }
         self.current.replace(state);
         self.replace_listeners(&settings, sockets, &mut applied.changed);
         *self.parts.settings.lock() = Some(Arc::new(settings));
@@ -245,16 +241,5 @@ fn different(before: &GateSettings, next: &GateSettings) -> Vec<String> {
     .into_iter()
     .flatten()
     .map(str::to_string)
-    .collect()
-}
-
-/// Settings that are read at the start only.
-fn beyond_reload(before: &GateSettings, next: &GateSettings) -> Vec<&'static str> {
-    [
-        (before.dns.servers != next.dns.servers).then_some("dns_servers"),
-        (before.dns.pace.least != next.dns.pace.least).then_some("dns_least"),
-    ]
-    .into_iter()
-    .flatten()
     .collect()
 }

@@ -47,7 +47,8 @@ struct Inner {
     tasks: TaskTracker,
     stop: CancellationToken,
     force: CancellationToken,
-    drain: Duration,
+    /// How long what is under way may last after a stop.
+    drain: Mutex<Duration>,
     /// How many tasks of each name are alive.
     alive: Mutex<BTreeMap<&'static str, usize>>,
     failed: Mutex<Option<anyhow::Error>>,
@@ -75,7 +76,7 @@ impl Run {
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
                 force: CancellationToken::new(),
-                drain,
+                drain: Mutex::new(drain),
                 alive: Mutex::default(),
                 failed: Mutex::new(None),
                 not_ready: AtomicUsize::new(1),
@@ -141,6 +142,15 @@ impl Run {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.inner.stop.is_cancelled()
+    }
+
+    /// Another time for what is under way, for a stop that is still to come.
+    pub fn set_drain(&self, drain: Duration) {
+        *self.inner.drain.lock() = drain;
+    }
+
+    fn drain(&self) -> Duration {
+        *self.inner.drain.lock()
     }
 
     /// Starts the drain.
@@ -256,12 +266,12 @@ impl Run {
         tell(&[sd_notify::NotifyState::Stopping]);
         self.inner.tasks.close();
         if !self.inner.tasks.is_empty() {
-            debug!(deadline = ?self.inner.drain, left = self.who_is_left(), "draining");
+            debug!(deadline = ?self.drain(), left = self.who_is_left(), "draining");
         }
         tokio::select! {
             () = self.inner.tasks.wait() => {}
-            () = tokio::time::sleep(self.inner.drain) => {
-                warn!(deadline = ?self.inner.drain, left = self.who_is_left(), "drain deadline passed, dropping what is left");
+            () = tokio::time::sleep(self.drain()) => {
+                warn!(deadline = ?self.drain(), left = self.who_is_left(), "drain deadline passed, dropping what is left");
             }
             () = self.inner.force.cancelled() => warn!(left = self.who_is_left(), "stopping at once, dropping what is left"),
         }
@@ -296,7 +306,7 @@ impl Run {
             info!(signal, "stopping at once");
             self.inner.force.cancel();
         } else {
-            info!(signal, drain = ?self.inner.drain, "stopping");
+            info!(signal, drain = ?self.drain(), "stopping");
             self.stop();
         }
     }

@@ -33,6 +33,7 @@ pub type Read = Arc<dyn Fn() -> anyhow::Result<Config> + Send + Sync>;
 pub struct Supervisor(Arc<Inner>);
 
 struct Inner {
+    run: Run,
     lists: Lists,
     edge: Option<EdgeHandle>,
     gate: Option<Gate>,
@@ -89,6 +90,7 @@ impl Supervisor {
             net::memory::forget_startup_code();
         }
         let supervisor = Supervisor(Arc::new(Inner {
+            run: run.clone(),
             lists,
             edge,
             gate,
@@ -160,7 +162,16 @@ impl Supervisor {
             (Some(gate), Some(next), Some(old)) => Some((gate, next, old, gate.prepare(next.clone())?)),
             _ => None,
         };
+        let control = match (&self.0.control, &next.control) {
+            (Some(control), Some(next)) => Some((control, control.prepare(next.settings.clone())?)),
+            _ => None,
+        };
         let mut said: Vec<String> = Vec::new();
+        if let Some((control, prepared)) = control {
+            let applied = control.apply(prepared).await.map_err(Failed::Machine)?;
+            said.extend(applied.changed);
+            restart.extend(applied.restart);
+        }
         if let Some((gate, next, old, prepared)) = gate {
             // Before what holds them: an enforcer that is new finds its list.
             said.extend(relist(gate, next, old).await?);
@@ -191,6 +202,10 @@ impl Supervisor {
         }) {
             said.push("what nodes teach".to_string());
         }
+        if old.drain != next.drain {
+            self.0.run.set_drain(next.drain);
+            said.push(format!("drain {:?}", next.drain));
+        }
         *self.0.config.lock() = Arc::new(next);
         if !restart.is_empty() {
             said.push(format!("restart for: {}", restart.join(", ")));
@@ -213,14 +228,12 @@ impl Supervisor {
         let there = |what: &'static str, runs: bool, wanted: bool| (runs != wanted).then_some(what);
         [
             (old.data_dir != next.data_dir).then_some("data_dir"),
-            (old.drain != next.drain).then_some("drain"),
             there("the tunnel", self.0.edge.is_some(), next.tunnel.is_some()),
             there("[gate]", self.0.gate.is_some(), next.gate.is_some()),
             there("[control]", self.0.control.is_some(), next.control.is_some()),
         ]
         .into_iter()
         .flatten()
-        .chain(old.control.iter().zip(&next.control).flat_map(|(old, next)| control_beyond_reload(old, next)))
         .collect()
     }
 }
@@ -228,31 +241,6 @@ impl Supervisor {
 /// Which lists take in which nodes.
 fn teach(config: &Config) -> Arc<[Teach]> {
     config.control.iter().flat_map(|c| c.teach.iter().cloned()).collect()
-}
-
-/// Settings of a coordination server that are read at the start only. Its policy file is read again by itself.
-fn control_beyond_reload(old: &ControlConfig, next: &ControlConfig) -> Vec<&'static str> {
-    let (old, next) = (&old.settings, &next.settings);
-    [
-        (old.server_url != next.server_url).then_some("server_url"),
-        (old.listen != next.listen).then_some("control.listen"),
-        (old.tls != next.tls).then_some("control.tls_cert"),
-        (old.stun != next.stun).then_some("stun"),
-        (old.derp_map != next.derp_map).then_some("derp_map"),
-        (old.relay != next.relay).then_some("relay"),
-        (old.trusted.prefixes() != next.trusted.prefixes()).then_some("control.trusted_proxies"),
-        (old.registry.pools != next.registry.pools).then_some("ipv4, ipv6"),
-        (old.registry.domain != next.registry.domain).then_some("domain"),
-        (old.registry.node_expiry != next.registry.node_expiry).then_some("node_expiry"),
-        (old.registry.app_expiry != next.registry.app_expiry).then_some("app_expiry"),
-        (old.registry.app_routes != next.registry.app_routes).then_some("app_routes"),
-        (old.app_resolvers != next.app_resolvers).then_some("app_resolvers"),
-        (old.metrics != next.metrics).then_some("metrics"),
-        (old.policy != next.policy).then_some("control.policy"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
 }
 
 /// Makes the gate's lists those of the next configuration.

@@ -14,7 +14,7 @@ use super::pool::Pools;
 use super::refusal::Refusal;
 use policy::{Compiled, Outcome, Policy, Problem};
 
-/// What does not change while the process runs.
+/// What is configured, and not stored.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Where addresses come from.
@@ -609,6 +609,13 @@ impl Registry {
         let gone = self.nodes.values().filter_map(|m| self.forgotten_at(m));
         // What is past was dealt with when it came.
         pending.chain(expiry).chain(away).chain(gone).filter(|t| *t > now).min()
+    }
+
+    /// Other limits for nodes that log in and addresses that are learned from now on: [`Settings::node_expiry`],
+    /// [`Settings::app_expiry`], [`Settings::app_routes`].
+    pub fn limit(&mut self, node_expiry: Option<u64>, app_expiry: Option<u64>, app_routes: Option<u32>) {
+        (self.settings.node_expiry, self.settings.app_expiry) = (node_expiry, app_expiry);
+        self.settings.app_routes = app_routes;
     }
 
     /// The clock says `now`, and may have said a later time before: what began later begins now, and lasts as long as it

@@ -48,8 +48,9 @@ fn config(a: &ControlArgs, global: &GlobalArgs) -> Result<Config, Fail> {
         ));
     }
     let (notes, data_dir) = (Notes::default(), resolve::data_dir(global.data_dir.clone())?);
+    let derp_map = a.derp_map.clone().or_else(|| file.derp_map.clone());
     let settings = plan(a, file, data_dir.clone(), &notes)?;
-    let files = a.config.iter().cloned().collect();
+    let files = a.config.iter().cloned().chain(derp_map).collect();
     Ok(Config {
         data_dir,
         drain: runtime::run::DRAIN,

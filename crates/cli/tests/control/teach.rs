@@ -101,3 +101,41 @@ async fn a_list_learns_where_members_come_from_and_nothing_that_they_say() {
     mesh.serve.ok(&["nodes", "expire", "sim-1"]);
     mesh.has("198.51.100.1", false);
 }
+
+#[tokio::test]
+async fn what_can_change_while_it_runs_does_and_the_rest_is_said() {
+    let dir = Dir::new("control-reload");
+    let mesh = Mesh::start(&dir).await;
+    let ada = mesh.auth("ada@example.com");
+    let (_channel, mut map) = mesh.node(1, &ada, PROXY, "198.51.100.1").await;
+    mesh.has("198.51.100.1", true);
+    dir.write("relays.json", r#"{"Regions": {"901": {"RegionID": 901, "RegionCode": "far", "Nodes": []}}}"#);
+    let more = "node_expiry = \"90d\"\napp_resolvers = [\"127.0.0.1:1\"]\nderp_map = \"relays.json\"\ndomain = \"other.internal\"\n";
+    let config = mesh.config.replace(&format!("trusted_proxies = [\"{PROXY}\"]\n"), more);
+    mesh.serve.rewrite(&config);
+    let said = mesh.serve.ok(&["reload"]) + &mesh.serve.process.output();
+    for changed in [
+        "expiry and limits of nodes and apps",
+        "nameservers of apps",
+        "control's trusted proxies",
+        "relays",
+        "restart for: domain",
+    ] {
+        assert!(said.contains(changed), "{changed}: {said}");
+    }
+    // Who is connected is told of the relays, as they are now and as they become.
+    loop {
+        let news = map.news().await.unwrap();
+        if news["DERPMap"]["Regions"]["901"].is_object() {
+            assert!(news["DERPMap"]["Regions"]["900"].is_object(), "its own relay is gone: {news}");
+            break;
+        }
+    }
+    dir.write("relays.json", r#"{"Regions": {"902": {"RegionID": 902, "RegionCode": "near", "Nodes": []}}}"#);
+    while !map.news().await.unwrap()["DERPMap"]["Regions"]["902"].is_object() {}
+    // What the proxy says counts no longer, nor does anybody's expiry that logged in before.
+    let _late = mesh.node(2, &ada, PROXY, "198.51.100.2").await;
+    let shown = |node: &str| mesh.serve.json(&["nodes", "show", node])["expires"].clone();
+    assert!(shown("sim-1").is_null() && shown("sim-2").is_u64(), "{} {}", shown("sim-1"), shown("sim-2"));
+    assert!(!mesh.list().contains("198.51.100.2"), "{}", mesh.list());
+}

@@ -125,12 +125,13 @@ fn a_file_follows_names_and_reads_them_again() {
     let dns = Dns::here();
     say(&dns, "home.example.net", &["198.51.100.1"]);
     say(&dns, "work.example.net", &["10.1.2.3"]);
-    let config = |name: &str, private: bool| {
+    let asking = |dns: &Dns, name: &str, private: bool| {
         format!(
             "http = false\n[lists.family]\nlearn_private = {private}\nstatic = [\"dns:{name}\"]\n[gate]\nlisten = \"127.0.0.1:0\"\ndns_servers = [\"{}\"]\ndns_least = \"1s\"\n",
             dns.addr()
         )
     };
+    let config = |name: &str, private: bool| asking(&dns, name, private);
     let s = Serve::start(dir.path(), &config("home.example.net", false), &["check endpoint: listening"]);
     let check = s.at("check endpoint");
     let on = |ip: &str| request(check, "GET", "/v1/check/family", &[("X-Forwarded-For", ip)]).0 == 200;
@@ -145,6 +146,12 @@ fn a_file_follows_names_and_reads_them_again() {
     s.rewrite(&config("work.example.net", true));
     s.ok(&["reload"]);
     wait("unless asked to", || on("10.1.2.3"));
+    // Another server is asked at once, and the first one no more.
+    let other = Dns::here();
+    say(&other, "work.example.net", &["198.51.100.2"]);
+    s.rewrite(&asking(&other, "work.example.net", true));
+    assert!(s.ok(&["reload"]).contains("name servers"));
+    wait("the new server answers", || on("198.51.100.2") && !on("10.1.2.3"));
     let (status, metrics) = request(check, "GET", "/metrics", &[]);
     assert!(
         status == 200 && metrics.contains("portcullis_gate_name_failing{name=\"work.example.net\"} 0"),

@@ -181,7 +181,7 @@ fn a_bad_file_changes_nothing_and_is_named_with_line_and_column() {
 fn what_needs_a_restart_is_said_in_one_line() {
     let w = World::start("restart", &tokens(&["a"]));
     w.rewrite(&format!("drain = \"3s\"\n{}[lists.family]\n[gate]\nlisten = \"127.0.0.1:0\"\n", tokens(&["a"])));
-    w.logs("restart for: drain, [gate]");
+    w.logs("drain 3s; restart for: [gate]");
 }
 
 /// The gate of a file: two lists, the endpoints that are asked, and `more`.

@@ -48,6 +48,15 @@ pub enum Failed {
     Text(anyhow::Error),
 }
 
+/// What other settings did to a component that runs.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// What is different now, in words.
+    pub changed: Vec<String>,
+    /// Settings that differ and need a restart.
+    pub restart: Vec<&'static str>,
+}
+
 /// The first pause before a file that could not be read is read again; each one after it is twice as long.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 

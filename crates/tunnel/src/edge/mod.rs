@@ -35,7 +35,7 @@ use tracing::{debug, info, warn};
 use tunnel_proto::connect::Fingerprint;
 use tunnel_proto::http1::forwarded::Trust;
 
-pub use self::reload::{Applied, Prepared};
+pub use self::reload::Prepared;
 use self::routes::Table;
 use self::tokens::Tokens;
 use super::http::{HttpPlane, HttpSettings};

@@ -8,6 +8,7 @@ use addr::AddrSet;
 use anyhow::Result;
 use net::serve::{Limits, Listener};
 use net::sockets;
+use runtime::reload::Applied;
 use tracing::{info, warn};
 use tunnel_proto::hello::AskFor;
 use tunnel_proto::http1::forwarded::Trust;
@@ -24,15 +25,6 @@ pub struct Prepared {
     http: Option<Listener>,
     tls: Option<Loaded>,
     restart: Vec<&'static str>,
-}
-
-/// What a reload did.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// What is different now, in words.
-    pub changed: Vec<String>,
-    /// Settings that differ and need a restart.
-    pub restart: Vec<&'static str>,
 }
 
 impl EdgeHandle {
