@@ -244,10 +244,12 @@ mod tests {
         let (store, copy, gate) = (dir.at("control.db"), dir.at("copy.db"), dir.at("gate.db"));
         put(&store, "mesh/users/1", "ada");
         put(&gate, "gate/clock", "1");
-        backup(&store, &copy).unwrap();
+        backup(&store, &copy, false).unwrap();
+        assert!(backup(&store, &copy, false).is_err(), "a file that is there was replaced");
+        backup(&store, &copy, true).unwrap();
         let why = restore(&gate, &store).unwrap_err();
         assert!(format!("{why:#}").contains("something else"), "{why:#}");
-        assert!(backup(&store, &gate).is_err());
+        assert!(backup(&store, &gate, true).is_err());
         let mut bytes = std::fs::read(&store).unwrap();
         bytes[4096..].fill(7);
         std::fs::write(&store, &bytes).unwrap();
@@ -266,7 +268,7 @@ mod tests {
         let (link, real, copy) = (dir.at("control.db"), dir.at("disk/real.db"), dir.at("copy.db"));
         put(&real, "mesh/users/1", "ada");
         std::os::unix::fs::symlink("disk/real.db", &link).unwrap();
-        backup(&link, &copy).unwrap();
+        backup(&link, &copy, false).unwrap();
         put(&real, "mesh/users/1", "ben");
         if crate::run::is_root() {
             std::os::unix::fs::chown(&real, Some(4242), Some(4243)).unwrap();
@@ -322,7 +324,7 @@ mod tests {
         let dir = Dir::new("restore-log");
         let (store, copy) = (dir.at("gate.db"), dir.at("copy.db"));
         put(&store, "gate/k", "copied");
-        backup(&store, &copy).unwrap();
+        backup(&store, &copy, false).unwrap();
         std::fs::remove_file(&store).unwrap();
         std::fs::write(beside(&store, "-wal"), "a log").unwrap();
         assert_eq!(restore(&copy, &store).unwrap(), None);
@@ -333,7 +335,7 @@ mod tests {
         assert_ne!(kept[0], kept[1]);
         // A copy never takes the place of a store, there or not.
         for to in ["gate.db", "control.db"] {
-            assert!(backup(&store, &dir.at(to)).is_err(), "{to}");
+            assert!(backup(&store, &dir.at(to), true).is_err(), "{to}");
         }
         assert!(!dir.at("control.db").exists());
     }
