@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod clock;
 pub mod ended;
 mod grant;
+pub mod import;
 pub mod learned;
 pub mod ledger;
 pub mod names;

@@ -67,16 +67,23 @@ pub fn foreign(text: &str, format: Format<'_>) -> Option<String> {
 #[must_use]
 pub fn traefik_entries(text: &str, middlewares: &[String]) -> Vec<Prefix> {
     let mut out: Vec<Prefix> = Vec::new();
-    for (_, step) in steps(text) {
-        let Step::Item(path, value) = step else { continue };
-        let range = path.last().is_some_and(|k| k.eq_ignore_ascii_case("sourceRange"));
-        if !range || path.len() != ITEMS_FROM + 1 || !is_ours(&path, middlewares) {
-            continue;
-        }
+    for value in traefik_items(text, middlewares) {
         let entry = value.parse().ok().filter(|p: &Prefix| p.to_string() != NOBODY);
         out.extend(entry.filter(|p| !out.contains(p)));
     }
     out
+}
+
+/// The same as they are written, whatever they are.
+pub(crate) fn traefik_items(text: &str, middlewares: &[String]) -> Vec<String> {
+    let item = |(_, step)| match step {
+        Step::Item(path, value) => {
+            let range = path.last().is_some_and(|k: &String| k.eq_ignore_ascii_case("sourceRange"));
+            (range && path.len() == ITEMS_FROM + 1 && is_ours(&path, middlewares)).then_some(value)
+        }
+        _ => None,
+    };
+    steps(text).into_iter().filter_map(item).collect()
 }
 
 /// Lists stand below `http.middlewares.NAME.ipAllowList`.
