@@ -66,6 +66,8 @@ events! {
     Banned = "banned",
     /// They count again.
     Unbanned = "unbanned",
+    /// Another program's users, keys, nodes or addresses were taken over.
+    Imported = "imported",
     /// Somebody asked to join with a key that is not good.
     JoinRefused = "join-refused",
     /// A pre-auth key was made.

@@ -74,6 +74,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Backup(a) => commands::backup::backup(a, global),
         Command::Clock(c) => commands::clock::run(c, global),
         Command::Restore(a) => commands::backup::restore(a, global),
+        Command::Import(c) => commands::import::run(c, global),
         Command::Demo(a) if a.mesh == Some(true) => block_on(async { Ok(demo::mesh::run().await?) }),
         Command::Demo(a) => block_on(async { Ok(demo::run(a.once.unwrap_or(false)).await?) }),
         Command::Explain(a) => return commands::admin::explain(a, global),

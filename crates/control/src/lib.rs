@@ -11,6 +11,7 @@ mod apps;
 mod channel;
 mod health;
 mod http;
+pub mod import;
 mod machine;
 mod metrics;
 pub mod noise_stream;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use store::Store;
+use store::{If, Step, Store};
 use tailnet::{Audit, Registry, Saved as Thing, Settings, Slot, Snapshot};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
@@ -163,14 +163,7 @@ impl State for Mesh {
     }
 
     fn value(&self, slot: &Slot) -> Option<Value> {
-        let bytes = match self.registry.saved(*slot)? {
-            Thing::User(u) => json(&u),
-            Thing::Key(k) => json(&k),
-            Thing::Node(n) => json(&*n),
-            Thing::Policy(text) => text.into_bytes(),
-            Thing::Names(n) => json(&n),
-            Thing::Counters(c) => json(&c),
-        };
+        let bytes = bytes(&self.registry.saved(*slot)?);
         Some(Value { bytes, deadline: None })
     }
 
@@ -216,7 +209,7 @@ impl State for Mesh {
     }
 }
 
-fn read(registry: &mut Registry, store: &dyn Store, now: u64) -> anyhow::Result<()> {
+pub(crate) fn read(registry: &mut Registry, store: &dyn Store, now: u64) -> anyhow::Result<()> {
     let (entries, _) = store.list("mesh/").context("the store cannot be read")?;
     for e in entries {
         let Some(saved) = thing(&e.key, &e.value).with_context(|| format!("the entry {} is damaged", e.key))? else {
@@ -227,7 +220,29 @@ fn read(registry: &mut Registry, store: &dyn Store, now: u64) -> anyhow::Result<
     Ok(())
 }
 
-fn record(a: Audit) -> Record {
+/// What a change of a registry whose process does not run is to be saved as.
+pub(crate) fn steps(registry: &mut Registry) -> Vec<Step> {
+    let slots = registry.take_saves();
+    let put = |slot: Slot| match registry.saved(slot).map(|t| bytes(&t)) {
+        Some(value) => Step::Put { key: key(slot), value, deadline: None, when: If::Anyway },
+        None => Step::Delete { key: key(slot), when: If::Anyway },
+    };
+    slots.into_iter().map(put).collect()
+}
+
+/// A thing as it is stored.
+fn bytes(thing: &Thing) -> Vec<u8> {
+    match thing {
+        Thing::User(u) => json(u),
+        Thing::Key(k) => json(k),
+        Thing::Node(n) => json(&**n),
+        Thing::Policy(text) => text.clone().into_bytes(),
+        Thing::Names(n) => json(n),
+        Thing::Counters(c) => json(c),
+    }
+}
+
+pub(crate) fn record(a: Audit) -> Record {
     Record { at: a.at, what: a.what, about: About::Thing { about: a.about }, by: a.by }
 }
 

@@ -182,6 +182,7 @@ async fn keys_create(state: Arc<ControlState>, call: wire::KeysCreate) -> anyhow
     let made = state.registry.change(move |registry, now| -> Done<(Vec<String>, PreAuthKey)> {
         let user = call.user.map(|u| registry.user_named(&u).map(|u| u.id)).transpose()?;
         let new = PreAuthKey {
+            bcrypt: None,
             id: 0,
             user,
             hash,

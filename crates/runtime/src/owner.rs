@@ -683,19 +683,36 @@ pub fn stopped<S: State>(store: &dyn Store) -> anyhow::Result<Time> {
 /// # Errors
 /// The store or the audit log cannot be read or written; nothing was changed.
 pub fn reset_stopped<S: State>(store: &dyn Store, audit: &Path) -> anyhow::Result<Reset> {
-    let mut log = Log::open(audit)?;
     let reset = stopped::<S>(store)?.reset();
+    let clock = put(format!("{}/clock", S::NAME), reset.to.to_string().into_bytes());
+    write_stopped::<S>(store, audit, vec![clock], &[reset.record::<S>()])?;
+    Ok(reset)
+}
+
+/// Changes what a process that does not run has stored, in one transaction with the records of it.
+///
+/// # Errors
+/// The store or the audit log cannot be read or written; nothing was changed.
+pub fn write_stopped<S: State>(
+    store: &dyn Store,
+    audit: &Path,
+    mut steps: Vec<Step>,
+    records: &[Record],
+) -> anyhow::Result<()> {
+    let mut log = Log::open(audit)?;
     let key = format!("{}/audit", S::NAME);
     let queue: Option<Queue> = store.get(&key)?.and_then(|e| serde_json::from_slice(&e.value).ok());
-    if let Some(why) = queue.map(|q| log.catch_up(q, reset.to)).transpose()?.flatten() {
+    let now = records.iter().map(|r| r.at).max().unwrap_or(0);
+    if let Some(why) = queue.map(|q| log.catch_up(q, now)).transpose()?.flatten() {
         error!("the audit log {} is not the one that was written: {why}; it says so itself", audit.display());
     }
-    let record = reset.record::<S>();
-    let queue = serde_json::to_vec(&log.queue(std::slice::from_ref(&record)))?;
-    store.write(&[put(format!("{}/clock", S::NAME), reset.to.to_string().into_bytes()), put(key, queue)])?;
-    // From here on the store has the record, and the next start writes it if this cannot.
-    log.append([record])?;
-    Ok(reset)
+    steps.push(put(key, serde_json::to_vec(&log.queue(records))?));
+    store.write(&steps)?;
+    // From here on the store has the records, and the next start writes them if this cannot.
+    if let Err(e) = log.append(records.iter().cloned()) {
+        warn!("{e:#}; the records wait in the store");
+    }
+    Ok(())
 }
 
 /// A moment as people write it, such as `2026-11-28T14:00:00Z`.

@@ -5,6 +5,7 @@
 //! [`Store::write`], which does several puts and deletes as one. What `write` returned is on the disk. An entry may
 //! carry a deadline; it also stands in the value and is enforced by whoever reads it, [`Store::expire`] only tidies up.
 
+pub mod foreign;
 mod memory;
 mod sqlite;
 
@@ -98,7 +99,7 @@ pub enum StoreError {
     /// Another process has it open.
     #[error("another process uses it: {0}")]
     Busy(String),
-    /// A newer version wrote it.
+    /// A newer version wrote it. Which, and which this is.
     #[error("it was written by a newer version: {0}")]
     Newer(String),
     /// The file is damaged or not ours.

@@ -26,8 +26,13 @@ pub struct Sqlite {
     _lock: File,
 }
 
-/// Layout of the tables; a file with a higher number was written by a newer version and is left alone.
+/// Layout of the tables; a file with a higher number was written by a newer version and is left alone. It counts up when
+/// a program that does not know of a change would lose something or let somebody in: fields that may be left out of
+/// records are no new layout.
 const LAYOUT: i64 = 1;
+
+/// This program, as a file names who wrote it.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Old changes are deleted after this many new ones: often enough to bound the file, rarely enough to cost nothing.
 const TIDY_EVERY: u64 = 256;
@@ -42,17 +47,18 @@ impl Sqlite {
             make_dir(dir)?;
         }
         let (file, shared) = open_locked(path)?;
+        // Read first: nothing of a newer version's file is touched, not its mode and not what lies beside it.
+        not_newer(path)?;
         let mut warnings: Vec<String> = private(path).into_iter().collect();
-        // Read first: a newer version's file, a damaged one, or one on a full disk is not written to.
+        // The same of a damaged one, or one on a full disk, which are not written to.
         let mut db = Connection::open(path).map_err(|e| error(path, e))?;
         let layout = prepare(&db, shared).map_err(|e| error(path, e))?;
-        if layout > LAYOUT {
-            return Err(newer(path, layout));
-        }
         whole(&db, path)?;
         if layout < LAYOUT {
             make_tables(&mut db).map_err(|e| error(path, e))?;
         }
+        // For the words of another version that cannot read it; a full disk keeps nobody from starting.
+        let _ = sign(&mut db);
         for beside in ["-wal", "-shm"] {
             warnings.extend(private(&beside_of(path, beside)));
         }
@@ -178,10 +184,7 @@ pub fn check(path: &Path, room: &str) -> Result<()> {
     }
     let db = read_only(path)?;
     let read = |e| error(path, e);
-    let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(read)?;
-    if layout > LAYOUT {
-        return Err(newer(path, layout));
-    }
+    known_layout(&db, path)?;
     let words: String = db.query_row("PRAGMA integrity_check(1)", [], |r| r.get(0)).map_err(read)?;
     if words != "ok" {
         return Err(StoreError::Damaged(format!("{}: {words}", path.display())));
@@ -218,10 +221,7 @@ pub fn peek(path: &Path, key: &str) -> Result<Option<Vec<u8>>> {
 pub fn peek_all(path: &Path, prefix: &str) -> Result<Vec<Entry>> {
     let db = read_only(path)?;
     let read = |e| error(path, e);
-    let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(read)?;
-    if layout > LAYOUT {
-        return Err(newer(path, layout));
-    }
+    known_layout(&db, path)?;
     list(&db, prefix).map_err(read)
 }
 
@@ -314,7 +314,7 @@ pub fn settle(path: &Path) -> Result<()> {
 }
 
 /// A connection that changes nothing, for a file that may be in use.
-fn read_only(path: &Path) -> Result<Connection> {
+pub(crate) fn read_only(path: &Path) -> Result<Connection> {
     let open = |name: &Path, more: OpenFlags| {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
         let db = Connection::open_with_flags(name, flags).map_err(|e| error(path, e))?;
@@ -349,8 +349,49 @@ fn is_store(db: &Connection) -> bool {
     db.query_row(q, [], |r| r.get::<_, i64>(0)).is_ok_and(|n| n == 3)
 }
 
-fn newer(path: &Path, layout: i64) -> StoreError {
-    StoreError::Newer(format!("{} has layout {layout}, this version knows up to {LAYOUT}", path.display()))
+/// The layout of a store, unless a newer version made it: then both versions are named.
+fn known_layout(db: &Connection, path: &Path) -> Result<i64> {
+    let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(|e| error(path, e))?;
+    if layout <= LAYOUT {
+        return Ok(layout);
+    }
+    let by = db.query_row("SELECT version FROM program", [], |r| r.get::<_, String>(0));
+    let by = by.ok().filter(|v| v.len() <= 64).unwrap_or_else(|| "of a later version".into());
+    Err(StoreError::Newer(format!(
+        "{} has layout {layout} and is of portcullis {by}; this is portcullis {VERSION}, which knows up to layout {LAYOUT}",
+        path.display()
+    )))
+}
+
+/// Refuses a newer version's file without a change to it, its log and its index. What cannot be read here is told by
+/// whoever opens it.
+fn not_newer(path: &Path) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|m| m.len() == 0) {
+        return Ok(());
+    }
+    // Without a log nothing beside the file is looked at, so that nothing is made there.
+    let logged = std::fs::metadata(beside_of(path, "-wal")).is_ok_and(|m| m.len() > 0);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let db = match logged {
+        true => read_only(path),
+        false => Connection::open_with_flags(unchanging(path)?, flags).map_err(|e| error(path, e)),
+    };
+    match db.and_then(|db| known_layout(&db, path)) {
+        Err(e @ StoreError::Newer(_)) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Notes which program has written the file last.
+fn sign(db: &mut Connection) -> rusqlite::Result<()> {
+    let known = db.query_row("SELECT version FROM program", [], |r| r.get::<_, String>(0));
+    if known.is_ok_and(|v| v == VERSION) {
+        return Ok(());
+    }
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute_batch("CREATE TABLE IF NOT EXISTS program (version TEXT NOT NULL); DELETE FROM program;")?;
+    tx.execute("INSERT INTO program VALUES (?1)", [VERSION])?;
+    tx.commit()
 }
 
 /// Reads every page: a file that lost a part of itself would start with fewer entries, and nobody would be told.
@@ -403,9 +444,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 fn prepare(db: &Connection, shared: bool) -> rusqlite::Result<i64> {
     db.busy_timeout(BUSY_TIMEOUT)?;
     let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-    if layout > LAYOUT {
-        return Ok(layout);
-    }
     if !shared {
         db.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
     }
@@ -492,7 +530,7 @@ fn tidy(db: &Connection, before: u64, at: u64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn error(path: &Path, e: rusqlite::Error) -> StoreError {
+pub(crate) fn error(path: &Path, e: rusqlite::Error) -> StoreError {
     let text = format!("{}: {e}", path.display());
     match e.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full(text),

@@ -7,6 +7,7 @@
 //! ```
 
 mod apps;
+pub mod import;
 mod member;
 mod names;
 mod near;

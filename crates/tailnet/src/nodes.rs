@@ -16,7 +16,7 @@ use super::refusal::Refusal;
 use super::registry::{EPHEMERAL_AWAY, NAMES_SHOWN, OFFLINE_GRACE, Registry, Slot, is_tag};
 
 /// A client that names more places than this is not believed about the rest: official ones name a dozen.
-const MAX_ENDPOINTS: usize = 64;
+pub(crate) const MAX_ENDPOINTS: usize = 64;
 /// Routes of one node, so that nobody fills the maps of all others.
 pub(crate) const MAX_ROUTES: usize = 4_096;
 /// Characters of a text about a host: the longest host name there is (POSIX, `HOST_NAME_MAX` is 255 at the most).

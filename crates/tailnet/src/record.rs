@@ -44,8 +44,11 @@ pub struct PreAuthKey {
     /// Whose nodes these will be; `None` with tags alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<u64>,
-    /// SHA-256 of the secret, hex.
+    /// SHA-256 of the secret, hex; empty while only another server's hash of it is known.
     pub hash: String,
+    /// Another server's hash of the secret, until somebody has proved it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bcrypt: Option<BcryptHash>,
     /// True if more than one node may use it.
     #[serde(default)]
     pub reusable: bool,
@@ -66,6 +69,26 @@ pub struct PreAuthKey {
     /// True if it was taken back.
     #[serde(default)]
     pub revoked: bool,
+}
+
+/// How Headscale (0.28 and later) keeps a pre-auth key: `hskey-auth-PREFIX-SECRET`, of which the prefix is kept and the
+/// secret hashed by bcrypt. Source: its `hscontrol/db/preauth_keys.go`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BcryptHash {
+    /// The twelve characters before the secret.
+    pub prefix: String,
+    /// `$2a$…`, of the secret alone.
+    pub hash: String,
+}
+
+impl BcryptHash {
+    /// Prefix and secret of such a key; nothing if it has another form.
+    #[must_use]
+    pub fn split(key: &str) -> Option<(&str, &str)> {
+        let rest = key.strip_prefix("hskey-auth-")?;
+        let (prefix, secret) = (rest.get(..12)?, rest.get(12..)?.strip_prefix('-')?);
+        (secret.len() == 64).then_some((prefix, secret))
+    }
 }
 
 /// A member of the network.
@@ -129,6 +152,9 @@ pub struct Node {
     /// What it has learned as an app connector.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub learnt: Vec<LearnedRoute>,
+    /// What its peers know it by (exit nodes are remembered so), if another server chose that; else it follows its number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable: Option<String>,
 }
 
 impl Node {

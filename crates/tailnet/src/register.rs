@@ -323,6 +323,7 @@ impl Registry {
             approved: Vec::new(),
             revoked: Vec::new(),
             learnt: Vec::new(),
+            stable: None,
         };
         self.revision += 1;
         self.by_key.insert(key, id);
@@ -335,7 +336,11 @@ impl Registry {
     }
 
     /// The next free addresses, IPv4 from the pool that the policy names for such a node, if it names one.
-    fn addresses(&mut self, user: Option<u64>, tags: &[String]) -> Result<(addr::Addr, addr::Addr), Refusal> {
+    pub(crate) fn addresses(
+        &mut self,
+        user: Option<u64>,
+        tags: &[String],
+    ) -> Result<(addr::Addr, addr::Addr), Refusal> {
         let pools = self.settings.pools;
         let taken = |a| self.nodes.values().any(|m| m.node.ipv4 == a || m.node.ipv6 == a);
         let named = self.named_pools(user, tags);

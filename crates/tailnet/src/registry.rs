@@ -429,7 +429,7 @@ impl Registry {
     }
 
     /// The short name and the address that a name means, if no user but `own` has them.
-    fn free_user(&self, name: &str, own: Option<u64>) -> Result<(String, String), Refusal> {
+    pub(crate) fn free_user(&self, name: &str, own: Option<u64>) -> Result<(String, String), Refusal> {
         let good = |c: char| c.is_alphanumeric() || "-_.@+".contains(c);
         let parts = name.strip_suffix('@').unwrap_or(name).matches('@').count();
         if name.is_empty() || name.len() > 128 || !name.chars().all(good) || name.starts_with('@') || parts > 1 {

@@ -220,7 +220,7 @@ fn basics(s: &Snapshot, m: &Member) -> Node {
     let derp = n.home_derp();
     Node {
         id: n.id,
-        stable_id: stable(n.id),
+        stable_id: n.stable.clone().unwrap_or_else(|| stable(n.id)),
         name: s.full_name(n),
         user: user_of(m),
         key: Some(n.key),

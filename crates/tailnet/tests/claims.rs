@@ -51,6 +51,7 @@ fn registry(policy: &str) -> Registry {
 
 fn give(registry: &mut Registry, user: u64, hash: &str, reusable: bool, tags: &[&str]) {
     let key = PreAuthKey {
+        bcrypt: None,
         id: 0,
         user: Some(user),
         hash: hash.into(),

@@ -182,6 +182,7 @@ impl World {
         for (i, name) in ["ada@example.com", "ben@example.com"].into_iter().enumerate() {
             let user = registry.create_user(name, None, "test", now).unwrap();
             let key = PreAuthKey {
+                bcrypt: None,
                 id: 0,
                 user: Some(user.id),
                 hash: format!("hash-{i}"),
@@ -388,6 +389,7 @@ fn a_key_of_another_machine_and_keys_that_are_used_up_let_nobody_in() {
     assert!(w.registry.update(machine(0), &ask, w.now).is_ok());
 
     let once = PreAuthKey {
+        bcrypt: None,
         hash: "once".into(),
         reusable: false,
         used: 0,

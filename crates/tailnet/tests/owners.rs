@@ -31,6 +31,7 @@ fn audited(b: &mut Registry) -> Vec<String> {
 
 fn key(user: Option<u64>, tags: &[&str]) -> PreAuthKey {
     PreAuthKey {
+        bcrypt: None,
         id: 0,
         user,
         hash: "x".into(),

@@ -34,6 +34,7 @@ fn registry() -> Registry {
 
 fn key() -> PreAuthKey {
     PreAuthKey {
+        bcrypt: None,
         id: 0,
         user: Some(1),
         hash: "x".into(),

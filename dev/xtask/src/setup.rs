@@ -63,6 +63,10 @@ const MODULES: [GoModule; 2] = [
 /// The mesh's official client: version, and its two programs. Later ones need a newer Go than distributions bring.
 const TAILSCALE: (&str, [&str; 2]) = ("v1.102.3", ["tailscale", "tailscaled"]);
 
+/// The coordination server that an import takes over, and that stands beside ours in a benchmark.
+const HEADSCALE: GoModule =
+    ("headscale", "github.com/juanfont/headscale", "v0.29.1", &["/cmd/headscale"], &["headscale"]);
+
 /// What the checks run beside cargo's own.
 const DENY: (&str, &str) = ("cargo-deny", "0.20.2");
 
@@ -179,6 +183,10 @@ pub(crate) fn suites() -> Result<()> {
     }
     release()?;
     releases(&RELEASES[..1])?;
+    let (name, module, version, packages, programs) = HEADSCALE;
+    if programs.iter().any(|p| find(p).is_none()) {
+        go_build(name, module, version, packages).context("cannot build Headscale")?;
+    }
     if find("peer-rust").is_none() {
         peer_rust().context("cannot build the node by the Rust crate `tailscale`")?;
     }

@@ -10,6 +10,7 @@ mod client;
 pub(crate) mod control;
 mod edge;
 pub(crate) mod gate;
+pub(crate) mod import;
 mod inlets;
 pub(crate) mod policy;
 #[cfg(test)]
@@ -143,6 +144,9 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// Put a copy in the place of what is stored; the process must be stopped, and what was there is kept beside
     Restore(CopyArgs),
+    /// Take over what another program keeps; its files are only read
+    #[command(subcommand)]
+    Import(import::ImportCommand),
     /// See it work: a service, an edge and a client on this machine, with real requests
     Demo(DemoArgs),
     /// Say whether a running edge or gate lets an address in, and why

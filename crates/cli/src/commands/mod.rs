@@ -9,6 +9,7 @@ pub(crate) mod control;
 pub(crate) mod fileserver;
 pub(crate) mod gate;
 pub(crate) mod gatekeeper;
+pub(crate) mod import;
 pub(crate) mod lists;
 pub(crate) mod mesh;
 pub(crate) mod nft;

@@ -77,6 +77,7 @@ async fn what_was_taken_and_is_owed_is_not_called_saved_by_asking_again() {
     let handle = RegistryHandle::start(&run, tailnet::Settings::default(), store.clone(), &path).unwrap();
     handle.change(|registry, now| registry.create_user("ada", None, "test", now)).await.unwrap().unwrap();
     let key = tailnet::record::PreAuthKey {
+        bcrypt: None,
         id: 0,
         user: Some(1),
         hash: "h".into(),

@@ -7,6 +7,7 @@ mod connector;
 mod demo;
 mod fixed;
 mod fronts;
+mod headscale;
 mod ipv6;
 mod join;
 mod life;

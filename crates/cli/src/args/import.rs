@@ -1,0 +1,38 @@
+//! What is typed to take over what other programs keep: `import headscale`, `import gatekeeper`, `import npm`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Take over what another program keeps; its files are only read.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ImportCommand {
+    /// Take a Headscale server over: users, nodes, keys, routes, names, policy, and the server's own keys, so that clients stay logged in
+    Headscale(HeadscaleImport),
+}
+
+/// `import headscale`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HeadscaleImport {
+    /// Its SQLite database, of version 0.23 or later; stop the server first
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Its config.yaml: names, prefixes, where its keys and its policy are [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The policy, in the place of the one that the configuration or the database has [default: that one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// The server's Noise key [default: the one that the configuration names]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) noise_key: Option<PathBuf>,
+    /// The key of its relay [default: the one that the configuration names]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) derp_key: Option<PathBuf>,
+    /// Write the settings of the configuration to this file, which must not be there yet [default: print them]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write_config: Option<PathBuf>,
+    /// Say what would be taken over and what would not; change nothing [default: false]
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
