@@ -9,6 +9,9 @@ pub const VERSION: u32 = 1;
 /// Most upstreams of one client: bounds what a session can make an edge keep.
 pub const UPSTREAMS_MAX: usize = 256;
 
+/// Characters of a client's version that a refusal repeats: a release has ten.
+const PROGRAM_SHOWN: usize = 64;
+
 /// What a client publishes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -270,11 +273,13 @@ impl Hello {
         let hello: Hello =
             serde_json::from_slice(bytes).map_err(|e| bad(format!("the hello is not understood: {e}")))?;
         if hello.version != VERSION {
+            // Nothing else of it was looked at.
+            let program: String = hello.program.chars().filter(|c| !c.is_control()).take(PROGRAM_SHOWN).collect();
             return Err(Reject::for_good(
                 RejectCode::WrongVersion,
                 format!(
-                    "client {} speaks version {} of the protocol, this edge speaks {VERSION}: update the older one",
-                    hello.program, hello.version
+                    "client {program} speaks version {} of the protocol, this edge speaks {VERSION}: update the older one",
+                    hello.version
                 ),
             ));
         }
@@ -331,5 +336,65 @@ mod tests {
         let hello = r#"{"version":2,"program":"9","host":"h","upstreams":[]}"#;
         assert_eq!(code(hello), RejectCode::WrongVersion);
         assert_eq!(code(&hello.replace(":2", ":1")), RejectCode::BadRequest);
+    }
+
+    fn published(host: &str) -> Published {
+        let ask = AskFor::Http { host: host.into(), path: String::new() };
+        Published { ask, name: "http://127.0.0.1:3000".into(), h2: false, alpn: false, rewrite: Rewrite::default() }
+    }
+
+    fn hello(upstreams: Vec<Published>) -> Hello {
+        Hello { version: VERSION, program: "0.1.0".into(), host: "laptop".into(), upstreams, demux: false }
+    }
+
+    #[test]
+    fn a_hello_has_limits() {
+        let read = |h: &Hello| Hello::parse(&bytes(h));
+        let most = hello(vec![published("a.example"); UPSTREAMS_MAX]);
+        assert_eq!(read(&most).unwrap(), most);
+        for n in [0, UPSTREAMS_MAX + 1] {
+            let no = read(&hello(vec![published("a.example"); n])).unwrap_err();
+            assert_eq!((no.reason, no.is_final), (format!("{n} upstreams, wanted 1 to {UPSTREAMS_MAX}"), true));
+        }
+        let long = "a".repeat(512);
+        assert!(read(&hello(vec![published(&long)])).is_ok());
+        let port = Published { ask: AskFor::Port(22), name: "a\u{7}".into(), ..published("") };
+        for bad in [
+            Hello { host: format!("{long}a"), ..hello(vec![published("")]) },
+            Hello { host: "a\nb".into(), ..hello(vec![published("")]) },
+            Hello { program: "\u{1b}[2J".into(), ..hello(vec![published("")]) },
+            hello(vec![published(&format!("{long}a"))]),
+            hello(vec![Published { ask: AskFor::Http { host: String::new(), path: "/\r".into() }, ..published("") }]),
+            hello(vec![published("ok"), port]),
+        ] {
+            let no = read(&bad).unwrap_err();
+            assert_eq!(no.code, RejectCode::BadRequest, "{bad:?}");
+            assert_eq!(no.reason, "a name in the hello is longer than 512 bytes or has control characters");
+        }
+    }
+
+    /// What a client says of itself stands in the edge's log and in its answer.
+    #[test]
+    fn a_refusal_repeats_little_of_what_was_not_checked() {
+        let loud = Hello { version: 9, program: format!("1\n{}", "x".repeat(10_000)), ..hello(Vec::new()) };
+        let no = Hello::parse(&bytes(&loud)).unwrap_err();
+        assert_eq!(no.code, RejectCode::WrongVersion);
+        assert!(
+            no.reason.len() < 200 && !no.reason.contains('\n') && no.reason.starts_with("client 1xxx"),
+            "{}",
+            no.reason
+        );
+    }
+
+    #[test]
+    fn what_a_hello_asks_beyond_the_first_version_is_named() {
+        assert_eq!(hello(vec![published("a.example"), published("")]).needs(), Vec::<&str>::new());
+        let h2 = Published { h2: true, ..published("") };
+        let rewrite = Rewrite { response_remove: vec!["Server".into()], ..Rewrite::default() };
+        let all = hello(vec![published("*.example.com"), Published { rewrite, ..published("") }, h2]);
+        assert_eq!(all.needs(), FEATURES);
+        // One that asks for nothing new is written as the first version wrote it.
+        let first = String::from_utf8(bytes(&hello(vec![published("a")]))).unwrap();
+        assert!(!first.contains("h2") && !first.contains("alpn") && !first.contains("rewrite"), "{first}");
     }
 }

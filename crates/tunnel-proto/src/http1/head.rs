@@ -364,6 +364,47 @@ mod tests {
             }
         }
 
+        /// An answer goes on as one that every reader ends at the same byte, on a connection that its visitor can speak.
+        #[test]
+        fn an_answer_that_goes_on_is_unambiguous(
+            status in prop::sample::select(vec![100u16, 101, 200, 204, 206, 304, 404, 426, 500]),
+            fields in prop::collection::vec(prop::sample::select(vec![
+                "Content-Length: 5\r\n", "Content-Length: 5, 5\r\n", "Content-Length: 0\r\n", "Transfer-Encoding: chunked\r\n",
+                "Connection: close, X-Hop\r\n", "Connection: keep-alive\r\n", "X-Hop: secret\r\n", "Keep-Alive: timeout=5\r\n",
+                "Upgrade: websocket\r\n", "Connection: upgrade\r\n", "Set-Cookie: a=b\r\n", "Proxy-Authenticate: x\r\n",
+            ]), 0..6),
+            (old, head, http10, close) in any::<(bool, bool, bool, bool)>(),
+        ) {
+            let method = if head { Method::Head } else { Method::Get };
+            let reply = Reply { method, http10, close };
+            let text = format!("HTTP/1.{} {status} Fine\r\n{}\r\n", u8::from(!old), fields.concat());
+            let mut out = bytes::BytesMut::new();
+            let Ok(first) = Response::read(text.as_bytes(), reply, None, &mut out) else { return Ok(()) };
+            let sent = String::from_utf8(out.to_vec()).unwrap();
+            let count = |name: &str| sent.matches(&format!("\r\n{name}: ")).count();
+            let line = format!("HTTP/1.1 {status} ");
+            prop_assert!(sent.starts_with(&line));
+            prop_assert!(count("Content-Length") + count("Transfer-Encoding") <= 1, "{}", sent);
+            prop_assert!(!http10 || count("Transfer-Encoding") == 0, "who speaks 1.0 is sent no chunks: {}", sent);
+            prop_assert!(!sent.contains("X-Hop: secret") || !text.contains("X-Hop\r\n"), "{}", sent);
+            prop_assert_eq!(sent.matches("Set-Cookie: a=b").count(), text.matches("Set-Cookie").count());
+            prop_assert!(status != 204 || count("Content-Length") == 0, "RFC 9110, section 8.6");
+            let mut again = bytes::BytesMut::new();
+            let second = Response::read(sent.as_bytes(), reply, None, &mut again).unwrap();
+            let ends_here = matches!(first.body, Body::Chunked | Body::Eof);
+            match first.body {
+                // What ended with the upstream's connection goes on in chunks, or ends the visitor's connection.
+                Body::Chunked | Body::Eof if http10 => prop_assert!(first.close && second.body == Body::Eof),
+                Body::Chunked | Body::Eof => prop_assert_eq!(second.body, Body::Chunked),
+                body => prop_assert_eq!(second.body, body),
+            }
+            if status >= 200 {
+                prop_assert_eq!(first.close, close || (http10 && ends_here));
+                prop_assert_eq!(first.close, sent.contains("Connection: close\r\n") || sent.contains("Connection: Upgrade, close\r\n"));
+            }
+            prop_assert!(first.body != Body::Eof || !first.keep_alive, "the upstream's connection was its end");
+        }
+
         #[test]
         fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), tail in "(\r\n\r\n)?") {
             let mut bytes = bytes;

@@ -52,3 +52,24 @@ impl Method {
         matches!(self, Method::Get | Method::Head | Method::Options | Method::Trace)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_exact_and_only_what_changes_nothing_is_sent_again() {
+        for name in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"] {
+            assert_eq!(Method::of(name).label(), name);
+            assert_eq!(
+                Method::of(&name.to_lowercase()),
+                Method::Other,
+                "methods are case sensitive (RFC 9110, section 9.1)"
+            );
+            assert_eq!(Method::of(name).is_safe(), ["GET", "HEAD", "OPTIONS", "TRACE"].contains(&name), "{name}");
+        }
+        for other in ["", "CONNECT", "PROPFIND", "GETT"] {
+            assert_eq!((Method::of(other).label(), Method::of(other).is_safe()), ("OTHER", false), "{other}");
+        }
+    }
+}
