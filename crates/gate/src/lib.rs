@@ -19,6 +19,8 @@ mod probe;
 mod reload;
 pub mod share;
 mod state;
+#[cfg(test)]
+mod tests;
 mod verbs;
 
 use std::collections::BTreeSet;
