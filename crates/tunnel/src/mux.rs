@@ -243,9 +243,9 @@ impl Carrier {
         self.with(|conn| if conn.moves(id) { conn.local(id)?.write_half() } else { None })
     }
 
-    /// Sends data of a stream; at most as much as there was room for.
-    pub(super) fn send(self: &Arc<Carrier>, id: u32, bytes: &[u8]) {
-        self.with(|conn| conn.send(id, bytes));
+    /// Sends data of a stream; at most as much as there was room for. Returns the room that is left; 0: ask again.
+    pub(super) fn send(self: &Arc<Carrier>, id: u32, bytes: &[u8]) -> usize {
+        self.with(|conn| conn.send(id, bytes))
     }
 
     /// Says that no more bytes of a stream follow, or has the caller say it on its bulk link.

@@ -57,6 +57,8 @@ impl Relay {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>, socket: &TcpStream, stream: &mut Stream) -> Poll<io::Result<()>> {
+        // What may be sent without asking: each question locks the carrier.
+        let mut room = 0;
         for _ in 0..MAX_TURNS {
             match self.up {
                 Way::Over => return Poll::Ready(Ok(())),
@@ -67,11 +69,18 @@ impl Relay {
                 }
                 Way::Open => {}
             }
-            let room = ready!(stream.tx.poll_ready(cx))?;
+            if room == 0 {
+                room = ready!(stream.tx.poll_ready(cx))?;
+            }
             ready!(socket.poll_read_ready(cx))?;
-            let read = buffers::with_scratch(|buf| {
+            let read: io::Result<usize> = buffers::with_scratch(|buf| {
                 let n = socket.try_read(&mut buf[HEADS..HEADS + room])?;
-                if n > 0 { stream.tx.send(buf, n).map(|()| n) } else { stream.tx.end().map(|()| 0) }
+                if n > 0 {
+                    room = stream.tx.send(buf, n)?;
+                } else {
+                    stream.tx.end()?;
+                }
+                Ok(n)
             });
             match read {
                 Ok(0) => self.up = Way::Flushing,

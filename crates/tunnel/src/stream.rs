@@ -165,16 +165,14 @@ impl StreamTx {
     }
 
     /// Sends the `len` bytes that stand in `buf` from [`HEADS`] on; at most as many as [`StreamTx::poll_ready`] said.
+    /// Returns how many may follow at once; 0: ask [`StreamTx::poll_ready`].
     ///
     /// # Errors
     /// What carries the stream broke.
-    pub(super) fn send(&mut self, buf: &mut [u8], len: usize) -> io::Result<()> {
+    pub(super) fn send(&mut self, buf: &mut [u8], len: usize) -> io::Result<usize> {
         match &mut self.bulk {
-            Some(bulk) => bulk.send_data(self.id, buf, len),
-            None => {
-                self.carrier.send(self.id, &buf[HEADS..HEADS + len]);
-                Ok(())
-            }
+            Some(bulk) => bulk.send_data(self.id, buf, len).map(|()| 0),
+            None => Ok(self.carrier.send(self.id, &buf[HEADS..HEADS + len])),
         }
     }
 

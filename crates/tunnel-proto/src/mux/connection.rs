@@ -3,13 +3,14 @@
 //!
 //! Both edge and client run this; only the edge opens streams.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::number_map::NumberMap;
 use super::stream::{Finish, OverWindow, Read, Recv, Room, Send, Usage, Way};
 use super::{Buffered, DEAD_AFTER, OUT_END, OUT_MAX, PING_EVERY, STREAMS_MAX, dedicated};
 use crate::frame::{self, FrameError, Kind, Reset, ResetCode};
@@ -37,7 +38,7 @@ impl Default for StreamNumbers {
 #[derive(Debug)]
 pub struct Connection<T> {
     role: Role,
-    streams: HashMap<u32, Box<Stream<T>>>,
+    streams: NumberMap<Box<Stream<T>>>,
     numbers: Arc<StreamNumbers>,
     /// Frames to be sent, behind room for a websocket head.
     out: Vec<u8>,
@@ -170,7 +171,7 @@ impl<T> Connection<T> {
     pub fn new(role: Role, numbers: Arc<StreamNumbers>, buffered: Arc<Buffered>, now: Instant) -> Connection<T> {
         Connection {
             role,
-            streams: HashMap::new(),
+            streams: NumberMap::default(),
             numbers,
             out: Vec::new(),
             blocked: VecDeque::new(),
@@ -464,10 +465,11 @@ impl<T> Connection<T> {
 
     /// How much may be sent now. Whoever gets [`Room::Dedicated`] has left this connection with its direction.
     pub fn room(&mut self, id: u32) -> Room {
-        if self.moves(id) {
+        let Some(stream) = self.streams.get_mut(&id) else { return Room::Reset(gone()) };
+        if stream.send.on_dedicated || stream.may_move() {
+            self.moves(id);
             return Room::Dedicated;
         }
-        let Some(stream) = self.streams.get_mut(&id) else { return Room::Reset(gone()) };
         if let Some(reset) = &stream.recv.reset {
             return Room::Reset(reset.clone());
         }
@@ -491,7 +493,7 @@ impl<T> Connection<T> {
         if stream.send.on_dedicated {
             return true;
         }
-        if stream.send.done || stream.recv.reset.is_some() || stream.dedicated != Dedicated::Bound {
+        if !stream.may_move() {
             return false;
         }
         stream.send.on_dedicated = true;
@@ -499,13 +501,17 @@ impl<T> Connection<T> {
         true
     }
 
-    /// Sends data; at most as much as [`Connection::room`] said.
-    pub fn send(&mut self, id: u32, bytes: &[u8]) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+    /// Sends data; at most as much as [`Connection::room`] said. Returns how much may follow at once; 0: ask for room
+    /// again.
+    pub fn send(&mut self, id: u32, bytes: &[u8]) -> usize {
+        let Some(stream) = self.streams.get_mut(&id) else { return 0 };
         stream.send.sent(bytes.len());
         let is_bulk = stream.usage.count(bytes.len(), Way::Went);
+        let stays = !is_bulk && stream.dedicated != Dedicated::Bound && stream.recv.reset.is_none();
+        let more = if stays { stream.send.credit() } else { 0 };
         self.push(Kind::Data, id, bytes);
         self.want_dedicated(id, is_bulk);
+        if self.out.len() < OUT_MAX && !self.is_dead { more } else { 0 }
     }
 
     /// Says that no more bytes follow.
@@ -641,6 +647,11 @@ impl<T> Stream<T> {
             moved_at: None,
             local,
         })
+    }
+
+    /// A dedicated connection is there and the sending direction, which is not over, has not gone there yet.
+    fn may_move(&self) -> bool {
+        self.dedicated == Dedicated::Bound && !self.send.on_dedicated && !self.send.done && self.recv.reset.is_none()
     }
 }
 

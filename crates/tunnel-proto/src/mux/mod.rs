@@ -16,6 +16,7 @@
 mod buffered;
 mod connection;
 pub mod dedicated;
+mod number_map;
 pub mod pool;
 mod stream;
 

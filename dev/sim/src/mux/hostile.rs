@@ -201,7 +201,8 @@ impl World {
         match self.conn.room(id) {
             Room::Bytes(most) => {
                 assert!(!self.moved.contains(&id), "it left this connection");
-                self.conn.send(id, &vec![2; n.min(most)]);
+                let more = self.conn.send(id, &vec![2; n.min(most)]);
+                assert!(more == 0 || self.conn.room(id) == Room::Bytes(more), "room that is not there");
             }
             Room::Dedicated => self.moved.push(id),
             Room::Reset(_) | Room::Wait => {}

@@ -272,7 +272,8 @@ impl World {
             Room::Bytes(most) => {
                 let n = if self.rng.once_in(2) { most } else { 1 + self.rng.below(most) };
                 let n = n.min(side.plan - side.sent);
-                conn.send(id, self.pattern.at(key, side.sent, n));
+                let more = conn.send(id, self.pattern.at(key, side.sent, n));
+                assert!(more == 0 || conn.room(id) == Room::Bytes(more), "room that is not there");
                 side.sent += n;
             }
         }
