@@ -1,6 +1,7 @@
 //! The HTTP around the tunnel: the request that becomes a link, and the few others the control plane answers. In:
 //! bytes before the upgrade. Out: parsed heads, answers. Strict: one request, no body, then upgrade or close.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 
@@ -149,27 +150,27 @@ pub(super) fn accept_key(key: &str) -> String {
 
 /// A short answer that ends the connection.
 #[derive(Debug)]
-pub(super) struct Answer<'a> {
+pub(super) struct Answer {
     status: StatusCode,
     media: Media,
-    body: &'a str,
+    body: Cow<'static, str>,
     code: Option<RejectCode>,
     field: Option<(&'static str, &'static str)>,
 }
 
-impl<'a> Answer<'a> {
+impl Answer {
     /// What was asked for.
-    pub(super) fn ok(media: Media, body: &'a str) -> Answer<'a> {
-        Answer { status: StatusCode::OK, media, body, code: None, field: None }
+    pub(super) fn ok(media: Media, body: String) -> Answer {
+        Answer { status: StatusCode::OK, media, body: body.into(), code: None, field: None }
     }
 
     /// A refusal: the code is for programs, the words are for people.
-    pub(super) fn reject(status: StatusCode, code: RejectCode, words: &'a str) -> Answer<'a> {
-        Answer { status, media: Media::Text, body: words, code: Some(code), field: None }
+    pub(super) fn reject(status: StatusCode, code: RejectCode, words: impl Into<Cow<'static, str>>) -> Answer {
+        Answer { status, media: Media::Text, body: words.into(), code: Some(code), field: None }
     }
 
     /// With a header on top.
-    pub(super) fn with(self, name: &'static str, value: &'static str) -> Answer<'a> {
+    pub(super) fn with(self, name: &'static str, value: &'static str) -> Answer {
         Answer { field: Some((name, value)), ..self }
     }
 
@@ -186,7 +187,7 @@ impl<'a> Answer<'a> {
         for (name, value) in self.media.fields().chain(code).chain(self.field).chain([("Connection", "close")]) {
             let _ = write!(out, "{name}: {value}\r\n");
         }
-        out + "\r\n" + self.body
+        out + "\r\n" + &self.body
     }
 }
 

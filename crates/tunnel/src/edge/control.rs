@@ -1,6 +1,7 @@
 //! The control plane of an edge. In: connections of clients and of people with the token. Out: sessions, `/status`,
 //! `/metrics`. The address is judged before a byte is read; behind a trusted proxy, when the head names it.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -185,6 +186,7 @@ fn left(edge: &Arc<Edge>, session: &Arc<EdgeSession>, why: &str) {
     info!(client = session.hello.host, peer = %session.addr, why, "client disconnected");
 }
 
+/// TLS, the request and who sent it; then what it asked for.
 async fn begin(
     edge: &Arc<Edge>,
     socket: TcpStream,
@@ -205,28 +207,39 @@ async fn begin(
             return Err(e);
         }
     };
-    let pass = match pass {
-        Some(pass) => pass,
-        None => match judge_behind_proxy(edge, &head, peer) {
-            Ok(pass) => pass,
-            Err((status, code, words)) => {
-                edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
-                say(&edge.lines.control_refused, "control", peer, REFUSED, &words);
-                Answer::reject(status, code, &format!("{words}\n")).send(&mut link).await;
-                return Ok(Became::Nothing);
-            }
-        },
+    let answer = match (admit(edge, &head, peer, pass, &mut place).await, head.method.as_str(), head.websocket_key()) {
+        (Ok((token, pass)), "GET", Some(key)) => return attach(edge, link, &head, key, token, pass).await,
+        (Ok(_), ..) => page(edge, &head),
+        (Err(refusal), ..) => refusal,
     };
-    let addr = pass.addr();
+    answer.send(&mut link).await;
+    Ok(Became::Nothing)
+}
+
+/// Judges the address, then the token, then the address by the token's own list. Returns the token's number.
+///
+/// # Errors
+/// What to answer.
+async fn admit(
+    edge: &Edge,
+    head: &RequestHead,
+    peer: SocketAddr,
+    pass: Option<ConnectionGuard>,
+    place: &mut Slot,
+) -> Result<(usize, Passes), Answer> {
+    let plane = match pass {
+        Some(pass) => pass,
+        None => judge_behind_proxy(edge, head, peer)?,
+    };
+    let addr = plane.addr();
     // Judged as itself it is the source of everything that comes through it: its visitors' guesses would close it for all.
-    let unnamed = addr.is_loopback() && !edge.trusts(peer) && is_forwarded(&head);
+    let unnamed = addr.is_loopback() && !edge.trusts(peer) && is_forwarded(head);
     if unnamed {
         edge.say_unnamed_proxy(addr);
     } else if edge.guesses.blocked(addr, Instant::now()) {
         edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
         let words = "429: too many wrong tokens; try again in a minute\n";
-        Answer::reject(StatusCode::TOO_MANY_REQUESTS, RejectCode::TooManyGuesses, words).send(&mut link).await;
-        return Ok(Became::Nothing);
+        return Err(Answer::reject(StatusCode::TOO_MANY_REQUESTS, RejectCode::TooManyGuesses, words));
     }
     let tokens = edge.tokens();
     let Some(known) = tokens.proved(head.bearer().unwrap_or_default()) else {
@@ -235,71 +248,61 @@ async fn begin(
         tokio::time::sleep(WRONG_TOKEN_PAUSE).await;
         let words = "401: the token is wrong or missing (Authorization: Bearer TOKEN)\n";
         let answer = Answer::reject(StatusCode::UNAUTHORIZED, RejectCode::TokenRefused, words);
-        answer.with("WWW-Authenticate", "Bearer").send(&mut link).await;
-        return Ok(Became::Nothing);
+        return Err(answer.with("WWW-Authenticate", "Bearer"));
     };
     edge.guesses.right(addr);
     edge.handshakes.know(addr.into());
     // Who knows a token no longer counts as an untrusted peer of its address.
     place.trusted();
-    let token_pass = match known.door.as_ref().map(|door| door.admit(addr)).transpose() {
-        Ok(pass) => pass,
-        Err(why) => {
-            edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
-            say(&edge.lines.control_refused, "control", addr, REFUSED, &why);
-            let words = format!("403: {why}\n");
-            Answer::reject(StatusCode::FORBIDDEN, RejectCode::AddressRefused, &words).send(&mut link).await;
-            return Ok(Became::Nothing);
+    let token = known.door.as_ref().map(|door| door.admit(addr)).transpose();
+    let token = token.map_err(|why| refused(edge, addr, StatusCode::FORBIDDEN, RejectCode::AddressRefused, &why))?;
+    Ok((known.id, Passes { plane, token }))
+}
+
+/// What whoever knows a token gets besides a link.
+fn page(edge: &Edge, head: &RequestHead) -> Answer {
+    match (head.method.as_str(), head.path()) {
+        ("GET", path) if path.ends_with("/status") => {
+            Answer::ok(Media::Json, serde_json::to_string(&edge.status()).unwrap_or_default() + "\n")
         }
-    };
-    let pass = Passes { plane: pass, token: token_pass };
-    match (head.method.as_str(), head.path(), head.websocket_key()) {
-        ("GET", _, Some(key)) => attach(edge, link, &head, key, known.id, pass).await,
-        ("GET", path, None) if path.ends_with("/status") => {
-            let status = serde_json::to_string(&edge.status()).unwrap_or_default();
-            Answer::ok(Media::Json, &(status + "\n")).send(&mut link).await;
-            Ok(Became::Nothing)
-        }
-        ("GET", path, None) if path.ends_with("/metrics") => {
-            Answer::ok(Media::Metrics, &edge.metrics()).send(&mut link).await;
-            Ok(Became::Nothing)
-        }
-        ("GET", _, None) => {
+        ("GET", path) if path.ends_with("/metrics") => Answer::ok(Media::Metrics, edge.metrics()),
+        ("GET", _) => {
             let words = "426: this is the control plane of a Portcullis edge; clients connect here by websocket. A proxy in between must pass `Upgrade` and `Connection`.\n";
             let answer = Answer::reject(StatusCode::UPGRADE_REQUIRED, RejectCode::UpgradeRequired, words);
-            answer.with("Upgrade", "websocket").send(&mut link).await;
-            Ok(Became::Nothing)
+            answer.with("Upgrade", "websocket")
         }
-        _ => {
+        (method, _) => {
             // An answer to HEAD has no body (RFC 9110, section 9.3.2).
-            let words = if head.method == "HEAD" { "" } else { "405: only GET\n" };
+            let words = if method == "HEAD" { "" } else { "405: only GET\n" };
             let answer = Answer::reject(StatusCode::METHOD_NOT_ALLOWED, RejectCode::BadRequest, words);
-            answer.with("Allow", "GET").send(&mut link).await;
-            Ok(Became::Nothing)
+            answer.with("Allow", "GET")
         }
     }
+}
+
+/// Counts and logs who is not let in, and says it.
+fn refused(edge: &Edge, peer: impl Display, status: StatusCode, code: RejectCode, why: impl Display) -> Answer {
+    edge.stats.control_refused.fetch_add(1, Ordering::Relaxed);
+    say(&edge.lines.control_refused, "control", peer, REFUSED, &why);
+    Answer::reject(status, code, format!("{}: {why}\n", status.as_u16()))
 }
 
 /// Admits whom a trusted proxy speaks for.
 ///
 /// # Errors
 /// What to answer.
-fn judge_behind_proxy(
-    edge: &Edge,
-    head: &RequestHead,
-    peer: SocketAddr,
-) -> Result<ConnectionGuard, (StatusCode, RejectCode, String)> {
+fn judge_behind_proxy(edge: &Edge, head: &RequestHead, peer: SocketAddr) -> Result<ConnectionGuard, Answer> {
     let xff: Vec<&[u8]> = head.values("x-forwarded-for").collect();
     let forwarded: Vec<&[u8]> = head.values("forwarded").collect();
     let settings = edge.settings();
     let (header, proxies) = (settings.trusted_header, &settings.trusted_proxies);
-    let traced =
-        tunnel_proto::http1::forwarded::visitor(header, Addr::of(peer), &xff, &forwarded, proxies).map_err(|e| {
-            let words = format!("400: the proxy {peer} names no visitor: {e}");
-            (StatusCode::BAD_REQUEST, RejectCode::BadRequest, words)
-        })?;
-    let refused = |why| (StatusCode::FORBIDDEN, RejectCode::AddressRefused, format!("403: {why}"));
-    edge.control_door.admit(traced.addr).map_err(refused)
+    let traced = tunnel_proto::http1::forwarded::visitor(header, Addr::of(peer), &xff, &forwarded, proxies);
+    let traced = traced.map_err(|e| {
+        let why = format_args!("the proxy {peer} names no visitor: {e}");
+        refused(edge, peer, StatusCode::BAD_REQUEST, RejectCode::BadRequest, why)
+    })?;
+    let admitted = edge.control_door.admit(traced.addr);
+    admitted.map_err(|why| refused(edge, peer, StatusCode::FORBIDDEN, RejectCode::AddressRefused, &why))
 }
 
 /// True if the request came through a proxy that says so.
