@@ -124,7 +124,7 @@ pub struct ListContents {
     pub first: Vec<Prefix>,
 }
 
-/// Asks what is wrong with an edge.
+/// Asks what is wrong with everything that runs in a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Doctor {}
@@ -145,15 +145,69 @@ impl Findings {
         self.found.iter().filter(|f| !f.accepted)
     }
 
+    /// True if something that nobody accepted is an error.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.open().any(|f| f.severity == Severity::Error)
+    }
+
     /// Those that somebody accepted.
     pub fn accepted(&self) -> impl Iterator<Item = &Finding> {
         self.found.iter().filter(|f| f.accepted)
     }
 }
 
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something does not do what it was set up for, or lets in more than it should.
+    #[default]
+    Error,
+    /// It works, and may not be what is wanted, or may soon stop working.
+    Warning,
+}
+
+/// The part of a process that a finding is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// All of it: the machine, the lists, the configuration.
+    #[default]
+    Process,
+    /// The edge.
+    Edge,
+    /// A tunnel's client.
+    Client,
+    /// The gate.
+    Gate,
+    /// The coordination server.
+    Control,
+}
+
+impl Part {
+    /// As it stands in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Part::Process => "process",
+            Part::Edge => "edge",
+            Part::Client => "client",
+            Part::Gate => "gate",
+            Part::Control => "control",
+        }
+    }
+}
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
+    /// What it is about.
+    #[serde(default)]
+    pub part: Part,
+    /// How much it matters.
+    #[serde(default)]
+    pub severity: Severity,
     /// Its kind; it is accepted by this name.
     pub id: String,
     /// What is wrong.

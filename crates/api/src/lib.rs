@@ -25,7 +25,7 @@ use serde_json::Value;
 pub use audit::AuditEvent;
 pub use edge::{
     ClientStatus, Doctor, EdgeInfo, EdgeStatus, Explain, Explained, Finding, Findings, Freshness, ListAnswer,
-    ListContents, Lists, ListsInForce, Reload, Reloaded, Status, Trouble,
+    ListContents, Lists, ListsInForce, Part, Reload, Reloaded, Severity, Status, Trouble,
 };
 pub use error::{Code, Error};
 pub use verdict::Verdict;
@@ -123,12 +123,12 @@ macro_rules! calls {
 calls! {
     // every process
     "reload" Reload(Reload) -> Reloaded;
+    "doctor" Doctor(Doctor) -> Findings;
     "clock" Clock(clock::Show) -> clock::Clock;
     "clock-reset" ClockReset(clock::Reset) -> Written<clock::WasReset>;
     // edge
     "explain" Explain(Explain) -> Explained;
     "lists" Lists(Lists) -> ListsInForce;
-    "doctor" Doctor(Doctor) -> Findings;
     "status" Status(Status) -> EdgeStatus;
     // gate
     "gate-lists" GateLists(gate::Lists) -> gate::ListStates;

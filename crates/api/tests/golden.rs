@@ -136,6 +136,8 @@ fn enforcer() -> gate::Enforcer {
 
 fn findings(accept: Option<&str>) -> api::Findings {
     let finding = |id: &str, accepted| api::Finding {
+        part: api::Part::Gate,
+        severity: if accepted { api::Severity::Warning } else { api::Severity::Error },
         id: id.into(),
         what: "the store does not save".into(),
         fix: "make room".into(),

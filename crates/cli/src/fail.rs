@@ -74,6 +74,21 @@ impl Fail {
         self
     }
 
+    /// What kind of refusal a running process answered with.
+    pub(crate) fn code(&self) -> Option<api::Code> {
+        self.error.chain().find_map(|c| c.downcast_ref::<api::Error>()).map(|e| e.code)
+    }
+
+    /// Its advice, if it has some.
+    pub(crate) fn hint(&self) -> Option<String> {
+        self.hint.clone().or_else(|| hint::of(&self.error).map(str::to_string))
+    }
+
+    /// The error and its causes without their advice.
+    pub(crate) fn in_one_line(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
     /// Prints it and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         let text = self.text();

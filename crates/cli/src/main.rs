@@ -3,8 +3,10 @@
 mod admin_client;
 mod args;
 mod commands;
+mod doctor;
 mod fail;
 mod grants;
+mod init;
 mod logs;
 mod resolve;
 mod run;
@@ -62,6 +64,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
             client(Plane::Http, &a, given)
         }
         Command::Fileserver(a) => commands::fileserver::run(a, given),
+        Command::Init(a) => init::run(a, global),
         Command::Status(a) => commands::status::run(a, given),
         Command::Gatekeeper(a) => match a.generate {
             Some(kind) => no_k8s(kind).and_then(|()| commands::gatekeeper::generate(a, global)),
@@ -70,7 +73,7 @@ fn start(cli: Cli, given: &Given) -> Result<ExitCode, Fail> {
         Command::Grant(a) => return commands::gate::grant(a, global),
         Command::Audit(a) => return commands::gate::audit(a, global),
         Command::Nft(c) => commands::nft::run(c, global),
-        Command::Doctor(a) => return commands::gate::doctor(a, global),
+        Command::Doctor(a) => return doctor::run(a, global, given),
         Command::Backup(a) => commands::backup::backup(a, global),
         Command::Clock(c) => commands::clock::run(c, global),
         Command::Restore(a) => commands::backup::restore(a, global),
@@ -119,6 +122,14 @@ fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
     if let Some(kind) = a.edge.limits.generate {
         return generate(kind, &a.edge, file.as_ref(), given);
     }
+    if a.check {
+        let path = file.as_ref().map(|f| f.path.display().to_string());
+        let plan = resolve::edge(Kind::Serve, &a.edge, global, file.as_ref(), given)?;
+        runtime::lists::load(&plan.config.lists, plan.config.gate_lists().as_ref())?;
+        plan.config.notes.iter().for_each(server::Note::say);
+        say::line(format!("{} is good", path.as_deref().unwrap_or("what was typed")));
+        return Ok(());
+    }
     start_edge(Kind::Serve, &a.edge, global, file, given)
 }
 
@@ -137,7 +148,12 @@ fn start_edge(kind: Kind, a: &EdgeArgs, global: &GlobalArgs, file: Option<resolv
 fn client(plane: Plane, a: &ClientArgs, given: &Given) -> Done {
     if let Some(kind) = a.link.generate {
         no_k8s(kind)?;
-        let unit = systemd::Unit { what: "Portcullis client", files: CLIENT_FILES, ..systemd::Unit::default() };
+        let unit = systemd::Unit {
+            what: "Portcullis client",
+            files: CLIENT_FILES,
+            suffix: "-client",
+            ..systemd::Unit::default()
+        };
         say::raw(&systemd::render(&unit));
         return Ok(());
     }
@@ -163,11 +179,25 @@ fn generate(kind: Generate, a: &EdgeArgs, file: Option<&resolve::file::Read>, gi
     let token = token.and_then(|r| r.edge.token_file.as_ref().map(|t| r.dir().join(t)));
     let files = u64::from(visitors) + ::tunnel::edge::FILES_KEPT as u64;
     let data_dir = resolve::data_dir(None)?;
+    let control = f.is_some_and(|f| f.control.is_some());
+    let low_ports = low_ports || control_is_low(file, given);
     let gate = file.map(|r| resolve::gate_file::plan(r, data_dir, &Notes::default())).transpose()?.flatten();
     let enforcers = gate.map(|g| g.enforcers).unwrap_or_default();
-    let what = if enforcers.is_empty() { "Portcullis edge" } else { "Portcullis" };
+    let alone = enforcers.is_empty() && !control && f.is_none_or(|f| f.gate.is_none());
+    let what = if alone { "Portcullis edge" } else { "Portcullis" };
     say::raw(&systemd::render(&systemd::Unit { what, low_ports, files, token, ..systemd::of_enforcers(&enforcers) }));
     Ok(())
+}
+
+/// True if the coordination server of this file listens below 1024, or wants to for clients that come back.
+fn control_is_low(file: Option<&resolve::file::Read>, given: &Given) -> bool {
+    let global = GlobalArgs { data_dir: None, debug: None, log_format: None };
+    let plan = resolve::edge(Kind::Serve, &EdgeArgs::default(), &global, file, given).ok();
+    let low = |port: u16| port != 0 && port < 1024;
+    plan.and_then(|p| p.config.control).is_some_and(|c| {
+        let s = &c.settings;
+        s.listen.iter().chain(&s.stun).chain(&s.metrics).any(|at| low(at.port())) || s.server_url.needs_443()
+    })
 }
 
 fn no_k8s(kind: Generate) -> Result<(), Fail> {

@@ -9,6 +9,7 @@
 mod answers;
 mod apps;
 mod channel;
+mod doctor;
 mod health;
 mod http;
 pub mod import;
@@ -42,6 +43,7 @@ use tailnet_proto::meshkey::{MachinePrivate, NodePrivate};
 use tracing::warn;
 
 use apps::Lookups;
+pub use doctor::{Wrong, doctor};
 use http::Listening;
 use registry::RegistryHandle;
 pub use reload::Prepared;

@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::fetch::Base;
+use runtime::fetch::Base;
 
 /// What a site answered.
 #[derive(Debug)]

@@ -1,22 +1,22 @@
-//! The gate's verbs on the admin socket: lists, grants, audit, doctor, explain. In: requests of the command line. Out:
+//! The gate's verbs on the admin socket: lists, grants, audit, explain. In: requests of the command line. Out:
 //! answers for it.
 
 use access::ended::{Ended, What};
 use access::{Ban, Claim, Grant, Whom};
 use addr::Addr;
 use api::gate::{self as answer, ChangeGrants, Explained, ListAnswer, ListState, ListStates, ListSummary};
-use api::{AuditEvent, Finding, Verdict};
+use api::{AuditEvent, Verdict};
 
 use super::Gate;
 use super::grants::{no_list, refused};
 use runtime::api::Verbs;
 use runtime::audit;
 
-/// Adds the gate's verbs to a process's. `others`: what the doctor finds elsewhere in the process.
+/// Adds the gate's verbs to a process's.
 #[must_use]
-pub fn verbs(verbs: Verbs, gate: &Gate, others: impl Fn() -> Vec<Finding> + Clone + Send + Sync + 'static) -> Verbs {
+pub fn verbs(verbs: Verbs, gate: &Gate) -> Verbs {
     let (listed, shown, explained, audited) = (gate.clone(), gate.clone(), gate.clone(), gate.clone());
-    let (acting, asked, woken) = (gate.clone(), gate.clone(), gate.ledger.clone());
+    let (acting, woken) = (gate.clone(), gate.ledger.clone());
     let (time, trouble) = (gate.ledger.model.time.clone(), gate.ledger.model.trouble.clone());
     runtime::clock::verbs(verbs, api::clock::Owner::Gate, time, trouble, move || woken.look())
         .handle(move |answer::Lists {}| {
@@ -34,14 +34,6 @@ pub fn verbs(verbs: Verbs, gate: &Gate, others: impl Fn() -> Vec<Finding> + Clon
         .handle(move |call: answer::Audit| {
             let answer = audit_verb(&audited, call);
             async move { answer }
-        })
-        .handle(move |answer::Doctor {}| {
-            let (gate, others) = (asked.clone(), others.clone());
-            async move {
-                let mut findings = super::doctor::doctor(&gate).await;
-                findings.found.extend(others());
-                Ok(findings)
-            }
         })
         .handle(move |call: ChangeGrants| {
             let gate = acting.clone();

@@ -119,6 +119,29 @@ fn is_for(cert: &Path, name: &str) -> Result<bool> {
     Ok(leaf.verify_is_valid_for_subject_name(&name).is_ok())
 }
 
+/// When the first certificate of a file ends, in seconds since the Unix epoch, and whether it is for `name`; without a
+/// name that is not asked.
+///
+/// # Errors
+/// The file cannot be read, or holds no certificate.
+pub fn ends_at(cert: &Path, name: Option<&str>) -> Result<(u64, bool)> {
+    /// Later than any certificate ends (RFC 5280, section 4.1.2.5: at most the year 9999).
+    const NEVER: std::time::Duration = std::time::Duration::from_secs(253_402_300_800);
+    let chain = read_chain(cert)?;
+    let leaf = chain.first().with_context(|| format!("{} holds no certificate", cert.display()))?;
+    let parsed = webpki::EndEntityCert::try_from(leaf)
+        .map_err(|e| anyhow::anyhow!("{} holds no certificate of a server: {e}", cert.display()))?;
+    let (algorithms, usage) = (crypto().signature_verification_algorithms.all, webpki::KeyUsage::server_auth());
+    // The dates of a certificate are looked at before anything else, and told by the error alone.
+    let late = UnixTime::since_unix_epoch(NEVER);
+    match parsed.verify_for_usage(algorithms, &[], &[], late, usage, None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => {
+            Ok((not_after.as_secs(), name.is_none() || is_for(cert, name.unwrap_or_default())?))
+        }
+        _ => bail!("{} does not say until when it is valid", cert.display()),
+    }
+}
+
 /// An edge's configuration with a given certificate.
 ///
 /// # Errors
@@ -542,6 +565,10 @@ mod tests {
         let named = pin("mesh.example.com");
         assert_ne!(named, first, "clients compare the name as well");
         assert_eq!(pin("mesh.example.com"), named);
+        let (ends, named) = ends_at(&dir.join("relay.crt"), Some("mesh.example.com")).unwrap();
+        let years = ends.saturating_sub(UnixTime::now().as_secs()) / (365 * 86_400);
+        assert!(named && (9..=10).contains(&years), "{ends}");
+        assert!(!ends_at(&dir.join("relay.crt"), Some("other.example.com")).unwrap().1);
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -8,6 +8,8 @@ pub mod audit;
 pub mod backup;
 pub mod clock;
 mod digest;
+pub mod doctor;
+pub mod fetch;
 pub mod hint;
 pub mod html;
 pub mod http1;

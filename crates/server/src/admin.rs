@@ -12,6 +12,8 @@ use runtime::run::Run;
 use tracing::warn;
 use tunnel::edge::EdgeHandle;
 
+use crate::doctor::Doctor;
+
 /// The components whose operations are served.
 pub(crate) struct Components<'a> {
     pub(crate) admission: &'a Arc<Admission>,
@@ -25,7 +27,12 @@ pub(crate) struct Components<'a> {
 ///
 /// # Errors
 /// The socket cannot be opened: nobody could administer the coordination server.
-pub(crate) fn serve(run: &Run, data_dir: &Path, parts: &Components<'_>) -> anyhow::Result<Option<Names>> {
+pub(crate) fn serve(
+    run: &Run,
+    data_dir: &Path,
+    parts: &Components<'_>,
+    doctor: Doctor,
+) -> anyhow::Result<Option<Names>> {
     let Components { admission, lists, edge, gate, control } = parts;
     let (mut verbs, mut names) = (api::reload_verbs(Verbs::default(), run), Vec::new());
     if let Some(control) = control {
@@ -33,8 +40,7 @@ pub(crate) fn serve(run: &Run, data_dir: &Path, parts: &Components<'_>) -> anyho
         names.push(api::control_socket(data_dir));
     }
     if let Some(gate) = gate {
-        let at_doors = (*lists).clone();
-        verbs = gate::verbs(verbs, gate, move || api::stale(&at_doors));
+        verbs = gate::verbs(verbs, gate);
         names.push(api::gate_socket(data_dir));
     }
     if let Some(edge) = edge {
@@ -46,6 +52,16 @@ pub(crate) fn serve(run: &Run, data_dir: &Path, parts: &Components<'_>) -> anyho
         verbs = verbs.and(api::edge_verbs(run, admission, lists, behind, move || status.status()));
         names.push(api::edge_socket(data_dir, edge.control_addr.port()));
     }
+    let (doctor, same) = (doctor.clone(), doctor);
+    let verbs = verbs
+        .handle(move |::api::Doctor {}| {
+            let doctor = doctor.clone();
+            async move { Ok(doctor.findings().await) }
+        })
+        .handle(move |::api::gate::Doctor {}| {
+            let doctor = same.clone();
+            async move { Ok(doctor.findings().await) }
+        });
     match api::serve_process(run, data_dir, &names, verbs) {
         Ok(names) => Ok(Some(names)),
         Err(e) if control.is_some() => Err(e),

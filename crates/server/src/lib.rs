@@ -5,6 +5,7 @@
 
 mod admin;
 mod config;
+mod doctor;
 mod liveness;
 pub mod node_lists;
 mod supervisor;

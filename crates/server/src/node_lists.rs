@@ -66,7 +66,7 @@ pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: watch::Rec
 }
 
 /// What has to be said about names that stand for nobody.
-fn nobody(s: &Snapshot, t: &Teach) -> Option<String> {
+pub(crate) fn nobody(s: &Snapshot, t: &Teach) -> Option<String> {
     let names = s.unmatched(&t.nodes);
     let first = || format!("[[control.teach]] of the list `{}`: {} stands for no node now", t.list, names.join(", "));
     (!names.is_empty()).then(first)

@@ -23,6 +23,7 @@ use tunnel::edge::{self, EdgeHandle};
 use tunnel::settings::EdgeSettings;
 
 use crate::config::{Config, ControlConfig, Note, Teach};
+use crate::doctor::Doctor;
 use crate::{admin, liveness, node_lists};
 
 /// Reads the configuration again. May block; an error says file, line and column.
@@ -85,7 +86,8 @@ impl Supervisor {
             gate: gate.as_ref(),
             control: control.as_ref(),
         };
-        let names = admin::serve(run, &config.data_dir, &parts)?;
+        let doctor = Doctor::new(&config, &parts, teach.subscribe());
+        let names = admin::serve(run, &config.data_dir, &parts, doctor)?;
         if edge.is_some() {
             net::memory::forget_startup_code();
         }

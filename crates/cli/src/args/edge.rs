@@ -16,6 +16,9 @@ pub(crate) struct ServeArgs {
     /// The edge's TOML file; flags and variables count before it
     #[arg(long, value_name = "FILE", env = "PORTCULLIS_CONFIG")]
     pub(crate) config: Option<PathBuf>,
+    /// Say whether the file is good, and start nothing
+    #[arg(long)]
+    pub(crate) check: bool,
     #[command(flatten)]
     pub(crate) edge: EdgeArgs,
 }

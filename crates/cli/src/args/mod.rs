@@ -11,6 +11,7 @@ pub(crate) mod control;
 mod edge;
 pub(crate) mod gate;
 pub(crate) mod import;
+pub(crate) mod init;
 mod inlets;
 pub(crate) mod policy;
 #[cfg(test)]
@@ -117,6 +118,8 @@ pub(crate) enum Command {
     Tcp(Side),
     /// Serve a folder of files
     Fileserver(FilesArgs),
+    /// Set this machine up: a few questions, then a configuration and a service that work
+    Init(Box<init::InitArgs>),
     /// Show who is connected to an edge
     Status(StatusArgs),
     /// Run an edge as the open-source inlets does: HTTP on 8000, plain control plane on 8001
@@ -135,8 +138,8 @@ pub(crate) enum Command {
     /// Ports that nftables guards, while no gate runs
     #[command(subcommand)]
     Nft(gate::NftCommand),
-    /// Say what is wrong with a running gate and its surroundings, each with the line that mends it
-    Doctor(gate::JsonArgs),
+    /// Say what is wrong with an edge, a gate, a coordination server or a client and its surroundings, each with the line that mends it
+    Doctor(Box<DoctorArgs>),
     /// The time that a gate and a coordination server go by, and the way back after the machine's clock was wrong
     #[command(subcommand)]
     Clock(ClockCommand),
@@ -272,6 +275,22 @@ pub(crate) struct ExplainArgs {
     pub(crate) service: Option<String>,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DoctorArgs {
+    /// File of `serve`: checked too, and all there is to check where nothing runs [default: /etc/portcullis/edge.toml, if it exists]
+    #[arg(long, value_name = "FILE", env = "PORTCULLIS_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) json: gate::JsonArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+    #[command(flatten)]
+    pub(crate) token: TokenArgs,
+    #[command(flatten)]
+    pub(crate) publish: PublishArgs,
 }
 
 /// How a running edge is found.

@@ -1,4 +1,4 @@
-//! Commands to a running gate: `grant`, `audit`, `doctor`. In: what was typed. Out: the gate's answer, as words, a table
+//! Commands to a running gate: `grant`, `audit`. In: what was typed. Out: the gate's answer, as words, a table
 //! or JSON.
 
 use std::io::{BufRead, BufReader};
@@ -8,15 +8,15 @@ use std::process::ExitCode;
 use addr::Prefix;
 use anyhow::Context;
 use api::gate::{
-    Add, Added, BanTime, ChangeGrants, Doctor, Extend, Extended, Followed, GrantsChanged, Revoke, Revoked, Unban,
-    Unbanned, Unfollowed,
+    Add, Added, BanTime, ChangeGrants, Extend, Extended, Followed, GrantsChanged, Revoke, Revoked, Unban, Unbanned,
+    Unfollowed,
 };
 use runtime::audit::{About, Line};
 
-use crate::admin_client::{self, Running};
+use crate::admin_client;
 use crate::args::GlobalArgs;
 use crate::args::gate::{AuditArgs, AuditCommand, GrantCommand, JsonArgs, Since, Span};
-use crate::fail::{Exit, Fail};
+use crate::fail::Fail;
 use crate::grants::{addresses_text, end, recorded_evidence, recorded_who, say_list, shown};
 use crate::say::{when, word, words};
 use crate::{resolve, say};
@@ -164,33 +164,6 @@ pub(crate) fn audit(a: &AuditArgs, global: &GlobalArgs) -> Result<ExitCode, Fail
         .collect();
     say::raw(&say::table(&["WHEN", "WHAT", "WHAT ABOUT", "LIST", "EVIDENCE", "WHO", "WHY"], &rows));
     Ok(ExitCode::SUCCESS)
-}
-
-/// `doctor`: exit 0 if nothing is wrong, 1 otherwise.
-pub(crate) fn doctor(json: &JsonArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
-    let running = Running::find(global)?;
-    // Where only an edge runs, its list files can be wrong.
-    let answer = if running.edge() && !running.gate() {
-        admin_client::edge(global, None, api::Doctor {})?
-    } else {
-        admin_client::gate(global, Doctor {})?
-    };
-    let wrong = answer.open().next().is_some();
-    if !admin_client::printed(json, &answer)? {
-        for f in answer.open() {
-            say::line(format!("{} [{}]\n  fix: {}", word(&f.what), word(&f.id), word(&f.fix)));
-        }
-        for f in answer.accepted() {
-            say::line(format!("accepted: {} [{}]", word(&f.what), word(&f.id)));
-        }
-        if !wrong {
-            let none = answer.accepted().next().is_none();
-            say::line(if none { "nothing wrong was found" } else { "nothing else wrong was found" });
-        } else if let Some(switch) = &answer.accept {
-            say::line(format!("what is as it should be can be accepted: {switch}NAME"));
-        }
-    }
-    Ok(if wrong { Exit::Failure.into() } else { ExitCode::SUCCESS })
 }
 
 /// Which lines of the audit log are meant.

@@ -13,12 +13,12 @@ use gate::GateSettings;
 use gate::asked::Proxies;
 use gate::doctor::{ConfiguredBy, FindingId};
 use gate::enforce::{self, TRAEFIK_THROTTLE};
-use gate::fetch::Base;
 use gate::intake::{Cert, Guests, Listen, RefusalPage, Serves};
 use gate::ledger::Ahead;
 use gate::names::Dns;
 use gate::share::Share;
 use gate::share::shape::Shape;
+use runtime::fetch::Base;
 use tracing::{info, warn};
 
 use super::Notes;

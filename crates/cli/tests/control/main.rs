@@ -9,6 +9,7 @@
 )]
 
 mod clock;
+mod doctor;
 mod hostile;
 mod machine;
 mod mesh;

@@ -374,7 +374,7 @@ fn a_unit_is_one_that_systemd_takes() {
 }
 
 /// systemd's own word on a unit; its programs and its manual are not looked at.
-fn verify_unit(dir: &Dir, unit: &str) {
+pub(crate) fn verify_unit(dir: &Dir, unit: &str) {
     let file = secret(dir, "portcullis-test.service", unit);
     let Some(analyze) = peers::need("systemd-analyze") else { return };
     let said = Outcome::of(Command::new(analyze).args(["verify", "--man=no", &file])).err;

@@ -9,6 +9,8 @@
 
 mod cli;
 mod conformance;
+mod doctor;
 mod hostile;
+mod init;
 mod logs;
 mod printed;

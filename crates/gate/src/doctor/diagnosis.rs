@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::advice::ConfiguredBy;
 use super::finding::FindingId;
-use crate::fetch::Base;
 use crate::observations::Observations;
+use runtime::fetch::Base;
 
 /// What `doctor` goes by, beside what the gate does.
 #[derive(Debug, Default)]

@@ -93,6 +93,16 @@ const IDS: [(FindingId, &str); 26] = [
     (FindingId::SiteUnreachable, "site-unreachable"),
 ];
 
+impl FindingId {
+    /// What works, and may not be what is wanted, is a warning.
+    pub(super) fn severity(self) -> api::Severity {
+        match self {
+            FindingId::EnforcerAdvice | FindingId::CaddyStreams | FindingId::Crowded => api::Severity::Warning,
+            _ => api::Severity::Error,
+        }
+    }
+}
+
 /// Something wrong.
 #[derive(Debug, Clone)]
 pub(super) struct Finding {

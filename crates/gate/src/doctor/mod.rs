@@ -11,6 +11,7 @@ mod stranger;
 use std::time::Instant;
 
 use addr::Prefix;
+use runtime::doctor::{self as host, Symptom};
 
 use super::Gate;
 use super::state::GateState;
@@ -70,7 +71,7 @@ fn full(gate: &Gate, found: &mut Vec<Finding>) {
 }
 
 /// Everything that is wrong.
-pub(super) async fn doctor(gate: &Gate) -> api::Findings {
+pub async fn doctor(gate: &Gate) -> api::Findings {
     let state = &gate.state();
     let mut found: Vec<Finding> = Vec::new();
     own(gate, &mut found);
@@ -87,6 +88,8 @@ pub(super) async fn doctor(gate: &Gate) -> api::Findings {
         found.extend(stranger::ask(state, site).await);
     }
     let each = found.into_iter().map(|f| api::Finding {
+        part: api::Part::Gate,
+        severity: f.id.severity(),
         id: f.id.to_string(),
         what: f.what,
         fix: f.fix,
@@ -99,30 +102,11 @@ pub(super) async fn doctor(gate: &Gate) -> api::Findings {
 fn own(gate: &Gate, found: &mut Vec<Finding>) {
     let mut add = |id, what: String, fix: &str| found.push(Finding::new(id, what, fix));
     let model = &gate.ledger.model;
-    for (part, why) in model.trouble.lock().iter() {
-        add(
-            FindingId::Store,
-            format!("the {part} does not save: {why}"),
-            "make room on the disk, or make the data directory writable",
-        );
+    for unsaved in host::unsaved(&model.trouble) {
+        add(FindingId::Store, unsaved.to_string(), &unsaved.fix());
     }
-    if let Some(jump) = model.time.jump() {
-        add(
-            FindingId::Clock,
-            format!(
-                "the clock is {} h ahead of the time that deadlines go by, since less than ten minutes",
-                jump.by / 3_600
-            ),
-            "is it right? then nothing is to be done: it counts when it has lasted; else set it (timedatectl set-ntp true)",
-        );
-    }
-    let behind = model.time.behind();
-    if behind > 60 {
-        add(
-            FindingId::Clock,
-            format!("the clock is {behind} s behind the latest time that was saved"),
-            "set the clock (timedatectl set-ntp true); deadlines go on from the saved time meanwhile. If the clock is right and the saved time is not: portcullis clock reset",
-        );
+    for clock in host::clock(&model.time) {
+        add(FindingId::Clock, clock.to_string(), &clock.fix());
     }
     for e in &gate.state().enforcers {
         let p = e.progress.lock();

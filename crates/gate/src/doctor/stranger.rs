@@ -13,10 +13,10 @@ use super::diagnosis::Stranger;
 use super::finding::{Finding, FindingId};
 use crate::answer::text;
 use crate::asked::{Cert, LEARN, Peer, holder};
-use crate::fetch::Base;
 use crate::intake::{Serves, named};
 use crate::probe::{self, Answer};
 use crate::state::GateState;
+use runtime::fetch::Base;
 
 /// How long a mirrored request may take to arrive after the site's answer.
 const ARRIVES: Duration = Duration::from_millis(1_500);

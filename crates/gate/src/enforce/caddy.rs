@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::{Enforcer, Info, MAX_LIST_BODY, REQUEST_TIMEOUT, Reconciled, Remark, Snapshot, note_length};
-use crate::fetch::{Answer, Ask, Base};
+use runtime::fetch::{Answer, Ask, Base};
 
 /// Caddy closes its streams at each change: not more often than this.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use super::{
     Enforcer, InForce, Info, LONG_LIST, MAX_LIST_BODY, REQUEST_TIMEOUT, Reconciled, Remark, Snapshot, Wake, check_ours,
     note, note_length, write,
 };
-use crate::fetch::{Ask, Base};
+use runtime::fetch::{Ask, Base};
 
 /// Traefik's own default for its `providersThrottleDuration`.
 pub const TRAEFIK_THROTTLE: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::command::{LastSent, is_empty};
 use super::{Enforcer, Info, REQUEST_TIMEOUT, Reconciled, Snapshot};
-use crate::fetch::{Ask, Base};
+use runtime::fetch::{Ask, Base};
 
 /// How an HTTP service is told of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]

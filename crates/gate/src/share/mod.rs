@@ -25,10 +25,10 @@ use tokio::sync::Mutex as AsyncMutex;
 use tracing::{error, info, warn};
 
 use super::doctor::ConfiguredBy;
-use super::fetch::{Ask, Base};
 pub use refused::No;
 use refused::Refusals;
 use report::Notice;
+use runtime::fetch::{Ask, Base};
 use shape::{Link, Shape};
 use spend::Spend;
 

@@ -1,11 +1,11 @@
-//! What every process answers, and every edge: `reload`, `explain`, `lists`, `doctor`, `status`. In: admission and the
+//! What every process answers, and every edge: `reload`, `explain`, `lists`, `status`. In: admission and the
 //! run. Out: answers for the command line.
 
 use std::sync::Arc;
 
 use ::api::{
-    EdgeStatus, Explain, Explained, Finding, Findings, ListAnswer, ListContents, Lists as AskLists, ListsInForce,
-    Reload, Reloaded, Status, gate,
+    EdgeStatus, Explain, Explained, ListAnswer, ListContents, Lists as AskLists, ListsInForce, Reload, Reloaded,
+    Status, gate,
 };
 use access::{ListId, Service, Verdict, View};
 use addr::Addr;
@@ -30,7 +30,7 @@ pub fn edge_verbs(
     status: impl Fn() -> EdgeStatus + Send + Sync + 'static,
 ) -> Verbs {
     let (for_explain, for_lists) = (admission.clone(), admission.clone());
-    let (explained, listed, doctored) = (lists.clone(), lists.clone(), lists.clone());
+    let (explained, listed) = (lists.clone(), lists.clone());
     reload_verbs(Verbs::default(), run)
         .handle(move |call: Explain| {
             let answer = explain_verb(&for_explain.view(), behind.as_ref(), &call, &explained);
@@ -38,10 +38,6 @@ pub fn edge_verbs(
         })
         .handle(move |AskLists {}| {
             let answer = lists_verb(&for_lists, &listed);
-            async move { Ok(answer) }
-        })
-        .handle(move |::api::Doctor {}| {
-            let answer = Findings { found: stale(&doctored), accept: None };
             async move { Ok(answer) }
         })
         .handle(move |Status {}| {
@@ -58,18 +54,6 @@ pub fn reload_verbs(verbs: Verbs, run: &Run) -> Verbs {
         let run = run.clone();
         async move { reload_verb(&run).await }
     })
-}
-
-/// What a doctor says of list files that do not count.
-#[must_use]
-pub fn stale(lists: &Lists) -> Vec<Finding> {
-    let fresh = lists.freshness();
-    let fix = match &fresh.trouble {
-        Some(t) if t.retried => "give it back, or make it readable for this process; nothing else is needed",
-        _ => "mend what is written; `portcullis reload` says at once whether it is good",
-    };
-    let finding = |what| Finding { id: "lists".to_string(), what, fix: fix.to_string(), accepted: false };
-    fresh.stale.map(finding).into_iter().collect()
 }
 
 fn explain_verb(view: &View, behind: Option<&Behind>, call: &Explain, lists: &Lists) -> anyhow::Result<Explained> {

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 pub use ask::{Component, Found, find, look, request};
-pub use edge::{Behind, edge_verbs, reload_verbs, stale};
+pub use edge::{Behind, edge_verbs, reload_verbs};
 
 use crate::hint::{self, Hinted};
 use crate::run::Run;

@@ -31,6 +31,26 @@ pub(super) struct Dialler {
     id: String,
 }
 
+/// What came of a question to the control plane.
+pub(super) struct Asked {
+    pub(super) status: u16,
+    headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+    complete: bool,
+}
+
+impl Asked {
+    /// Why the edge refused; `None`: it did not.
+    pub(super) fn refusal(&self) -> Option<(RejectCode, DialError)> {
+        if self.status == 200 {
+            return None;
+        }
+        let code = self.headers.iter().find(|(n, _)| *n == REJECT_HEADER.to_ascii_lowercase());
+        let code = code.map_or(RejectCode::Unknown, |(_, v)| RejectCode::of(v));
+        Some((code, refused(self.status, &self.headers, &self.body, None)))
+    }
+}
+
 /// Why there is no link.
 #[derive(Debug)]
 pub(super) enum DialError {
@@ -67,6 +87,16 @@ impl Dialler {
 
     /// Asks for a path of the control plane: status, metrics.
     pub(super) async fn get(&self, path: &str) -> Result<Vec<u8>, DialError> {
+        let Asked { status, headers, body, complete } = self.ask(path).await?;
+        match status {
+            200 if complete => Ok(body),
+            200 => Err(DialError::Again(anyhow!("the answer of {} broke off", self.settings.url))),
+            _ => Err(refused(status, &headers, &body, None)),
+        }
+    }
+
+    /// The same, whatever comes back.
+    pub(super) async fn ask(&self, path: &str) -> Result<Asked, DialError> {
         let mut link = self.connect().await?;
         let url = &self.settings.url;
         let ask = format!(
@@ -85,11 +115,7 @@ impl Dialler {
         };
         let (status, headers, body) =
             tokio::time::timeout(DIAL, answer).await.map_err(|_| anyhow!("the edge did not answer in 15 s"))??;
-        match status {
-            200 if body.complete => Ok(body.bytes),
-            200 => Err(DialError::Again(anyhow!("the answer of {url} broke off"))),
-            _ => Err(refused(status, &headers, &body.bytes, None)),
-        }
+        Ok(Asked { status, headers, body: body.bytes, complete: body.complete })
     }
 
     async fn dial(&self, session: &str, kind: LinkKind) -> Result<Link, DialError> {
@@ -126,7 +152,7 @@ impl Dialler {
         Ok(link)
     }
 
-    async fn connect(&self) -> Result<Link, DialError> {
+    pub(super) async fn connect(&self) -> Result<Link, DialError> {
         let url = &self.settings.url;
         let socket = match &self.settings.proxy {
             Some(proxy) => {

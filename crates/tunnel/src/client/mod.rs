@@ -2,6 +2,7 @@
 //! visitors joined to the upstreams that were named, and to nothing else.
 
 mod dial;
+mod doctor;
 mod session;
 mod upstreams;
 
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use rand::random;
 use tracing::{info, warn};
+
+pub use self::doctor::{Wrong, doctor};
 
 use self::dial::{DialError, Dialler};
 use self::upstreams::Upstreams;

@@ -2,6 +2,7 @@
 //! stream to a client that publishes what it asked for, if its address may pass.
 
 mod control;
+mod doctor;
 mod metrics;
 mod owners;
 mod pool;
@@ -15,7 +16,7 @@ mod web;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use access::Service;
@@ -35,6 +36,7 @@ use tracing::{debug, info, warn};
 use tunnel_proto::connect::Fingerprint;
 use tunnel_proto::http1::forwarded::Trust;
 
+pub use self::doctor::{Wrong, doctor};
 pub use self::reload::Prepared;
 use self::routes::Table;
 use self::tokens::Tokens;
@@ -81,8 +83,8 @@ pub(super) struct Edge {
     lines: Lines,
     /// The tokens in force.
     tokens: RwLock<Arc<Tokens>>,
-    /// That a proxy is not named was said.
-    said_unnamed: AtomicBool,
+    /// A proxy that is not named; it is told of once.
+    unnamed: Mutex<Option<Addr>>,
     plane: std::sync::OnceLock<Arc<HttpPlane<web::Web>>>,
     since: Timestamp,
     stats: Stats,
@@ -192,7 +194,7 @@ pub async fn start(settings: EdgeSettings, admission: Arc<Admission>, run: &Run)
         handshakes: Slots::new(handshakes(sockets::files_max())),
         guesses: Guesses::default(),
         lines: Lines::default(),
-        said_unnamed: AtomicBool::new(false),
+        unnamed: Mutex::default(),
         tokens: RwLock::new(Arc::new(tokens)),
         plane: std::sync::OnceLock::new(),
         tls: RwLock::new(tls),
@@ -301,7 +303,7 @@ impl Edge {
 
     /// Says once that a proxy in front is not believed: everybody behind it is taken for the proxy.
     fn say_unnamed_proxy(&self, peer: Addr) {
-        if !self.said_unnamed.swap(true, Ordering::Relaxed) {
+        if self.unnamed.lock().replace(peer).is_none() {
             warn!(
                 %peer,
                 "{peer} passes requests on for others (X-Forwarded-For), and is not among --trusted-proxies: visitors are judged as {peer}, and the service is told that address and http; if it is a proxy of yours, add --trusted-proxies {peer}"

@@ -138,7 +138,7 @@ impl<'a> Ask<'a> {
                 .with_context(|| format!("cannot connect to {host}:{}", base.port))?;
             let _ = tcp.set_nodelay(true);
             let Some(config) = config else { return self.talk(tcp, base).await };
-            let name = rustls::pki_types::ServerName::try_from(host.to_string()).context("the host is no TLS name")?;
+            let name = rustls_pki_types::ServerName::try_from(host.to_string()).context("the host is no TLS name")?;
             let tls = tokio_rustls::TlsConnector::from(config)
                 .connect(name, tcp)
                 .await
