@@ -144,6 +144,12 @@ async fn mirror(
     headers: &HeaderMap,
 ) -> Response<Full<Bytes>> {
     let Some(visitor) = state.brought(peer, headers) else { return text(StatusCode::OK, "OK") };
+    // Nobody shows a certificate without TLS. Traefik makes a site of the gate's own container where that is enabled for
+    // it, and everybody can visit that one.
+    if in_the_clear(headers) {
+        state.note(Observation::InTheClear(peer));
+        return text(StatusCode::OK, "OK");
+    }
     // The request itself is the proof; without a name it is somebody's.
     let named = match cert.map(|c| holder(headers, c)).transpose() {
         Ok(named) => named,
@@ -168,6 +174,13 @@ async fn mirror(
         }
         Err(e) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not saved: {e}\n")),
     }
+}
+
+/// Whether the proxy says that its visitor came without TLS; many proxies say nothing.
+fn in_the_clear(headers: &HeaderMap) -> bool {
+    let said = headers.get_all("x-forwarded-proto").iter().next_back().and_then(|v| v.to_str().ok());
+    let last = said.and_then(|v| v.rsplit(',').next()).unwrap_or_default().trim();
+    ["http", "ws"].iter().any(|clear| last.eq_ignore_ascii_case(clear))
 }
 
 async fn share(state: &GateState, peer: Peer, request: &Request<Incoming>) -> Response<Full<Bytes>> {

@@ -56,6 +56,27 @@ fn the_documented_and_the_read_variable_both_set_the_size_and_the_first_seen_lea
     }
 }
 
+/// Traefik makes a site of every container for which it is enabled: whoever asks that of the gate's own has shown nothing.
+#[test]
+fn what_came_without_tls_is_no_proof() {
+    let dir = Dir::new("clear");
+    let g = Gate::start(dir.path(), &[], &[]);
+    let from = |address: &str, scheme: &str| {
+        let fields = [("X-Forwarded-For", address), ("X-Forwarded-Proto", scheme)];
+        assert_eq!(stage::http::request(g.addrs[0], "GET", "/", &fields).0, 200);
+    };
+    for scheme in ["http", "HTTP", "ws", "https, http"] {
+        from("198.51.100.1", scheme);
+    }
+    for scheme in ["https", "wss", "http, https", ""] {
+        from("198.51.100.2", scheme);
+    }
+    g.expect(&["198.51.100.2"]);
+    let (code, said) = g.doctor();
+    assert!(code == 1 && said.contains("[clear-proof]") && said.contains("traefik.enable"), "{said}");
+    assert!(g.command(&["explain", "198.51.100.1"]).1.contains("without TLS"));
+}
+
 #[test]
 fn source_ranges_forgive_spaces_host_bits_and_absence_and_the_file_is_never_empty() {
     let dir = Dir::new("ranges");

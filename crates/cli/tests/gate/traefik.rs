@@ -220,8 +220,8 @@ fn ipv6_visitors_by_their_household_or_exactly() {
     }
     let open = |from: &str| {
         let mut c = host.command("curl");
-        c.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", "--interface", from]);
-        let out = c.args(["-H", "Host: photos.example.com", "http://[::1]:8000/"]).output().unwrap();
+        c.args(["-sk", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", "--interface", from]);
+        let out = c.args(["-H", "Host: photos.example.com", "https://[::1]:8000/"]).output().unwrap();
         String::from_utf8_lossy(&out.stdout).trim() == "200"
     };
     for (width, neighbour) in [("64", true), ("128", false)] {
@@ -243,21 +243,21 @@ fn ipv6_visitors_by_their_household_or_exactly() {
             traefik_by(
                 host.command(&program),
                 dir.path(),
-                &["--entryPoints.web.address=[::]:8000", "--ping=true", "--providers.providersThrottleDuration=100ms"],
+                &["--entryPoints.web.address=[::]:8000", "--entryPoints.web.http.tls=true", "--ping=true", "--providers.providersThrottleDuration=100ms"],
             ),
         );
         wait_or(
             || {
                 let mut c = host.command("curl");
                 c.args([
-                    "-s",
+                    "-sk",
                     "--max-time",
                     "5",
                     "--interface",
                     "2001:db8:1::7",
                     "-H",
                     "Host: ha.example.com",
-                    "http://[::1]:8000/",
+                    "https://[::1]:8000/",
                 ]);
                 c.output().unwrap().stdout == b"OK"
             },

@@ -253,7 +253,7 @@ impl TwoDeep {
                 Command::new(&program),
                 dir.path(),
                 &format!(
-                    "server {{ listen 127.0.0.1:{front}; location / {{ proxy_pass http://127.0.0.1:{inner}; proxy_bind {FRONT}; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }}"
+                    "server {{ listen 127.0.0.1:{front}; location / {{ proxy_pass http://127.0.0.1:{inner}; proxy_bind {FRONT}; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto https; }} }}"
                 ),
             ),
         );

@@ -49,6 +49,8 @@ pub enum FindingId {
     NoList,
     /// [`Observation::Certificate`].
     CertificateForm,
+    /// [`Observation::InTheClear`].
+    ClearProof,
     /// [`Observation::Crowded`].
     Crowded,
     /// Anybody may be a trusted proxy.
@@ -64,7 +66,7 @@ pub enum FindingId {
 }
 
 /// Every kind and its name.
-const IDS: [(FindingId, &str); 26] = [
+const IDS: [(FindingId, &str); 27] = [
     (FindingId::Store, "store"),
     (FindingId::Clock, "clock"),
     (FindingId::Enforcer, "enforcer"),
@@ -85,6 +87,7 @@ const IDS: [(FindingId, &str); 26] = [
     (FindingId::PathBelow, "path-below"),
     (FindingId::NoList, "no-list"),
     (FindingId::CertificateForm, "certificate-form"),
+    (FindingId::ClearProof, "clear-proof"),
     (FindingId::Crowded, "crowded"),
     (FindingId::WideTrust, "wide-trust"),
     (FindingId::SiteWithoutCertificate, "site-without-certificate"),
@@ -146,6 +149,7 @@ impl From<&Observation> for FindingId {
             Observation::PathBelow(..) => FindingId::PathBelow,
             Observation::NoList(..) => FindingId::NoList,
             Observation::Certificate(..) => FindingId::CertificateForm,
+            Observation::InTheClear(_) => FindingId::ClearProof,
             Observation::Crowded(_) => FindingId::Crowded,
         }
     }
