@@ -70,13 +70,15 @@ const HEADSCALE: GoModule =
 /// What the checks run beside cargo's own.
 const DENY: (&str, &str) = ("cargo-deny", "0.20.2");
 
-/// What charts and compose files are checked with: program, package and version, and what `go install` calls it.
-const CLOUD: [(&str, &str, &str); 3] = [
-    ("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0", "helm"),
-    ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0", "kubeconform"),
-    // The reference reader of the Compose Specification.
-    ("compose-spec", "github.com/compose-spec/compose-go/v2/cmd@v2.16.2", "cmd"),
+/// What charts are checked with: program, package and version.
+const CLOUD: [(&str, &str); 2] = [
+    ("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0"),
+    ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0"),
 ];
+
+/// The Compose Specification's own reader, and what makes a program of it.
+const COMPOSE: (&str, &str) =
+    ("github.com/compose-spec/compose-go/v2 v2.16.2", include_str!("../tests/release/compose.go"));
 
 /// What holds the schemas of Kubernetes, with a YAML reader beside it.
 const SCHEMAS: &str = "kubernetes-validate==1.37.0";
@@ -112,16 +114,23 @@ pub(crate) fn release() -> Result<()> {
 /// What tests of charts, manifests and compose files need.
 fn cloud() -> Result<()> {
     let bin = cache().join("peers/bin");
-    for (program, package, made) in CLOUD.iter().filter(|(program, ..)| find(program).is_none()) {
-        println!("setup: building {program} (up to two minutes, once)");
-        let dir = cache().join(format!("{program}-build"));
-        std::fs::create_dir_all(&dir)?;
-        std::fs::create_dir_all(&bin)?;
+    std::fs::create_dir_all(&bin)?;
+    for (program, package) in CLOUD.iter().filter(|(program, _)| find(program).is_none()) {
+        println!("setup: building {program} (up to three minutes, once)");
         let mut command = Command::new("go");
-        run(command.args(["install", "-trimpath", "-ldflags=-s -w", package]).env("GOBIN", &dir))
+        run(command.args(["install", "-trimpath", "-ldflags=-s -w", package]).env("GOBIN", &bin))
             .with_context(|| format!("cannot build {program}"))?;
-        std::fs::rename(dir.join(made), bin.join(program))?;
-        std::fs::remove_dir(&dir)?;
+    }
+    if find("compose-spec").is_none() {
+        println!("setup: building the reader of compose files");
+        let dir = cache().join("compose-spec");
+        std::fs::create_dir_all(&dir)?;
+        std::fs::write(dir.join("go.mod"), format!("module reader\n\ngo 1.24\n\nrequire {}\n", COMPOSE.0))?;
+        std::fs::write(dir.join("main.go"), COMPOSE.1)?;
+        run(Command::new("go").args(["mod", "tidy"]).current_dir(&dir))?;
+        let out = bin.join("compose-spec");
+        run(Command::new("go").args(["build", "-trimpath", "-ldflags=-s -w", "-o"]).arg(out).current_dir(&dir))?;
+        std::fs::remove_dir_all(dir)?;
     }
     let venv = cache().join("kubernetes");
     if KUBERNETES.iter().all(|release| venv.join("schemas").join(release).is_dir()) {

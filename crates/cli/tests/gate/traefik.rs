@@ -243,7 +243,12 @@ fn ipv6_visitors_by_their_household_or_exactly() {
             traefik_by(
                 host.command(&program),
                 dir.path(),
-                &["--entryPoints.web.address=[::]:8000", "--entryPoints.web.http.tls=true", "--ping=true", "--providers.providersThrottleDuration=100ms"],
+                &[
+                    "--entryPoints.web.address=[::]:8000",
+                    "--entryPoints.web.http.tls=true",
+                    "--ping=true",
+                    "--providers.providersThrottleDuration=100ms",
+                ],
             ),
         );
         wait_or(

@@ -1,4 +1,4 @@
-//! What clusters and container engines are given: the chart as Helm packs it, and manifests in one
+//! What clusters and container engines are given: the chart as Helm packs it, and manifests and compose files in one
 //! archive. In: `deploy/`. Out: `portcullis-VERSION.tgz` and `portcullis-VERSION-deploy.tar.gz`.
 
 use std::path::Path;
@@ -15,7 +15,7 @@ pub(super) fn make(page: &Page) -> Result<()> {
     page.write(&format!("portcullis-{}.tgz", page.version), chart.tar_gz()?)?;
     let top = format!("portcullis-{}-deploy", page.version);
     let mut files = Archive::new(page.epoch);
-    for folder in ["kubernetes"] {
+    for folder in ["kubernetes", "compose"] {
         add(&mut files, &page.root.join("deploy").join(folder), &format!("{top}/{folder}"), &[])?;
     }
     page.write(&format!("{top}.tar.gz"), files.tar_gz()?)

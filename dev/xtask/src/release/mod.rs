@@ -36,7 +36,7 @@ type Step = (&'static str, &'static str, fn(&Page) -> Result<()>);
 /// In this order: what is made of other files comes behind them.
 const STEPS: &[Step] = &[
     ("binary", "the static program with its manual page, completions and licences", binary::make),
-    ("charts", "the Helm chart and manifests", charts::make),
+    ("charts", "the Helm chart; manifests and compose files", charts::make),
     ("image", "a container image for both machines, as one OCI archive", image::make),
     ("sbom", "the bill of materials, CycloneDX", sbom::make),
     ("notes", "what is new, from CHANGELOG.md", notes::make),

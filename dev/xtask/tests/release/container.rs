@@ -37,8 +37,9 @@ pub(crate) struct Mount {
 /// What runs, and how.
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
-    /// The program, which is `/NAME` inside.
     pub(crate) program: PathBuf,
+    /// The program is `/NAME` inside.
+    pub(crate) name: &'static str,
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) mounts: Vec<Mount>,
@@ -47,6 +48,8 @@ pub(crate) struct Spec {
     pub(crate) read_only: bool,
     pub(crate) capabilities: Vec<String>,
     pub(crate) no_new_privileges: bool,
+    /// Empty files that an engine leaves in the root, as `.dockerenv`.
+    pub(crate) marks: Vec<String>,
 }
 
 impl Spec {
@@ -54,6 +57,7 @@ impl Spec {
     pub(crate) fn image(program: &Path) -> Spec {
         Spec {
             program: program.to_path_buf(),
+            name: "portcullis",
             args: Vec::new(),
             env: vec![("PORTCULLIS_DATA_DIR".to_string(), "/var/lib/portcullis".to_string())],
             mounts: Vec::new(),
@@ -62,16 +66,13 @@ impl Spec {
             read_only: false,
             capabilities: Vec::new(),
             no_new_privileges: false,
+            marks: Vec::new(),
         }
     }
 
     /// A folder or file of the machine at a place inside.
     pub(crate) fn mount(&mut self, source: impl Into<PathBuf>, target: &str, read_only: bool) {
         self.mounts.push(Mount { source: source.into(), target: target.to_string(), read_only });
-    }
-
-    fn name(&self) -> String {
-        self.program.file_name().unwrap().to_string_lossy().into_owned()
     }
 
     /// The bundle's description (<https://github.com/opencontainers/runtime-spec>).
@@ -83,7 +84,7 @@ impl Spec {
         let mut mounts = vec![
             json!({"destination": "/proc", "type": "proc", "source": "proc"}),
             json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]}),
-            bind(&self.program, &format!("/{}", self.name()), true),
+            bind(&self.program, &format!("/{}", self.name), true),
             bind(&etc.join("hosts"), "/etc/hosts", true),
             bind(&etc.join("resolv.conf"), "/etc/resolv.conf", true),
         ];
@@ -91,7 +92,7 @@ impl Spec {
             .extend(LIBRARIES.iter().map(Path::new).filter(|p| p.exists()).map(|p| bind(p, p.to_str().unwrap(), true)));
         mounts.extend(self.mounts.iter().map(|m| bind(&m.source, &m.target, m.read_only)));
         let env: Vec<String> = self.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let args: Vec<String> = [vec![format!("/{}", self.name())], self.args.clone()].concat();
+        let args: Vec<String> = [vec![format!("/{}", self.name)], self.args.clone()].concat();
         let may = &self.capabilities;
         json!({
             "ociVersion": "1.0.2",
@@ -138,18 +139,19 @@ impl Container {
                 std::fs::write(place, "").unwrap();
             }
         }
-        for place in ["etc/hosts", "etc/resolv.conf"] {
+        let marks = spec.marks.iter().map(String::as_str);
+        for place in ["etc/hosts", "etc/resolv.conf"].into_iter().chain(marks) {
             std::fs::write(root.join(place), "").unwrap();
         }
         std::fs::write(root.join(ROOTS), std::fs::read(Path::new("/").join(ROOTS)).unwrap_or_default()).unwrap();
-        std::fs::write(root.join(spec.name()), "").unwrap();
+        std::fs::write(root.join(spec.name), "").unwrap();
         for library in LIBRARIES {
             std::fs::create_dir_all(root.join(library.trim_start_matches('/'))).unwrap();
         }
         bundle.write("config.json", spec.config(&host.dir().join("etc")).to_string());
         let mut command = crun(host, &bundle, &["run", "--bundle"]);
         command.arg(bundle.path()).arg("it");
-        let process = Process::start(&spec.name(), command);
+        let process = Process::start(spec.name, command);
         Container { process, spec, host: host.clone(), bundle }
     }
 
@@ -162,7 +164,7 @@ impl Container {
             command.arg("--env").arg(format!("{name}={value}"));
         }
         command.arg("it");
-        Outcome::of(command.arg(format!("/{}", self.spec.name())).args(args))
+        Outcome::of(command.arg(format!("/{}", self.spec.name)).args(args))
     }
 
     /// Asks it to end, waits, and starts another one with the same mounts, as an engine does.
@@ -177,7 +179,7 @@ impl Container {
     #[track_caller]
     pub(crate) fn stop(mut self) {
         let status = self.process.stop();
-        assert!(status.success(), "{} ended with {status}:\n{}", self.spec.name(), self.process.output());
+        assert!(status.success(), "{} ended with {status}:\n{}", self.spec.name, self.process.output());
     }
 }
 

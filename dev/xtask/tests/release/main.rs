@@ -11,7 +11,9 @@ use stage::command::Outcome;
 mod binary;
 mod charts;
 mod checks;
+mod compose;
 mod container;
+mod docker;
 mod image;
 
 /// A program to put on a page where nothing is built: the one that the workspace's tests build, without what debuggers
