@@ -146,6 +146,26 @@ fn a_sender_uses_up_its_credit_and_gets_it_back() {
 }
 
 #[test]
+fn room_is_left_as_long_as_nothing_else_may_be_due() {
+    let mut p = Pair::with_stream();
+    let more = p.edge.send(1, &[7; 100]);
+    assert_eq!((more, p.edge.room(1)), (QUANTUM, Room::Bytes(QUANTUM)));
+    assert!(p.edge.assign(1) && p.edge.bind(1).is_some());
+    assert_eq!(p.edge.send(1, b"the last here"), 0, "it may leave");
+    assert_eq!(p.edge.room(1), Room::Dedicated);
+
+    let mut p = Pair::with_stream();
+    assert_eq!(p.edge.send(1, &[7; WINDOW_FIRST as usize - 10]), 10);
+    assert_eq!(p.edge.send(1, &[7; 10]), 0, "no credit");
+    let mut p = Pair::with_stream();
+    p.edge.reset(1, &Reset { code: ResetCode::Cut, words: String::new() });
+    assert_eq!((p.edge.send(1, b"late"), p.edge.send(9, b"nobody's")), (0, 0));
+    let mut p = Pair::with_stream();
+    p.edge.push_session(Kind::Pong, &vec![0; OUT_MAX]);
+    assert_eq!(p.edge.send(1, b"x"), 0, "others wait for room too");
+}
+
+#[test]
 fn senders_wait_for_room_and_are_told_of_it_in_their_order() {
     let now = a_moment();
     let mut edge = conn(Role::Server, now);
