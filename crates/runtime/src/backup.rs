@@ -77,7 +77,15 @@ pub fn backup(store: &Path, to: &Path, force: bool) -> anyhow::Result<()> {
             "give the copy another name, such as one with the date, or replace it with `--force`",
         ));
     }
-    store::copy(store, to, room(store)).with_context(failed)
+    store::copy(store, to, room(store)).map_err(newer).with_context(failed)
+}
+
+/// What to do about a file of a newer version, which is left as it is.
+fn newer(e: StoreError) -> anyhow::Error {
+    match e {
+        StoreError::Newer(_) => Hinted::error(e.to_string(), "run the newer version of portcullis that wrote it"),
+        e => e.into(),
+    }
 }
 
 /// The store in whose place a copy belongs: the one named, or else the one of its kind.
@@ -99,7 +107,7 @@ pub fn place(from: &Path, data_dir: &Path, named: Option<&str>) -> anyhow::Resul
 /// Everything is as it was.
 pub fn restore(from: &Path, store: &Path) -> anyhow::Result<Option<PathBuf>> {
     let room = room(store);
-    store::check(from, room).with_context(|| format!("{} cannot be put in place", from.display()))?;
+    store::check(from, room).map_err(newer).with_context(|| format!("{} cannot be put in place", from.display()))?;
     // The file itself, where a link leads to it: its log lies beside it.
     let there = store.canonicalize().ok();
     let store = there.as_deref().unwrap_or(store);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
-use crate::sqlite::{error, read_only};
+use crate::sqlite::{error, unwritten};
 use crate::{Result, StoreError};
 
 /// Rows of one table: a hundred times what the largest server of such a kind is known to hold.
@@ -46,8 +46,9 @@ impl Foreign {
         if !std::fs::metadata(path).map_err(|e| StoreError::Other(format!("{}: {e}", path.display())))?.is_file() {
             return Err(StoreError::Other(format!("{} is no file", path.display())));
         }
-        let db = read_only(path)?;
-        db.execute_batch("BEGIN").map_err(|e| error(path, e))?;
+        let db = unwritten(path)?;
+        // The first look makes the moment.
+        db.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema;").map_err(|e| error(path, e))?;
         Ok(Foreign { db, path: path.to_path_buf() })
     }
 

@@ -313,8 +313,15 @@ pub fn settle(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A connection that changes nothing, for a file that may be in use.
-pub(crate) fn read_only(path: &Path) -> Result<Connection> {
+/// A connection that changes nothing, for a store that may be in use. One of a newer version is refused before SQLite lays
+/// anything beside it.
+fn read_only(path: &Path) -> Result<Connection> {
+    not_newer(path)?;
+    unwritten(path)
+}
+
+/// A connection that changes nothing, for any file that may be in use.
+pub(crate) fn unwritten(path: &Path) -> Result<Connection> {
     let open = |name: &Path, more: OpenFlags| {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
         let db = Connection::open_with_flags(name, flags).map_err(|e| error(path, e))?;
@@ -373,7 +380,7 @@ fn not_newer(path: &Path) -> Result<()> {
     let logged = std::fs::metadata(beside_of(path, "-wal")).is_ok_and(|m| m.len() > 0);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let db = match logged {
-        true => read_only(path),
+        true => unwritten(path),
         false => Connection::open_with_flags(unchanging(path)?, flags).map_err(|e| error(path, e)),
     };
     match db.and_then(|db| known_layout(&db, path)) {

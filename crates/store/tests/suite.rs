@@ -391,6 +391,6 @@ fn a_file_that_lost_a_part_of_itself_is_not_opened_and_a_newer_one_is_named() {
     std::fs::write(&path, &newer).unwrap();
     let e = Sqlite::open(&path).unwrap_err();
     assert!(matches!(e, StoreError::Newer(_)), "{e}");
-    assert!(e.to_string().contains("layout 99") && e.to_string().contains("up to 1"), "{e}");
+    assert!(e.to_string().contains("layout 99") && e.to_string().contains("up to layout 1"), "{e}");
     assert_eq!(std::fs::read(&path).unwrap(), newer, "it is left alone");
 }

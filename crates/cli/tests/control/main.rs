@@ -11,6 +11,7 @@
 mod clock;
 mod doctor;
 mod hostile;
+mod layouts;
 mod machine;
 mod mesh;
 mod policy;
