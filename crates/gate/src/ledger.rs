@@ -129,6 +129,28 @@ pub enum Id {
     Ban(BanId),
 }
 
+/// Makes changes of a list in a gate that does not run, all of them or none. Returns the list's grants.
+///
+/// # Errors
+/// The store or the audit log cannot be read or written; nothing was changed.
+pub(crate) fn write_stopped(
+    store: Arc<dyn Store>,
+    audit: &Path,
+    list: &str,
+    rules: Rules,
+    events: Vec<Event>,
+) -> anyhow::Result<Vec<Grant>> {
+    let opened = owner::open::<LedgerState>(store.clone(), audit, Ahead::default())?;
+    let (trouble, time) = (opened.trouble.clone(), opened.time.clone());
+    let model = Arc::new(ReadModel { trouble, time, ..ReadModel::default() });
+    let shown = (watch::channel(Arc::default()).0, watch::channel(Arc::default()).0);
+    let ledger = Ledger::new(vec![(list.to_string(), rules)], AddrSet::default());
+    let me = LedgerState::restore(ledger, shown, model.clone(), &*store, audit, events)?;
+    Owner::new(opened, me).begin().map_err(|e| anyhow::anyhow!("nothing was changed: {e}"))?;
+    let grants = model.grants.read().get(list).map(|all| all.values().cloned().collect());
+    Ok(grants.unwrap_or_default())
+}
+
 impl LedgerHandle {
     /// Reads the store and starts the loop on a thread of its own. `take_over`: entries of an earlier gate, oldest
     /// first, as (list, prefix, ttl); given only if the store has never held this gate.

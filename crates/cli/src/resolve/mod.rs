@@ -5,7 +5,7 @@ pub(crate) mod control;
 mod edge;
 pub(crate) mod file;
 pub(crate) mod gate_file;
-mod gate_shared;
+pub(crate) mod gate_shared;
 pub(crate) mod gatekeeper;
 pub(crate) mod lists;
 pub(crate) mod proxy;

@@ -11,6 +11,7 @@ mod demo;
 mod edge;
 mod gatekeeper;
 mod hostile;
+mod import;
 mod learn;
 mod ledger;
 mod names;

@@ -1,6 +1,8 @@
 //! `import`. In: files of another program. Out: what it kept, kept here, or the words for what would be and what would not.
 
+mod gatekeeper;
 mod headscale;
+mod npm;
 
 use std::fs::File;
 use std::io::Write;
@@ -17,6 +19,8 @@ use crate::say;
 pub(crate) fn run(c: &ImportCommand, global: &GlobalArgs) -> Done {
     match c {
         ImportCommand::Headscale(a) => headscale::run(a, global),
+        ImportCommand::Gatekeeper(a) => gatekeeper::run(a, global),
+        ImportCommand::Npm(a) => npm::run(a),
     }
 }
 
