@@ -323,6 +323,87 @@ fn swap(volume: &std::path::Path, files: &[(String, Vec<u8>)], group: u32) {
     std::fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
 }
 
+/// The folder of a release with shims in it that take `kubectl` and `docker` at their word: what they were asked is kept,
+/// and `helm` lays charts out instead of installing them.
+pub(crate) fn operator() -> Option<Dir> {
+    let (program, helm) = (crate::built()?, peers::need("helm")?);
+    let dir = Dir::new("operator");
+    crate::page(&program, "charts", dir.path());
+    let bin = dir.at("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let asked = dir.at("asked");
+    let shim = |name: &str, then: &str| {
+        let text = format!("#!/bin/sh\necho \"{name} $*\" >> {}\n{then}\n", asked.display());
+        std::fs::write(bin.join(name), text).unwrap();
+        std::fs::set_permissions(bin.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    shim(
+        "kubectl",
+        "for a; do case $a in --from-file=*) test -s ${a#*=} || exit 1 ;; esac; done; test \"$1\" != apply || test -s \"$5\"",
+    );
+    shim("docker", &format!("test -s compose.yaml && pwd > {}", dir.at("folder").display()));
+    let laid = dir.at("laid.yaml");
+    shim("helm", &format!("shift; exec {} template \"$@\" --kube-version 1.31.0 > {}", helm.display(), laid.display()));
+    Some(dir)
+}
+
+/// Types the lines of a recipe in a folder, as its operator.
+#[track_caller]
+pub(crate) fn types(dir: &Dir, recipe: &str) {
+    let path = format!("{}:{}", dir.at("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let lines = pages::commands(recipe).join("\n");
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", &lines]).current_dir(dir.path()).env("PATH", path).env("HOME", dir.path());
+    let out = Outcome::of(&mut shell);
+    assert_eq!(out.code, 0, "{recipe}: {}", out.all());
+}
+
+/// The manual's page on clusters: values and commands as printed, then the pods that come of them.
+#[test]
+fn the_manuals_clusters_run() {
+    let Some(world) = World::new() else { return };
+    let Some(dir) = operator() else { return };
+    for (values, recipe) in [
+        ("kubernetes-edge-values", Some("kubernetes-edge")),
+        ("kubernetes-gate-values", None),
+        ("kubernetes-control-values", Some("kubernetes-control")),
+    ] {
+        let file = dir.write("values.yaml", pages::recipe(values));
+        let yaml = if let Some(recipe) = recipe {
+            types(&dir, recipe);
+            std::fs::read_to_string(dir.at("laid.yaml")).unwrap()
+        } else {
+            let Some(out) = template(&dir, &["--values", file.to_str().unwrap()]) else { return };
+            assert_eq!(out.code, 0, "{values}: {}", out.err);
+            out.out
+        };
+        let Some(all) = documents(&yaml) else { return };
+        let deployment = text(&of_kind(&all, "Deployment")[0]["metadata"]["name"]).to_string();
+        if recipe.is_some() {
+            let asked = std::fs::read_to_string(dir.at("asked")).unwrap();
+            assert!(asked.contains(&format!("deploy/{deployment}")), "{deployment} in:\n{asked}");
+        }
+        let Some(mut pod) = Pod::start(&world, values, all) else { return };
+        pod.ready();
+        if let Some(recipe) = recipe {
+            // What was typed to the pod, in its container.
+            for line in pages::commands(recipe) {
+                let Some((_, typed)) = line.split_once(" -- portcullis ") else { continue };
+                let words: Vec<&str> = typed.split(' ').collect();
+                let done = || pod.container.exec(&words);
+                wait_or(|| done().code == 0, || done().all());
+            }
+        }
+    }
+    // The Secret that was made is the one that the edge is given.
+    let asked = std::fs::read_to_string(dir.at("asked")).unwrap();
+    assert!(
+        asked.contains("create secret generic portcullis-token --namespace portcullis --from-file=token"),
+        "{asked}"
+    );
+    types(&dir, "kubernetes-plain");
+}
+
 /// Every set runs: restricted, with what the kubelet lays, as far as probes, ports and Services are concerned.
 #[test]
 fn pods_of_every_set_run_and_listen_where_the_chart_says() {

@@ -152,7 +152,7 @@ impl Up {
         for (name, container) in &self.containers {
             let test = words(&self.model["services"][name]["healthcheck"]["test"]);
             if let [kind, program, args @ ..] = &test[..]
-                && program == "/portcullis"
+                && program == "portcullis"
             {
                 assert_eq!(kind, "CMD", "there is no shell in the image");
                 let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -210,7 +210,7 @@ fn publish(engine: &Host, port: &Value, to: Ipv4Addr) {
 fn of_service(service: &Value, program: &Path, traefik: bool, socket: &Path, volumes: &Path) -> Spec {
     let mut spec = Spec::image(program);
     if traefik {
-        (spec.name, spec.user, spec.env) = ("traefik", (0, 0), Vec::new());
+        (spec.name, spec.user) = ("traefik", (0, 0));
         // Of Docker's default set, what it needs: the port 443, and files of other users.
         spec.capabilities = ["CAP_NET_BIND_SERVICE", "CAP_DAC_OVERRIDE"].map(ToString::to_string).to_vec();
     }
@@ -287,7 +287,9 @@ fn gatekeepers_household_works_with_our_image() {
     std::fs::copy(dir.at("ca.pem"), dir.at("traefik/etc/ca.pem")).unwrap();
     let list = dir.at("traefik/etc/file_providers/dynamic-whitelist.yml");
     std::fs::write(&list, "").unwrap();
+    std::fs::create_dir(dir.at("portcullis")).unwrap();
     give(&list);
+    give(&dir.at("portcullis"));
     let Some(model) = read(&dir, "") else { return };
     let engine = world.nat("docker", "203.0.113.9", "172.18.0.1");
     let [phone, stranger, guest] = [("phone", "198.51.100.7"), ("stranger", "198.51.100.8"), ("guest", "198.51.100.9")]
@@ -414,4 +416,33 @@ fn a_mesh_with_an_official_client() {
     laptop.up("http://203.0.113.9:8080", &["--authkey", key]).unwrap_or_else(|e| panic!("{e}\n{}", up.said("control")));
     let nodes = control.exec(&["nodes", "list"]).all();
     assert!(nodes.contains("laptop"), "{nodes}");
+}
+
+/// The manual's page: its commands as printed, in the folders of a release; what `docker` does is done by the other tests.
+#[test]
+fn the_manuals_commands_are_right() {
+    let Some(dir) = crate::charts::operator() else { return };
+    let top = format!("portcullis-{}-deploy/compose", env!("CARGO_PKG_VERSION"));
+    for (recipe, folder) in [("compose-edge", "tunnel"), ("compose-gate", "gate"), ("compose-mesh", "mesh")] {
+        crate::charts::types(&dir, recipe);
+        let at = std::fs::read_to_string(dir.at("folder")).unwrap();
+        assert!(at.trim().ends_with(&format!("{top}/{folder}")), "{recipe}: {at}");
+    }
+    let asked = std::fs::read_to_string(dir.at("asked")).unwrap() + &pages::recipe("compose-client");
+    // Services and profiles that the commands name are there.
+    for (folder, profiles) in [("tunnel", "edge,client"), ("gate", ""), ("mesh", "")] {
+        let sample = Dir::new("sample");
+        self::folder(&sample, &format!("deploy/compose/{folder}"));
+        let set: &[(&str, &str)] = if folder == "tunnel" { &[("TOKEN", "a-long-random-secret")] } else { &[] };
+        environment(&sample, set);
+        let Some(model) = read(&sample, profiles) else { return };
+        for (name, service) in model["services"].as_object().unwrap() {
+            for profile in words(&service["profiles"]) {
+                assert!(asked.contains(&format!("compose --profile {profile} up")), "{profile}: {asked}");
+            }
+            let ours = service["image"].as_str().unwrap().starts_with("portcullis:");
+            let said = [format!(" exec {name} portcullis"), format!(" --profile {name} ")];
+            assert!(!ours || said.iter().any(|s| asked.contains(s)), "{name}: {asked}");
+        }
+    }
 }

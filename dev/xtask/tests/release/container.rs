@@ -38,7 +38,7 @@ pub(crate) struct Mount {
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
     pub(crate) program: PathBuf,
-    /// The program is `/NAME` inside.
+    /// The program is `/usr/bin/NAME` inside.
     pub(crate) name: &'static str,
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -59,7 +59,9 @@ impl Spec {
             program: program.to_path_buf(),
             name: "portcullis",
             args: Vec::new(),
-            env: vec![("PORTCULLIS_DATA_DIR".to_string(), "/var/lib/portcullis".to_string())],
+            env: [("PATH", "/usr/bin"), ("PORTCULLIS_DATA_DIR", "/var/lib/portcullis")]
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .to_vec(),
             mounts: Vec::new(),
             user: (USER, USER),
             folder: "/".to_string(),
@@ -84,7 +86,7 @@ impl Spec {
         let mut mounts = vec![
             json!({"destination": "/proc", "type": "proc", "source": "proc"}),
             json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]}),
-            bind(&self.program, &format!("/{}", self.name), true),
+            bind(&self.program, &format!("/usr/bin/{}", self.name), true),
             bind(&etc.join("hosts"), "/etc/hosts", true),
             bind(&etc.join("resolv.conf"), "/etc/resolv.conf", true),
         ];
@@ -92,7 +94,7 @@ impl Spec {
             .extend(LIBRARIES.iter().map(Path::new).filter(|p| p.exists()).map(|p| bind(p, p.to_str().unwrap(), true)));
         mounts.extend(self.mounts.iter().map(|m| bind(&m.source, &m.target, m.read_only)));
         let env: Vec<String> = self.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let args: Vec<String> = [vec![format!("/{}", self.name)], self.args.clone()].concat();
+        let args: Vec<String> = [vec![self.name.to_string()], self.args.clone()].concat();
         let may = &self.capabilities;
         json!({
             "ociVersion": "1.0.2",
@@ -123,7 +125,7 @@ impl Container {
     pub(crate) fn start(host: &Host, spec: Spec) -> Container {
         let bundle = Dir::new("bundle");
         let root = bundle.at("root");
-        for folder in ["proc", "dev", "etc/ssl/certs", "tmp", "run", "var/lib/portcullis", "app"] {
+        for folder in ["proc", "dev", "etc/ssl/certs", "usr/bin", "tmp", "run", "var/lib/portcullis", "app"] {
             std::fs::create_dir_all(root.join(folder)).unwrap();
         }
         // Of the image: the data directory is its user's.
@@ -144,7 +146,7 @@ impl Container {
             std::fs::write(root.join(place), "").unwrap();
         }
         std::fs::write(root.join(ROOTS), std::fs::read(Path::new("/").join(ROOTS)).unwrap_or_default()).unwrap();
-        std::fs::write(root.join(spec.name), "").unwrap();
+        std::fs::write(root.join("usr/bin").join(spec.name), "").unwrap();
         for library in LIBRARIES {
             std::fs::create_dir_all(root.join(library.trim_start_matches('/'))).unwrap();
         }
@@ -155,7 +157,7 @@ impl Container {
         Container { process, spec, host: host.clone(), bundle }
     }
 
-    /// `/portcullis ARGS…` inside.
+    /// `docker exec NAME portcullis ARGS…`.
     pub(crate) fn exec(&self, args: &[&str]) -> Outcome {
         // As engines do: the container's own user and variables.
         let mut command = crun(&self.host, &self.bundle, &["exec", "--user"]);
@@ -164,7 +166,7 @@ impl Container {
             command.arg("--env").arg(format!("{name}={value}"));
         }
         command.arg("it");
-        Outcome::of(command.arg(format!("/{}", self.spec.name)).args(args))
+        Outcome::of(command.arg(self.spec.name).args(args))
     }
 
     /// Asks it to end, waits, and starts another one with the same mounts, as an engine does.
