@@ -151,6 +151,8 @@ fn transpose(block: &mut [u64; 64]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn symmetry_is_what_pairs_say() {
@@ -161,6 +163,48 @@ mod tests {
         for i in 0..n {
             for j in 0..n {
                 assert_eq!(rows[i].has(j), before[i].has(j) || before[j].has(i), "{i} {j}");
+            }
+        }
+    }
+
+    fn places() -> impl Strategy<Value = BTreeSet<usize>> {
+        prop::collection::btree_set(prop_oneof![0usize..10, 60usize..70, 120usize..200], 0..20)
+    }
+
+    proptest! {
+        /// A set of bits does what a set of numbers does, whatever the lengths.
+        #[test]
+        fn bits_are_a_set(a in places(), b in places(), (len_a, len_b) in (0usize..150, 0usize..150), i in 0usize..220) {
+            let of = |len, set: &BTreeSet<usize>| Bits::of(len, set.iter().copied());
+            let (x, y) = (of(len_a, &a), of(len_b, &b));
+            let set = |bits: &Bits| bits.iter().collect::<BTreeSet<_>>();
+            prop_assert!(x.iter().eq(a.iter().copied()), "in order");
+            prop_assert_eq!((x.count(), x.is_empty(), x.has(i)), (a.len(), a.is_empty(), a.contains(&i)));
+            prop_assert_eq!(x.covers(&y), a.is_superset(&b));
+            let (mut sum, mut rest, mut both) = (x.clone(), x.clone(), x.clone());
+            sum.add(&y);
+            rest.remove(&y);
+            both.keep(&y);
+            prop_assert_eq!(set(&sum), a.union(&b).copied().collect());
+            prop_assert_eq!(set(&rest), a.difference(&b).copied().collect());
+            prop_assert_eq!(set(&both), a.intersection(&b).copied().collect());
+            let (mut with, mut without) = (x.clone(), x);
+            with.set(i);
+            without.unset(i);
+            prop_assert!(with.has(i) && !without.has(i));
+            prop_assert_eq!(with.count() - usize::from(!a.contains(&i)), a.len());
+            prop_assert_eq!(without.count() + usize::from(a.contains(&i)), a.len());
+        }
+
+        /// Whoever sees somebody is seen by him, nobody sees himself, and nobody else comes in.
+        #[test]
+        fn who_sees_is_seen(n in 1usize..140, pairs in prop::collection::vec((0usize..140, 0usize..140), 0..60)) {
+            let pairs: BTreeSet<(usize, usize)> = pairs.into_iter().map(|(a, b)| (a % n, b % n)).collect();
+            let row = |i: usize| Bits::of(n, pairs.iter().filter(|(a, _)| *a == i).map(|(_, b)| *b));
+            let rows = symmetric((0..n).map(row).collect());
+            let want = |a: usize, b: usize| a != b && (pairs.contains(&(a, b)) || pairs.contains(&(b, a)));
+            for (i, row) in rows.iter().enumerate() {
+                prop_assert_eq!(row.iter().collect::<Vec<_>>(), (0..n).filter(|j| want(i, *j)).collect::<Vec<_>>());
             }
         }
     }

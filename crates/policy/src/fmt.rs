@@ -154,7 +154,9 @@ impl<'t> Reader<'t> {
             entries.push(entry);
         }
         let loud = |c: &Comment<'_>| c.text.starts_with("//") || c.text.contains('\n') || !c.same_line;
+        // On one line a comment before an item would be read as one after the item before.
         broken |= lead.iter().any(loud)
+            || entries.iter().skip(1).any(|e| !e.lead.is_empty())
             || entries.iter().any(|e| e.value.is_broken() || e.lead.iter().chain(&e.trail).any(loud));
         broken &= !(entries.is_empty() && lead.is_empty());
         Value::Group { open, close, entries, tail: lead, broken }
@@ -272,6 +274,7 @@ fn indent(out: &mut String, depth: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn comments_stay_and_twice_is_once() {
@@ -292,5 +295,81 @@ mod tests {
             "{once}"
         );
         assert_eq!(format(&once).unwrap(), once);
+    }
+
+    /// A document with comments wherever they may stand, and blanks and commas as people write them.
+    fn document() -> impl Strategy<Value = String> {
+        let gap = || {
+            prop::sample::select(vec![
+                "",
+                " ",
+                "\n",
+                "\n\n",
+                "\t",
+                " // why\n",
+                "/* a */",
+                "\n// b\n// c\n",
+                " /* d\n * e */ ",
+                "\r\n",
+            ])
+        };
+        let plain = prop::sample::select(vec![
+            "1",
+            "-0.5e3",
+            "true",
+            "null",
+            "\"x\"",
+            "\"a // b\"",
+            "\"\\u00e9\"",
+            "\"\"",
+            "[]",
+            "{}",
+        ]);
+        let leaf = (gap(), plain, gap()).prop_map(|(a, v, b)| format!("{a}{v}{b}"));
+        leaf.prop_recursive(4, 40, 5, move |inner| {
+            let list = (gap(), prop::collection::vec(inner.clone(), 1..5), gap(), any::<bool>()).prop_map(
+                |(a, items, b, comma)| format!("{a}[{}{}]{b}", items.join(","), if comma { "," } else { "" }),
+            );
+            let object =
+                (gap(), prop::collection::vec((gap(), gap(), inner), 1..5), gap()).prop_map(|(a, items, b)| {
+                    let each = items.into_iter().enumerate().map(|(i, (x, y, v))| format!("{x}\"k{i}\"{y}:{v}"));
+                    format!("{a}{{{}}}{b}", each.collect::<Vec<_>>().join(","))
+                });
+            prop_oneof![list, object]
+        })
+    }
+
+    /// The words of every comment without what stands around them, sorted: one behind a comma comes before those that
+    /// stood before the comma.
+    fn comments(text: &str) -> Vec<String> {
+        let mut lexer = Lexer::new(text);
+        let mut out = Vec::new();
+        loop {
+            let t = lexer.next().unwrap();
+            match t.kind {
+                Kind::End => {
+                    out.sort();
+                    return out;
+                }
+                Kind::LineComment | Kind::BlockComment => {
+                    let words = text[t.start..t.end].split_whitespace().collect::<Vec<_>>();
+                    out.push(words.join(" "));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    proptest! {
+        /// Laying out changes blanks and commas and nothing else, and twice is once.
+        #[test]
+        fn values_and_comments_stay(text in document()) {
+            let once = format(&text).unwrap();
+            let value = |t: &str| parse(t).0.unwrap().to_serde();
+            prop_assert_eq!(value(&once), value(&text), "{}", once);
+            prop_assert_eq!(comments(&once), comments(&text), "{}", once);
+            prop_assert_eq!(&format(&once).unwrap(), &once);
+            prop_assert!(once.ends_with('\n') && !once.contains("\n\n\n") && once.lines().all(|l| l == l.trim_end()), "{:?}", once);
+        }
     }
 }

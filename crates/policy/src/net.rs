@@ -199,6 +199,7 @@ impl Approvers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn touching_is_what_a_look_at_each_route_says() {
@@ -212,6 +213,44 @@ mod tests {
             let ranges: Ranges = [a.parse::<Prefix>().unwrap()].into_iter().collect();
             let want: Vec<usize> = (0..net.routes.len()).filter(|i| ranges.overlaps(net.routes[*i])).collect();
             assert_eq!(net.touching(&ranges).iter().collect::<Vec<_>>(), want, "{a}");
+        }
+    }
+
+    /// Prefixes that nest, touch and stand alone, of both families.
+    fn prefix() -> impl Strategy<Value = Prefix> {
+        let v4 = (0u32..4, 0u32..4, 0u32..4, prop::sample::select(vec![8u8, 12, 16, 23, 24, 32]))
+            .prop_map(|(a, b, c, len)| (std::net::Ipv4Addr::from(0x0a00_0000 | a << 16 | b << 8 | c).into(), len));
+        let v6 = (0u128..4, 0u128..4, prop::sample::select(vec![8u8, 48, 64, 128]))
+            .prop_map(|(a, b, len)| (std::net::Ipv6Addr::from(0xfd00 << 112 | a << 80 | b).into(), len));
+        prop_oneof![3 => v4, 1 => v6]
+            .prop_map(|(ip, len): (std::net::IpAddr, u8)| Prefix::new(Addr::new(ip), len).unwrap())
+    }
+
+    proptest! {
+        /// The routes that touch some addresses are those that a look at each of them finds.
+        #[test]
+        fn touching_is_a_look_at_each_route_whatever_nests(
+            routes in prop::collection::vec(prefix(), 0..12),
+            asked in prop::collection::vec(prefix(), 1..4),
+        ) {
+            let net = Net::routed(Vec::new(), true, BTreeMap::from([(0, routes)]), 1);
+            let ranges: Ranges = asked.into_iter().collect();
+            let want: Vec<usize> = (0..net.routes.len()).filter(|i| ranges.overlaps(net.routes[*i])).collect();
+            prop_assert_eq!(net.touching(&ranges).iter().collect::<Vec<_>>(), want);
+        }
+
+        /// Nodes are found by their addresses, one by one and in ranges.
+        #[test]
+        fn nodes_are_where_their_addresses_are(at in prop::collection::btree_set(0u32..60, 0..20), from in 0u32..60, to in 0u32..60) {
+            let addr = |n: u32| Addr::new(std::net::Ipv4Addr::from(0x6440_0000 + n).into());
+            let addrs: Vec<(Addr, usize)> = at.iter().enumerate().map(|(i, n)| (addr(*n), i)).collect();
+            let net = Net::routed(addrs.clone(), true, BTreeMap::new(), at.len());
+            for n in 0..60 {
+                prop_assert_eq!(net.node_at(addr(n)), at.iter().position(|x| *x == n));
+            }
+            let Some(range) = addr::AddrRange::new(addr(from), addr(to)) else { return Ok(()) };
+            let want: Vec<usize> = addrs.iter().filter(|(a, _)| range.first() <= *a && *a <= range.last()).map(|(_, i)| *i).collect();
+            prop_assert_eq!(net.nodes_in(&Ranges::of([range])).iter().collect::<Vec<_>>(), want);
         }
     }
 }

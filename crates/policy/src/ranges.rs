@@ -248,6 +248,7 @@ fn difference(from: &[(u128, u128)], cut: &[(u128, u128)]) -> Vec<(u128, u128)> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn set(texts: &[&str]) -> Ranges {
         texts.iter().map(|t| t.parse::<Prefix>().unwrap()).collect()
@@ -292,5 +293,100 @@ mod tests {
         assert_eq!(all.texts().collect::<Vec<_>>(), ["128.0.0.0/1", "8000::/1"]);
         all.remove(&Ranges::all());
         assert!(all.is_empty());
+    }
+
+    /// Both ends of both families, and as many addresses in the middle: all that a test can count.
+    fn points() -> Vec<Addr> {
+        let v4 = (0..12).chain(1_000..1_012).chain(u32::MAX - 11..=u32::MAX);
+        let v6 = (0..12).chain(u128::MAX - 11..=u128::MAX);
+        let v4 = v4.map(|n| Addr::new(std::net::Ipv4Addr::from(n).into()));
+        v4.chain(v6.map(|n| Addr::new(std::net::Ipv6Addr::from(n).into()))).collect()
+    }
+
+    fn ranges() -> impl Strategy<Value = Vec<AddrRange>> {
+        let ends = (0..points().len(), 0..points().len());
+        let one = ends.prop_filter_map("one family, in order", |(a, b)| AddrRange::new(points()[a], points()[b]));
+        prop::collection::vec(one, 0..8)
+    }
+
+    fn within(all: &[AddrRange], a: Addr) -> bool {
+        all.iter().any(|r| r.first().is_v4() == a.is_v4() && r.first() <= a && a <= r.last())
+    }
+
+    proptest! {
+        /// Sets of ranges do what sets of addresses do.
+        #[test]
+        fn arithmetic_is_that_of_sets(one in ranges(), other in ranges()) {
+            let (a, b) = (Ranges::of(one.clone()), Ranges::of(other.clone()));
+            let (mut sum, mut rest) = (a.clone(), a.clone());
+            sum.add(&b);
+            rest.remove(&b);
+            let both = a.intersect(&b);
+            for p in points() {
+                let (x, y) = (within(&one, p), within(&other, p));
+                prop_assert_eq!(a.contains(p), x, "{}", p);
+                prop_assert_eq!(sum.contains(p), x || y, "{}", p);
+                prop_assert_eq!(rest.contains(p), x && !y, "{}", p);
+                prop_assert_eq!(both.contains(p), x && y, "{}", p);
+                prop_assert_eq!(a.overlaps(Prefix::host(p)), x);
+                prop_assert_eq!(a.covers(Prefix::host(p)), x);
+            }
+            prop_assert!(sum.covers_all(&a) && sum.covers_all(&b) && a.covers_all(&both) && a.covers_all(&rest));
+            prop_assert_eq!(a.covers_all(&b), b == both);
+            prop_assert_eq!(both.is_empty() && !a.is_empty(), rest == a && !a.is_empty());
+            let mut again = rest;
+            again.add(&both);
+            prop_assert_eq!(&again, &a, "a set is the same however it came about");
+        }
+
+        /// There is one way to write a set: in order, apart, and read back the same.
+        #[test]
+        fn a_set_has_one_form(mut all in ranges()) {
+            let a = Ranges::of(all.clone());
+            all.reverse();
+            prop_assert_eq!(&Ranges::of(all.into_iter().flat_map(|r| [r, r])), &a);
+            let listed: Vec<AddrRange> = a.iter().collect();
+            for w in listed.windows(2) {
+                let apart = w[0].last().bits().checked_add(1).is_some_and(|next| next < w[1].first().bits());
+                prop_assert!(apart || w[0].first().is_v4() != w[1].first().is_v4(), "{:?}", w);
+            }
+            prop_assert_eq!(&a.prefixes().into_iter().collect::<Ranges>(), &a);
+            for (text, range) in a.texts().zip(&listed) {
+                let read = match text.split_once('-') {
+                    Some((first, last)) => AddrRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap(),
+                    None => text.parse::<Prefix>().unwrap().range(),
+                };
+                prop_assert_eq!(read, *range, "{}", text);
+            }
+        }
+
+        /// A prefix lies within a set if all of it does, and touches it if any of it does.
+        #[test]
+        fn a_prefix_lies_within_or_touches(all in ranges(), at in 0..60usize, len in 0u8..=128) {
+            let at = points()[at % points().len()];
+            let Some(p) = Prefix::new(at, len) else { return Ok(()) };
+            let a = Ranges::of(all);
+            let one: Ranges = [p].into_iter().collect();
+            prop_assert_eq!(a.overlaps(p), !a.intersect(&one).is_empty());
+            prop_assert_eq!(a.covers(p), a.covers_all(&one));
+        }
+
+        /// Addresses in one group lie in the same sets, those in two groups do not, and none is left out.
+        #[test]
+        fn groups_part_addresses_by_their_sets(all in prop::collection::vec(ranges(), 1..5), base in 1usize..5) {
+            let sets: Vec<Ranges> = all.iter().cloned().map(Ranges::of).collect();
+            let base = base.min(sets.len());
+            let groups = split(&sets.iter().collect::<Vec<_>>(), base);
+            for p in points() {
+                let places: Vec<u32> = (0..sets.len()).filter(|i| sets[*i].contains(p)).map(|i| i as u32).collect();
+                let found: Vec<&Vec<u32>> = groups.iter().filter(|(r, _)| r.contains(p)).map(|(_, at)| at).collect();
+                match places.first() {
+                    Some(first) if (*first as usize) < base => prop_assert_eq!(found, vec![&places]),
+                    _ => prop_assert!(found.is_empty()),
+                }
+            }
+            let different: BTreeSet<&Vec<u32>> = groups.iter().map(|(_, at)| at).collect();
+            prop_assert_eq!(different.len(), groups.len());
+        }
     }
 }
