@@ -63,3 +63,66 @@ impl Config {
         self.build().info().clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What an enforcer is called stands in logs, in `doctor` and in metrics: secrets of addresses do not.
+    #[test]
+    fn enforcers_are_named_by_kind_and_place() {
+        let list = || "home".to_string();
+        let base = |url: &str| url.parse::<crate::fetch::Base>().unwrap();
+        let traefik = |strategy| TraefikConfig {
+            file: "/app/dyn/list.yml".into(),
+            middlewares: vec![("a".into(), vec!["home".into(), "friends".into()]), ("b".into(), vec!["home".into()])],
+            style: access::publish::TraefikStyle { strategy, ..Default::default() },
+            tcp: false,
+            api: None,
+            throttle: std::time::Duration::ZERO,
+        };
+        let nft = NftablesConfig {
+            list: list(),
+            ports: BTreeSet::new(),
+            table: "portcullis".into(),
+            on_failure: Default::default(),
+        };
+        let all = [
+            (Config::Traefik(traefik(None)), "traefik /app/dyn/list.yml"),
+            (Config::Nginx(NginxConfig { list: list(), file: "/n".into(), test: vec![], reload: vec![] }), "nginx /n"),
+            (Config::Haproxy(HaproxyConfig { list: list(), socket: "/s".into(), map: "/m".into() }), "haproxy /s"),
+            (
+                Config::Caddy(CaddyConfig { list: list(), api: base("http://127.0.0.1:2019/id/gate/ranges") }),
+                "caddy http://127.0.0.1:2019/id/gate/ranges",
+            ),
+            (Config::Nftables(nft), "nftables inet portcullis"),
+            (Config::File(FileConfig { list: list(), file: "/f".into() }), "file /f"),
+            (
+                Config::Command(CommandConfig { list: list(), argv: vec!["/bin/told".into(), "secret".into()] }),
+                "command /bin/told",
+            ),
+            (
+                Config::Webhook(WebhookConfig { list: list(), to: base("https://hooks.example/T0/secret") }),
+                "webhook https://hooks.example:443",
+            ),
+        ];
+        let names: BTreeSet<String> = all.iter().map(|(config, _)| config.info().name).collect();
+        assert_eq!(names.len(), all.len());
+        for (config, name) in all {
+            let info = config.info();
+            assert_eq!(info.name, name);
+            assert!(info.lists.contains(&list()) && !info.name.contains("secret"), "{info:?}");
+            assert_eq!(
+                info.file.is_some(),
+                matches!(config, Config::Traefik(_) | Config::Nginx(_) | Config::Haproxy(_) | Config::File(_)),
+                "{info:?}"
+            );
+        }
+        // A Traefik that looks at who connects judges proxies, not visitors.
+        let depth = Config::Traefik(traefik(Some(access::publish::IpStrategy::Depth(1))));
+        assert!(Config::Traefik(traefik(None)).info().by_peer && !depth.info().by_peer);
+        assert_eq!(depth.info().lists, ["friends", "home"]);
+    }
+}
