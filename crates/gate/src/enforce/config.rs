@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn enforcers_are_named_by_kind_and_place() {
         let list = || "home".to_string();
-        let base = |url: &str| url.parse::<crate::fetch::Base>().unwrap();
+        let base = |url: &str| url.parse::<runtime::fetch::Base>().unwrap();
         let traefik = |strategy| TraefikConfig {
             file: "/app/dyn/list.yml".into(),
             middlewares: vec![("a".into(), vec!["home".into(), "friends".into()]), ("b".into(), vec!["home".into()])],
