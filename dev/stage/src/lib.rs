@@ -36,6 +36,7 @@ pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod proxies;
+pub mod recording;
 pub mod skip;
 pub mod tls;
 mod turn;

@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use stage::START;
 use stage::command::{Outcome, command};
 use stage::process::{Process, Signal};
+use stage::{START, pages, recording};
 
 fn demo(args: &[&str]) -> Command {
     command(&[&["demo"], args].concat())
@@ -36,4 +36,21 @@ fn without_once_it_stays_until_it_is_told_to_stop() {
     assert!(demo.ended().is_none());
     demo.signal(Signal::INT);
     assert!(demo.wait(START).unwrap().success());
+}
+
+/// The manual's recording of the demo; `UPDATE_GOLDEN=1` makes it anew.
+#[test]
+fn the_recording_is_what_the_demo_says_today() {
+    let done = Outcome::of(&mut demo(&["--once"]));
+    assert_eq!(done.code, 0, "{}", done.all());
+    let lines: Vec<String> = done.out.trim_end().lines().map(str::to_string).collect();
+    let now = recording::svg("portcullis demo --once", &lines);
+    let place = "docs/pictures/demo.svg";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(pages::root().join(place), &now).unwrap();
+    }
+    let stands = recording::same_for_all_runs(&pages::file(place));
+    let now = recording::same_for_all_runs(&now);
+    let differs = now.lines().zip(stands.lines()).find(|(now, stands)| now != stands);
+    assert!(now == stands, "{place} is old, make it with UPDATE_GOLDEN=1: {differs:?}");
 }
