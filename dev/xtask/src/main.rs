@@ -1,5 +1,5 @@
-//! `cargo xtask test|check|fuzz|bench|release`: the project's own commands. In: arguments. Out: suites run, figures
-//! measured, house rules checked, a release page made; exit 0 only if all is well.
+//! `cargo xtask test|check|fuzz|bench|release|site`: the project's own commands. In: arguments. Out: suites run, figures
+//! measured, house rules checked, a release page and a site made; exit 0 only if all is well.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ mod check;
 mod fuzz;
 mod release;
 mod setup;
+mod site;
 mod step;
 mod test;
 
@@ -29,7 +30,8 @@ usage: cargo xtask test [--setup [--releases]]
                                          measure: `cargo xtask bench` lists the names
        cargo xtask release [--target T] [--out DIR] …
                                          everything that a release page needs, into target/release-page;
-                                         `cargo xtask release --help` lists flags and steps";
+                                         `cargo xtask release --help` lists flags and steps
+       cargo xtask site                  the manual as a site, into target/site; fails if a link in it leads nowhere";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::run(rest),
         Some("bench") => bench::run(rest),
         Some("release") => release::run(rest),
+        Some("site") => site::run(rest),
         Some("--help" | "-h" | "help") => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -86,6 +86,22 @@ const SCHEMAS: &str = "kubernetes-validate==1.37.0";
 /// The Kubernetes releases that manifests are checked against: the oldest that still gets fixes somewhere, and the newest.
 const KUBERNETES: [&str; 2] = ["1.31", "1.37"];
 
+/// What makes a site of the manual: crate, version.
+const BOOK: (&str, &str) = ("mdbook", "0.5.4");
+
+/// What `cargo xtask site` needs.
+///
+/// # Errors
+/// It could not be built, and cargo's words.
+pub(crate) fn site() -> Result<()> {
+    if find(BOOK.0).is_some() {
+        return Ok(());
+    }
+    // It runs for a second: what is compiled fast is done sooner.
+    let how = ["--debug", "--no-default-features", "--features", "search"];
+    cargo_install(BOOK.0, BOOK.1, &how).context("cannot install mdbook")
+}
+
 /// What `cargo xtask release` needs beside Rust, and what tests need to use what it makes.
 ///
 /// # Errors
@@ -190,6 +206,7 @@ pub(crate) fn suites() -> Result<()> {
     if TAILSCALE.1.iter().any(|p| find(p).is_none()) {
         tailscale().context("cannot build the official mesh client; it needs Go 1.26 or later")?;
     }
+    site()?;
     release()?;
     releases(&RELEASES[..1])?;
     let (name, module, version, packages, programs) = HEADSCALE;
