@@ -24,6 +24,11 @@ use crate::args::{Cli, ClientArgs, Command, EdgeArgs, Generate, Given, GlobalArg
 use crate::fail::{Done, Fail};
 use crate::resolve::{Kind, Notes};
 
+/// musl's own allocator has one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let (cli, given) = args::parse();
     // Fails only if a provider is installed already, and nothing runs before this.

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::archive::Archive;
 use super::target::Target;
-use super::{Page, Program, git, tool};
+use super::{Page, Program, git, licences, tool};
 
 /// Shells that completions are made for.
 const SHELLS: [&str; 3] = ["bash", "fish", "zsh"];
@@ -28,15 +28,16 @@ pub(super) fn given(path: &Path) -> Result<Program> {
     Ok(Program { target, path: std::fs::canonicalize(path)? })
 }
 
-/// Builds it, into `$CARGO_TARGET_DIR` or `target/`.
+/// Builds it for each target, into `$CARGO_TARGET_DIR` or `target/`.
 ///
 /// # Errors
 /// A tool is missing, or the compiler's words.
-pub(super) fn build(root: &Path, target: Target, epoch: u64) -> Result<Program> {
-    let triple = target.triple();
+pub(super) fn build(root: &Path, targets: &[Target], profile: &str, epoch: u64) -> Result<Vec<Program>> {
     let sysroot = PathBuf::from(line(Command::new("rustc").args(["--print", "sysroot"]))?);
-    let std = sysroot.join("lib/rustlib").join(triple);
-    ensure!(std.is_dir(), "Rust has no library for {triple}; `rustup target add {triple}` brings it");
+    for triple in targets.iter().map(|t| t.triple()) {
+        let library = sysroot.join("lib/rustlib").join(triple);
+        ensure!(library.is_dir(), "Rust has no library for {triple}; `rustup target add {triple}` brings it");
+    }
     let zig = tool("zig")?;
     let version = line(Command::new(zig.get_program()).arg("version"))?;
     let wanted = crate::setup::ZIG;
@@ -45,7 +46,6 @@ pub(super) fn build(root: &Path, target: Target, epoch: u64) -> Result<Program> 
     let out = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     std::fs::create_dir_all(&out)?;
     let out = std::fs::canonicalize(out)?;
-    let tools = Tools::lay(&out.join("release-tools"), Path::new(zig.get_program()), target)?;
     let paths = paths(root, &out)?;
     let mut flags: Vec<String> = paths.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")).collect();
     flags.push("-Clink-self-contained=yes".to_string());
@@ -53,33 +53,39 @@ pub(super) fn build(root: &Path, target: Target, epoch: u64) -> Result<Program> 
 
     // Its data about dependencies goes into the program: `cargo audit bin` and scanners of images read it.
     let mut cargo = tool("cargo-auditable")?;
-    cargo.args(["auditable", "build", "--locked", "--release", "--package", "portcullis", "--target", triple]);
+    cargo.args(["auditable", "build", "--locked", "--package", "portcullis", "--profile", profile]);
     for (name, _) in std::env::vars_os() {
         // What a developer's shell wants of compilers is not the release's.
         let name = name.to_string_lossy();
         let theirs = ["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_", "CC", "CFLAGS", "AR", "RUSTFLAGS", "RUSTC_"];
-        if theirs.iter().any(|begin| name.starts_with(begin)) {
+        if theirs.iter().any(|begin| name.starts_with(begin)) && name != "CARGO_BUILD_JOBS" {
             cargo.env_remove(name.as_ref());
         }
     }
-    let (small, large) = (triple.replace('-', "_"), triple.replace('-', "_").to_uppercase());
     cargo
         .env("CARGO_TARGET_DIR", &out)
         .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        .env(format!("CARGO_TARGET_{large}_LINKER"), "rust-lld")
-        .env(format!("CC_{small}"), &tools.cc)
-        .env(format!("AR_{small}"), &tools.ar)
-        .env(format!("CFLAGS_{small}"), c_flags.join(" "))
         .env("SOURCE_DATE_EPOCH", epoch.to_string())
         .env("LC_ALL", "C");
+    for target in targets {
+        let tools = Tools::lay(&out.join("release-tools"), Path::new(zig.get_program()), *target)?;
+        let (small, large) = (target.triple().replace('-', "_"), target.triple().replace('-', "_").to_uppercase());
+        cargo.args(["--target", target.triple()]);
+        cargo
+            .env(format!("CARGO_TARGET_{large}_LINKER"), "rust-lld")
+            .env(format!("CC_{small}"), &tools.cc)
+            .env(format!("AR_{small}"), &tools.ar)
+            .env(format!("CFLAGS_{small}"), c_flags.join(" "));
+    }
     if let Ok(commit) = git(root, &["rev-parse", "--short=12", "HEAD"]) {
         cargo.env("PORTCULLIS_SHA", commit);
     }
-    println!("release: building for {triple} (some minutes)");
+    println!("release: building (some minutes for each machine)");
     let done = cargo.current_dir(root).stdin(Stdio::null()).status().context("cannot run cargo auditable")?;
-    ensure!(done.success(), "the build for {triple} failed");
-    Ok(Program { target, path: out.join(triple).join("release/portcullis") })
+    ensure!(done.success(), "the build failed");
+    let built = |t: &Target| Program { target: *t, path: out.join(t.triple()).join(profile).join("portcullis") };
+    Ok(targets.iter().map(built).collect())
 }
 
 /// Folders of this machine, and what they are called in a program: panics and assertions name source files. The last
@@ -114,10 +120,11 @@ impl Tools {
         let tools = Tools { cc: dir.join(format!("cc-{}", target.machine())), ar: dir.join("ar") };
         let head =
             format!("#!/bin/sh\nexport ZIG_GLOBAL_CACHE_DIR='{0}/zig' ZIG_LOCAL_CACHE_DIR='{0}/zig'\n", dir.display());
-        // Build scripts name the target in Rust's words, which zig does not know.
+        // Build scripts name the target in Rust's words, which zig does not know; and it checks for undefined behaviour
+        // where a script asks for no optimisation, by functions that nothing here has.
         let cc = format!(
             "{head}n=$#\nwhile [ $n -gt 0 ]; do\n  x=$1; shift; n=$((n - 1))\n  case $x in --target=*) ;; *) set -- \"$@\" \"$x\" ;; esac\n\
-             done\nexec '{}' cc -target {}-linux-musl \"$@\"\n",
+             done\nexec '{}' cc -target {}-linux-musl -fno-sanitize=undefined \"$@\"\n",
             zig.display(),
             target.machine()
         );
@@ -157,6 +164,7 @@ pub(super) fn make(page: &Page) -> Result<()> {
         for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
             archive.file(&format!("{name}/{licence}"), 0o644, std::fs::read(page.root.join(licence))?);
         }
+        archive.file(&format!("{name}/THIRD-PARTY.txt"), 0o644, licences::texts(page, program.target)?);
         page.write(&format!("{name}.tar.gz"), archive.tar_gz()?)?;
     }
     Ok(())

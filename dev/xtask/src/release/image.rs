@@ -29,7 +29,8 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// Writes `portcullis-VERSION-image.tar`.
+/// Writes `portcullis-VERSION-image.tar`, and its layers as `portcullis-VERSION-rootfs-MACHINE.tar.gz`, which
+/// `deploy/Containerfile` takes.
 ///
 /// # Errors
 /// A program cannot be read.
@@ -41,7 +42,9 @@ pub(super) fn make(page: &Page) -> Result<()> {
     for (n, program) in page.programs.iter().enumerate() {
         let tar = layer(page, program, &certificates)?;
         let config = json(&config(page, program, &stage::sha256(&tar)));
-        let (layer, config) = (blob(&mut archive, LAYER, gzip(&tar)?), blob(&mut archive, CONFIG, config));
+        let layer = gzip(&tar)?;
+        page.write(&format!("portcullis-{}-rootfs-{}.tar.gz", page.version, program.target.deb()), &layer)?;
+        let (layer, config) = (blob(&mut archive, LAYER, layer), blob(&mut archive, CONFIG, config));
         // It takes both, and gives a name to one: another machine's has its machine in the name.
         let tag = if n == 0 { name.clone() } else { format!("{name}-{}", program.target.deb()) };
         docker.push(json!({ "Config": path(&config), "RepoTags": [tag], "Layers": [path(&layer)] }));

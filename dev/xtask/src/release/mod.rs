@@ -13,6 +13,7 @@ mod archive;
 mod binary;
 mod charts;
 mod image;
+mod licences;
 mod notes;
 mod sbom;
 mod sign;
@@ -28,6 +29,8 @@ usage: cargo xtask release [--target TARGET]… [--bin PATH]… [--out DIR] [--o
   --out DIR        where the page goes [target/release-page]
   --key FILE       a secret key of minisign, which signs the checksums
   --only STEP,…    some of the steps, and nothing on the page is removed
+  --sources DIR    the checkout to release [this one]
+  --quick          build with little optimisation: to try the page, not to publish it
   --setup          first installs what the steps need and this machine lacks";
 
 /// A step: its name, what it makes, and how.
@@ -129,12 +132,12 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     if asked.setup {
         crate::setup::release()?;
     }
-    let root = crate::check::root();
+    let root = asked.sources.clone().map_or_else(|| Ok(crate::check::root()), std::fs::canonicalize)?;
     let steps: Vec<&Step> = STEPS.iter().filter(|(name, ..)| asked.wants(name)).collect();
     let dir = asked.folder(&root)?;
     let epoch = epoch(&root)?;
     let programs = match asked.bins.is_empty() {
-        true => asked.targets.iter().map(|t| binary::build(&root, *t, epoch)).collect::<Result<_>>()?,
+        true => binary::build(&root, &asked.targets, asked.profile(), epoch)?,
         false => asked.bins.iter().map(|path| binary::given(path)).collect::<Result<_>>()?,
     };
     let commit = git(&root, &["rev-parse", "--short=12", "HEAD"]).unwrap_or_default();
@@ -153,6 +156,8 @@ struct Asked {
     out: Option<PathBuf>,
     key: Option<PathBuf>,
     only: Option<Vec<String>>,
+    sources: Option<PathBuf>,
+    quick: bool,
     setup: bool,
 }
 
@@ -167,6 +172,8 @@ impl Asked {
                 "--out" => asked.out = Some(value()?.into()),
                 "--key" => asked.key = Some(value()?.into()),
                 "--only" => asked.only = Some(value()?.split(',').map(ToString::to_string).collect()),
+                "--sources" => asked.sources = Some(value()?.into()),
+                "--quick" => asked.quick = true,
                 "--setup" => asked.setup = true,
                 other => bail!("unknown argument `{other}`\n{USAGE}\n\nsteps:\n{}", known()),
             }
@@ -182,6 +189,11 @@ impl Asked {
             asked.targets = Target::ALL.to_vec();
         }
         Ok(asked)
+    }
+
+    /// Of cargo: a section `[profile.…]` of the workspace.
+    fn profile(&self) -> &'static str {
+        if self.quick { "quick" } else { "release" }
     }
 
     fn wants(&self, step: &str) -> bool {

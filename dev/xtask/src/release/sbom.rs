@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use addr::Timestamp;
 use anyhow::{Context, Result, bail, ensure};
@@ -16,14 +16,16 @@ use super::target::Target;
 
 /// A crate of the program.
 #[derive(Debug, PartialEq, Eq)]
-struct Crate {
-    name: String,
-    version: String,
+pub(super) struct Crate {
+    pub(super) name: String,
+    pub(super) version: String,
     /// SPDX, if the crate says it.
-    licence: Option<String>,
+    pub(super) licence: Option<String>,
     about: Option<String>,
     /// Of the workspace itself.
-    own: bool,
+    pub(super) own: bool,
+    /// Where its sources are.
+    pub(super) dir: PathBuf,
     /// Identities of what it uses.
     uses: BTreeSet<String>,
 }
@@ -51,7 +53,10 @@ pub(super) fn make(page: &Page) -> Result<()> {
 
 /// What is compiled into the program for this target: the crates that are reached by ordinary dependencies, without
 /// macros and build scripts, which run while it is built.
-fn crates(root: &Path, target: Target) -> Result<BTreeMap<String, Crate>> {
+///
+/// # Errors
+/// Cargo cannot read the workspace.
+pub(super) fn crates(root: &Path, target: Target) -> Result<BTreeMap<String, Crate>> {
     let mut cargo = crate::step::cargo(&["metadata", "--format-version=1", "--locked", "--filter-platform"]);
     let out = cargo.arg(target.triple()).current_dir(root).output().context("cannot run cargo")?;
     ensure!(out.status.success(), "`cargo metadata`: {}", String::from_utf8_lossy(&out.stderr));
@@ -89,6 +94,7 @@ fn reached(metadata: &Value) -> Result<BTreeMap<String, Crate>> {
             licence: p["license"].as_str().map(|l| l.replace('/', " OR ")),
             about: p["description"].as_str().map(|d| d.split_whitespace().collect::<Vec<_>>().join(" ")),
             own: p["source"].is_null(),
+            dir: Path::new(&word(&p["manifest_path"])).parent().unwrap_or(Path::new("")).to_path_buf(),
             uses,
         };
         found.insert(id, one);

@@ -18,7 +18,14 @@ fn the_archive_holds_a_program_that_runs() {
         Command::new("tar").arg("-xzf").arg(dir.at(format!("page/{name}.tar.gz"))).arg("-C").arg(dir.path()),
     );
     assert_eq!(tar.code, 0, "{}", tar.all());
-    assert_eq!(names(&dir.at(&name)), ["LICENSE-APACHE", "LICENSE-MIT", "completions", "portcullis", "portcullis.1"]);
+    assert_eq!(
+        names(&dir.at(&name)),
+        ["LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY.txt", "completions", "portcullis", "portcullis.1"]
+    );
+    let theirs = std::fs::read_to_string(dir.at(format!("{name}/THIRD-PARTY.txt"))).unwrap();
+    for wanted in ["aws-lc-sys ", "musl", "The rust-url developers", "Meta Platforms"] {
+        assert!(theirs.contains(wanted), "no {wanted} in THIRD-PARTY.txt");
+    }
     let said = Outcome::of(Command::new(dir.at(format!("{name}/portcullis"))).arg("--version"));
     assert_eq!(said.out, format!("portcullis {}\n", env!("CARGO_PKG_VERSION")));
 }

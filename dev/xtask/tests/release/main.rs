@@ -15,6 +15,7 @@ mod compose;
 mod container;
 mod docker;
 mod image;
+mod install;
 
 /// A program to put on a page where nothing is built: the one that the workspace's tests build, without what debuggers
 /// want, which is most of it.
