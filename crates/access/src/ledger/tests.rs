@@ -692,3 +692,87 @@ fn places_left_are_bounded_and_forgotten() {
     }
     assert_eq!(l.moved.len(), MOVED);
 }
+
+#[test]
+fn a_clock_set_back_touches_what_is_late_and_nothing_else() {
+    let mut l = one(Rules { idle: Some(600), ..Rules::default() });
+    l.handle(proof("198.51.100.1"), 1_000);
+    l.handle(ban("203.0.113.1", None), 1_500);
+    l.handle(Event::Seen("home".into(), "198.51.100.1".parse().unwrap()), 1_500);
+    effects(&mut l);
+    for now in [1_500, 2_000, 9_000] {
+        l.set_back(now);
+        assert_eq!(effects(&mut l), [], "nothing is late at {now}");
+    }
+    // Proved before, and seen by the wrong clock: only the sign of life was wrong.
+    l.set_back(1_200);
+    assert_eq!((only(&l).given_at, only(&l).seen_at, only(&l).claim.proved_at), (1_000, 1_200, 1_000));
+    assert_eq!(l.bans("home").next().unwrap().since, 1_200);
+    assert!(matches!(&effects(&mut l)[..], [Effect::Persist(_), Effect::Changed(_), Effect::PersistBan(_)]));
+}
+
+#[test]
+fn a_ledger_says_what_it_has() {
+    let own: AddrSet = AddrSet::new([prefix("203.0.113.9")]);
+    let lists = ["a", "b"].map(|name| (name.to_string(), Rules::default()));
+    let mut l = Ledger::new(lists, own);
+    assert_eq!(l.lists().collect::<Vec<_>>(), ["a", "b"]);
+    assert!(l.own().contains("203.0.113.9".parse().unwrap()) && l.is_empty() && l.rules("c").is_none());
+    let Outcome::Given(id) = l.handle(Event::Add(Entry { list: "b".into(), ..entry("192.0.2.1", None) }), 5) else {
+        panic!("nobody is on it")
+    };
+    assert_eq!(l.grant(id).map(|g| g.prefix), Some(prefix("192.0.2.1")));
+    assert!(!l.is_empty() && l.len() == 1 && l.grants("a").next().is_none());
+    assert_eq!((l.counted("b"), l.counted("c")), ((1, 0), (0, 0)));
+    assert_eq!(l.handle(Event::Add(entry("192.0.2.1", None)), 5), Outcome::Refused(Refusal::NoList));
+}
+
+/// Somebody else's device left the place where this one shows up: that makes this one no second phone.
+#[test]
+fn a_return_is_ones_own() {
+    let mut l = one(Rules { grace: Some(100), ..Rules::default() });
+    l.handle(proof_of("198.51.100.1", Evidence::Mtls, "anna"), 0);
+    l.handle(proof_of("198.51.100.2", Evidence::Mtls, "anna"), 1);
+    l.handle(proof_of("198.51.100.3", Evidence::Mtls, "bert"), 2);
+    l.handle(proof_of("198.51.100.1", Evidence::Mtls, "bert"), 3);
+    l.handle_timeout(103);
+    let on: Vec<String> = l.grants("home").map(|g| g.prefix.to_string()).collect();
+    assert_eq!(on, ["198.51.100.1", "198.51.100.2"], "both moved, each with one phone");
+    let who: Vec<_> =
+        l.grants("home").flat_map(Grant::claims).map(|c| (c.principal.clone().unwrap(), c.places)).collect();
+    assert_eq!(who, [("bert".to_string(), 1), ("anna".to_string(), 1)]);
+}
+
+#[test]
+fn a_renewed_reason_keeps_what_a_proof_does_not_say() {
+    let claim = Claim { until: Some(500), places: 3, pinned: true, ..Claim::new(Evidence::Mtls, 10) };
+    let g = new_grant("home", prefix("192.0.2.1"), claim.clone(), 10);
+    let again = renewed(&g, &Claim { until: Some(400), ..Claim::new(Evidence::Mtls, 50) }, 50);
+    assert_eq!(again.claim, Claim { proved_at: 50, ..claim.clone() }, "the later end stays");
+    let endless = renewed(&g, &Claim::new(Evidence::Mtls, 60), 60);
+    assert_eq!((endless.claim.until, endless.seen_at, endless.given_at), (None, 60, 10));
+}
+
+#[test]
+fn an_end_that_moved_less_than_a_step_may_wait() {
+    let with = |until| new_grant("home", prefix("192.0.2.1"), Claim { until, ..Claim::new(Evidence::Mtls, 10) }, 10);
+    let same = |before, after| alike(&with(before), &with(after));
+    assert!(same(None, None) && same(Some(500), Some(500)) && same(Some(500), Some(559)));
+    assert!(!same(Some(500), Some(560)), "a whole step is saved");
+    assert!(!same(Some(500), Some(499)), "an earlier end is saved at once");
+    assert!(!same(None, Some(500)) && !same(Some(500), None));
+    let other = Claim { principal: Some("anna".into()), ..Claim::new(Evidence::Mtls, 10) };
+    let two = Grant { beside: vec![other], ..with(None) };
+    assert!(!alike(&with(None), &two) && alike(&two, &two));
+}
+
+#[test]
+fn an_end_has_one_reason() {
+    let claim = |idle, until| Claim { idle, until, ..Claim::new(Evidence::Mtls, 0) };
+    assert_eq!(ended_by(&claim(Some(10), Some(111)), 100), "nobody was seen for 10 s");
+    assert_eq!(ended_by(&claim(Some(10), Some(110)), 100), "", "its time was over at the same moment");
+    assert_eq!(ended_by(&claim(Some(10), Some(109)), 100), "");
+    assert_eq!(ended_by(&claim(Some(10), None), 100), "nobody was seen for 10 s");
+    let moved = Claim { superseded: Some(prefix("203.0.113.1")), ..claim(Some(10), None) };
+    assert_eq!(ended_by(&moved, 100), "its device came from 203.0.113.1 meanwhile");
+}
