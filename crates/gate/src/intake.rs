@@ -145,9 +145,9 @@ async fn mirror(
 ) -> Response<Full<Bytes>> {
     let Some(visitor) = state.brought(peer, headers) else { return text(StatusCode::OK, "OK") };
     // Nobody shows a certificate without TLS. Traefik makes a site of the gate's own container where that is enabled for
-    // it, and everybody can visit that one.
-    if in_the_clear(headers) {
-        state.note(Observation::InTheClear(peer));
+    // it, under a name of one word, and everybody can visit that one.
+    if in_the_clear(headers) || for_a_container(headers) {
+        state.note(Observation::OpenSite(peer));
         return text(StatusCode::OK, "OK");
     }
     // The request itself is the proof; without a name it is somebody's.
@@ -181,6 +181,14 @@ fn in_the_clear(headers: &HeaderMap) -> bool {
     let said = headers.get_all("x-forwarded-proto").iter().next_back().and_then(|v| v.to_str().ok());
     let last = said.and_then(|v| v.rsplit(',').next()).unwrap_or_default().trim();
     ["http", "ws"].iter().any(|clear| last.eq_ignore_ascii_case(clear))
+}
+
+/// Whether the visitor asked for a host of one word, as Traefik calls a container's site unless it is told otherwise. It
+/// says which host that was; what proves something came to a name with a dot or to an address.
+fn for_a_container(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get("x-forwarded-host").and_then(|v| v.to_str().ok()) else { return false };
+    let name = host.split(':').next().unwrap_or_default();
+    !name.is_empty() && !name.contains('.') && !host.starts_with('[') && !name.eq_ignore_ascii_case("localhost")
 }
 
 async fn share(state: &GateState, peer: Peer, request: &Request<Incoming>) -> Response<Full<Bytes>> {

@@ -38,8 +38,8 @@ pub enum Observation {
     NoList(Peer, &'static str, String, String),
     /// A trusted proxy sends a certificate in a form that proves nothing.
     Certificate(Peer, NoProof),
-    /// A trusted proxy mirrors what came to it without TLS.
-    InTheClear(Peer),
+    /// A trusted proxy passes on what no certificate can stand behind: it came without TLS, or to a container's own site.
+    OpenSite(Peer),
     /// A source has all the connections that it may have.
     Crowded(Addr),
 }
@@ -121,7 +121,7 @@ impl Observation {
             Observation::Certificate(p, _) => (9, peer(p)),
             Observation::Crowded(a) => (10, of(a)),
             Observation::NoList(p, ..) => (11, peer(p)),
-            Observation::InTheClear(p) => (12, peer(p)),
+            Observation::OpenSite(p) => (12, peer(p)),
         }
     }
 
@@ -134,7 +134,7 @@ impl Observation {
             | Observation::Unreadable(..)
             | Observation::PathBelow(..)
             | Observation::NoList(..)
-            | Observation::InTheClear(_) => true,
+            | Observation::OpenSite(_) => true,
             Observation::SecondProxy(at, Sign::Header(_, named)) => *at == addr || *named == addr,
             Observation::UntrustedPeer(a)
             | Observation::SecondProxy(a, Sign::Entries | Sign::Trusted)
@@ -196,9 +196,9 @@ impl fmt::Display for Observation {
                 write!(f, "{p} asks at {endpoint}{}, and {does}: its requests are refused", list.escape_debug())
             }
             Observation::Certificate(p, why) => write!(f, "what {p} says of a certificate is no proof: {why}"),
-            Observation::InTheClear(p) => write!(
+            Observation::OpenSite(p) => write!(
                 f,
-                "{p} passes on requests that came to it without TLS: nobody shows a certificate there, so they prove nothing"
+                "{p} passes on requests that came to it without TLS or for a container's own name: nobody shows a certificate there, so they prove nothing"
             ),
             Observation::Crowded(a) => write!(f, "{a} is turned away: it has too many connections open"),
         }

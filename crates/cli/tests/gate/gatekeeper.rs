@@ -58,12 +58,12 @@ fn the_documented_and_the_read_variable_both_set_the_size_and_the_first_seen_lea
 
 /// Traefik makes a site of every container for which it is enabled: whoever asks that of the gate's own has shown nothing.
 #[test]
-fn what_came_without_tls_is_no_proof() {
+fn what_came_without_tls_or_to_a_containers_site_is_no_proof() {
     let dir = Dir::new("clear");
     let g = Gate::start(dir.path(), &[], &[]);
     let from = |address: &str, scheme: &str| {
         let fields = [("X-Forwarded-For", address), ("X-Forwarded-Proto", scheme)];
-        assert_eq!(stage::http::request(g.addrs[0], "GET", "/", &fields).0, 200);
+        assert_eq!(request(g.addrs[0], "GET", "/", &fields).0, 200);
     };
     for scheme in ["http", "HTTP", "ws", "https, http"] {
         from("198.51.100.1", scheme);
@@ -71,9 +71,18 @@ fn what_came_without_tls_is_no_proof() {
     for scheme in ["https", "wss", "http, https", ""] {
         from("198.51.100.2", scheme);
     }
-    g.expect(&["198.51.100.2"]);
+    for (host, address) in [
+        ("gatekeeper-home", "198.51.100.1"),
+        ("gatekeeper:443", "198.51.100.1"),
+        ("ha.example.com", "198.51.100.3"),
+        ("[2001:db8::1]:443", "198.51.100.4"),
+    ] {
+        let fields = [("X-Forwarded-For", address), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", host)];
+        assert_eq!(request(g.addrs[0], "GET", "/", &fields).0, 200);
+    }
+    g.expect(&["198.51.100.2", "198.51.100.3", "198.51.100.4"]);
     let (code, said) = g.doctor();
-    assert!(code == 1 && said.contains("[clear-proof]") && said.contains("traefik.enable"), "{said}");
+    assert!(code == 1 && said.contains("[open-site]") && said.contains("traefik.enable"), "{said}");
     assert!(g.command(&["explain", "198.51.100.1"]).1.contains("without TLS"));
 }
 

@@ -63,7 +63,7 @@ impl ConfiguredBy {
             Observation::Certificate(..) => {
                 format!("let the proxy write it as the manual shows; which header counts: {}", self.certificate())
             }
-            Observation::InTheClear(_) => {
+            Observation::OpenSite(_) => {
                 "Traefik makes a site of each container with traefik.enable=true, and whoever visits the gate's own would be learnt: take that label off the gate's container, and put its middlewares' labels on the services that use them".to_string()
             }
             Observation::Crowded(_) => {

@@ -49,8 +49,8 @@ pub enum FindingId {
     NoList,
     /// [`Observation::Certificate`].
     CertificateForm,
-    /// [`Observation::InTheClear`].
-    ClearProof,
+    /// [`Observation::OpenSite`].
+    OpenSite,
     /// [`Observation::Crowded`].
     Crowded,
     /// Anybody may be a trusted proxy.
@@ -87,7 +87,7 @@ const IDS: [(FindingId, &str); 27] = [
     (FindingId::PathBelow, "path-below"),
     (FindingId::NoList, "no-list"),
     (FindingId::CertificateForm, "certificate-form"),
-    (FindingId::ClearProof, "clear-proof"),
+    (FindingId::OpenSite, "open-site"),
     (FindingId::Crowded, "crowded"),
     (FindingId::WideTrust, "wide-trust"),
     (FindingId::SiteWithoutCertificate, "site-without-certificate"),
@@ -149,7 +149,7 @@ impl From<&Observation> for FindingId {
             Observation::PathBelow(..) => FindingId::PathBelow,
             Observation::NoList(..) => FindingId::NoList,
             Observation::Certificate(..) => FindingId::CertificateForm,
-            Observation::InTheClear(_) => FindingId::ClearProof,
+            Observation::OpenSite(_) => FindingId::OpenSite,
             Observation::Crowded(_) => FindingId::Crowded,
         }
     }
