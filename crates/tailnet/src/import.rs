@@ -284,6 +284,9 @@ impl Import<'_> {
         if user.is_none() && tags.is_empty() {
             return self.not(what, "it belongs to no user that is there, and has no tags");
         }
+        if matches!(proof, Proof::Bcrypt(b) if !b.is_bearable()) {
+            return self.not(what, "its hash is none of bcrypt with at most 14 rounds");
+        }
         let (hash, bcrypt) = match proof {
             Proof::Sha256(hash) => (hash.clone(), None),
             Proof::Bcrypt(b) => (String::new(), Some(b.clone())),

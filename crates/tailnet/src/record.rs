@@ -81,7 +81,20 @@ pub struct BcryptHash {
     pub hash: String,
 }
 
+/// Rounds of a hash that is computed for whoever brings a key, as a power of two: Headscale takes 10, and each more
+/// doubles a twentieth of a second.
+const MAX_BCRYPT_COST: u8 = 14;
+
 impl BcryptHash {
+    /// True if it is a hash that may be computed: `$2a$10$` and 53 characters, not more costly than is bearable.
+    #[must_use]
+    pub fn is_bearable(&self) -> bool {
+        let mut parts = self.hash.split('$').skip(1);
+        let known = parts.next().is_some_and(|v| ["2a", "2b", "2y"].contains(&v));
+        let cost: Option<u8> = parts.next().and_then(|c| c.parse().ok());
+        known && cost.is_some_and(|c| (4..=MAX_BCRYPT_COST).contains(&c)) && parts.next().is_some_and(|h| h.len() == 53)
+    }
+
     /// Prefix and secret of such a key; nothing if it has another form.
     #[must_use]
     pub fn split(key: &str) -> Option<(&str, &str)> {

@@ -6,14 +6,13 @@ mod config;
 mod database;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context;
 use runtime::audit::Record;
 use runtime::hint::Hinted;
 use runtime::owner;
 use serde_json::{Map, Value};
-use store::{If, Step, Store};
+use store::{If, Sqlite, Step, Store};
 use tailnet::import::{ImportError, NotCarried};
 use tailnet::{Registry, Settings};
 use tailnet_proto::meshkey::{MachinePrivate, NodePrivate};
@@ -79,13 +78,12 @@ const BY: &str = "command line";
 pub fn headscale(from: &Headscale, data_dir: &Path, dry: bool) -> anyhow::Result<Imported> {
     let sources = read(from)?;
     let path = data_dir.join("control.db");
-    // Looking makes no directory and no file.
-    let store: Option<Arc<dyn Store>> =
-        if dry && !path.exists() { None } else { Some(Arc::new(super::open(data_dir)?)) };
+    // Neither looking nor what is refused makes a directory.
+    let store = if path.exists() { Some(super::open(data_dir)?) } else { None };
     let now = runtime::wall();
     let mut registry = Registry::new(pools(&sources.settings)?);
     if let Some(store) = &store {
-        registry::read(&mut registry, &**store, now)?;
+        registry::read(&mut registry, store, now)?;
     }
     let empty = registry.is_empty();
     let name = from.database.display().to_string();
@@ -106,8 +104,9 @@ pub fn headscale(from: &Headscale, data_dir: &Path, dry: bool) -> anyhow::Result
         steps.push(Step::Put { key: key.into(), value: secret.clone().into_bytes(), deadline: None, when: If::Anyway });
     }
     let records: Vec<Record> = registry.take_audits().into_iter().map(registry::record).collect();
-    if let (Some(store), false) = (&store, dry) {
-        owner::write_stopped::<Mesh>(&**store, &data_dir.join("control-audit.jsonl"), steps, &records)
+    if !dry {
+        let store = store.map_or_else(|| fresh(data_dir), Ok)?;
+        owner::write_stopped::<Mesh>(&store, &data_dir.join("control-audit.jsonl"), steps, &records)
             .context("nothing was imported")?;
     }
     let not = sources.not.into_iter().chain(carried.not).collect();
@@ -120,6 +119,18 @@ pub fn headscale(from: &Headscale, data_dir: &Path, dry: bool) -> anyhow::Result
         not,
         settings: sources.settings,
     })
+}
+
+/// A store that was not there a moment ago.
+fn fresh(data_dir: &Path) -> anyhow::Result<Sqlite> {
+    let store = super::open(data_dir)?;
+    if !store.list("")?.0.is_empty() {
+        return Err(Hinted::error(
+            format!("{} was made meanwhile; nothing was imported", store.path().display()),
+            "stop whatever runs from this directory, and try again",
+        ));
+    }
+    Ok(store)
 }
 
 fn refused(e: &ImportError) -> anyhow::Error {

@@ -157,7 +157,7 @@ fn what_collides_is_named_and_nothing_is_changed() {
     node(&db, 9, &[("ipv4", "100.64.0.7")]);
     let why = format!("{:#}", headscale(&from, &dir.at("other"), false).unwrap_err());
     assert!(why.contains("node key of node 7") && why.contains("has the address 100.64.0.7 of n7"), "{why}");
-    assert!(crate::open(&dir.at("other")).unwrap().list("").unwrap().0.is_empty());
+    assert!(!dir.at("other").exists(), "what is refused makes nothing");
     // A store that another process has open.
     let _held = crate::open(&dir.at("third")).unwrap();
     assert!(headscale(&from, &dir.at("third"), false).is_err());
@@ -178,6 +178,22 @@ fn a_policy_that_is_none_here_and_one_whose_tests_fail_are_refused() {
     let why = format!("{:#}", with(&format!("{{{tests}}}")).unwrap_err());
     assert!(why.contains("the policy"), "{why}");
     assert!(with("{\"acls\": []}").is_ok());
+}
+
+#[test]
+fn a_hash_that_is_none_or_costs_too_much_is_not_taken() {
+    let rest = "x".repeat(53);
+    for (hash, good) in [
+        (format!("$2a$10${rest}"), true),
+        (format!("$2b$14${rest}"), true),
+        (format!("$2a$31${rest}"), false),
+        (format!("$6$10${rest}"), false),
+        ("$2a$10$short".to_string(), false),
+        (String::new(), false),
+    ] {
+        let bcrypt = tailnet::record::BcryptHash { prefix: "p".into(), hash };
+        assert_eq!(bcrypt.is_bearable(), good, "{}", bcrypt.hash);
+    }
 }
 
 #[test]

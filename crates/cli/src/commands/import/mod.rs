@@ -34,7 +34,7 @@ struct NewFile {
 impl NewFile {
     /// Takes the name.
     fn at(path: &Path) -> Result<NewFile, Fail> {
-        let open = File::options().write(true).create_new(true).mode(0o600).open(path);
+        let open = File::options().write(true).create_new(true).mode(0o644).open(path);
         let file = open.map_err(|e| match e.kind() {
             std::io::ErrorKind::AlreadyExists => Fail::hinted(
                 format!("{} is there already; nothing was changed", path.display()),
