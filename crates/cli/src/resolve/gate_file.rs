@@ -62,7 +62,7 @@ pub(crate) fn lists(read: &Read, notes: &Notes) -> anyhow::Result<(Lists, Vec<Pa
     let mut out: Vec<(String, Rules)> = Vec::new();
     let mut follows: Vec<Follow> = Vec::new();
     let mut files: Vec<PathBuf> = Vec::new();
-    let policy_file = read.edge.gate.as_ref().and_then(|g| g.policy.as_ref()).map(|p| read.dir().join(p));
+    let policy_file = read.edge.gate.as_ref().and_then(|g| g.policy.as_ref()).map(|p| read.at(p));
     let policy = policy_file.as_ref().map(|p| policy(p)).transpose()?;
     files.extend(policy_file);
     for (name, list) in &read.edge.lists {
@@ -232,7 +232,7 @@ impl File<'_> {
     }
 
     fn path(&self, p: &std::path::Path) -> PathBuf {
-        self.read.dir().join(p)
+        self.read.at(p)
     }
 
     /// A list that the file has.

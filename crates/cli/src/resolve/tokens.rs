@@ -47,7 +47,7 @@ pub(crate) fn tokens(args: &TokenArgs, file: Option<&Read>, given: &Given, notes
             "keep one of `token_file`, `token_files`, `token_env` and `[[tokens]]`",
         ));
     }
-    let path = |p: &PathBuf| TokenPlace::File(read.dir().join(p).display().to_string());
+    let path = |p: &PathBuf| TokenPlace::File(read.at(p).display().to_string());
     let by_name = |p: &PathBuf| (p.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path(p));
     let mut places: Vec<(String, TokenPlace)> = Vec::new();
     places.extend(f.token_file.iter().chain(f.token_files.iter().flatten()).map(by_name));

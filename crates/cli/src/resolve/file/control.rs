@@ -43,7 +43,7 @@ impl Section {
     pub(crate) fn beside(mut self, dir: &Path) -> Section {
         let paths = [&mut self.derp_map, &mut self.policy, &mut self.tls_cert, &mut self.tls_key];
         for path in paths.into_iter().flatten() {
-            *path = dir.join(&*path);
+            *path = super::located(dir, path);
         }
         self
     }

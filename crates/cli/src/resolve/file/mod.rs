@@ -134,6 +134,15 @@ pub(crate) fn in_words(e: &toml::de::Error) -> String {
     all.strip_suffix(said).map_or_else(|| all.to_string(), |place| format!("{place}{words}"))
 }
 
+/// A path that a file of this folder names: it starts there. Below `$CREDENTIALS_DIRECTORY` lies what the service manager
+/// hands on (systemd.exec(5)): secrets that only root can read in their place.
+pub(crate) fn located(dir: &Path, path: &Path) -> PathBuf {
+    match (path.strip_prefix("$CREDENTIALS_DIRECTORY"), std::env::var_os("CREDENTIALS_DIRECTORY")) {
+        (Ok(name), Some(credentials)) => Path::new(&credentials).join(name),
+        _ => dir.join(path),
+    }
+}
+
 /// Reads the file.
 ///
 /// # Errors
@@ -189,6 +198,11 @@ impl Read {
             Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
             _ => PathBuf::from("."),
         }
+    }
+
+    /// A path that the file names.
+    pub(crate) fn at(&self, path: &Path) -> PathBuf {
+        located(&self.dir(), path)
     }
 
     /// `edge.toml:12` for a byte of the text.
