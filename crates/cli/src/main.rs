@@ -181,7 +181,8 @@ fn generate(kind: Generate, a: &EdgeArgs, file: Option<&resolve::file::Read>, gi
     let visitors = a.limits.max_visitors.or(f.and_then(|f| f.max_visitors)).unwrap_or(resolve::MAX_VISITORS);
     // The token of the file is root's, and read before the service's own user is there.
     let token = file.filter(|_| resolve::token::find(&a.token, given, &Notes::default()).ok().flatten().is_none());
-    let token = token.and_then(|r| r.edge.token_file.as_ref().filter(|t| !t.starts_with("$CREDENTIALS_DIRECTORY")).map(|t| r.at(t)));
+    let token = token
+        .and_then(|r| r.edge.token_file.as_ref().filter(|t| !t.starts_with("$CREDENTIALS_DIRECTORY")).map(|t| r.at(t)));
     let files = u64::from(visitors) + ::tunnel::edge::FILES_KEPT as u64;
     let data_dir = resolve::data_dir(None)?;
     let control = f.is_some_and(|f| f.control.is_some());

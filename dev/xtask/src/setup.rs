@@ -24,14 +24,22 @@ const PACKAGES: [(&str, &str); 11] = [
 ];
 
 /// Programs that make a release page, or that its tests install it with.
-const RELEASE: [(&str, &str); 6] = [
+const RELEASE: [(&str, &str); 11] = [
     ("crun", "crun"),
+    ("debootstrap", "debootstrap"),
+    ("lintian", "lintian"),
     ("minisign", "minisign"),
     ("podman", "podman"),
     ("qemu-aarch64-static", "qemu-user-static"),
+    ("rpmbuild", "rpm"),
+    ("rpmlint", "rpmlint"),
     ("skopeo", "skopeo"),
+    ("systemd-nspawn", "systemd-container"),
     ("umoci", "umoci"),
 ];
+
+/// The Debian that packages are installed into, in the cache.
+const DEBIAN_ROOT: &str = "debian-12-root";
 
 /// The C compiler of releases. Its Python package holds it whole, with the headers of both machines' C library.
 pub(crate) const ZIG: &str = "0.15.2";
@@ -124,7 +132,25 @@ pub(crate) fn release() -> Result<()> {
         run(Command::new("rustup").args(["target", "add", target]))
             .with_context(|| format!("cannot install Rust's library for {target}"))?;
     }
+    debian_root()?;
     cloud()
+}
+
+/// A Debian to install packages into: a folder that tests copy.
+fn debian_root() -> Result<()> {
+    let root = cache().join(DEBIAN_ROOT);
+    if root.is_dir() || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    println!("setup: making a Debian in {} (a minute, once)", root.display());
+    // Under its name only once it is whole.
+    let part = root.with_extension("part");
+    let _ = std::fs::remove_dir_all(&part);
+    std::fs::create_dir_all(cache())?;
+    let mut command = Command::new("debootstrap");
+    command.args(["--variant=minbase", "--include=systemd,systemd-sysv,dbus,nftables,iproute2,curl", "bookworm"]);
+    run(command.arg(&part)).context("cannot make a Debian to install packages into")?;
+    Ok(std::fs::rename(part, root)?)
 }
 
 /// What tests of charts, manifests and compose files need.

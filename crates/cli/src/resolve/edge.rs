@@ -137,7 +137,7 @@ struct Planes {
 impl Told<'_> {
     /// A path of the file starts where the file lies.
     fn beside(&self, path: &PathBuf) -> PathBuf {
-        self.file.map_or_else(|| path.clone(), |r| r.dir().join(path))
+        self.file.map_or_else(|| path.clone(), |r| r.at(path))
     }
 
     /// True if there is no tunnel: a file of a gate or a mesh alone need not say so.

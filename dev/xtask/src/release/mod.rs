@@ -12,9 +12,12 @@ use anyhow::{Context, Result, bail, ensure};
 mod archive;
 mod binary;
 mod charts;
+mod contents;
+mod deb;
 mod image;
 mod licences;
 mod notes;
+mod rpm;
 mod sbom;
 mod sign;
 mod sums;
@@ -39,6 +42,8 @@ type Step = (&'static str, &'static str, fn(&Page) -> Result<()>);
 /// In this order: what is made of other files comes behind them.
 const STEPS: &[Step] = &[
     ("binary", "the static program with its manual page, completions and licences", binary::make),
+    ("deb", "a package for Debian and its relatives, for each machine", deb::make),
+    ("rpm", "a package for Fedora and its relatives, for each machine", rpm::make),
     ("charts", "the Helm chart; manifests and compose files", charts::make),
     ("image", "a container image for both machines, as one OCI archive", image::make),
     ("sbom", "the bill of materials, CycloneDX", sbom::make),
@@ -95,6 +100,20 @@ impl Page {
             files.map(|f| Ok(f?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
         names.sort();
         Ok(names)
+    }
+
+    /// An empty folder for what a step needs meanwhile; whoever asks removes it.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn scratch(&self, step: &str) -> Result<PathBuf> {
+        let dir = std::env::temp_dir().join(format!("portcullis-release-{step}-{}", std::process::id()));
+        let make = || {
+            let _ = std::fs::remove_dir_all(&dir);
+            std::fs::create_dir_all(&dir)
+        };
+        make().with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(std::fs::canonicalize(dir)?)
     }
 
     /// What a program of this page prints, run on this machine: `portcullis man`, `portcullis completions bash`.

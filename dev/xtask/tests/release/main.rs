@@ -16,6 +16,8 @@ mod container;
 mod docker;
 mod image;
 mod install;
+mod packages;
+mod systemd;
 
 /// A program to put on a page where nothing is built: the one that the workspace's tests build, without what debuggers
 /// want, which is most of it.
