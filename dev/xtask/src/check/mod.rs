@@ -31,7 +31,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("gate", &["runtime", "api", "access", "net", "store", "addr"]),
     ("control", &["tailnet", "policy", "tailnet-proto", "runtime", "api", "access", "net", "store", "addr"]),
     ("demo", &["tunnel", "gate", "fileserver", "runtime", "tunnel-proto", "api", "access", "net", "addr"]),
-    ("server", &["tunnel", "gate", "control", "tailnet", "runtime", "access", "net", "addr"]),
+    ("server", &["tunnel", "gate", "control", "tailnet", "runtime", "api", "access", "net", "addr"]),
     ("portcullis", &PRODUCT),
     ("sim", &["stage", "tunnel-proto", "tailnet", "tailnet-proto", "access", "addr"]),
     ("stage", &[]),
