@@ -41,7 +41,7 @@ pub(crate) fn of_file(path: &Path) -> Result<Vec<Finding>, Fail> {
                 "lines are NAME=VALUE, such as PORTCULLIS_CONNECT=wss://…",
             ));
         };
-        let value = value.trim_matches('"');
+        let value = value.trim_matches(['"', '\'']);
         words.push(format!("--{}={value}", name.to_lowercase().replace('_', "-")));
     }
     let cli = Cli::try_parse_from(words).with_context(|| format!("{} is not understood", path.display()))?;

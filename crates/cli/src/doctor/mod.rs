@@ -16,7 +16,7 @@ use runtime::api::{Component, Found, look};
 use crate::args::{DoctorArgs, Given, GlobalArgs};
 use crate::fail::{Exit, Fail};
 use crate::say::word;
-use crate::{admin_client, resolve, say};
+use crate::{admin_client, init, resolve, say};
 
 /// Runs the command.
 pub(crate) fn run(a: &DoctorArgs, global: &GlobalArgs, given: &Given) -> Result<ExitCode, Fail> {
@@ -53,6 +53,11 @@ fn processes(a: &DoctorArgs, global: &GlobalArgs, given: &Given, all: &mut Findi
         (None, Some(_)) => Ok(None),
         (told, _) => resolve::load_config(told.as_deref()),
     };
+    let says = |read: &resolve::file::Read| {
+        let text = std::fs::read_to_string(&read.path).unwrap_or_default();
+        a.config.is_some() || !init::write::says_nothing(&text)
+    };
+    let file = file.map(|read| read.filter(says));
     let file = file.map_err(|e| e.or_hint("mend the file: nothing starts from it"));
     let data_dir =
         file.as_ref().ok().and_then(Option::as_ref).and_then(|r| Some(r.dir().join(r.edge.data_dir.as_ref()?)));

@@ -7,7 +7,7 @@ mod facts;
 mod manual;
 pub(crate) mod places;
 mod plan;
-mod write;
+pub(crate) mod write;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -161,6 +161,16 @@ fn client(a: &InitArgs, connect: &ConnectString, token: &Token, upstream: &[Stri
     // The place of the token here is said apart from the edge's guess at it.
     let connect = ConnectString { token: None, ..connect.clone() };
     let env = dir.join(places::CLIENT_ENV);
+    // A shell reads the file too: within these quotes everything else is what it is.
+    for (flag, text) in [
+        ("--connect", connect.to_string()),
+        ("--upstream", upstream.join(",")),
+        ("--dir", token_file.display().to_string()),
+    ] {
+        if text.contains(['\'', '\n']) {
+            return Err(Fail::usage(format!("{flag}: a quote or a line end has no place in it"), "leave it out"));
+        }
+    }
     let text = plan::client(&connect.to_string(), upstream, &token_file);
     files.push(Planned::private(env.clone(), text));
     write(a, &mut files, &mut notes)?;

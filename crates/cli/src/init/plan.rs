@@ -183,7 +183,7 @@ fn control(url: &ServerUrl, fronted: bool, port: u16, notes: &mut Vec<String>) -
 pub(super) fn client(connect: &str, upstream: &[String], token: &Path) -> String {
     format!(
         "# Made by `portcullis init --for client`: what `portcullis http client` and `tcp client` read.\n\
-         PORTCULLIS_CONNECT=\"{connect}\"\nPORTCULLIS_TOKEN_FILE=\"{}\"\nPORTCULLIS_UPSTREAM=\"{}\"\n",
+         PORTCULLIS_CONNECT='{connect}'\nPORTCULLIS_TOKEN_FILE='{}'\nPORTCULLIS_UPSTREAM='{}'\n",
         token.display(),
         upstream.join(",")
     )

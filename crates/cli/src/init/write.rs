@@ -93,15 +93,18 @@ pub(super) fn make_room(path: &Path, force: bool) -> Result<Option<PathBuf>, Fai
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(anyhow::Error::from(e).context(format!("cannot read {}", path.display())).into()),
     };
-    // What a package brings is an explanation; as long as nobody wrote anything into it, it configures nothing.
-    let says_nothing = text.lines().map(str::trim).all(|l| l.is_empty() || l.starts_with('#'));
-    if !says_nothing && !force {
+    if !says_nothing(&text) && !force {
         return Err(Fail::hinted(
             format!("{} is there already", path.display()),
             "edit it, or let --force replace it; the old one is then kept beside it as FILE.old",
         ));
     }
     Ok(Some(PathBuf::from(format!("{}.old", path.display()))))
+}
+
+/// What a package brings is an explanation; as long as nobody wrote anything into it, it configures nothing.
+pub(crate) fn says_nothing(text: &str) -> bool {
+    text.lines().map(str::trim).all(|l| l.is_empty() || l.starts_with('#'))
 }
 
 /// Keeps a file under another name.
