@@ -776,3 +776,73 @@ fn an_end_has_one_reason() {
     let moved = Claim { superseded: Some(prefix("203.0.113.1")), ..claim(Some(10), None) };
     assert_eq!(ended_by(&moved, 100), "its device came from 203.0.113.1 meanwhile");
 }
+
+fn on(l: &Ledger) -> Vec<String> {
+    l.grants("home").map(|g| g.prefix.to_string()).collect()
+}
+
+#[test]
+fn a_ban_holds_for_all_of_a_network_and_for_whatever_would_let_it_in() {
+    let mut l = one(Rules::default());
+    l.handle(ban("198.51.100.0/24", None), 10);
+    l.handle(ban("2001:db8::7", None), 10);
+    for kept_out in ["198.51.100.0", "198.51.100.255", "2001:db8::7", "2001:db8::9"] {
+        assert_eq!(l.handle(proof(kept_out), 20), Outcome::Refused(Refusal::Banned), "{kept_out}");
+    }
+    for other in ["198.51.101.0", "198.51.99.255", "2001:db8:0:1::7"] {
+        assert!(matches!(l.handle(proof(other), 20), Outcome::Given(_)), "{other}");
+    }
+}
+
+#[test]
+fn guests_of_one_link_are_many_persons_and_one_login_is_one() {
+    let mut l = one(Rules { devices: Some(1), grace: Some(0), ..Rules::default() });
+    let shown = |addr: &str, evidence, who: &str| {
+        let Event::Proof(p) = proof_of(addr, evidence, who) else { panic!() };
+        Event::Proof(Proof { device: None, ..p })
+    };
+    l.handle(shown("198.51.100.1", Evidence::Share, "guest of photos"), 10);
+    l.handle(shown("198.51.100.2", Evidence::Share, "guest of photos"), 11);
+    l.handle(shown("203.0.113.1", Evidence::Login, "anna"), 12);
+    l.handle(shown("203.0.113.2", Evidence::Login, "anna"), 13);
+    assert_eq!(on(&l), ["198.51.100.1", "198.51.100.2", "203.0.113.2"]);
+}
+
+#[test]
+fn the_other_place_of_two_phones_leaves_after_a_day_without_a_proof() {
+    let mut l = one(Rules { grace: Some(0), ..Rules::default() });
+    l.handle(proof_of("198.51.100.1", Evidence::Mtls, "anna"), 1_000);
+    l.handle(proof_of("198.51.100.2", Evidence::Mtls, "anna"), 1_010);
+    l.handle(proof_of("198.51.100.1", Evidence::Mtls, "bert"), 1_020);
+    // Back where she was: the certificate is on two phones.
+    l.handle(proof_of("198.51.100.1", Evidence::Mtls, "anna"), 1_100);
+    let of = |l: &Ledger, who: &str| {
+        let each = l.grants("home").flat_map(|g| g.claims().map(|c| (g.prefix.to_string(), c.clone())));
+        let his = each.filter(|(_, c)| c.principal.as_deref() == Some(who));
+        his.map(|(p, c)| (p, c.places, c.superseded.is_some())).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&l, "anna"), [("198.51.100.2".into(), 1, false), ("198.51.100.1".to_string(), 2, false)]);
+    assert_eq!(of(&l, "bert"), [("198.51.100.1".to_string(), 1, false)], "nothing of it is his");
+    l.handle_timeout(1_010 + OTHER_PLACE - 1);
+    assert_eq!(l.len(), 2);
+    l.handle_timeout(1_010 + OTHER_PLACE);
+    assert_eq!(on(&l), ["198.51.100.1"]);
+}
+
+#[test]
+fn places_are_ones_own_and_the_latest_proof_is_here() {
+    let mut l = one(Rules { devices: Some(2), grace: Some(100), ..Rules::default() });
+    l.handle(proof_of("198.51.100.1", Evidence::Mtls, "bert"), 1);
+    l.handle(proof_of("198.51.100.1", Evidence::Mtls, "anna"), 2);
+    l.handle(proof_of("198.51.100.2", Evidence::Login, "anna"), 3);
+    l.handle_timeout(1_000);
+    let bert = l.grants("home").flat_map(Grant::claims).find(|c| c.principal.as_deref() == Some("bert")).unwrap();
+    assert_eq!((bert.superseded, bert.until, on(&l).len()), (None, None, 2), "he is at one place, whatever she does");
+    // All in one second: whoever proved himself last is where he did.
+    let mut l = one(Rules { devices: Some(1), grace: Some(100), ..Rules::default() });
+    for addr in ["198.51.100.1", "198.51.100.2", "198.51.100.1"] {
+        l.handle(proof_of(addr, Evidence::Mtls, "anna"), 5);
+    }
+    l.handle_timeout(105);
+    assert_eq!(on(&l), ["198.51.100.1"]);
+}
