@@ -40,7 +40,7 @@ pub(super) fn make(page: &Page) -> Result<()> {
         let crates = crates(&page.root, program.target)?;
         let content = std::fs::read(&program.path)?;
         match carried(&content).with_context(|| format!("cannot read what {} carries", program.path.display()))? {
-            Some(carried) => agree(&crates, &carried)?,
+            Some(carried) => agree(&crates, &tools(&page.root, program.target)?, &carried)?,
             None => println!("release: {} carries no list of its crates to compare with", program.path.display()),
         }
         let name = format!("portcullis-{}-linux-{}.cdx.json", page.version, program.target.machine());
@@ -57,13 +57,22 @@ pub(super) fn make(page: &Page) -> Result<()> {
 /// # Errors
 /// Cargo cannot read the workspace.
 pub(super) fn crates(root: &Path, target: Target) -> Result<BTreeMap<String, Crate>> {
+    reached(&metadata(root, target)?, false)
+}
+
+/// The same, with macros and what they are made of.
+fn tools(root: &Path, target: Target) -> Result<BTreeMap<String, Crate>> {
+    reached(&metadata(root, target)?, true)
+}
+
+fn metadata(root: &Path, target: Target) -> Result<Value> {
     let mut cargo = crate::step::cargo(&["metadata", "--format-version=1", "--locked", "--filter-platform"]);
     let out = cargo.arg(target.triple()).current_dir(root).output().context("cannot run cargo")?;
     ensure!(out.status.success(), "`cargo metadata`: {}", String::from_utf8_lossy(&out.stderr));
-    reached(&serde_json::from_slice(&out.stdout).context("`cargo metadata` is no JSON")?)
+    serde_json::from_slice(&out.stdout).context("`cargo metadata` is no JSON")
 }
 
-fn reached(metadata: &Value) -> Result<BTreeMap<String, Crate>> {
+fn reached(metadata: &Value, macros: bool) -> Result<BTreeMap<String, Crate>> {
     let word = |v: &Value| v.as_str().unwrap_or_default().to_string();
     let list = |v: &Value| v.as_array().cloned().unwrap_or_default();
     let packages: BTreeMap<String, Value> =
@@ -83,7 +92,7 @@ fn reached(metadata: &Value) -> Result<BTreeMap<String, Crate>> {
         let mut uses = BTreeSet::new();
         for dependency in nodes.get(&id).map(|n| list(&n["deps"])).unwrap_or_default() {
             let to = word(&dependency["pkg"]);
-            if list(&dependency["dep_kinds"]).iter().any(|k| k["kind"].is_null()) && !is_macro(&to) {
+            if list(&dependency["dep_kinds"]).iter().any(|k| k["kind"].is_null()) && (macros || !is_macro(&to)) {
                 open.push(to.clone());
                 uses.insert(to);
             }
@@ -200,10 +209,18 @@ fn section<'a>(elf: &'a [u8], wanted: &[u8]) -> Result<Option<&'a [u8]>> {
     Ok(None)
 }
 
-/// Both lists are one.
-fn agree(crates: &BTreeMap<String, Crate>, carried: &BTreeSet<(String, String)>) -> Result<()> {
-    let ours: BTreeSet<(String, String)> = crates.values().map(|c| (c.name.clone(), c.version.clone())).collect();
-    if ours == *carried {
+/// The program lists every crate of ours, and beyond them at most macros and what these are made of, some of which it
+/// counts as its own.
+fn agree(
+    crates: &BTreeMap<String, Crate>,
+    tools: &BTreeMap<String, Crate>,
+    carried: &BTreeSet<(String, String)>,
+) -> Result<()> {
+    let named = |crates: &BTreeMap<String, Crate>| -> BTreeSet<(String, String)> {
+        crates.values().map(|c| (c.name.clone(), c.version.clone())).collect()
+    };
+    let (ours, most) = (named(crates), named(tools));
+    if ours.is_subset(carried) && carried.is_subset(&most) {
         return Ok(());
     }
     let names = |a: &BTreeSet<(String, String)>, b: &BTreeSet<(String, String)>| {
@@ -212,7 +229,7 @@ fn agree(crates: &BTreeMap<String, Crate>, carried: &BTreeSet<(String, String)>)
     bail!(
         "the program's own list of crates is another: only here: [{}]; only in the program: [{}]",
         names(&ours, carried),
-        names(carried, &ours)
+        names(carried, &most)
     )
 }
 
@@ -232,12 +249,15 @@ mod tests {
                 { "id": "m", "deps": [dep("c", Value::Null)] },
             ] },
         });
-        let found = reached(&metadata).unwrap();
+        let found = reached(&metadata, false).unwrap();
+        let most = reached(&metadata, true).unwrap();
+        assert_eq!(most.keys().map(String::as_str).collect::<Vec<_>>(), ["a", "b", "c", "m", "portcullis"]);
         assert_eq!(found.keys().map(String::as_str).collect::<Vec<_>>(), ["a", "b", "portcullis"]);
         assert_eq!(found["a"].licence.as_deref(), Some("MIT OR Apache-2.0"));
         let carried = |names: &[&str]| names.iter().map(|n| ((*n).to_string(), "1.0.0".to_string())).collect();
-        agree(&found, &carried(&["a", "b", "portcullis"])).unwrap();
-        let wrong = agree(&found, &carried(&["a", "portcullis", "x"])).unwrap_err().to_string();
+        agree(&found, &most, &carried(&["a", "b", "portcullis"])).unwrap();
+        agree(&found, &most, &carried(&["a", "b", "m", "portcullis"])).unwrap();
+        let wrong = agree(&found, &most, &carried(&["a", "portcullis", "x"])).unwrap_err().to_string();
         assert!(wrong.ends_with("only here: [b 1.0.0]; only in the program: [x 1.0.0]"), "{wrong}");
     }
 
