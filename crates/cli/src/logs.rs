@@ -6,10 +6,10 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use crate::args::LogFormat;
+use server::Log;
 
 /// Starts the log. `RUST_LOG` refines what is shown, for developers.
-pub(crate) fn start(form: LogFormat, debug: bool) {
+pub(crate) fn start(Log { json, debug }: Log) {
     let default = if debug { "debug,hyper=info,rustls=info,h2=info,mio=info,notify=info" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
@@ -21,9 +21,9 @@ pub(crate) fn start(form: LogFormat, debug: bool) {
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // A second start (in tests of this process) is no error.
-    let _ = match form {
+    let _ = match json {
         // A line has its fields and those of the connection that it belongs to.
-        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).try_init(),
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        true => builder.json().flatten_event(true).with_span_list(false).try_init(),
+        false => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
     };
 }

@@ -20,7 +20,7 @@ use anyhow::Context;
 use clap::CommandFactory;
 use tunnel_proto::upstream::Plane;
 
-use crate::args::{Cli, ClientArgs, Command, EdgeArgs, Generate, Given, GlobalArgs, LogFormat, ServeArgs, Side};
+use crate::args::{Cli, ClientArgs, Command, EdgeArgs, Generate, Given, GlobalArgs, ServeArgs, Side};
 use crate::fail::{Done, Fail};
 use crate::resolve::{Kind, Notes};
 
@@ -234,9 +234,7 @@ fn classic_token(mut a: EdgeArgs) -> EdgeArgs {
 }
 
 fn log(global: &GlobalArgs, file: Option<&resolve::file::EdgeFile>) {
-    let form = global.log_format.or(file.and_then(|f| f.log_format)).unwrap_or(LogFormat::Text);
-    let debug = global.debug.or(file.and_then(|f| f.debug)).unwrap_or(false);
-    logs::start(form, debug);
+    logs::start(resolve::log(global, file));
 }
 
 fn man() -> Done {

@@ -16,6 +16,8 @@ use tunnel::settings::EdgeSettings;
 pub struct Config {
     /// Where state lives.
     pub data_dir: PathBuf,
+    /// How the log is written; read at the start.
+    pub log: Log,
     /// How long what is under way may last once the process stops.
     pub drain: Duration,
     /// The edge; `None`: no tunnel.
@@ -30,6 +32,15 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     /// What a person should know of it.
     pub notes: Vec<Note>,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Log {
+    /// JSON objects, instead of lines for people.
+    pub json: bool,
+    /// Every connection too.
+    pub debug: bool,
 }
 
 /// A coordination server, and what it teaches the lists of the gate beside it.

@@ -10,5 +10,5 @@ mod liveness;
 pub mod node_lists;
 mod supervisor;
 
-pub use config::{Config, ControlConfig, Note, Teach};
+pub use config::{Config, ControlConfig, Log, Note, Teach};
 pub use supervisor::{Read, Supervisor, say_unreachable};

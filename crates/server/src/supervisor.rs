@@ -1,7 +1,7 @@
 //! The supervisor: starts what a configuration asks for, and puts the next one into force. In: [`Config`]s. Out: running
 //! components, linked to each other.
 //!
-//! [`Supervisor::apply`] checks everything before it changes anything: list files are read and good, what can fail is
+//! A reload checks everything before it changes anything: list files are read and good, what can fail is
 //! done first, and a failure leaves the process as it was.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -124,37 +124,32 @@ impl Supervisor {
     }
 
     async fn reload(self, read: Read) -> Result<Reloaded, Failed> {
-        let (next, loaded, files) = tokio::task::spawn_blocking(move || {
-            let next = read()?;
+        let _one = self.0.applying.lock().await;
+        let this = self.clone();
+        let (next, restart, loaded, files) = tokio::task::spawn_blocking(move || {
+            let (next, restart) = this.without_restart(read()?);
             // Before reading: a change while we read is seen as a change after it.
             let files = Stamps::of(next.watched());
             let loaded = lists::load(&next.lists, next.gate_lists().as_ref())?;
-            anyhow::Ok((next, loaded, files))
+            anyhow::Ok((next, restart, loaded, files))
         })
         .await
         .map_err(anyhow::Error::from)??;
-        let changed = self.put(next, loaded).await?;
+        let changed = self.put(next, restart, loaded).await?;
         Ok(Reloaded { changed, files })
     }
 
-    /// Puts a configuration into force; says what changed.
+    /// Puts a configuration into force that [`without_restart`](Self::without_restart) gave; says what changed.
     ///
     /// # Errors
     /// Something of it cannot be had; everything is as it was.
-    pub async fn apply(&self, next: Config) -> Result<Option<String>, Failed> {
-        let (next, loaded) = tokio::task::spawn_blocking(move || {
-            let loaded = lists::load(&next.lists, next.gate_lists().as_ref())?;
-            anyhow::Ok((next, loaded))
-        })
-        .await
-        .map_err(anyhow::Error::from)??;
-        self.put(next, loaded).await
-    }
-
-    async fn put(&self, next: Config, loaded: Loaded) -> Result<Option<String>, Failed> {
-        let _one = self.0.applying.lock().await;
+    async fn put(
+        &self,
+        next: Config,
+        mut restart: Vec<&'static str>,
+        loaded: Loaded,
+    ) -> Result<Option<String>, Failed> {
         let old = self.0.config.lock().clone();
-        let mut restart = self.beyond_reload(&old, &next);
         // What can fail comes first, and changes nothing that others see.
         let edge = match (&self.0.edge, &next.tunnel) {
             (Some(edge), Some(settings)) => Some((edge, edge.prepare(settings.clone())?)),
@@ -225,18 +220,24 @@ impl Supervisor {
         }
     }
 
-    /// Settings that are read at the start only, and differ from those that the process started with.
-    fn beyond_reload(&self, old: &Config, next: &Config) -> Vec<&'static str> {
+    /// What of a configuration counts while this process runs, and what of it waits for a restart. A component that runs
+    /// and is no longer wanted stays as it is until then, and so do the lists at its doors.
+    fn without_restart(&self, next: Config) -> (Config, Vec<&'static str>) {
+        let old = self.0.config.lock().clone();
         let there = |what: &'static str, runs: bool, wanted: bool| (runs != wanted).then_some(what);
-        [
+        let waits = [
             (old.data_dir != next.data_dir).then_some("data_dir"),
+            (old.log.json != next.log.json).then_some("log_format"),
+            (old.log.debug != next.log.debug).then_some("debug"),
             there("the tunnel", self.0.edge.is_some(), next.tunnel.is_some()),
             there("[gate]", self.0.gate.is_some(), next.gate.is_some()),
             there("[control]", self.0.control.is_some(), next.control.is_some()),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        ];
+        let doors_stay = self.0.edge.is_some() && next.tunnel.is_none();
+        let lists = if doors_stay { old.lists.clone() } else { next.lists };
+        let gate = self.0.gate.as_ref().and_then(|_| next.gate.or_else(|| old.gate.clone()));
+        let now = Config { data_dir: old.data_dir.clone(), log: old.log, lists, gate, ..next };
+        (now, waits.into_iter().flatten().collect())
     }
 }
 

@@ -53,6 +53,7 @@ fn config(a: &ControlArgs, global: &GlobalArgs) -> Result<Config, Fail> {
     let files = a.config.iter().cloned().chain(derp_map).collect();
     Ok(Config {
         data_dir,
+        log: resolve::log(global, None),
         drain: runtime::run::DRAIN,
         tunnel: None,
         lists: Vec::new(),

@@ -7,8 +7,8 @@ use server::Config;
 use crate::args::GlobalArgs;
 use crate::args::gate::GatekeeperArgs;
 use crate::fail::Done;
-use crate::resolve::Notes;
 use crate::resolve::gatekeeper::plan;
+use crate::resolve::{self, Notes};
 use crate::systemd::{self, Unit};
 use crate::{run, say};
 
@@ -18,6 +18,7 @@ pub(crate) async fn run(a: &GatekeeperArgs, global: &GlobalArgs) -> Done {
     let gate = plan(a, global, &notes)?;
     let config = Config {
         data_dir: gate.data_dir.clone(),
+        log: resolve::log(global, None),
         drain: runtime::run::DRAIN,
         tunnel: None,
         lists: Vec::new(),

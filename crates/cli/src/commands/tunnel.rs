@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use runtime::run::Run;
+use server::Config;
 use tunnel::client as client_end;
 use tunnel::edge::EdgeHandle;
 use tunnel::settings::EdgeTls;
@@ -33,9 +34,19 @@ pub(crate) async fn edge(
     })?;
     let (path, token_place) = (file.map(|r| r.path), first.token_place);
     let tls = first.config.tunnel.as_ref().map(|t| t.tls.clone());
+    let running = first.config.data_dir.clone();
     let again = move || {
         let file = path.as_deref().map(resolve::file::read).transpose()?;
-        resolve::edge(kind, &args, &global, file.as_ref(), &given).map(|p| p.config).map_err(Fail::into_error)
+        let config = |global: &GlobalArgs| {
+            resolve::edge(kind, &args, global, file.as_ref(), &given).map(|p| p.config).map_err(Fail::into_error)
+        };
+        let wanted = config(&global)?;
+        if wanted.data_dir == running {
+            return Ok(wanted);
+        }
+        // State moves at a restart, and so does what lies beside it, such as the CA that clients have pinned.
+        let here = config(&GlobalArgs { data_dir: Some(running.clone()), ..global.clone() })?;
+        Ok(Config { data_dir: wanted.data_dir, ..here })
     };
     run::server(first.config, Some(Arc::new(again)), |supervisor| {
         if let Some(control) = supervisor.control() {

@@ -97,6 +97,7 @@ pub(crate) fn edge(
     }
     let control = control_section(f, file, &data_dir, gate.as_ref(), &notes)?;
     let mut config = Config {
+        log: super::log(global, file.map(|r| &r.edge)),
         drain: args.limits.drain.or(f.drain).unwrap_or(runtime::run::DRAIN),
         tunnel: None,
         lists: Vec::new(),

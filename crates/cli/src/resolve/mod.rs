@@ -16,11 +16,13 @@ mod tokens;
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-use server::Note;
+use server::{Log, Note};
 
 pub(crate) use client::{ClientPlan, client, token_for, trust};
 pub(crate) use edge::{Kind, MAX_VISITORS, edge, load_config};
 
+use self::file::EdgeFile;
+use crate::args::{GlobalArgs, LogFormat};
 use crate::fail::Fail;
 
 /// What a person should know of a configuration that is good all the same.
@@ -47,6 +49,13 @@ impl Notes {
     pub(crate) fn into_vec(self) -> Vec<Note> {
         self.0.into_inner()
     }
+}
+
+/// How the log is written: flag or variable, then file.
+pub(crate) fn log(global: &GlobalArgs, file: Option<&EdgeFile>) -> Log {
+    let form = global.log_format.or(file.and_then(|f| f.log_format));
+    let debug = global.debug.or(file.and_then(|f| f.debug)).unwrap_or(false);
+    Log { json: form == Some(LogFormat::Json), debug }
 }
 
 /// Where state lives: as told, or by the conventions of the system.

@@ -182,6 +182,62 @@ fn what_needs_a_restart_is_said_in_one_line() {
     let w = World::start("restart", &tokens(&["a"]));
     w.rewrite(&format!("drain = \"3s\"\n{}[lists.family]\n[gate]\nlisten = \"127.0.0.1:0\"\n", tokens(&["a"])));
     w.logs("drain 3s; restart for: [gate]");
+    w.rewrite(&format!("drain = \"3s\"\ndebug = true\nlog_format = \"json\"\n{}", tokens(&["a"])));
+    w.logs("restart for: log_format, debug");
+}
+
+#[test]
+fn a_gate_that_was_taken_out_for_a_while_has_the_lists_of_the_file_again() {
+    let dir = Dir::new("out");
+    dir.secret("a.token", SECRETS[0].1);
+    let (http, control) = (ports::free(), ports::free());
+    let file = |gate: &str| World::config(http, control, &format!("{}{gate}", tokens(&["a"])));
+    let with =
+        |entries: &str| file(&format!("[lists.family]\nstatic = [{entries}]\n[gate]\nlisten = \"127.0.0.1:0\"\n"));
+    let both = with("\"192.0.2.7\", \"192.0.2.8\"");
+    let serve = Serve::start(dir.path(), &both, &["check endpoint: listening"]);
+    wait_or(|| dir.at("state/gate.sock").exists(), || serve.process.output());
+    let on = |address: &str| serve.ok(&["lists", "show", "family"]).contains(address);
+    assert!(on("192.0.2.7"), "{}", serve.process.output());
+    serve.rewrite(&file(""));
+    let said = serve.ok(&["reload"]);
+    assert!(on("192.0.2.7"), "the gate runs on as it was: {said}");
+    serve.rewrite(&with("\"192.0.2.8\""));
+    serve.ok(&["reload"]);
+    assert!(!on("192.0.2.7") && on("192.0.2.8"), "{}", serve.process.output());
+}
+
+#[test]
+fn a_tunnel_that_waits_for_its_end_lets_the_same_visitors_in() {
+    let gate = "[lists.family]\n[gate]\nlisten = \"127.0.0.1:0\"\n";
+    let w = World::start("doors", &format!("allow_ips_data = [\"127.0.0.1\"]\n{}{gate}", tokens(&["a"])));
+    let _a = w.client("a", "a.test", "site a");
+    w.expect("a.test", "site a");
+    w.serve.rewrite(&format!("http = false\n{gate}"));
+    let said = w.serve.ok(&["reload"]);
+    assert_eq!(w.get("a.test", &[]), "site a", "{said}");
+    w.rewrite(&format!("allow_ips_data = [\"127.0.0.2\"]\n{}{gate}", tokens(&["a"])));
+    w.serve.ok(&["reload"]);
+    assert_eq!(w.get("a.test", &[]), "", "lists of the file count again");
+}
+
+#[test]
+fn state_that_moves_at_a_restart_takes_its_ca_along_then() {
+    let dir = Dir::new("moves");
+    dir.secret("a.token", SECRETS[0].1);
+    let (http, control) = (ports::free(), ports::free());
+    let config = |to: &str| {
+        let text = World::config(http, control, &tokens(&["a"])).replace("auto_tls = false", "");
+        std::fs::write(dir.at("gate.new"), format!("data_dir = \"{to}\"\n{text}")).unwrap();
+        std::fs::rename(dir.at("gate.new"), dir.at("gate.toml")).unwrap();
+    };
+    config("state");
+    let process = stage::process::Process::start("serve", Serve::command_in(dir.path()));
+    wait_or(|| dir.at("state/portcullis.sock").exists(), || process.output());
+    config("elsewhere");
+    wait_or(|| process.output().contains("restart for: data_dir"), || process.output());
+    assert!(!process.output().contains("certificate read again"), "{}", process.output());
+    assert!(!dir.at("elsewhere").exists(), "nothing is written there before the restart");
 }
 
 /// The gate of a file: two lists, the endpoints that are asked, and `more`.
