@@ -264,8 +264,8 @@ pub fn copy(from: &Path, to: &Path, room: &str) -> Result<()> {
         return Err(StoreError::Other(format!("{} is a link to nothing; it is left alone", to.display())));
     }
     let part = beside_of(to, ".portcullis-part");
-    let _ = std::fs::remove_file(&part);
-    let done = copy_whole(from, &part, room).and_then(|()| {
+    let file = new_part(&part)?;
+    let done = copy_whole(from, &part, &file, room).and_then(|()| {
         std::fs::rename(&part, to).map_err(|e| io(to, &e))?;
         let dir = to.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io(to, &e))
@@ -276,9 +276,30 @@ pub fn copy(from: &Path, to: &Path, room: &str) -> Result<()> {
     done
 }
 
-fn copy_whole(from: &Path, part: &Path, room: &str) -> Result<()> {
-    // Made here and by nobody else, so that nobody else can read it at any moment, in a directory of all users too.
-    let file = File::options().write(true).create_new(true).mode(0o600).open(part).map_err(|e| io(part, &e))?;
+/// The file that a copy is made in. It is made here and by nobody else, so that nobody else can read it at any moment, in a
+/// directory of all users too. It is locked: of two copies to one name one is made, and neither takes the other's file away.
+fn new_part(part: &Path) -> Result<File> {
+    let taken = || StoreError::Other(format!("another copy is being made in {}", part.display()));
+    if let Ok(there) = part.symlink_metadata() {
+        // What a copy left that was killed is locked by nobody.
+        let left = there.is_file().then(|| hold(part));
+        if matches!(left, Some(Err(StoreError::Busy(_)))) {
+            return Err(taken());
+        }
+        let _ = std::fs::remove_file(part);
+    }
+    let file = match File::options().write(true).create_new(true).mode(0o600).open(part) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Err(taken()),
+        file => file.map_err(|e| io(part, &e))?,
+    };
+    file.try_lock().map_err(|_| taken())?;
+    // Taken for what a killed one left, between its making and its lock.
+    let (ours, there) = (file.metadata(), part.symlink_metadata());
+    let ours = ours.is_ok_and(|a| there.is_ok_and(|b| (a.dev(), a.ino()) == (b.dev(), b.ino())));
+    ours.then_some(file).ok_or_else(taken)
+}
+
+fn copy_whole(from: &Path, part: &Path, file: &File, room: &str) -> Result<()> {
     let db = read_only(from)?;
     // One read transaction: a picture of one moment, and nobody who writes has to wait.
     let name = std::path::absolute(part).map_err(|e| io(part, &e))?;

@@ -369,6 +369,31 @@ fn a_copy_is_of_one_moment_private_checked_and_replaces_only_copies() {
 }
 
 #[test]
+fn copies_to_one_name_at_once_do_not_take_each_others_files_away() {
+    let dir = Dir::new("store");
+    let s = Sqlite::open(&dir.at("s.db")).unwrap();
+    s.put_if("k/1", b"1", None, If::Anyway).unwrap();
+    let (copy, part) = (dir.at("copy.db"), dir.at("copy.db.portcullis-part"));
+    let other = std::fs::File::create(&part).unwrap();
+    other.lock().unwrap();
+    let e = s.backup(&copy, "k").unwrap_err();
+    assert!(e.to_string().contains("another copy"), "{e}");
+    assert!(part.exists() && !copy.exists());
+    // What a copy left that was killed is in nobody's way.
+    drop(other);
+    s.backup(&copy, "k").unwrap();
+    for _ in 0..8 {
+        let done = std::thread::scope(|threads| {
+            let all: Vec<_> = (0..4).map(|_| threads.spawn(|| store::copy(&dir.at("s.db"), &copy, "k"))).collect();
+            all.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert!(done.iter().any(Result::is_ok), "{done:?}");
+        store::check(&copy, "k").unwrap();
+        assert!(!part.exists());
+    }
+}
+
+#[test]
 fn a_file_that_lost_a_part_of_itself_is_not_opened_and_a_newer_one_is_named() {
     let dir = Dir::new("store");
     let path = dir.at("s.db");
