@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -252,9 +252,14 @@ impl Listener {
     }
 
     /// The next connection. Errors of the system (no descriptors, no memory) are said once a minute, with the number of
-    /// those between, and tried again after a pause; a connection that ended while it waited is passed over. Cancel safe.
+    /// those between, and tried again after a pause; a connection that ended while it waited is passed over. An IPv4 peer is
+    /// named by its IPv4 address at a socket of both families too. Cancel safe.
     pub async fn accept(&self) -> (TcpStream, SocketAddr) {
-        insist(self.name, &self.log, || self.inner.accept()).await
+        let (stream, peer) = insist(self.name, &self.log, || self.inner.accept()).await;
+        match peer.ip().to_canonical() {
+            v4 @ IpAddr::V4(_) => (stream, SocketAddr::new(v4, peer.port())),
+            IpAddr::V6(_) => (stream, peer),
+        }
     }
 
     /// The same until `stop` ends; then nothing.
@@ -393,6 +398,14 @@ mod tests {
     async fn a_listener_accepts() {
         let listener = Listener::bind("test", "127.0.0.1:0".parse().unwrap()).unwrap();
         let at = listener.local_addr().unwrap();
+        let (client, (_server, peer)) = tokio::join!(TcpStream::connect(at), listener.accept());
+        assert_eq!(client.unwrap().local_addr().unwrap(), peer);
+    }
+
+    #[tokio::test]
+    async fn an_ipv4_peer_is_named_so_at_a_socket_of_both_families() {
+        let listener = Listener::bind("test", "[::]:0".parse().unwrap()).unwrap();
+        let at = SocketAddr::new([127, 0, 0, 1].into(), listener.local_addr().unwrap().port());
         let (client, (_server, peer)) = tokio::join!(TcpStream::connect(at), listener.accept());
         assert_eq!(client.unwrap().local_addr().unwrap(), peer);
     }

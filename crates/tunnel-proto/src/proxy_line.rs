@@ -58,7 +58,7 @@ pub fn decode(bytes: &[u8], version: Version) -> Result<Option<Decoded>, ProxyLi
     match ProxyHeader::parse(bytes, config) {
         Ok((header, len)) => {
             let address = header.proxied_address().filter(|a| a.protocol == Protocol::Stream);
-            Ok(Some(Decoded { source: address.map(|a| a.source), len }))
+            Ok(Some(Decoded { source: address.map(|a| canonical(a.source)), len }))
         }
         Err(proxy_header::Error::BufferTooShort) if bytes.len() < HEADER_MAX => Ok(None),
         Err(proxy_header::Error::BufferTooShort) => Err(ProxyLineError::Long),
