@@ -62,8 +62,8 @@ pub struct NginxRule {
 pub struct NginxAllowed {
     /// Everybody that they let in, and nobody else.
     pub prefixes: Vec<Prefix>,
-    /// What had to be rewritten for that, one line for each rule.
-    pub rewritten: Vec<String>,
+    /// What had to be rewritten for that: the rule, and what became of it.
+    pub rewritten: Vec<(String, String)>,
 }
 
 /// Prefixes that one list may become: cutting one address out of everything takes 160.
@@ -84,11 +84,12 @@ pub fn nginx(rules: &[NginxRule]) -> Result<NginxAllowed, String> {
             let later =
                 rules[n + 1..].iter().filter(|r| r.allow).map(|r| named(&r.address)).collect::<Result<Vec<_>, _>>()?;
             let cuts = later.iter().flatten().any(|a| all.iter().any(|d| overlap(*a, *d)));
-            out.rewritten.push(match (allowed_before, cuts) {
-                (true, _) => format!("deny {}: without effect, what stands before it allows that", rule.address),
-                (_, true) => format!("deny {}: cut out of what is allowed behind it", rule.address),
-                _ => format!("deny {}: nobody is let in who is not allowed, so it is left out", rule.address),
-            });
+            let why = match (allowed_before, cuts) {
+                (true, _) => "without effect, what stands before it allows that",
+                (_, true) => "cut out of what is allowed behind it",
+                _ => "nobody is let in who is not allowed, so it is left out",
+            };
+            out.rewritten.push((format!("deny {}", rule.address), why.to_string()));
             denied.extend(all);
             continue;
         }
@@ -96,14 +97,11 @@ pub fn nginx(rules: &[NginxRule]) -> Result<NginxAllowed, String> {
         for p in &all {
             cut(*p, &denied, &mut parts)?;
         }
+        let allow = format!("allow {}", rule.address);
         if parts.is_empty() {
-            out.rewritten.push(format!("allow {}: without effect, it is denied before", rule.address));
+            out.rewritten.push((allow, "without effect, it is denied before".into()));
         } else if parts != all {
-            out.rewritten.push(format!(
-                "allow {}: {} prefixes, without what is denied before it",
-                rule.address,
-                parts.len()
-            ));
+            out.rewritten.push((allow, format!("{} prefixes, without what is denied before it", parts.len())));
         }
         out.prefixes.extend(parts.into_iter().filter(|p| !out.prefixes.contains(p)).collect::<Vec<_>>());
         if out.prefixes.len() > MAX_PARTS {
@@ -184,7 +182,7 @@ mod tests {
         assert_eq!(got.rewritten.len(), 3, "{:?}", got.rewritten);
         let got = nginx(&rules("allow all; deny 203.0.113.7")).unwrap();
         assert_eq!(got.prefixes, [Prefix::ALL_V4, Prefix::ALL_V6]);
-        assert!(got.rewritten[0].contains("without effect"), "{:?}", got.rewritten);
+        assert!(got.rewritten[0].1.contains("without effect"), "{:?}", got.rewritten);
         let got = nginx(&rules("deny 203.0.113.7; allow all")).unwrap();
         assert_eq!(got.prefixes.len(), 33);
         let got = nginx(&rules("deny all; allow 203.0.113.7")).unwrap();

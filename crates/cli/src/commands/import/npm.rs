@@ -109,10 +109,7 @@ fn entries(called: &str, rules: &[&Row], people: &[&str], any: bool, not: &mut N
     }
     let allowed = nginx(&all)
         .map_err(|why| Fail::hinted(format!("{}: {why}", what("")), "mend it there; nothing was written"))?;
-    not.extend(allowed.rewritten.into_iter().map(|why| match why.split_once(": ") {
-        Some((rule, why)) => (what(&format!(": {rule}")), why.to_string()),
-        None => (what(""), why),
-    }));
+    not.extend(allowed.rewritten.into_iter().map(|(rule, why)| (what(&format!(": {rule}")), why)));
     Ok(allowed.prefixes.iter().map(ToString::to_string).collect())
 }
 
