@@ -9,10 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 /// Pages at the top of the repository that belong to the book.
 const TOP: [&str; 5] = ["README.md", "CHANGELOG.md", "SCOPE.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
 
+/// Files that pages link to and that are no pages.
+const BESIDE: [&str; 1] = ["deploy/Containerfile"];
+
 /// Lays everything out in `book`.
 pub(super) fn out(root: &Path, book: &Path) -> Result<()> {
     let src = book.join("src");
-    let mut files: Vec<PathBuf> = TOP.iter().map(PathBuf::from).collect();
+    let mut files: Vec<PathBuf> = TOP.iter().chain(&BESIDE).map(PathBuf::from).collect();
     files.extend(below(root, Path::new("docs"))?);
     let summary = fs::read_to_string(root.join("docs/SUMMARY.md")).context("cannot read docs/SUMMARY.md")?;
     ensure_listed(&files, &summary)?;
