@@ -100,8 +100,8 @@ async fn follow_moves(state: &ControlState) {
     while snapshot.changed().await.is_ok() {
         let now = snapshot.borrow_and_update().clone();
         let moves = now.moves(&before);
-        for (line, routes) in lines(&moves) {
-            warn!("{line}");
+        for ((from, why, to), routes) in alike(&moves) {
+            warn!(from, to, why, routes = named(&routes), "routes moved to another router");
             let mut counts = state.moved.lock();
             for route in routes {
                 if counts.len() < COUNTED || counts.contains_key(&route) {
@@ -113,20 +113,22 @@ async fn follow_moves(state: &ControlState) {
     }
 }
 
-/// One line for all routes that went the same way.
-fn lines(moves: &[Moved<'_>]) -> Vec<(String, Vec<Prefix>)> {
-    let mut alike: BTreeMap<(&str, &str, &str), Vec<Prefix>> = BTreeMap::new();
+/// Routes by how they went: from whom, why, to whom.
+fn alike<'m>(moves: &[Moved<'m>]) -> BTreeMap<(&'m str, &'m str, &'m str), Vec<Prefix>> {
+    let mut alike: BTreeMap<_, Vec<Prefix>> = BTreeMap::new();
     for m in moves {
         alike.entry((m.from, m.why, m.to)).or_default().push(m.route);
     }
-    let line = |((from, why, to), routes): ((&str, &str, &str), Vec<Prefix>)| {
-        let mut names: Vec<String> = routes.iter().take(NAMED).map(|p| p.long()).collect();
-        if routes.len() > NAMED {
-            names.push(format!("and {} more", routes.len() - NAMED));
-        }
-        (format!("router {from} {why}; {} goes through {to} now", names.join(", ")), routes)
-    };
-    alike.into_iter().map(line).collect()
+    alike
+}
+
+/// The first of some routes, and how many there are besides.
+fn named(routes: &[Prefix]) -> String {
+    let mut names: Vec<String> = routes.iter().take(NAMED).map(|p| p.long()).collect();
+    if routes.len() > NAMED {
+        names.push(format!("and {} more", routes.len() - NAMED));
+    }
+    names.join(", ")
 }
 
 /// Routers that could stand in for each other, by route; a single one is used whether it answers or not.
@@ -148,10 +150,11 @@ mod tests {
         let moved = |route: &Prefix| Moved { route: *route, from: "office", to: "office2", why: "does not answer" };
         let mut moves: Vec<Moved<'_>> = all.iter().map(moved).collect();
         moves.push(Moved { why: "has gone", ..moved(&all[0]) });
-        let lines = lines(&moves);
+        let lines = alike(&moves);
         assert_eq!(lines.len(), 2);
-        assert!(lines[0].0.contains("198.51.100.7/32, and 2 more goes through office2 now"), "{}", lines[0].0);
-        assert_eq!(lines[0].1.len(), 10, "each is counted");
-        assert_eq!(lines[1].0, "router office has gone; 198.51.100.0/32 goes through office2 now");
+        let silent = &lines[&("office", "does not answer", "office2")];
+        assert_eq!(silent.len(), 10, "each is counted");
+        assert!(named(silent).ends_with("198.51.100.7/32, and 2 more"), "{}", named(silent));
+        assert_eq!(named(&lines[&("office", "has gone", "office2")]), "198.51.100.0/32");
     }
 }

@@ -161,7 +161,7 @@ pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
         };
         Hinted::error(format!("the coordination server's store cannot be opened: {e}"), hint)
     })?;
-    store.warnings().iter().for_each(|w| warn!("{w}"));
+    store.warnings().iter().for_each(|w| warn!(why = %w, "store open to others"));
     Ok(store)
 }
 

@@ -38,10 +38,10 @@ pub(super) async fn begin(registry: &RegistryHandle, file: Option<&Path>) -> any
         }
     };
     for fault in faults.iter().take(MAX_WARNED) {
-        warn!("{of} is in force, but it would not be taken today: {fault}");
+        warn!(policy = of, fault = %fault, "a policy is in force that would be refused today");
     }
     if faults.len() > MAX_WARNED {
-        warn!("{of}: and {} more", faults.len() - MAX_WARNED);
+        warn!(policy = of, more = faults.len() - MAX_WARNED, "and more faults of that kind");
     }
     Ok(())
 }

@@ -204,7 +204,7 @@ impl State for Mesh {
 
     fn say(&self, r: &Record) {
         if let About::Thing { about } = &r.about {
-            info!("{}: {about} ({})", r.what, r.by);
+            info!(what = %r.what, about, by = r.by, "network changed");
         }
     }
 }

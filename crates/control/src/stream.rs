@@ -125,7 +125,7 @@ async fn follow(
                 () = opened.end.cancelled() => false,
             };
             if !taken {
-                debug!("node {id} takes no more of this map");
+                debug!(node = id, "map stream stalled, closed");
                 return;
             }
             quiet.reset();
@@ -183,7 +183,7 @@ thread_local! {
 /// A message with its length, 32 bits little-endian, before it.
 fn frame(message: &MapResponse, how: How) -> Option<Bytes> {
     HERE.with_borrow_mut(|s| {
-        let framed = s.frame(message, how).map_err(|e| error!("a map cannot be written: {e:#}")).ok();
+        let framed = s.frame(message, how).map_err(|e| error!(err = format!("{e:#}"), "cannot write a map")).ok();
         if s.json.capacity() > SCRATCH {
             (s.json, s.packed) = (Vec::new(), Vec::new());
         }

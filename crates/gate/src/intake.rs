@@ -166,7 +166,7 @@ async fn mirror(
     match state.ledger.submit(Event::Proof(proof)).await {
         Ok(done) => {
             match done.outcome {
-                Outcome::Given(id) => info!("{visitor} proved itself and is on `{list}` ({id})"),
+                Outcome::Given(id) => info!(peer = %visitor, list, grant = %id, "granted by proof"),
                 Outcome::Refused(why) => state.not_learnt(visitor, why),
                 Outcome::Renewed(_) | Outcome::Ended(_) | Outcome::Settled(_) => {}
             }
@@ -198,7 +198,7 @@ async fn share(state: &GateState, peer: Peer, request: &Request<Incoming>) -> Re
     let headers = request.headers();
     let refuse = |why: &str, log: bool| {
         if log {
-            state.shares.checker.say(|more| info!("a share link is refused: {why}{more}"));
+            state.shares.checker.say(|held_back| info!(%peer, why, held_back, "share link refused"));
         }
         text(StatusCode::FORBIDDEN, "")
     };
@@ -334,12 +334,12 @@ async fn learn(state: &GateState, list: &str, cert: Cert, peer: Peer, headers: &
     };
     match state.ledger.submit(Event::Proof(proof)).await {
         Ok(done) => match done.outcome {
-            Outcome::Given(id) => info!("{subject} proved itself from {addr} and is on `{list}` ({id})"),
+            Outcome::Given(id) => info!(peer = %addr, list, grant = %id, subject, "granted by proof"),
             Outcome::Refused(why) => state.not_learnt(addr, why),
             Outcome::Renewed(_) | Outcome::Ended(_) | Outcome::Settled(_) => {}
         },
         // A learner never breaks the site it learns from.
-        Err(e) => warn!("{subject} proved itself from {addr} but was not learnt: {e}"),
+        Err(e) => warn!(peer = %addr, list, subject, err = %e, "cannot grant"),
     }
     answer
 }
@@ -389,7 +389,7 @@ impl GateState {
 
     /// A proof changed nothing.
     fn not_learnt(&self, addr: Addr, why: Refusal) {
-        debug!("{addr} is not learnt: {why}");
+        debug!(peer = %addr, %why, "not granted");
         if why == Refusal::Private && !is_gateway(addr) {
             self.note(Observation::PrivateProof(addr));
         }
@@ -403,7 +403,7 @@ impl GateState {
         if !model.bans.read().values().any(named) {
             return false;
         }
-        debug!("{addr} is not learnt: names are banned from `{list}`, and {why}");
+        debug!(peer = %addr, list, %why, "not granted: names are banned from the list");
         let Some(prefix) = model.rules.read().get(list).map(|r| r.learnt(addr)) else { return true };
         model.ended.write().note(Ended {
             at: model.time.now(),
@@ -425,7 +425,7 @@ impl GateState {
     }
 
     fn refuse(&self, why: &str) -> Response<Full<Bytes>> {
-        debug!("refused: {why}");
+        debug!(why, "request refused");
         self.refusal.answer(why)
     }
 }

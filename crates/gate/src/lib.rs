@@ -212,7 +212,7 @@ pub fn open(data_dir: &Path) -> anyhow::Result<Sqlite> {
         };
         Hinted::error(format!("the gate's store cannot be opened: {e}"), hint)
     })?;
-    store.warnings().iter().for_each(|w| tracing::warn!("{w}"));
+    store.warnings().iter().for_each(|w| tracing::warn!(why = %w, "store open to others"));
     Ok(store)
 }
 

@@ -164,7 +164,7 @@ impl Served {
         match self.places.take(peer, believed) {
             Ok(slot) => self.visit(io, Seated { peer, believed, slot }),
             Err(why) => {
-                debug!("{peer} is turned away: {why}");
+                debug!(%peer, %why, "connection closed");
                 if let Peer::Tcp(addr) = peer {
                     state.note(Observation::Crowded(addr));
                 }
@@ -175,7 +175,7 @@ impl Served {
     fn visit(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, Seated { peer, believed, slot }: Seated) {
         let (state, serves, places) = (self.state.clone(), self.serves.clone(), self.places.clone());
         let (wait, stopping) = (places.head_wait(), self.run.stopping());
-        self.run.visit("gate request", async move {
+        self.run.connection("gate", peer, async move {
             let _slot = slot;
             let limits = http1::Limits { head: wait, buffer: 64 * 1024, keep_alive: true };
             let served = http1::serve(io, limits, stopping, |request| {
@@ -188,7 +188,7 @@ impl Served {
                 async move { answer(&state, &serves, peer, request).await }
             });
             if let Err(e) = served.await {
-                debug!("a request of {peer}: {e}");
+                debug!(err = %e, "connection failed");
             }
         });
     }
@@ -205,8 +205,8 @@ struct Seated {
 /// Says where a listener listens.
 pub(super) fn say(name: &str, at: &Listen, addr: Option<SocketAddr>) {
     match (addr, at) {
-        (Some(addr), _) => info!("{name}: listening on {addr}"),
-        (None, Listen::Unix(path)) => info!("{name}: listening on {}", path.display()),
+        (Some(addr), _) => info!(listener = name, %addr, "listening"),
+        (None, Listen::Unix(path)) => info!(listener = name, path = %path.display(), "listening"),
         (None, Listen::Tcp(_)) => {}
     }
 }

@@ -133,7 +133,7 @@ impl Follower {
                 .and_then(|r| Ok(Follow { host: r.host.parse()?, list: r.list, until: r.until, pinned: r.pinned }));
             match follow {
                 Ok(f) => by_hand.push(f),
-                Err(why) => warn!("the stored name {} is not understood and opens nothing: {why}", entry.key),
+                Err(why) => warn!(key = entry.key, err = why, "cannot read a stored name; it opens nothing"),
             }
         }
         let names = Arc::new(Mutex::new(Names::new(dns.pace)));
@@ -254,7 +254,7 @@ impl Loop {
         let steps: Vec<Step> = over.iter().map(|f| Step::Delete { key: key(f), when: If::Anyway }).collect();
         // Not deleted is not in force either: it is dropped again at the next start.
         if let Err(e) = self.store.write(&steps) {
-            warn!("names that ended are still stored: {e}");
+            warn!(err = %e, "cannot delete names that ended; they open nothing");
         }
         self.by_hand.retain(|f| !over.contains(f));
         self.follow();
@@ -288,10 +288,10 @@ impl Loop {
         };
         match &known.failed {
             Some(why) if turned && known.addrs().next().is_some() => {
-                warn!("{host} has no good answer ({why}); its last one stays");
+                warn!(name = %host, why, "name lookup failed, keeping its last addresses");
             }
-            Some(why) if turned => warn!("{host} has no good answer ({why})"),
-            None if turned => info!("{host} has a good answer again"),
+            Some(why) if turned => warn!(name = %host, why, "name lookup failed"),
+            None if turned => info!(name = %host, "name lookup works again"),
             _ => {}
         }
         self.settle(now).await;
@@ -380,7 +380,7 @@ impl Loop {
         for event in events {
             if let Err(e) = self.ledger.submit(event).await {
                 // Said by the ledger, which knows that it does not save.
-                tracing::debug!("a name's address waits: {e}");
+                tracing::debug!(err = %e, "cannot grant to a name yet");
                 self.behind = true;
                 return;
             }

@@ -165,7 +165,7 @@ impl Gate {
                 let mut enforcer = new.unwrap_or_else(|| config.build());
                 if let Err(e) = enforce::guard(&mut *enforcer, &published, &self.ledger.model) {
                     // It goes on trying, and says so; meanwhile its ports are closed.
-                    warn!("{}: {e:#}", enforcer.info().name);
+                    warn!(enforcer = enforcer.info().name, err = format!("{e:#}"), "enforcer not ready");
                 }
                 changed.push(format!("{} is kept in sync", enforcer.info().name));
                 let (published, model) = (self.ledger.published.clone(), self.ledger.model.clone());
@@ -215,7 +215,7 @@ impl Gate {
             }
         }
         for gone in old {
-            info!("{}: no longer at {}", gone.serves.read().name(), gone.at);
+            info!(listener = gone.serves.read().name(), addr = %gone.at, "closed");
             changed.push(format!("{} closed", gone.at));
             gone.close.cancel();
         }

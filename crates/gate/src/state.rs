@@ -113,11 +113,7 @@ impl GateState {
     pub(super) fn note(&self, what: Observation) {
         self.diagnosis.observations.note(what, Instant::now(), |what, held_back| {
             let fix = self.mend(what);
-            if held_back > 0 {
-                info!("{what}; {fix} ({held_back} lines alike were held back)");
-            } else {
-                info!("{what}; {fix}");
-            }
+            info!(found = %what, %fix, held_back, "the set-up looks wrong");
         });
     }
 

@@ -23,7 +23,7 @@ pub fn forget_startup_code() {
             rustix::mm::madvise(start as *mut core::ffi::c_void, end - start, rustix::mm::Advice::LinuxDontNeed)
         };
         if let Err(e) = dropped {
-            tracing::debug!("the kernel keeps start-up code in memory: {e}");
+            tracing::debug!(err = %e, "cannot release start-up code");
         }
     }
 }

@@ -190,7 +190,7 @@ impl Log {
             if self.waiting.len() > WAITING {
                 let over = self.waiting.len() - WAITING;
                 self.waiting.drain(..over);
-                tracing::error!("{over} audit records were dropped: the disk takes none for too long");
+                tracing::error!(dropped = over, "audit records dropped: the disk takes none for too long");
             }
             return Err(e).with_context(|| format!("the audit log {} cannot be written", self.path.display()));
         }
@@ -368,7 +368,7 @@ fn take_off(file: &mut File, path: &Path, whole: u64, len: u64) -> anyhow::Resul
     let mut head = Vec::new();
     io::Read::by_ref(file).take(CUT_SHORT).read_to_end(&mut head)?;
     if len - whole < CUT_SHORT && head.starts_with(b"{") && !head.iter().any(|b| matches!(b, b'\n' | 0)) {
-        tracing::info!("{}: half a record that a crash left is taken off", path.display());
+        tracing::info!(path = %path.display(), "audit log: removed half a record that a crash left");
     } else {
         let aside = aside(path);
         let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;

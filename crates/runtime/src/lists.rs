@@ -123,7 +123,7 @@ pub fn start(run: &Run, admission: &Arc<Admission>, loaded: Loaded, named: Named
     });
     let lists = Lists(live.clone());
     if let Some(said) = lists.put(loaded).filter(|_| !admission.view().lists().is_empty()) {
-        info!("lists: {said}");
+        info!(lists = said, "lists in force");
     }
     if let Some(mut named) = live.named.clone() {
         let (live, stopping) = (live.clone(), run.stopping());
@@ -182,10 +182,10 @@ impl Lists {
         let live = &self.0;
         let mut kept = live.kept.lock();
         for w in loaded.warnings.iter().filter(|w| !kept.warnings.contains(w)) {
-            warn!("{w}");
+            warn!(entry = w, "list entry is not what it seems");
         }
         for name in loaded.empty.iter().filter(|n| !kept.empty.contains(n)) {
-            warn!("list `{name}` is empty: it lets nobody in");
+            warn!(list = name, "list is empty: it lets nobody in");
         }
         let taken: BTreeMap<String, Vec<String>> =
             loaded.lists.iter().map(|l| l.name.clone()).zip(loaded.named.iter().cloned()).collect();
@@ -311,7 +311,7 @@ impl Live {
     fn again(&self) {
         let kept = self.kept.lock();
         if let Some(said) = self.publish(&kept) {
-            tracing::debug!("the gate's lists changed: {said}");
+            tracing::debug!(lists = said, "the gate's lists changed");
         }
     }
 

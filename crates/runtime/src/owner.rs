@@ -325,12 +325,14 @@ pub fn open<S: State>(store: Arc<dyn Store>, audit: &Path, ahead: Ahead) -> anyh
     let (behind, ahead) = (time.behind(), now.saturating_sub(saved));
     if behind > SAVE_CLOCK {
         warn!(
-            "the clock is {behind} s behind the latest saved time; deadlines go on from the saved time. If the clock is right \
-             and that time was not: `portcullis clock reset`"
+            state = S::NAME,
+            behind_s = behind,
+            "the clock is behind the latest saved time; deadlines go on from the saved time. If the clock is right and that \
+             time was not: `portcullis clock reset`"
         );
     }
     if time.jump().is_some() {
-        info!("the last start was {} ago, if the clock is right", length(ahead));
+        info!(state = S::NAME, ago = length(ahead), "the clock is far ahead of the last saved time");
     }
     let trouble = Trouble::default();
     if let Some(e) = entry("audit")? {
@@ -339,12 +341,15 @@ pub fn open<S: State>(store: Arc<dyn Store>, audit: &Path, ahead: Ahead) -> anyh
         match queue.map(|q| log.catch_up(q, now)) {
             Some(Ok(None)) => {}
             Some(Ok(Some(why))) => error!(
-                "the audit log {} is not the one that was written: {why}. Lines are missing or were changed; the log goes on, \
-                 and says so itself. Was it rotated or restored? Do that while nothing runs, together with the store",
-                audit.display()
+                path = %audit.display(),
+                why,
+                "the audit log is not the one that was written: lines are missing or were changed. It goes on, and records \
+                 that. Was it rotated or restored? Do that while nothing runs, together with the store"
             ),
-            Some(Err(e)) => error!("{e:#}; the records wait"),
-            None => warn!("what the store knows of the audit log is not understood"),
+            Some(Err(e)) => {
+                error!(state = S::NAME, err = format!("{e:#}"), "cannot write the audit log; the records wait")
+            }
+            None => warn!(state = S::NAME, "cannot read what the store knows of the audit log"),
         }
     }
     Ok(Opened { time, trouble, first_start, store, log })
@@ -403,7 +408,11 @@ impl<S: State> Owner<S> {
         self.retry_at = None;
         self.turn([]);
         if !self.unsaved.is_empty() {
-            error!("{} changes that were in force are not saved and end with this process", self.unsaved.len());
+            error!(
+                state = S::NAME,
+                changes = self.unsaved.len(),
+                "changes in force are not saved and end with this process"
+            );
         }
     }
 
@@ -423,16 +432,17 @@ impl<S: State> Owner<S> {
                 self.jump_said = true;
                 if now.saturating_add(jump.by / 2) < wall() {
                     error!(
-                        "the clock jumped forward by {}; deadlines go on by the time before until that has lasted {} min. If it \
-                         is wrong, set it right before then; if it is noticed later, `portcullis clock reset` afterwards",
-                        length(jump.by),
-                        jump.believed_in.div_ceil(60)
+                        state = S::NAME,
+                        by = length(jump.by),
+                        believed_in = length(jump.believed_in),
+                        "the clock jumped forward; deadlines go on by the time before until that has lasted. If it is wrong, \
+                         set it right before then; if it is noticed later, `portcullis clock reset` afterwards"
                     );
                 }
             }
             (None, true) => {
                 self.jump_said = false;
-                warn!("deadlines go by the clock again");
+                warn!(state = S::NAME, "deadlines go by the clock again");
             }
             _ => {}
         }
@@ -473,7 +483,7 @@ impl<S: State> Owner<S> {
     /// Goes by the wall clock, whatever time was saved.
     fn reset(&mut self) -> Reset {
         let reset = self.time.reset();
-        warn!("the clock was reset: {}", reset.words());
+        warn!(state = S::NAME, change = reset.words(), "clock reset");
         self.state.set_back(reset.to);
         self.batch.records.push((false, reset.record::<S>()));
         // Saved with the next transaction, which is this turn's.
@@ -581,7 +591,7 @@ impl<S: State> Owner<S> {
         }
         self.unsaved.clear();
         if self.trouble.lock().remove("store").is_some() {
-            info!("{} saved again", S::WHAT);
+            info!(state = S::NAME, "saved again");
         }
         Ok(())
     }
@@ -590,9 +600,10 @@ impl<S: State> Owner<S> {
     fn not_saved(&mut self, touched: BTreeMap<S::Id, bool>, records: Vec<(bool, Record)>, e: &StoreError, now: u64) {
         if self.trouble.lock().insert("store", e.to_string()).is_none() {
             error!(
-                "{} not saved: {e}; what is in force stays, what is taken away is in force at once and tried again, and nothing \
-                 new is given until it can be saved",
-                S::WHAT
+                state = S::NAME,
+                err = %e,
+                "cannot save: what is in force stays, what is taken away is in force at once and tried again, and nothing \
+                 new is given until it can be saved"
             );
         }
         self.retry_at = Some(Instant::now() + RETRY);
@@ -610,7 +621,7 @@ impl<S: State> Owner<S> {
             match before {
                 Ok(before) => back.push((id, before)),
                 Err(e) => {
-                    error!("{} cannot be read either; it lets nobody in until the next start: {e}", S::key(&id));
+                    error!(key = S::key(&id), err = %e, "cannot read what was stored before; it lets nobody in until the next start");
                     unreadable.push(id);
                 }
             }
@@ -631,7 +642,7 @@ impl<S: State> Owner<S> {
         if self.owed.len() > MAX_UNSAVED_RECORDS {
             let over = self.owed.len() - MAX_UNSAVED_RECORDS;
             self.owed.drain(..over);
-            error!("{over} audit records were dropped: the disk takes none for too long");
+            error!(dropped = over, "audit records dropped: the disk takes none for too long");
         }
     }
 
@@ -645,7 +656,11 @@ impl<S: State> Owner<S> {
             Err(e) => {
                 self.retry_at = Some(Instant::now() + RETRY);
                 if self.trouble.lock().insert("audit", format!("{e:#}")).is_none() {
-                    error!("{e:#}; the records wait in the store");
+                    error!(
+                        state = S::NAME,
+                        err = format!("{e:#}"),
+                        "cannot write the audit log; the records wait in the store"
+                    );
                 }
             }
         }
@@ -704,13 +719,13 @@ pub fn write_stopped<S: State>(
     let queue: Option<Queue> = store.get(&key)?.and_then(|e| serde_json::from_slice(&e.value).ok());
     let now = records.iter().map(|r| r.at).max().unwrap_or(0);
     if let Some(why) = queue.map(|q| log.catch_up(q, now)).transpose()?.flatten() {
-        error!("the audit log {} is not the one that was written: {why}; it says so itself", audit.display());
+        error!(path = %audit.display(), why, "the audit log is not the one that was written; it records that");
     }
     steps.push(put(key, serde_json::to_vec(&log.queue(records))?));
     store.write(&steps)?;
     // From here on the store has the records, and the next start writes them if this cannot.
     if let Err(e) = log.append(records.iter().cloned()) {
-        warn!("{e:#}; the records wait in the store");
+        warn!(state = S::NAME, err = format!("{e:#}"), "cannot write the audit log; the records wait in the store");
     }
     Ok(())
 }

@@ -67,7 +67,7 @@ pub(crate) fn serve(
         Err(e) if control.is_some() => Err(e),
         // In a read-only container there is no admin socket, and the rest serves all the same.
         Err(e) => {
-            warn!("no commands to this process from the command line: {e:#}");
+            warn!(err = format!("{e:#}"), "no admin socket: this process takes no commands");
             Ok(None)
         }
     }

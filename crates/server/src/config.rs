@@ -89,8 +89,8 @@ impl Note {
     /// Writes it to the log.
     pub fn say(&self) {
         match self {
-            Note::Info(text) => tracing::info!("{text}"),
-            Note::Warning(text) => tracing::warn!("{text}"),
+            Note::Info(text) => tracing::info!(note = %text, "configuration"),
+            Note::Warning(text) => tracing::warn!(note = %text, "configuration"),
         }
     }
 }

@@ -85,12 +85,12 @@ impl Doctor {
 }
 
 /// A list takes in nodes by names that stand for nobody.
-fn teaches_nobody(what: String) -> Finding {
+fn teaches_nobody((list, names): (String, String)) -> Finding {
     Finding {
         part: Part::Control,
         severity: Severity::Warning,
         id: "teach".to_string(),
-        what,
+        what: format!("[[control.teach]] of the list `{list}`: {names} stands for no node now"),
         fix: "is the name right? `portcullis nodes list` and the policy's groups and tags have those there are"
             .to_string(),
         accepted: false,

@@ -39,12 +39,13 @@ pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: watch::Rec
     run.spawn("node teacher", async move {
         tokio::pin!(stopping);
         let mut taught: BTreeMap<(String, u64), Taught> = BTreeMap::new();
-        let mut unmatched: Vec<String> = Vec::new();
+        let mut unmatched: Vec<(String, String)> = Vec::new();
         loop {
             let (now, teach) = (picture.borrow_and_update().clone(), wanted.borrow_and_update().clone());
-            let nobody: Vec<String> = teach.iter().filter_map(|t| nobody(&now, t)).collect();
+            let nobody: Vec<(String, String)> = teach.iter().filter_map(|t| nobody(&now, t)).collect();
             for words in nobody.iter().filter(|w| !unmatched.contains(w)) {
-                warn!("{words}");
+                let (list, names) = words;
+                warn!(list, names, "[[control.teach]] names what stands for no node now");
             }
             unmatched = nobody;
             let lists: BTreeSet<&str> = teach.iter().map(|t| t.list.as_str()).collect();
@@ -65,11 +66,10 @@ pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: watch::Rec
     });
 }
 
-/// What has to be said about names that stand for nobody.
-pub(crate) fn nobody(s: &Snapshot, t: &Teach) -> Option<String> {
+/// The list, and the names that stand for nobody.
+pub(crate) fn nobody(s: &Snapshot, t: &Teach) -> Option<(String, String)> {
     let names = s.unmatched(&t.nodes);
-    let first = || format!("[[control.teach]] of the list `{}`: {} stands for no node now", t.list, names.join(", "));
-    (!names.is_empty()).then(first)
+    (!names.is_empty()).then(|| (t.list.clone(), names.join(", ")))
 }
 
 async fn follow(gate: &Gate, s: &Snapshot, t: &Teach, taught: &mut BTreeMap<(String, u64), Taught>) {
@@ -96,7 +96,7 @@ async fn follow(gate: &Gate, s: &Snapshot, t: &Teach, taught: &mut BTreeMap<(Str
         if let Ok(done) = done
             && let Outcome::Given(_) = done.outcome
         {
-            info!("{addr} is on `{}` because {} comes from there", t.list, m.node.name);
+            info!(peer = %addr, list = t.list, node = m.node.name, "granted by node");
         }
         taught.insert(key, Taught { addr, at: Instant::now() });
     }
@@ -125,7 +125,7 @@ async fn take_back(
     };
     for (g, claim) in grants {
         let device = claim.device.as_deref().unwrap_or_default();
-        info!("{device} is no longer one of the nodes that the list `{list}` takes in");
+        info!(node = device, list, "node no longer grants");
         let _ = gate.ledger.submit(Event::Withdraw(g.id, claim, "its node is no longer a member".into())).await;
         // Others behind the same address say again that they are there.
         taught.retain(|(of, _), k| of != list || !g.prefix.contains(k.addr));

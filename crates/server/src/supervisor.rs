@@ -216,7 +216,7 @@ impl Supervisor {
         let name = |port| api::edge_socket(&next.data_dir, port);
         match names.add(name(now)) {
             Ok(()) => names.take(&name(before)),
-            Err(e) => warn!("commands with --control-port {now} do not find this edge: {e:#}"),
+            Err(e) => warn!(control_port = now, err = format!("{e:#}"), "cannot name the admin socket"),
         }
     }
 
@@ -276,7 +276,7 @@ async fn start_control(config: &ControlConfig, run: &Run) -> anyhow::Result<Cont
     let no_tls_in_front = settings.server_url.tls && settings.tls.is_none() && settings.trusted.is_empty();
     let control = control::start(settings, run).await?;
     for addr in &control.addrs {
-        info!("listening on {addr}");
+        info!(listener = "control", %addr, "listening");
     }
     if no_tls_in_front {
         warn!(
@@ -308,8 +308,10 @@ pub fn say_unreachable(view: &View, service: &Service, listen: IpAddr, instead: 
     let reaches = list.set.prefixes().iter().any(|p| own.iter().flatten().any(|o| p.covers(*o) || o.covers(*p)));
     if listen.is_loopback() && !list.set.is_empty() && !reaches {
         warn!(
-            "nobody can come in: {listen} is reached from this machine only, and list `{}` ({}) holds no address of it; to be reached from elsewhere: {instead}",
-            list.name, list.source
+            addr = %listen,
+            list = list.name,
+            source = list.source,
+            "nobody can come in: the address is reached from this machine only, and the list holds none of it; to be reached from elsewhere: {instead}"
         );
     }
 }

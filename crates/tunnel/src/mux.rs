@@ -517,5 +517,5 @@ async fn fill_or_release(link: &mut LinkRead, plain: &mut Lease) -> io::Result<u
 }
 
 pub(super) fn log_gone(what: &str, why: &str) {
-    debug!("{what} is gone: {why}");
+    debug!(link = what, why, "link closed");
 }

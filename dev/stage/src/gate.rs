@@ -13,7 +13,12 @@ use crate::{http, wait_or};
 pub const TOKEN: &str = "serve-token-0123456789abcdef";
 
 /// What stands before an address in the log of a listener.
-const LISTENING: &str = "listening on ";
+const LISTENING: &str = "listening listener=";
+
+/// The address in a line that says where something listens.
+fn listening(line: &str) -> Option<SocketAddr> {
+    line.split_once(LISTENING)?.1.split_once(" addr=")?.1.split_whitespace().next()?.parse().ok()
+}
 
 /// A gate of Gatekeeper's commands and variables.
 #[derive(Debug)]
@@ -60,7 +65,7 @@ impl Gate {
         wait_or(
             || {
                 let log = self.process.output();
-                addrs = log.lines().filter_map(|l| l.split(LISTENING).nth(1)?.trim().parse().ok()).collect();
+                addrs = log.lines().filter_map(listening).collect();
                 addrs.len() >= self.listeners && command::answers(&self.data)
             },
             || format!("the gate listens at {} places; it printed:\n{}", self.listeners, self.process.output()),
@@ -174,8 +179,8 @@ impl Serve {
         let mut found = None;
         wait_or(
             || {
-                let line = self.process.logged(&format!("{what}: {LISTENING}"));
-                found = line.and_then(|l| l.split(LISTENING).nth(1)?.trim().parse().ok());
+                let line = self.process.logged(&format!("{LISTENING}\"{what}\""));
+                found = line.and_then(|l| listening(&l));
                 found.is_some()
             },
             || format!("{what}: {}", self.process.output()),

@@ -116,7 +116,7 @@ pub(crate) fn trust(args: &TrustArgs, given: &Given) -> Result<(EdgeUrl, Trust),
         return Ok((url, Trust::Plain));
     }
     if args.insecure == Some(true) {
-        info!("--insecure allows ws:// only; {url} is encrypted and its certificate is checked");
+        info!(%url, "--insecure allows ws:// only; this URL is encrypted and its certificate is checked");
     }
     let pin = match (args.ca_fingerprint, connect.and_then(|c| c.pin)) {
         (Some(a), Some(b)) if a != b => {

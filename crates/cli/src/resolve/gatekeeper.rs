@@ -166,7 +166,7 @@ fn max(a: &GatekeeperArgs) -> Result<usize, Fail> {
     let set = |v: &Option<String>| v.as_deref().map(str::trim).filter(|v| !v.is_empty()).map(str::to_string);
     let (text, name) = match (set(&a.max), set(&old)) {
         (Some(new), Some(old)) if new != old => {
-            warn!("MAX_IP_LEN={new} counts, MAX_ALLOWED_IPS={old} does not");
+            warn!(MAX_IP_LEN = new, MAX_ALLOWED_IPS = old, "two limits are given; MAX_IP_LEN counts");
             (new, "MAX_IP_LEN")
         }
         (Some(new), _) => (new, "MAX_IP_LEN"),
@@ -233,11 +233,11 @@ pub(crate) fn source_range(text: &str) -> Result<(Vec<Prefix>, Vec<HostName>), F
         )
     })?;
     for w in &list.warnings {
-        info!("{NAME}: {} is read as {}", w.text, w.normal);
+        info!(variable = NAME, text = w.text, read_as = %w.normal, "entry has host bits");
     }
     for prefix in list.prefixes {
         if prefix.bits() == 0 {
-            warn!("{NAME} holds {prefix}: everybody is let in");
+            warn!(variable = NAME, %prefix, "everybody is let in");
         }
         if !out.contains(&prefix) {
             out.push(prefix);
@@ -253,7 +253,7 @@ fn trusted(text: Option<&str>, notes: &Notes) -> Result<AddrSet, Fail> {
     };
     let set = set_of("TRUSTED_PROXIES", &[text.to_string()], None, "TRUSTED_PROXIES", notes)?;
     let shown: Vec<String> = set.prefixes().iter().take(10).map(ToString::to_string).collect();
-    info!("X-Forwarded-For is believed from {}", shown.join(", "));
+    info!(proxies = shown.join(", "), "trusted proxies");
     say_wide(&set, "TRUSTED_PROXIES", notes);
     Ok(set)
 }

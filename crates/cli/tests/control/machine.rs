@@ -105,7 +105,11 @@ fn control_on_a_full_disk_gives_nothing_that_is_not_saved_and_takes_back_at_once
     assert!(revoke.contains("in force, not saved yet"), "{revoke}");
     assert!(control.ok(&["keys", "list"]).contains("revoked"));
     let lines = |what: &str| control.process.output().lines().filter(|l| l.contains(what)).count();
-    assert_eq!(lines(&format!("user-created: bob{n}")), 0, "what was refused is not said to have happened");
+    assert_eq!(
+        lines(&format!("what=user-created about=\"bob{n}\"")),
+        0,
+        "what was refused is not said to have happened"
+    );
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(lines("key-revoked"), 1, "tried again, said once: {}", control.process.output());
 

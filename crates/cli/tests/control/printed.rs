@@ -17,7 +17,7 @@ fn file_of_serve(name: &str) -> String {
 #[test]
 fn files_of_serve_start() {
     let dir = Dir::new("printed");
-    let s = Serve::start(dir.path(), &file_of_serve("phones-at-the-gate"), &["listening on"]);
+    let s = Serve::start(dir.path(), &file_of_serve("phones-at-the-gate"), &["listening listener="]);
     // Nobody is in the group yet; that is said, once.
     wait_or(|| s.process.output().contains("stands for no node now"), || s.process.output());
     let made = s.ok(&["users", "create", "ada@example.com"]);

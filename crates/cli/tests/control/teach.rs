@@ -29,7 +29,7 @@ impl Mesh {
              listen = [\"{addr}\"]\nstun = \"off\"\ntrusted_proxies = [\"{PROXY}\"]\n\
              [[control.teach]]\nlist = \"photos\"\nnodes = [\"ada@example.com\"]\n"
         );
-        let serve = Serve::start(dir.path(), &config, &["check endpoint: listening", &format!("listening on {addr}")]);
+        let serve = Serve::start(dir.path(), &config, &["listener=\"check endpoint\"", &format!("addr={addr}")]);
         Mesh { key: server_key(addr).await.unwrap(), serve, addr, config }
     }
 
@@ -95,7 +95,7 @@ async fn a_list_learns_where_members_come_from_and_nothing_that_they_say() {
     // What a node brought about before a restart goes with it too, if it does not come back first.
     let Mesh { serve, addr, key, config } = mesh;
     drop(serve);
-    let serve = Serve::start(dir.path(), &config, &["check endpoint: listening", &format!("listening on {addr}")]);
+    let serve = Serve::start(dir.path(), &config, &["listener=\"check endpoint\"", &format!("addr={addr}")]);
     let mesh = Mesh { serve, addr, key, config };
     mesh.has("198.51.100.1", true);
     mesh.serve.ok(&["nodes", "expire", "sim-1"]);

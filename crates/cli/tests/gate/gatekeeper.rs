@@ -507,19 +507,19 @@ fn nobody_but_this_machine_teaches_unless_asked_for() {
         (Process::start("gate", c), dir)
     };
     let (mut gate, dir) = start(&["--check-listen", "127.0.0.1:0"]);
-    wait_or(|| gate.logged("check endpoint: listening").is_some(), || gate.output());
+    wait_or(|| gate.logged("listener=\"check endpoint\"").is_some(), || gate.output());
     assert!(gate.logged("no mirrored requests are taken").is_some(), "{}", gate.output());
     assert!(gate.logged("mirrored requests for").is_none(), "{}", gate.output());
     assert!(!dir.at("dynamic-whitelist.yml").exists(), "no Traefik reads it");
     gate.stop();
     let (mut gate, _dir) = start(&["--listen", "none", "--check-listen", "127.0.0.1:0"]);
-    wait_or(|| gate.logged("check endpoint: listening").is_some(), || gate.output());
+    wait_or(|| gate.logged("listener=\"check endpoint\"").is_some(), || gate.output());
     assert!(gate.logged("mirrored requests for").is_none(), "{}", gate.output());
     gate.stop();
     let marks = ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"];
     if marks.iter().all(|m| !std::path::Path::new(m).exists()) && std::net::TcpListener::bind("127.0.0.1:5000").is_ok()
     {
         let (gate, _dir) = start(&[]);
-        wait_or(|| gate.logged("listening on 127.0.0.1:5000").is_some(), || gate.output());
+        wait_or(|| gate.logged("addr=127.0.0.1:5000").is_some(), || gate.output());
     }
 }

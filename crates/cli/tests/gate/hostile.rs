@@ -325,7 +325,7 @@ fn a_unix_socket_replaces_a_stale_one_and_nobodys_file() {
     assert_eq!(std::fs::read_to_string(dir.at("precious")).unwrap(), "precious");
     for _ in 0..2 {
         let mut p = Process::start("gate", Gate::command_in(dir.path(), &["--listen", &at("gate.in")]));
-        wait_or(|| p.logged("listening on").is_some(), || p.output());
+        wait_or(|| p.logged("listening listener=").is_some(), || p.output());
         let mut s = std::os::unix::net::UnixStream::connect(dir.at("gate.in")).unwrap();
         s.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Forwarded-For: 198.51.100.1\r\n\r\n")
             .unwrap();

@@ -27,7 +27,7 @@ fn gate(name: &str, certificate: &str) -> Option<Learning> {
     let config = format!(
         "http = false\n[lists.family]\nlearn_private = true\n[gate]\nlisten = \"127.0.0.1:{learn}\"\n[[gate.learn]]\nlist = \"family\"\ncertificate = \"{certificate}\"\n"
     );
-    let serve = Serve::start(dir.path(), &config, &["check endpoint: listening"]);
+    let serve = Serve::start(dir.path(), &config, &["listener=\"check endpoint\""]);
     Some(Learning { serve, dir, learn })
 }
 

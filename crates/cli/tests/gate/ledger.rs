@@ -71,7 +71,7 @@ fn explain_says_why_somebody_is_no_longer_in_after_a_restart_too() {
             }
         }
         if round == 0 {
-            assert!(g.process.logged("has no place on `dynamic-whitelist`").is_some(), "{}", g.process.output());
+            assert!(g.process.logged("list full list=\"dynamic-whitelist\"").is_some(), "{}", g.process.output());
             let (_, doctor) = g.command(&["doctor"]);
             assert!(doctor.contains("is too small") && doctor.contains("raise MAX_IP_LEN"), "{doctor}");
             let metrics = request(check_side(&g), "GET", "/metrics", &[]).1;
@@ -255,7 +255,7 @@ fn one_command_is_one_transaction() {
 fn grace_never_means_never() {
     let dir = Dir::new("never");
     let config = "http = false\n[lists.family]\ngrace = \"never\"\n[gate]\nlisten = \"127.0.0.1:0\"\n[[gate.learn]]\nlist = \"family\"\n";
-    let s = Serve::start(dir.path(), config, &["check endpoint: listening"]);
+    let s = Serve::start(dir.path(), config, &["listener=\"check endpoint\""]);
     let at = s.at("check endpoint");
     for n in 1..=2 {
         let from = format!("198.51.100.{n}");

@@ -48,7 +48,7 @@ fn gatekeepers_source_range_follows_a_name_and_keeps_its_last_good_answer() {
     }
     let (code, said) = g.command(&["doctor"]);
     assert!(code == 1 && said.contains("dns:home.example.net") && said.contains("fix:"), "{said}");
-    assert!(g.process.logged("its last one stays").is_some(), "{}", g.process.output());
+    assert!(g.process.logged("keeping its last addresses").is_some(), "{}", g.process.output());
     // A restart while the name is silent keeps it too; an answer mends it.
     drop(g);
     let g = Gate::start(dir.path(), &env, &[]);
@@ -132,7 +132,7 @@ fn a_file_follows_names_and_reads_them_again() {
         )
     };
     let config = |name: &str, private: bool| asking(&dns, name, private);
-    let s = Serve::start(dir.path(), &config("home.example.net", false), &["check endpoint: listening"]);
+    let s = Serve::start(dir.path(), &config("home.example.net", false), &["listener=\"check endpoint\""]);
     let check = s.at("check endpoint");
     let on = |ip: &str| request(check, "GET", "/v1/check/family", &[("X-Forwarded-For", ip)]).0 == 200;
     wait_or(|| on("198.51.100.1"), || s.process.output());

@@ -145,7 +145,7 @@ impl Place {
     fn gate(&self, args: &[&str]) -> Process {
         let p = self.start(args);
         // The port is closed first; mirrored requests and commands are taken a moment later.
-        let up = || p.logged("listening on").is_some() && answers(&self.dir().at("state"));
+        let up = || p.logged("listening listener=").is_some() && answers(&self.dir().at("state"));
         wait_or(|| self.table().contains("drop") && up(), || p.output());
         p
     }

@@ -22,7 +22,7 @@ fn learner(name: &str, rules: &str) -> (Serve, SocketAddr, Dir) {
     let config = format!(
         "http = false\n[lists.family]\n{rules}\n[gate]\nlisten = \"127.0.0.1:0\"\n[[gate.learn]]\nlist = \"family\"\n"
     );
-    let s = Serve::start(dir.path(), &config, &["check endpoint: listening"]);
+    let s = Serve::start(dir.path(), &config, &["listener=\"check endpoint\""]);
     let at = s.at("check endpoint");
     (s, at, dir)
 }

@@ -296,7 +296,7 @@ fn teachers_and_enforcers_of_the_gate_come_and_go() {
 fn a_proxy_of_the_gate_is_believed_as_long_as_it_is_named() {
     let dir = Dir::new("believed");
     let check = |trusted: &str| gate(&format!("trusted_proxies = [\"{trusted}\"]\n"));
-    let serve = Serve::start(dir.path(), &check("127.0.0.1"), &["check endpoint: listening"]);
+    let serve = Serve::start(dir.path(), &check("127.0.0.1"), &["listener=\"check endpoint\""]);
     let at = serve.at("check endpoint");
     // One connection all the time: what was believed at its start is not believed for ever.
     let mut kept = stage::http::tcp(at).unwrap();
@@ -316,7 +316,7 @@ fn a_proxy_of_the_gate_is_believed_as_long_as_it_is_named() {
 fn one_process_has_one_socket_and_two_of_one_directory_do_not_hide_each_other() {
     let dir = Dir::new("socket");
     let control = ports::free();
-    let serve = Serve::start(dir.path(), &gate(""), &["check endpoint: listening"]);
+    let serve = Serve::start(dir.path(), &gate(""), &["listener=\"check endpoint\""]);
     let state = dir.at("state");
     wait_or(|| state.join("gate.sock").exists(), || serve.process.output());
     let link = |name: &str| std::fs::read_link(state.join(name)).ok();

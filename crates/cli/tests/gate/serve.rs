@@ -22,7 +22,7 @@ fn the_manuals_file_starts() {
     // What it follows is not in this machine's world.
     text = text.replace(", \"dns:home.example.net\"]", "]");
     std::fs::create_dir(dir.at("dynamic")).unwrap();
-    let s = Serve::start(dir.path(), &text, &["check endpoint: listening"]);
+    let s = Serve::start(dir.path(), &text, &["listener=\"check endpoint\""]);
     let check = s.at("check endpoint");
     s.at("share links");
     mirror(s.at("mirrored requests for `family`"), "198.51.100.1");
@@ -58,7 +58,7 @@ fn edge(dir: &Dir, lists: &str) -> Edge {
     let config = format!(
         "port = {http}\ncontrol_port = {control}\ndata_addr = \"127.0.0.1\"\ncontrol_addr = \"127.0.0.1\"\nallow_ports = \"{tcp}\"\ntoken_file = \"token\"\nauto_tls = false\nallow_ips_control = [\"127.0.0.1\"]\nallow_ips_data = [\"list:family\"]\n[port_lists.{tcp}]\nallow_ips = [\"list:staff\", \"list:family\"]\n[host_lists.\"staff.example.com\"]\nallow_ips = [\"list:staff\"]\n{lists}"
     );
-    let serve = Serve::start(dir.path(), &config, &["listening on"]);
+    let serve = Serve::start(dir.path(), &config, &["listening listener="]);
     let site = slow_site();
     let (url, upstream) = (format!("ws://127.0.0.1:{control}"), format!("http://{}", site.addr()));
     let port = format!("{tcp}={}", site.addr());
@@ -166,7 +166,7 @@ fn the_file_is_read_again_and_a_bad_one_changes_nothing() {
         )
     };
     std::fs::write(dir.at("office.txt"), "192.0.2.0/28\n").unwrap();
-    let s = Serve::start(dir.path(), &config("static = [\"@office.txt\"]", ""), &["check endpoint: listening"]);
+    let s = Serve::start(dir.path(), &config("static = [\"@office.txt\"]", ""), &["listener=\"check endpoint\""]);
     let (check, at) = (s.at("check endpoint"), s.at("mirrored requests for `family`"));
     let on =
         |list: &str, ip: &str| request(check, "GET", &format!("/v1/check/{list}"), &[("X-Forwarded-For", ip)]).0 == 200;

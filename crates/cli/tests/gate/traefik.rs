@@ -237,7 +237,7 @@ fn ipv6_visitors_by_their_household_or_exactly() {
         g.args(["gatekeeper", "--file", "dyn/dynamic-whitelist.yml", "--data-dir", "state"]).current_dir(dir.path());
         g.env("IPV6_PREFIX", width).env("DEFAULT_SOURCE_RANGE", "192.0.2.1");
         let g = Process::start("gate", g);
-        wait_or(|| g.logged("listening on").is_some(), || g.output());
+        wait_or(|| g.logged("listening listener=").is_some(), || g.output());
         let t = Process::start(
             "traefik",
             traefik_by(

@@ -37,7 +37,7 @@ fn a_query_forges_no_certificate_through_caddy() {
     let config = format!(
         "http = false\n[lists.family]\nlearn_private = true\n[gate]\nlisten = \"127.0.0.1:{gate}\"\nprobes = [\"https://localhost:{ha}\"]\n[[gate.learn]]\nlist = \"family\"\ncertificate = \"gate\"\n"
     );
-    let s = Serve::start(dir.path(), &config, &["check endpoint: listening"]);
+    let s = Serve::start(dir.path(), &config, &["listener=\"check endpoint\""]);
     let up = answering(|_| (200, "in".into()));
     let c = Process::start(
         "caddy",
@@ -479,7 +479,7 @@ fn a_certificates_name_with_marks_of_traefiks_header_proves_nothing() {
     let config = format!(
         "http = false\n[lists.family]\nlearn_private = true\n[gate]\nlisten = \"127.0.0.1:{gate}\"\n[[gate.learn]]\nlist = \"family\"\ncertificate = \"traefik\"\n"
     );
-    let s = Serve::start(dir.path(), &config, &["check endpoint: listening"]);
+    let s = Serve::start(dir.path(), &config, &["listener=\"check endpoint\""]);
     let up = answering(|_| (200, "in".into()));
     std::fs::create_dir(dir.at("dyn")).unwrap();
     std::fs::write(

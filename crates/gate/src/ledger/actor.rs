@@ -255,8 +255,7 @@ impl LedgerState {
             drop(rooms);
             if let Some(held_back) = self.full_lines.spend(Instant::now()) {
                 let who = e.principal.as_deref().unwrap_or("somebody");
-                let more = if held_back > 0 { format!(" ({held_back} more of these)") } else { String::new() };
-                warn!("{} ({who}, {}) has no place on `{}`: {}{more}", e.prefix, e.evidence, e.list, e.by);
+                warn!(list = e.list, peer = %e.prefix, who, evidence = %e.evidence, why = e.by, held_back, "list full");
             }
         }
         if !matches!(e.what, What::Refused | What::Full)
@@ -405,12 +404,12 @@ pub fn saved(
 /// A stored grant. One that is not understood is left in the store as it is: a newer version may read it.
 fn understood(key: &str, bytes: &[u8]) -> Option<Grant> {
     let read = serde_json::from_slice::<GrantRecord>(bytes).map_err(|e| e.to_string()).and_then(Grant::try_from);
-    read.map_err(|why| warn!("the stored grant {key} is not understood and opens nothing: {why}")).ok()
+    read.map_err(|why| warn!(key, err = why, "cannot read a stored grant; it opens nothing")).ok()
 }
 
 fn understood_ban(key: &str, bytes: &[u8]) -> Option<Ban> {
     let read = serde_json::from_slice::<BanRecord>(bytes).map_err(|e| e.to_string()).and_then(Ban::try_from);
-    read.map_err(|why| warn!("the stored ban {key} is not understood and keeps nobody out: {why}")).ok()
+    read.map_err(|why| warn!(key, err = why, "cannot read a stored ban; it keeps nobody out")).ok()
 }
 
 /// What ended in earlier runs, from the end of the audit log. A log that is gone or damaged costs that memory only.

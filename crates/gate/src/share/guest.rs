@@ -57,8 +57,8 @@ pub(crate) async fn open(state: &GateState, asked: &Asked<'_>) -> StatusCode {
     };
     let Some(Guests { list, ttl }) = to(&share) else { return StatusCode::FORBIDDEN };
     if let Some(what) = shown_only(asked.headers) {
-        state.shares.checker.say(|more| {
-            info!("{} sees the page of a live link of {share} and is not let in further: {what}{more}", asked.visitor);
+        state.shares.checker.say(|held_back| {
+            info!(peer = %asked.visitor, share, why = what, held_back, "share link shown, no grant");
         });
         return StatusCode::OK;
     }
@@ -77,13 +77,13 @@ pub(crate) async fn open(state: &GateState, asked: &Asked<'_>) -> StatusCode {
     let done = match state.ledger.submit(Event::Proof(proof)).await {
         Ok(done) => done,
         Err(e) => {
-            warn!("{} opened a live link but could not be put on `{list}`: {e}", asked.visitor);
+            warn!(peer = %asked.visitor, share, list, err = %e, "cannot grant");
             return StatusCode::SERVICE_UNAVAILABLE;
         }
     };
     match done.outcome {
         Outcome::Given(id) => {
-            info!("{} opened a live link of {share} and is on `{list}` ({id})", asked.visitor);
+            info!(peer = %asked.visitor, share, list, grant = %id, "granted by share link");
             in_force(state, list, asked.visitor, done.generation).await;
         }
         // A page may be asked for twice, and its pictures before the first answer came.
@@ -108,8 +108,7 @@ async fn in_force(state: &GateState, list: &str, guest: Addr, generation: u64) {
     let until = Instant::now() + FIRST_PAGE_TIMEOUT;
     let each = state.enforcers.iter().filter(|e| e.holds(list)).map(|e| async move {
         if !e.has(generation, until).await {
-            let name = e.info.name.clone();
-            warn!("{name} does not have the guest {guest} yet; the link opens, other parts may need another try");
+            warn!(enforcer = e.info.name, peer = %guest, "enforcer is slow: the guest may have to load the page again");
         }
     });
     tokio::select! {
@@ -134,9 +133,9 @@ fn refused(state: &GateState, asked: &Asked<'_>, share: &str, why: Why) {
     let now = Instant::now();
     state.shares.checker.refusals.note(asked.visitor, share, shape::masked(asked.uri), why, now);
     let Some(refusal) = state.shares.checker.refusals.of(asked.visitor, now) else { return };
-    state.shares.checker.say(|more| {
-        let mend = state.shares.checker.mend(&refusal).map(|m| format!("; {m}")).unwrap_or_default();
-        info!("{}: {refusal}{mend}{more}", asked.visitor);
+    state.shares.checker.say(|held_back| {
+        let fix = state.shares.checker.mend(&refusal);
+        info!(peer = %asked.visitor, share, why = %refusal, fix, held_back, "share link refused");
     });
 }
 

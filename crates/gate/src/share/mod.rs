@@ -163,7 +163,7 @@ impl Shares {
             let url: String = format!("{}://{}", q.protocol, q.service).chars().take(120).collect();
             let url = url.escape_debug().to_string();
             self.once(Notice::Unnamed(url.clone()), || {
-                warn!("a share link of `{url}` is refused: it is not named; to allow it: {}", self.naming(&url));
+                warn!(upstream = url, fix = %self.naming(&url), "share link refused: its upstream is not named");
             });
             return Err(No::Unnamed);
         };
@@ -195,11 +195,10 @@ impl Shares {
         self.newcomers.lock().ask(guest, Instant::now())
     }
 
-    /// Says something that guests cause, within the budget of such lines; `say` gets what follows it.
-    pub(super) fn say(&self, say: impl FnOnce(&str)) {
+    /// Logs something that guests cause, within the budget of such lines; `log` gets how many were held back.
+    pub(super) fn say(&self, log: impl FnOnce(u64)) {
         if let Some(held_back) = self.lines.spend(Instant::now()) {
-            let more = if held_back == 0 { String::new() } else { format!(" ({held_back} such lines were held back)") };
-            say(&more);
+            log(held_back);
         }
     }
 
@@ -328,10 +327,10 @@ impl Shares {
                 "its links there open nothing; an upgrade of it may help"
             };
             self.once(Notice::AcceptsAll(share.name.clone(), shown.clone()), || {
-                error!("{} answers {shown} links that do not exist as if they did: it cannot say which are alive, so {more}", share.base);
+                error!(share = share.name, upstream = %share.base, path = shown, "share upstream accepts links that do not exist: {more}");
             });
         } else if before.is_some_and(|b| !b.good) {
-            info!("{} refuses {shown} links that do not exist again: they are checked again", share.base);
+            info!(share = share.name, upstream = %share.base, path = shown, "share upstream refuses links that do not exist again");
         }
         Ok(good)
     }
@@ -359,7 +358,7 @@ impl Shares {
             Ok(answer) => answer,
             Err(e) => {
                 self.once(Notice::Silent(share.name.clone()), || {
-                    warn!("{} does not answer: {e:#}; its links open nothing", share.base)
+                    warn!(share = share.name, upstream = %share.base, err = format!("{e:#}"), "share upstream does not answer; its links open nothing")
                 });
                 return Err(No::Silent);
             }

@@ -102,9 +102,7 @@ impl Watch {
         let (tell, events) = mpsc::channel(1);
         let watcher = Watch::start(&files.paths, tell);
         let watcher = watcher
-            .map_err(|e| {
-                debug!("the system does not tell of changes of the list files ({e}); looking every {LOOK_ALONE:?}")
-            })
+            .map_err(|e| debug!(err = %e, every = ?LOOK_ALONE, "no notifications of changed files, polling"))
             .ok();
         Watch { events, watcher }
     }

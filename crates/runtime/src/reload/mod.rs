@@ -248,10 +248,10 @@ impl Live {
                 Ok(done) => {
                     match (trouble.take(), done.changed) {
                         (Some(_), said) => {
-                            info!("the files are read again: {}", said.as_deref().unwrap_or("nothing changed"))
+                            info!(changed = said, "files can be read again")
                         }
-                        (None, Some(said)) => info!("a watched file changed: {said}"),
-                        (None, None) => debug!("a watched file changed: nothing changed"),
+                        (None, Some(said)) => info!(changed = said, "reloaded"),
+                        (None, None) => debug!("a watched file changed, and nothing by it"),
                     }
                     files = done.files;
                 }
@@ -313,10 +313,11 @@ impl Retry {
             _ => {
                 if machine {
                     error!(
-                        "the files cannot be read, what is in force stays, and they are tried again until they can be: {words}"
+                        err = words,
+                        "cannot read the files; what is in force stays, and they are tried again until they can be read"
                     );
                 } else {
-                    error!("a watched file changed and is not used, everything stays as it was: {words}");
+                    error!(err = words, "reload refused; everything stays as it was");
                 }
                 (words, Instant::now())
             }

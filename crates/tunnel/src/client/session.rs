@@ -63,7 +63,7 @@ impl Session for ClientSession {
                 Ok(())
             }
             Kind::GoAway => {
-                info!("edge draining: what runs is finished, then this client connects again");
+                info!("edge draining: finishing what runs, then connecting again");
                 self.leaving.cancel();
                 Ok(())
             }
@@ -115,7 +115,7 @@ pub(super) async fn run(
         info!(upstream = printable(line), "published");
     }
     for words in welcome.warnings.iter().take(tunnel_proto::hello::UPSTREAMS_MAX) {
-        warn!("{}", printable(words));
+        warn!(warning = printable(words), "the edge warns");
     }
     if let Some(ready) = ready.take() {
         ready.ready();

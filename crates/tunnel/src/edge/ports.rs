@@ -101,7 +101,7 @@ pub(super) fn close_if(edge: &Edge, closed: impl Fn(u16) -> bool) {
     edge.ports.open.lock().retain(|port, opened| {
         let close = closed(*port);
         if close {
-            info!("port {port} is closed: the settings changed");
+            info!(plane = "tcp", port, "closed: the settings changed");
             opened.close.cancel();
         }
         !close

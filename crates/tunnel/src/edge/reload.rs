@@ -147,7 +147,7 @@ impl EdgeHandle {
     fn certify(&self, Loaded { tls, fingerprint, digest, .. }: Loaded) -> Option<String> {
         if let Some(printed) = self.fingerprint.filter(|p| fingerprint != Some(*p)) {
             let now = fingerprint.map_or_else(|| "none to pin".to_string(), |n| n.to_string());
-            warn!("clients that pinned {printed} will refuse the new certificate: its CA's fingerprint is {now}");
+            warn!(pinned = %printed, fingerprint = now, "clients that pinned the old CA will refuse the new certificate");
         }
         let said = match (&tls, self.edge.tls().is_some()) {
             (Some(_), _) => "certificate read again",
@@ -210,7 +210,7 @@ fn sweep(edge: &Edge, before: &EdgeSettings, next: &EdgeSettings) -> usize {
 }
 
 fn end(edge: &Edge, session: &EdgeSession, why: &str) {
-    info!("client {} is cut: {why}", session.hello.host);
+    info!(client = session.hello.host, why, "client session closed");
     session.end(why);
     if let Some(plane) = edge.plane.get() {
         plane.forget(session.id);

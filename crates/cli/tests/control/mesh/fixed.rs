@@ -230,7 +230,7 @@ fn a_second_router_takes_over_from_one_that_is_killed() {
     taken_over(&watch(&pair, Duration::from_secs(20)));
     let control = &pair.mesh.control;
     assert_eq!(addresses(control), both(1));
-    moved(control, "router one has gone; 198.51.100.7/32 goes through two now");
+    moved(control, r#"from="one" to="two" why="has gone" routes="198.51.100.7/32""#);
     assert_eq!(carriers(control), carrier("two", ROUTERS[1], &["ann-laptop"]), "the address of who carries it now");
     // The first comes back, and the second keeps the work: an address that partners see must not jump about.
     pair.routers[0].restart(Duration::ZERO);
@@ -248,7 +248,7 @@ fn a_second_router_takes_over_from_one_whose_cable_is_cut() {
     // No goodbye, no reset: nothing at all comes from it any more.
     pair.routers[0].host().ip(&["link", "set", "eth0", "down"]);
     taken_over(&watch(&pair, Duration::from_secs(25)));
-    moved(&pair.mesh.control, "router one does not answer; 198.51.100.7/32 goes through two now");
+    moved(&pair.mesh.control, r#"from="one" to="two" why="does not answer" routes="198.51.100.7/32""#);
 }
 
 /// A move of the route is in the log, and counted where Prometheus looks.
