@@ -23,7 +23,7 @@ use roam::{MOVED, Moved};
 
 pub use crate::rules::{Evict, Rules};
 pub use bans::BANS;
-pub use event::{About, Audit, Close, Effect, Entry, Event, Outcome, Proof, Refusal};
+pub use event::{About, Audit, Close, Effect, Entry, Event, Outcome, Proof, Rejection};
 pub use roam::{MAX_DEVICES_TOLD_APART, OTHER_PLACE};
 
 /// Every list and every live grant.
@@ -157,23 +157,23 @@ impl Ledger {
             Event::Add(e) => self.add(e),
             Event::AddAll(all) => {
                 let outcomes: Vec<Outcome> = all.into_iter().map(|e| self.add(e)).collect();
-                let given = outcomes.iter().filter(|o| !matches!(o, Outcome::Refused(_))).count();
+                let given = outcomes.iter().filter(|o| !matches!(o, Outcome::Rejected(_))).count();
                 match outcomes.first() {
                     Some(why) if given == 0 => *why,
                     Some(_) => Outcome::Settled(given),
-                    None => Outcome::Refused(Refusal::NoGrant),
+                    None => Outcome::Rejected(Rejection::NoGrant),
                 }
             }
             Event::Revoke(id, by) => self.end(id, What::Revoked, by),
             Event::Withdraw(id, claim, by) => {
                 let meant = |c: &Claim| c.is_same(&claim);
-                if self.take_away(id, &meant, &by) { Outcome::Ended(id) } else { Outcome::Refused(Refusal::NoGrant) }
+                if self.take_away(id, &meant, &by) { Outcome::Ended(id) } else { Outcome::Rejected(Rejection::NoGrant) }
             }
             Event::Close(c) => self.close(&c),
             Event::Extend { ids, until, shorten } => self.extend(&ids, until, shorten),
             Event::Unban(whom) => {
                 let ended = whom.into_iter().filter(|(list, whom)| self.end_ban(list, whom, "by hand")).count();
-                if ended == 0 { Outcome::Refused(Refusal::NoGrant) } else { Outcome::Settled(ended) }
+                if ended == 0 { Outcome::Rejected(Rejection::NoGrant) } else { Outcome::Settled(ended) }
             }
         }
     }
@@ -290,18 +290,18 @@ impl Ledger {
 
     fn proof(&mut self, p: Proof) -> Outcome {
         let now = self.now;
-        let Some(page) = self.lists.get(&p.list) else { return Outcome::Refused(Refusal::NoList) };
+        let Some(page) = self.lists.get(&p.list) else { return Outcome::Rejected(Rejection::NoList) };
         if page.statics.contains(p.addr) {
-            return Outcome::Refused(Refusal::Static);
+            return Outcome::Rejected(Rejection::Static);
         }
         if self.own.contains(p.addr) {
-            return Outcome::Refused(Refusal::Own);
+            return Outcome::Rejected(Rejection::Own);
         }
         if nobodys(p.addr) {
-            return Outcome::Refused(Refusal::Nobodys);
+            return Outcome::Rejected(Rejection::Nobodys);
         }
         if p.addr.is_private() && !page.rules.learn_private {
-            return Outcome::Refused(Refusal::Private);
+            return Outcome::Rejected(Rejection::Private);
         }
         let prefix = page.rules.learnt(p.addr);
         let claim = Claim {
@@ -313,7 +313,7 @@ impl Ledger {
         };
         if let Some(ban) = page.banned(p.addr, prefix, claim.principal.as_deref()) {
             let by = format!("no proof of {} counts", ban.whom);
-            return self.turned_away(&p.list, prefix, claim, Refusal::Banned, by);
+            return self.turned_away(&p.list, prefix, claim, Rejection::Banned, by);
         }
         let there = page.by_prefix.get(&prefix).and_then(|id| self.grants.get(id));
         let returns = there.is_some_and(|g| g.claims().any(|c| c.is_same(&claim) && c.superseded.is_some()))
@@ -325,7 +325,7 @@ impl Ledger {
         let (before, after) = (there.map(place), place(&grant));
         if before != Some(after) && !page.has_room(after, grant.strength()) {
             let by = format!("the list is full: all {} on it have more evidence", page.counted().0);
-            return self.turned_away(&p.list, prefix, claim, Refusal::Full, by);
+            return self.turned_away(&p.list, prefix, claim, Rejection::Full, by);
         }
         let new = before.is_none();
         if new {
@@ -339,24 +339,24 @@ impl Ledger {
     }
 
     /// Says that somebody proved himself in vain.
-    fn turned_away(&mut self, list: &str, prefix: Prefix, claim: Claim, why: Refusal, by: String) -> Outcome {
+    fn turned_away(&mut self, list: &str, prefix: Prefix, claim: Claim, why: Rejection, by: String) -> Outcome {
         self.effects.push_back(Effect::Ended(Ended {
             at: self.now,
             list: list.to_string(),
             prefix,
             principal: claim.principal,
             evidence: claim.evidence,
-            what: if why == Refusal::Full { What::Full } else { What::Refused },
+            what: if why == Rejection::Full { What::Full } else { What::Refused },
             by,
         }));
-        Outcome::Refused(why)
+        Outcome::Rejected(why)
     }
 
     fn seen(&mut self, list: &str, addr: Addr) -> Outcome {
-        let Some(page) = self.lists.get(list) else { return Outcome::Refused(Refusal::NoList) };
+        let Some(page) = self.lists.get(list) else { return Outcome::Rejected(Rejection::NoList) };
         // Only so many widths exist: one look each, the most exact first, beats reading every grant.
         let at = |w: u8| page.by_prefix.get(&Prefix::new(addr, w)?).and_then(|id| self.grants.get(id));
-        let Some(g) = (0..=addr.width()).rev().find_map(at) else { return Outcome::Refused(Refusal::NoGrant) };
+        let Some(g) = (0..=addr.width()).rev().find_map(at) else { return Outcome::Rejected(Rejection::NoGrant) };
         let g = Grant { seen_at: self.now, ..g.clone() };
         let id = g.id;
         self.settle(g, false);
@@ -365,7 +365,7 @@ impl Ledger {
 
     fn add(&mut self, e: Entry) -> Outcome {
         let now = self.now;
-        let Some(page) = self.lists.get(&e.list) else { return Outcome::Refused(Refusal::NoList) };
+        let Some(page) = self.lists.get(&e.list) else { return Outcome::Rejected(Rejection::NoList) };
         let claim = Claim {
             principal: e.principal,
             // A person's word does not end by silence.
@@ -380,7 +380,7 @@ impl Ledger {
         };
         let (before, after) = (there.map(place), place(&grant));
         if before != Some(after) && !page.has_room(after, grant.strength()) {
-            return Outcome::Refused(Refusal::Full);
+            return Outcome::Rejected(Rejection::Full);
         }
         let new = before.is_none();
         if new {
@@ -425,7 +425,7 @@ impl Ledger {
             set += 1;
         }
         self.handle_timeout(self.now);
-        if set == 0 { Outcome::Refused(Refusal::NoGrant) } else { Outcome::Settled(set) }
+        if set == 0 { Outcome::Rejected(Rejection::NoGrant) } else { Outcome::Settled(set) }
     }
 
     /// Ends those reasons of a grant that are meant, and the grant if none is left. False if none was meant.
@@ -510,7 +510,7 @@ impl Ledger {
     }
 
     fn end(&mut self, id: GrantId, what: What, by: String) -> Outcome {
-        let Some(g) = self.drop_grant(id) else { return Outcome::Refused(Refusal::NoGrant) };
+        let Some(g) = self.drop_grant(id) else { return Outcome::Rejected(Rejection::NoGrant) };
         self.effects.push_back(Effect::Changed(g.list.clone()));
         self.effects.push_back(Effect::Forget(id));
         self.effects.push_back(Effect::Ended(Ended {
@@ -660,18 +660,18 @@ fn nobodys(addr: Addr) -> bool {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Refusal::NoList => "there is no such list",
-            Refusal::NoGrant => "there is no such grant",
-            Refusal::Private => "it is a private address, which could be anybody behind the same router",
-            Refusal::Nobodys => "nobody can come from such an address",
-            Refusal::Own => "it is an address of this machine",
-            Refusal::Static => "an entry that is always there holds it already",
-            Refusal::Full => "the list is full, and everybody on it has more evidence",
-            Refusal::Banned => "a person said that no proof of it counts for now",
-            Refusal::Bans => "there are too many bans on that list; end some first",
+            Rejection::NoList => "there is no such list",
+            Rejection::NoGrant => "there is no such grant",
+            Rejection::Private => "it is a private address, which could be anybody behind the same router",
+            Rejection::Nobodys => "nobody can come from such an address",
+            Rejection::Own => "it is an address of this machine",
+            Rejection::Static => "an entry that is always there holds it already",
+            Rejection::Full => "the list is full, and everybody on it has more evidence",
+            Rejection::Banned => "a person said that no proof of it counts for now",
+            Rejection::Bans => "there are too many bans on that list; end some first",
         })
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use access::Verdict;
 use access::certificate::NoProof;
 use access::ended::{Ended, What};
-use access::ledger::{Event, Outcome, Proof, Refusal};
+use access::ledger::{Event, Outcome, Proof, Rejection};
 use access::{Ban, Evidence, Whom};
 use addr::{Addr, percent_decoded};
 use bytes::Bytes;
@@ -167,7 +167,7 @@ async fn mirror(
         Ok(done) => {
             match done.outcome {
                 Outcome::Given(id) => info!(peer = %visitor, list, grant = %id, "granted by proof"),
-                Outcome::Refused(why) => state.not_learnt(visitor, why),
+                Outcome::Rejected(why) => state.not_learnt(visitor, why),
                 Outcome::Renewed(_) | Outcome::Ended(_) | Outcome::Settled(_) => {}
             }
             text(StatusCode::OK, "OK")
@@ -335,7 +335,7 @@ async fn learn(state: &GateState, list: &str, cert: Cert, peer: Peer, headers: &
     match state.ledger.submit(Event::Proof(proof)).await {
         Ok(done) => match done.outcome {
             Outcome::Given(id) => info!(peer = %addr, list, grant = %id, subject, "granted by proof"),
-            Outcome::Refused(why) => state.not_learnt(addr, why),
+            Outcome::Rejected(why) => state.not_learnt(addr, why),
             Outcome::Renewed(_) | Outcome::Ended(_) | Outcome::Settled(_) => {}
         },
         // A learner never breaks the site it learns from.
@@ -388,9 +388,9 @@ impl GateState {
     }
 
     /// A proof changed nothing.
-    fn not_learnt(&self, addr: Addr, why: Refusal) {
+    fn not_learnt(&self, addr: Addr, why: Rejection) {
         debug!(peer = %addr, %why, "not granted");
-        if why == Refusal::Private && !is_gateway(addr) {
+        if why == Rejection::Private && !is_gateway(addr) {
             self.note(Observation::PrivateProof(addr));
         }
     }

@@ -262,7 +262,7 @@ impl LedgerHandle {
 pub fn said(done: Result<Done, NotMade>) -> anyhow::Result<Done> {
     match done {
         Err(e) => Err(anyhow::Error::new(e).context("nothing was changed")),
-        Ok(Done { outcome: Outcome::Refused(why), .. }) => Err(api::Error::refused(why.to_string()).into()),
+        Ok(Done { outcome: Outcome::Rejected(why), .. }) => Err(api::Error::refused(why.to_string()).into()),
         Ok(done) => Ok(done),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use access::Evidence;
-use access::ledger::{Outcome, Proof, Refusal, Rules};
+use access::ledger::{Outcome, Proof, Rejection, Rules};
 use addr::AddrSet;
 use api::gate::{Add, BanTime, ChangeGrants, Extend, GrantsChanged, Revoke, Unban};
 use runtime::run::Run;
@@ -170,7 +170,7 @@ async fn a_start_finds_what_was_saved() {
     };
     assert_eq!(again.everybody(), ["family 198.51.100.8", "friends 198.51.100.7"]);
     assert_eq!(again.gate.ledger.published.borrow().lists.len(), 2);
-    let refused = Outcome::Refused(Refusal::Banned);
+    let refused = Outcome::Rejected(Rejection::Banned);
     assert_eq!(again.proves("friends", "192.0.2.9", Evidence::Mtls, Some("CN=mallory")).await, refused);
     // Numbers go on where they were: bans have some of them.
     assert_eq!(again.add(on("friends", "192.0.2.1")).await.0, "g5");
@@ -286,7 +286,7 @@ async fn a_ban_keeps_proofs_out_until_somebody_ends_it() {
     let banned: Vec<String> = r.banned.iter().map(|b| format!("{} {} {:?}", b.list, b.whom, b.until)).collect();
     let everywhere = vec!["family 198.51.100.1 None".to_string(), "friends 198.51.100.1 None".to_string()];
     assert_eq!((r.ended.len(), banned), (1, everywhere));
-    let refused = Outcome::Refused(Refusal::Banned);
+    let refused = Outcome::Rejected(Rejection::Banned);
     assert_eq!(s.proves("family", "198.51.100.1", Evidence::Mtls, Some("CN=anna")).await, refused);
     // Somebody who is on no list may be kept out ahead; a certificate's name is one too.
     s.does(ChangeGrants::Revoke(ban("CN=mallory", BanTime::Seconds(3_600)))).await;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use access::ended::What;
-use access::ledger::{Close, Effect, Entry, Event, Evict, Ledger, OTHER_PLACE, Outcome, Proof, Refusal, Rules};
+use access::ledger::{Close, Effect, Entry, Event, Evict, Ledger, OTHER_PLACE, Outcome, Proof, Rejection, Rules};
 use access::{Ban, BanId, Evidence, Grant, GrantId, Whom};
 use addr::AddrSet;
 use proptest::prelude::*;
@@ -314,17 +314,17 @@ fn private_own_and_static_addresses_are_not_learnt_in_any_spelling() {
     let rules = Rules { statics: vec!["203.0.113.0/24".parse().unwrap()], ..Rules::default() };
     let mut l = Ledger::new([("photos".to_string(), rules)], own);
     for (addr, why) in [
-        ("10.0.0.5", Refusal::Private),
-        ("::ffff:10.0.0.5", Refusal::Private),
-        ("100.64.0.1", Refusal::Private),
-        ("fd00::1", Refusal::Private),
-        ("127.0.0.1", Refusal::Private),
-        ("::1", Refusal::Private),
-        ("198.51.100.1", Refusal::Own),
-        ("203.0.113.9", Refusal::Static),
-        ("::ffff:203.0.113.9", Refusal::Static),
+        ("10.0.0.5", Rejection::Private),
+        ("::ffff:10.0.0.5", Rejection::Private),
+        ("100.64.0.1", Rejection::Private),
+        ("fd00::1", Rejection::Private),
+        ("127.0.0.1", Rejection::Private),
+        ("::1", Rejection::Private),
+        ("198.51.100.1", Rejection::Own),
+        ("203.0.113.9", Rejection::Static),
+        ("::ffff:203.0.113.9", Rejection::Static),
     ] {
-        assert_eq!(l.handle(proof(addr), 1), Outcome::Refused(why), "{addr}");
+        assert_eq!(l.handle(proof(addr), 1), Outcome::Rejected(why), "{addr}");
     }
     assert!(l.is_empty() && l.poll_effect().is_none());
 }
@@ -445,7 +445,7 @@ fn weaker_evidence_never_takes_the_place_of_stronger() {
     assert_eq!(ended[0].1, "198.51.100.2");
     assert!(ended[0].2.contains("g3 198.51.100.3 (mtls) came"), "{ended:?}");
     // A login finds no place, and that is known.
-    assert_eq!(l.handle(shows("198.51.100.4", Evidence::Login, None, None), 4), Outcome::Refused(Refusal::Full));
+    assert_eq!(l.handle(shows("198.51.100.4", Evidence::Login, None, None), 4), Outcome::Rejected(Rejection::Full));
     assert_eq!(on(&l), ["198.51.100.1", "198.51.100.3"]);
     assert_eq!(noted(&mut l)[0].0, What::Full);
     // What an earlier gate learned leaves for whoever has a certificate.
@@ -578,7 +578,7 @@ fn a_ban_keeps_proofs_out_until_its_time_or_a_persons_word() {
     let net = Whom::From("2001:db8::/64".parse().unwrap());
     let ban = |whom: &Whom, until| vec![("photos".to_string(), whom.clone(), until)];
     l.handle(close(ban(&net, Some(100)), vec![id]), 20);
-    let refused = Outcome::Refused(Refusal::Banned);
+    let refused = Outcome::Rejected(Rejection::Banned);
     assert_eq!(l.handle(shows("2001:db8::6", Evidence::Mtls, Some("CN=bert"), None), 30), refused);
     assert_eq!(l.poll_timeout(), Some(100));
     // Told anew, it is the same one.
@@ -614,7 +614,7 @@ fn a_ban_keeps_proofs_out_until_its_time_or_a_persons_word() {
     // There is an end to how many.
     let many: Vec<_> =
         (0..=access::ledger::BANS).map(|n| ("photos".to_string(), Whom::Named(n.to_string()), None)).collect();
-    assert_eq!(l.handle(close(many, Vec::new()), 1 << 40), Outcome::Refused(Refusal::Bans));
+    assert_eq!(l.handle(close(many, Vec::new()), 1 << 40), Outcome::Rejected(Rejection::Bans));
     assert_eq!(l.bans("photos").count(), 0, "all or none");
 }
 

@@ -3,7 +3,7 @@
 use crate::{Ban, BanId, Claim, Evidence, Whom};
 use addr::Prefix;
 
-use super::{About, Audit, Close, Effect, Ledger, Outcome, Refusal};
+use super::{About, Audit, Close, Effect, Ledger, Outcome, Rejection};
 use crate::ended::What;
 
 /// Bans of one list; each is looked at for each proof.
@@ -15,7 +15,7 @@ impl Ledger {
         for list in self.lists.keys() {
             let more = c.bans.iter().filter(|(l, whom, _)| l == list && new(self, l, whom)).count();
             if more > 0 && self.bans(list).count() + more > BANS {
-                return Outcome::Refused(Refusal::Bans);
+                return Outcome::Rejected(Rejection::Bans);
             }
         }
         let mut done = 0;
@@ -40,7 +40,7 @@ impl Ledger {
         for id in &c.ids {
             done += usize::from(self.take_away(*id, &meant, &c.by));
         }
-        if done == 0 { Outcome::Refused(Refusal::NoGrant) } else { Outcome::Settled(done) }
+        if done == 0 { Outcome::Rejected(Rejection::NoGrant) } else { Outcome::Settled(done) }
     }
 
     /// Whoever is let in by hand is no longer banned.

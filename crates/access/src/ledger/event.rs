@@ -94,12 +94,12 @@ pub enum Outcome {
     /// So many grants ended, changed or were forbidden to come back.
     Settled(usize),
     /// Nothing to do or nothing allowed.
-    Refused(Refusal),
+    Rejected(Rejection),
 }
 
 /// Why an event changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Rejection {
     /// No such list.
     NoList,
     /// No such grant.

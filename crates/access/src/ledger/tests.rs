@@ -298,9 +298,9 @@ fn a_sign_of_life_is_saved_once_a_minute_and_sooner_where_silence_ends_sooner() 
     assert!(matches!(&effects(&mut l)[..], [Effect::Persist(g), Effect::Changed(_)] if g.seen_at == 1_060));
     assert_eq!((l.learnt("home").iter().next().unwrap().1, l.unsaved().count()), (Some(1_660), 0));
     let no_list = Event::Seen("work".into(), "198.51.100.1".parse().unwrap());
-    assert_eq!(l.handle(no_list, 1_060), Outcome::Refused(Refusal::NoList));
+    assert_eq!(l.handle(no_list, 1_060), Outcome::Rejected(Rejection::NoList));
     let nobody = Event::Seen("home".into(), "198.51.100.2".parse().unwrap());
-    assert_eq!(l.handle(nobody, 1_060), Outcome::Refused(Refusal::NoGrant));
+    assert_eq!(l.handle(nobody, 1_060), Outcome::Rejected(Rejection::NoGrant));
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_sign_of_life_counts_for_the_narrowest_entry() {
 fn nobody_comes_from_addresses_that_nobody_has() {
     let mut l = one(Rules { learn_private: true, ..Rules::default() });
     for addr in ["0.0.0.0", "255.255.255.255", "224.0.0.1", "239.1.2.3", "::", "ff02::1"] {
-        assert_eq!(l.handle(proof(addr), 10), Outcome::Refused(Refusal::Nobodys), "{addr}");
+        assert_eq!(l.handle(proof(addr), 10), Outcome::Rejected(Rejection::Nobodys), "{addr}");
     }
     for addr in ["10.0.0.1", "fd00::1", "127.0.0.1"] {
         assert!(matches!(l.handle(proof(addr), 10), Outcome::Given(_)), "{addr}");
@@ -332,7 +332,7 @@ fn nobody_comes_from_addresses_that_nobody_has() {
         device: None,
         ttl: None,
     });
-    assert_eq!(l.handle(work, 10), Outcome::Refused(Refusal::NoList));
+    assert_eq!(l.handle(work, 10), Outcome::Rejected(Rejection::NoList));
 }
 
 #[test]
@@ -372,10 +372,10 @@ fn reasons_of_one_address_are_bounded() {
 #[test]
 fn several_entries_are_one_event() {
     let mut l = one(Rules { max: Some(2), ..Rules::default() });
-    assert_eq!(l.handle(Event::AddAll(Vec::new()), 10), Outcome::Refused(Refusal::NoGrant));
+    assert_eq!(l.handle(Event::AddAll(Vec::new()), 10), Outcome::Rejected(Rejection::NoGrant));
     let work = |p: &str| Entry { list: "work".into(), ..entry(p, None) };
     let none = Event::AddAll(vec![work("192.0.2.1"), work("192.0.2.2")]);
-    assert_eq!(l.handle(none, 10), Outcome::Refused(Refusal::NoList));
+    assert_eq!(l.handle(none, 10), Outcome::Rejected(Rejection::NoList));
     let some = Event::AddAll(vec![work("192.0.2.1"), entry("192.0.2.2", None), entry("192.0.2.3", None)]);
     assert_eq!(l.handle(some, 10), Outcome::Settled(2));
     // A third word of a person takes the place of the first: he knows what he does.
@@ -388,9 +388,9 @@ fn several_entries_are_one_event() {
 #[test]
 fn a_list_of_pinned_entries_has_no_room_but_for_more_of_them() {
     let mut l = one(Rules { max: Some(0), guests: Some(0), ..Rules::default() });
-    assert_eq!(l.handle(Event::Add(entry("192.0.2.1", None)), 10), Outcome::Refused(Refusal::Full));
-    assert_eq!(l.handle(proof("198.51.100.1"), 10), Outcome::Refused(Refusal::Full));
-    assert_eq!(l.handle(proof_of("198.51.100.1", Evidence::Share, ""), 10), Outcome::Refused(Refusal::Full));
+    assert_eq!(l.handle(Event::Add(entry("192.0.2.1", None)), 10), Outcome::Rejected(Rejection::Full));
+    assert_eq!(l.handle(proof("198.51.100.1"), 10), Outcome::Rejected(Rejection::Full));
+    assert_eq!(l.handle(proof_of("198.51.100.1", Evidence::Share, ""), 10), Outcome::Rejected(Rejection::Full));
     let pinned = Event::Add(Entry { pinned: true, ..entry("192.0.2.1", None) });
     assert!(matches!(l.handle(pinned, 10), Outcome::Given(_)));
     assert_eq!(l.counted("home"), (0, 0));
@@ -443,10 +443,10 @@ fn what_ended_says_why() {
     let anna = Claim { principal: Some("anna".into()), device: Some("anna's".into()), ..Claim::new(Evidence::Mtls, 0) };
     assert_eq!(l.handle(Event::Withdraw(id, anna.clone(), "lost phone".into()), 3_040), Outcome::Ended(id));
     assert_eq!(audited(&mut l), [(What::Revoked, "lost phone; login goes on".to_string())]);
-    assert_eq!(l.handle(Event::Withdraw(id, anna, "again".into()), 3_040), Outcome::Refused(Refusal::NoGrant));
+    assert_eq!(l.handle(Event::Withdraw(id, anna, "again".into()), 3_040), Outcome::Rejected(Rejection::NoGrant));
     assert_eq!(l.handle(Event::Revoke(id, "gone".into()), 3_041), Outcome::Ended(id));
     assert_eq!(audited(&mut l), [(What::Revoked, "gone".to_string())]);
-    assert_eq!(l.handle(Event::Revoke(id, "gone".into()), 3_042), Outcome::Refused(Refusal::NoGrant));
+    assert_eq!(l.handle(Event::Revoke(id, "gone".into()), 3_042), Outcome::Rejected(Rejection::NoGrant));
 }
 
 #[test]
@@ -488,7 +488,7 @@ fn a_persons_word_on_an_end() {
     // One that is over ends it at once.
     assert_eq!(l.handle(extend(Some(40), true), 50), Outcome::Settled(1));
     assert!(l.is_empty());
-    assert_eq!(l.handle(extend(None, false), 60), Outcome::Refused(Refusal::NoGrant));
+    assert_eq!(l.handle(extend(None, false), 60), Outcome::Rejected(Rejection::NoGrant));
     // Where nobody put a word, shortening adds none.
     l.handle(proof("198.51.100.2"), 100);
     l.handle(Event::Extend { ids: vec![only(&l).id], until: Some(700), shorten: true }, 100);
@@ -509,7 +509,7 @@ fn what_a_name_says_is_ended_by_the_name_alone() {
     let all = Close { ids: vec![id], principal: None, bans: Vec::new(), by: "test".into() };
     assert_eq!(l.handle(Event::Close(all.clone()), 30), Outcome::Settled(1));
     assert_eq!(only(&l).claims().map(|c| c.evidence).collect::<Vec<_>>(), [Evidence::Dns]);
-    assert_eq!(l.handle(Event::Close(all), 31), Outcome::Refused(Refusal::NoGrant));
+    assert_eq!(l.handle(Event::Close(all), 31), Outcome::Rejected(Rejection::NoGrant));
     l.handle(Event::Extend { ids: vec![id], until: Some(40), shorten: true }, 32);
     assert_eq!(only(&l).ends_at(), None, "nobody shortens it by hand");
     // Told again it is the same reason; another name is another one.
@@ -551,7 +551,7 @@ fn bans_end_by_time_by_hand_and_by_a_welcome() {
     let unban =
         Event::Unban(vec![("home".into(), Whom::From(prefix("192.0.2.1"))), ("home".into(), Whom::Named("x".into()))]);
     assert_eq!(l.handle(unban.clone(), 260), Outcome::Settled(1));
-    assert_eq!(l.handle(unban, 261), Outcome::Refused(Refusal::NoGrant));
+    assert_eq!(l.handle(unban, 261), Outcome::Rejected(Rejection::NoGrant));
 }
 
 #[test]
@@ -560,12 +560,12 @@ fn a_full_list_of_bans_takes_no_new_one_but_changes_old_ones() {
     let whom = |n: usize| ("home".to_string(), Whom::Named(format!("mallory {n}")), None);
     let close = |bans| Event::Close(Close { ids: Vec::new(), principal: None, bans, by: String::new() });
     assert_eq!(l.handle(close((0..BANS).map(whom).collect()), 10), Outcome::Settled(BANS));
-    assert_eq!(l.handle(close(vec![whom(BANS)]), 11), Outcome::Refused(Refusal::Bans));
+    assert_eq!(l.handle(close(vec![whom(BANS)]), 11), Outcome::Rejected(Rejection::Bans));
     assert_eq!(l.handle(close(vec![whom(0), whom(BANS - 1)]), 12), Outcome::Settled(2));
-    assert_eq!(l.handle(close(vec![whom(0), whom(BANS)]), 13), Outcome::Refused(Refusal::Bans), "all or nothing");
+    assert_eq!(l.handle(close(vec![whom(0), whom(BANS)]), 13), Outcome::Rejected(Rejection::Bans), "all or nothing");
     // Bans of a list that is not there are no bans.
     let elsewhere = ("work".to_string(), Whom::Named("mallory".into()), None);
-    assert_eq!(l.handle(close(vec![elsewhere]), 14), Outcome::Refused(Refusal::NoGrant));
+    assert_eq!(l.handle(close(vec![elsewhere]), 14), Outcome::Rejected(Rejection::NoGrant));
     assert_eq!(l.bans("home").count(), BANS);
 }
 
@@ -664,7 +664,7 @@ fn kinds_of_evidence_are_named_once_strongest_first() {
 
 #[test]
 fn every_refusal_has_words_of_its_own() {
-    use Refusal::{Banned, Bans, Full, NoGrant, NoList, Nobodys, Own, Private, Static};
+    use Rejection::{Banned, Bans, Full, NoGrant, NoList, Nobodys, Own, Private, Static};
     let all = [NoList, NoGrant, Private, Own, Nobodys, Static, Full, Banned, Bans].map(|r| r.to_string());
     let different: BTreeSet<&String> = all.iter().collect();
     assert!(different.len() == all.len() && all.iter().all(|t| t.len() > 10), "{all:?}");

@@ -373,7 +373,7 @@ impl LedgerState {
             Outcome::Given(_) => "given",
             Outcome::Renewed(_) => "renewed",
             Outcome::Ended(_) | Outcome::Settled(_) => "ended",
-            Outcome::Refused(_) => "refused",
+            Outcome::Rejected(_) => "refused",
         };
         *self.model.counts.lock().entry(name).or_default() += 1;
     }

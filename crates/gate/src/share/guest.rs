@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use access::ledger::{Event, Outcome, Proof, Refusal};
+use access::ledger::{Event, Outcome, Proof, Rejection};
 use access::{Evidence, GrantId};
 use addr::{Addr, SourceKey};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -90,11 +90,11 @@ pub(crate) async fn open(state: &GateState, asked: &Asked<'_>) -> StatusCode {
         Outcome::Renewed(id) if is_new(state, list, asked.visitor, id) => {
             in_force(state, list, asked.visitor, done.generation).await;
         }
-        Outcome::Renewed(_) | Outcome::Ended(_) | Outcome::Settled(_) | Outcome::Refused(Refusal::Static) => {}
-        Outcome::Refused(why @ (Refusal::Private | Refusal::Own | Refusal::Nobodys | Refusal::Full)) => {
+        Outcome::Renewed(_) | Outcome::Ended(_) | Outcome::Settled(_) | Outcome::Rejected(Rejection::Static) => {}
+        Outcome::Rejected(why @ (Rejection::Private | Rejection::Own | Rejection::Nobodys | Rejection::Full)) => {
             refused(state, asked, &share, Why::NotLearnt(why));
         }
-        Outcome::Refused(why) => {
+        Outcome::Rejected(why) => {
             refused(state, asked, &share, Why::NotLearnt(why));
             return StatusCode::FORBIDDEN;
         }

@@ -53,7 +53,7 @@ pub enum Why {
     /// It was refused.
     No(No),
     /// It is alive, but the list does not take the address.
-    NotLearnt(ledger::Refusal),
+    NotLearnt(ledger::Rejection),
 }
 
 /// The refusals of late.
