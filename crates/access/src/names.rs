@@ -32,7 +32,7 @@ pub struct Follow {
 
 /// What the name servers said of one family of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum DnsOutcome {
     /// These addresses, for so many seconds.
     Addrs(Vec<Addr>, u64),
     /// The name has none of this family; for so many seconds.
@@ -152,32 +152,35 @@ impl Names {
     }
 
     /// Takes in what the name servers said. Returns true if the answer turned from good to bad or back.
-    pub fn answered(&mut self, host: &HostName, v4: Said, v6: Said, now: u64) -> bool {
+    pub fn answered(&mut self, host: &HostName, v4: DnsOutcome, v6: DnsOutcome, now: u64) -> bool {
         let pace = self.pace;
         let Some(k) = self.known.get_mut(host) else { return false };
         let was = k.failed.is_some();
         let why = match (&v4, &v6) {
-            (Said::Failed(a), _) | (_, Said::Failed(a)) => Some(a.clone()),
-            (Said::None(_), Said::None(_)) => Some("it has no address".to_string()),
+            (DnsOutcome::Failed(a), _) | (_, DnsOutcome::Failed(a)) => Some(a.clone()),
+            (DnsOutcome::None(_), DnsOutcome::None(_)) => Some("it has no address".to_string()),
             _ => None,
         };
         let mut ttl = pace.most;
         k.left_out = 0;
         // No address at all is as a failure: the last good answer stays.
-        let empty = matches!((&v4, &v6), (Said::None(_) | Said::Failed(_), Said::None(_) | Said::Failed(_)));
+        let empty = matches!(
+            (&v4, &v6),
+            (DnsOutcome::None(_) | DnsOutcome::Failed(_), DnsOutcome::None(_) | DnsOutcome::Failed(_))
+        );
         for (said, place) in [(v4, &mut k.v4), (v6, &mut k.v6)] {
             match said {
-                Said::Addrs(mut addrs, t) => {
+                DnsOutcome::Addrs(mut addrs, t) => {
                     k.left_out += addrs.len().saturating_sub(MOST_ADDRS);
                     addrs.truncate(MOST_ADDRS);
                     *place = Some(addrs);
                     ttl = ttl.min(t);
                 }
-                Said::None(t) if !empty => {
+                DnsOutcome::None(t) if !empty => {
                     *place = Some(Vec::new());
                     ttl = ttl.min(t);
                 }
-                Said::None(_) | Said::Failed(_) => {}
+                DnsOutcome::None(_) | DnsOutcome::Failed(_) => {}
             }
         }
         if !empty {
@@ -375,7 +378,7 @@ mod tests {
     }
 
     impl World {
-        fn said(&mut self, host: &str, v4: Said, v6: Said) {
+        fn said(&mut self, host: &str, v4: DnsOutcome, v6: DnsOutcome) {
             self.names.answered(&host.parse().unwrap(), v4, v6, self.now);
             self.settle();
         }
@@ -395,17 +398,17 @@ mod tests {
         }
     }
 
-    fn v4(addrs: &[&str]) -> Said {
-        Said::Addrs(addrs.iter().map(|a| a.parse().unwrap()).collect(), 60)
+    fn v4(addrs: &[&str]) -> DnsOutcome {
+        DnsOutcome::Addrs(addrs.iter().map(|a| a.parse().unwrap()).collect(), 60)
     }
 
     #[test]
     fn an_address_comes_moves_and_goes() {
         let mut w = world(Rules::default(), &["home.example.net"]);
-        w.said("home.example.net", v4(&["198.51.100.1"]), Said::Addrs(vec!["2001:db8::9".parse().unwrap()], 60));
+        w.said("home.example.net", v4(&["198.51.100.1"]), DnsOutcome::Addrs(vec!["2001:db8::9".parse().unwrap()], 60));
         assert_eq!(w.on_list(), ["198.51.100.1 dns", "2001:db8::/64 dns"]);
         w.now += 60;
-        w.said("home.example.net", v4(&["198.51.100.2"]), Said::None(60));
+        w.said("home.example.net", v4(&["198.51.100.2"]), DnsOutcome::None(60));
         assert_eq!(w.on_list(), ["198.51.100.2 dns"]);
         w.names.follow(Vec::new(), w.now);
         w.settle();
@@ -415,14 +418,14 @@ mod tests {
     #[test]
     fn the_last_good_answer_stays_for_the_ttl_of_the_list_and_over_a_restart() {
         let mut w = world(Rules { ttl: Some(1_000), ..Rules::default() }, &["home.example.net"]);
-        w.said("home.example.net", v4(&["198.51.100.1"]), Said::None(60));
+        w.said("home.example.net", v4(&["198.51.100.1"]), DnsOutcome::None(60));
         for _ in 0..3 {
             w.now += 300;
-            w.said("home.example.net", Said::Failed("no answer".into()), Said::Failed("no answer".into()));
+            w.said("home.example.net", DnsOutcome::Failed("no answer".into()), DnsOutcome::Failed("no answer".into()));
             assert_eq!(w.on_list(), ["198.51.100.1 dns"]);
         }
         // No such name any more is a failure too; so is a name without an address.
-        w.said("home.example.net", Said::None(60), Said::None(60));
+        w.said("home.example.net", DnsOutcome::None(60), DnsOutcome::None(60));
         assert_eq!(w.on_list(), ["198.51.100.1 dns"]);
         // A restart: nothing is known, the ledger has the grant.
         let mut fresh = world(Rules { ttl: Some(1_000), ..Rules::default() }, &["home.example.net"]);
@@ -437,12 +440,12 @@ mod tests {
     #[test]
     fn private_addresses_only_when_asked_for_and_nothing_is_taken_from_others() {
         let mut w = world(Rules::default(), &["home.example.net", "work.example.net"]);
-        w.said("home.example.net", v4(&["10.0.0.1", "127.0.0.1", "198.51.100.1"]), Said::None(60));
+        w.said("home.example.net", v4(&["10.0.0.1", "127.0.0.1", "198.51.100.1"]), DnsOutcome::None(60));
         assert_eq!(w.on_list(), ["198.51.100.1 dns"]);
         // Two names with one address: it stays until both are elsewhere.
-        w.said("work.example.net", v4(&["198.51.100.1"]), Said::None(60));
+        w.said("work.example.net", v4(&["198.51.100.1"]), DnsOutcome::None(60));
         w.now += 60;
-        w.said("home.example.net", v4(&["198.51.100.3"]), Said::None(60));
+        w.said("home.example.net", v4(&["198.51.100.3"]), DnsOutcome::None(60));
         assert_eq!(w.on_list(), ["198.51.100.1 dns", "198.51.100.3 dns"]);
         // A person's entry for the same address is not touched, nor is it ended with the name.
         let by_hand = Entry {
@@ -455,10 +458,10 @@ mod tests {
         };
         w.ledger.handle(Event::Add(by_hand), w.now);
         w.now += 60;
-        w.said("home.example.net", v4(&["198.51.100.4"]), Said::None(60));
+        w.said("home.example.net", v4(&["198.51.100.4"]), DnsOutcome::None(60));
         assert_eq!(w.on_list(), ["198.51.100.1 dns", "198.51.100.3 manual", "198.51.100.4 dns"]);
         let mut w = world(Rules { learn_private: true, ..Rules::default() }, &["home.example.net"]);
-        w.said("home.example.net", v4(&["10.0.0.1"]), Said::None(60));
+        w.said("home.example.net", v4(&["10.0.0.1"]), DnsOutcome::None(60));
         assert_eq!(w.on_list(), ["10.0.0.1 dns"]);
     }
 
@@ -468,13 +471,13 @@ mod tests {
         assert_eq!(w.names.take_due(1_000).len(), 3);
         assert!(w.names.take_due(1_000).is_empty());
         let addr = vec!["198.51.100.1".parse().unwrap()];
-        w.said("a.example.net", Said::Addrs(addr.clone(), 1), Said::None(86_400));
-        w.said("b.example.net", Said::Addrs(addr, 86_400), Said::None(86_400));
+        w.said("a.example.net", DnsOutcome::Addrs(addr.clone(), 1), DnsOutcome::None(86_400));
+        w.said("b.example.net", DnsOutcome::Addrs(addr, 86_400), DnsOutcome::None(86_400));
         let at = |w: &World, h: &str| w.names.known(&h.parse().unwrap()).unwrap().ask_at;
         assert_eq!((at(&w, "a.example.net"), at(&w, "b.example.net")), (1_030, 4_600));
         let mut last = 0;
         for _ in 0..20 {
-            w.said("c.example.net", Said::Failed("x".into()), Said::None(60));
+            w.said("c.example.net", DnsOutcome::Failed("x".into()), DnsOutcome::None(60));
             let next = at(&w, "c.example.net") - w.now;
             assert!(next >= last && (30..=300).contains(&next), "{next}");
             last = next;

@@ -145,7 +145,7 @@ async fn ask(state: &ControlState, id: u64, offered: &[Prefix]) -> anyhow::Resul
     let request = "GET /appconnector/routes HTTP/1.1\r\nHost: connector\r\n\r\n";
     let answer = state.ask(id, Some(request), REQUEST_TIMEOUT).await?;
     let (domains, offered) = (read(&answer)?, offered.to_vec());
-    state.registry.change(move |registry, now| registry.connector_told(id, &domains, &offered, now)).await
+    state.registry.change(move |registry, now| registry.connector_reported(id, &domains, &offered, now)).await
 }
 
 /// The body of an HTTP answer, as a connector writes it.

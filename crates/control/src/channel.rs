@@ -172,7 +172,7 @@ async fn serve(
     if known {
         place.proved();
     }
-    let asker = Arc::new(machine::Asker::new(machine, from, place));
+    let asker = Arc::new(machine::ChannelPeer::new(machine, from, place));
     let service = {
         let (state, asker) = (state.clone(), asker.clone());
         service_fn(move |request| {
@@ -215,7 +215,7 @@ async fn serve(
 }
 
 /// Ends when a machine neither has a node nor waits for one.
-async fn without_business(state: &ControlState, asker: &machine::Asker) {
+async fn without_business(state: &ControlState, asker: &machine::ChannelPeer) {
     loop {
         tokio::time::sleep(UNTRUSTED_STAY).await;
         if asker.is_known() {

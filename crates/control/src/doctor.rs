@@ -10,7 +10,7 @@ use addr::Prefix;
 use api::{Finding, Part, Severity};
 use http::HeaderMap;
 use runtime::doctor::{self as host, Symptom};
-use runtime::fetch::{Ask, Base};
+use runtime::fetch::{Base, Fetch};
 use serde::Deserialize;
 use tailnet::{RouteState, Snapshot};
 use tailnet_proto::stun;
@@ -127,7 +127,8 @@ async fn reached(control: &Control, settings: &ControlSettings) -> Vec<Wrong> {
     let url = settings.server_url.to_string();
     let path = format!("/key?v={MIN_CAPABILITY_VERSION}");
     // Two keys in JSON are 200 bytes.
-    let answer = match Ask::get(&path, host_header(&settings.server_url)).start_of_body(4_096).send(&base, WAIT).await {
+    let answer = match Fetch::get(&path, host_header(&settings.server_url)).start_of_body(4_096).send(&base, WAIT).await
+    {
         Ok(answer) => answer,
         Err(e) => {
             let refused = e.chain().find_map(net::tls::seen_in);
@@ -147,7 +148,7 @@ async fn reached(control: &Control, settings: &ControlSettings) -> Vec<Wrong> {
     if !settings.relay {
         return Vec::new();
     }
-    let relay = Ask::get("/derp/probe", host_header(&settings.server_url)).send(&base, WAIT).await;
+    let relay = Fetch::get("/derp/probe", host_header(&settings.server_url)).send(&base, WAIT).await;
     if relay.is_ok_and(|r| r.status == 200) { Vec::new() } else { vec![Wrong::NoRelay(url)] }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn watch(run: &Run, state: Arc<ControlState>) {
                         return;
                     }
                     let alive = state.ask(id, None, PROBE_TIMEOUT).await.is_ok();
-                    state.registry.mention(move |registry, now| registry.answered(id, alive, now));
+                    state.registry.notify(move |registry, now| registry.answered(id, alive, now));
                 });
             }
             tokio::select! {
@@ -85,7 +85,7 @@ async fn wait_for_return(state: &ControlState) {
             let online = |id: &u64| now.nodes.get(id).is_some_and(|m| m.online);
             if here.iter().any(online) {
                 for id in missing.into_iter().filter(online) {
-                    state.registry.mention(move |registry, now| registry.absent(id, now));
+                    state.registry.notify(move |registry, now| registry.absent(id, now));
                 }
             }
         }

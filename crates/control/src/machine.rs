@@ -43,7 +43,7 @@ const FOLLOWUP: Duration = Duration::from_secs(50);
 
 /// Who asks in one channel.
 #[derive(Debug)]
-pub(super) struct Asker {
+pub(super) struct ChannelPeer {
     machine: MachineKey,
     from: Addr,
     /// One request of a channel is read at a time: the memory that it may fill is that of one.
@@ -53,10 +53,10 @@ pub(super) struct Asker {
     known: AtomicBool,
 }
 
-impl Asker {
-    pub(super) fn new(machine: MachineKey, from: Addr, place: Place) -> Asker {
+impl ChannelPeer {
+    pub(super) fn new(machine: MachineKey, from: Addr, place: Place) -> ChannelPeer {
         let (place, known) = (parking_lot::Mutex::new(place), AtomicBool::new(false));
-        Asker { machine, from, reading: Mutex::new(()), place, known }
+        ChannelPeer { machine, from, reading: Mutex::new(()), place, known }
     }
 
     pub(super) fn machine(&self) -> MachineKey {
@@ -77,7 +77,11 @@ impl Asker {
 }
 
 /// Answers one request.
-pub(super) async fn answer(state: &Arc<ControlState>, asker: &Asker, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(
+    state: &Arc<ControlState>,
+    asker: &ChannelPeer,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let path = request.uri().path().to_string();
     let (what, done) = match (request.method(), path.as_str()) {
         (&Method::POST, "/machine/register") => ("register", register(state, asker, request).await),
@@ -108,7 +112,7 @@ struct Problem(StatusCode, String);
 
 type Answered = Result<Response<Body>, Problem>;
 
-async fn register(state: &Arc<ControlState>, asker: &Asker, request: Request<Incoming>) -> Answered {
+async fn register(state: &Arc<ControlState>, asker: &ChannelPeer, request: Request<Incoming>) -> Answered {
     let ask: RegisterRequest = read(state, asker, request).await?;
     let (machine, from) = (asker.machine, asker.from);
     if ask.version < MIN_CAPABILITY_VERSION {
@@ -202,7 +206,7 @@ fn owner(s: &Snapshot, id: u64) -> (User, Login) {
     (user, login)
 }
 
-async fn map(state: &Arc<ControlState>, asker: &Asker, request: Request<Incoming>) -> Answered {
+async fn map(state: &Arc<ControlState>, asker: &ChannelPeer, request: Request<Incoming>) -> Answered {
     let ask: MapRequest = read(state, asker, request).await?;
     let (machine, from) = (asker.machine, asker.from);
     if ask.version < MIN_CAPABILITY_VERSION {
@@ -232,7 +236,7 @@ async fn map(state: &Arc<ControlState>, asker: &Asker, request: Request<Incoming
     Ok(answer::with(StatusCode::OK, Media::Json, body))
 }
 
-async fn answered(state: &ControlState, asker: &Asker, id: &str, request: Request<Incoming>) -> Answered {
+async fn answered(state: &ControlState, asker: &ChannelPeer, id: &str, request: Request<Incoming>) -> Answered {
     if !state.awaits(id) {
         return Err(Problem(StatusCode::NOT_FOUND, "nobody waits for this answer".into()));
     }
@@ -245,7 +249,7 @@ async fn answered(state: &ControlState, asker: &Asker, id: &str, request: Reques
     }
 }
 
-async fn bytes(asker: &Asker, request: Request<Incoming>, most: usize) -> Result<Bytes, Problem> {
+async fn bytes(asker: &ChannelPeer, request: Request<Incoming>, most: usize) -> Result<Bytes, Problem> {
     let whole = async {
         let _turn = asker.reading.lock().await;
         Limited::new(request.into_body(), most).collect().await
@@ -264,7 +268,7 @@ async fn bytes(asker: &Asker, request: Request<Incoming>, most: usize) -> Result
 
 async fn read<T: DeserializeOwned>(
     state: &ControlState,
-    asker: &Asker,
+    asker: &ChannelPeer,
     request: Request<Incoming>,
 ) -> Result<T, Problem> {
     let known = state.registry.now().knows(&asker.machine);

@@ -48,7 +48,7 @@ impl Outbox {
     }
 
     /// Adds a notice, unless too many wait already.
-    pub(super) fn tell(&mut self, notice: &Frame<'_>) {
+    pub(super) fn notify(&mut self, notice: &Frame<'_>) {
         if self.notices.len() < NOTICES {
             notice.encode(&mut self.notices);
         }
@@ -137,7 +137,7 @@ mod tests {
         outbox.packet(&from, &disco);
         for _ in 0..1000 {
             outbox.packet(&from, &[0; 1400]);
-            outbox.tell(&Frame::Pong([0; 8]));
+            outbox.notify(&Frame::Pong([0; 8]));
         }
         let (mut few, mut bulk) = (vec![], vec![]);
         assert!(!outbox.take(&mut few, &mut bulk));

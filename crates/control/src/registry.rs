@@ -19,7 +19,7 @@ use runtime::run::Run;
 /// How others reach the handle. Clones reach the same one.
 #[derive(Debug, Clone)]
 pub struct RegistryHandle {
-    asks: mpsc::Sender<Ask>,
+    requests: mpsc::Sender<ChangeRequest>,
     /// The network now.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// The time that deadlines are measured by.
@@ -28,8 +28,8 @@ pub struct RegistryHandle {
     pub trouble: Trouble,
 }
 
-/// A change, and what tells its asker how it is kept.
-pub struct Ask {
+/// A change, and what tells its caller how it is kept.
+pub struct ChangeRequest {
     kind: Kind,
     make: Change,
 }
@@ -65,8 +65,8 @@ impl RegistryHandle {
         let first = Arc::new(registry.snapshot(now));
         info!(nodes = first.nodes.len(), users = first.users.len(), "network loaded");
         let (out, snapshot) = watch::channel(first);
-        let (asks, queue) = mpsc::channel(QUEUE);
-        let handle = RegistryHandle { asks, snapshot, time: opened.time.clone(), trouble: opened.trouble.clone() };
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let handle = RegistryHandle { requests, snapshot, time: opened.time.clone(), trouble: opened.trouble.clone() };
         let owner = Owner::new(opened, Mesh { registry, out });
         let (pulse, stopping) = (run.pulse("mesh registry"), run.stopping());
         run.spawn("mesh registry", async move {
@@ -98,26 +98,26 @@ impl RegistryHandle {
         kind: Kind,
         change: impl FnOnce(&mut Registry, u64) -> T + Send + 'static,
     ) -> anyhow::Result<(T, Saved)> {
-        let (tell, told) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         let make = Box::new(move |registry: &mut Registry, now: u64| {
             let value = change(registry, now);
-            let reply: Reply = Box::new(move |saved| drop(tell.send(saved.map(|s| (value, s)))));
+            let reply: Reply = Box::new(move |saved| drop(answer.send(saved.map(|s| (value, s)))));
             reply
         });
-        self.asks.try_send(Ask { kind, make }).map_err(|_| NotMade::Busy)?;
-        let told = told.await.map_err(|_| NotMade::Stopping)?;
-        told.map_err(|e| anyhow::Error::new(e).context("nothing was changed, because it could not be saved"))
+        self.requests.try_send(ChangeRequest { kind, make }).map_err(|_| NotMade::Busy)?;
+        let done = answered.await.map_err(|_| NotMade::Stopping)?;
+        done.map_err(|e| anyhow::Error::new(e).context("nothing was changed, because it could not be saved"))
     }
 
     /// Notes a sign of life that nobody waits for.
-    pub fn mention(&self, change: impl FnOnce(&mut Registry, u64) + Send + 'static) {
+    pub fn notify(&self, change: impl FnOnce(&mut Registry, u64) + Send + 'static) {
         let make = Box::new(move |registry: &mut Registry, now: u64| {
             change(registry, now);
             let reply: Reply = Box::new(drop);
             reply
         });
         // A full queue means that the server is far behind; signs of life come again.
-        let _ = self.asks.try_send(Ask { kind: Kind::Keeps, make });
+        let _ = self.requests.try_send(ChangeRequest { kind: Kind::Keeps, make });
     }
 
     /// The network now.
@@ -131,15 +131,15 @@ impl State for Mesh {
     const NAME: &'static str = "mesh";
     const WHAT: &'static str = "the mesh is";
     type Id = Slot;
-    type Change = Ask;
+    type Change = ChangeRequest;
     type Answer = Reply;
 
-    fn kind(&self, ask: &Ask) -> Kind {
-        ask.kind
+    fn kind(&self, request: &ChangeRequest) -> Kind {
+        request.kind
     }
 
-    fn apply(&mut self, ask: Ask, now: u64, _: &Stored<'_, Mesh>) -> Reply {
-        (ask.make)(&mut self.registry, now)
+    fn apply(&mut self, request: ChangeRequest, now: u64, _: &Stored<'_, Mesh>) -> Reply {
+        (request.make)(&mut self.registry, now)
     }
 
     fn tick(&mut self, now: u64) {

@@ -248,7 +248,7 @@ impl Relay {
     pub fn close(&self, reconnect: Duration, during: Duration) {
         let seats = self.inner.seats.read();
         for client in seats.values().flatten() {
-            client.tell(&Frame::Restarting(reconnect, during));
+            client.notify(&Frame::Restarting(reconnect, during));
             client.outbox.lock().close();
             client.wake.notify_one();
         }
@@ -362,7 +362,7 @@ impl Inner {
         }
         for other in &*same {
             other.twice.store(true, Ordering::Relaxed);
-            other.tell(&Frame::Health(DUPLICATE_KEY_NOTICE));
+            other.notify(&Frame::Health(DUPLICATE_KEY_NOTICE));
         }
         if !same.is_empty() {
             client.twice.store(true, Ordering::Relaxed);
@@ -423,7 +423,7 @@ impl Inner {
                     let Some((frame, len)) = derp::first(inbox.bytes())? else { break };
                     match frame {
                         Some(Frame::SendPacket(to, packet)) => self.send(client, to, packet, sender),
-                        Some(Frame::Ping(data)) => client.tell(&Frame::Pong(data)),
+                        Some(Frame::Ping(data)) => client.notify(&Frame::Pong(data)),
                         // The rest tells a relay nothing that it uses.
                         _ => {}
                     }
@@ -453,7 +453,7 @@ impl Inner {
             add(&self.counts.dropped_not_here, 1);
             // Only path discovery waits for an answer, and not for many.
             if derp::is_disco(packet) && sender.not_here.take(Instant::now()) {
-                from.tell(&Frame::PeerGone(to, Gone::NotHere));
+                from.notify(&Frame::PeerGone(to, Gone::NotHere));
             }
         }
     }
@@ -494,14 +494,14 @@ impl Drop for Seat<'_> {
             }
             [one] => {
                 one.twice.store(false, Ordering::Relaxed);
-                one.tell(&Frame::Health(""));
+                one.notify(&Frame::Health(""));
                 return;
             }
             _ => return,
         }
         for key in &self.sent_to {
             if let Some(other) = seats.get(key).and_then(|same| same.last()) {
-                other.tell(&Frame::PeerGone(self.client.key, Gone::Disconnected));
+                other.notify(&Frame::PeerGone(self.client.key, Gone::Disconnected));
             }
         }
     }
@@ -519,8 +519,8 @@ impl Client {
         }
     }
 
-    fn tell(&self, frame: &Frame<'_>) {
-        self.outbox.lock().tell(frame);
+    fn notify(&self, frame: &Frame<'_>) {
+        self.outbox.lock().notify(frame);
         self.wake.notify_one();
     }
 }
@@ -685,7 +685,7 @@ async fn write<W: AsyncWrite + Unpin>(io: &mut W, client: &Client) -> Cut {
                         client.outbox.lock().shrink();
                         client.idle.notify_one();
                     }
-                    client.outbox.lock().tell(&Frame::KeepAlive);
+                    client.outbox.lock().notify(&Frame::KeepAlive);
                 }
             }
             continue;

@@ -80,14 +80,14 @@ impl std::fmt::Debug for ControlState {
 struct Open {
     stream: u64,
     end: CancellationToken,
-    asks: mpsc::Sender<Box<PingRequest>>,
+    pings: mpsc::Sender<Box<PingRequest>>,
 }
 
 /// What a new map stream needs.
 pub(super) struct Opened {
     pub(super) stream: u64,
     pub(super) end: CancellationToken,
-    pub(super) asks: mpsc::Receiver<Box<PingRequest>>,
+    pub(super) pings: mpsc::Receiver<Box<PingRequest>>,
 }
 
 /// Connections and channels at a time: a node's takes some 50 KB, and a mesh of more nodes wants more than one server.
@@ -188,7 +188,7 @@ impl Drop for Entered {
 /// network comes and goes leaves others behind for a while.
 const CHANNELS_EACH: usize = 8;
 /// Questions to one node that may wait.
-const ASKS: usize = 8;
+const MAX_PINGS: usize = 8;
 
 impl ControlState {
     pub(super) fn new(
@@ -277,13 +277,13 @@ impl ControlState {
     /// A node opens a map stream. The one it had before ends: a client that comes back has lost it.
     pub(super) fn open(&self, node: u64) -> Opened {
         let stream = self.next.fetch_add(1, Ordering::Relaxed);
-        let (asks, queue) = mpsc::channel(ASKS);
+        let (pings, queue) = mpsc::channel(MAX_PINGS);
         let end = CancellationToken::new();
-        let open = Open { stream, end: end.clone(), asks };
+        let open = Open { stream, end: end.clone(), pings };
         if let Some(old) = self.streams.lock().insert(node, open) {
             old.end.cancel();
         }
-        Opened { stream, end, asks: queue }
+        Opened { stream, end, pings: queue }
     }
 
     /// A machine opens a channel, and loses its oldest one if it has too many.
@@ -332,14 +332,14 @@ impl ControlState {
             types: if request.is_some() { "c2n".into() } else { String::new() },
             payload: request.map(|r| STANDARD.encode(r)).unwrap_or_default(),
         };
-        let (tell, told) = oneshot::channel();
-        let asks = self.streams.lock().get(&node).map(|o| o.asks.clone()).context("it has no map stream open")?;
-        self.waiting.lock().insert(id.clone(), tell);
-        let answer = async {
-            asks.send(Box::new(ping)).await.map_err(|_| anyhow!("its map stream has ended"))?;
-            told.await.map_err(|_| anyhow!("it was not answered"))
+        let (reply, answer) = oneshot::channel();
+        let pings = self.streams.lock().get(&node).map(|o| o.pings.clone()).context("it has no map stream open")?;
+        self.waiting.lock().insert(id.clone(), reply);
+        let exchange = async {
+            pings.send(Box::new(ping)).await.map_err(|_| anyhow!("its map stream has ended"))?;
+            answer.await.map_err(|_| anyhow!("it was not answered"))
         };
-        let answer = tokio::time::timeout(patience, answer).await;
+        let answer = tokio::time::timeout(patience, exchange).await;
         self.waiting.lock().remove(&id);
         answer.context("it did not answer in time")?
     }
@@ -351,8 +351,8 @@ impl ControlState {
 
     /// An answer has come.
     pub(super) fn answered(&self, id: &str, body: Bytes) -> bool {
-        let asked = self.waiting.lock().remove(id);
-        asked.is_some_and(|tell| tell.send(body).is_ok())
+        let waits = self.waiting.lock().remove(id);
+        waits.is_some_and(|reply| reply.send(body).is_ok())
     }
 
     pub(super) fn count(&self, what: &'static str, status: u16) {

@@ -55,7 +55,7 @@ impl hyper::body::Body for Frames {
 
 /// Starts a stream for a node.
 pub(super) fn start(state: &Arc<ControlState>, id: u64, from: Addr, how: How) -> Body {
-    let (tell, told) = mpsc::channel(1);
+    let (frames, body) = mpsc::channel(1);
     let state = state.clone();
     let run = state.run.clone();
     run.visit("map stream", async move {
@@ -66,11 +66,11 @@ pub(super) fn start(state: &Arc<ControlState>, id: u64, from: Addr, how: How) ->
             .registry
             .make(Kind::Keeps, move |registry, now| registry.connected(id, stream, Some(from), now))
             .await;
-        follow(&state, id, how, &tell, &mut opened).await;
+        follow(&state, id, how, &frames, &mut opened).await;
         state.close(id, stream);
-        state.registry.mention(move |registry, now| registry.disconnected(id, stream, now));
+        state.registry.notify(move |registry, now| registry.disconnected(id, stream, now));
     });
-    Frames(told).boxed_unsync()
+    Frames(body).boxed_unsync()
 }
 
 /// The whole map, once.
@@ -85,7 +85,7 @@ async fn follow(
     state: &ControlState,
     id: u64,
     how: How,
-    tell: &mpsc::Sender<Bytes>,
+    frames: &mpsc::Sender<Bytes>,
     opened: &mut super::state::Opened,
 ) {
     let mut snapshot = state.registry.snapshot.clone();
@@ -101,7 +101,7 @@ async fn follow(
         let Some(node) = now.nodes.get(&id).map(|m| m.node.clone()) else {
             if let Some(node) = known {
                 let bytes = frame(&sent.farewell(&now, &node), how);
-                send(tell, bytes).await;
+                send(frames, bytes).await;
             }
             return;
         };
@@ -121,7 +121,7 @@ async fn follow(
         drop(now);
         if let Some(bytes) = bytes {
             let taken = tokio::select! {
-                taken = send(tell, bytes) => taken,
+                taken = send(frames, bytes) => taken,
                 () = opened.end.cancelled() => false,
             };
             if !taken {
@@ -144,25 +144,25 @@ async fn follow(
                 }
                 continue;
             }
-            Some(ask) = opened.asks.recv() => {
-                frame(&MapResponse { ping_request: Some(*ask), ..MapResponse::default() }, how)
+            Some(ping) = opened.pings.recv() => {
+                frame(&MapResponse { ping_request: Some(*ping), ..MapResponse::default() }, how)
             }
             _ = quiet.tick(), if how.keep_alive => {
                 frame(&MapResponse { keep_alive: true, ..MapResponse::default() }, how)
             }
-            () = tell.closed() => return,
+            () = frames.closed() => return,
             () = opened.end.cancelled() => return,
             () = &mut stopping => return,
         };
-        if !send(tell, bytes).await {
+        if !send(frames, bytes).await {
             return;
         }
     }
 }
 
-async fn send(tell: &mpsc::Sender<Bytes>, bytes: Option<Bytes>) -> bool {
+async fn send(frames: &mpsc::Sender<Bytes>, bytes: Option<Bytes>) -> bool {
     let Some(bytes) = bytes else { return false };
-    matches!(tokio::time::timeout(WRITE_TIMEOUT, tell.send(bytes)).await, Ok(Ok(())))
+    matches!(tokio::time::timeout(WRITE_TIMEOUT, frames.send(bytes)).await, Ok(Ok(())))
 }
 
 /// What maps are written and compressed in. Each thread keeps one: maps are large, streams keep little, and small things

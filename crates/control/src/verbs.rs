@@ -28,7 +28,7 @@ pub fn verbs(verbs: Verbs, control: &Control) -> Verbs {
     let (keys, sets, networks) = (state.clone(), state.clone(), state.clone());
     let woken = state.registry.clone();
     let (time, trouble) = (woken.time.clone(), woken.trouble.clone());
-    runtime::clock::verbs(verbs, api::clock::Owner::Control, time, trouble, move || woken.mention(|_, _| {}))
+    runtime::clock::verbs(verbs, api::clock::Owner::Control, time, trouble, move || woken.notify(|_, _| {}))
         .handle(read(state, users_list))
         .handle(write(state, users_create))
         .handle(write(state, users_rename))

@@ -24,7 +24,7 @@ use tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, EdgeToken, TcpPlan
 use tunnel::{client, edge};
 use tunnel_proto::hello::Rewrite;
 use tunnel_proto::http1::forwarded::IdentityFields;
-use tunnel_proto::upstream::{PortRanges, Upstream, UpstreamAsk, UpstreamTo};
+use tunnel_proto::upstream::{PortRanges, Upstream, UpstreamMatch, UpstreamTo};
 
 use self::visitor::{Answer, Download};
 
@@ -204,12 +204,12 @@ impl World {
         let handle = edge::start(settings, admission.clone(), run).await?;
         let pin = handle.fingerprint.context("the edge made no certificate")?;
         let to = UpstreamTo::tcp(private.ip().to_string(), private.port());
-        let any_host = UpstreamAsk::Http { host: None, path: String::new() };
+        let any_host = UpstreamMatch::Http { host: None, path: String::new() };
         let client_settings = ClientSettings {
             url: format!("wss://{}", handle.control_addr).parse()?,
             token: Secret::new(secret),
             trust: Trust::Pin(pin),
-            upstreams: [any_host, UpstreamAsk::Port(port)]
+            upstreams: [any_host, UpstreamMatch::Port(port)]
                 .map(|ask| Upstream { ask, to: to.clone(), rewrite: Rewrite::default() })
                 .to_vec(),
             carriers: 2,

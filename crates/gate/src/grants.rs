@@ -96,9 +96,9 @@ async fn add(gate: &Gate, a: &Add) -> anyhow::Result<GrantsChanged> {
     };
     let bans = bans_within(gate, list, &prefixes, a.principal.as_deref());
     let done = if prefixes.len() == 1 {
-        tell(gate, Event::Add(entry(first))).await?
+        submit(gate, Event::Add(entry(first))).await?
     } else {
-        tell(gate, Event::AddAll(prefixes.iter().copied().map(entry).collect())).await?
+        submit(gate, Event::AddAll(prefixes.iter().copied().map(entry).collect())).await?
     };
     let grants: Vec<Grant> = prefixes.iter().filter_map(|p| gate.ledger.grant(list, *p)).collect();
     let mut notes: Vec<String> =
@@ -286,7 +286,7 @@ async fn revoke(gate: &Gate, r: &Revoke) -> anyhow::Result<GrantsChanged> {
         bans: bans.clone(),
         by: "by hand".to_string(),
     });
-    let done = tell(gate, event).await?;
+    let done = submit(gate, event).await?;
     let ended: Vec<&Grant> = m.grants.iter().filter(|g| ids.contains(&g.id)).collect();
     let mut notes: Vec<String> = Vec::new();
     notes.extend(named.iter().flat_map(|g| names_of(g).map(move |n| {
@@ -426,7 +426,7 @@ async fn unban(gate: &Gate, u: &Unban) -> anyhow::Result<GrantsChanged> {
         return Err(refused(format!("`{what}` is not banned"), there));
     }
     let unbanned = bans.iter().map(|(list, whom)| OnList { list: list.clone(), whom: whom.to_string() }).collect();
-    let done = tell(gate, Event::Unban(bans)).await?;
+    let done = submit(gate, Event::Unban(bans)).await?;
     Ok(GrantsChanged::Unbanned(Unbanned { unbanned, generation: done.generation, unsaved: done.unsaved }))
 }
 
@@ -444,7 +444,7 @@ async fn extend(gate: &Gate, e: &Extend) -> anyhow::Result<GrantsChanged> {
     if ids.is_empty() {
         return Err(nothing_to_extend(what, &m));
     }
-    let done = tell(gate, Event::Extend { ids: ids.clone(), until, shorten }).await?;
+    let done = submit(gate, Event::Extend { ids: ids.clone(), until, shorten }).await?;
     let now: Vec<Grant> = m.grants.iter().filter_map(|g| gate.ledger.grant(&g.list, g.prefix)).collect();
     let mut notes: Vec<String> = now.iter().filter_map(|g| lasts_longer(g, until)).collect();
     if shorten && until.is_some() {
@@ -462,7 +462,7 @@ async fn extend(gate: &Gate, e: &Extend) -> anyhow::Result<GrantsChanged> {
     }))
 }
 
-async fn tell(gate: &Gate, event: Event) -> anyhow::Result<Done> {
+async fn submit(gate: &Gate, event: Event) -> anyhow::Result<Done> {
     said(gate.ledger.submit(event).await)
 }
 

@@ -22,7 +22,7 @@ use super::answer::{header, text};
 pub use super::asked::Cert;
 use super::asked::{CHECK, LEARN, Peer, Sign, Unknown, Visitor, holder};
 use super::observations::{Observation, is_gateway};
-use super::share::guest::{self, Asked};
+use super::share::guest::{self, LinkRequest};
 pub use super::share::guests::Guests;
 use super::state::GateState;
 
@@ -209,7 +209,7 @@ async fn share(state: &GateState, peer: Peer, request: &Request<Incoming>) -> Re
     let Some(uri) = headers.get(FORWARDED_URI).and_then(|v| v.to_str().ok()) else {
         return refuse("the proxy sends no X-Forwarded-Uri", true);
     };
-    let asked = Asked { protocol: &protocol, service: &service, uri, visitor, headers };
+    let asked = LinkRequest { protocol: &protocol, service: &service, uri, visitor, headers };
     text(guest::open(state, &asked).await, "")
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use access::ledger::Event;
-use access::names::{Follow, HostName, Names, Pace, Said};
+use access::names::{DnsOutcome, Follow, HostName, Names, Pace};
 use addr::Addr;
 use net::dns::{Answer, Resolver};
 use parking_lot::Mutex;
@@ -34,7 +34,7 @@ pub struct Dns {
 /// How others reach the loop.
 #[derive(Debug, Clone)]
 pub struct Follower {
-    asks: mpsc::Sender<Ask>,
+    commands: mpsc::Sender<Command>,
     /// What is followed and known.
     pub names: Arc<Mutex<Names>>,
 }
@@ -69,7 +69,7 @@ fn not_saved(why: String) -> NotFollowed {
 }
 
 #[derive(Debug)]
-enum Ask {
+enum Command {
     /// The configuration names these.
     Configured(Vec<Follow>),
     /// Others answer from now on, or at another pace.
@@ -137,7 +137,7 @@ impl Follower {
             }
         }
         let names = Arc::new(Mutex::new(Names::new(dns.pace)));
-        let (asks, queue) = mpsc::channel(64);
+        let (commands, queue) = mpsc::channel(64);
         let mut me = Loop {
             ledger: ledger.clone(),
             store,
@@ -158,17 +158,17 @@ impl Follower {
             }
             Ok(())
         });
-        Ok(Follower { asks, names })
+        Ok(Follower { commands, names })
     }
 
     /// The configuration names these from now on.
     pub async fn configured(&self, follows: Vec<Follow>) {
-        let _ = self.asks.send(Ask::Configured(follows)).await;
+        let _ = self.commands.send(Command::Configured(follows)).await;
     }
 
     /// Names are looked up by these name servers from now on, at this pace, and all of them at once.
     pub async fn resolve_by(&self, dns: Dns) {
-        let _ = self.asks.send(Ask::By(dns)).await;
+        let _ = self.commands.send(Command::By(dns)).await;
     }
 
     /// Adds a name; one that was there gets the new end. Waits for its first answer, good or bad.
@@ -177,10 +177,10 @@ impl Follower {
     /// It could not be saved, or there are too many.
     pub async fn add(&self, follow: Follow) -> Result<(), NotFollowed> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask::Add(follow, reply)).await.map_err(|_| STOPPING)?;
+        self.commands.send(Command::Add(follow, reply)).await.map_err(|_| STOPPING)?;
         match tokio::time::timeout(FIRST_ANSWER_TIMEOUT, answer).await {
             Ok(done) => done.map_err(|_| STOPPING)?,
-            // It is saved and will be asked for again; how it stands is shown by whoever asks.
+            // It is saved and will be asked for again; how it stands is shown by whoever commands.
             Err(_) => Ok(()),
         }
     }
@@ -191,15 +191,15 @@ impl Follower {
     /// It could not be saved.
     pub async fn remove(&self, host: HostName, list: Option<String>) -> Result<usize, NotFollowed> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask::Remove(host, list, reply)).await.map_err(|_| STOPPING)?;
+        self.commands.send(Command::Remove(host, list, reply)).await.map_err(|_| STOPPING)?;
         answer.await.map_err(|_| STOPPING)?
     }
 }
 
 impl Loop {
-    async fn run(&mut self, mut queue: mpsc::Receiver<Ask>) {
+    async fn run(&mut self, mut queue: mpsc::Receiver<Command>) {
         let mut published = self.ledger.published.clone();
-        let mut under_way: JoinSet<(HostName, Said, Said)> = JoinSet::new();
+        let mut under_way: JoinSet<(HostName, DnsOutcome, DnsOutcome)> = JoinSet::new();
         let mut waiting_line: Vec<HostName> = Vec::new();
         let mut compared = Instant::now();
         loop {
@@ -221,8 +221,8 @@ impl Loop {
                         self.answered(&host, v4, v6).await;
                     }
                 }
-                ask = queue.recv() => match ask {
-                    Some(ask) => self.take(ask).await,
+                command = queue.recv() => match command {
+                    Some(command) => self.take(command).await,
                     None => return,
                 },
                 changed = published.changed() => {
@@ -260,14 +260,14 @@ impl Loop {
         self.follow();
     }
 
-    fn ask_for(&mut self, host: HostName, under_way: &mut JoinSet<(HostName, Said, Said)>) {
+    fn ask_for(&mut self, host: HostName, under_way: &mut JoinSet<(HostName, DnsOutcome, DnsOutcome)>) {
         if self.resolver.is_none() {
             let made = if self.dns.servers.is_empty() { Resolver::system() } else { Resolver::at(&self.dns.servers) };
             match made {
                 Ok(r) => self.resolver = Some(r),
                 Err(e) => {
                     let why = format!("{e:#}");
-                    under_way.spawn(async move { (host, Said::Failed(why.clone()), Said::Failed(why)) });
+                    under_way.spawn(async move { (host, DnsOutcome::Failed(why.clone()), DnsOutcome::Failed(why)) });
                     return;
                 }
             }
@@ -279,7 +279,7 @@ impl Loop {
         });
     }
 
-    async fn answered(&mut self, host: &HostName, v4: Said, v6: Said) {
+    async fn answered(&mut self, host: &HostName, v4: DnsOutcome, v6: DnsOutcome) {
         let now = self.now();
         let (turned, known) = {
             let mut names = self.names.lock();
@@ -302,18 +302,18 @@ impl Loop {
         }
     }
 
-    async fn take(&mut self, ask: Ask) {
-        match ask {
-            Ask::By(dns) => {
+    async fn take(&mut self, command: Command) {
+        match command {
+            Command::By(dns) => {
                 let now = self.now();
                 self.names.lock().renew(dns.pace, now);
                 (self.dns, self.resolver) = (dns, None);
             }
-            Ask::Configured(follows) => {
+            Command::Configured(follows) => {
                 self.configured = follows;
                 self.follow();
             }
-            Ask::Add(follow, reply) => {
+            Command::Add(follow, reply) => {
                 let there = |f: &Follow| f.list == follow.list && f.host == follow.host;
                 if !self.by_hand.iter().any(there) && self.by_hand.len() >= MAX_NAMES {
                     let _ = reply.send(Err(NotFollowed::TooMany));
@@ -344,7 +344,7 @@ impl Loop {
                     self.waiting.push((host, reply));
                 }
             }
-            Ask::Remove(host, list, reply) => {
+            Command::Remove(host, list, reply) => {
                 let (gone, kept): (Vec<Follow>, Vec<Follow>) = std::mem::take(&mut self.by_hand)
                     .into_iter()
                     .partition(|f| f.host == host && list.as_ref().is_none_or(|l| *l == f.list));
@@ -379,7 +379,7 @@ impl Loop {
         self.behind = false;
         for event in events {
             if let Err(e) = self.ledger.submit(event).await {
-                // Said by the ledger, which knows that it does not save.
+                // DnsOutcome by the ledger, which knows that it does not save.
                 tracing::debug!(err = %e, "cannot grant to a name yet");
                 self.behind = true;
                 return;
@@ -392,10 +392,10 @@ fn key(f: &Follow) -> String {
     format!("{NAMES}{}/{}", f.list, f.host)
 }
 
-fn said(answer: Answer) -> Said {
+fn said(answer: Answer) -> DnsOutcome {
     match answer {
-        Answer::Addrs(addrs, ttl) => Said::Addrs(addrs.into_iter().map(Addr::new).collect(), u64::from(ttl)),
-        Answer::None(ttl) => Said::None(u64::from(ttl)),
-        Answer::Failed(why) => Said::Failed(why),
+        Answer::Addrs(addrs, ttl) => DnsOutcome::Addrs(addrs.into_iter().map(Addr::new).collect(), u64::from(ttl)),
+        Answer::None(ttl) => DnsOutcome::None(u64::from(ttl)),
+        Answer::Failed(why) => DnsOutcome::Failed(why),
     }
 }

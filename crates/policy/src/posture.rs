@@ -21,12 +21,12 @@ pub struct Condition {
     /// The attribute, with its namespace.
     pub attribute: String,
     /// What is asked of it.
-    pub test: Ask,
+    pub test: Test,
 }
 
 /// What a condition asks.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Ask {
+pub enum Test {
     /// `==`
     Is(Value),
     /// `!=`
@@ -103,23 +103,23 @@ pub(crate) fn read_condition(text: &str) -> Result<Condition, String> {
 pub(crate) fn holds(condition: &Condition, attributes: &BTreeMap<String, Value>) -> bool {
     let known = attributes.get(&condition.attribute);
     match (&condition.test, known) {
-        (Ask::Set, value) => value.is_some(),
-        (Ask::NotSet, value) => value.is_none(),
+        (Test::Set, value) => value.is_some(),
+        (Test::NotSet, value) => value.is_none(),
         // What is not known can be no reason to let somebody in.
         (_, None) => false,
-        (Ask::Is(v), Some(k)) => k == v,
-        (Ask::IsNot(v), Some(k)) => k != v,
-        (Ask::In(list), Some(k)) => list.contains(k),
-        (Ask::NotIn(list), Some(k)) => !list.contains(k),
-        (Ask::Order(wanted, v), Some(k)) => compare(k, v).is_some_and(|o| wanted.contains(&o)),
+        (Test::Is(v), Some(k)) => k == v,
+        (Test::IsNot(v), Some(k)) => k != v,
+        (Test::In(list), Some(k)) => list.contains(k),
+        (Test::NotIn(list), Some(k)) => !list.contains(k),
+        (Test::Order(wanted, v), Some(k)) => compare(k, v).is_some_and(|o| wanted.contains(&o)),
     }
 }
 
-fn read_ask(text: &str) -> Option<Ask> {
+fn read_ask(text: &str) -> Option<Test> {
     let words: Vec<&str> = text.split_whitespace().collect();
     match words.as_slice() {
-        ["IS", "SET"] => return Some(Ask::Set),
-        ["NOT", "SET"] => return Some(Ask::NotSet),
+        ["IS", "SET"] => return Some(Test::Set),
+        ["NOT", "SET"] => return Some(Test::NotSet),
         _ => {}
     }
     let list = |rest: &str| -> Option<Vec<Value>> {
@@ -127,10 +127,10 @@ fn read_ask(text: &str) -> Option<Ask> {
         split_list(inner)?.iter().map(|v| read_value(v)).collect()
     };
     if let Some(rest) = text.strip_prefix("NOT").map(str::trim_start).and_then(|r| r.strip_prefix("IN")) {
-        return list(rest).map(Ask::NotIn);
+        return list(rest).map(Test::NotIn);
     }
     if let Some(rest) = text.strip_prefix("IN") {
-        return list(rest).map(Ask::In);
+        return list(rest).map(Test::In);
     }
     const ORDERS: [(&str, &[Ordering]); 4] = [
         (">=", &[Ordering::Greater, Ordering::Equal]),
@@ -139,13 +139,13 @@ fn read_ask(text: &str) -> Option<Ask> {
         ("<", &[Ordering::Less]),
     ];
     if let Some(rest) = text.strip_prefix("==") {
-        return read_value(rest).map(Ask::Is);
+        return read_value(rest).map(Test::Is);
     }
     if let Some(rest) = text.strip_prefix("!=") {
-        return read_value(rest).map(Ask::IsNot);
+        return read_value(rest).map(Test::IsNot);
     }
     let (rest, orders) = ORDERS.iter().find_map(|(op, o)| text.strip_prefix(op).map(|r| (r, *o)))?;
-    read_value(rest).map(|v| Ask::Order(orders, v))
+    read_value(rest).map(|v| Test::Order(orders, v))
 }
 
 /// Parts a list at commas outside quotes.

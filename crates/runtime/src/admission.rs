@@ -108,9 +108,9 @@ impl Admission {
         cut
     }
 
-    /// Tells this of everyone who passes, before they do. Only the first one asked for counts.
-    pub fn on_pass(&self, tell: impl Fn(Addr) + Send + Sync + 'static) {
-        let _ = self.passed.set(Box::new(tell));
+    /// Calls this with every address that passes, before it does. Only the first such function counts.
+    pub fn on_pass(&self, notify: impl Fn(Addr) + Send + Sync + 'static) {
+        let _ = self.passed.set(Box::new(notify));
     }
 
     /// The addresses inside, each once.
@@ -156,8 +156,8 @@ impl AccessGuard {
                 return Err(Refusal { addr, service: self.service.clone(), why, view: view.clone() });
             }
         }
-        if let Some(tell) = self.admission.passed.get() {
-            tell(addr);
+        if let Some(notify) = self.admission.passed.get() {
+            notify(addr);
         }
         Ok(pass)
     }

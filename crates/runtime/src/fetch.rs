@@ -53,7 +53,7 @@ impl std::fmt::Display for Base {
 
 /// What is asked.
 #[derive(Debug, Clone)]
-pub struct Ask<'a> {
+pub struct Fetch<'a> {
     method: Method,
     path: &'a str,
     headers: HeaderMap,
@@ -84,41 +84,41 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-impl<'a> Ask<'a> {
+impl<'a> Fetch<'a> {
     /// A request for a path (with its query) that wants the status and the headers. A `Host` among the headers replaces the URL's.
     #[must_use]
-    pub fn new(method: Method, path: &'a str, headers: HeaderMap) -> Ask<'a> {
-        Ask { method, path, headers, body: Bytes::new(), limit: Limit::Head, verify: true }
+    pub fn new(method: Method, path: &'a str, headers: HeaderMap) -> Fetch<'a> {
+        Fetch { method, path, headers, body: Bytes::new(), limit: Limit::Head, verify: true }
     }
 
     /// The same by GET.
     #[must_use]
-    pub fn get(path: &'a str, headers: HeaderMap) -> Ask<'a> {
-        Ask::new(Method::GET, path, headers)
+    pub fn get(path: &'a str, headers: HeaderMap) -> Fetch<'a> {
+        Fetch::new(Method::GET, path, headers)
     }
 
     /// With this body.
     #[must_use]
-    pub fn body(self, body: Bytes) -> Ask<'a> {
-        Ask { body, ..self }
+    pub fn body(self, body: Bytes) -> Fetch<'a> {
+        Fetch { body, ..self }
     }
 
     /// Reads the answer's body, at most so many bytes of it.
     #[must_use]
-    pub fn start_of_body(self, bytes: usize) -> Ask<'a> {
-        Ask { limit: Limit::Start(bytes), ..self }
+    pub fn start_of_body(self, bytes: usize) -> Fetch<'a> {
+        Fetch { limit: Limit::Start(bytes), ..self }
     }
 
     /// Reads the answer's body; more than so many bytes are an error.
     #[must_use]
-    pub fn whole_body(self, bytes: usize) -> Ask<'a> {
-        Ask { limit: Limit::Whole(bytes), ..self }
+    pub fn whole_body(self, bytes: usize) -> Fetch<'a> {
+        Fetch { limit: Limit::Whole(bytes), ..self }
     }
 
     /// Of a site whose certificate does not matter.
     #[must_use]
-    pub fn unverified(self) -> Ask<'a> {
-        Ask { verify: false, ..self }
+    pub fn unverified(self) -> Fetch<'a> {
+        Fetch { verify: false, ..self }
     }
 
     /// Sends it, all within `wait`.

@@ -218,9 +218,9 @@ impl Time {
 
     /// The wall clock is right, says a person: the owner goes by it from its next turn on, saves that, and answers then.
     pub fn ask_reset(&self) -> oneshot::Receiver<Reset> {
-        let (tell, told) = oneshot::channel();
-        self.asked.lock().push(tell);
-        told
+        let (reply, answer) = oneshot::channel();
+        self.asked.lock().push(reply);
+        answer
     }
 
     fn reset(&self) -> Reset {

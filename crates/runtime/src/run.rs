@@ -212,7 +212,7 @@ impl Run {
             out.push((hook.name, done));
         }
         if *self.inner.ready.borrow() {
-            tell(&[sd_notify::NotifyState::Ready]);
+            notify_systemd(&[sd_notify::NotifyState::Ready]);
         }
         out
     }
@@ -263,7 +263,7 @@ impl Run {
         // Not a task of the run: the drain is watched as well, and this ends with the runtime.
         tokio::spawn(self.inner.watchdog.clone().run());
         self.inner.stop.cancelled().await;
-        tell(&[sd_notify::NotifyState::Stopping]);
+        notify_systemd(&[sd_notify::NotifyState::Stopping]);
         self.inner.tasks.close();
         if !self.inner.tasks.is_empty() {
             debug!(deadline = ?self.drain(), left = self.who_is_left(), "draining");
@@ -314,7 +314,7 @@ impl Run {
     fn one_ready(&self) {
         if self.inner.not_ready.fetch_sub(1, Ordering::AcqRel) == 1 && !self.is_stopping() {
             self.inner.ready.send_replace(true);
-            tell(&[sd_notify::NotifyState::Ready]);
+            notify_systemd(&[sd_notify::NotifyState::Ready]);
         }
     }
 }
@@ -359,13 +359,13 @@ impl Drop for Alive {
 
 fn tell_reloading() {
     match sd_notify::NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[sd_notify::NotifyState::Reloading, now]),
-        Err(_) => tell(&[sd_notify::NotifyState::Reloading]),
+        Ok(now) => notify_systemd(&[sd_notify::NotifyState::Reloading, now]),
+        Err(_) => notify_systemd(&[sd_notify::NotifyState::Reloading]),
     }
 }
 
 /// Without a service manager (`NOTIFY_SOCKET` unset) this does nothing.
-pub(crate) fn tell(states: &[sd_notify::NotifyState<'_>]) {
+pub(crate) fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
         debug!(err = %e, "cannot notify the service manager");
     }

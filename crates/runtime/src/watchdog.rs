@@ -68,7 +68,7 @@ impl Watchdog {
     pub(crate) async fn run(self) {
         let Some(limit) = sd_notify::watchdog_enabled().filter(|t| !t.is_zero()) else { return };
         info!(limit = ?limit, "the service manager watches this process");
-        self.feed(limit, || super::run::tell(&[NotifyState::Watchdog])).await;
+        self.feed(limit, || super::run::notify_systemd(&[NotifyState::Watchdog])).await;
     }
 
     async fn feed(&self, limit: Duration, sign: impl Fn()) {

@@ -100,7 +100,7 @@ impl Registry {
     /// A connector has told what it has learned: names and their addresses, of the names that the policy gives it. What
     /// it has forgotten is kept for as long as its name answers with it, or it still offers the address. `offered`: the
     /// routes that it offered when it was asked.
-    pub fn connector_told(&mut self, id: u64, told: &BTreeMap<String, Vec<Addr>>, offered: &[Prefix], now: u64) {
+    pub fn connector_reported(&mut self, id: u64, told: &BTreeMap<String, Vec<Addr>>, offered: &[Prefix], now: u64) {
         let Some(node) = self.nodes.get(&id).map(|m| m.node.clone()) else { return };
         let policy = self.policy().clone();
         let mine: Vec<&Connector> = policy.connectors().filter(|c| c.is_at(&node.tags)).collect();
@@ -276,7 +276,7 @@ mod tests {
         let addrs = |list: &[u32]| list.iter().map(|n| addr(*n)).collect();
         let names = names.iter().map(|(name, list)| ((*name).to_string(), addrs(list))).collect();
         let offered = registry.node_named("router").unwrap().host.routable_ips.clone();
-        registry.connector_told(1, &names, &offered, now);
+        registry.connector_reported(1, &names, &offered, now);
     }
 
     fn gone(registry: &Registry) -> Vec<bool> {

@@ -35,12 +35,12 @@ pub struct Sent {
     ssh: u64,
     derp: u64,
     /// By number. Each stream keeps one for every peer, so it is no larger than it must be.
-    peers: Vec<(u64, Told)>,
+    peers: Vec<(u64, SentPeer)>,
     users: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Told {
+struct SentPeer {
     whole: u64,
     patched: u64,
     allowed: u64,
@@ -115,12 +115,12 @@ impl Sent {
 
     fn peers(&mut self, s: &Snapshot, view: Option<&NodeView>, own_way: &OwnWay, out: &mut MapResponse) {
         let places = view.map(|v| v.peers.as_slice()).unwrap_or_default();
-        let mut now: Vec<(u64, Told)> = Vec::with_capacity(places.len());
+        let mut now: Vec<(u64, SentPeer)> = Vec::with_capacity(places.len());
         let known = |id: u64| self.peers.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| self.peers[at].1);
         for place in places {
             let Some((m, viewer)) = s.at_place(*place).zip(view.map(|v| v.node)) else { continue };
             let allowed = own_way.without(m.node.id, s.compiled.allowed_ips(viewer, *place));
-            let told = Told { whole: m.told, patched: m.patched, allowed: digest(&allowed) };
+            let told = SentPeer { whole: m.told, patched: m.patched, allowed: digest(&allowed) };
             now.push((m.node.id, told));
             match known(m.node.id) {
                 Some(t) if t == told => {}

@@ -154,7 +154,7 @@ fn a_connector_opens_itself_and_nobody_else() {
     let claims: Vec<&str> = claims.iter().map(String::as_str).collect();
     let conn = join(&mut b, 4, host("conn", &claims), "conn");
     let lies = [address.to_string(), "10.0.0.5".into(), "198.51.100.9".into()].map(|a| a.parse().unwrap());
-    b.connector_told(conn, &BTreeMap::from([("crm.example".to_string(), lies.to_vec())]), &[], NOW);
+    b.connector_reported(conn, &BTreeMap::from([("crm.example".to_string(), lies.to_vec())]), &[], NOW);
     let s = b.snapshot(NOW);
     let opened = |id| map(&s, id)["PacketFilters"]["base"].to_string();
     assert!(opened(conn).contains("198.51.100.9"), "{}", opened(conn));

@@ -116,7 +116,7 @@ fn told(b: &mut Registry, id: u64, names: &[(&str, &str)], now: u64) {
         all.entry((*name).into()).or_default().push(addr(a));
     }
     let offered = b.node_named(&id.to_string()).unwrap().host.routable_ips.clone();
-    b.connector_told(id, &all, &offered, now);
+    b.connector_reported(id, &all, &offered, now);
 }
 
 /// The routes of the app as its connector is told them.

@@ -32,7 +32,7 @@ pub struct Hello {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// What visitors ask for.
-    pub ask: AskFor,
+    pub ask: RouteKey,
     /// What a person calls it: `http://127.0.0.1:3000`.
     pub name: String,
     /// HTTP/2 is spoken on its streams, as for gRPC; otherwise HTTP/1.1.
@@ -83,7 +83,7 @@ pub const FEATURES: [&str; 3] = ["h2", "rewrite", "wildcard"];
 /// What visitors ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum AskFor {
+pub enum RouteKey {
     /// HTTP requests.
     Http {
         /// Host in lower case without port; `*.example.com` for all below; empty for any.
@@ -259,7 +259,7 @@ impl Hello {
     #[must_use]
     pub fn needs(&self) -> Vec<&'static str> {
         let any = |has: fn(&Published) -> bool| self.upstreams.iter().any(has);
-        let wildcard = |u: &Published| matches!(&u.ask, AskFor::Http { host, .. } if host.starts_with("*."));
+        let wildcard = |u: &Published| matches!(&u.ask, RouteKey::Http { host, .. } if host.starts_with("*."));
         let asked = [any(|u| u.h2), any(|u| !u.rewrite.is_empty()), any(wildcard)];
         FEATURES.into_iter().zip(asked).filter_map(|(name, asked)| asked.then_some(name)).collect()
     }
@@ -287,8 +287,9 @@ impl Hello {
             return Err(bad(format!("{} upstreams, wanted 1 to {UPSTREAMS_MAX}", hello.upstreams.len())));
         }
         let long = |s: &str| s.len() > 512 || s.chars().any(char::is_control);
-        let too_long =
-            |u: &Published| long(&u.name) || matches!(&u.ask, AskFor::Http { host, path } if long(host) || long(path));
+        let too_long = |u: &Published| {
+            long(&u.name) || matches!(&u.ask, RouteKey::Http { host, path } if long(host) || long(path))
+        };
         if long(&hello.host) || long(&hello.program) || hello.upstreams.iter().any(too_long) {
             return Err(bad("a name in the hello is longer than 512 bytes or has control characters".to_string()));
         }
@@ -339,7 +340,7 @@ mod tests {
     }
 
     fn published(host: &str) -> Published {
-        let ask = AskFor::Http { host: host.into(), path: String::new() };
+        let ask = RouteKey::Http { host: host.into(), path: String::new() };
         Published { ask, name: "http://127.0.0.1:3000".into(), h2: false, alpn: false, rewrite: Rewrite::default() }
     }
 
@@ -358,13 +359,13 @@ mod tests {
         }
         let long = "a".repeat(512);
         assert!(read(&hello(vec![published(&long)])).is_ok());
-        let port = Published { ask: AskFor::Port(22), name: "a\u{7}".into(), ..published("") };
+        let port = Published { ask: RouteKey::Port(22), name: "a\u{7}".into(), ..published("") };
         for bad in [
             Hello { host: format!("{long}a"), ..hello(vec![published("")]) },
             Hello { host: "a\nb".into(), ..hello(vec![published("")]) },
             Hello { program: "\u{1b}[2J".into(), ..hello(vec![published("")]) },
             hello(vec![published(&format!("{long}a"))]),
-            hello(vec![Published { ask: AskFor::Http { host: String::new(), path: "/\r".into() }, ..published("") }]),
+            hello(vec![Published { ask: RouteKey::Http { host: String::new(), path: "/\r".into() }, ..published("") }]),
             hello(vec![published("ok"), port]),
         ] {
             let no = read(&bad).unwrap_err();

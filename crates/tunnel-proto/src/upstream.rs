@@ -26,7 +26,7 @@ use crate::hello::{Rewrite, UPSTREAMS_MAX};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// What visitors ask for.
-    pub ask: UpstreamAsk,
+    pub ask: UpstreamMatch,
     /// Where it goes.
     pub to: UpstreamTo,
     /// What the edge changes in heads on their way to it and back; HTTP only.
@@ -35,7 +35,7 @@ pub struct Upstream {
 
 /// What visitors ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UpstreamAsk {
+pub enum UpstreamMatch {
     /// HTTP requests for this host (in its one form, or `*.` and such a name; `None`: any) below this path prefix (starts with `/`,
     /// ends with none; empty: any).
     Http {
@@ -133,7 +133,7 @@ pub fn parse_upstreams(
                         fail("it has no port; say which with `--ports 22`, or write `PORT=HOST:PORT`".to_string())
                     })?;
                     let to = UpstreamTo::tcp(host, port);
-                    out.push(Upstream { ask: UpstreamAsk::Port(port), to, rewrite: Rewrite::default() });
+                    out.push(Upstream { ask: UpstreamMatch::Port(port), to, rewrite: Rewrite::default() });
                     continue;
                 };
                 ports_used = true;
@@ -143,7 +143,7 @@ pub fn parse_upstreams(
                     ));
                 }
                 out.extend(ports.iter().map(|p| Upstream {
-                    ask: UpstreamAsk::Port(p),
+                    ask: UpstreamMatch::Port(p),
                     to: UpstreamTo::tcp(host.clone(), port.unwrap_or(p)),
                     rewrite: Rewrite::default(),
                 }));
@@ -232,12 +232,12 @@ impl fmt::Display for UpstreamTo {
     }
 }
 
-impl fmt::Display for UpstreamAsk {
+impl fmt::Display for UpstreamMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            UpstreamAsk::Http { host, path } if path.is_empty() => f.write_str(host.as_deref().unwrap_or("*")),
-            UpstreamAsk::Http { host, path } => write!(f, "{}{path}", host.as_deref().unwrap_or("")),
-            UpstreamAsk::Port(port) => write!(f, "{port}"),
+            UpstreamMatch::Http { host, path } if path.is_empty() => f.write_str(host.as_deref().unwrap_or("*")),
+            UpstreamMatch::Http { host, path } => write!(f, "{}{path}", host.as_deref().unwrap_or("")),
+            UpstreamMatch::Port(port) => write!(f, "{port}"),
         }
     }
 }
@@ -246,7 +246,7 @@ impl fmt::Display for Upstream {
     /// In a form that [`parse_upstreams`] reads back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.ask {
-            UpstreamAsk::Port(port) => write!(f, "{port}={}", self.to),
+            UpstreamMatch::Port(port) => write!(f, "{port}={}", self.to),
             ask => write!(f, "{ask}={}{}", self.to.scheme(), self.to),
         }
     }
@@ -333,7 +333,7 @@ impl Form {
             if to.http.is_some() {
                 return Err(format!("a port is forwarded as it is, without HTTP: write `{port}=HOST:PORT`"));
             }
-            let ask = UpstreamAsk::Port(port);
+            let ask = UpstreamMatch::Port(port);
             return Ok(Form::Whole(Upstream { ask, to: to.place(port), rewrite: Rewrite::default() }));
         }
         if plane == Plane::Tcp {
@@ -348,13 +348,13 @@ impl Form {
         if to.tcp {
             return Err("say which port of the edge it is for: `PORT=HOST:PORT`".to_string());
         }
-        let (host, path) = left.map_or(Ok((None, String::new())), read_ask)?;
+        let (host, path) = left.map_or(Ok((None, String::new())), read_match)?;
         let tls = to.http == Some(Http::Tls);
         if tls && matches!(to.at, At::Unix(_)) {
             return Err("a Unix socket is spoken to without TLS: write `unix:/path`".to_string());
         }
         let to = to.place(if tls { 443 } else { 80 });
-        Ok(Form::Whole(Upstream { ask: UpstreamAsk::Http { host, path }, to, rewrite: Rewrite::default() }))
+        Ok(Form::Whole(Upstream { ask: UpstreamMatch::Http { host, path }, to, rewrite: Rewrite::default() }))
     }
 }
 
@@ -474,7 +474,7 @@ fn unix_path(path: &str) -> Result<String, String> {
 }
 
 /// `host`, `host/path`, `/path` or `*`; a port after the host is dropped, since routing does not see it.
-fn read_ask(left: &str) -> Result<(Option<String>, String), String> {
+fn read_match(left: &str) -> Result<(Option<String>, String), String> {
     let (host, path) = left.find('/').map_or((left, ""), |i| (&left[..i], left[i..].trim_end_matches('/')));
     if path.bytes().any(|b| !b.is_ascii_graphic() || b"?#,=".contains(&b)) {
         return Err(format!("the path `{path}` must be plain ASCII without `?`, `#` and `=`"));
@@ -504,8 +504,8 @@ fn read_ask(left: &str) -> Result<(Option<String>, String), String> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse_ask(left: &str) -> Result<UpstreamAsk, String> {
-    read_ask(left.trim()).map(|(host, path)| UpstreamAsk::Http { host, path })
+pub fn parse_match(left: &str) -> Result<UpstreamMatch, String> {
+    read_match(left.trim()).map(|(host, path)| UpstreamMatch::Http { host, path })
 }
 
 /// A DNS name or an IPv4 address. 253: the longest name (RFC 1035, 3.1, in text).

@@ -36,7 +36,7 @@ struct Network {
 }
 
 /// What a command gives: true is success, false a failure that was told already.
-type Told = Result<bool, Fail>;
+type Outcome = Result<bool, Fail>;
 
 /// Runs the command; what is wrong goes to standard error.
 pub(crate) fn run(args: &PolicyArgs, global: &GlobalArgs) -> Result<ExitCode, Fail> {
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &PolicyArgs, global: &GlobalArgs) -> Result<ExitCode, Fa
     done.map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn check(file: &Path, topology: Option<&Path>, running: bool, strict: bool, global: &GlobalArgs) -> Told {
+fn check(file: &Path, topology: Option<&Path>, running: bool, strict: bool, global: &GlobalArgs) -> Outcome {
     let text = read(file)?;
     let name = file.display().to_string();
     let Some(policy) = parsed(&name, &text) else { return Ok(false) };
@@ -86,7 +86,7 @@ fn notes(name: &str, notes: &[Problem]) {
     }
 }
 
-fn compile(files: &Files, node: Option<&str>, json: bool, global: &GlobalArgs) -> Told {
+fn compile(files: &Files, node: Option<&str>, json: bool, global: &GlobalArgs) -> Outcome {
     let Some(Network { policy, topology, name }) = load(files, global)? else { return Ok(false) };
     let compiled = Compiled::new(policy, Arc::clone(&topology));
     if !keeps_promises(&name, &compiled, false) {
@@ -119,7 +119,7 @@ fn no_node(name: &str, topology: &Topology) -> anyhow::Error {
     Diagnostic::new(format!("there is no node `{name}` in the topology"), hint).into()
 }
 
-fn test(files: &Files, strict: bool, global: &GlobalArgs) -> Told {
+fn test(files: &Files, strict: bool, global: &GlobalArgs) -> Outcome {
     let Some(Network { policy, topology, .. }) = load(files, global)? else { return Ok(false) };
     let outcomes = Compiled::new(policy, topology).run_tests();
     let mut text = String::new();
@@ -158,7 +158,7 @@ fn explain(files: &Files, src: &str, dst: &str, proto: Option<&str>, global: &Gl
     Ok(Exit::of(answer.allowed))
 }
 
-fn changes(files: &Files, against: Option<&Path>, global: &GlobalArgs) -> Told {
+fn changes(files: &Files, against: Option<&Path>, global: &GlobalArgs) -> Outcome {
     if files.policy.is_none() {
         let hint = "name the new policy with `--policy NEW`";
         return Err(Fail::usage("there is nothing to compare with the policy in force", hint));
@@ -267,7 +267,7 @@ fn set(file: &Path, dry_run: bool, strict: bool, json: bool, global: &GlobalArgs
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_topology(global: &GlobalArgs) -> Told {
+fn print_topology(global: &GlobalArgs) -> Outcome {
     let answer = admin_client::control(global, PolicyTopology::default())?;
     let text = serde_json::to_string_pretty(&answer.topology).context("cannot print the answer")?;
     Ok(say(&(text + "\n"))?)

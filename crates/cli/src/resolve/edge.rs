@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Serve,
 }
 
-/// What a process is told, and what the person at the terminal is told besides.
+/// What a process is input, and what the person at the terminal is input besides.
 pub(crate) struct EdgePlan {
     pub(crate) config: Config,
     /// Where the token lies here, as a hint for the connect string.
@@ -50,9 +50,9 @@ const DEFAULT_RECONNECT_GRACE: Duration = Duration::from_secs(30);
 /// As many as one public address has ports: more visitors than that need more than one edge.
 pub(crate) const MAX_VISITORS: u32 = 65_536;
 
-/// The configuration file of `serve`: the one told, or the default one if it exists.
-pub(crate) fn load_config(told: Option<&Path>) -> Result<Option<Read>, Fail> {
-    let path = match told {
+/// The configuration file of `serve`: the one input, or the default one if it exists.
+pub(crate) fn load_config(input: Option<&Path>) -> Result<Option<Read>, Fail> {
+    let path = match input {
         Some(path) => path,
         None => match file::DEFAULT_FILES.iter().map(Path::new).find(|p| p.exists()) {
             Some(path) => path,
@@ -62,9 +62,9 @@ pub(crate) fn load_config(told: Option<&Path>) -> Result<Option<Read>, Fail> {
     Ok(Some(file::read(path)?))
 }
 
-/// What an edge is told, and where remarks go.
+/// What an edge is input, and where remarks go.
 #[derive(Clone, Copy)]
-struct Told<'a> {
+struct Input<'a> {
     kind: Kind,
     args: &'a EdgeArgs,
     /// The file's keys; none were given if there is no file.
@@ -88,9 +88,9 @@ pub(crate) fn edge(
     args.inlets.judge(given)?;
     let (notes, none) = (Notes::default(), EdgeFile::default());
     let f = file.map_or(&none, |r| &r.edge);
-    let told = Told { kind, args, f, file, given, notes: &notes };
-    let data_dir = super::data_dir(global.data_dir.clone().or_else(|| f.data_dir.as_ref().map(|p| told.beside(p))))?;
-    let planes = told.planes()?;
+    let input = Input { kind, args, f, file, given, notes: &notes };
+    let data_dir = super::data_dir(global.data_dir.clone().or_else(|| f.data_dir.as_ref().map(|p| input.beside(p))))?;
+    let planes = input.planes()?;
     let gate = file.map(|r| gate_file::plan(r, data_dir.clone(), &notes)).transpose()?.flatten();
     if gate.is_some() && f.gate.as_ref().is_none_or(|g| g.trusted_proxies.is_none()) {
         gate_shared::say_private_proxies("`trusted_proxies` under [gate]", &notes);
@@ -101,7 +101,7 @@ pub(crate) fn edge(
         drain: args.limits.drain.or(f.drain).unwrap_or(runtime::run::DRAIN),
         tunnel: None,
         lists: Vec::new(),
-        files: told.files(gate.is_some())?,
+        files: input.files(gate.is_some())?,
         gate,
         control,
         notes: Vec::new(),
@@ -112,11 +112,11 @@ pub(crate) fn edge(
         let tokens = tokens(&args.token, file, given, &notes)?;
         config.files.extend(tokens.files);
         token_place = tokens.place;
-        let tls = told.tls(&config.data_dir, planes.control)?;
+        let tls = input.tls(&config.data_dir, planes.control)?;
         if let EdgeTls::Own { cert, key } = &tls {
             config.files.extend([cert.clone(), key.clone()]);
         }
-        config.tunnel = Some(told.settings(planes, tokens.all, tls)?);
+        config.tunnel = Some(input.settings(planes, tokens.all, tls)?);
         config.lists = at_doors(&args.lists, given, file)?;
     } else if config.gate.is_none() && config.control.is_none() {
         return Err(Fail::usage(
@@ -135,7 +135,7 @@ struct Planes {
     tcp: Option<TcpPlane>,
 }
 
-impl Told<'_> {
+impl Input<'_> {
     /// A path of the file starts where the file lies.
     fn beside(&self, path: &PathBuf) -> PathBuf {
         self.file.map_or_else(|| path.clone(), |r| r.at(path))
@@ -186,7 +186,7 @@ impl Told<'_> {
     }
 
     fn settings(&self, planes: Planes, tokens: Vec<EdgeToken>, tls: EdgeTls) -> Result<EdgeSettings, Fail> {
-        let Told { args, f, file, given, notes, .. } = *self;
+        let Input { args, f, file, given, notes, .. } = *self;
         let trusted_proxies = set_of(
             "trusted-proxies",
             &args.front.trusted_proxies,
@@ -264,9 +264,9 @@ fn stall(args: &EdgeArgs, f: &EdgeFile) -> Result<Duration, Fail> {
     }
 }
 
-impl Told<'_> {
+impl Input<'_> {
     fn tls(&self, data_dir: &Path, control: SocketAddr) -> Result<EdgeTls, Fail> {
-        let Told { kind, args, f, notes, .. } = *self;
+        let Input { kind, args, f, notes, .. } = *self;
         let in_dir = |p: &PathBuf| self.beside(p);
         let cert = args.tls.tls_cert.clone().or_else(|| f.tls_cert.as_ref().map(&in_dir));
         let key = args.tls.tls_key.clone().or_else(|| f.tls_key.as_ref().map(&in_dir));

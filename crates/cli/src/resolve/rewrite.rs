@@ -2,7 +2,7 @@
 //! the one that it names by its left side. Out: what each upstream's edge is told to change.
 
 use tunnel_proto::hello::{Rewrite, SetField};
-use tunnel_proto::upstream::{Place, Upstream, UpstreamAsk, parse_ask};
+use tunnel_proto::upstream::{Place, Upstream, UpstreamMatch, parse_match};
 
 use crate::args::PublishArgs;
 use crate::fail::Fail;
@@ -56,10 +56,10 @@ fn each(
     whose: Option<&str>,
     change: impl Fn(&mut Upstream),
 ) -> Result<(), Fail> {
-    let ask = whose.map(parse_ask).transpose().map_err(|why| wrong(flag, text, &why))?;
+    let ask = whose.map(parse_match).transpose().map_err(|why| wrong(flag, text, &why))?;
     let is_for = |u: &Upstream| match &ask {
         Some(ask) => u.ask == *ask,
-        None => matches!(u.ask, UpstreamAsk::Http { .. }),
+        None => matches!(u.ask, UpstreamMatch::Http { .. }),
     };
     let mut found = false;
     for upstream in upstreams.iter_mut().filter(|u| is_for(u)) {

@@ -115,7 +115,7 @@ async fn a_clock_that_was_wrong_is_left_behind_by_a_reset_and_a_restart() {
         || -> u64 { String::from_utf8(store.get("mesh/clock").unwrap().unwrap().value).unwrap().parse().unwrap() };
     assert!(saved() > wall() + DAYS - 60);
     let told = handle.time.ask_reset();
-    handle.mention(|_, _| {});
+    handle.notify(|_, _| {});
     assert!(told.await.unwrap().from > wall() + DAYS - 60 && handle.time.behind() < 60);
     assert!(saved() < wall() + 60);
     run.stop();

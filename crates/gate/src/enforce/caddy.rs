@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::{Enforcer, Info, MAX_LIST_BODY, REQUEST_TIMEOUT, Reconciled, Remark, Snapshot, note_length};
-use runtime::fetch::{Answer, Ask, Base};
+use runtime::fetch::{Answer, Base, Fetch};
 
 /// Caddy closes its streams at each change: not more often than this.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ impl Caddy {
         note_length(&mut self.remarks, &self.info.name, entries.len(), "Caddy", &d.list);
         let want = ranges(&entries);
         let Answer { status, body, .. } =
-            Ask::get(&api.path, HeaderMap::new()).whole_body(MAX_LIST_BODY).send(api, REQUEST_TIMEOUT).await?;
+            Fetch::get(&api.path, HeaderMap::new()).whole_body(MAX_LIST_BODY).send(api, REQUEST_TIMEOUT).await?;
         if status == 200 && holds(&body, &want) {
             return Ok(Reconciled::now(false));
         }
@@ -60,7 +60,7 @@ impl Caddy {
         }
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let ask = Ask::new(Method::PATCH, &api.path, headers).body(Bytes::from(want.to_string())).whole_body(1 << 20);
+        let ask = Fetch::new(Method::PATCH, &api.path, headers).body(Bytes::from(want.to_string())).whole_body(1 << 20);
         let Answer { status, body, .. } = ask.send(api, REQUEST_TIMEOUT).await?;
         if status != 200 {
             bail!("Caddy answers {status}: {}", String::from_utf8_lossy(&body));

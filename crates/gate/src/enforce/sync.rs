@@ -118,7 +118,7 @@ struct Sync {
     published: watch::Receiver<Arc<Published>>,
     ledger: Arc<ReadModel>,
     progress: Arc<Mutex<Progress>>,
-    tell: watch::Sender<Reached>,
+    report: watch::Sender<Reached>,
     /// The lists as they were when it was last made equal; empty after a failure.
     last: Vec<Option<Arc<Desired>>>,
     /// What is there is read next time.
@@ -139,7 +139,7 @@ impl Sync {
     ) -> (Handle, Sync) {
         let info = enforcer.info().clone();
         let progress = Arc::<Mutex<Progress>>::default();
-        let (tell, reached) = watch::channel(Reached::default());
+        let (report, reached) = watch::channel(Reached::default());
         let stop = CancellationToken::new();
         let handle = Handle { info: info.clone(), progress: progress.clone(), reached, stop };
         let (last, backoff) = (Vec::new(), BACKOFF.0);
@@ -149,7 +149,7 @@ impl Sync {
             published,
             ledger,
             progress,
-            tell,
+            report,
             last,
             force: true,
             due: false,
@@ -245,7 +245,7 @@ impl Sync {
         }
         p.reached = generation;
         drop(p);
-        self.tell.send_replace(Reached { generation, by });
+        self.report.send_replace(Reached { generation, by });
     }
 
     fn failed(&mut self, e: &anyhow::Error) {

@@ -18,7 +18,7 @@ use super::{
     Enforcer, InForce, Info, LONG_LIST, MAX_LIST_BODY, REQUEST_TIMEOUT, Reconciled, Remark, Snapshot, Wake, check_ours,
     note, note_length, write,
 };
-use runtime::fetch::{Ask, Base};
+use runtime::fetch::{Base, Fetch};
 
 /// Traefik's own default for its `providersThrottleDuration`.
 pub const TRAEFIK_THROTTLE: Duration = Duration::from_secs(2);
@@ -229,7 +229,7 @@ impl Pending {
         let mut shown: Vec<(&str, Vec<String>)> = Vec::new();
         for name in names {
             let path = format!("{}/api/http/middlewares/{name}@file", api.path.trim_end_matches('/'));
-            let ask = Ask::get(&path, HeaderMap::new()).whole_body(MAX_LIST_BODY);
+            let ask = Fetch::get(&path, HeaderMap::new()).whole_body(MAX_LIST_BODY);
             let answer = ask.send(api, REQUEST_TIMEOUT).await.context("Traefik's API")?;
             let ranges = source_range(&answer.body).filter(|_| answer.status == 200);
             let Some(ranges) = ranges else { return Ok(None) };

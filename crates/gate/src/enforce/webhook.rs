@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::command::{LastSent, is_empty};
 use super::{Enforcer, Info, REQUEST_TIMEOUT, Reconciled, Snapshot};
-use runtime::fetch::{Ask, Base};
+use runtime::fetch::{Base, Fetch};
 
 /// How an HTTP service is told of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Webhook {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let to = &self.config.to;
-        let ask = Ask::new(Method::POST, &to.path, headers).body(Bytes::from(body.to_string()));
+        let ask = Fetch::new(Method::POST, &to.path, headers).body(Bytes::from(body.to_string()));
         let status = ask.send(to, REQUEST_TIMEOUT).await?.status;
         if !(200..300).contains(&status) {
             bail!("it answers {status}");

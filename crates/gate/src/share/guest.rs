@@ -17,7 +17,7 @@ use crate::state::GateState;
 
 /// What the proxy asks.
 #[derive(Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct LinkRequest<'a> {
     /// `http` or `https`, from the middleware's address.
     pub protocol: &'a str,
     /// Host and port, from the middleware's address.
@@ -37,7 +37,7 @@ const FIRST_PAGE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Whoever was given his place within this time may still have to wait for it.
 const NEW: u64 = 6;
 /// Answers the question.
-pub(crate) async fn open(state: &GateState, asked: &Asked<'_>) -> StatusCode {
+pub(crate) async fn open(state: &GateState, asked: &LinkRequest<'_>) -> StatusCode {
     let to = |name: &str| state.shares.guests(name);
     let named = state.shares.checker.find(asked.protocol, asked.service).map(|(_, s)| s.name.as_str());
     let question = Question {
@@ -129,7 +129,7 @@ fn is_new(state: &GateState, list: &str, addr: Addr, id: GrantId) -> bool {
 }
 
 /// Keeps a refusal for `explain` and `doctor`, and says it within the budget of such lines.
-fn refused(state: &GateState, asked: &Asked<'_>, share: &str, why: Why) {
+fn refused(state: &GateState, asked: &LinkRequest<'_>, share: &str, why: Why) {
     let now = Instant::now();
     state.shares.checker.refusals.note(asked.visitor, share, shape::masked(asked.uri), why, now);
     let Some(refusal) = state.shares.checker.refusals.of(asked.visitor, now) else { return };

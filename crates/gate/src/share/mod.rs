@@ -28,7 +28,7 @@ use super::doctor::ConfiguredBy;
 pub use refused::No;
 use refused::Refusals;
 use report::Notice;
-use runtime::fetch::{Ask, Base};
+use runtime::fetch::{Base, Fetch};
 use shape::{Link, Shape};
 use spend::Spend;
 
@@ -260,14 +260,14 @@ impl Shares {
     /// Asks for the link itself; where the upstream says yes to any, what else there is to ask about it.
     async fn live(&self, at: usize, share: &Share, link: &Link, q: &Question<'_>) -> Result<(), No> {
         let told = self.says(share, link, &link.path(), q.host, Some(q.guest)).await?;
-        if let Says::Dead(status) = told {
+        if let LinkState::Dead(status) = told {
             return Err(No::Dead(status));
         }
         if self.canary(at, share, link, &link.place, Link::path, q.host).await? {
             return Ok(());
         }
         let Some(api) = link.api() else { return Err(No::Canary) };
-        if let Says::Dead(status) = self.says(share, link, &api, q.host, Some(q.guest)).await? {
+        if let LinkState::Dead(status) = self.says(share, link, &api, q.host, Some(q.guest)).await? {
             return Err(No::Dead(status));
         }
         let good = self.canary(at, share, link, "api", by_api, q.host).await?;
@@ -309,12 +309,12 @@ impl Shares {
             });
             path = asked(&nobodys);
             match self.says(share, &nobodys, &path, host, None).await? {
-                Says::Alive => (good, lasts) = (false, BAD_CANARY_FOR),
-                Says::Dead(500..) => {
+                LinkState::Alive => (good, lasts) = (false, BAD_CANARY_FOR),
+                LinkState::Dead(500..) => {
                     lasts = BAD_CANARY_FOR;
                     continue;
                 }
-                Says::Dead(_) => {}
+                LinkState::Dead(_) => {}
             }
             break;
         }
@@ -343,7 +343,7 @@ impl Shares {
         path: &str,
         host: Option<&HeaderValue>,
         guest: Option<Addr>,
-    ) -> Result<Says, No> {
+    ) -> Result<LinkState, No> {
         let mut headers = HeaderMap::new();
         // The upstream sees the name and the guest it would see anyway: its own throttling hits the guest, not us.
         if let Some(host) = host {
@@ -354,7 +354,7 @@ impl Shares {
         if let Some(Ok(guest)) = guest.map(|g| HeaderValue::from_str(&g.to_string())) {
             headers.insert("x-forwarded-for", guest);
         }
-        let answer = match Ask::get(path, headers).start_of_body(BODY).send(&share.base, CHECK_TIMEOUT).await {
+        let answer = match Fetch::get(path, headers).start_of_body(BODY).send(&share.base, CHECK_TIMEOUT).await {
             Ok(answer) => answer,
             Err(e) => {
                 self.once(Notice::Silent(share.name.clone()), || {
@@ -365,11 +365,11 @@ impl Shares {
         };
         let location = answer.headers.get(header::LOCATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
         match answer.status {
-            200 => Ok(Says::Alive),
-            301 | 302 | 303 | 307 | 308 if link.asks_password(location) => Ok(Says::Alive),
-            401 if asks_password(&answer.body) => Ok(Says::Alive),
+            200 => Ok(LinkState::Alive),
+            301 | 302 | 303 | 307 | 308 if link.asks_password(location) => Ok(LinkState::Alive),
+            401 if asks_password(&answer.body) => Ok(LinkState::Alive),
             status @ (429 | 502..=504) => Err(No::Busy(status)),
-            status => Ok(Says::Dead(status)),
+            status => Ok(LinkState::Dead(status)),
         }
     }
 
@@ -397,7 +397,7 @@ impl Shares {
 
 /// What an upstream says of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Says {
+enum LinkState {
     Alive,
     Dead(u16),
 }

@@ -113,7 +113,7 @@ impl Shares {
         }
     }
 
-    /// Says something about an upstream at most once in ten minutes, and keeps it that long for `doctor`.
+    /// LinkState something about an upstream at most once in ten minutes, and keeps it that long for `doctor`.
     pub(super) fn once(&self, what: Notice, say: impl FnOnce()) {
         let mut noticed = self.noticed.lock();
         noticed.retain(|_, when| when.elapsed() < SAID_AGAIN);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use access::names::{Follow, HostName, Names, Said};
+use access::names::{DnsOutcome, Follow, HostName, Names};
 use addr::{Addr, Prefix};
 use net::dns::{Answer, Resolver};
 use parking_lot::Mutex;
@@ -91,7 +91,7 @@ impl Followed {
     }
 
     /// Takes an answer in; true if the name has other addresses now.
-    fn answered(&self, host: &HostName, v4: Said, v6: Said) -> bool {
+    fn answered(&self, host: &HostName, v4: DnsOutcome, v6: DnsOutcome) -> bool {
         let before = self.prefixes(host);
         let (turned, known) = {
             let mut names = self.names.lock();
@@ -119,7 +119,7 @@ impl Followed {
 }
 
 /// Asks for both families.
-fn ask(resolver: &mut Option<Resolver>, host: &HostName) -> impl Future<Output = (Said, Said)> + use<> {
+fn ask(resolver: &mut Option<Resolver>, host: &HostName) -> impl Future<Output = (DnsOutcome, DnsOutcome)> + use<> {
     // Tried again with the next question: a network may come later than this process.
     let made = match resolver.take() {
         Some(made) => Ok(made),
@@ -133,16 +133,16 @@ fn ask(resolver: &mut Option<Resolver>, host: &HostName) -> impl Future<Output =
                 let (v4, v6) = tokio::join!(resolver.v4(host.as_str()), resolver.v6(host.as_str()));
                 (said(v4), said(v6))
             }
-            Err(why) => (Said::Failed(why.clone()), Said::Failed(why)),
+            Err(why) => (DnsOutcome::Failed(why.clone()), DnsOutcome::Failed(why)),
         }
     }
 }
 
-fn said(answer: Answer) -> Said {
+fn said(answer: Answer) -> DnsOutcome {
     match answer {
-        Answer::Addrs(ips, ttl) => Said::Addrs(ips.into_iter().map(Addr::new).collect(), u64::from(ttl)),
-        Answer::None(ttl) => Said::None(u64::from(ttl)),
-        Answer::Failed(why) => Said::Failed(why),
+        Answer::Addrs(ips, ttl) => DnsOutcome::Addrs(ips.into_iter().map(Addr::new).collect(), u64::from(ttl)),
+        Answer::None(ttl) => DnsOutcome::None(u64::from(ttl)),
+        Answer::Failed(why) => DnsOutcome::Failed(why),
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
         let host: HostName = "dns:home.example.net".parse().unwrap();
         let followed = Followed::default();
         followed.follow(&BTreeSet::from([host.clone()]));
-        let addrs = |text: &[&str]| Said::Addrs(text.iter().map(|t| t.parse().unwrap()).collect(), 60);
+        let addrs = |text: &[&str]| DnsOutcome::Addrs(text.iter().map(|t| t.parse().unwrap()).collect(), 60);
         let is = || followed.prefixes(&host).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert!(is().is_empty(), "before the first answer");
         assert!(followed.answered(
@@ -164,9 +164,13 @@ mod tests {
             addrs(&["2001:db8::7", "fd00::1"])
         ));
         assert_eq!(is(), ["198.51.100.7", "2001:db8::7"]);
-        assert!(!followed.answered(&host, Said::Failed("no answer".into()), Said::Failed("no answer".into())));
+        assert!(!followed.answered(
+            &host,
+            DnsOutcome::Failed("no answer".into()),
+            DnsOutcome::Failed("no answer".into())
+        ));
         assert_eq!(is(), ["198.51.100.7", "2001:db8::7"], "the last good one stays");
-        assert!(followed.answered(&host, addrs(&["198.51.100.8"]), Said::None(60)));
+        assert!(followed.answered(&host, addrs(&["198.51.100.8"]), DnsOutcome::None(60)));
         assert_eq!(is(), ["198.51.100.8"]);
         followed.follow(&BTreeSet::new());
         assert!(is().is_empty(), "no longer followed");

@@ -99,22 +99,22 @@ impl Watch {
     /// Asks for notice. Blocks: reads symlinks.
     pub(super) fn new(files: &Stamps) -> Watch {
         // One pending notice is enough: what changed is found by looking.
-        let (tell, events) = mpsc::channel(1);
-        let watcher = Watch::start(&files.paths, tell);
+        let (notify, events) = mpsc::channel(1);
+        let watcher = Watch::start(&files.paths, notify);
         let watcher = watcher
             .map_err(|e| debug!(err = %e, every = ?LOOK_ALONE, "no notifications of changed files, polling"))
             .ok();
         Watch { events, watcher }
     }
 
-    fn start(files: &[PathBuf], tell: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
+    fn start(files: &[PathBuf], notify: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Our own reading must not wake us.
             let reading = event.as_ref().is_ok_and(|e| {
                 matches!(e.kind, notify::EventKind::Access(a) if a != notify::event::AccessKind::Close(notify::event::AccessMode::Write))
             });
             if !reading {
-                let _ = tell.try_send(());
+                let _ = notify.try_send(());
             }
         })?;
         // Directories, not files: an atomic rename replaces the file, and a watch on the old one would see nothing

@@ -168,9 +168,9 @@ impl<'b> Came<'b> {
         self.traced.addr
     }
 
-    /// Tells the upstream: `X-Forwarded-For`, `X-Real-IP`, `X-Forwarded-Proto`, `X-Forwarded-Host` and `Forwarded`
+    /// Writes what the upstream is to know: `X-Forwarded-For`, `X-Real-IP`, `X-Forwarded-Proto`, `X-Forwarded-Host` and `Forwarded`
     /// (RFC 7239).
-    pub fn tell(&self, mut put: impl FnMut(&'static str, &[u8])) {
+    pub fn write_fields(&self, mut put: impl FnMut(&'static str, &[u8])) {
         let hops = self.traced.hops.iter().chain([&self.peer]);
         let mut text = String::with_capacity(96);
         for (i, hop) in hops.clone().enumerate() {

@@ -129,7 +129,7 @@ impl Request {
             }
         }
         out.body(body, facts.content_length.is_some());
-        came.tell(|name, value| out.field(name, value));
+        came.write_fields(|name, value| out.field(name, value));
         Ok(Request {
             method: Method::of(method),
             http10,

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 use tunnel_proto::frame::{self, FrameReader, Kind, Open, Part, Reset, ResetCode};
-use tunnel_proto::hello::{AskFor, Hello, Published, Reject, Welcome};
+use tunnel_proto::hello::{Hello, Published, Reject, RouteKey, Welcome};
 use tunnel_proto::mux::dedicated::{Due, Waiting};
 use tunnel_proto::mux::pool;
-use tunnel_proto::upstream::UpstreamAsk;
+use tunnel_proto::upstream::UpstreamMatch;
 use tunnel_proto::ws::{Role, WsItem, WsReader};
 
 use super::super::bulk::{BulkLink, Home, whole_message};
@@ -139,9 +139,9 @@ fn words_of(feature: &str) -> &str {
 fn hello(dialler: &Dialler) -> Hello {
     let publish = |u: &tunnel_proto::upstream::Upstream| {
         let (ask, http) = match &u.ask {
-            UpstreamAsk::Port(port) => (AskFor::Port(*port), false),
-            UpstreamAsk::Http { host, path } => {
-                (AskFor::Http { host: host.clone().unwrap_or_default(), path: path.clone() }, true)
+            UpstreamMatch::Port(port) => (RouteKey::Port(*port), false),
+            UpstreamMatch::Http { host, path } => {
+                (RouteKey::Http { host: host.clone().unwrap_or_default(), path: path.clone() }, true)
             }
         };
         let scheme = if http { u.to.scheme() } else { "" };

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel_proto::frame::{FrameReader, Kind, Part};
-use tunnel_proto::hello::{AskFor, Hello, Reject, RejectCode, Welcome};
+use tunnel_proto::hello::{Hello, Reject, RejectCode, RouteKey, Welcome};
 use tunnel_proto::mux::pool;
 use tunnel_proto::ws::{Role, WsItem, WsReader};
 
@@ -519,27 +519,27 @@ fn may_publish(edge: &Arc<Edge>, hello: &Hello, token: usize) -> Result<(), Reje
             .may_have(&upstream.ask, token, rights)
             .map_err(|reason| Reject::for_now(RejectCode::Taken, reason))?;
         match &upstream.ask {
-            AskFor::Http { .. } if settings.http.is_none() => {
+            RouteKey::Http { .. } if settings.http.is_none() => {
                 return Err(Reject::for_good(
                     RejectCode::NotOffered,
                     "this edge has no HTTP plane; it was started as `tcp server`: use `portcullis tcp client --ports …`",
                 ));
             }
-            AskFor::Http { .. } => {}
-            AskFor::Port(port) => super::ports::open(edge, *port)?,
+            RouteKey::Http { .. } => {}
+            RouteKey::Port(port) => super::ports::open(edge, *port)?,
         }
     }
     Ok(())
 }
 
-fn reached_at(edge: &Edge, ask: &AskFor, name: &str) -> String {
+fn reached_at(edge: &Edge, ask: &RouteKey, name: &str) -> String {
     match ask {
-        AskFor::Port(port) => {
+        RouteKey::Port(port) => {
             let addr =
                 edge.settings().tcp.as_ref().map_or_else(String::new, |t| SocketAddr::new(t.addr, *port).to_string());
             format!("tcp {addr} -> {name}")
         }
-        AskFor::Http { host, path } => {
+        RouteKey::Http { host, path } => {
             let port = edge.listening().1.map_or(0, |a| a.port());
             let host = if host.is_empty() { "any host" } else { host };
             format!("http {host}{path} (port {port}) -> {name}")

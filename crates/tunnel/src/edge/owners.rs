@@ -5,14 +5,14 @@
 //! over visitors of another token, not even those of a path or of a name below a wildcard. Whom the edge's file names a
 //! path or a name for has it, whoever came first.
 
-use tunnel_proto::hello::AskFor;
+use tunnel_proto::hello::RouteKey;
 
 use super::super::settings::{Rights, Site};
 
 /// Something that is published, and by which token.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owned<'a> {
-    pub(super) ask: &'a AskFor,
+    pub(super) ask: &'a RouteKey,
     pub(super) token: usize,
 }
 
@@ -20,15 +20,15 @@ pub(super) struct Owned<'a> {
 ///
 /// # Errors
 /// What the token may publish.
-pub(super) fn may(rights: &Rights, name: &str, ask: &AskFor) -> Result<(), String> {
+pub(super) fn may(rights: &Rights, name: &str, ask: &RouteKey) -> Result<(), String> {
     match ask {
-        AskFor::Port(port) => match &rights.ports {
+        RouteKey::Port(port) => match &rights.ports {
             Some(ports) if !ports.contains(*port) => {
                 Err(format!("the token `{name}` may open no port {port}; its ports are {ports}"))
             }
             _ => Ok(()),
         },
-        AskFor::Http { host, path } => match &rights.hosts {
+        RouteKey::Http { host, path } => match &rights.hosts {
             Some(sites) if !sites.iter().any(|s| s.holds(host, path)) => {
                 let words: Vec<String> = sites.iter().map(ToString::to_string).collect();
                 let words = if words.is_empty() { "none".to_string() } else { words.join(", ") };
@@ -42,14 +42,14 @@ pub(super) fn may(rights: &Rights, name: &str, ask: &AskFor) -> Result<(), Strin
 
 /// The first of what is published that belongs to another token, and keeps this one from being published.
 pub(super) fn taken<'a>(
-    ask: &AskFor,
+    ask: &RouteKey,
     token: usize,
     rights: &Rights,
     published: impl Iterator<Item = Owned<'a>>,
 ) -> Option<Owned<'a>> {
     published.filter(|other| other.token != token).find(|other| match (ask, other.ask) {
-        (AskFor::Port(mine), AskFor::Port(theirs)) => mine == theirs,
-        (AskFor::Http { host, path }, AskFor::Http { host: theirs, path: their_path }) => {
+        (RouteKey::Port(mine), RouteKey::Port(theirs)) => mine == theirs,
+        (RouteKey::Http { host, path }, RouteKey::Http { host: theirs, path: their_path }) => {
             if (host, path) == (theirs, their_path) {
                 return true;
             }
@@ -67,9 +67,9 @@ pub(super) fn taken<'a>(
 mod tests {
     use super::*;
 
-    fn http(text: &str) -> AskFor {
+    fn http(text: &str) -> RouteKey {
         let site: Site = text.parse().unwrap();
-        AskFor::Http { host: site.host, path: site.path }
+        RouteKey::Http { host: site.host, path: site.path }
     }
 
     fn rights(hosts: &[&str]) -> Rights {
@@ -95,8 +95,8 @@ mod tests {
         ] {
             assert!(may(&r, "t", &http(bad)).unwrap_err().contains("app.example.com"), "{bad}");
         }
-        assert!(may(&r, "t", &AskFor::Port(2222)).is_ok());
-        assert!(may(&r, "t", &AskFor::Port(2223)).unwrap_err().contains("2222"));
+        assert!(may(&r, "t", &RouteKey::Port(2222)).is_ok());
+        assert!(may(&r, "t", &RouteKey::Port(2223)).unwrap_err().contains("2222"));
         assert!(may(&Rights::default(), "t", &http("*")).is_ok());
         assert!(may(&rights(&["*"]), "t", &http("x.example")).is_ok());
         assert!(may(&rights(&[]), "t", &http("x.example")).unwrap_err().contains("none"));
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_name_belongs_to_the_first_with_all_below_it() {
-        let by = |ask: &AskFor, theirs: &AskFor, rights: &Rights| {
+        let by = |ask: &RouteKey, theirs: &RouteKey, rights: &Rights| {
             taken(ask, 1, rights, [Owned { ask: theirs, token: 0 }].into_iter()).is_some()
         };
         let any = Rights::default();
@@ -123,8 +123,8 @@ mod tests {
         ] {
             assert_eq!(by(&http(mine), &http(theirs), &any), wanted, "{mine} after {theirs}");
         }
-        assert!(by(&AskFor::Port(22), &AskFor::Port(22), &any));
-        assert!(!by(&AskFor::Port(22), &AskFor::Port(23), &any));
+        assert!(by(&RouteKey::Port(22), &RouteKey::Port(22), &any));
+        assert!(!by(&RouteKey::Port(22), &RouteKey::Port(23), &any));
         // Said in the edge's file: this path is for this token. The same path twice is not.
         let told = rights(&["a.example/login", "x.dev.example"]);
         assert!(!by(&http("a.example/login"), &http("a.example"), &told));

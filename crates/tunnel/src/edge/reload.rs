@@ -10,7 +10,7 @@ use net::serve::{Limits, Listener};
 use net::sockets;
 use runtime::reload::Applied;
 use tracing::{info, warn};
-use tunnel_proto::hello::AskFor;
+use tunnel_proto::hello::RouteKey;
 use tunnel_proto::http1::forwarded::Trust;
 
 use super::super::settings::{EdgeSettings, EdgeTls};
@@ -182,12 +182,13 @@ pub(super) fn visitor_limits(settings: &EdgeSettings) -> Limits {
 fn sweep(edge: &Edge, before: &EdgeSettings, next: &EdgeSettings) -> usize {
     let tokens = edge.tokens();
     let moved = before.tcp.as_ref().map(|t| t.addr) != next.tcp.as_ref().map(|t| t.addr);
-    let offered = |ask: &AskFor| match ask {
-        AskFor::Http { .. } => next.http.is_some(),
-        AskFor::Port(port) => next.tcp.as_ref().is_some_and(|t| t.allow_ports.contains(*port)),
+    let offered = |ask: &RouteKey| match ask {
+        RouteKey::Http { .. } => next.http.is_some(),
+        RouteKey::Port(port) => next.tcp.as_ref().is_some_and(|t| t.allow_ports.contains(*port)),
     };
-    let may =
-        |known: &Known, ask: &AskFor| owners::may(&known.token.rights, &known.token.name, ask).is_ok() && offered(ask);
+    let may = |known: &Known, ask: &RouteKey| {
+        owners::may(&known.token.rights, &known.token.name, ask).is_ok() && offered(ask)
+    };
     let mut ended = 0;
     for session in edge.table.sessions() {
         let Some(known) = tokens.get(session.token()) else {
@@ -198,7 +199,7 @@ fn sweep(edge: &Edge, before: &EdgeSettings, next: &EdgeSettings) -> usize {
             continue;
         };
         let was_guarded = before.tokens.iter().any(|t| t.name == known.token.name && t.guarded);
-        let stays = |ask: &AskFor| may(known, ask) && !(moved && matches!(ask, AskFor::Port(_)));
+        let stays = |ask: &RouteKey| may(known, ask) && !(moved && matches!(ask, RouteKey::Port(_)));
         if !session.asks().all(stays) || (known.token.guarded && !was_guarded) {
             edge.table.leave(&session);
             end(edge, &session, "what it may publish here has changed");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tunnel_proto::hello::AskFor;
+use tunnel_proto::hello::RouteKey;
 
 use super::super::settings::Rights;
 use super::Edge;
@@ -32,7 +32,7 @@ struct Inner {
 
 /// What a lost client published: its token's until then.
 struct Orphan {
-    ask: AskFor,
+    ask: RouteKey,
     token: usize,
     until: Instant,
 }
@@ -45,11 +45,11 @@ impl Inner {
     }
 
     /// Whether a token may have this beside what others have.
-    fn may_have(&self, ask: &AskFor, token: usize, rights: &Rights) -> Result<(), String> {
+    fn may_have(&self, ask: &RouteKey, token: usize, rights: &Rights) -> Result<(), String> {
         let Some(other) = owners::taken(ask, token, rights, self.owned()) else { return Ok(()) };
-        let name = |ask: &AskFor| match ask {
-            AskFor::Port(port) => format!("port {port}"),
-            AskFor::Http { host, path } => format!("{}{path}", if host.is_empty() { "every host" } else { host }),
+        let name = |ask: &RouteKey| match ask {
+            RouteKey::Port(port) => format!("port {port}"),
+            RouteKey::Http { host, path } => format!("{}{path}", if host.is_empty() { "every host" } else { host }),
         };
         // The other token's name is not this client's business.
         let belongs = if ask == other.ask { "it".to_string() } else { name(other.ask) };
@@ -100,7 +100,7 @@ impl Table {
     ///
     /// # Errors
     /// To whom it belongs, for the client.
-    pub(super) fn may_have(&self, ask: &AskFor, token: usize, rights: &Rights) -> Result<(), String> {
+    pub(super) fn may_have(&self, ask: &RouteKey, token: usize, rights: &Rights) -> Result<(), String> {
         self.inner.lock().may_have(ask, token, rights)
     }
 
@@ -113,8 +113,8 @@ impl Table {
             let differs = |s: &&Arc<EdgeSession>| s.hello.upstreams.iter().any(|o| o.ask == u.ask && o.name != u.name);
             if let Some(other) = others().find(differs) {
                 let what = match &u.ask {
-                    AskFor::Port(port) => format!("port {port}"),
-                    AskFor::Http { host, path } => {
+                    RouteKey::Port(port) => format!("port {port}"),
+                    RouteKey::Http { host, path } => {
                         format!("{}{path}", if host.is_empty() { "every host" } else { host })
                     }
                 };
@@ -171,7 +171,7 @@ impl Table {
     }
 
     /// Waits no longer for clients that would not be let in.
-    pub(super) fn forget(&self, gone: impl Fn(usize, &AskFor) -> bool) {
+    pub(super) fn forget(&self, gone: impl Fn(usize, &RouteKey) -> bool) {
         let mut inner = self.inner.lock();
         let before = inner.orphans.len();
         inner.orphans.retain(|o| !gone(o.token, &o.ask));
@@ -279,10 +279,10 @@ impl Routes {
         host.match_indices('.').find_map(|(dot, _)| found(&format!("*{}", host.get(dot..).unwrap_or_default())))
     }
 
-    fn share(&mut self, ask: &AskFor) -> &mut Share {
+    fn share(&mut self, ask: &RouteKey) -> &mut Share {
         match ask {
-            AskFor::Port(port) => self.ports.entry(*port).or_default(),
-            AskFor::Http { host, path } => {
+            RouteKey::Port(port) => self.ports.entry(*port).or_default(),
+            RouteKey::Http { host, path } => {
                 self.wildcards |= host.starts_with("*.");
                 let list = self.http.entry(host.clone()).or_default();
                 let at = list.iter().position(|r| *r.path == **path).unwrap_or_else(|| {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel_proto::frame::{Kind, Open, Reset, ResetCode};
-use tunnel_proto::hello::{AskFor, Hello};
+use tunnel_proto::hello::{Hello, RouteKey};
 use tunnel_proto::mux::{StreamNumbers, WINDOW_FIRST};
 
 use super::super::mux::{Carrier, Session};
@@ -92,7 +92,7 @@ impl EdgeSession {
     }
 
     /// What it publishes, in the order of its upstream numbers.
-    pub(super) fn asks(&self) -> impl Iterator<Item = &AskFor> {
+    pub(super) fn asks(&self) -> impl Iterator<Item = &RouteKey> {
         self.hello.upstreams.iter().map(|u| &u.ask)
     }
 
@@ -177,8 +177,10 @@ impl EdgeSession {
             .upstreams
             .iter()
             .map(|u| match &u.ask {
-                AskFor::Port(port) => format!("{port}={}", u.name),
-                AskFor::Http { host, path } => format!("{}{path}={}", if host.is_empty() { "*" } else { host }, u.name),
+                RouteKey::Port(port) => format!("{port}={}", u.name),
+                RouteKey::Http { host, path } => {
+                    format!("{}{path}={}", if host.is_empty() { "*" } else { host }, u.name)
+                }
             })
             .collect();
         // Counted first: a lock taken inside the literal would be held while `streams` takes it again.

@@ -214,7 +214,7 @@ impl std::fmt::Display for Cut {
 impl std::error::Error for Cut {}
 
 /// What is known of a request once it was read.
-struct Asked {
+struct RequestInfo {
     method: Method,
     authority: Authority,
     visitor: Visitor,
@@ -309,7 +309,7 @@ impl<R: Router> Link<R> {
     }
 
     /// Reads a request and makes its fields those for the upstream; [`to_h1`] or [`to_h2`] does the rest.
-    fn read(&self, request: &mut Request<Incoming>) -> Result<Asked, Reject> {
+    fn read(&self, request: &mut Request<Incoming>) -> Result<RequestInfo, Reject> {
         if request.method() == http::Method::CONNECT {
             return Err(Reject { status: 405, reason: "CONNECT is not served: this is no forward proxy".into() });
         }
@@ -332,7 +332,7 @@ impl<R: Router> Link<R> {
                 self.plane.not_heard(self.peer, &self.trust);
             }
             let mut fields = Vec::with_capacity(5);
-            came.tell(|name, value| fields.push((name, value.to_vec())));
+            came.write_fields(|name, value| fields.push((name, value.to_vec())));
             (addr, trusted, came_fields) = (came.addr(), came.trusted, fields);
         }
         let te = request.headers().get_all(header::TE).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
@@ -357,13 +357,13 @@ impl<R: Router> Link<R> {
             return Err(Reject::too_many_fields());
         }
         let method = Method::of(request.method().as_str());
-        Ok(Asked { method, authority, visitor: Visitor { addr, peer: self.peer } })
+        Ok(RequestInfo { method, authority, visitor: Visitor { addr, peer: self.peer } })
     }
 
     /// Sends the request where it belongs. With the answer comes the connection to keep when it is through.
     async fn forward(
         &self,
-        asked: &Asked,
+        asked: &RequestInfo,
         mut request: Request<AnyBody>,
     ) -> Result<(Response<Incoming>, Option<(Target, H1)>), Page> {
         let path = request.uri().path().to_string();
@@ -407,7 +407,7 @@ impl<R: Router> Link<R> {
     async fn forward_h1(
         &self,
         target: &Target,
-        asked: &Asked,
+        asked: &RequestInfo,
         mut request: Request<AnyBody>,
     ) -> Result<(Response<Incoming>, Option<(Target, H1)>), Page> {
         loop {
@@ -431,7 +431,7 @@ impl<R: Router> Link<R> {
     async fn forward_h2(
         &self,
         target: &Target,
-        asked: &Asked,
+        asked: &RequestInfo,
         mut request: Request<AnyBody>,
     ) -> Result<(Response<Incoming>, Option<(Target, H1)>), Page> {
         loop {

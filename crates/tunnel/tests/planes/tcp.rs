@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tunnel::edge::{self, EdgeHandle};
 use tunnel::settings::{ClientSettings, EdgeSettings, EdgeTls, EdgeToken, TcpPlane, Trust, UpstreamTls};
 use tunnel::{client, settings::HttpProxy};
-use tunnel_proto::upstream::{PortRanges, Upstream, UpstreamAsk, UpstreamTo};
+use tunnel_proto::upstream::{PortRanges, Upstream, UpstreamMatch, UpstreamTo};
 
 struct World {
     run: Run,
@@ -41,7 +41,7 @@ fn client_settings(edge: &EdgeHandle, port: u16, upstream: SocketAddr) -> Client
         token: Secret::new("t0ken"),
         trust: edge.fingerprint.map_or(Trust::Plain, Trust::Pin),
         upstreams: vec![Upstream {
-            ask: UpstreamAsk::Port(port),
+            ask: UpstreamMatch::Port(port),
             to: UpstreamTo::tcp(upstream.ip().to_string(), upstream.port()),
             rewrite: tunnel_proto::hello::Rewrite::default(),
         }],
