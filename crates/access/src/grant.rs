@@ -75,7 +75,7 @@ pub struct Claim {
     pub places: u8,
 }
 
-/// Somebody may come from `prefix` to what `list` guards. A list guards the services of its teacher and no others, so
+/// Somebody may come from `prefix` to what `list` guards. A list guards the services of its grant sources and no others, so
 /// the list is the scope. Each reason for it has an end of its own; the prefix is let in while one of them lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use addr::{Authority, Host};
 
-/// Something behind a door of an edge.
+/// Something that an edge guards.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
     /// The control plane, which clients connect to.

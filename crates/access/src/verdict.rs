@@ -102,7 +102,7 @@ impl fmt::Display for Sentence<'_> {
                 let (name, source) = named(id);
                 write!(f, "{addr} is refused: list `{name}` ({source}) is empty, which lets nobody in")
             }
-            Verdict::Refuse(Why::NoList) => write!(f, "{addr} is refused: there is no list for this door yet"),
+            Verdict::Refuse(Why::NoList) => write!(f, "{addr} is refused: there is no list for this service yet"),
         }
     }
 }
@@ -153,7 +153,7 @@ mod tests {
             "192.0.2.1 is allowed: `192.0.2.0/24` on list `data` (test) holds it"
         );
         assert_eq!(say(&view(1, "none")), "192.0.2.1 is refused: list `data` (test) is empty, which lets nobody in");
-        assert_eq!(say(&View::default()), "192.0.2.1 is refused: there is no list for this door yet");
+        assert_eq!(say(&View::default()), "192.0.2.1 is refused: there is no list for this service yet");
         // A list that is not in this view is no list.
         let other = Some(ListId(7));
         assert_eq!(view(1, "all").judge_by(other, addr), Verdict::Refuse(Why::NoList));

@@ -1,4 +1,4 @@
-//! The gate's chapter of the demo. In: the edge of the tour, whose admission take two lists of a gate. Out: what became of a
+//! The gate's chapter of the demo. In: the edge of the tour, whose lists take in two lists of a gate. Out: what became of a
 //! phone with a certificate and of a guest with a share link, now and when their time is over.
 //!
 //! The sites are played here, over real connections: one that demands a client certificate and mirrors what came
@@ -39,7 +39,7 @@ use crate::say;
 /// Host names at the edge; each has a list of its own.
 pub(super) const HOME: &str = "home.example";
 pub(super) const ALBUM: &str = "album.example";
-/// What their admission take in.
+/// What their lists take in.
 pub(super) const HOME_LISTS: [&str; 1] = ["family"];
 pub(super) const ALBUM_LISTS: [&str; 2] = ["family", "guests"];
 

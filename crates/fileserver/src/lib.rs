@@ -112,14 +112,14 @@ pub async fn start(settings: FilesSettings, admission: Arc<Admission>, run: &Run
     Ok(FilesHandle { addr })
 }
 
-async fn accept(listener: Listener, site: Arc<Site>, door: AccessGuard, run: Run) -> Result<()> {
+async fn accept(listener: Listener, site: Arc<Site>, guard: AccessGuard, run: Run) -> Result<()> {
     let total = VISITORS_MAX.min(net::sockets::file_limit() / FILES_EACH);
     let slots = Slots::new(Limits { total, per_source: total.div_ceil(SHARE), reserve: 0 });
     let (refused, full) = (LogBudget::of(1), LogBudget::of(1));
     let mut stopping = std::pin::pin!(run.stopping());
     while let Some((stream, peer)) = listener.accept_until(stopping.as_mut()).await {
         let addr = Addr::of(peer);
-        let pass = match door.admit(addr) {
+        let pass = match guard.admit(addr) {
             Ok(pass) => pass,
             Err(why) => {
                 if let Some(held_back) = refused.spend(Instant::now()) {

@@ -117,7 +117,7 @@ pub enum Answer {
 
 type Reply = oneshot::Sender<Result<Done, NotMade>>;
 
-/// Events that may wait; a teacher whose event does not fit says so to its client (503).
+/// Events that may wait; a grant source whose event does not fit answers its client so (503).
 const QUEUE: usize = 20_000;
 
 /// What the ledger saves on its own.

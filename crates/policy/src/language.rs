@@ -222,7 +222,7 @@ pub struct ListRule {
     /// Addresses and IP sets that are always on it.
     pub allow: Vec<At<Who>>,
     /// Ways to earn a place: `mtls`, `share`, `login`, `knock`, `tunnel`, `node`, `dns`, `manual`.
-    pub teachers: Vec<At<String>>,
+    pub grant_sources: Vec<At<String>>,
     /// Most entries it may hold.
     pub max: Option<u64>,
     /// Seconds a learned entry lasts.

@@ -40,8 +40,8 @@ const SECTIONS: [&str; 21] = [
     "$schema",
 ];
 
-/// The teachers a list may name (the evidence of grants).
-const TEACHERS: [&str; 8] = ["mtls", "share", "login", "knock", "tunnel", "node", "dns", "manual"];
+/// The grant sources that a list may name under `teachers`, by the evidence of their grants.
+const GRANT_SOURCES: [&str; 8] = ["mtls", "share", "login", "knock", "tunnel", "node", "dns", "manual"];
 
 /// The key under which `nodeAttrs` describes app connectors.
 const CONNECTORS: &str = "tailscale.com/app-connectors";

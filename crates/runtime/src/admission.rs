@@ -27,7 +27,7 @@ impl std::fmt::Debug for Admission {
     }
 }
 
-/// One door: the admission and the service behind it.
+/// The admission of one service.
 #[derive(Debug, Clone)]
 pub struct AccessGuard {
     admission: Arc<Admission>,
@@ -70,7 +70,7 @@ impl Admission {
         Arc::new(Admission { view, passed: OnceLock::new(), inside: std::array::from_fn(|_| Mutex::default()) })
     }
 
-    /// The door of a service, guarded by its list. Where there is none, nobody passes.
+    /// The guard of a service, which judges by its list. Where there is none, nobody passes.
     #[must_use]
     pub fn guard(self: &Arc<Admission>, service: Service) -> AccessGuard {
         AccessGuard { admission: self.clone(), service: Arc::new(service) }
@@ -91,7 +91,7 @@ impl Admission {
     /// Replaces the view and asks everyone inside again. Returns how many were cut.
     pub fn publish(&self, view: View) -> usize {
         let view = Arc::new(view);
-        // The view is in force before anyone inside is asked: who passes a door from here on was judged by it.
+        // The view is in force before anyone inside is asked: who is admitted from here on was judged by it.
         self.view.send_replace(view.clone());
         let mut cut = 0;
         for shard in &self.inside {

@@ -164,7 +164,7 @@ impl Lists {
         self.0.taken.read().0.get(list).cloned().unwrap_or_default()
     }
 
-    /// Every list of the gate that some door takes in.
+    /// Every list of the gate that some list here takes in.
     #[must_use]
     pub fn all_taken_in(&self) -> Arc<[String]> {
         self.0.taken.read().1.clone()
@@ -577,10 +577,10 @@ mod tests {
         let file = dir.join("office");
         fs::write(&file, "127.0.0.0/8\n").unwrap();
         let (run, admission) = (Run::new(Duration::from_millis(50)), Admission::new());
-        let door = admission.guard(access::Service::Data);
-        assert!(door.admit(addr("127.0.0.1")).is_err(), "before the first view nobody passes");
+        let guard = admission.guard(access::Service::Data);
+        assert!(guard.admit(addr("127.0.0.1")).is_err(), "before the first view nobody passes");
         keep(&run, &admission, from_file(&file), None).unwrap();
-        let (stays, goes) = (door.admit(addr("127.0.0.1")).unwrap(), door.admit(addr("127.0.0.2")).unwrap());
+        let (stays, goes) = (guard.admit(addr("127.0.0.1")).unwrap(), guard.admit(addr("127.0.0.2")).unwrap());
 
         // Replaced whole, as editors and configuration tools do.
         fs::write(dir.join("office.new"), "127.0.0.1 # only me\n").unwrap();
@@ -599,7 +599,7 @@ mod tests {
         assert!(!stays.is_cut());
         fs::write(&file, "127.0.0.1\n127.0.0.3\n").unwrap();
         until("the good list is back", || admission.view().generation == 3).await;
-        assert!(door.admit(addr("127.0.0.3")).is_ok());
+        assert!(guard.admit(addr("127.0.0.3")).is_ok());
         assert!(!stays.is_cut());
 
         // Removed: the last good list stays.

@@ -43,7 +43,7 @@ pub struct Log {
     pub debug: bool,
 }
 
-/// A coordination server, and what it teaches the lists of the gate beside it.
+/// A coordination server, and the lists of the gate beside it that take in its nodes: a grant source.
 #[derive(Debug)]
 pub struct ControlConfig {
     /// The server.

@@ -1,4 +1,4 @@
-//! Signs of life from the tunnel to the gate. In: who passes a door by a list of the gate, and who is still inside. Out:
+//! Signs of life from the tunnel to the gate. In: who is admitted by a list of the gate, and who is still inside. Out:
 //! the gate told of them: `idle` counts from there.
 
 use std::sync::Arc;
@@ -14,8 +14,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Tells the gate until the run stops.
 pub(crate) fn start(run: &Run, admission: &Arc<Admission>, lists: &Lists, gate: &Gate) {
-    let (at_doors, to_gate) = (lists.clone(), gate.clone());
-    admission.on_pass(move |addr| to_gate.admitted(&at_doors.all_taken_in(), addr));
+    let (at_admission, to_gate) = (lists.clone(), gate.clone());
+    admission.on_pass(move |addr| to_gate.admitted(&at_admission.all_taken_in(), addr));
     let (admission, lists, gate, stopping) = (admission.clone(), lists.clone(), gate.clone(), run.stopping());
     run.spawn("gate's guests inside", async move {
         tokio::pin!(stopping);

@@ -1,5 +1,5 @@
-//! The teacher `node`: a list of the gate takes in the addresses that some nodes' devices come from now, so that their
-//! other apps get in with no route through the mesh. In: pictures of the mesh. Out: proofs to the gate, and the end of a
+//! Nodes as a grant source: a list of the gate takes in the addresses that some nodes' devices come from now, so that their
+//! other apps get in with no route through the mesh. In: snapshots of the mesh. Out: proofs to the gate, and the end of a
 //! grant once its node is no longer one of them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,21 +27,21 @@ pub const SHORTEST: u64 = 2 * AGAIN.as_secs();
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// What a node has brought about on one list.
-struct Taught {
+struct Granted {
     addr: Addr,
     at: Instant,
 }
 
-/// Follows the mesh, and what is to be taught, until the run stops.
+/// Follows the mesh, and which lists take in which nodes, until the run stops.
 pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: watch::Receiver<Arc<[Teach]>>) {
-    let (mut picture, gate, stopping) = (control.state.registry.snapshot.clone(), gate.clone(), run.stopping());
+    let (mut snapshot, gate, stopping) = (control.state.registry.snapshot.clone(), gate.clone(), run.stopping());
     let mut wanted = teach;
-    run.spawn("node teacher", async move {
+    run.spawn("node grants", async move {
         tokio::pin!(stopping);
-        let mut taught: BTreeMap<(String, u64), Taught> = BTreeMap::new();
+        let mut granted: BTreeMap<(String, u64), Granted> = BTreeMap::new();
         let mut unmatched: Vec<(String, String)> = Vec::new();
         loop {
-            let (now, teach) = (picture.borrow_and_update().clone(), wanted.borrow_and_update().clone());
+            let (now, teach) = (snapshot.borrow_and_update().clone(), wanted.borrow_and_update().clone());
             let nobody: Vec<(String, String)> = teach.iter().filter_map(|t| nobody(&now, t)).collect();
             for words in nobody.iter().filter(|w| !unmatched.contains(w)) {
                 let (list, names) = words;
@@ -50,14 +50,14 @@ pub(crate) fn start(run: &Run, control: &Control, gate: &Gate, teach: watch::Rec
             unmatched = nobody;
             let lists: BTreeSet<&str> = teach.iter().map(|t| t.list.as_str()).collect();
             for list in lists {
-                take_back(&gate, &now, &teach, list, &mut taught).await;
+                take_back(&gate, &now, &teach, list, &mut granted).await;
             }
             for t in teach.iter() {
-                follow(&gate, &now, t, &mut taught).await;
+                follow(&gate, &now, t, &mut granted).await;
             }
             tokio::select! {
                 () = &mut stopping => return Ok(()),
-                changed = picture.changed() => changed?,
+                changed = snapshot.changed() => changed?,
                 changed = wanted.changed() => changed?,
                 () = tokio::time::sleep(AGAIN) => {}
             }
@@ -72,7 +72,7 @@ pub(crate) fn nobody(s: &Snapshot, t: &Teach) -> Option<(String, String)> {
     (!names.is_empty()).then(|| (t.list.clone(), names.join(", ")))
 }
 
-async fn follow(gate: &Gate, s: &Snapshot, t: &Teach, taught: &mut BTreeMap<(String, u64), Taught>) {
+async fn follow(gate: &Gate, s: &Snapshot, t: &Teach, granted: &mut BTreeMap<(String, u64), Granted>) {
     let members = match s.named(&t.nodes) {
         Ok(m) => m,
         // Said already.
@@ -81,7 +81,7 @@ async fn follow(gate: &Gate, s: &Snapshot, t: &Teach, taught: &mut BTreeMap<(Str
     for m in members.iter().filter_map(|id| s.nodes.get(id)).filter(|m| m.online) {
         let Some(addr) = m.from else { continue };
         let key = (t.list.clone(), m.node.id);
-        if taught.get(&key).is_some_and(|k| k.addr == addr && k.at.elapsed() < AGAIN) {
+        if granted.get(&key).is_some_and(|k| k.addr == addr && k.at.elapsed() < AGAIN) {
             continue;
         }
         let proof = Proof {
@@ -98,7 +98,7 @@ async fn follow(gate: &Gate, s: &Snapshot, t: &Teach, taught: &mut BTreeMap<(Str
         {
             info!(peer = %addr, list = t.list, node = m.node.name, "granted by node");
         }
-        taught.insert(key, Taught { addr, at: Instant::now() });
+        granted.insert(key, Granted { addr, at: Instant::now() });
     }
 }
 
@@ -109,7 +109,7 @@ async fn take_back(
     s: &Snapshot,
     teach: &[Teach],
     list: &str,
-    taught: &mut BTreeMap<(String, u64), Taught>,
+    granted: &mut BTreeMap<(String, u64), Granted>,
 ) {
     let mut members: BTreeSet<&str> = BTreeSet::new();
     for t in teach.iter().filter(|t| t.list == list) {
@@ -128,9 +128,9 @@ async fn take_back(
         info!(node = device, list, "node no longer grants");
         let _ = gate.ledger.submit(Event::Withdraw(g.id, claim, "its node is no longer a member".into())).await;
         // Others behind the same address say again that they are there.
-        taught.retain(|(of, _), k| of != list || !g.prefix.contains(k.addr));
+        granted.retain(|(of, _), k| of != list || !g.prefix.contains(k.addr));
     }
     let ids: BTreeSet<u64> =
         s.nodes.values().filter(|m| members.contains(m.node.name.as_str())).map(|m| m.node.id).collect();
-    taught.retain(|(of, id), _| of != list || ids.contains(id));
+    granted.retain(|(of, id), _| of != list || ids.contains(id));
 }

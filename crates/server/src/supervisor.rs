@@ -39,7 +39,7 @@ struct Inner {
     edge: Option<EdgeHandle>,
     gate: Option<Gate>,
     control: Option<Control>,
-    /// What nodes teach the gate's lists.
+    /// The gate's lists that take in nodes (`[[control.teach]]`).
     teach: watch::Sender<Arc<[Teach]>>,
     /// The names of the admin socket.
     names: Option<Names>,
@@ -179,7 +179,7 @@ impl Supervisor {
         for note in next.notes.iter().filter(|n| !old.notes.contains(n)) {
             note.say();
         }
-        // Lists before tokens: one that is new at a door is judged by its own list from the first connection on.
+        // Lists before tokens: one that is new is judged by its own list from the first connection on.
         let lists = self.0.lists.clone();
         let changed = tokio::task::spawn_blocking(move || lists.put(loaded)).await.map_err(anyhow::Error::from)?;
         said.extend(changed.map(|c| format!("lists: {c}")));
@@ -197,7 +197,7 @@ impl Supervisor {
                 true
             }
         }) {
-            said.push("what nodes teach".to_string());
+            said.push("lists that take in nodes".to_string());
         }
         if old.drain != next.drain {
             self.0.run.set_drain(next.drain);

@@ -1,4 +1,4 @@
-//! The HTTP plane of the edge. In: connections that passed a door. Out: requests on streams to the right client.
+//! The HTTP plane of the edge. In: connections that were admitted. Out: requests on streams to the right client.
 //! It knows nothing of sessions: a [`Router`] finds the target and opens the stream.
 //!
 //! What heads and bodies mean is `tunnel_proto::http1`'s; here they move. HTTP/1.x is read and written head by head, with
@@ -101,7 +101,7 @@ pub enum Speaks {
 /// Who the request comes from.
 #[derive(Debug, Clone, Copy)]
 pub struct Visitor {
-    /// The visitor's address, as judged at the door.
+    /// The visitor's address, as judged at admission.
     pub addr: Addr,
     /// The socket's peer: the visitor or the proxy in front.
     pub peer: SocketAddr,

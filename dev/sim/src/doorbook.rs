@@ -4,7 +4,7 @@
 
 /// From where somebody comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccessGuard {
+pub struct Door {
     /// The address.
     pub name: String,
     /// The house it stands in, and the street of that.
@@ -33,8 +33,8 @@ pub enum Shown {
 pub struct Note {
     /// When.
     pub at: u64,
-    /// Which registry.
-    pub registry: String,
+    /// Which book.
+    pub book: String,
     /// What.
     pub event: Happened,
 }
@@ -47,7 +47,7 @@ pub enum Happened {
     /// Somebody showed a proof.
     Showed {
         /// From where.
-        door: AccessGuard,
+        door: Door,
         /// What.
         shown: Shown,
         /// The person, if known.
@@ -58,14 +58,14 @@ pub enum Happened {
     /// The owner let somebody in, until then.
     Welcomed {
         /// From where.
-        door: AccessGuard,
+        door: Door,
         /// Until when, if not for ever.
         until: Option<u64>,
     },
     /// The owner sent somebody away; with a time, not to be let in again before it.
     SentAway {
         /// From where.
-        door: AccessGuard,
+        door: Door,
         /// Not before.
         not_before: Option<u64>,
     },
@@ -79,16 +79,16 @@ pub enum Happened {
     /// The owner forgave a door.
     Forgave {
         /// Which.
-        door: AccessGuard,
+        door: Door,
     },
     /// Somebody was seen going in.
     Passed {
         /// From where.
-        door: AccessGuard,
+        door: Door,
     },
 }
 
-/// How a registry is kept.
+/// How a book is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Habit {
     /// At most so many names.
@@ -126,7 +126,7 @@ struct Reason {
 #[derive(Debug, Clone)]
 struct Line {
     order: u64,
-    door: AccessGuard,
+    door: Door,
     came: u64,
     seen: u64,
     reasons: Vec<Reason>,
@@ -143,14 +143,14 @@ struct Registry {
     forbidden: Vec<(Option<String>, Option<String>, u64)>,
 }
 
-/// Who may come in at `now` by this registry, in the order in which they came.
+/// Who may come in at `now` by this book, in the order in which they came.
 #[must_use]
-pub fn inside(notes: &[Note], registry: &str, habit: Habit, now: u64) -> Vec<String> {
+pub fn inside(notes: &[Note], book: &str, habit: Habit, now: u64) -> Vec<String> {
     let mut b = Registry::default();
     for note in notes {
         b.clock = b.clock.max(note.at);
         b.tidy(habit);
-        if note.registry != registry {
+        if note.book != book {
             continue;
         }
         match &note.event {
@@ -237,14 +237,7 @@ impl Registry {
         }
     }
 
-    fn showed(
-        &mut self,
-        door: &AccessGuard,
-        shown: Shown,
-        person: &Option<String>,
-        thing: &Option<String>,
-        habit: Habit,
-    ) {
+    fn showed(&mut self, door: &Door, shown: Shown, person: &Option<String>, thing: &Option<String>, habit: Habit) {
         let clock = self.clock;
         let forbids = |f: &(Option<String>, Option<String>, u64)| {
             f.0.as_ref() == Some(&door.name) || (f.1.is_some() && f.1 == *person)
@@ -289,7 +282,7 @@ impl Registry {
         self.crowd_out(habit);
     }
 
-    fn welcomed(&mut self, door: &AccessGuard, until: Option<u64>, habit: Habit) {
+    fn welcomed(&mut self, door: &Door, until: Option<u64>, habit: Habit) {
         let there = self.lines.iter().find(|l| l.door == *door).cloned();
         let mut line = there.clone().unwrap_or_else(|| self.new_line(door));
         line.seen = self.clock;
@@ -313,7 +306,7 @@ impl Registry {
         self.crowd_out(habit);
     }
 
-    fn new_line(&self, door: &AccessGuard) -> Line {
+    fn new_line(&self, door: &Door) -> Line {
         Line { order: self.order + 1, door: door.clone(), came: self.clock, seen: self.clock, reasons: Vec::new() }
     }
 
@@ -355,7 +348,7 @@ impl Registry {
         }
     }
 
-    /// A thing in somebody's hand showed up at a door: what becomes of the other admission.
+    /// A thing in somebody's hand showed up at a door: what becomes of the other doors.
     fn wander(
         &mut self,
         here: u64,

@@ -13,18 +13,18 @@ use access::ledger::{Close, Effect, Entry, Event, Evict, Ledger, OTHER_PLACE, Ou
 use access::{Ban, BanId, Evidence, Grant, GrantId, Whom};
 use addr::AddrSet;
 use proptest::prelude::*;
-use sim::doorbook::{AccessGuard, Habit, Happened, Note, Shown, inside};
+use sim::doorbook::{Door, Habit, Happened, Note, Shown, inside};
 
 const BOOKS: [&str; 2] = ["photos", "files"];
 
 #[derive(Debug, Clone)]
 enum Step {
-    Show { registry: usize, who: u8, shown: Shown, person: Option<u8>, thing: Option<u8> },
-    Welcome { registry: usize, who: u8, lasts: Option<u64> },
-    Away { registry: usize, who: u8, ban: Option<u64> },
-    Dismiss { registry: usize, person: u8, ban: Option<u64> },
-    Forgive { registry: usize, who: u8 },
-    ConnectionGuard { registry: usize, who: u8 },
+    Show { book: usize, who: u8, shown: Shown, person: Option<u8>, thing: Option<u8> },
+    Welcome { book: usize, who: u8, lasts: Option<u64> },
+    Away { book: usize, who: u8, ban: Option<u64> },
+    Dismiss { book: usize, person: u8, ban: Option<u64> },
+    Forgive { book: usize, who: u8 },
+    Pass { book: usize, who: u8 },
     Wait(u64),
     Back(u64),
 }
@@ -34,17 +34,17 @@ fn step() -> impl Strategy<Value = Step> {
     let ban = || prop::option::of(1..600u64);
     prop_oneof![
         12 => (0..2usize, 1..17u8, shown, prop::option::of(0..2u8), prop::option::of(0..2u8))
-            .prop_map(|(registry, who, shown, person, thing)| match shown {
+            .prop_map(|(book, who, shown, person, thing)| match shown {
                 // A link's guests have one name and no device.
-                Shown::Invitation => Step::Show { registry, who, shown, person: None, thing: None },
-                _ => Step::Show { registry, who, shown, person, thing },
+                Shown::Invitation => Step::Show { book, who, shown, person: None, thing: None },
+                _ => Step::Show { book, who, shown, person, thing },
             }),
         2 => (0..2usize, 1..17u8, prop::option::of(1..2_000u64))
-            .prop_map(|(registry, who, lasts)| Step::Welcome { registry, who, lasts }),
-        1 => (0..2usize, 1..17u8, ban()).prop_map(|(registry, who, ban)| Step::Away { registry, who, ban }),
-        1 => (0..2usize, 0..2u8, ban()).prop_map(|(registry, person, ban)| Step::Dismiss { registry, person, ban }),
-        1 => (0..2usize, 1..17u8).prop_map(|(registry, who)| Step::Forgive { registry, who }),
-        3 => (0..2usize, 1..17u8).prop_map(|(registry, who)| Step::ConnectionGuard { registry, who }),
+            .prop_map(|(book, who, lasts)| Step::Welcome { book, who, lasts }),
+        1 => (0..2usize, 1..17u8, ban()).prop_map(|(book, who, ban)| Step::Away { book, who, ban }),
+        1 => (0..2usize, 0..2u8, ban()).prop_map(|(book, person, ban)| Step::Dismiss { book, person, ban }),
+        1 => (0..2usize, 1..17u8).prop_map(|(book, who)| Step::Forgive { book, who }),
+        3 => (0..2usize, 1..17u8).prop_map(|(book, who)| Step::Pass { book, who }),
         5 => (0..400u64).prop_map(Step::Wait),
         1 => (0..100_000u64).prop_map(Step::Wait),
         1 => (0..4000u64).prop_map(Step::Back),
@@ -63,13 +63,13 @@ fn any_of(who: u8) -> String {
     address(who).replace("::/64", "::7")
 }
 
-fn door(who: u8) -> AccessGuard {
+fn door(who: u8) -> Door {
     let name = address(who);
     let (house, street) = match who {
         0..9 => (name.clone(), name.clone()),
         _ => (format!("house {} of {}", who / 2 % 2, who % 2), format!("street {}", who % 2)),
     };
-    AccessGuard { name, house, street, modern: who >= 9 }
+    Door { name, house, street, modern: who >= 9 }
 }
 
 fn rules(h: Habit) -> Rules {
@@ -90,13 +90,13 @@ fn person(p: u8) -> String {
 }
 
 fn event(step: &Step, ledger: &Ledger, now: u64) -> Option<Event> {
-    let list = |registry: &usize| BOOKS[*registry].to_string();
+    let list = |book: &usize| BOOKS[*book].to_string();
     let close = |ids: Vec<GrantId>, principal: Option<String>, bans| {
         Event::Close(Close { ids, principal, bans, by: "test".into() })
     };
     Some(match step {
-        Step::Show { registry, who, shown, person: p, thing } => Event::Proof(Proof {
-            list: list(registry),
+        Step::Show { book, who, shown, person: p, thing } => Event::Proof(Proof {
+            list: list(book),
             addr: any_of(*who).parse().unwrap(),
             evidence: match shown {
                 Shown::Invitation => Evidence::Share,
@@ -108,37 +108,35 @@ fn event(step: &Step, ledger: &Ledger, now: u64) -> Option<Event> {
             device: thing.map(|t| format!("thing {t}")),
             ttl: None,
         }),
-        Step::Welcome { registry, who, lasts } => Event::Add(Entry {
-            list: list(registry),
+        Step::Welcome { book, who, lasts } => Event::Add(Entry {
+            list: list(book),
             prefix: address(*who).parse().unwrap(),
             evidence: Evidence::Manual,
             principal: None,
             until: lasts.map(|l| now + l),
             pinned: false,
         }),
-        Step::ConnectionGuard { registry, who } => Event::Seen(list(registry), any_of(*who).parse().unwrap()),
-        Step::Away { registry, who, ban } => {
-            let at = ledger.grants(BOOKS[*registry]).find(|g| g.prefix.to_string() == address(*who));
+        Step::Pass { book, who } => Event::Seen(list(book), any_of(*who).parse().unwrap()),
+        Step::Away { book, who, ban } => {
+            let at = ledger.grants(BOOKS[*book]).find(|g| g.prefix.to_string() == address(*who));
             let whom = Whom::From(address(*who).parse().unwrap());
-            let bans = ban.map(|b| (list(registry), whom, Some(now + b)));
+            let bans = ban.map(|b| (list(book), whom, Some(now + b)));
             close(at.into_iter().map(|g| g.id).collect(), None, bans.into_iter().collect())
         }
-        Step::Dismiss { registry, person: p, ban } => {
-            let all = ledger.grants(BOOKS[*registry]).map(|g| g.id).collect();
-            let bans = ban.map(|b| (list(registry), Whom::Named(person(*p)), Some(now + b)));
+        Step::Dismiss { book, person: p, ban } => {
+            let all = ledger.grants(BOOKS[*book]).map(|g| g.id).collect();
+            let bans = ban.map(|b| (list(book), Whom::Named(person(*p)), Some(now + b)));
             close(all, Some(person(*p)), bans.into_iter().collect())
         }
-        Step::Forgive { registry, who } => {
-            Event::Unban(vec![(list(registry), Whom::From(address(*who).parse().unwrap()))])
-        }
+        Step::Forgive { book, who } => Event::Unban(vec![(list(book), Whom::From(address(*who).parse().unwrap()))]),
         Step::Wait(_) | Step::Back(_) => return None,
     })
 }
 
 fn note(step: &Step, at: u64, clock: u64) -> Option<Note> {
-    let (registry, event) = match step.clone() {
-        Step::Show { registry, who, shown, person: p, thing } => (
-            registry,
+    let (book, event) = match step.clone() {
+        Step::Show { book, who, shown, person: p, thing } => (
+            book,
             Happened::Showed {
                 door: door(who),
                 shown,
@@ -146,20 +144,20 @@ fn note(step: &Step, at: u64, clock: u64) -> Option<Note> {
                 thing: thing.map(|t| format!("thing {t}")),
             },
         ),
-        Step::Welcome { registry, who, lasts } => {
-            (registry, Happened::Welcomed { door: door(who), until: lasts.map(|l| clock + l) })
+        Step::Welcome { book, who, lasts } => {
+            (book, Happened::Welcomed { door: door(who), until: lasts.map(|l| clock + l) })
         }
-        Step::Away { registry, who, ban } => {
-            (registry, Happened::SentAway { door: door(who), not_before: ban.map(|b| clock + b) })
+        Step::Away { book, who, ban } => {
+            (book, Happened::SentAway { door: door(who), not_before: ban.map(|b| clock + b) })
         }
-        Step::Dismiss { registry, person: p, ban } => {
-            (registry, Happened::Dismissed { person: person(p), not_before: ban.map(|b| clock + b) })
+        Step::Dismiss { book, person: p, ban } => {
+            (book, Happened::Dismissed { person: person(p), not_before: ban.map(|b| clock + b) })
         }
-        Step::Forgive { registry, who } => (registry, Happened::Forgave { door: door(who) }),
-        Step::ConnectionGuard { registry, who } => (registry, Happened::Passed { door: door(who) }),
+        Step::Forgive { book, who } => (book, Happened::Forgave { door: door(who) }),
+        Step::Pass { book, who } => (book, Happened::Passed { door: door(who) }),
         Step::Wait(_) | Step::Back(_) => return None,
     };
-    Some(Note { at, registry: BOOKS[registry].into(), event })
+    Some(Note { at, book: BOOKS[book].into(), event })
 }
 
 /// A disk: what was persisted and not forgotten.
@@ -178,8 +176,8 @@ impl Disk {
     }
 }
 
-fn names(ledger: &Ledger, registry: &str) -> BTreeSet<String> {
-    ledger.grants(registry).map(|g| g.prefix.to_string()).collect()
+fn names(ledger: &Ledger, book: &str) -> BTreeSet<String> {
+    ledger.grants(book).map(|g| g.prefix.to_string()).collect()
 }
 
 fn fresh(h: Habit) -> Ledger {
@@ -224,12 +222,12 @@ proptest! {
                 }
             }
             ledger.handle_timeout(wall);
-            notes.push(Note { at: wall, registry: String::new(), event: Happened::Struck });
+            notes.push(Note { at: wall, book: String::new(), event: Happened::Struck });
             high = high.max(wall);
-            for registry in BOOKS {
-                let want: BTreeSet<String> = inside(&notes, registry, h, high).into_iter().collect();
-                prop_assert_eq!(names(&ledger, registry), want, "{} after {:?}", registry, s);
-                let (proven, guests) = ledger.counted(registry);
+            for book in BOOKS {
+                let want: BTreeSet<String> = inside(&notes, book, h, high).into_iter().collect();
+                prop_assert_eq!(names(&ledger, book), want, "{} after {:?}", book, s);
+                let (proven, guests) = ledger.counted(book);
                 prop_assert!(proven <= h.room && guests <= h.guest_room);
             }
             prop_assert!(ledger.poll_timeout().is_none_or(|t| t > high));
@@ -244,8 +242,8 @@ proptest! {
         let (mut disk, mut wall, mut count) = (Disk::default(), 10_000u64, 0);
         let mut before: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         'run: for s in &steps {
-            for registry in BOOKS {
-                before.insert(registry, names(&ledger, registry));
+            for book in BOOKS {
+                before.insert(book, names(&ledger, book));
             }
             if let Step::Wait(by) = s { wall += by }
             if let Some(e) = event(s, &ledger, wall) { ledger.handle(e, wall); } else { ledger.handle_timeout(wall); }
@@ -254,21 +252,21 @@ proptest! {
                 count += 1;
                 disk.take(&e);
             }
-            for registry in BOOKS {
-                before.insert(registry, names(&ledger, registry));
+            for book in BOOKS {
+                before.insert(book, names(&ledger, book));
             }
         }
         let mut after = fresh(h);
         after.restore(disk.0.values().cloned(), disk.1.values().cloned(), wall);
-        for registry in BOOKS {
-            let (acked, now, found) = (&before[registry], names(&ledger, registry), names(&after, registry));
+        for book in BOOKS {
+            let (acked, now, found) = (&before[book], names(&ledger, book), names(&after, book));
             for who in found.iter() {
                 prop_assert!(acked.contains(who) || now.contains(who), "{who} came from nowhere");
             }
             // In force before the event under way and after it: must be there, unless its unsaved sign of life (at
             // most SEEN_STEP seconds) was all that kept it.
             for who in acked.intersection(&now) {
-                let stored = disk.0.values().find(|g| g.list == registry && &g.prefix.to_string() == who);
+                let stored = disk.0.values().find(|g| g.list == book && &g.prefix.to_string() == who);
                 prop_assert!(stored.is_some(), "{who} was acknowledged and is lost");
                 prop_assert!(found.contains(who) || stored.unwrap().ends_at().is_some_and(|end| end <= wall), "{who} is not in force again");
             }

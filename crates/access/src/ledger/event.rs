@@ -5,7 +5,7 @@ use addr::{Addr, Prefix};
 use crate::ended::{Ended, What};
 use crate::{Ban, BanId, Claim, Evidence, Grant, GrantId, Whom};
 
-/// A proof: somebody showed at `addr` that the list's teacher may trust it.
+/// A proof: somebody showed at `addr` that the list's grant source may trust it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
     /// The list it opens.
@@ -18,7 +18,7 @@ pub struct Proof {
     pub principal: Option<String>,
     /// With which device.
     pub device: Option<String>,
-    /// Seconds instead of the list's `ttl`, for a teacher with its own.
+    /// Seconds instead of the list's `ttl`, for a grant source with its own.
     pub ttl: Option<u64>,
 }
 
@@ -42,7 +42,7 @@ pub struct Entry {
 /// What can happen to the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A teacher saw a proof.
+    /// A grant source saw a proof.
     Proof(Proof),
     /// An address on the list was admitted somewhere.
     Seen(String, Addr),

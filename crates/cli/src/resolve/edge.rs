@@ -12,7 +12,7 @@ use tunnel_proto::http1::forwarded::IdentityFields;
 use tunnel_proto::upstream::PortRanges;
 
 use super::file::{self, EdgeFile, Read};
-use super::lists::{at_doors, say_wide, set_of};
+use super::lists::{at_admission, say_wide, set_of};
 use super::tokens::tokens;
 use super::{Notes, control, gate_file, gate_shared, token};
 use crate::args::control::ControlArgs;
@@ -117,7 +117,7 @@ pub(crate) fn edge(
             config.files.extend([cert.clone(), key.clone()]);
         }
         config.tunnel = Some(input.settings(planes, tokens.all, tls)?);
-        config.lists = at_doors(&args.lists, given, file)?;
+        config.lists = at_admission(&args.lists, given, file)?;
     } else if config.gate.is_none() && config.control.is_none() {
         return Err(Fail::usage(
             "this edge would serve nothing: HTTP is off and no TCP port is allowed",

@@ -130,7 +130,7 @@ fn rules(read: &Read, name: &str, list: &ListFile, statics: Vec<Prefix>) -> anyh
     ensure!((1..=128).contains(&width), "{at}: `lists.{name}`: `ipv6_prefix` is 1 to 128 bits, not {width}");
     ensure!(
         list.max != Some(0),
-        "{at}: `lists.{name}`: `max = 0` would forget everybody; leave the teachers out instead"
+        "{at}: `lists.{name}`: `max = 0` would forget everybody; leave out what grants (mirror, learn, shares) instead"
     );
     let v4_width = list.ipv4_prefix.unwrap_or(Rules::default().v4_width);
     ensure!((16..=32).contains(&v4_width), "{at}: `lists.{name}`: `ipv4_prefix` is 16 to 32 bits, not {v4_width}");
@@ -311,7 +311,7 @@ impl File<'_> {
             let any = matches!(at, Listen::Tcp(a) if a.port() == 0);
             ensure!(
                 any || !seen.contains(&at),
-                "{}: {} wants a place that another teacher has; each needs its own",
+                "{}: {} wants an address that another one listens on; each needs its own",
                 self.read.path.display(),
                 serves.name()
             );

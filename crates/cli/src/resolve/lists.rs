@@ -73,8 +73,8 @@ pub(crate) fn say_wide(trusted: &AddrSet, switch: &str, notes: &Notes) {
 ///
 /// # Errors
 /// A bad entry, or a list of the gate that the file does not have, with flag and column or file and line.
-pub(crate) fn at_doors(args: &ListArgs, given: &Given, file: Option<&Read>) -> anyhow::Result<Vec<ListSource>> {
-    file.map(check_doors).transpose()?;
+pub(crate) fn at_admission(args: &ListArgs, given: &Given, file: Option<&Read>) -> anyhow::Result<Vec<ListSource>> {
+    file.map(check_named).transpose()?;
     let f = file.map(|r| &r.edge);
     // A plane's own list, wherever it stands, before the list for both.
     let plane = |flags: &[String], id: &str, value: Option<&ListValue>| -> anyhow::Result<Option<Vec<ListPart>>> {
@@ -151,7 +151,7 @@ fn none_stands_alone(parts: &[ListPart], place: &str) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The first that does not, with its line.
-fn check_doors(read: &Read) -> anyhow::Result<()> {
+fn check_named(read: &Read) -> anyhow::Result<()> {
     let e = &read.edge;
     let guards = e.port_lists.values().chain(e.host_lists.values()).map(|g| &g.allow_ips);
     let all = [&e.allow_ips, &e.allow_ips_control, &e.allow_ips_data].into_iter().flatten().chain(guards);

@@ -248,7 +248,7 @@ fn gate(more: &str) -> String {
 }
 
 #[test]
-fn teachers_and_enforcers_of_the_gate_come_and_go() {
+fn grant_sources_and_enforcers_of_the_gate_come_and_go() {
     let dir = Dir::new("parts");
     let (first, second) = (ports::free(), ports::free());
     let mirror = |port: u16| format!("[[gate.mirror]]\nlist = \"family\"\nlisten = \"127.0.0.1:{port}\"\n");

@@ -1,4 +1,4 @@
-//! The gate inside `serve --config`: its lists at the tunnel's admission, its teachers and enforcers, its commands, and a
+//! The gate inside `serve --config`: its lists at the tunnel's admission, its grant sources and enforcers, its commands, and a
 //! configuration that is read again.
 
 use std::io::{Read, Write};
@@ -41,7 +41,7 @@ fn mirror(at: SocketAddr, xff: &str) {
     assert_eq!(request(at, "GET", "/any/path", &[("X-Forwarded-For", xff)]), (200, "OK".to_string()));
 }
 
-/// An edge for HTTP and one TCP port whose admission take the gate's list, and a client that serves both from a site that
+/// An edge for HTTP and one TCP port whose lists take in the gate's list, and a client that serves both from a site that
 /// never stops sending at `/slow`.
 struct Edge {
     serve: Serve,
@@ -82,7 +82,7 @@ fn slow_site() -> Upstream {
     })
 }
 
-/// A request from an address of the loopback network: what came back, nothing if the door stayed shut.
+/// A request from an address of the loopback network: what came back, nothing if it was refused.
 fn visit(from: &str, port: u16, host: &str) -> String {
     let mut c = curl::command(from);
     c.args(["-i", "-H", &format!("Host: {host}")]).arg(format!("http://127.0.0.1:{port}/"));
@@ -141,7 +141,7 @@ fn a_proof_given_to_the_gate_opens_the_tunnel_and_its_end_cuts_it() {
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
     let said = e.serve.command(&["explain", "127.0.1.1", "--service", "data"]).1;
-    assert!(said.contains("was revoked"), "the door's explain does not say why: {said}");
+    assert!(said.contains("was revoked"), "the edge's explain does not say why: {said}");
     assert!(!other.is_finished());
     assert_eq!(visit("127.0.1.1", e.http, "a.example.com"), "");
     // A grant that ends by itself cuts too.
@@ -173,7 +173,7 @@ fn the_file_is_read_again_and_a_bad_one_changes_nothing() {
     mirror(at, "198.51.100.1");
     mirror(at, "198.51.100.2");
     assert!(on("family", "192.0.2.5") && on("family", "198.51.100.1") && !on("photos", "198.51.100.1"));
-    // Each teacher opens its own list.
+    // Each grant source opens its own list.
     let learn = s.at("certificates for `family`");
     let cert = [("X-Forwarded-For", "198.51.100.3"), ("X-Gate-Cert-Subject", "CN=anna")];
     assert_eq!(request(learn, "GET", "/whatever", &cert[..1]).0, 403);

@@ -367,7 +367,7 @@ fn public_trusted_proxies_are_passed_over_by_traefiks_list() {
     );
 }
 
-/// No line of the doctor opens a door for everybody behind a tunnel or a gateway.
+/// No line of the doctor lets in everybody behind a tunnel or a gateway.
 #[test]
 fn the_doctor_gives_no_advice_that_opens_a_door() {
     let dir = Dir::new("trustadvice");

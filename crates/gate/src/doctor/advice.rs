@@ -20,7 +20,7 @@ pub enum ConfiguredBy {
 const LINE: usize = 12;
 
 impl ConfiguredBy {
-    /// What to do about an observation. No line opens a door to more than it names, and every line that lets somebody in says
+    /// What to do about an observation. No line lets in more than it names, and every line that lets somebody in says
     /// first what must be true.
     pub(crate) fn mend(self, proxies: &Proxies, what: &Observation) -> String {
         let trusting = |a: &Addr| self.trusting(&proxies.trusted, *a);
@@ -131,7 +131,9 @@ impl ConfiguredBy {
     pub(super) fn certificate(self) -> &'static str {
         match self {
             ConfiguredBy::Environment => "--certificate gate|traefik|traefik-chain",
-            ConfiguredBy::File => "`certificate` of the teacher, \"gate\", \"traefik\" or \"traefik-chain\"",
+            ConfiguredBy::File => {
+                "`certificate` of [[gate.mirror]] or [[gate.learn]], \"gate\", \"traefik\" or \"traefik-chain\""
+            }
         }
     }
 

@@ -46,7 +46,7 @@ pub(super) struct Stranger {
     pub(super) agent: String,
     /// The address it pretends to come from: one of documentation (RFC 5737), where nobody lives.
     pub(super) forged: Addr,
-    /// Taken for a proof by this teacher, though it showed no certificate.
+    /// Taken for a proof at this endpoint, though it showed no certificate.
     pub(super) believed: Option<String>,
     /// A certificate was believed, though it has none.
     pub(super) named: Option<String>,

@@ -50,17 +50,17 @@ pub(super) async fn ask(state: &GateState, site: &Base) -> Vec<Finding> {
     let seen = state.diagnosis.stranger.lock().take();
     let mut found = Vec::new();
     let Some(seen) = seen else { return found };
-    if let Some(teacher) = seen.believed {
+    if let Some(endpoint) = seen.believed {
         found.push(Finding::new(
             FindingId::SiteWithoutCertificate,
-            format!("{site} takes visitors without a certificate for proven: its {teacher} believed one"),
+            format!("{site} takes visitors without a certificate for proven: its {endpoint} believed one"),
             "demand it: Traefik `clientAuthType: RequireAndVerifyClientCert` in the router's TLS options, Caddy `mode require_and_verify`, nginx `ssl_verify_client on`",
         ));
     }
-    if let Some(teacher) = seen.named {
+    if let Some(endpoint) = seen.named {
         found.push(Finding::new(
             FindingId::SiteCertificateHeader,
-            format!("{site} passes a visitor's own certificate headers on: its {teacher} believed one"),
+            format!("{site} passes a visitor's own certificate headers on: its {endpoint} believed one"),
             "let the proxy write them itself (nginx: proxy_set_header X-Gate-Cert-Subject $ssl_client_s_dn; Caddy: header_up; Traefik: passTLSClientCert before the forwardAuth)",
         ));
     }

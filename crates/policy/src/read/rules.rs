@@ -8,7 +8,7 @@ use crate::who::{self, WhoPorts};
 use addr::Prefix;
 use std::collections::BTreeMap;
 
-use super::text::{duration, for_nodes, set_target, teacher};
+use super::text::{duration, for_nodes, grant_source, set_target};
 use super::*;
 
 impl Reader<'_> {
@@ -310,7 +310,7 @@ impl Reader<'_> {
         for (name, v) in self.fields(item, "a list", &["allow", "teachers", "max", "ttl", "idle", "ipv6"]) {
             match name {
                 "allow" => l.allow = self.list(v, "addresses and IP sets", |r, i| r.via(i, set_target)),
-                "teachers" => l.teachers = self.list(v, "teachers", |r, i| r.via(i, teacher)),
+                "teachers" => l.grant_sources = self.list(v, "teachers", |r, i| r.via(i, grant_source)),
                 "max" => l.max = self.number(v, u64::from(u32::MAX)),
                 "ttl" => l.ttl = self.via(v, duration),
                 "idle" => l.idle = self.via(v, duration),

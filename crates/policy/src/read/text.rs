@@ -6,10 +6,10 @@ use crate::who::{self, Who};
 
 use super::*;
 
-pub(super) fn teacher(text: &str) -> Result<String, String> {
-    match TEACHERS.contains(&text) {
+pub(super) fn grant_source(text: &str) -> Result<String, String> {
+    match GRANT_SOURCES.contains(&text) {
         true => Ok(text.to_string()),
-        false => Err(format!("`{}` teaches no list; {} do", clip(text), TEACHERS.join(", "))),
+        false => Err(format!("`{}` is no grant source; there are {}", clip(text), GRANT_SOURCES.join(", "))),
     }
 }
 

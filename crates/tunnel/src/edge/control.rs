@@ -254,7 +254,7 @@ async fn admit(
     edge.handshakes.know(addr.into());
     // Who knows a token no longer counts as an untrusted peer of its address.
     place.trusted();
-    let token = known.door.as_ref().map(|door| door.admit(addr)).transpose();
+    let token = known.guard.as_ref().map(|guard| guard.admit(addr)).transpose();
     let token = token.map_err(|why| refused(edge, addr, StatusCode::FORBIDDEN, RejectCode::AddressRefused, &why))?;
     Ok((known.id, Passes { plane, token }))
 }

@@ -73,11 +73,11 @@ pub(super) fn open(edge: &Arc<Edge>, port: u16) -> Result<(), Reject> {
     open.insert(port, Opened { close: close.clone(), at: std::time::Instant::now() });
     drop(open);
     info!(plane = "tcp", addr = %at, "listening");
-    let door = edge.admission.guard(Service::Port(port));
+    let guard = edge.admission.guard(Service::Port(port));
     let edge = edge.clone();
     let run = edge.run.clone();
     run.spawn("tcp port", async move {
-        accept(&edge, port, listener, &door, &close).await;
+        accept(&edge, port, listener, &guard, &close).await;
         Ok(())
     });
     Ok(())
@@ -108,7 +108,7 @@ pub(super) fn close_if(edge: &Edge, closed: impl Fn(u16) -> bool) {
     });
 }
 
-async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &AccessGuard, close: &CancellationToken) {
+async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, guard: &AccessGuard, close: &CancellationToken) {
     let mut over = pin!(async {
         close.run_until_cancelled(edge.run.stopping()).await;
     });
@@ -117,7 +117,7 @@ async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &AccessGu
         let (pass, slot) = if edge.balances(peer) {
             (None, edge.visitors.take_trusted())
         } else {
-            match door.admit(Addr::of(peer)) {
+            match guard.admit(Addr::of(peer)) {
                 Ok(pass) => (Some(pass), edge.visitors.take(source(peer))),
                 Err(why) => {
                     refused(edge, port, peer, &why);
@@ -133,7 +133,7 @@ async fn accept(edge: &Arc<Edge>, port: u16, listener: Listener, door: &AccessGu
             }
         };
         edge.stats.tcp_visitors.fetch_add(1, Ordering::Relaxed);
-        let visit = Visit { edge: edge.clone(), port, peer, door: door.clone(), slot };
+        let visit = Visit { edge: edge.clone(), port, peer, guard: guard.clone(), slot };
         edge.run.connection("tcp visitor", peer, visit.serve(socket, pass));
     }
 }
@@ -148,7 +148,7 @@ struct Visit {
     port: u16,
     /// The visitor, or its balancer until the PROXY line is read.
     peer: SocketAddr,
-    door: AccessGuard,
+    guard: AccessGuard,
     /// Its place, counted for whoever it is.
     slot: Slot,
 }
@@ -221,8 +221,11 @@ impl Visit {
                 return None;
             }
         }
-        let pass =
-            self.door.admit(Addr::of(self.peer)).map_err(|why| refused(&self.edge, self.port, self.peer, &why)).ok()?;
+        let pass = self
+            .guard
+            .admit(Addr::of(self.peer))
+            .map_err(|why| refused(&self.edge, self.port, self.peer, &why))
+            .ok()?;
         if let Err(why) = self.slot.moved_to(source(self.peer)) {
             let plane = format_args!("port {}", self.port);
             say(&self.edge.lines.visitors_full, plane, self.peer, "connection closed", why);

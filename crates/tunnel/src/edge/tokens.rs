@@ -15,8 +15,8 @@ pub(super) struct Known {
     /// Its number, never given to another.
     pub(super) id: usize,
     pub(super) token: EdgeToken,
-    /// Its own door, if it has a list of its own.
-    pub(super) door: Option<AccessGuard>,
+    /// Its own guard, if it has a list of its own.
+    pub(super) guard: Option<AccessGuard>,
 }
 
 /// All of them.
@@ -44,7 +44,7 @@ impl Tokens {
     pub(super) fn next(&self, tokens: &[EdgeToken], admission: &Arc<Admission>) -> (Tokens, Difference) {
         let (mut all, mut next, mut difference) = (Vec::new(), self.next, Difference::default());
         for token in tokens {
-            let door = token.guarded.then(|| admission.guard(Service::Token(token.name.clone())));
+            let guard = token.guarded.then(|| admission.guard(Service::Token(token.name.clone())));
             let before = self.all.iter().find(|k| k.token.name == token.name && k.token.hash == token.hash);
             let id = match before {
                 Some(known) => {
@@ -62,7 +62,7 @@ impl Tokens {
                     next - 1
                 }
             };
-            all.push(Known { id, token: token.clone(), door });
+            all.push(Known { id, token: token.clone(), guard });
         }
         let gone = |k: &&Known| !tokens.iter().any(|t| t.name == k.token.name);
         difference.removed.extend(self.all.iter().filter(gone).map(|k| k.token.name.clone()));

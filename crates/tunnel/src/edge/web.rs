@@ -1,4 +1,4 @@
-//! The HTTP plane's door to the sessions: finds targets, opens streams, accepts visitors.
+//! The HTTP plane's way to the sessions: finds targets, opens streams, accepts visitors.
 
 use std::future::Future;
 use std::io;

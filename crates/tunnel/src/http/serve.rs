@@ -1,5 +1,5 @@
 //! A visitor's connection over HTTP/1.x: request after request, each judged by address and sent where it belongs.
-//! In: a stream that passed the door. Out: answers, until one side has enough.
+//! In: a stream that was admitted. Out: answers, until one side has enough.
 
 use std::future::{Future, poll_fn};
 use std::io;

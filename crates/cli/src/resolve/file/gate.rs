@@ -29,7 +29,7 @@ pub(crate) struct ListFile {
     pub(crate) grace: Option<Length>,
 }
 
-/// The gate: its teachers and its enforcers.
+/// The gate: its grant sources and its enforcers.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct GateFile {
@@ -45,8 +45,8 @@ pub(crate) struct GateFile {
     pub(crate) probes: Vec<Spanned<String>>,
     pub(crate) dns_servers: Vec<Spanned<String>>,
     pub(crate) dns_least: Option<Length>,
-    pub(crate) mirror: Vec<Teacher>,
-    pub(crate) learn: Vec<Teacher>,
+    pub(crate) mirror: Vec<GrantSource>,
+    pub(crate) learn: Vec<GrantSource>,
     pub(crate) share_paths: Vec<Spanned<String>>,
     pub(crate) shares: BTreeMap<String, ShareFile>,
     pub(crate) traefik: Vec<TraefikFile>,
@@ -61,7 +61,7 @@ pub(crate) struct GateFile {
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Teacher {
+pub(crate) struct GrantSource {
     pub(crate) list: Spanned<String>,
     pub(crate) listen: Option<Spanned<String>>,
     pub(crate) certificate: Option<CertArg>,

@@ -79,7 +79,7 @@ pub(crate) struct EdgeFile {
     /// Lists that learn and forget; see `gate_file`.
     #[serde(default)]
     pub(crate) lists: BTreeMap<String, ListFile>,
-    /// Their teachers and enforcers.
+    /// Their grant sources and enforcers.
     pub(crate) gate: Option<GateFile>,
     /// The coordination server of the mesh; `docs/manual/control.toml` explains its keys.
     pub(crate) control: Option<Section>,

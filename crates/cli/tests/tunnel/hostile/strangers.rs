@@ -140,7 +140,7 @@ fn a_client_without_a_pin_refuses_and_shows_how_to_pin() {
     assert_eq!(client.process.wait(Duration::from_secs(20)).unwrap().code(), Some(1), "{}", client.process.output());
 }
 
-/// Bytes of every kind at every door; the admission stay open for the others.
+/// Bytes of every kind at every port; the ports stay open for the others.
 #[test]
 fn garbage_before_the_upgrade() {
     let site = Upstream::site("private");
@@ -188,7 +188,7 @@ fn garbage_before_the_upgrade() {
     }
 }
 
-/// Headers of visitors who are no trusted proxy say nothing: neither to the door nor to the upstream.
+/// Headers of visitors who are no trusted proxy count for nothing: neither for admission nor at the upstream.
 #[test]
 fn spoofed_addresses() {
     let upstream = Upstream::site("private");
@@ -211,14 +211,14 @@ fn spoofed_addresses() {
     ];
     for lie in lies {
         let got = ask([127, 0, 0, 8], &[lie]).map(|r| r.status);
-        assert!(!matches!(got, Ok(200)), "{lie:?} opened the door: {got:?}");
+        assert!(!matches!(got, Ok(200)), "{lie:?} was let in: {got:?}");
         let told = ask([127, 0, 0, 9], &[(lie.0, "6.6.6.6")]).unwrap().text();
         assert_eq!(http::headers(&told, "x-forwarded-for"), ["127.0.0.9"], "{told}");
         if lie.0 == "Forwarded" {
             assert!(!told.contains("6.6.6.6"), "a stranger's Forwarded was passed on: {told}");
         }
     }
-    // Who is refused gets no byte: the door is before the first read and the first write.
+    // Who is refused gets no byte: admission comes before the first read and the first write.
     let mut s = http::tcp_from(Ipv4Addr::new(127, 0, 0, 8), edge.http).unwrap();
     let mut answer = Vec::new();
     let _ = s.read_to_end(&mut answer);
