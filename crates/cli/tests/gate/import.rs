@@ -97,7 +97,7 @@ fn lists_of_nginx_proxy_manager_let_in_whom_nginx_lets_in() {
     assert!(again.code == 1 && again.err.contains("is there already; nothing was changed"), "{}", again.all());
     // The file is one that starts, and says of every visitor what nginx says.
     let text = std::fs::read_to_string(dir.at("gate.toml")).unwrap().replace("127.0.0.1:7070", "127.0.0.1:0");
-    let gate = Serve::start(dir.path(), &text, &["check endpoint: listening"]);
+    let gate = Serve::start(dir.path(), &text, &["listener=\"check endpoint\""]);
     let check = gate.at("check endpoint");
     let Some((_nginx, at)) = nginx(&dir.at("nginx"), &access_conf(&db, 1)) else { return };
     for visitor in [
@@ -179,7 +179,7 @@ fn what_gatekeeper_has_learned_is_on_a_list_with_its_evidence() {
     assert!(text.contains("\"10.0.0.0/8\"") && text.contains("[lists.\"family\"]"), "{text}");
     // A gate with that file has them, as an earlier gate's word.
     let config = format!("http = false\n{text}\n[gate]\nlisten = \"127.0.0.1:0\"\n");
-    let gate = Serve::start(dir.path(), &config, &["check endpoint: listening"]);
+    let gate = Serve::start(dir.path(), &config, &["listener=\"check endpoint\""]);
     let check = gate.at("check endpoint");
     for (visitor, wanted) in [("203.0.113.7", 200), ("10.9.9.9", 200), ("2001:db8:1:2::9", 200), ("203.0.113.8", 403)] {
         let got = request(check, "GET", "/v1/check/family", &[("X-Forwarded-For", visitor)]).0;
