@@ -724,7 +724,7 @@ fn a_ledger_says_what_it_has() {
     assert_eq!(l.grant(id).map(|g| g.prefix), Some(prefix("192.0.2.1")));
     assert!(!l.is_empty() && l.len() == 1 && l.grants("a").next().is_none());
     assert_eq!((l.counted("b"), l.counted("c")), ((1, 0), (0, 0)));
-    assert_eq!(l.handle(Event::Add(entry("192.0.2.1", None)), 5), Outcome::Refused(Refusal::NoList));
+    assert_eq!(l.handle(Event::Add(entry("192.0.2.1", None)), 5), Outcome::Rejected(Rejection::NoList));
 }
 
 /// Somebody else's device left the place where this one shows up: that makes this one no second phone.
@@ -787,7 +787,7 @@ fn a_ban_holds_for_all_of_a_network_and_for_whatever_would_let_it_in() {
     l.handle(ban("198.51.100.0/24", None), 10);
     l.handle(ban("2001:db8::7", None), 10);
     for kept_out in ["198.51.100.0", "198.51.100.255", "2001:db8::7", "2001:db8::9"] {
-        assert_eq!(l.handle(proof(kept_out), 20), Outcome::Refused(Refusal::Banned), "{kept_out}");
+        assert_eq!(l.handle(proof(kept_out), 20), Outcome::Rejected(Rejection::Banned), "{kept_out}");
     }
     for other in ["198.51.101.0", "198.51.99.255", "2001:db8:0:1::7"] {
         assert!(matches!(l.handle(proof(other), 20), Outcome::Given(_)), "{other}");

@@ -48,7 +48,7 @@ pub(super) fn run(a: &GatekeeperImport, global: &GlobalArgs) -> Done {
         if on == 0 {
             return Err(Fail::hinted(
                 "nobody came on the list",
-                "`portcullis list show` says who is on it, and who is banned",
+                "`portcullis lists show` says who is on it, and who is banned",
             ));
         }
     }
