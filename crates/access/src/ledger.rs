@@ -572,7 +572,16 @@ impl Rules {
     /// The prefix that a proof from this address teaches.
     #[must_use]
     pub fn learnt(&self, addr: Addr) -> Prefix {
-        let width = if addr.is_v4() { self.v4_width } else { self.v6_width };
+        let width = match addr.ip() {
+            std::net::IpAddr::V4(_) => self.v4_width,
+            // A translator in front of this machine makes one of these of each IPv4 address (RFC 6052, section 2.1; RFC
+            // 8215): one /64 would be everybody.
+            std::net::IpAddr::V6(a) => match a.segments() {
+                [0x64, 0xff9b, 0, 0, 0, 0, ..] => self.v4_width.saturating_add(96),
+                [0x64, 0xff9b, 1, ..] => 128,
+                _ => self.v6_width,
+            },
+        };
         Prefix::new(addr, width).unwrap_or(Prefix::host(addr))
     }
 }

@@ -846,3 +846,14 @@ fn places_are_ones_own_and_the_latest_proof_is_here() {
     l.handle_timeout(105);
     assert_eq!(on(&l), ["198.51.100.1"]);
 }
+
+#[test]
+fn who_comes_through_a_translator_is_learned_as_the_ipv4_address_that_it_is() {
+    let learnt = |rules: &Rules, addr: &str| rules.learnt(addr.parse().unwrap()).to_string();
+    let rules = Rules::default();
+    assert_eq!(learnt(&rules, "64:ff9b::203.0.113.7"), "64:ff9b::cb00:7107");
+    assert_eq!(learnt(&rules, "64:ff9b:1::203.0.113.7"), "64:ff9b:1::cb00:7107");
+    assert_eq!(learnt(&rules, "64:ff9c::203.0.113.7"), "64:ff9c::/64");
+    let pool = Rules { v4_width: 24, ..Rules::default() };
+    assert_eq!(learnt(&pool, "64:ff9b::203.0.113.7"), "64:ff9b::cb00:7100/120");
+}
