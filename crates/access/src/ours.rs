@@ -278,7 +278,7 @@ mod tests {
             let list = Middleware { name: "dynamic-whitelist".into(), entries, tcp };
             let key = if old { TraefikKey::IpWhiteList } else { TraefikKey::IpAllowList };
             let style = TraefikStyle { key, strategy: Some(IpStrategy::Excluded(excluded)), reject: status };
-            let text = traefik_yaml(&[list.clone()], &style);
+            let text = traefik_yaml(std::slice::from_ref(&list), &style);
             prop_assert_eq!(traefik(&text), None);
             let mut want: Vec<Prefix> = Vec::new();
             for p in list.entries.iter().filter(|p| p.to_string() != NOBODY) {

@@ -22,6 +22,9 @@ use super::ledger::{Done, said};
 const WIDE_PREFIX_LEN: (u8, u8) = (16, 32);
 /// Names that are shown to somebody who mistyped one.
 const NAMES_SHOWN: usize = 10;
+/// Characters of a name that a person gives: longer than the subject of any certificate that is in use, short enough for
+/// a row of a table.
+const PRINCIPAL_LONGEST: usize = 256;
 
 /// Does what was asked for.
 ///
@@ -68,9 +71,21 @@ fn end(gate: &Gate, secs: Option<u64>) -> Option<u64> {
     secs.map(|secs| gate.ledger.model.time.now().saturating_add(secs))
 }
 
+/// Whether somebody can be called that: it stands in a row of every table.
+fn principal(who: &str) -> anyhow::Result<()> {
+    let why = match who.chars().count() {
+        0 => "nobody is called by an empty name".to_string(),
+        n if n > PRINCIPAL_LONGEST => format!("the name has {n} characters, at most {PRINCIPAL_LONGEST} are taken"),
+        _ if who.chars().any(char::is_control) => "the name has a control character".to_string(),
+        _ => return Ok(()),
+    };
+    Err(refused(format!("{why}; nothing was changed"), "give `--principal` a short name, such as `anna`".to_string()))
+}
+
 async fn add(gate: &Gate, a: &Add) -> anyhow::Result<GrantsChanged> {
     let (what, list) = (a.prefix.as_str(), a.list.as_str());
     exists(gate, Some(list))?;
+    a.principal.as_deref().map_or(Ok(()), principal)?;
     let until = end(gate, a.r#for);
     if let Some(host) = host_name(what)? {
         return follow(gate, host, vec![a.list.clone()], until, a.pinned).await;

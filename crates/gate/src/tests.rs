@@ -188,6 +188,16 @@ async fn what_cannot_be_meant_changes_nothing() {
     assert_eq!(what, "`home.example.net` is a host name, not an address");
     assert_eq!(hint, "write `dns:home.example.net`: the name's addresses are followed");
     assert!(s.refuses(add("dns:home")).await.0.contains("no full host name"));
+    let called = |who: &str| ChangeGrants::Add(Add { principal: Some(who.into()), ..on("family", "192.0.2.1") });
+    for (who, words) in [
+        (String::new(), "nobody is called by an empty name; nothing was changed"),
+        ("a".repeat(257), "the name has 257 characters, at most 256 are taken; nothing was changed"),
+        ("a\nb".into(), "the name has a control character; nothing was changed"),
+    ] {
+        assert_eq!(s.refuses(called(&who)).await.0, words);
+    }
+    s.does(called(&"ä".repeat(256))).await;
+    s.does(ChangeGrants::Revoke(off("192.0.2.1"))).await;
     // Half of the internet is let in by somebody who says that this is what he wants.
     for (wide, words) in [
         ("all", "0.0.0.0/0 is everybody with an IPv4 address"),
