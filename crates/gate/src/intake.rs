@@ -10,7 +10,7 @@ use access::certificate::NoProof;
 use access::ended::{Ended, What};
 use access::ledger::{Event, Outcome, Proof, Rejection};
 use access::{Ban, Evidence, Whom};
-use addr::{Addr, percent_decoded};
+use addr::{Addr, Authority, percent_decoded};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -184,11 +184,16 @@ fn in_the_clear(headers: &HeaderMap) -> bool {
 }
 
 /// Whether the visitor asked for a host of one word, as Traefik calls a container's site unless it is told otherwise. It
-/// says which host that was; what proves something came to a name with a dot or to an address.
+/// says which host that was; what proves something came to a name of several words or to an address. The host is taken
+/// in its one form, since proxies take `name.` for `name`; one that has none is no site's.
 fn for_a_container(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get("x-forwarded-host").and_then(|v| v.to_str().ok()) else { return false };
-    let name = host.split(':').next().unwrap_or_default();
-    !name.is_empty() && !name.contains('.') && !host.starts_with('[') && !name.eq_ignore_ascii_case("localhost")
+    let Some(said) = headers.get_all("x-forwarded-host").iter().next_back() else { return false };
+    let last = said.to_str().ok().and_then(|v| v.rsplit(',').next()).map(str::trim);
+    if last == Some("") {
+        return false;
+    }
+    let Some(Authority { host, .. }) = last.and_then(Authority::parse) else { return true };
+    !host.as_str().contains(['.', ':']) && host.as_str() != "localhost"
 }
 
 async fn share(state: &GateState, peer: Peer, request: &Request<Incoming>) -> Response<Full<Bytes>> {

@@ -74,13 +74,22 @@ fn what_came_without_tls_or_to_a_containers_site_is_no_proof() {
     for (host, address) in [
         ("gatekeeper-home", "198.51.100.1"),
         ("gatekeeper:443", "198.51.100.1"),
+        ("gatekeeper-home.", "198.51.100.1"),
+        ("Gatekeeper.:443", "198.51.100.1"),
+        ("gatekeeper..", "198.51.100.1"),
+        ("ha.example.com, gatekeeper.", "198.51.100.1"),
+        ("b\u{fc}ro.gatekeeper", "198.51.100.1"),
         ("ha.example.com", "198.51.100.3"),
+        ("ha.example.com.:443", "198.51.100.5"),
+        ("ha.example.com, HA.example.com", "198.51.100.6"),
+        ("LOCALHOST:8443", "198.51.100.7"),
         ("[2001:db8::1]:443", "198.51.100.4"),
     ] {
         let fields = [("X-Forwarded-For", address), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", host)];
         assert_eq!(request(g.addrs[0], "GET", "/", &fields).0, 200);
     }
-    g.expect(&["198.51.100.2", "198.51.100.3", "198.51.100.4"]);
+    let proved = ["2", "3", "5", "6", "7", "4"].map(|n| format!("198.51.100.{n}"));
+    g.expect(&proved.each_ref().map(String::as_str));
     let (code, said) = g.doctor();
     assert!(code == 1 && said.contains("[open-site]") && said.contains("traefik.enable"), "{said}");
     assert!(g.command(&["explain", "198.51.100.1"]).1.contains("without TLS"));
