@@ -115,7 +115,8 @@ fn serve(a: &ServeArgs, global: &GlobalArgs, given: &Given) -> Done {
         Ok(file) => file,
         Err(fail) => {
             log(global, None);
-            if a.edge.limits.generate.is_none() {
+            // A look at a file changes nothing.
+            if a.edge.limits.generate.is_none() && !a.check {
                 run::give_up(global);
             }
             return Err(fail.or_hint(

@@ -147,6 +147,10 @@ fn ports_are_open_while_the_gate_fails_only_where_the_operator_wants_that() {
     gate.stop();
     assert!(!w.reaches("203.0.113.8"), "{}", w.table());
     w.dir().write("gate.toml", format!("{CONFIG}on_failure = \"open\"\nno_such_key = 1\n"));
+    // A look at the file opens nothing.
+    let out = Outcome::of(&mut w.portcullis(&["serve", "--check", "--config", "gate.toml", "--data-dir", "state"]));
+    assert!(out.code != 0 && out.err.contains("no_such_key"), "{}", out.all());
+    assert!(!w.reaches("203.0.113.8"), "{}", w.table());
     let out = serve("no_such_key");
     assert!(out.err.contains("open to everybody"), "{}", out.all());
     assert!(w.reaches("203.0.113.8"), "{}", w.table());
