@@ -20,11 +20,11 @@ CREATE TABLE `access_list_client` (`id` integer not null primary key autoincreme
 CREATE TABLE `access_list_auth` (`id` integer not null primary key autoincrement, `created_on` datetime not null, `modified_on` datetime not null, `access_list_id` integer not null, `username` varchar(255) not null, `password` varchar(255) not null, `meta` json not null);
 CREATE TABLE `stream` (`id` integer not null primary key autoincrement, `is_deleted` integer not null default '0', `incoming_port` integer not null);
 INSERT INTO access_list (id, created_on, modified_on, owner_user_id, is_deleted, name, meta, satisfy_any) VALUES
- (1,'','',1,0,'Office & Home','{}',0), (2,'','',1,0,'Passwords','{}',0), (3,'','',1,1,'Old','{}',0), (4,'','',1,0,'office home','{}',1), (5,'','',1,0,'Open','{}',0);
+ (1,'','',1,0,'Office & Home','{}',0), (2,'','',1,0,'Passwords','{}',0), (3,'','',1,1,'Old','{}',0), (4,'','',1,0,'office home','{}',1), (5,'','',1,0,'Bare','{}',0), (6,'','',1,0,'Unnamed','{}',0);
 INSERT INTO access_list_client (created_on, modified_on, access_list_id, address, directive, meta) VALUES
  ('','',1,'198.51.100.7','deny','{}'), ('','',1,'198.51.100.0/24','allow','{}'), ('','',1,'198.51.100.9','deny','{}'), ('','',1,'2001:db8:7::/48','allow','{}'), ('','',1,'203.0.113.0/24','deny','{}'), ('','',1,'','allow','{}'),
  ('','',3,'all','allow','{}'), ('','',4,'192.0.2.7','allow','{}');
-INSERT INTO access_list_auth (created_on, modified_on, access_list_id, username, password, meta) VALUES ('','',2,'ada','s3cret','{}'), ('','',4,'ben','s3cret','{}');
+INSERT INTO access_list_auth (created_on, modified_on, access_list_id, username, password, meta) VALUES ('','',2,'ada','s3cret','{}'), ('','',4,'ben','s3cret','{}'), ('','',6,'','s3cret','{}');
 INSERT INTO proxy_host (created_on, modified_on, owner_user_id, is_deleted, domain_names, forward_host, forward_port, access_list_id, meta, advanced_config) VALUES
  ('','',1,0,'[\"app.example.com\",\"wiki.example.com\"]','10.0.0.5',8080,1,'{}',''), ('','',1,0,'[\"open.example.com\"]','10.0.0.6',80,0,'{}',''),
  ('','',1,1,'[\"gone.example.com\"]','10.0.0.7',80,1,'{}',''), ('','',1,0,'[\"own.example.com\"]','10.0.0.8',80,4,'{}','allow 10.0.0.0/8;');
@@ -74,14 +74,15 @@ fn lists_of_nginx_proxy_manager_let_in_whom_nginx_lets_in() {
     let said = typed(&here(&look));
     assert_eq!(said.code, 0, "{}", said.all());
     for part in [
-        "4 access lists, which guard 3 hosts",
+        "5 access lists, which guard 3 hosts",
         "wiki.example.com  office-home  http://10.0.0.5:8080",
         "own.example.com  office-home-2",
         "access list Office & Home: deny 198.51.100.7: cut out of what is allowed behind it",
         "access list Office & Home: deny 198.51.100.9: without effect",
         "access list Passwords: passwords of ada: only addresses count here: nobody is on this list",
         "access list office home: passwords of ben: only addresses count here: who came in by a password",
-        "access list Open: it has no rule and lets everybody in",
+        "access list Bare: it has no rule",
+        "access list Unnamed: passwords of nobody: only addresses count here: nobody is on this list",
         "own.example.com: its advanced configuration",
         "1 proxy hosts: they have no access list",
         "1 streams",
@@ -116,8 +117,10 @@ fn lists_of_nginx_proxy_manager_let_in_whom_nginx_lets_in() {
         let theirs = request(at, "GET", "/page", &forwarded).0;
         let ours = request(check, "GET", "/v1/check/office-home", &forwarded).0;
         assert_eq!(ours, theirs, "{visitor}");
-        assert_eq!(request(check, "GET", "/v1/check/passwords", &forwarded).0, 403, "{visitor}");
-        assert_eq!(request(check, "GET", "/v1/check/open", &forwarded).0, 200, "{visitor}");
+        // Lists without a rule are nobody's, with a password or without.
+        for list in ["passwords", "bare", "unnamed"] {
+            assert_eq!(request(check, "GET", &format!("/v1/check/{list}"), &forwarded).0, 403, "{visitor} {list}");
+        }
     }
 }
 

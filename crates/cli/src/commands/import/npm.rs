@@ -44,7 +44,7 @@ pub(super) fn run(a: &NpmImport) -> Done {
         let of = |r: &&Row| r.number("access_list_id") == Some(id);
         let called = l.text("name").unwrap_or("without a name").to_string();
         let rules: Vec<&Row> = clients.iter().filter(of).collect();
-        let people: Vec<&str> = auths.iter().filter(of).filter_map(|r| r.text("username")).collect();
+        let people: Vec<&str> = auths.iter().filter(of).map(|r| r.text("username").unwrap_or("nobody")).collect();
         let statics = entries(&called, &rules, &people, l.flag("satisfy_any"), &mut not)?;
         out.push(List { name: plain(&called, &mut names), called, id, statics, hosts: Vec::new() });
     }
@@ -72,7 +72,8 @@ pub(super) fn run(a: &NpmImport) -> Done {
     Ok(())
 }
 
-/// The entries of a list: everybody whom its rules let in.
+/// The entries of a list: everybody whom its rules let in. Each row of `people` asks for a password there, also one that
+/// names nobody.
 fn entries(called: &str, rules: &[&Row], people: &[&str], any: bool, not: &mut Not) -> Result<Vec<String>, Fail> {
     let what = |more: &str| format!("access list {called}{more}");
     if !people.is_empty() {
@@ -87,9 +88,10 @@ fn entries(called: &str, rules: &[&Row], people: &[&str], any: bool, not: &mut N
         not.push((what(&format!(": passwords of {names}")), why.into()));
     }
     if rules.is_empty() && people.is_empty() {
-        // Without a rule nginx refuses nobody.
-        not.push((what(""), "it has no rule and lets everybody in there, and so it does here".into()));
-        return Ok(vec!["0.0.0.0/0".into(), "::/0".into()]);
+        // Its template wrote `deny all` always until 2.15, and only behind rules since; the file does not say which it is.
+        let why = "it has no rule: before 2.15 that lets nobody in there, since 2.15 everybody; here nobody is on it until you write who into `static`";
+        not.push((what(""), why.into()));
+        return Ok(Vec::new());
     }
     let mut all = Vec::new();
     for r in rules {
