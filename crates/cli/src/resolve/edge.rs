@@ -137,8 +137,8 @@ struct Planes {
 
 impl Input<'_> {
     /// A path of the file starts where the file lies.
-    fn beside(&self, path: &PathBuf) -> PathBuf {
-        self.file.map_or_else(|| path.clone(), |r| r.at(path))
+    fn beside(&self, path: &Path) -> PathBuf {
+        self.file.map_or_else(|| path.to_path_buf(), |r| r.at(path))
     }
 
     /// True if there is no tunnel: a file of a gate or a mesh alone need not say so.
