@@ -179,9 +179,8 @@ proptest! {
             if let Some(e) = event(step, &l, now) { l.handle(e, now); } else { l.handle_timeout(now); }
             disk.save(&effects(&mut l));
         }
-        // Signs of life that nobody saved are no part of this.
-        let unsaved: Vec<Grant> = l.unsaved().cloned().collect();
-        disk.save(&unsaved.into_iter().map(Effect::Persist).collect::<Vec<_>>());
+        // Signs of life of less than a step, which nobody saves, are no part of this.
+        disk.save(&l.grants("home").cloned().map(Effect::Persist).collect::<Vec<_>>());
         let (was, next) = (shown(&l), l.next_id());
         if let Some(e) = event(last, &l, now) { l.handle(e, now); }
         let touched = effects(&mut l);
@@ -206,6 +205,8 @@ proptest! {
         }
         let unsaved: Vec<Grant> = l.unsaved().cloned().collect();
         disk.save(&unsaved.into_iter().map(Effect::Persist).collect::<Vec<_>>());
+        // What ends within a step may have ended already for what was saved.
+        prop_assume!(l.grants("home").all(|g| g.changes_at().is_none_or(|end| end >= now + SEEN_STEP)));
         let mut again = one(tight());
         prop_assert_eq!(again.restore(disk.grants.into_values(), disk.bans.into_values(), now), l.len());
         for (was, is) in l.grants("home").zip(again.grants("home")) {
