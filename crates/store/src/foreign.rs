@@ -116,6 +116,17 @@ impl Row {
         }
     }
 
+    /// True if anything stands in a column, of whatever kind; an empty text is nothing.
+    #[must_use]
+    pub fn has(&self, column: &str) -> bool {
+        match self.0.get(column) {
+            None | Some(Cell::Null) => false,
+            Some(Cell::Text(t)) => !t.is_empty(),
+            Some(Cell::Bytes(b)) => !b.is_empty(),
+            Some(Cell::Integer(_)) => true,
+        }
+    }
+
     /// The number in a column that counts from 0.
     #[must_use]
     pub fn number(&self, column: &str) -> Option<u64> {
@@ -161,6 +172,7 @@ mod tests {
         assert_eq!((rows[0].text("name"), rows[0].text("blob"), rows[1].text("blob")), (None, Some("ab"), None));
         assert_eq!((rows[0].flag("yes"), rows[1].flag("yes"), rows[0].flag("id2")), (true, true, false));
         assert_eq!(rows[1].text("real"), Some("1.5"));
+        assert!(rows[1].has("blob") && rows[0].has("yes") && !rows[0].has("name") && !rows[0].has("absent"));
         assert!(foreign.rows("none").unwrap().is_empty());
         assert_eq!(std::fs::read(&path).unwrap(), before);
         let letter = dir.write("letter.txt", "dear reader, this is no database at all, and long enough to tell");

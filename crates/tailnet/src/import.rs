@@ -277,6 +277,9 @@ impl Import<'_> {
         if tags.len() < k.tags.len() {
             self.not(format!("{what}: tags {}", k.tags.join(" ")), "those that are no tags here are left out");
         }
+        if tags.is_empty() && !k.tags.is_empty() {
+            return self.not(what, "none of its tags is possible here, and without them its nodes would be its user's");
+        }
         let user = k.user.filter(|u| self.registry.users.contains_key(u));
         let Some(proof) = &k.proof else {
             return self.not(what, "its row holds neither the key nor a hash of it");
@@ -343,7 +346,13 @@ impl Import<'_> {
         };
         let host = self.host(n, &what);
         let user = n.user.filter(|u| self.registry.users.contains_key(u));
-        let tags = self.tags(n, &host, user, asked_tags, &what);
+        let Some(tags) = self.tags(n, &host, user, asked_tags, &what) else {
+            self.not(
+                what,
+                "none of its tags is possible here, and without them it would be its user's: it has to join anew",
+            );
+            return None;
+        };
         if user.is_none() && tags.is_empty() {
             self.not(what, "it belongs to no user that is there, and has no tags");
             return None;
@@ -409,7 +418,15 @@ impl Import<'_> {
         bounded(&host)
     }
 
-    fn tags(&mut self, n: &ForeignNode, host: &Hostinfo, user: Option<u64>, asked: bool, what: &str) -> Vec<String> {
+    /// The tags of a node; nothing if it has some there of which none is possible here.
+    fn tags(
+        &mut self,
+        n: &ForeignNode,
+        host: &Hostinfo,
+        user: Option<u64>,
+        asked: bool,
+        what: &str,
+    ) -> Option<Vec<String>> {
         let (mut tags, mut not) = (BTreeSet::new(), Vec::new());
         for t in &n.tags {
             if is_tag(t) {
@@ -432,7 +449,7 @@ impl Import<'_> {
                 );
             }
         }
-        tags.into_iter().collect()
+        (!tags.is_empty() || n.tags.is_empty()).then(|| tags.into_iter().collect())
     }
 
     fn name(&mut self, n: &ForeignNode, what: &str) -> String {

@@ -210,7 +210,10 @@ fn text_of(path: &Path, what: &str) -> anyhow::Result<String> {
     const MAX: u64 = 16 << 20;
     let read = || -> std::io::Result<String> {
         let mut text = String::new();
-        std::fs::File::open(path)?.take(MAX).read_to_string(&mut text)?;
+        std::fs::File::open(path)?.take(MAX + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MAX {
+            return Err(std::io::Error::other(format!("it has more than {} MiB", MAX >> 20)));
+        }
         Ok(text)
     };
     read().map_err(|e| {
@@ -221,8 +224,8 @@ fn text_of(path: &Path, what: &str) -> anyhow::Result<String> {
     })
 }
 
-/// A moment as Headscale's database has it (Go's `time.Time` as text), in seconds since the Unix epoch; none for its zero
-/// time.
+/// A moment as Headscale's database has it (Go's `time.Time` as text), in seconds since the Unix epoch: at least 1, since
+/// the first second of 1970 is over too. None if it is no moment.
 fn moment(text: &str) -> Option<u64> {
     // `2026-07-21 08:07:06.123456789+02:00`, also with a T, a Z, a blank before the zone, or Go's own ending.
     let text = text.split(" m=").next().unwrap_or_default();
@@ -237,7 +240,7 @@ fn moment(text: &str) -> Option<u64> {
         z => z.to_string(),
     };
     let at: addr::Timestamp = format!("{date}T{clock}{zone}").parse().ok()?;
-    (at.0 > 0).then_some(at.0)
+    Some(at.0.max(1))
 }
 
 #[cfg(test)]

@@ -137,6 +137,59 @@ fn a_database_of_0_23_with_what_old_networks_have_in_them() {
 }
 
 #[test]
+fn a_moment_or_a_list_that_cannot_be_read_is_an_error_and_never_nothing() {
+    for (change, named) in [
+        ("UPDATE pre_auth_keys SET expiration = 1706842445 WHERE id = 3", "pre_auth_keys: row 3: expiration"),
+        ("UPDATE nodes SET expiry = 1706842445", "nodes: row 7: expiry"),
+        ("UPDATE nodes SET expiry = 'soon'", "nodes: row 7: expiry is no moment: `soon`"),
+        ("UPDATE nodes SET deleted_at = 1706842445", "nodes: row 7: deleted_at"),
+        ("UPDATE users SET deleted_at = x'ff' WHERE id = 2", "users: row 2: deleted_at"),
+        ("UPDATE policies SET deleted_at = 0 WHERE id = 2", "policies: row 2: deleted_at"),
+        (
+            "INSERT INTO routes (id, deleted_at, node_id, prefix, enabled) VALUES (1,5,7,'10.0.0.0/24',1)",
+            "routes: row 1",
+        ),
+        ("ALTER TABLE pre_auth_keys ADD revoked datetime; UPDATE pre_auth_keys SET revoked = 1", "row 3: revoked"),
+        ("UPDATE nodes SET forced_tags = 'tag:web'", "nodes: row 7: forced_tags is no list"),
+    ] {
+        let dir = Dir::new("headscale-unread");
+        let (db, from) = old(&dir);
+        node(&db, 7, &[]);
+        assert!(headscale(&from, &dir.at("data"), true).is_ok());
+        db.execute_batch(change).unwrap();
+        let why = format!("{:#}", headscale(&from, &dir.at("data"), false).unwrap_err());
+        assert!(why.contains(named), "{change}: {why}");
+        assert!(!dir.at("data").exists());
+    }
+    // By these nothing is decided.
+    let dir = Dir::new("headscale-about");
+    let (db, from) = old(&dir);
+    node(&db, 7, &[]);
+    db.execute_batch("UPDATE nodes SET created_at = 5, last_seen = 'soon', expiry = '1970-01-01 00:00:00+00:00'")
+        .unwrap();
+    headscale(&from, &dir.at("data"), false).unwrap();
+    let Some(tailnet::Saved::Node(n)) = stored(&dir).saved(tailnet::Slot::Node(7)) else { panic!("no node") };
+    assert_eq!((n.created, n.expires), (0, Some(1)), "over, not without an end");
+}
+
+#[test]
+fn what_has_only_tags_that_are_none_here_never_becomes_its_users() {
+    let dir = Dir::new("headscale-tags");
+    let (db, from) = old(&dir);
+    node(&db, 7, &[("forced_tags", "[\"tag:db.prod\"]")]);
+    node(&db, 8, &[("forced_tags", "[\"tag:db.prod\",\"tag:db\"]")]);
+    db.execute_batch("UPDATE pre_auth_key_acl_tags SET tag = 'tag:ci.prod'").unwrap();
+    let done = headscale(&from, &dir.at("data"), false).unwrap();
+    assert_eq!(done.counts, [1, 0, 1, 0], "{:?}", done.not);
+    for what in ["node 7 (n7)", "pre-auth key 3"] {
+        let left = |n: &NotCarried| n.what == what && n.why.contains("none of its tags is possible here");
+        assert!(done.not.iter().any(left), "{what}: {:?}", done.not);
+    }
+    let Some(tailnet::Saved::Node(n)) = stored(&dir).saved(tailnet::Slot::Node(8)) else { panic!("no node") };
+    assert_eq!(n.tags, ["tag:db"]);
+}
+
+#[test]
 fn what_collides_is_named_and_nothing_is_changed() {
     let dir = Dir::new("headscale-collides");
     let (db, from) = old(&dir);
@@ -227,7 +280,10 @@ fn moments_as_databases_have_them() {
     ] {
         assert_eq!(moment(text), Some(1_724_839_872), "{text}");
     }
-    for none in ["0001-01-01 00:00:00+00:00", "", "soon", "2024-08-28", "2024-13-28 10:11:12Z"] {
+    for over in ["1970-01-01 00:00:00+00:00", "1969-12-31 23:59:59Z", "0001-01-01 00:00:00+00:00"] {
+        assert_eq!(moment(over), Some(1), "{over}");
+    }
+    for none in ["", "soon", "1706842445", "2024-08-28", "2024-13-28 10:11:12Z"] {
         assert_eq!(moment(none), None, "{none}");
     }
 }
