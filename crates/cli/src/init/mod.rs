@@ -109,7 +109,17 @@ fn server(a: &InitArgs, answers: &Answers, dir: &Path) -> Result<Made, Fail> {
     } else {
         next.push(format!("portcullis serve --config {}", config.display()));
     }
-    let connect = plan.edge.map(|url| connect(a, url, plan.own_ca, store, name)).transpose()?;
+    let edge = plan.edge.is_some();
+    let connect = plan.edge.map(|url| connect(a, url, plan.own_ca, store, name)).transpose()?.flatten();
+    if edge && connect.is_none() {
+        notes.push(format!(
+            "{} is another user's, and root makes nothing in it: the edge makes its CA when it starts, and then prints the connect string",
+            store.display()
+        ));
+        if units.is_some() {
+            next.push("journalctl -u portcullis | grep '#sha256:'      has the connect string".to_string());
+        }
+    }
     let asked = if *store == usual { String::new() } else { format!(" --data-dir {}", store.display()) };
     next.push(format!("portcullis doctor{asked}"));
     if let Some(url) = &plan.server_url {
@@ -117,7 +127,7 @@ fn server(a: &InitArgs, answers: &Answers, dir: &Path) -> Result<Made, Fail> {
         next.push(format!("portcullis keys create --user NAME{asked}"));
         next.push(format!("tailscale up --login-server {url} --authkey KEY      on each device"));
     }
-    if connect.is_some() {
+    if edge {
         next.push(format!(
             "portcullis init --for client      on the other machine, with the connect string and {}",
             token.display()
@@ -130,22 +140,30 @@ fn server(a: &InitArgs, answers: &Answers, dir: &Path) -> Result<Made, Fail> {
     Ok(Made { written: !a.dry_run, files, store: Some(store.clone()), snippet: plan.snippet, connect, notes, next })
 }
 
-/// How clients connect; the edge's CA is made now, so that they can be told its fingerprint.
+/// How clients connect; the edge's CA is made now, so that they can be told its fingerprint. `None`: it is made by the
+/// edge alone, since its folder is another user's.
 fn connect(
     a: &InitArgs,
     url: tunnel_proto::connect::EdgeUrl,
     own_ca: Option<u16>,
     store: &Path,
     name: &str,
-) -> Result<ConnectString, Fail> {
+) -> Result<Option<ConnectString>, Fail> {
     let mut pin = None;
     if let Some(port) = own_ca.filter(|_| !a.dry_run) {
         let tls = store.join(format!("tls-{port}"));
+        let tls = std::path::absolute(&tls).unwrap_or(tls);
+        if write::is_anothers(&tls) {
+            return Ok(None);
+        }
         std::fs::create_dir_all(store).with_context(|| format!("cannot make {}", store.display()))?;
+        // Between the two somebody else may have made it.
+        if write::is_anothers(&tls) {
+            return Ok(None);
+        }
         pin = Some(Fingerprint(net::tls::own_ca(&tls, &[name.to_string()])?.1));
-        write::give_to_owner_of(store, &tls).with_context(|| format!("cannot give {} away", tls.display()))?;
     }
-    Ok(ConnectString { url, pin, token: Some(TokenPlace::File(places::TOKEN.to_string())) })
+    Ok(Some(ConnectString { url, pin, token: Some(TokenPlace::File(places::TOKEN.to_string())) }))
 }
 
 fn client(a: &InitArgs, connect: &ConnectString, token: &Token, upstream: &[String], dir: &Path) -> Result<Made, Fail> {
@@ -165,7 +183,8 @@ fn client(a: &InitArgs, connect: &ConnectString, token: &Token, upstream: &[Stri
     for (flag, text) in [
         ("--connect", connect.to_string()),
         ("--upstream", upstream.join(",")),
-        ("--dir", token_file.display().to_string()),
+        ("--dir", env.display().to_string()),
+        ("--token-file", token_file.display().to_string()),
     ] {
         if text.contains(['\'', '\n']) {
             return Err(Fail::usage(format!("{flag}: a quote or a line end has no place in it"), "leave it out"));
@@ -277,9 +296,11 @@ fn stage() -> Result<PathBuf, Fail> {
     Ok(dir)
 }
 
-/// A unit that has a file's variables.
+/// A unit that has a file's variables. The path is the rest of its line: quotes would be part of it, and `%` alone means
+/// something (systemd.exec(5)).
 fn with_variables(unit: &str, env: &Path) -> String {
-    unit.replacen("\n[Service]\n", &format!("\n[Service]\nEnvironmentFile={}\n", env.display()), 1)
+    let env = env.display().to_string().replace('%', "%%");
+    unit.replacen("\n[Service]\n", &format!("\n[Service]\nEnvironmentFile={env}\n"), 1)
 }
 
 fn tell(made: &Made) {

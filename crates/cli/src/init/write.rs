@@ -113,19 +113,38 @@ pub(super) fn keep(path: &Path, as_file: &Path) -> Result<(), Fail> {
     Ok(fs::hard_link(path, as_file).with_context(|| format!("cannot keep {}", path.display()))?)
 }
 
-/// Gives files that root made in the store of a service to the service's user.
-pub(super) fn give_to_owner_of(store: &Path, made: &Path) -> std::io::Result<()> {
-    let owner = fs::metadata(store)?;
-    if owner.uid() == 0 || !runtime::run::is_root() {
-        return Ok(());
+/// True if this is root and somebody else can change what lies at this path, or what is on the way to it: a service's
+/// folder is its user's. Root makes nothing there, since a link would lead it anywhere.
+pub(super) fn is_anothers(path: &Path) -> bool {
+    if !runtime::run::is_root() {
+        return false;
     }
-    let mut todo = vec![made.to_path_buf()];
-    while let Some(path) = todo.pop() {
-        // Links are not followed.
-        std::os::unix::fs::lchown(&path, Some(owner.uid()), Some(owner.gid()))?;
-        if fs::symlink_metadata(&path)?.is_dir() {
-            todo.extend(fs::read_dir(&path)?.flatten().map(|e| e.path()));
+    let mut path = path.to_path_buf();
+    // As many links as the kernel follows (path_resolution(7)); each may lie in a folder of somebody else.
+    for _ in 0..40 {
+        let mut way: Vec<&Path> = path.ancestors().collect();
+        way.reverse();
+        let mut link = None;
+        for at in way {
+            let Ok(m) = fs::symlink_metadata(at) else { break };
+            if changed_by_others(&m) {
+                return true;
+            }
+            if m.is_symlink() {
+                link = Some(at);
+                break;
+            }
         }
+        let Some(link) = link else { return false };
+        let (Ok(target), Ok(rest)) = (fs::read_link(link), path.strip_prefix(link)) else { return true };
+        path = link.parent().unwrap_or(link).join(target).join(rest);
     }
-    Ok(())
+    true
+}
+
+/// In a folder that is sticky, as /tmp is, nobody changes what is another's (chmod(1)).
+fn changed_by_others(m: &fs::Metadata) -> bool {
+    let by_group = m.gid() != 0 && m.mode() & 0o020 != 0;
+    let by_mode = m.is_dir() && m.mode() & 0o1000 == 0 && (by_group || m.mode() & 0o002 != 0);
+    m.uid() != 0 || by_mode
 }

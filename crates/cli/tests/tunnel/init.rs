@@ -197,7 +197,10 @@ fn units_are_those_that_generate_prints() {
     let token = token.display().to_string();
     let unit = |args: &[&str], words: &[&str]| {
         let mut shown = command(&["init", "--yes", "--dry-run", "--json", "--proxy", "none", "--unit"]);
-        shown.arg(dir.path()).arg("--dir").arg(dir.at("etc")).args(args);
+        shown.arg(dir.path()).args(args);
+        if !args.contains(&"--dir") {
+            shown.arg("--dir").arg(dir.at("etc"));
+        }
         // Where root's services have their state; nothing is written there.
         let done = Outcome::of(&mut shown);
         assert_eq!(done.code, 0, "{}", done.err);
@@ -230,6 +233,22 @@ fn units_are_those_that_generate_prints() {
             &format!("EnvironmentFile={etc}/client.env"),
             "StateDirectory=portcullis-client",
         ],
+    );
+    let odd = dir.at("a b%h").display().to_string();
+    unit(
+        &[
+            "--for",
+            "client",
+            "--connect",
+            "wss://e.test",
+            "--token-file",
+            &token,
+            "--upstream",
+            "22=127.0.0.1:22",
+            "--dir",
+            &odd,
+        ],
+        &[&format!("\nEnvironmentFile={}/client.env\n", odd.replace('%', "%%"))],
     );
 }
 
@@ -352,4 +371,43 @@ fn the_pages_commands_are_taken() {
     shell.args(["-ec", &last]).current_dir(dir.path());
     let said = Outcome::of(&mut shell);
     assert!(said.code == 1 && said.out.contains("[unreachable]"), "{said:?}");
+}
+
+/// A service's user can put a link wherever root would write.
+#[test]
+fn root_makes_nothing_in_the_folder_of_a_services_user() {
+    if !std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0) {
+        return stage::skip::skip("needs root");
+    }
+    let dir = Dir::new("init-service");
+    let (state, elsewhere) = (dir.at("state"), dir.at("elsewhere"));
+    for made in [&state, &elsewhere] {
+        std::fs::create_dir(made).unwrap();
+    }
+    let of_service = |path: &Path| std::os::unix::fs::lchown(path, Some(4242), Some(4242)).unwrap();
+    let args = ["--for", "edge", "--name", "127.0.0.1", "--allow", "none", "--proxy", "none", "--yes", "--force"];
+    let in_vain = |what: &str| {
+        let done = init(&dir, &args);
+        assert_eq!(done.code, 0, "{what}: {}", done.err);
+        assert!(!done.out.contains("connect string: "), "{what}: {}", done.out);
+        assert!(done.out.contains("another user's"), "{what}: {}", done.out);
+        assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0, "{what}");
+    };
+    // The folder is the service's; then only what the edge's files would lie in, behind a link.
+    of_service(&state);
+    in_vain("empty");
+    assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
+    std::os::unix::fs::symlink(&elsewhere, state.join("tls-8123")).unwrap();
+    of_service(&state.join("tls-8123"));
+    in_vain("a link");
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::create_dir(&state).unwrap();
+    std::fs::create_dir(state.join("tls-8123")).unwrap();
+    of_service(&state.join("tls-8123"));
+    std::os::unix::fs::symlink(elsewhere.join("key"), state.join("tls-8123/ca.part")).unwrap();
+    in_vain("the inner folder");
+    // A folder of root's is as before.
+    std::fs::remove_dir_all(&state).unwrap();
+    let done = init(&dir, &args);
+    assert!(done.out.contains("connect string: ") && state.join("tls-8123/ca.key").exists(), "{}", done.out);
 }
