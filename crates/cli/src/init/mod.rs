@@ -79,7 +79,7 @@ fn unit_dir(a: &InitArgs) -> Option<PathBuf> {
 }
 
 fn server(a: &InitArgs, answers: &Answers, dir: &Path) -> Result<Made, Fail> {
-    let (Some(plan), Answers::Server { purposes, name, store, .. }) = (plan::server(answers), answers) else {
+    let (Some(plan), Answers::Server { purposes, name, store, guard, .. }) = (plan::server(answers), answers) else {
         return Err(Fail::usage("nothing is to be set up", "give --for"));
     };
     let (config, token) = (dir.join(places::CONFIG), plan::token(dir));
@@ -100,13 +100,29 @@ fn server(a: &InitArgs, answers: &Answers, dir: &Path) -> Result<Made, Fail> {
         notes.push(format!("no unit: a service keeps its state in {}, not in {}", usual.display(), store.display()));
     }
     let mut next = Vec::new();
+    let services = services(!guard.is_empty());
+    if let Some(units) = units.as_ref().filter(|_| !a.dry_run) {
+        for (name, _) in &services {
+            write::make_room(&units.join(format!("{name}.service")), a.force)?;
+        }
+    }
     write(a, &mut files, &mut notes)?;
     if let Some(units) = &units {
-        let unit = Planned::unit(units.join("portcullis.service"), unit(&["serve", "--config"], &config, a, &files)?);
-        write_one(a, &unit, &mut notes)?;
-        files.push(unit);
-        next.push("systemctl daemon-reload && systemctl enable --now portcullis".to_string());
+        for (name, words) in &services {
+            let text = unit(words, &config, a, &files)?;
+            let unit = Planned::unit(units.join(format!("{name}.service")), text);
+            write_one(a, &unit, &mut notes)?;
+            files.push(unit);
+        }
+        let names: Vec<&str> = services.iter().map(|(name, _)| *name).collect();
+        next.push(format!("systemctl daemon-reload && systemctl enable --now {}", names.join(" ")));
     } else {
+        if !guard.is_empty() {
+            notes.push(format!(
+                "when this machine starts, guarded ports are open until the gate runs: `portcullis nft boot --config {} --generate=systemd` prints a unit that closes them before there is a network",
+                config.display()
+            ));
+        }
         next.push(format!("portcullis serve --config {}", config.display()));
     }
     let edge = plan.edge.is_some();
@@ -138,6 +154,13 @@ fn server(a: &InitArgs, answers: &Answers, dir: &Path) -> Result<Made, Fail> {
     }
     let connect = connect.map(|c| c.to_string());
     Ok(Made { written: !a.dry_run, files, store: Some(store.clone()), snippet: plan.snippet, connect, notes, next })
+}
+
+/// The services of a server and what they run with its configuration: the process, and before it what closes the ports
+/// that its gate guards while there is no network yet.
+fn services(guards: bool) -> Vec<(&'static str, &'static [&'static str])> {
+    let guard: (&str, &[&str]) = ("portcullis-guard", &["nft", "boot", "--config"]);
+    guards.then_some(guard).into_iter().chain([("portcullis", &["serve", "--config"][..])]).collect()
 }
 
 /// How clients connect; the edge's CA is made now, so that they can be told its fingerprint. `None`: it is made by the

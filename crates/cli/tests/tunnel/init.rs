@@ -206,8 +206,20 @@ fn units_are_those_that_generate_prints() {
         assert_eq!(done.code, 0, "{}", done.err);
         let said: Value = serde_json::from_str(&done.out).unwrap();
         let files = said["files"].as_array().unwrap();
-        let unit = files.iter().find(|f| f["path"].as_str().unwrap().ends_with(".service")).unwrap();
-        let text = unit["text"].as_str().unwrap().to_string();
+        // What guards comes before what serves.
+        let units: Vec<&Value> = files.iter().filter(|f| f["path"].as_str().unwrap().ends_with(".service")).collect();
+        for guard in &units[..units.len() - 1] {
+            let text = guard["text"].as_str().unwrap();
+            for w in ["nft boot --config ", "/edge.toml\n", "Before=network-pre.target", "WantedBy=sysinit.target"] {
+                assert!(text.contains(w), "{w}:\n{text}");
+            }
+            super::cli::verify_unit(&dir, text);
+        }
+        let guarded = args.contains(&"--guard");
+        assert_eq!(units.len(), if guarded { 2 } else { 1 });
+        let next = said["next"][0].as_str().unwrap();
+        assert_eq!(next.contains("enable --now portcullis-guard portcullis"), guarded, "{next}");
+        let text = units[units.len() - 1]["text"].as_str().unwrap().to_string();
         for w in words {
             assert!(text.contains(w), "{w}:\n{text}");
         }
