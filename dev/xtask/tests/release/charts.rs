@@ -151,6 +151,33 @@ fn values_that_cannot_be_meant_are_refused_in_words() {
     }
 }
 
+/// In a NetworkPolicy a rule without ports is for all of them.
+#[test]
+fn no_rule_lets_anybody_reach_every_port() {
+    let dir = Dir::new("network");
+    let gate =
+        ["--set", "gate.enabled=true", "--set", "podMonitor.enabled=true", "--set", "gate.config.listen=unix:/x"];
+    let from =
+        ["--set-json", "gate.from=[{\"podSelector\":{}}]", "--set-json", "podMonitor.from=[{\"podSelector\":{}}]"];
+    let mirror = ["--set-json", "gate.config.mirror=[{\"list\":\"family\",\"listen\":\"0.0.0.0:5000\"}]"];
+    for (more, rules) in [(&[][..], 0), (&mirror[..], 1)] {
+        let Some(out) = template(&dir, &[&gate[..], &from, more].concat()) else { return };
+        assert_eq!(out.code, 0, "{}", out.err);
+        let Some(all) = documents(&out.out) else { return };
+        let ingress = &of_kind(&all, "NetworkPolicy")[0]["spec"]["ingress"];
+        assert_eq!(ingress.as_array().map(Vec::len), Some(rules), "{ingress}");
+        assert!(each(ingress).all(|r| r["ports"].as_array().is_some_and(|p| !p.is_empty())), "{ingress}");
+        let asked = &of_kind(&all, "PodMonitor")[0]["spec"]["podMetricsEndpoints"];
+        assert_eq!(asked, &serde_json::json!([]), "no port is called so");
+    }
+    for name in SETS {
+        let Some(all) = set(&dir, name).and_then(|yaml| documents(&yaml)) else { return };
+        for policy in of_kind(&all, "NetworkPolicy") {
+            assert!(each(&policy["spec"]["ingress"]).all(|r| r["ports"].is_array()), "{name}: {policy}");
+        }
+    }
+}
+
 /// Pod Security Standards, profile "restricted" (<https://kubernetes.io/docs/concepts/security/pod-security-standards/>),
 /// and what this program needs besides.
 #[test]
