@@ -48,7 +48,8 @@ fn package(page: &Page, program: &Program) -> Result<()> {
     let conffiles = items.iter().filter(|i| i.kind == Kind::Settings).map(|i| format!("/{}\n", i.path));
     let conffiles: String = conffiles.collect();
 
-    let stage = page.scratch("deb")?;
+    let work = page.scratch("deb")?;
+    let stage = work.join("stage");
     let mut whole: Vec<Item> = vec![
         file("DEBIAN/control", 0o644, control.into_bytes()),
         file("DEBIAN/conffiles", 0o644, conffiles.into_bytes()),
@@ -62,7 +63,7 @@ fn package(page: &Page, program: &Program) -> Result<()> {
     contents::stage(&whole, &stage)?;
     let name = format!("portcullis_{version}_{}.deb", program.target.deb());
     build(page, &stage, &page.dir.join(&name))?;
-    std::fs::remove_dir_all(&stage)?;
+    std::fs::remove_dir_all(&work)?;
     println!("release: {}", page.dir.join(name).display());
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! Each step writes its files into the page's folder and knows no other step. What they write depends on the commit
 //! alone: every date is [`Page::epoch`], every list is sorted, no path and no name of this machine gets in.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -102,15 +103,22 @@ impl Page {
         Ok(names)
     }
 
-    /// An empty folder for what a step needs meanwhile; whoever asks removes it.
+    /// An empty folder for what a step needs meanwhile; whoever asks removes it. It lies in the workspace, not where
+    /// everybody may write: what is in it is run and signed.
     ///
     /// # Errors
     /// It cannot be made.
     pub(crate) fn scratch(&self, step: &str) -> Result<PathBuf> {
-        let dir = std::env::temp_dir().join(format!("portcullis-release-{step}-{}", std::process::id()));
+        let work = self.root.join("target/release-work");
+        let dir = work.join(format!("{step}-{}", std::process::id()));
         let make = || {
-            let _ = std::fs::remove_dir_all(&dir);
-            std::fs::create_dir_all(&dir)
+            std::fs::create_dir_all(&work)?;
+            match std::fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            // Not one that is there.
+            std::fs::DirBuilder::new().mode(0o700).create(&dir)
         };
         make().with_context(|| format!("cannot make {}", dir.display()))?;
         Ok(std::fs::canonicalize(dir)?)
