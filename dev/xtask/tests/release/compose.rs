@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -62,6 +62,8 @@ fn pairs(value: &Value) -> Vec<(String, String)> {
 struct Up {
     model: Value,
     containers: BTreeMap<String, Container>,
+    /// In the default network.
+    addresses: BTreeMap<String, Ipv4Addr>,
     _stand_ins: Vec<Upstream>,
     _socket: Option<Socket>,
     _volumes: Dir,
@@ -88,6 +90,24 @@ impl Up {
             };
             hosts.insert(name, (host, address));
         }
+        // Networks with addresses that the file gives: their members have these besides.
+        let mut more: Vec<(String, String, IpAddr)> = Vec::new();
+        for (name, service) in &services {
+            for (network, there) in service["networks"].as_object().into_iter().flatten() {
+                let Some(address) = there["ipv4_address"].as_str() else { continue };
+                hosts[name].0.ip(&["addr", "add", &format!("{address}/24"), "dev", "eth0"]);
+                more.extend(
+                    words(&there["aliases"]).into_iter().map(|a| (network.clone(), a, address.parse().unwrap())),
+                );
+            }
+        }
+        for (network, alias, address) in more {
+            for (name, (host, _)) in &hosts {
+                if services.get(name).is_some_and(|s| s["networks"].get(&network).is_some()) {
+                    host.name_of(&alias, address);
+                }
+            }
+        }
         for (host, _) in hosts.values() {
             for (name, (_, address)) in &hosts {
                 let also = services.get(name).and_then(|s| s["container_name"].as_str());
@@ -97,6 +117,7 @@ impl Up {
             }
         }
         let mut up = Up {
+            addresses: hosts.iter().map(|(name, (_, address))| (name.clone(), *address)).collect(),
             containers: BTreeMap::new(),
             _stand_ins: Vec::new(),
             _socket: None,
@@ -359,6 +380,27 @@ fn a_gate_beside_traefik() {
     assert_eq!(visit(&guest, "photos.example.com", "/", None), 403);
     assert_eq!(visit(&guest, "photos.example.com", IMMICH, None), 200, "{}", why());
     wait_or(|| visit(&guest, "photos.example.com", "/", None) == 200, why);
+    // What strangers reach by share links is beside the gate, and what it says of visitors is no proof.
+    let beside = world.behind(&engine, "beside", "172.18.0.99");
+    for path in ["/", "/verify_share_request?protocol=http&container_name_port=app:2283"] {
+        let mut curl = beside.command("curl");
+        curl.args([
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "--max-time",
+            "20",
+            "-H",
+            "X-Forwarded-For: 203.0.113.66",
+        ]);
+        curl.args(["-H", "X-Forwarded-Host: ha.example.com", "-H", &format!("X-Forwarded-Uri: {IMMICH}")]);
+        let said = Outcome::of(curl.arg(format!("http://{}:5000{path}", up.addresses["gatekeeper"]))).out;
+        assert_ne!(said, "000", "it is reached: {}", why());
+    }
+    let listed = up.container("gatekeeper").exec(&["list", "show"]).all();
+    assert!(!listed.contains("203.0.113.66") && !listed.contains("172.18."), "{listed}");
 }
 
 /// Edge and client, each on its own machine.
