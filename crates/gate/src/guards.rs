@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use access::ledger::Rules;
-use access::publish::Desired;
+use access::publish::{Desired, is_plain_name};
 use addr::{Port, Prefix};
 use anyhow::{Context, ensure};
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
@@ -142,15 +143,18 @@ pub(super) fn remember(data_dir: &Path, guards: &[Guard]) -> anyhow::Result<()> 
         on_failure: config.on_failure,
     });
     let bytes = serde_json::to_vec(&each.collect::<Vec<_>>())?;
-    if std::fs::read(&path).is_ok_and(|there| there == bytes) {
+    if read(&path).is_ok_and(|there| there.is_some_and(|b| b == bytes)) {
         return Ok(());
     }
     let part = data_dir.join("guards.json.part");
     let write = || -> std::io::Result<()> {
-        let mut f = File::options().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        // Made anew: a link that somebody put there before leads nowhere.
+        let _ = std::fs::remove_file(&part);
+        let mut f = File::options().write(true).create_new(true).mode(0o600).open(&part)?;
         f.write_all(&bytes)?;
         f.sync_all()?;
-        std::fs::rename(&part, &path)
+        std::fs::rename(&part, &path)?;
+        File::open(data_dir)?.sync_all()
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }
@@ -161,14 +165,7 @@ pub(super) fn remember(data_dir: &Path, guards: &[Guard]) -> anyhow::Result<()> 
 /// The file cannot be read, or is none of ours.
 pub fn remembered(data_dir: &Path) -> anyhow::Result<Vec<Guard>> {
     let path = file(data_dir);
-    let bytes = match std::fs::metadata(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).context(format!("cannot read {}", path.display())),
-        Ok(meta) => {
-            ensure!(meta.len() <= MAX_FILE, "{} is larger than the gate writes it", path.display());
-            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?
-        }
-    };
+    let Some(bytes) = read(&path)? else { return Ok(Vec::new()) };
     let each: Vec<Remembered> =
         serde_json::from_slice(&bytes).with_context(|| format!("{} is not what the gate wrote", path.display()))?;
     each.into_iter()
@@ -176,11 +173,28 @@ pub fn remembered(data_dir: &Path) -> anyhow::Result<Vec<Guard>> {
             let ports = Port::parse_list(&r.ports).map_err(anyhow::Error::msg)?;
             let statics = r.statics.iter().map(|p| p.parse::<Prefix>()).collect::<Result<_, _>>()?;
             let Remembered { table, list, on_failure, .. } = r;
+            ensure!(is_plain_name(&table), "`{}` cannot name a table", table.escape_debug());
             let config = NftablesConfig { list, ports, table, on_failure };
             Ok(Guard { config, rules: Rules { statics, ..Rules::default() } })
         })
         .collect::<anyhow::Result<_>>()
         .with_context(|| format!("{} is not what the gate wrote", path.display()))
+}
+
+/// Reads what a gate may have written; `None`: there is nothing. Root reads it too, in a folder of the service's user: no
+/// link is followed, and nothing but a file is waited for.
+fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    let how = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut bytes = Vec::new();
+    let file = match rustix::fs::open(path, how, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        other => File::from(other.with_context(|| format!("cannot read {}", path.display()))?),
+    };
+    ensure!(file.metadata().is_ok_and(|m| m.is_file()), "{} is no file", path.display());
+    let all = file.take(MAX_FILE + 1).read_to_end(&mut bytes);
+    let len = all.with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(len as u64 <= MAX_FILE, "{} is larger than the gate writes it", path.display());
+    Ok(Some(bytes))
 }
 
 fn file(data_dir: &Path) -> PathBuf {
@@ -208,6 +222,28 @@ mod tests {
         assert_eq!(remembered(&dir).unwrap(), guards);
         std::fs::write(file(&dir), "[{\"table\": 7}]").unwrap();
         assert!(remembered(&dir).is_err());
+        let one = |table: &str| format!(r#"[{{"table":"{table}","ports":"9/tcp","list":"x","static":[]}}]"#);
+        std::fs::write(file(&dir), one("x y")).unwrap();
+        assert!(remembered(&dir).is_err());
+        // Neither a link, nor what is no file, nor more than a gate writes.
+        let elsewhere = dir.join("elsewhere");
+        std::fs::write(&elsewhere, one("x")).unwrap();
+        std::fs::rename(&elsewhere, file(&dir)).unwrap();
+        assert_eq!(remembered(&dir).unwrap().len(), 1);
+        std::fs::rename(file(&dir), &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, file(&dir)).unwrap();
+        assert!(remembered(&dir).is_err());
+        std::fs::remove_file(file(&dir)).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(file(&dir)).status().unwrap().success());
+        assert!(remembered(&dir).is_err());
+        std::fs::remove_file(file(&dir)).unwrap();
+        File::create(file(&dir)).unwrap().set_len(MAX_FILE + 1).unwrap();
+        assert!(remembered(&dir).is_err());
+        // Nor is anything written through a link.
+        std::os::unix::fs::symlink(&elsewhere, dir.join("guards.json.part")).unwrap();
+        remember(&dir, &guards).unwrap();
+        assert_eq!(remembered(&dir).unwrap(), guards);
+        assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), one("x"));
         remember(&dir, &[]).unwrap();
         assert_eq!(remembered(&dir).unwrap(), []);
         std::fs::remove_dir_all(dir).unwrap();

@@ -19,7 +19,9 @@ pub(crate) fn run(command: &NftCommand, global: &GlobalArgs) -> Done {
         NftCommand::Boot(a) => boot(a, global),
         NftCommand::Open { all: true, .. } => {
             let guards = guards::remembered(&resolve::data_dir(global.data_dir.clone())?)?;
-            guards.into_iter().try_for_each(|g| open(&g.config))
+            // One that cannot be opened closes no other.
+            let done: Vec<Done> = guards.iter().map(|g| open(&g.config)).collect();
+            done.into_iter().collect()
         }
         NftCommand::Open { table, .. } => {
             let table = table.as_deref().unwrap_or("portcullis").to_string();
@@ -56,9 +58,13 @@ fn boot(a: &NftBootArgs, global: &GlobalArgs) -> Done {
         // A mistake in the file opens no port: what the gate guarded last is guarded.
         Err(fail) if a.generate.is_none() && a.nft_ports.is_none() => {
             let data_dir = resolve::data_dir(global.data_dir.clone())?;
-            match guards::remembered(&data_dir)? {
-                last if last.is_empty() => return Err(fail),
-                last => (last, data_dir, Err(fail)),
+            match guards::remembered(&data_dir) {
+                Ok(last) if last.is_empty() => return Err(fail),
+                Ok(last) => (last, data_dir, Err(fail)),
+                Err(e) => {
+                    say::aside(format_args!("what was guarded last is not known, and no port is closed: {e:#}"));
+                    return Err(fail);
+                }
             }
         }
         Err(fail) => return Err(fail),
