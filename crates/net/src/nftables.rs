@@ -59,6 +59,9 @@ pub enum NftError {
     /// Another process keeps a table of this name.
     #[error("another gate on this machine keeps the table `inet {0}`")]
     Taken(String),
+    /// A table of this name is there, and no gate made it.
+    #[error("the table `inet {0}` is somebody else's: no gate made it")]
+    Foreign(String),
     /// What was sent does not fit what is there, or the kernel cannot do it.
     #[error("the kernel refuses {what}: {why}")]
     Refused {
@@ -72,7 +75,7 @@ pub enum NftError {
 /// What is in the kernel.
 #[derive(Debug)]
 pub struct There {
-    /// Chains and rules are as this process left them. False too if it did not write any yet.
+    /// The table works, and its chains and rules are as this process left them. False too if it did not write any yet.
     pub rules: bool,
     /// The sets and the chains are ours and no others.
     pub frame: bool,
@@ -87,9 +90,9 @@ pub struct There {
 pub enum Ground {
     /// Nothing: the table stands.
     Stands,
-    /// Chains and rules are written anew; elements stay.
+    /// The table works, its chains and rules are written anew; elements stay.
     Rules,
-    /// What is there goes, everything is made anew.
+    /// What is there goes, everything is made anew. Refused where no gate made it.
     Anew,
 }
 
@@ -127,6 +130,29 @@ pub struct Watch {
     foreign: bool,
 }
 
+/// What a table is made of.
+struct Shape {
+    /// Each set's flags and length of key in bytes.
+    sets: BTreeMap<String, (u32, u32)>,
+    /// In the order of the alphabet.
+    chains: Vec<String>,
+    /// None of its chains sees a packet.
+    dormant: bool,
+}
+
+impl Shape {
+    fn is_whole(&self) -> bool {
+        self.sets == shapes() && self.chains == [BEFORE, GUARD]
+    }
+
+    /// Whether a gate made it, whatever came to it since. One that holds nothing is nobody's.
+    fn is_ours(&self) -> bool {
+        let holds = |chain: &str| self.chains.iter().any(|c| c == chain);
+        let ports = Transport::ALL.into_iter().all(|t| self.sets.contains_key(ports_of(t)));
+        (self.sets.is_empty() && self.chains.is_empty()) || (ports && holds(BEFORE) && holds(GUARD))
+    }
+}
+
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
 /// `NFPROTO_INET`.
@@ -159,6 +185,8 @@ mod kind {
     pub(super) const GET_GEN: u16 = 16;
 }
 
+/// `NFT_TABLE_F_DORMANT`.
+const DORMANT: u32 = 1;
 /// `NFT_SET_INTERVAL`, `NFT_SET_TIMEOUT`, `NFT_SET_ELEM_INTERVAL_END`.
 const INTERVAL: u32 = 4;
 const TIMEOUT: u32 = 0x10;
@@ -310,27 +338,14 @@ impl Table {
     /// # Errors
     /// It cannot be read.
     pub fn read(&mut self) -> Result<Option<There>, NftError> {
-        let mut m = self.nl.messages();
-        m.message(SUBSYSTEM << 8 | kind::GET_TABLE, ACK, &head(INET, 0)).text(1, &self.name);
-        match self.nl.ask(m.done(), &mut |_, _| {}) {
-            Err(e) if is(&e, Errno::NOENT) => return Ok(None),
-            other => other.map_err(|e| refused("to show the table", e))?,
-        };
-        let mut sets: BTreeMap<String, (u32, u32)> = BTreeMap::new();
-        for (name, flags, length) in self.dump(kind::GET_SET, None, |a| {
-            Some((a.text(2)?.to_string(), a.number(3).unwrap_or(0), a.number(5).unwrap_or(0)))
-        })? {
-            sets.insert(name, (flags, length));
-        }
-        let mut chains = self.dump(kind::GET_CHAIN, None, |a| a.text(3).map(str::to_string))?;
-        chains.sort();
-        let frame = sets == shapes() && chains == [BEFORE, GUARD];
+        let Some(shape) = self.shape()? else { return Ok(None) };
+        let frame = shape.is_whole();
         let mut there = There { rules: false, frame, ports: BTreeSet::new(), elements: BTreeMap::new() };
         if !there.frame {
             return Ok(Some(there));
         }
         let rules = self.rules()?;
-        there.rules = self.written.as_ref() == Some(&rules);
+        there.rules = self.written.as_ref() == Some(&rules) && !shape.dormant;
         for transport in Transport::ALL {
             for RawElement { key, .. } in self.elements(ports_of(transport))? {
                 let number = key.try_into().ok().map(u16::from_be_bytes);
@@ -351,16 +366,48 @@ impl Table {
         Ok(Some(there))
     }
 
+    /// `None`: there is no such table.
+    fn shape(&mut self) -> Result<Option<Shape>, NftError> {
+        let mut m = self.nl.messages();
+        m.message(SUBSYSTEM << 8 | kind::GET_TABLE, ACK, &head(INET, 0)).text(1, &self.name);
+        let mut flags = None;
+        let mut each = |_: u16, body: &[u8]| flags = flags.or(Attributes::after(body, 4).number(2));
+        match self.nl.ask(m.done(), &mut each) {
+            Err(e) if is(&e, Errno::NOENT) => return Ok(None),
+            other => other.map_err(|e| refused("to show the table", e))?,
+        };
+        let sets = self.dump(kind::GET_SET, None, |a| {
+            Some((a.text(2)?.to_string(), (a.number(3).unwrap_or(0), a.number(5).unwrap_or(0))))
+        })?;
+        let mut chains = self.dump(kind::GET_CHAIN, None, |a| a.text(3).map(str::to_string))?;
+        chains.sort();
+        Ok(Some(Shape { sets: sets.into_iter().collect(), chains, dormant: flags.unwrap_or(0) & DORMANT != 0 }))
+    }
+
+    /// Whether the table is there. A table that somebody else made is an error, unless this process wrote it since.
+    fn ours(&mut self) -> Result<bool, NftError> {
+        match self.shape()? {
+            Some(shape) if self.written.is_none() && !shape.is_ours() => Err(NftError::Foreign(self.name.clone())),
+            there => Ok(there.is_some()),
+        }
+    }
+
     /// Applies changes: in one transaction if the kernel takes it in one, which it does for some thousand elements
     /// everywhere, and for any number with CAP_NET_ADMIN over the whole machine. True if it was one.
     ///
     /// # Errors
-    /// Refused; then the transaction that was refused changed nothing.
+    /// Refused; then the transaction that was refused changed nothing. [`NftError::Foreign`]; then nothing changed.
     pub fn apply(&mut self, ground: Ground, changes: &Changes) -> Result<bool, NftError> {
+        if ground == Ground::Anew {
+            self.ours()?;
+        }
         let mut batch = Batch::begin(&self.nl, &self.name);
         match ground {
             Ground::Stands => {}
-            Ground::Rules => batch.rules(),
+            Ground::Rules => {
+                batch.wake();
+                batch.rules();
+            }
             Ground::Anew => {
                 // Made, so that it can be deleted, so that it is empty.
                 batch.table();
@@ -421,9 +468,9 @@ impl Table {
     /// Takes the table away: nothing is guarded any more. False if there is none.
     ///
     /// # Errors
-    /// The kernel does not let us.
+    /// No gate made it, or the kernel does not let us.
     pub fn delete(&mut self) -> Result<bool, NftError> {
-        if self.read()?.is_none() {
+        if !self.ours()? {
             return Ok(false);
         }
         let mut batch = Batch::begin(&self.nl, &self.name);

@@ -144,6 +144,7 @@ fn others_changes_are_seen() {
             ("add rule inet gate guard accept", false, true),
             ("insert rule inet gate before accept", false, true),
             ("flush chain inet gate guard", false, true),
+            ("add table inet gate { flags dormant; }", false, true),
             ("add chain inet gate mine", false, false),
             ("add set inet gate mine { type ipv4_addr; }", false, false),
         ] {
@@ -162,10 +163,37 @@ fn others_changes_are_seen() {
         // Rules alone, with the elements left where they are.
         t.apply(Ground::Anew, &changes).unwrap();
         nft("flush chain inet gate guard");
+        nft("add table inet gate { flags dormant; }");
+        assert!(nft("list table inet gate").contains("dormant"));
         t.apply(Ground::Rules, &Changes::default()).unwrap();
         let there = t.read().unwrap().unwrap();
         assert!(there.rules && there.elements.len() == 1);
         assert!(nft("list chain inet gate guard").contains("drop"));
+        assert!(!nft("list table inet gate").contains("dormant"));
+    });
+}
+
+#[test]
+fn a_table_that_no_gate_made_is_left_alone() {
+    alone(|| {
+        nft("add table inet filter");
+        nft("add set inet filter tcp_ports { type inet_service; }");
+        nft("add chain inet filter input { type filter hook input priority 0; policy drop; }");
+        let before = nft("list table inet filter");
+        let mut t = Table::open("filter").unwrap();
+        assert!(matches!(t.apply(Ground::Anew, &Changes::default()), Err(NftError::Foreign(name)) if name == "filter"));
+        assert!(matches!(t.delete(), Err(NftError::Foreign(_))));
+        assert!(before.contains("policy drop") && nft("list table inet filter") == before);
+        // One that holds nothing, and what an earlier run left, whatever came to it.
+        nft("add table inet gate");
+        for more in ["add chain inet gate mine", "flush table inet gate"] {
+            let mut t = Table::open("gate").unwrap();
+            t.apply(Ground::Anew, &Changes::default()).unwrap();
+            assert!(t.read().unwrap().unwrap().rules, "{more}");
+            nft(more);
+        }
+        assert!(Table::open("gate").unwrap().delete().unwrap());
+        assert!(!Table::open("gate").unwrap().delete().unwrap());
     });
 }
 

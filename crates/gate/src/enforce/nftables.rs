@@ -93,6 +93,10 @@ impl Enforcer for Nftables {
         match Table::open(&self.config.table).and_then(|mut table| table.delete()) {
             Ok(was) => Ok(if was { Opened::Now } else { Opened::Before }),
             Err(NftError::Taken(_)) => Ok(Opened::Kept),
+            Err(e @ NftError::Foreign(_)) => Err(Hinted::error(
+                format!("nothing is opened: {e}"),
+                "take it away by hand, `nft delete table inet NAME`",
+            )),
             Err(e) => Err(hinted(&e)),
         }
     }
@@ -132,7 +136,9 @@ fn close(table: &str, ports: &BTreeSet<Port>, d: &Desired, now: u64) -> Result<(
         }
         other => other?,
     };
-    if table.read()?.is_some_and(|there| there.frame && ports.is_subset(&there.ports)) {
+    let stands = table.read()?.is_some_and(|there| there.frame && ports.is_subset(&there.ports));
+    // Somebody may have changed its rules while no gate ran: a table without them is open. Entries stay.
+    if stands && table.apply(Ground::Rules, &Changes::default()).is_ok() {
         return Ok((table, false));
     }
     anew(&mut table)?;
@@ -153,6 +159,9 @@ fn hinted(e: &NftError) -> anyhow::Error {
         NftError::Missing => "leave out --nft-ports, or use a kernel with nf_tables (Linux 5.2 or later)",
         NftError::Taken(_) => {
             "stop it (`ss -xlp` shows what holds that name), or give this one its own table with `--nft-table NAME`"
+        }
+        NftError::Foreign(_) => {
+            "give this gate its own table with `--nft-table NAME`, or take that one away: `nft delete table inet NAME`"
         }
         NftError::Refused { .. } => "see the message above; leave out --nft-ports to run without",
     };

@@ -78,6 +78,11 @@ impl Batch {
         self.message(kind::NEW_TABLE, CREATE);
     }
 
+    /// A table that is there sees packets.
+    pub(super) fn wake(&mut self) {
+        self.message(kind::NEW_TABLE, CREATE).number(2, 0);
+    }
+
     pub(super) fn sets(&mut self) {
         for (id, (name, (flags, length))) in (1..).zip(shapes()) {
             // What `nft` shows the keys as: `ipv4_addr`, `ipv6_addr`, `inet_service`.

@@ -187,3 +187,43 @@ fn other_ports_are_guarded_by_a_reload() {
     assert_eq!(w.handle(), handle, "the table stands all the while");
     assert!(std::fs::read_to_string(w.dir().at("state/guards.json")).unwrap().contains("\"8080/tcp"));
 }
+
+#[test]
+fn a_table_without_its_rules_is_closed_again_and_tables_of_others_stay() {
+    let Some(w) = Place::new() else { return };
+    w.dir().write("gate.toml", CONFIG);
+    assert_eq!(w.boot().code, 0);
+    let before = w.handle();
+    for command in [
+        "flush chain inet portcullis before",
+        "insert rule inet portcullis guard accept",
+        "add table inet portcullis { flags dormant; }",
+    ] {
+        assert!(!w.reaches("203.0.113.8"), "before {command}: {}", w.table());
+        w.nft(command);
+        assert!(w.reaches("203.0.113.8"), "{command}: {}", w.table());
+        let out = w.boot();
+        assert_eq!(out.code, 0, "{command}: {}", out.all());
+    }
+    assert!(!w.reaches("203.0.113.8") && w.reaches("203.0.113.77"), "{}", w.table());
+    assert_eq!(w.handle(), before, "its entries stay");
+    // Whoever may write what is remembered names no table of others.
+    w.nft("add table inet filter; add chain inet filter mine { type filter hook input priority 0; policy accept; }");
+    let others = w.nft("list table inet filter");
+    let named =
+        ["filter", "portcullis"].map(|t| format!(r#"{{"table":"{t}","ports":"9/tcp","list":"x","static":[]}}"#));
+    std::fs::create_dir_all(w.dir().at("state")).unwrap();
+    w.dir().write("gate.toml", format!("{CONFIG}no_such_key = 1\n"));
+    // Where that is damaged too, both are said.
+    w.dir().write("state/guards.json", "[");
+    let out = w.boot();
+    assert!(out.code == 1 && out.err.contains("no_such_key") && out.err.contains("guards.json"), "{}", out.all());
+    w.dir().write("state/guards.json", format!("[{}]", named.join(",")));
+    let out = w.boot();
+    assert!(out.code == 1 && out.err.contains("inet filter"), "{}", out.all());
+    assert_eq!(w.nft("list table inet filter"), others);
+    let out = Outcome::of(&mut w.portcullis(&["nft", "open", "--all", "--data-dir", "state"]));
+    assert!(out.code == 1 && out.err.contains("inet filter"), "{}", out.all());
+    assert_eq!(w.nft("list table inet filter"), others);
+    assert!(w.table().is_empty() && w.reaches("203.0.113.8"), "{}", w.table());
+}
