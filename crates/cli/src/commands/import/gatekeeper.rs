@@ -1,7 +1,7 @@
 //! `import gatekeeper`. In: the file that Gatekeeper keeps for Traefik. Out: its addresses as grants of a list, and what was
 //! configured there as settings.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use access::import;
 use access::publish::is_plain_name;
@@ -71,11 +71,18 @@ pub(super) fn run(a: &GatekeeperImport, global: &GlobalArgs) -> Done {
     Ok(())
 }
 
-fn read(file: &PathBuf) -> Result<String, Fail> {
+fn read(file: &Path) -> Result<String, Fail> {
     use std::io::Read;
     let mut text = String::new();
-    let read = std::fs::File::open(file).and_then(|f| f.take(MAX_FILE).read_to_string(&mut text));
+    let read = std::fs::File::open(file).and_then(|f| f.take(MAX_FILE + 1).read_to_string(&mut text));
     read.with_context(|| format!("{} cannot be read", file.display()))?;
+    // Cut off anywhere, the last address would be another one.
+    if text.len() as u64 > MAX_FILE {
+        return Err(Fail::hinted(
+            format!("{} has more than {} MiB; nothing was changed", file.display(), MAX_FILE >> 20),
+            "name the file that Traefik reads",
+        ));
+    }
     Ok(text)
 }
 
@@ -88,4 +95,20 @@ fn defaults(text: &str) -> Result<Vec<Prefix>, Fail> {
         out.push(p);
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stage::Dir;
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused_and_never_cut() {
+        let dir = Dir::new("gatekeeper-large");
+        let max = usize::try_from(MAX_FILE).unwrap();
+        let whole = dir.write("whole.yml", &" ".repeat(max));
+        assert_eq!(read(&whole).unwrap().len(), max);
+        let over = dir.write("over.yml", &" ".repeat(max + 1));
+        assert!(read(&over).is_err());
+    }
 }
