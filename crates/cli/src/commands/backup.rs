@@ -25,6 +25,7 @@ pub(crate) fn backup(args: &BackupArgs, global: &GlobalArgs) -> Done {
 pub(crate) fn restore(a: &CopyArgs, global: &GlobalArgs) -> Done {
     is_a_file(&a.file)?;
     let dir = resolve::data_dir(global.data_dir.clone())?;
+    resolve::as_owner_of(&dir, &format!("restore {}", a.file.display()))?;
     let store = runtime::backup::place(&a.file, &dir, a.store.as_deref())?;
     let kept = runtime::backup::restore(&a.file, &store)?;
     say::line(format!("{} is what {} holds now", store.display(), a.file.display()));

@@ -14,7 +14,7 @@ pub(crate) mod token;
 mod tokens;
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use server::{Log, Note};
 
@@ -56,6 +56,40 @@ pub(crate) fn log(global: &GlobalArgs, file: Option<&EdgeFile>) -> Log {
     let form = global.log_format.or(file.and_then(|f| f.log_format));
     let debug = global.debug.or(file.and_then(|f| f.debug)).unwrap_or(false);
     Log { json: form == Some(LogFormat::Json), debug }
+}
+
+/// Root does not write into the data directory of another user. Whose it is decides what lies there, links too, and what
+/// root leaves there the process of that user cannot open. `what` is the command, as typed after `portcullis`.
+///
+/// # Errors
+/// This is root, and the directory, or the nearest above it that is there, is another user's.
+pub(crate) fn as_owner_of(dir: &Path, what: &str) -> Result<(), Fail> {
+    use std::os::unix::fs::MetadataExt;
+    let nearest = |d: &Path| d.ancestors().find_map(|d| std::fs::metadata(d).ok().map(|m| m.uid()));
+    let owner = std::path::absolute(dir).ok().and_then(|d| nearest(&d));
+    match owner.filter(|uid| *uid != 0 && runtime::run::is_root()) {
+        None => Ok(()),
+        Some(uid) => {
+            let who = user_name(uid).unwrap_or_else(|| format!("'#{uid}'"));
+            Err(Fail::hinted(
+                format!(
+                    "{} belongs to the user {who}, and root writes nothing there; nothing was changed",
+                    dir.display()
+                ),
+                format!(
+                    "type `sudo -u {who} portcullis {what} --data-dir {}`, and let that user read the files that you name",
+                    dir.display()
+                ),
+            ))
+        }
+    }
+}
+
+/// The name of a user, where the machine's own list has it.
+fn user_name(uid: u32) -> Option<String> {
+    let all = std::fs::read_to_string("/etc/passwd").ok()?;
+    let of = |line: &str| line.split(':').nth(2).and_then(|n| n.parse().ok()) == Some(uid);
+    all.lines().find(|l| of(l)).and_then(|l| l.split(':').next()).map(str::to_string)
 }
 
 /// Where state lives: as told, or by the conventions of the system.

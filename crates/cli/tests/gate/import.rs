@@ -198,3 +198,40 @@ fn what_gatekeeper_has_learned_is_on_a_list_with_its_evidence() {
     assert_eq!(none.code, 1, "{}", none.all());
     wait_or(|| gate.ok(&["audit", "verify"]).contains("none changed"), || gate.ok(&["audit", "verify"]));
 }
+
+#[test]
+fn root_writes_nothing_into_another_users_data_directory() {
+    use std::os::unix::fs::{MetadataExt, chown, symlink};
+    let dir = Dir::new("import-of-another");
+    let (data, victim) = (dir.at("state"), dir.write("victim", "of root's\n"));
+    dir.write("dynamic-whitelist.yml", LEARNED);
+    std::fs::create_dir(&data).unwrap();
+    if std::fs::metadata(&data).unwrap().uid() != 0 {
+        return; // Only root can give it to somebody.
+    }
+    for name in ["audit.jsonl", "gate.db", "control.db"] {
+        symlink(&victim, data.join(name)).unwrap();
+    }
+    chown(&data, Some(4242), Some(4242)).unwrap();
+    let mode = || std::fs::metadata(&victim).unwrap().mode();
+    let before = mode();
+    let (file, other) = (dir.at("dynamic-whitelist.yml").display().to_string(), victim.display().to_string());
+    for words in [
+        &["import", "gatekeeper", &file][..],
+        &["import", "headscale", &other],
+        &["import", "headscale", &other, "--dry-run"],
+        &["restore", &other],
+        &["clock", "show"],
+        &["clock", "reset", "--yes"],
+    ] {
+        for at in [data.clone(), data.join("not/yet")] {
+            let said = run_at(&at, words);
+            assert_eq!(said.code, 1, "{words:?}: {}", said.all());
+            if words[0] != "clock" || at == data {
+                assert!(said.err.contains("sudo -u '#4242' portcullis"), "{words:?}: {}", said.all());
+            }
+        }
+    }
+    assert_eq!((std::fs::read_to_string(&victim).unwrap().as_str(), mode()), ("of root's\n", before));
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 3);
+}

@@ -40,9 +40,12 @@ pub(super) fn run(a: &GatekeeperImport, global: &GlobalArgs) -> Done {
     }
     let mut statics: Vec<Prefix> = defaults;
     statics.extend(found.statics.iter().filter(|p| !statics.contains(p)).copied().collect::<Vec<_>>());
+    let dir = resolve::data_dir(global.data_dir.clone())?;
+    if !a.dry_run {
+        resolve::as_owner_of(&dir, &format!("import gatekeeper {} …", a.file.display()))?;
+    }
     let config = a.write_config.as_deref().filter(|_| !a.dry_run).map(NewFile::at).transpose()?;
     let ttl = a.ttl.unwrap_or(Span(Some(resolve::gate_shared::TTL))).0;
-    let dir = resolve::data_dir(global.data_dir.clone())?;
     if !a.dry_run && !found.learned.is_empty() {
         let on = gate::import(&dir, &list, &found.learned, ttl)?;
         if on == 0 {

@@ -11,6 +11,8 @@ use crate::{resolve, say};
 
 pub(super) fn run(a: &HeadscaleImport, global: &GlobalArgs) -> Done {
     let dir = resolve::data_dir(global.data_dir.clone())?;
+    // Looking opens the store too.
+    resolve::as_owner_of(&dir, &format!("import headscale {} …", a.file.display()))?;
     let from = Headscale {
         database: a.file.clone(),
         config: a.config.clone(),
