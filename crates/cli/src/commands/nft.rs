@@ -62,7 +62,7 @@ fn boot(a: &NftBootArgs, global: &GlobalArgs) -> Done {
                 Ok(last) if last.is_empty() => return Err(fail),
                 Ok(last) => (last, data_dir, Err(fail)),
                 Err(e) => {
-                    say::aside(format_args!("what was guarded last is not known, and no port is closed: {e:#}"));
+                    Fail::from(e.context("what was guarded last is not known, and no port is closed")).report();
                     return Err(fail);
                 }
             }
