@@ -109,9 +109,9 @@ mod tests {
     fn a_file_that_is_too_large_is_refused_and_never_cut() {
         let dir = Dir::new("gatekeeper-large");
         let max = usize::try_from(MAX_FILE).unwrap();
-        let whole = dir.write("whole.yml", &" ".repeat(max));
+        let whole = dir.write("whole.yml", " ".repeat(max));
         assert_eq!(read(&whole).unwrap().len(), max);
-        let over = dir.write("over.yml", &" ".repeat(max + 1));
+        let over = dir.write("over.yml", " ".repeat(max + 1));
         assert!(read(&over).is_err());
     }
 }
