@@ -91,7 +91,8 @@ async fn a_policy_with_tests_begins_a_new_network_and_one_that_fails_does_not_en
     control.again();
     let said = control.process.output();
     assert!(
-        said.contains("is in force, but it would not be taken today: tests 7:")
+        said.contains("a policy is in force that would be refused today")
+            && said.contains("fault=tests 7:")
             && said.contains("eve@ -> tag:rt:22 accept"),
         "{said}"
     );
