@@ -102,9 +102,8 @@ mod tests {
 
     #[test]
     fn runs_differ_in_numbers_and_not_in_words() {
-        let run = |port, ms| {
-            format!("  ok  127.0.0.1 at http://127.0.0.1:{port} cut {ms} ms later, sha256:6b9b7d5b0bb4…\n")
-        };
+        let run =
+            |port, ms| format!("  ok  127.0.0.1 at http://127.0.0.1:{port} cut {ms} ms later, sha256:6b9b7d5b0bb4…\n");
         assert_eq!(same_for_all_runs(&run(45937, 8)), same_for_all_runs(&run(35171, 816)));
         assert_ne!(same_for_all_runs("127.0.0.1 gets in"), same_for_all_runs("127.0.0.2 gets in"));
         let lines = ["Who gets in".to_string(), "  ok  a < b".to_string(), String::new(), "x".repeat(200)];
